@@ -1,0 +1,325 @@
+"""The parts of a TAG-MoE pipeline: built from code at tiny size, without a hub, and checked before they are loaded.
+
+Nothing here is a mock: a folder saved from these parts is read by stock diffusers and transformers classes.
+Torchvision is not needed, as the processor of Qwen2.5-VL (the only part that wants it) is no component here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLQwenImage, FlowMatchEulerDiscreteScheduler, SchedulerMixin
+from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageCausalConv3d
+from safetensors import SafetensorError, safe_open
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from torch import nn
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Tokenizer,
+)
+from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
+from transformers.utils import logging as transformers_logging
+
+from tagmoe.errors import CheckpointError, MissingError, UsageError
+
+# The special tokens that Qwen2.5-VL's own code and chat templates refer to, in Qwen's order.
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> Qwen2Tokenizer:
+    """Byte-level BPE of at most `vocab_size` tokens in all, trained on `texts`; Qwen's special tokens come last.
+
+    Every string can be tokenised (all 256 bytes are in the vocabulary). Raises UsageError for a vocabulary below 264.
+    """
+    if vocab_size < SMALLEST_VOCABULARY:
+        raise UsageError(
+            f"vocab_size is {vocab_size}; it must be at least {SMALLEST_VOCABULARY} (256 bytes and "
+            f"{len(SPECIAL_TOKENS)} special tokens)."
+        )
+    bpe = Tokenizer(models.BPE())
+    # The same normaliser and splits as Qwen2Tokenizer, so that the merges learned here are the merges it applies.
+    bpe.normalizer = normalizers.NFC()
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated", invert=False),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - len(SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer=trainer)
+    trained = json.loads(bpe.to_str())["model"]
+    vocab = dict(trained["vocab"])
+    for token in SPECIAL_TOKENS:
+        vocab[token] = len(vocab)
+    merges = [tuple(pair) for pair in trained["merges"]]
+    return Qwen2Tokenizer(vocab=vocab, merges=merges, extra_special_tokens=list(SPECIAL_TOKENS[1:]))
+
+
+def make_text_encoder(
+    tokenizer: Qwen2Tokenizer,
+    *,
+    hidden_size: int = 128,
+    num_layers: int = 3,
+    num_heads: int = 4,
+    num_kv_heads: int = 2,
+    intermediate_size: int = 256,
+    seed: int = 0,
+) -> Qwen2_5_VLForConditionalGeneration:
+    """A randomly initialised Qwen2.5-VL of tiny size whose vocabulary and special ids are those of `tokenizer`.
+
+    Input and output embeddings are tied: at this size they would otherwise be most of the file. Raises UsageError when
+    `num_heads` does not divide `hidden_size` into even heads.
+    """
+    head_dim, rest = divmod(hidden_size, num_heads)
+    if rest or head_dim % 2:
+        raise UsageError(f"hidden_size {hidden_size} over {num_heads} heads is no even head size; change one of them.")
+    half = head_dim // 2
+    temporal = half // 4
+    height = (half - temporal) // 2
+    special = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": hidden_size,
+            "intermediate_size": intermediate_size,
+            "num_hidden_layers": num_layers,
+            "num_attention_heads": num_heads,
+            "num_key_value_heads": num_kv_heads,
+            "max_position_embeddings": 4096,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e6,
+                "mrope_section": [temporal, height, half - temporal - height],
+            },
+            "bos_token_id": special["<|endoftext|>"],
+            "eos_token_id": special["<|im_end|>"],
+            "pad_token_id": special["<|endoftext|>"],
+        },
+        vision_config={
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_heads": 2,
+            "out_hidden_size": hidden_size,
+            "fullatt_block_indexes": [1],
+        },
+        vocab_size=len(tokenizer),
+        image_token_id=special["<|image_pad|>"],
+        video_token_id=special["<|video_pad|>"],
+        vision_start_token_id=special["<|vision_start|>"],
+        vision_end_token_id=special["<|vision_end|>"],
+        tie_word_embeddings=True,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Qwen2_5_VLForConditionalGeneration(config).eval()
+
+
+def make_autoencoder(
+    *,
+    base_dim: int = 16,
+    z_dim: int = 8,
+    dim_mult: Sequence[int] = (1, 2, 4),
+    num_res_blocks: int = 1,
+    latents_mean: Sequence[float] | None = None,
+    latents_std: Sequence[float] | None = None,
+    seed: int = 0,
+) -> AutoencoderKLQwenImage:
+    """A randomly initialised Qwen-Image autoencoder of tiny size: (B, 3, 1, H, W) <-> (B, z_dim, 1, H/4, W/4).
+
+    No temporal resampling, as it only ever sees single frames. The latent statistics are 0 and 1 until measured.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoencoderKLQwenImage(
+            base_dim=base_dim,
+            z_dim=z_dim,
+            dim_mult=list(dim_mult),
+            num_res_blocks=num_res_blocks,
+            temperal_downsample=[False] * (len(dim_mult) - 1),
+            latents_mean=list(latents_mean) if latents_mean is not None else [0.0] * z_dim,
+            latents_std=list(latents_std) if latents_std is not None else [1.0] * z_dim,
+        ).eval()
+
+
+def make_scheduler(shift: float = 1.0) -> FlowMatchEulerDiscreteScheduler:
+    """Euler steps of the flow x_t = (1 - t) x_0 + t eps, with a fixed timestep shift (1.0: uniform steps)."""
+    return FlowMatchEulerDiscreteScheduler(shift=shift, use_dynamic_shifting=False)
+
+
+def tiny_components(
+    texts: Iterable[str], *, vocab_size: int = 320, hidden_size: int = 32, base_dim: int = 8, seed: int = 0
+) -> dict[str, Any]:
+    """Random tokenizer, text_encoder, vae and scheduler, smaller still than the packaged ones: for tests and demos."""
+    tokenizer = train_tokenizer(texts, vocab_size)
+    return {
+        "tokenizer": tokenizer,
+        "text_encoder": make_text_encoder(
+            tokenizer, hidden_size=hidden_size, num_layers=2, intermediate_size=2 * hidden_size, seed=seed
+        ),
+        "vae": make_autoencoder(base_dim=base_dim, z_dim=4, seed=seed),
+        "scheduler": make_scheduler(),
+    }
+
+
+class SingleFrameConv3d(QwenImageCausalConv3d):
+    """A causal 3-D convolution that runs a lone first frame as a 2-D convolution with the last temporal tap.
+
+    Exact, not an approximation: before the first frame there is only zero padding, which the earlier taps multiply.
+    """
+
+    def forward(self, x: torch.Tensor, cache_x: torch.Tensor | None = None) -> torch.Tensor:
+        if cache_x is not None or x.shape[2] != 1 or self._padding[4] != self.kernel_size[0] - 1:
+            return super().forward(x, cache_x)
+        left, _, top, _, _, _ = self._padding
+        frame = F.conv2d(x.squeeze(2), self.weight[:, :, -1], self.bias, stride=self.stride[1:], padding=(top, left))
+        return frame.unsqueeze(2)
+
+
+def fast_single_frame(vae: AutoencoderKLQwenImage) -> AutoencoderKLQwenImage:
+    """Make `vae` run single frames with 2-D convolutions; parameters, config and saved files stay as they are.
+
+    Changes the classes of the convolutions in place and returns the same autoencoder. Videos still work.
+    """
+    for module in vae.modules():
+        if type(module) is QwenImageCausalConv3d:
+            module.__class__ = SingleFrameConv3d
+    return vae
+
+
+def check_model_folder(folder: Path, *, given: Collection[str] = (), variant: str | None = None) -> None:
+    """Refuse a pipeline folder that would not load completely; only file headers are read.
+
+    diffusers and transformers only warn about missing weights and then run on random ones. Components in `given` are
+    not checked. Raises MissingError when there is no such folder and CheckpointError, naming the file, for all else.
+    """
+    if not folder.is_dir():
+        raise MissingError(
+            f"There is no model folder {str(folder)!r}; give a folder written by save_pretrained, or download one "
+            "with `hf download <repo> --local-dir <folder>`."
+        )
+    for name, entry in _read_json(folder / "model_index.json").items():
+        if name.startswith("_") or name in given or not (isinstance(entry, list) and len(entry) == 2 and entry[0]):
+            continue
+        part = folder / name
+        if not part.is_dir():
+            raise CheckpointError(
+                f"The model folder is incomplete: {str(part)!r} is missing; copy or download it again."
+            )
+        for file in sorted(part.glob("*.json")):
+            _read_json(file)
+        try:
+            part_class = getattr(importlib.import_module(entry[0]), entry[1])
+        except (ImportError, AttributeError):
+            raise CheckpointError(
+                f"{str(folder / 'model_index.json')!r} names {entry[0]}.{entry[1]}, which is not installed."
+            ) from None
+        if issubclass(part_class, nn.Module):
+            _check_weights(part, part_class, variant)
+        elif issubclass(part_class, SchedulerMixin):
+            _read_json(part / part_class.config_name)
+        elif issubclass(part_class, PreTrainedTokenizerBase) and not (part / "vocab.json").is_file():
+            # Without either file transformers makes a tokenizer of one token, in silence.
+            _read_json(part / "tokenizer.json")
+
+
+def _check_weights(part: Path, part_class: Any, variant: str | None) -> None:
+    config = _read_json(part / "config.json")
+    is_transformers = issubclass(part_class, PreTrainedModel)
+    files = _weight_files(part, "model" if is_transformers else "diffusion_pytorch_model", variant)
+    shapes: dict[str, list[int]] = {}
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                shapes |= {key: tensors.get_slice(key).get_shape() for key in tensors.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                f"{str(file)!r} is damaged or cut short ({error}); copy or download it again."
+            ) from None
+    # Quantised files hold packed weights under other keys; their own loader knows which belong together.
+    if "quantization_config" in config:
+        return
+    if is_transformers:
+        # Its old checkpoints have other names than the model, so transformers itself is asked, without reading weights.
+        shows_bars = transformers_logging.is_progress_bar_enabled()
+        transformers_logging.disable_progress_bar()
+        try:
+            _, info = part_class.from_pretrained(
+                part, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True, variant=variant
+            )
+        except (RuntimeError, ValueError, OSError) as error:
+            raise CheckpointError(f"{str(part)!r} does not fit its config.json ({_first_line(error)}).") from None
+        finally:
+            if shows_bars:
+                transformers_logging.enable_progress_bar()
+        missing, unexpected, reshaped = info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"]
+    else:
+        with torch.device("meta"):
+            wanted = {key: list(value.shape) for key, value in part_class.from_config(config).state_dict().items()}
+        missing, unexpected = wanted.keys() - shapes.keys(), shapes.keys() - wanted.keys()
+        reshaped = {key for key in wanted.keys() & shapes.keys() if wanted[key] != shapes[key]}
+    problems = [
+        f"{what}: {', '.join(sorted(map(str, keys))[:4])}{f' and {len(keys) - 4} more' if len(keys) > 4 else ''}"
+        for what, keys in (("missing", missing), ("unknown", unexpected), ("of another shape", reshaped))
+        if keys
+    ]
+    if problems:
+        raise CheckpointError(f"The weights {str(files[0])!r} do not fit their config.json; {'; '.join(problems)}.")
+
+
+def _weight_files(part: Path, stem: str, variant: str | None) -> list[Path]:
+    names = [f"{stem}.{variant}.safetensors", f"{stem}.safetensors"] if variant else [f"{stem}.safetensors"]
+    for name in names:
+        if (part / name).is_file():
+            return [part / name]
+        indexes = sorted(part.glob(f"{name.removesuffix('.safetensors')}.safetensors.index*.json"))
+        if indexes:
+            shards = sorted(set(_read_json(indexes[0]).get("weight_map", {}).values()))
+            for shard in shards:
+                if not (part / shard).is_file():
+                    raise CheckpointError(
+                        f"The model folder is incomplete: {str(part / shard)!r} is missing; copy or download it again."
+                    )
+            return [part / shard for shard in shards]
+    raise CheckpointError(
+        f"The model folder is incomplete: {str(part / names[-1])!r} is missing; copy or download it again."
+    )
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"The model folder is incomplete: {str(file)!r} is missing; copy or download it again."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{str(file)!r} is damaged ({error}); copy or download it again.") from None
+    return value if isinstance(value, dict) else {}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,229 @@
+"""The settings of a training run: one YAML file, checked against this schema, changed by `--set a.b=c`.
+
+Every default says where it comes from: [paper 4.1], [release], or [ours] (docs/decisions.md, docs/log.md).
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tagmoe.errors import ConfigError
+
+
+class Settings(BaseModel):
+    """A frozen block of settings that refuses names it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AutoencoderConfig(Settings):
+    """The Qwen-Image autoencoder at TagWorld size: factor 8, so that a 64x64 picture is 8x8 latents, 4x4 tokens. [ours]"""
+
+    base_dim: int = Field(8, ge=4)
+    z_dim: int = Field(16, ge=1)
+    dim_mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: int = Field(1, ge=1)
+    steps: int = Field(8000, ge=1)
+    batch: int = Field(16, ge=1)
+    lr: float = Field(3e-3, gt=0)
+    lambda_kl: float = Field(1e-5, ge=0)
+    latent_noise: float = Field(0.05, ge=0)
+    """Gaussian noise on the latents while training, so that small errors of the transformer decode to small errors."""
+
+
+class TextEncoderConfig(Settings):
+    """The Qwen2.5-VL text encoder at TagWorld size, trained to read off what an instruction states. [ours]"""
+
+    vocab_size: int = Field(512, ge=264)
+    hidden_size: int = Field(128, ge=16)
+    num_layers: int = Field(2, ge=1)
+    num_heads: int = Field(4, ge=1)
+    num_kv_heads: int = Field(2, ge=1)
+    intermediate_size: int = Field(256, ge=16)
+    steps: int = Field(3000, ge=1)
+    batch: int = Field(128, ge=1)
+    lr: float = Field(3e-3, gt=0)
+
+
+class TransformerConfig(Settings):
+    """The dense diffusion transformer. [ours: size]"""
+
+    num_layers: int = Field(6, ge=1)
+    num_attention_heads: int = Field(4, ge=1)
+    attention_head_dim: int = Field(32, ge=4)
+    axes_dims_rope: tuple[int, int, int] = (8, 12, 12)
+
+
+class MoEConfig(Settings):
+    """The mixture that replaces the image FFN of the last blocks."""
+
+    num_moe_blocks: int = Field(3, ge=1)
+    """L. Paper: the last 10 of 60; here half of the blocks. [ours]"""
+    num_experts: int = Field(4, ge=1)
+    """N. [paper 4.1]"""
+    top_k: int = Field(1, ge=1)
+    """A. [paper 4.1]"""
+    gate: Literal["mlp", "linear"] = "mlp"
+    """mlp [paper 4.1], linear [release]."""
+    mode: Literal["exact", "plain"] = "exact"
+    """How the experts start from the dense FFN: equal to it at step 0, or unscaled copies. [ours]"""
+
+
+class LossConfig(Settings):
+    """Eq. (5) and the flow matching it adds to."""
+
+    lambda_lbl: float = Field(0.01, ge=0)
+    """[release]"""
+    lambda_align: float = Field(0.1, ge=0)
+    """The paper prints no value. [ours]"""
+    semantic_dim: int = Field(128, ge=1)
+    """Width of W_tag: the model's hidden size. [paper 3.3.1]"""
+    head_hidden: int = Field(256, ge=1)
+    head_layers: Literal[2, 3] = 2
+    """[paper 3.3.3]; the release has 3."""
+    tag_embedding: Literal["learned", "frozen-orthogonal"] = "learned"
+    """[paper 3.3.1]"""
+    align_target: Literal["grad", "stop-grad"] = "grad"
+    """Whether L_align also moves W_tag. [paper: learnable]"""
+    edit_weight: float = Field(1.0, gt=0)
+    """Weight of L_flow on tokens that the edit may change; the others, mere copies, weigh 1. [ours]"""
+    timestep_density: Literal["uniform", "logit-normal"] = "logit-normal"
+    timestep_mean: float = 0.0
+    timestep_std: float = Field(1.0, gt=0)
+    timestep_shift: float = Field(1.0, gt=0)
+
+
+class OptimizerConfig(Settings):
+    """Muon for the matrices of the blocks, AdamW for the rest; warm-up, constant, linear decay to zero. [ours]"""
+
+    name: Literal["muon", "adamw"] = "muon"
+    muon_lr: float = Field(8e-3, gt=0)
+    lr: float = Field(1.5e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    warmup_steps: int = Field(100, ge=0)
+    decay_share: float = Field(0.4, ge=0, le=1)
+    """Share of the steps, at the end, over which the rate falls linearly to zero."""
+    grad_clip: float = Field(1.0, gt=0)
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+
+
+class StageConfig(Settings):
+    """One stage of training the transformer."""
+
+    steps: int = Field(..., ge=0)
+    batch: int = Field(64, ge=1)
+    accumulate: int = Field(1, ge=1)
+    """Micro-batches a step."""
+    text_to_image_every: int = Field(8, ge=1)
+    """Every n-th step is a text-to-image batch, the others edit; 1 means text-to-image only."""
+    condition_dropout: float = Field(0.1, ge=0, lt=1)
+    """Share of samples whose instruction is replaced by the empty one, for classifier-free guidance."""
+    unique_samples: int = Field(100_000, ge=1)
+    """Samples encoded once and seen again each epoch: encoding costs more than a training step."""
+
+
+class RunConfig(Settings):
+    """Everything that defines a run: dense text-to-image base, exact upcycling, unified training. [paper 4.1]"""
+
+    output_dir: str
+    seed: int = 0
+    components: str | None = "packaged"
+    """Where the frozen autoencoder, tokenizer and text encoder come from: "packaged", a model folder, or null to train
+    them first."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 autocast where the processor computes in bf16, else fp32."""
+    threads: int | None = Field(None, ge=1)
+    save_every: int = Field(500, ge=1)
+    validate_every: int = Field(1000, ge=1)
+    validation_cases: int = Field(2, ge=1)
+    """Cases of each task edited and judged at each validation."""
+    keep_checkpoints: int = Field(2, ge=1)
+    tensorboard: bool = False
+    autoencoder: AutoencoderConfig = AutoencoderConfig()
+    text_encoder: TextEncoderConfig = TextEncoderConfig()
+    transformer: TransformerConfig = TransformerConfig()
+    moe: MoEConfig = MoEConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    base: StageConfig
+    unified: StageConfig
+
+
+def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
+    """Read a YAML recipe, apply `a.b=c` overrides in order, check all of it.
+
+    Raises ConfigError in one sentence: an unreadable file, an unknown name (with the nearest one), a bad value.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"There is no recipe {str(path)!r}; give the path of a YAML file.") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"The recipe {str(path)!r} cannot be read as YAML: {reason}.") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"The recipe {str(path)!r} holds no settings; it must be a mapping such as 'seed: 0'.")
+    for override in overrides:
+        apply_override(data, override)
+    return check_config(data)
+
+
+def apply_override(data: dict[str, Any], override: str) -> None:
+    """Set one dotted name in place: "loss.lambda_align=0.2". The value is read as YAML."""
+    name, equals, value = override.partition("=")
+    if not equals or not name.strip():
+        raise ConfigError(f"--set {override!r} is no assignment; write --set name=value, e.g. --set seed=1.")
+    *parents, last = name.strip().split(".")
+    block = data
+    for parent in parents:
+        block = block.setdefault(parent, {})
+        if not isinstance(block, dict):
+            raise ConfigError(f"--set {override!r}: {parent!r} is a value, not a block of settings.")
+    try:
+        block[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value cannot be read as YAML.") from error
+
+
+def check_config(data: dict[str, Any]) -> RunConfig:
+    """Validate plain data. Raises ConfigError naming the first setting at fault."""
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_explain(error.errors()[0], len(error.errors()))) from error
+
+
+def _explain(problem: Any, count: int) -> str:
+    name = ".".join(str(part) for part in problem["loc"])
+    more = f" ({count - 1} more settings are wrong.)" if count > 1 else ""
+    if problem["type"] == "extra_forbidden":
+        names = list(_names(RunConfig))
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        # a setting written in the wrong block is a common slip: look for its last part as well
+        near = near or [known for known in names if known.split(".")[-1] == name.split(".")[-1]][:1]
+        hint = f"did you mean {near[0]!r}?" if near else 'see "tagmoe info settings" for all of them.'
+        return f"Unknown setting {name!r}; {hint}{more}"
+    if problem["type"] == "missing":
+        return f"The setting {name!r} is missing; add it to the recipe.{more}"
+    reason = problem["msg"][0].lower() + problem["msg"][1:]
+    return f"The setting {name!r} is {json.dumps(problem['input'], default=str)}, but {reason}.{more}"
+
+
+def _names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from _names(kind, f"{prefix}{name}.")
+
+
+def setting_names() -> list[str]:
+    """Every dotted setting name, for `tagmoe info settings`."""
+    return list(_names(RunConfig))

@@ -1,0 +1,51 @@
+"""Every error a user can meet, in one tree. The command line prints the message and exits with `exit_code`.
+
+    TagMoEError                 1   what was wrong (with its value), what is allowed, what to do
+    |-- UsageError              2   a bad argument, instruction, size or path
+    |   |-- ConfigError         2   an unknown or invalid setting in YAML or --set
+    |   |-- VocabularyError     2   an unknown tag, or tags that break a rule
+    |   `-- ImageError          2   a file that is no usable picture
+    |-- MissingError            3   weights or an optional dependency are not there (names the install line)
+    |-- CheckpointError         1   a model folder or checkpoint is incomplete or damaged
+    `-- TrainingError           1   a run cannot go on (NaN, mismatch on resume)
+"""
+
+from __future__ import annotations
+
+
+class TagMoEError(Exception):
+    """Base of all errors meant for the user: printed as one sentence, never as a traceback."""
+
+    exit_code = 1
+
+
+class UsageError(TagMoEError):
+    """A bad argument, instruction, size or path."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """An unknown or invalid setting in a YAML file or in --set."""
+
+
+class VocabularyError(UsageError):
+    """An unknown tag, or tags that break a rule of the vocabulary."""
+
+
+class ImageError(UsageError):
+    """A file that is no usable picture."""
+
+
+class MissingError(TagMoEError):
+    """Weights or an optional dependency are not there; the message names the command that gets them."""
+
+    exit_code = 3
+
+
+class CheckpointError(TagMoEError):
+    """A model folder or a checkpoint is incomplete or damaged."""
+
+
+class TrainingError(TagMoEError):
+    """A training run cannot go on: NaN, or a checkpoint of another configuration."""

@@ -1,0 +1,39 @@
+"""Eq. 4: predictive alignment regularisation (section 3.3.3). The routing signature g must predict the semantics s."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class PredictionHead(nn.Module):
+    """H_pred of section 3.3.3: s_hat = H_pred(g), a two-layer MLP in the paper and a three-layer one in the release.
+
+    Computes in fp32 also under autocast: g differs between tasks in digits that bf16 does not have.
+    """
+
+    def __init__(self, num_experts: int, dim: int, *, hidden: int = 256, num_layers: Literal[2, 3] = 2) -> None:
+        super().__init__()
+        middle = [nn.Linear(hidden, hidden), nn.GELU()] if num_layers == 3 else []
+        # One Sequential called `net`, so that the keys are the release's: net.0, net.2 and net.4.
+        self.net = nn.Sequential(nn.Linear(num_experts, hidden), nn.GELU(), *middle, nn.Linear(hidden, dim))
+
+    def forward(self, signature_BN: Tensor) -> Tensor:
+        """s_hat = H_pred(g): predicted_BD in fp32."""
+        with torch.autocast(signature_BN.device.type, enabled=False):
+            predicted: Tensor = self.net(signature_BN.float())
+        return predicted
+
+
+def alignment_loss(predicted_BD: Tensor, semantic_BD: Tensor, *, target_grad: bool = True) -> Tensor:
+    """L_align = mean over samples of 1 - cos(s_hat, s) (Eq. 4), in fp32 and in [0, 2].
+
+    target_grad=False stops the gradient into s, so that only the routing moves. A sample without tags has s = 0: it
+    counts 1 and has no gradient.
+    """
+    target_BD = semantic_BD.float() if target_grad else semantic_BD.detach().float()
+    with torch.autocast(predicted_BD.device.type, enabled=False):
+        return (1 - functional.cosine_similarity(predicted_BD.float(), target_BD, dim=-1)).mean()

@@ -1,0 +1,107 @@
+"""Eq. 5: the overall training objective (section 3.3.4), and the modules that only training needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from tagmoe.errors import ConfigError
+from tagmoe.losses.alignment import PredictionHead, alignment_loss
+from tagmoe.losses.balance import balance_loss
+from tagmoe.losses.flow import flow_loss
+from tagmoe.losses.semantics import TagEmbedding, TagEmbeddingKind
+from tagmoe.losses.signature import routing_signature
+
+AlignTarget = Literal["grad", "stop-grad"]
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """The terms of Eq. 5: `total` carries the gradient, the others are unweighted; signature_BN is g, None if dense.
+
+    flow_B is L_flow of each sample without gradient, for curves by timestep or task.
+    """
+
+    total: Tensor
+    flow: Tensor
+    balance: Tensor
+    alignment: Tensor
+    flow_B: Tensor
+    signature_BN: Tensor | None
+
+    def report(self) -> dict[str, float]:
+        """The four scalars as numbers for a log, moved off the device in one transfer."""
+        names = ("total", "flow", "balance", "alignment")
+        values = torch.stack([getattr(self, name).detach().float() for name in names]).tolist()
+        return dict(zip(names, values, strict=True))
+
+
+class Objective(nn.Module):
+    """L_total = L_flow + lambda_lbl L_lbl + lambda_align L_align (Eq. 5, section 3.3.4).
+
+    Owns W_tag and H_pred: they are trained with the model and dropped at inference. The paper gives no lambdas:
+    0.01 is the release's for L_lbl, 0.1 for L_align is ours [ours].
+    Raises ConfigError for an unknown align_target, a head that has neither two nor three layers, or a negative lambda.
+    """
+
+    def __init__(
+        self,
+        num_experts: int,
+        dim: int,
+        *,
+        lambda_lbl: float = 0.01,
+        lambda_align: float = 0.1,
+        tag_embedding: TagEmbeddingKind = "learned",
+        align_target: AlignTarget = "grad",
+        head_hidden: int = 256,
+        head_layers: Literal[2, 3] = 2,
+    ) -> None:
+        super().__init__()
+        if align_target not in ("grad", "stop-grad"):
+            raise ConfigError(f"align_target is {align_target!r}: it must be 'grad' or 'stop-grad'.")
+        if head_layers not in (2, 3):
+            raise ConfigError(f"head_layers is {head_layers}: it must be 2 (the paper) or 3 (the release).")
+        if min(lambda_lbl, lambda_align) < 0:
+            raise ConfigError(f"lambda_lbl is {lambda_lbl} and lambda_align {lambda_align}: neither may be negative.")
+        self.lambda_lbl = lambda_lbl
+        self.lambda_align = lambda_align
+        self.target_grad = align_target == "grad"
+        # The names of the release's checkpoint: tag_embedding.weight, router_head.net.{0,2,4}.
+        self.tag_embedding = TagEmbedding(dim, kind=tag_embedding)
+        self.router_head = PredictionHead(num_experts, dim, hidden=head_hidden, num_layers=head_layers)
+
+    def forward(
+        self,
+        prediction: Tensor,
+        x0: Tensor,
+        noise: Tensor,
+        tags_BK: Tensor,
+        mean_probs_LBN: Tensor | None = None,
+        counts_LBN: Tensor | None = None,
+        global_counts_LN: Tensor | None = None,
+        weight_BT: Tensor | None = None,
+    ) -> LossTerms:
+        """The terms of Eq. 5 for one micro-batch. Without router statistics (a dense model) only L_flow remains.
+
+        prediction, x0, noise: (B, ...). tags_BK: zeros and ones. global_counts_LN: see `balance_loss`.
+        weight_BT: see `flow_loss`. A term whose lambda is 0 is not computed and reads 0. Raises ValueError for one router statistic alone.
+        """
+        if (mean_probs_LBN is None) != (counts_LBN is None):
+            raise ValueError("mean_probs_LBN and counts_LBN describe the same routing: give both, or neither if dense.")
+        flow_B = flow_loss(prediction, x0, noise, weight_BT=weight_BT, per_sample=True)
+        flow = flow_B.mean()
+        total, balance, alignment = flow, flow.new_zeros(()), flow.new_zeros(())
+        signature_BN = None
+        if mean_probs_LBN is not None and counts_LBN is not None:
+            signature_BN = routing_signature(mean_probs_LBN)
+            if self.lambda_lbl > 0:
+                balance = balance_loss(mean_probs_LBN, counts_LBN, global_counts_LN=global_counts_LN)
+                total = total + self.lambda_lbl * balance
+            if self.lambda_align > 0:
+                predicted_BD = self.router_head(signature_BN)
+                alignment = alignment_loss(predicted_BD, self.tag_embedding(tags_BK), target_grad=self.target_grad)
+                total = total + self.lambda_align * alignment
+        return LossTerms(total, flow, balance, alignment, flow_B.detach(), signature_BN)

@@ -1,0 +1,119 @@
+"""Joint text-image attention with real-valued rotary embedding: diffusers' maths without complex numbers.
+
+Complex tensors are slow on a CPU and torch.compile cannot fuse them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.attention_processor import Attention
+
+RotaryTable = tuple[torch.Tensor, torch.Tensor]
+
+
+def real_rotary(complex_freqs: tuple[torch.Tensor, torch.Tensor]) -> RotaryTable:
+    """(image, text) complex frequencies of diffusers' `pos_embed` -> cos and sin of the joint [text, image] sequence.
+
+    Each result is (S, 1, head_dim / 2) fp32, ready to broadcast over heads.
+    """
+    image_freqs, text_freqs = complex_freqs
+    joint = torch.view_as_real(torch.cat([text_freqs, image_freqs]))
+    return joint[:, None, :, 0].contiguous(), joint[:, None, :, 1].contiguous()
+
+
+def rotate(x_BSHE: torch.Tensor, table: RotaryTable) -> torch.Tensor:
+    """Rotate the pairs (x_2j, x_2j+1) of every head by their angle, in fp32.
+
+    The result holds all first members, then all second members: queries and keys are permuted alike, so that their
+    products are diffusers' own, and the costly interleaving is saved.
+    """
+    cos, sin = table
+    even, odd = x_BSHE.float().unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.cat([even * cos - odd * sin, odd * cos + even * sin], dim=-1).to(x_BSHE.dtype)
+
+
+def half_attention(
+    query_BSHE: torch.Tensor, key_BSHE: torch.Tensor, value_BSHE: torch.Tensor, mask_B11S: torch.Tensor | None
+) -> torch.Tensor:
+    """softmax(q k^T / sqrt(E)) v by two matrix products, for 16-bit tensors on a CPU -> (B, S, H, E).
+
+    torch's fused CPU attention takes 12 times its forward to run backward in bf16 (fp32: twice).
+    """
+    query, key, value = (x.transpose(1, 2) for x in (query_BSHE, key_BSHE, value_BSHE))
+    logits_BHSS = query @ (key * query.shape[-1] ** -0.5).transpose(-1, -2)
+    if mask_B11S is not None:
+        logits_BHSS = logits_BHSS.masked_fill(~mask_B11S, float("-inf"))
+    return (logits_BHSS.softmax(dim=-1) @ value).transpose(1, 2)
+
+
+class RealRoPEAttnProcessor:
+    """`QwenDoubleStreamAttnProcessor2_0` with `rotate`: the same function to rounding.
+
+    Set with `model.set_attn_processor(RealRoPEAttnProcessor())`; the model then passes the table of `real_rotary`,
+    computed once a forward, in place of the complex frequencies.
+    """
+
+    _attention_backend: Any = None
+    _parallel_config: Any = None
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        encoder_hidden_states_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        image_rotary_emb: RotaryTable | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Image and text streams (B, T, D), (B, S, D) and the bool text mask (B, S) -> (image, text) outputs.
+
+        `attention_mask` exists because diffusers' Attention always passes it; the joint mask comes from the text mask.
+        """
+        text_tokens = encoder_hidden_states.shape[1]
+        head_dim = attn.inner_dim // attn.heads
+
+        def heads(x: torch.Tensor) -> torch.Tensor:
+            return x.unflatten(-1, (-1, head_dim))
+
+        query = torch.cat(
+            [
+                attn.norm_added_q(heads(attn.add_q_proj(encoder_hidden_states))),
+                attn.norm_q(heads(attn.to_q(hidden_states))),
+            ],
+            dim=1,
+        )
+        key = torch.cat(
+            [
+                attn.norm_added_k(heads(attn.add_k_proj(encoder_hidden_states))),
+                attn.norm_k(heads(attn.to_k(hidden_states))),
+            ],
+            dim=1,
+        )
+        value = torch.cat([heads(attn.add_v_proj(encoder_hidden_states)), heads(attn.to_v(hidden_states))], dim=1)
+        if image_rotary_emb is not None:
+            query, key = rotate(query, image_rotary_emb), rotate(key, image_rotary_emb)
+
+        mask = None
+        if encoder_hidden_states_mask is not None:
+            image_mask = encoder_hidden_states_mask.new_ones(hidden_states.shape[:2])
+            mask = torch.cat([encoder_hidden_states_mask, image_mask], dim=1)[:, None, None, :]
+        # the norms' fp32 weights promote under autocast; the projections tell the dtype that attention runs in
+        query, key = query.to(value.dtype), key.to(value.dtype)
+        if value.device.type == "cpu" and value.dtype in (torch.bfloat16, torch.float16):
+            joint = half_attention(query, key, value, mask)
+        else:
+            joint = dispatch_attention_fn(
+                query,
+                key,
+                value,
+                attn_mask=mask,
+                backend=self._attention_backend,
+                parallel_config=self._parallel_config,
+            )
+        joint = joint.flatten(2, 3).to(query.dtype)
+        text_out = attn.to_add_out(joint[:, :text_tokens].contiguous())
+        image_out = attn.to_out[0](joint[:, text_tokens:].contiguous())
+        return attn.to_out[1](image_out), text_out

@@ -1,0 +1,69 @@
+"""Running tokens through their experts: sum_{i in T(x)} G(x)_i E_i(x) of Eq. (1), as a readable loop and fast.
+
+Both functions are dropless (no token is ever refused), deterministic, and call every expert even when it has no token:
+its gradient is then zero rather than None, so that data-parallel ranks always reduce the same parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+
+def experts_loop(
+    x_TD: torch.Tensor, experts: Sequence[nn.Module], expert_ids_TA: torch.Tensor, weights_TA: torch.Tensor
+) -> torch.Tensor:
+    """Eq. (1) as written: one expert after the other by mask. The specification that `experts_sorted` must equal.
+
+    x_TD tokens, expert_ids_TA (int64) the chosen experts of each token, weights_TA their scores -> y_TD in x's dtype.
+    """
+    y_TD = torch.zeros_like(x_TD)
+    for index, expert in enumerate(experts):
+        token, choice = torch.where(expert_ids_TA == index)
+        weighted = expert(x_TD[token]) * weights_TA[token, choice, None].to(x_TD.dtype)
+        y_TD = y_TD.index_add(0, token, weighted.to(x_TD.dtype))
+    return y_TD
+
+
+class _PermuteRows(torch.autograd.Function):
+    """x[order], whose backward gathers by the inverse order.
+
+    The autograd of plain indexing scatters with atomics or accumulation, 4 to 26 times slower on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx, x_SD: torch.Tensor, order_S: torch.Tensor, inverse_S: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        ctx.save_for_backward(inverse_S)
+        return x_SD.index_select(0, order_S)
+
+    @staticmethod
+    def backward(ctx, grad_SD: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[override]
+        (inverse_S,) = ctx.saved_tensors
+        return grad_SD.index_select(0, inverse_S), None, None
+
+
+def experts_sorted(
+    x_TD: torch.Tensor, experts: Sequence[nn.Module], expert_ids_TA: torch.Tensor, weights_TA: torch.Tensor
+) -> torch.Tensor:
+    """Eq. (1) fast: sort the tokens by expert once, run each expert on one contiguous slice, un-sort, weigh, sum.
+
+    Same arguments and result as `experts_loop`.
+    """
+    tokens, active = expert_ids_TA.shape
+    with torch.no_grad():
+        ids_S = expert_ids_TA.reshape(-1)
+        order_S = torch.argsort(ids_S, stable=True)
+        inverse_S = torch.empty_like(order_S)
+        inverse_S[order_S] = torch.arange(order_S.numel(), device=order_S.device)
+        counts = torch.bincount(ids_S, minlength=len(experts)).tolist()
+    x_SD = x_TD if active == 1 else x_TD.repeat_interleave(active, dim=0)
+    sorted_SD = _PermuteRows.apply(x_SD, order_S, inverse_S)
+    chunks = sorted_SD.split(counts)
+    out_SD = torch.cat([expert(chunk) for expert, chunk in zip(experts, chunks, strict=True)])
+    y_SD = _PermuteRows.apply(out_SD, inverse_S, order_S)
+    weighted_SD = y_SD * weights_TA.reshape(-1, 1).to(y_SD.dtype)
+    if active > 1:
+        weighted_SD = weighted_SD.view(tokens, active, -1).sum(dim=1)
+    return weighted_SD.to(x_TD.dtype)

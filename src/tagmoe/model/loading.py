@@ -1,0 +1,69 @@
+"""Loading a model folder all or nothing: diffusers only warns about missing weights, and then runs on noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from tagmoe.errors import CheckpointError, MissingError, TagMoEError
+
+
+class StrictLoadingMixin:
+    """`from_pretrained` that refuses a partial or damaged load. Put it before the diffusers model class."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """diffusers' `from_pretrained`, where every weight of the model must be read and every weight read be known.
+
+        Raises MissingError when the folder, its config or its weights are not there, CheckpointError when a file is
+        damaged, a weight has another shape, or keys are missing or unexpected (it lists them).
+        """
+        source = str(pretrained_model_name_or_path)
+        wants_info = kwargs.pop("output_loading_info", False)
+        folder = Path(source) / (kwargs.get("subfolder") or "")
+        local = Path(source).is_dir()
+        if local:
+            _check_folder(folder)
+        try:
+            model, info = super().from_pretrained(source, output_loading_info=True, **kwargs)  # type: ignore[misc]
+        except TagMoEError:
+            raise
+        except OSError as error:
+            if local:
+                raise CheckpointError(f"The model folder {folder} cannot be read: {_first_line(error)}") from error
+            raise MissingError(
+                f"The model {source} is neither a folder here nor a repository that can be reached; "
+                "give the path of a model folder."
+            ) from error
+        except (ValueError, RuntimeError) as error:
+            if "expected shape" not in str(error) and "size mismatch" not in str(error):
+                raise
+            raise CheckpointError(
+                f"The weights in {folder} do not fit its config: {_first_line(error).split('. If you want')[0]}."
+            ) from error
+        missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+        if missing or unexpected:
+            raise CheckpointError(
+                f"The weights in {folder} do not match its config; missing: {', '.join(missing) or 'none'}; "
+                f"unexpected: {', '.join(unexpected) or 'none'}."
+            )
+        return (model, info) if wants_info else model
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise MissingError(f"The model folder {folder} has no config.json; give the folder that holds it.")
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                tensors.keys()
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                f"The weight file {file} is damaged or cut short ({_first_line(error)}); copy or download it again."
+            ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,53 @@
+"""The mixture that takes the place of an image MLP (paper 4.1, Eq. 1)."""
+
+from __future__ import annotations
+
+import torch
+from diffusers.models.attention import FeedForward
+from torch import nn
+
+from tagmoe.errors import ConfigError
+from tagmoe.model.experts import experts_sorted
+from tagmoe.model.gate import Gate
+
+
+class MoE(nn.Module):
+    """Eq. (1): MoE(x) = sum_{i in T(x)} G(x)_i E_i(x), T(x) the top-k experts of G(x).
+
+    The weights are the softmax scores as they are, not renormalised over T(x): with top_k = 1 a renormalised weight
+    would be the constant 1 and the gate would get no gradient from the diffusion loss.
+
+    `expert_bias=False` is the authors' release, whose experts have no bias.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_experts: int = 4,
+        top_k: int = 1,
+        gate: str = "mlp",
+        gate_hidden: int | None = None,
+        expert_bias: bool = True,
+    ) -> None:
+        super().__init__()
+        if not 1 <= top_k <= num_experts:
+            raise ConfigError(f"top_k is {top_k}; give a number from 1 to num_experts = {num_experts}.")
+        self.top_k = top_k
+        self.gate = Gate(dim, num_experts, kind=gate, hidden=gate_hidden)
+        self.experts = nn.ModuleList(
+            FeedForward(dim, dim_out=dim, activation_fn="gelu-approximate", bias=expert_bias)
+            for _ in range(num_experts)
+        )
+
+    def forward(
+        self, x_BTD: torch.Tensor, return_routing: bool = False
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """x_BTD -> y_BTD; with return_routing (y_BTD, scores_BTN fp32 before top-k, expert_ids_BTA int64)."""
+        batch, tokens, dim = x_BTD.shape
+        x_TD = x_BTD.reshape(batch * tokens, dim)
+        scores_TN = self.gate(x_TD)
+        weights_TA, expert_ids_TA = scores_TN.topk(self.top_k, dim=-1)
+        y_BTD = experts_sorted(x_TD, self.experts, expert_ids_TA, weights_TA).view(batch, tokens, dim)
+        if not return_routing:
+            return y_BTD
+        return y_BTD, scores_TN.view(batch, tokens, -1), expert_ids_TA.view(batch, tokens, -1)

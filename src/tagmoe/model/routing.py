@@ -1,0 +1,91 @@
+"""What the gates decided, as data that leaves the model beside its output (paper 4.3, 4.5).
+
+Two sizes: `RouterStats` (a few hundred bytes, all that the losses of Eq. 3-5 need) and `RoutingTrace` (every token,
+for figures). Both are pytrees of tensors, so checkpointing, DDP and FSDP see their gradients.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from diffusers.utils import BaseOutput
+
+from tagmoe.errors import UsageError
+
+Grid = tuple[int, int, int]
+
+
+def token_grids(img_shapes: list[Any]) -> tuple[Grid, ...]:
+    """The (frames, height, width) of every image of a sample, target first, from diffusers' `img_shapes`.
+
+    The first sample speaks for the batch, as in diffusers' rotary embedding.
+    """
+    first = img_shapes[0]
+    grids = first if isinstance(first[0], (list, tuple)) else [first]
+    return tuple((int(frames), int(height), int(width)) for frames, height, width in grids)
+
+
+def router_stats(scores_BTN: torch.Tensor, expert_ids_BTA: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean softmax score (with gradient) and number of assignments of every expert, a sample: two (B, N) fp32."""
+    num_experts = scores_BTN.shape[-1]
+    with torch.no_grad():
+        ids = expert_ids_BTA.flatten(1)
+        counts_BN = torch.zeros(ids.shape[0], num_experts, device=ids.device)
+        counts_BN.scatter_add_(1, ids, torch.ones_like(ids, dtype=counts_BN.dtype))
+    return scores_BTN.mean(dim=1), counts_BN
+
+
+@dataclass
+class RouterStats(BaseOutput):
+    """Per-sample router statistics of all mixture layers, the input of Eq. (3) and of the balance loss.
+
+    mean_probs_LBN: mean full softmax score over a sample's image tokens, fp32, with gradient.
+    counts_LBN: assignments after top-k, fp32 whole numbers, without gradient; they sum to T * A.
+    """
+
+    mean_probs_LBN: torch.Tensor
+    counts_LBN: torch.Tensor
+
+
+@dataclass
+class RoutingTrace(BaseOutput):
+    """Every routing decision of one forward (paper Fig. 6).
+
+    scores_LBTN: full softmax scores before top-k, fp32. expert_ids_LBTA: chosen experts, best first, int64.
+    grids: (frames, height, width) of each image in token order: the target first, then the references.
+    """
+
+    scores_LBTN: torch.Tensor
+    expert_ids_LBTA: torch.Tensor
+    grids: tuple[Grid, ...]
+
+    def stats(self) -> RouterStats:
+        """The same statistics that `return_routing="stats"` gives."""
+        per_layer = [router_stats(s, e) for s, e in zip(self.scores_LBTN, self.expert_ids_LBTA, strict=True)]
+        return RouterStats(
+            mean_probs_LBN=torch.stack([mean for mean, _ in per_layer]),
+            counts_LBN=torch.stack([counts for _, counts in per_layer]),
+        )
+
+    def image(self, index: int) -> torch.Tensor:
+        """Scores of image `index` (0 target, 1.. references) as pictures: (L, B, h, w, N); frames stack downwards."""
+        span = self._span(index)
+        frames, height, width = self.grids[index]
+        layers, batch, _, experts = self.scores_LBTN.shape
+        return self.scores_LBTN[:, :, span].reshape(layers, batch, frames * height, width, experts)
+
+    def utilisation(self, image: int | None = None) -> torch.Tensor:
+        """Share of the tokens (of one image, or of all) whose first choice is each expert: (L, B, N), sums to 1."""
+        first_LBT = self.expert_ids_LBTA[..., 0]
+        if image is not None:
+            first_LBT = first_LBT[:, :, self._span(image)]
+        return torch.nn.functional.one_hot(first_LBT, self.scores_LBTN.shape[-1]).float().mean(dim=2)
+
+    def _span(self, index: int) -> slice:
+        if not 0 <= index < len(self.grids):
+            raise UsageError(f"Image {index} is not in this routing trace; it has images 0 to {len(self.grids) - 1}.")
+        start = sum(prod(grid) for grid in self.grids[:index])
+        return slice(start, start + prod(self.grids[index]))

@@ -1,0 +1,280 @@
+"""The TAG-MoE diffusion transformer: diffusers' Qwen-Image transformer with mixtures in its last blocks (paper 4.1).
+
+Names here are diffusers' own, because LoRA, offload and caches of the ecosystem look for them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, prod
+from typing import Any
+
+import torch
+from diffusers import QwenImageTransformer2DModel
+from diffusers.configuration_utils import register_to_config
+from diffusers.models.transformers.transformer_qwenimage import (
+    QwenImageTransformerBlock,
+    compute_text_seq_len_from_mask,
+)
+from diffusers.utils import BaseOutput, apply_lora_scale
+
+from tagmoe.errors import ConfigError, UsageError
+from tagmoe.model.attention import RealRoPEAttnProcessor, real_rotary
+from tagmoe.model.loading import StrictLoadingMixin
+from tagmoe.model.moe import MoE
+from tagmoe.model.routing import RouterStats, RoutingTrace, router_stats, token_grids
+
+RETURN_ROUTING = (None, "stats", "full")
+
+
+@dataclass
+class TagMoETransformerOutput(BaseOutput):
+    """sample (B, T, out): the predicted velocity of every image token. routing: what `return_routing` asked for."""
+
+    sample: torch.Tensor
+    routing: RouterStats | RoutingTrace | None = None
+
+
+class TagMoETransformerBlock(QwenImageTransformerBlock):
+    """A dual-stream block whose image MLP is a mixture (paper 4.1, Eq. 1).
+
+    Without `return_routing` it returns exactly what its parent returns. With it, a third item: two tensors, the
+    `router_stats` for "stats", the scores and expert ids of every token for "full". They are returned, never stored:
+    an attribute would be counted twice under gradient checkpointing.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_attention_heads: int,
+        attention_head_dim: int,
+        num_experts: int,
+        top_k: int,
+        gate: str,
+        gate_hidden: int | None,
+        expert_bias: bool,
+        zero_cond_t: bool = False,
+    ) -> None:
+        super().__init__(dim, num_attention_heads, attention_head_dim, zero_cond_t=zero_cond_t)
+        self.img_mlp = MoE(dim, num_experts, top_k, gate, gate_hidden, expert_bias)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        encoder_hidden_states_mask: torch.Tensor | None,
+        temb: torch.Tensor,
+        image_rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
+        joint_attention_kwargs: dict[str, Any] | None = None,
+        modulate_index: torch.Tensor | None = None,
+        return_routing: str | None = None,
+    ) -> tuple[torch.Tensor, ...]:
+        """(B, T, D) image and (B, S, D) text streams -> (text, image) and, if asked, the routing tensors."""
+        img_mod1, img_mod2 = self.img_mod(temb).chunk(2, dim=-1)
+        if self.zero_cond_t:
+            temb = torch.chunk(temb, 2, dim=0)[0]
+        txt_mod1, txt_mod2 = self.txt_mod(temb).chunk(2, dim=-1)
+
+        img_modulated, img_gate1 = self._modulate(self.img_norm1(hidden_states), img_mod1, modulate_index)
+        txt_modulated, txt_gate1 = self._modulate(self.txt_norm1(encoder_hidden_states), txt_mod1)
+        img_attn_output, txt_attn_output = self.attn(
+            hidden_states=img_modulated,
+            encoder_hidden_states=txt_modulated,
+            encoder_hidden_states_mask=encoder_hidden_states_mask,
+            image_rotary_emb=image_rotary_emb,
+            **(joint_attention_kwargs or {}),
+        )
+        hidden_states = hidden_states + img_gate1 * img_attn_output
+        encoder_hidden_states = encoder_hidden_states + txt_gate1 * txt_attn_output
+
+        img_modulated2, img_gate2 = self._modulate(self.img_norm2(hidden_states), img_mod2, modulate_index)
+        img_mlp_output, scores_BTN, expert_ids_BTA = self.img_mlp(img_modulated2, return_routing=True)
+        hidden_states = hidden_states + img_gate2 * img_mlp_output
+
+        txt_modulated2, txt_gate2 = self._modulate(self.txt_norm2(encoder_hidden_states), txt_mod2)
+        encoder_hidden_states = encoder_hidden_states + txt_gate2 * self.txt_mlp(txt_modulated2)
+
+        if encoder_hidden_states.dtype == torch.float16:
+            encoder_hidden_states = encoder_hidden_states.clip(-65504, 65504)
+        if hidden_states.dtype == torch.float16:
+            hidden_states = hidden_states.clip(-65504, 65504)
+
+        if return_routing is None:
+            return encoder_hidden_states, hidden_states
+        if return_routing == "stats":
+            return encoder_hidden_states, hidden_states, router_stats(scores_BTN, expert_ids_BTA)
+        return encoder_hidden_states, hidden_states, (scores_BTN, expert_ids_BTA)
+
+
+class TagMoETransformer2DModel(StrictLoadingMixin, QwenImageTransformer2DModel):
+    """Qwen-Image's transformer with `MoE` in place of `img_mlp` in the last `num_moe_blocks` blocks (paper 4.1).
+
+    With num_moe_blocks=0 it is diffusers' model, bit for bit. Reference images are appended tokens:
+    `img_shapes=[[target, *references]]` a sample. Everything that describes the mixture is in the config.
+
+    Raises ConfigError for impossible numbers or an unknown gate.
+    """
+
+    # model_index.json of a saved pipeline then names ["tagmoe", "TagMoETransformer2DModel"], whatever file it lives in
+    __module__ = "tagmoe"
+
+    _no_split_modules = ["QwenImageTransformerBlock", "TagMoETransformerBlock"]  # noqa: RUF012 (diffusers' protocol)
+    _repeated_blocks = ["QwenImageTransformerBlock", "TagMoETransformerBlock"]  # noqa: RUF012
+    _skip_layerwise_casting_patterns = ["pos_embed", "norm", "gate"]  # noqa: RUF012
+    # diffusers expands a plan over every block, and a mixture block has no img_mlp.net: image MLPs stay whole
+    _tp_plan = {  # noqa: RUF012
+        name: style for name, style in QwenImageTransformer2DModel._tp_plan.items() if ".img_mlp." not in name
+    }
+
+    @register_to_config
+    def __init__(
+        self,
+        patch_size: int = 2,
+        in_channels: int = 64,
+        out_channels: int | None = 16,
+        num_layers: int = 60,
+        attention_head_dim: int = 128,
+        num_attention_heads: int = 24,
+        joint_attention_dim: int = 3584,
+        guidance_embeds: bool = False,
+        axes_dims_rope: tuple[int, int, int] = (16, 56, 56),
+        zero_cond_t: bool = False,
+        use_additional_t_cond: bool = False,
+        use_layer3d_rope: bool = False,
+        num_moe_blocks: int = 0,
+        num_experts: int = 4,
+        top_k: int = 1,
+        gate: str = "mlp",
+        gate_hidden: int | None = None,
+        expert_bias: bool = True,
+    ) -> None:
+        if not 0 <= num_moe_blocks <= num_layers:
+            raise ConfigError(f"num_moe_blocks is {num_moe_blocks}; give a number from 0 to num_layers = {num_layers}.")
+        super().__init__(
+            patch_size=patch_size,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            num_layers=num_layers,
+            attention_head_dim=attention_head_dim,
+            num_attention_heads=num_attention_heads,
+            joint_attention_dim=joint_attention_dim,
+            guidance_embeds=guidance_embeds,
+            axes_dims_rope=axes_dims_rope,
+            zero_cond_t=zero_cond_t,
+            use_additional_t_cond=use_additional_t_cond,
+            use_layer3d_rope=use_layer3d_rope,
+        )
+        for index in range(num_layers - num_moe_blocks, num_layers):
+            self.transformer_blocks[index] = TagMoETransformerBlock(
+                dim=self.inner_dim,
+                num_attention_heads=num_attention_heads,
+                attention_head_dim=attention_head_dim,
+                num_experts=num_experts,
+                top_k=top_k,
+                gate=gate,
+                gate_hidden=gate_hidden,
+                expert_bias=expert_bias,
+                zero_cond_t=zero_cond_t,
+            )
+
+    @apply_lora_scale("attention_kwargs")
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        encoder_hidden_states_mask: torch.Tensor | None = None,
+        timestep: torch.Tensor | None = None,
+        img_shapes: list[Any] | None = None,
+        guidance: torch.Tensor | None = None,
+        attention_kwargs: dict[str, Any] | None = None,
+        controlnet_block_samples: list[torch.Tensor] | None = None,
+        additional_t_cond: torch.Tensor | None = None,
+        return_dict: bool = True,
+        return_routing: str | None = None,
+    ) -> TagMoETransformerOutput | tuple[Any, ...]:
+        """diffusers' forward, plus the routing when asked.
+
+        hidden_states (B, T, in): target then reference tokens. encoder_hidden_states (B, S, text dim) with its mask
+        (B, S), 1 for real tokens. timestep (B,) in [0, 1]. return_routing "stats" gives `RouterStats`, "full" a
+        `RoutingTrace`. With return_dict=False: (sample,) or (sample, routing).
+
+        Raises UsageError for an unknown return_routing, or one asked of a model without mixture blocks.
+        """
+        self._check_return_routing(return_routing)
+        if timestep is None or img_shapes is None:
+            raise UsageError("The transformer needs timestep and img_shapes; pass both.")
+        hidden_states = self.img_in(hidden_states)
+        timestep = timestep.to(hidden_states.dtype)
+        modulate_index = None
+        if self.zero_cond_t:
+            timestep = torch.cat([timestep, timestep * 0], dim=0)
+            modulate_index = torch.tensor(
+                [[0] * prod(sample[0]) + [1] * sum(prod(shape) for shape in sample[1:]) for sample in img_shapes],
+                device=timestep.device,
+                dtype=torch.int,
+            )
+
+        encoder_hidden_states = self.txt_in(self.txt_norm(encoder_hidden_states))
+        text_seq_len, _, encoder_hidden_states_mask = compute_text_seq_len_from_mask(
+            encoder_hidden_states, encoder_hidden_states_mask
+        )
+        if guidance is None:
+            temb = self.time_text_embed(timestep, hidden_states, additional_t_cond)
+        else:
+            guidance = guidance.to(hidden_states.dtype) * 1000
+            temb = self.time_text_embed(timestep, guidance, hidden_states, additional_t_cond)
+        image_rotary_emb = self.pos_embed(img_shapes, max_txt_seq_len=text_seq_len, device=hidden_states.device)
+        if all(isinstance(block.attn.processor, RealRoPEAttnProcessor) for block in self.transformer_blocks):
+            image_rotary_emb = real_rotary(image_rotary_emb)
+
+        routing: list[tuple[torch.Tensor, torch.Tensor]] = []
+        for index_block, block in enumerate(self.transformer_blocks):
+            inputs: tuple[Any, ...] = (
+                hidden_states,
+                encoder_hidden_states,
+                encoder_hidden_states_mask,
+                temb,
+                image_rotary_emb,
+                attention_kwargs,
+                modulate_index,
+            )
+            asks = return_routing is not None and isinstance(block, TagMoETransformerBlock)
+            if asks:
+                inputs += (return_routing,)
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                outputs = self._gradient_checkpointing_func(block, *inputs)
+            else:
+                outputs = block(*inputs)
+            encoder_hidden_states, hidden_states = outputs[:2]
+            if asks:
+                routing.append(outputs[2])
+
+            if controlnet_block_samples is not None:
+                interval_control = ceil(len(self.transformer_blocks) / len(controlnet_block_samples))
+                hidden_states = hidden_states + controlnet_block_samples[index_block // interval_control]
+
+        if self.zero_cond_t:
+            temb = temb.chunk(2, dim=0)[0]
+        sample = self.proj_out(self.norm_out(hidden_states, temb))
+
+        gathered = self._gather_routing(return_routing, routing, img_shapes)
+        if return_dict:
+            return TagMoETransformerOutput(sample=sample, routing=gathered)
+        return (sample,) if gathered is None else (sample, gathered)
+
+    def _check_return_routing(self, return_routing: str | None) -> None:
+        if return_routing not in RETURN_ROUTING:
+            raise UsageError(f'return_routing is {return_routing!r}; give None, "stats" or "full".')
+        if return_routing is not None and self.config.num_moe_blocks == 0:
+            raise UsageError(f"return_routing is {return_routing!r} but this model has no mixture blocks; pass None.")
+
+    @staticmethod
+    def _gather_routing(
+        return_routing: str | None, routing: list[tuple[torch.Tensor, torch.Tensor]], img_shapes: list[Any]
+    ) -> RouterStats | RoutingTrace | None:
+        if return_routing is None:
+            return None
+        first, second = (torch.stack(tensors) for tensors in zip(*routing, strict=True))
+        if return_routing == "stats":
+            return RouterStats(mean_probs_LBN=first, counts_LBN=second)
+        return RoutingTrace(scores_LBTN=first, expert_ids_LBTA=second, grids=token_grids(img_shapes))

@@ -1,0 +1,107 @@
+"""Sparse upcycling: a mixture model that starts from a trained dense one (paper 4.1 and implementation details)."""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+from diffusers import QwenImageTransformer2DModel
+
+from tagmoe.errors import ConfigError
+from tagmoe.model.moe import MoE
+from tagmoe.model.transformer import TagMoETransformer2DModel
+
+UPCYCLE_MODES = ("exact", "plain")
+
+
+def upcycle(
+    dense: QwenImageTransformer2DModel,
+    *,
+    num_moe_blocks: int,
+    num_experts: int = 4,
+    top_k: int = 1,
+    gate: str = "mlp",
+    gate_hidden: int | None = None,
+    mode: str = "exact",
+    noise: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> TagMoETransformer2DModel:
+    """Build the mixture in memory: every expert of the last `num_moe_blocks` blocks copies that block's dense FFN.
+
+    mode "exact": the experts' output layer (weight and bias) is scaled by num_experts / top_k, the inverse of the sum
+    of the near-tied scores, so that the mixture equals the dense model at step 0. mode "plain": unscaled copies, so
+    each mixture starts at about top_k / num_experts of its FFN. `noise` adds Gaussian noise of that share of each
+    weight's standard deviation. The result has the dense model's dtype and device; `generator` makes it repeatable.
+
+    Raises ConfigError for a bad number, mode or gate, and when `dense` is a mixture already.
+    """
+    if mode not in UPCYCLE_MODES:
+        raise ConfigError(f"The upcycling mode {mode!r} is unknown; choose one of {', '.join(UPCYCLE_MODES)}.")
+    if noise < 0:
+        raise ConfigError(f"The upcycling noise is {noise}; give 0 or more.")
+    if getattr(dense.config, "num_moe_blocks", 0):
+        raise ConfigError(
+            f"The model to upcycle already has {dense.config.num_moe_blocks} mixture blocks; start from a dense model."
+        )
+    config = {key: value for key, value in dense.config.items() if not key.startswith("_")}
+    config |= {
+        "num_moe_blocks": num_moe_blocks,
+        "num_experts": num_experts,
+        "top_k": top_k,
+        "gate": gate,
+        "gate_hidden": gate_hidden,
+        "expert_bias": True,
+    }
+    moe_model = TagMoETransformer2DModel.from_config(config).to(device=dense.device, dtype=dense.dtype)
+    scale = num_experts / top_k if mode == "exact" else 1.0
+    dense_state = dense.state_dict()
+    with torch.no_grad():
+        for name, parameter in moe_model.named_parameters():
+            if name in dense_state:
+                parameter.copy_(dense_state[name])
+        for block_dense, block in zip(dense.transformer_blocks, moe_model.transformer_blocks, strict=True):
+            if not isinstance(block.img_mlp, MoE):
+                continue
+            block.img_mlp.gate.reset_parameters(generator)
+            source = block_dense.img_mlp.state_dict()
+            for expert in block.img_mlp.experts:
+                for name, parameter in expert.named_parameters():
+                    parameter.copy_(source[name])
+                    if noise and parameter.ndim > 1:
+                        draw = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
+                        parameter.add_(draw.to(parameter) * (noise * parameter.std()))
+                    if name.startswith("net.2."):
+                        parameter.mul_(scale)
+    return moe_model
+
+
+def drift(
+    dense: QwenImageTransformer2DModel,
+    moe: QwenImageTransformer2DModel,
+    *,
+    grid: tuple[int, int, int] = (1, 4, 4),
+    references: int = 1,
+    text_tokens: int = 8,
+    batch: int = 2,
+    seed: int = 0,
+) -> float:
+    """How far the mixture starts from its dense model: max |moe - dense| / max |dense| on a seeded random batch."""
+    generator = torch.Generator().manual_seed(seed)
+    image_tokens = prod(grid) * (1 + references)
+    device, dtype = dense.device, dense.dtype
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to(device, dtype)
+
+    inputs = {
+        "hidden_states": random(batch, image_tokens, dense.config.in_channels),
+        "encoder_hidden_states": random(batch, text_tokens, dense.config.joint_attention_dim),
+        "timestep": torch.rand(batch, generator=generator).to(device, dtype),
+        "img_shapes": [[grid] * (1 + references)] * batch,
+    }
+    if dense.config.use_additional_t_cond:
+        inputs["additional_t_cond"] = torch.zeros(batch, dtype=torch.long, device=device)
+    with torch.no_grad():
+        expected = dense(**inputs, return_dict=False)[0].float()
+        actual = moe(**inputs, return_dict=False)[0].float()
+    return ((actual - expected).abs().max() / expected.abs().max().clamp_min(1e-12)).item()

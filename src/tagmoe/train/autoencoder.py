@@ -1,0 +1,75 @@
+"""The first stage: the Qwen-Image autoencoder learns TagWorld pictures (paper 3.1: the pre-trained VAE)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLQwenImage
+from torch import Tensor, nn
+
+from tagmoe.config import AutoencoderConfig, OptimizerConfig
+from tagmoe.train.loop import Report
+from tagmoe.world import sample
+
+
+def pictures(seed: int, start: int, count: int) -> Tensor:
+    """(count, 3, 1, H, W) in [-1, 1]: sources and targets of consecutive samples, one picture a sample."""
+    chosen = []
+    for index in range(start, start + count):
+        drawn = sample(seed, index)
+        chosen.append(drawn.sources[0] if index % 3 == 0 and drawn.sources else drawn.target)
+    return to_tensor(np.stack(chosen))
+
+
+def to_tensor(images: np.ndarray) -> Tensor:
+    """uint8 (B, H, W, 3) -> float (B, 3, 1, H, W) in [-1, 1]."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).unsqueeze(2).float().div_(127.5).sub_(1.0)
+
+
+class AutoencoderStage:
+    """Absolute and squared error, and a small KL term. Noise on the latents makes the decoder forgiving."""
+
+    name = "autoencoder"
+    accumulate = 1
+
+    def __init__(self, vae: AutoencoderKLQwenImage, config: AutoencoderConfig, seed: int) -> None:
+        self.vae = vae.train()
+        self.config = config
+        self.seed = seed
+        self.steps = config.steps
+        self.optimizer = OptimizerConfig(name="adamw", lr=config.lr, warmup_steps=50, decay_share=0.5, ema_decay=0.995)
+        self.modules: Mapping[str, nn.Module] = {"vae": vae}
+
+    def loss(self, step: int, micro: int) -> tuple[Tensor, Report]:
+        """One batch of pictures that only this step sees."""
+        x = pictures(self.seed, step * self.config.batch, self.config.batch)
+        posterior = self.vae.encode(x).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(self.seed + step))
+        z = posterior.mean + posterior.std * noise if self.config.lambda_kl else posterior.mean
+        scale = z.detach().float().std()
+        z = z + self.config.latent_noise * scale * noise.flip(0)
+        difference = self.vae.decode(z).sample.float() - x
+        absolute, squared = difference.abs().mean(), difference.square().mean()
+        kl = posterior.kl().mean() / z[0].numel()
+        terms = {"absolute": absolute, "squared": squared, "kl": kl}
+        total = absolute + squared + self.config.lambda_kl * kl
+        return total, {name: float(term.detach()) for name, term in terms.items()}
+
+    def validate(self, step: int, folder: Path) -> Report:
+        """Peak signal to noise ratio on pictures of the test split's seed range."""
+        x = pictures(self.seed + 1, 0, 64)
+        restored = self.vae.decode(self.vae.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
+        error = (restored - x).square().mean() / 4
+        return {"psnr": float(-10 * error.log10())}
+
+
+@torch.no_grad()
+def measure_latents(vae: AutoencoderKLQwenImage, seed: int, count: int = 512) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of every latent channel over `count` pictures, for the model's config."""
+    latents = torch.cat(
+        [vae.encode(pictures(seed, start, 64)).latent_dist.mode() for start in range(0, count, 64)]
+    ).transpose(0, 1).flatten(1)
+    return latents.mean(dim=1).tolist(), latents.std(dim=1).tolist()

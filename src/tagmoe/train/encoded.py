@@ -1,0 +1,123 @@
+"""TagWorld samples with their pictures already encoded: encoding a picture costs as much as training on it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tagmoe.pipeline import TagMoEPipeline
+from tagmoe.world import SIZE, TASKS, Sample, sample
+
+CHUNK = 64
+TEXT_TO_IMAGE = ("generate",)
+EDITING = tuple(name for name in TASKS if name not in TEXT_TO_IMAGE)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B samples of one bucket, that is, with the same number of references.
+
+    target_BTC and reference_BTC (None without references): packed, normalised latents. text_BSD with mask_BS.
+    tags_BK: zeros and ones. edited_BT: True where the edit may change the picture.
+    """
+
+    samples: Sequence[Sample]
+    target_BTC: Tensor
+    reference_BTC: Tensor | None
+    text_BSD: Tensor
+    mask_BS: Tensor
+    tags_BK: Tensor
+    edited_BT: Tensor
+
+
+class EncodedSamples:
+    """The first `unique` samples of a bucket; latents are computed on first use and kept in a memory-mapped file.
+
+    Latents are computed in fixed chunks of consecutive samples, so that their bits do not depend on the order in which
+    they were asked for: a resumed run reads what an uninterrupted one would.
+    """
+
+    def __init__(
+        self, pipeline: TagMoEPipeline, tasks: Sequence[str], *, seed: int, unique: int, folder: Path, name: str
+    ) -> None:
+        self.pipeline = pipeline
+        self.tasks = tuple(tasks)
+        self.seed = seed
+        self.unique = unique
+        self.pictures = 1 if self.tasks == TEXT_TO_IMAGE else 2
+        grid = SIZE // pipeline.size_multiple
+        channels = pipeline.transformer.config.in_channels
+        rounded = -(-unique // CHUNK) * CHUNK
+        folder.mkdir(parents=True, exist_ok=True)
+        stem = folder / f"{name}-{_fingerprint(pipeline, self.tasks, seed)}"
+        self._latents = _memmap(stem.with_suffix(".latents"), np.float16, (rounded, self.pictures, grid * grid, channels))
+        self._filled = _memmap(stem.with_suffix(".filled"), np.uint8, (rounded // CHUNK,))
+        self._epoch = 0
+        self._order: np.ndarray | None = None
+
+    def positions(self, start: int, count: int) -> list[int]:
+        """Sample numbers at global positions start..start+count-1: every epoch is another permutation."""
+        return [self._sample_at(position) for position in range(start, start + count)]
+
+    def _sample_at(self, position: int) -> int:
+        epoch, offset = divmod(position, self.unique)
+        if epoch == 0:
+            return offset
+        if self._order is None or self._epoch != epoch:
+            self._epoch = epoch
+            self._order = np.random.default_rng((self.seed, epoch)).permutation(self.unique)
+        return int(self._order[offset])
+
+    def batch(self, indices: Sequence[int], *, blank: Sequence[bool]) -> Batch:
+        """The samples of `indices`; those marked `blank` carry the empty instruction (condition dropout)."""
+        samples = [sample(self.seed, index, task=self.tasks) for index in indices]
+        latents = torch.from_numpy(np.stack([self._encoded(index) for index in indices])).float()
+        texts = [" " if empty else drawn.instruction for drawn, empty in zip(samples, blank, strict=True)]
+        text_BSD, mask_BS = self.pipeline.encode_prompt(texts)
+        grid = SIZE // self.pipeline.size_multiple
+        side = SIZE // grid
+        masks = torch.from_numpy(np.stack([drawn.mask for drawn in samples]))
+        edited_BT = masks.view(-1, grid, side, grid, side).any(dim=4).any(dim=2).flatten(1)
+        return Batch(
+            samples=samples,
+            target_BTC=latents[:, 0],
+            reference_BTC=latents[:, 1] if self.pictures == 2 else None,
+            text_BSD=text_BSD,
+            mask_BS=mask_BS,
+            tags_BK=torch.tensor([drawn.tags.multi_hot() for drawn in samples], dtype=torch.float32),
+            edited_BT=edited_BT,
+        )
+
+    def _encoded(self, index: int) -> np.ndarray:
+        chunk = index // CHUNK
+        if not self._filled[chunk]:
+            start = chunk * CHUNK
+            drawn = [sample(self.seed, i, task=self.tasks) for i in range(start, start + CHUNK)]
+            images = [s.target for s in drawn] + ([s.sources[0] for s in drawn] if self.pictures == 2 else [])
+            pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+            with torch.autocast("cpu", enabled=False):
+                tokens = self.pipeline.pack_latents(self.pipeline.encode_images(pixels))
+            stacked = tokens.view(self.pictures, CHUNK, *tokens.shape[1:]).transpose(0, 1)
+            self._latents[start : start + CHUNK] = stacked.numpy().astype(np.float16)
+            self._filled[chunk] = 1
+        return np.asarray(self._latents[index])
+
+
+def _memmap(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    reuse = path.exists() and path.stat().st_size == size
+    return np.memmap(path, dtype=dtype, mode="r+" if reuse else "w+", shape=shape)
+
+
+def _fingerprint(pipeline: TagMoEPipeline, tasks: Sequence[str], seed: int) -> str:
+    """A digest of all that the latents depend on: a cache of another encoder is another file."""
+    digest = hashlib.sha256(repr((tuple(tasks), seed, sorted(pipeline.vae.config.items(), key=str))).encode())
+    for name, value in sorted(pipeline.vae.state_dict().items()):
+        digest.update(name.encode() + value.detach().float().numpy().tobytes())
+    return digest.hexdigest()[:12]

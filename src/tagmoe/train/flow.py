@@ -1,0 +1,159 @@
+"""The stages that train the transformer: the dense text-to-image base, then the unified TAG-MoE model (paper 4.1).
+
+`FlowStage.loss` is one micro-batch of Eq. (5): noise a latent, predict the velocity, read off the routing, add the terms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tagmoe.config import LossConfig, OptimizerConfig, StageConfig
+from tagmoe.losses.flow import interpolate, sample_timesteps
+from tagmoe.losses.objective import Objective
+from tagmoe.pipeline import TagMoEPipeline
+from tagmoe.train.encoded import EDITING, TEXT_TO_IMAGE, Batch, EncodedSamples
+from tagmoe.train.loop import Report
+
+Validator = Callable[[TagMoEPipeline, int, Path], Report]
+
+
+class FlowStage:
+    """One stage of flow matching on TagWorld. With mixture blocks the loss is L_total, without it is L_flow."""
+
+    def __init__(
+        self,
+        name: str,
+        pipeline: TagMoEPipeline,
+        config: StageConfig,
+        loss: LossConfig,
+        optimizer: OptimizerConfig,
+        *,
+        seed: int,
+        cache: Path,
+        validator: Validator,
+    ) -> None:
+        self.name = name
+        self.steps = config.steps
+        self.accumulate = config.accumulate
+        self.optimizer = optimizer
+        self.pipeline = pipeline
+        self.transformer = pipeline.transformer.train()
+        self.config = config
+        self.loss_config = loss
+        self.seed = seed
+        self.validator = validator
+        self.is_moe = self.transformer.config.num_moe_blocks > 0
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.objective = Objective(
+                self.transformer.config.num_experts,
+                loss.semantic_dim,
+                lambda_lbl=loss.lambda_lbl,
+                lambda_align=loss.lambda_align,
+                tag_embedding=loss.tag_embedding,
+                align_target=loss.align_target,
+                head_hidden=loss.head_hidden,
+                head_layers=loss.head_layers,
+            )
+        self.modules: Mapping[str, nn.Module] = {"transformer": self.transformer}
+        if self.is_moe:
+            self.modules = {**self.modules, "objective": self.objective}
+        self._buckets: dict[str, EncodedSamples] = {}
+        self._cache = cache
+        self._counts_LN: Tensor | None = None
+
+    def _bucket(self, name: str) -> EncodedSamples:
+        if name not in self._buckets:
+            self._buckets[name] = EncodedSamples(
+                self.pipeline,
+                TEXT_TO_IMAGE if name == "generate" else EDITING,
+                seed=self.seed,
+                unique=self.config.unique_samples,
+                folder=self._cache,
+                name=name,
+            )
+        return self._buckets[name]
+
+    def draw(self, step: int, micro: int) -> tuple[Batch, Tensor, Tensor]:
+        """(batch, noise_BTC, t_B) of a micro-batch: a pure function of the seed and the step number."""
+        every = self.config.text_to_image_every
+        generate_steps = -(-step // every)  # steps before this one that were text-to-image
+        is_generate = step % every == 0
+        nth = generate_steps if is_generate else step - generate_steps
+        bucket = self._bucket("generate" if is_generate else "edit")
+        size = self.config.batch
+        indices = bucket.positions((nth * self.accumulate + micro) * size, size)
+        random = np.random.default_rng((self.seed, step, micro, len(self.name)))
+        batch = bucket.batch(indices, blank=(random.random(size) < self.config.condition_dropout).tolist())
+        generator = torch.Generator().manual_seed(int(random.integers(2**62)))
+        noise_BTC = torch.randn(batch.target_BTC.shape, generator=generator)
+        t_B = sample_timesteps(
+            size,
+            density=self.loss_config.timestep_density,
+            mean=self.loss_config.timestep_mean,
+            std=self.loss_config.timestep_std,
+            shift=self.loss_config.timestep_shift,
+            generator=generator,
+        )
+        return batch, noise_BTC, t_B
+
+    def loss(self, step: int, micro: int) -> tuple[Tensor, Report]:
+        """Eq. (5) on one micro-batch."""
+        batch, noise_BTC, t_B = self.draw(step, micro)
+        tokens = interpolate(batch.target_BTC, noise_BTC, t_B)
+        target_tokens = tokens.shape[1]
+        side = round(target_tokens**0.5)
+        shape = [(1, side, side)]
+        if batch.reference_BTC is not None:
+            tokens = torch.cat([tokens, batch.reference_BTC], dim=1)
+            shape = [*shape, (1, side, side)]
+        output = self.transformer(
+            hidden_states=tokens,
+            encoder_hidden_states=batch.text_BSD,
+            encoder_hidden_states_mask=batch.mask_BS,
+            timestep=t_B,
+            img_shapes=[shape] * len(t_B),
+            return_routing="stats" if self.is_moe else None,
+        )
+        routing = output.routing
+        weight_BT = None
+        if self.loss_config.edit_weight != 1.0 and batch.reference_BTC is not None:
+            weight_BT = 1.0 + (self.loss_config.edit_weight - 1.0) * batch.edited_BT.float()
+        terms = self.objective(
+            output.sample[:, :target_tokens],
+            batch.target_BTC,
+            noise_BTC,
+            batch.tags_BK,
+            mean_probs_LBN=None if routing is None else routing.mean_probs_LBN,
+            counts_LBN=None if routing is None else routing.counts_LBN,
+            global_counts_LN=None if routing is None else self._count(routing.counts_LBN, micro),
+            weight_BT=weight_BT,
+        )
+        report = {"flow": float(terms.flow.detach())}
+        if routing is not None:
+            report |= {"balance": float(terms.balance.detach()), "alignment": float(terms.alignment.detach())}
+            share_LN = routing.counts_LBN.sum(dim=1).float()
+            share_LN = share_LN / share_LN.sum(dim=1, keepdim=True)
+            for layer, share_N in enumerate(share_LN):
+                report[f"load/{layer}_max"] = float(share_N.max())
+                report[f"load/{layer}_min"] = float(share_N.min())
+            report["tags/effective_rank"] = float(self.objective.tag_embedding.effective_rank())
+        return terms.total, report
+
+    def _count(self, counts_LBN: Tensor, micro: int) -> Tensor:
+        """Tokens an expert got in this step so far: the balance loss must not ask each micro-batch to be balanced."""
+        counts_LN = counts_LBN.detach().sum(dim=1)
+        self._counts_LN = counts_LN if micro == 0 or self._counts_LN is None else self._counts_LN + counts_LN
+        return self._counts_LN
+
+    def validate(self, step: int, folder: Path) -> Report:
+        """Edit test cases with the averaged weights and let the oracle judge them."""
+        self.transformer.eval()
+        scores = self.validator(self.pipeline, step, folder)
+        self.transformer.train()
+        return scores

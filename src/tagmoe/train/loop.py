@@ -1,0 +1,242 @@
+"""The training loop: one for every stage (autoencoder, text encoder, dense base, unified model).
+
+What a step does is a pure function of (weights, seed, step): a stage draws its samples and noise from the step number.
+So a resumed run repeats an uninterrupted one bit for bit, and nothing about random state needs saving.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from tagmoe.config import OptimizerConfig, RunConfig
+from tagmoe.errors import TrainingError
+from tagmoe.train.checkpoint import (
+    flat_parameters,
+    list_checkpoints,
+    load_checkpoint,
+    restore_modules,
+    restore_optimizers,
+    save_checkpoint,
+)
+from tagmoe.train.optimizer import learning_rate_factor, make_optimizers, set_learning_rate
+
+Report = dict[str, float]
+
+
+class Stage(Protocol):
+    """One stage of a run. `modules` are trained; `loss` is a pure function of the weights and the step number."""
+
+    name: str
+    steps: int
+    accumulate: int
+    optimizer: OptimizerConfig
+    modules: Mapping[str, nn.Module]
+
+    def loss(self, step: int, micro: int) -> tuple[Tensor, Report]:
+        """The loss of one micro-batch and its terms."""
+        ...
+
+    def validate(self, step: int, folder: Path) -> Report:
+        """Scores and pictures under the averaged weights; {} where a stage has none."""
+        ...
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C after the running step was finished and saved."""
+
+
+@dataclass
+class Run:
+    """Where a run writes and how it shows itself."""
+
+    config: RunConfig
+    folder: Path
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    console: Console
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append one line to metrics.jsonl."""
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps(record) + "\n")
+
+    def forget_after(self, stage: str, step: int) -> None:
+        """Drop metrics of steps that a resumed stage will run again."""
+        path = self.folder / "metrics.jsonl"
+        if not path.exists():
+            return
+        records = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+        kept = [line for line in records if (r := json.loads(line))["stage"] != stage or r["step"] <= step]
+        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+def autocast(precision: str) -> torch.autocast:
+    """bf16 autocast for "bf16", and for "auto" where the processor has bf16 arithmetic."""
+    native = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16" or (precision == "auto" and native))
+
+
+@contextmanager
+def _interruptible() -> Iterator[dict[str, bool]]:
+    """Turn Ctrl-C into a flag that the loop reads between steps; a second Ctrl-C stops at once."""
+    asked = {"stop": False}
+
+    def ask(signum: int, frame: FrameType | None) -> None:
+        if asked["stop"]:
+            raise KeyboardInterrupt
+        asked["stop"] = True
+
+    try:
+        previous = signal.signal(signal.SIGINT, ask)
+    except ValueError:  # not the main thread: whoever runs us there handles Ctrl-C
+        yield asked
+        return
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+@contextmanager
+def averaged_weights(modules: Mapping[str, nn.Module], ema: Mapping[str, Tensor]) -> Iterator[None]:
+    """Put the moving average into the modules for the length of a block."""
+    current = {name: value.clone() for name, value in flat_parameters(modules).items()}
+    with torch.no_grad():
+        for name, value in flat_parameters(modules).items():
+            value.copy_(ema[name])
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, value in flat_parameters(modules).items():
+                value.copy_(current[name])
+
+
+def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
+    """Train a stage to its last step, resuming from its newest checkpoint. Returns the averaged weights.
+
+    Raises TrainingError on a loss that is not finite, naming the step and the last good checkpoint; Interrupted after
+    Ctrl-C, once the state is saved.
+    """
+    config = run.config
+    folder = run.folder / "checkpoints" / stage.name
+    optimizers = make_optimizers(stage.modules, stage.optimizer)
+    ema = {name: value.detach().clone() for name, value in flat_parameters(stage.modules).items()}
+    step = 0
+    if found := list_checkpoints(folder):
+        state, tensors = load_checkpoint(found[-1])
+        step = int(state["step"])
+        restore_modules(stage.modules, tensors["modules"], found[-1])
+        restore_optimizers(optimizers, tensors["optimizer"])
+        ema = tensors["ema"]
+        run.forget_after(stage.name, step)
+        run.console.print(f"{stage.name}: resumed at step {step} of {stage.steps}")
+
+    def save() -> None:
+        save_checkpoint(
+            folder,
+            step,
+            modules=stage.modules,
+            ema=ema,
+            optimizers=optimizers,
+            state={"stage": stage.name, "settings": run.settings, "versions": run.versions},
+            keep=config.keep_checkpoints,
+        )
+
+    parameters = [p for module in stage.modules.values() for p in module.parameters() if p.requires_grad]
+    with _progress(run, stage.name) as (progress, bar), _interruptible() as asked:
+        progress.update(bar, total=stage.steps, completed=step)
+        while step < stage.steps:
+            started = time.perf_counter()
+            set_learning_rate(optimizers, learning_rate_factor(step, stage.steps, stage.optimizer))
+            report = _train_step(stage, step, optimizers, parameters, config)
+            if not all(math.isfinite(value) for value in report.values()):
+                last = list_checkpoints(folder)
+                raise TrainingError(
+                    f"{stage.name}: a loss is not finite at step {step + 1} ({_terms(report)}); the last good checkpoint is "
+                    f"{str(last[-1]) if last else 'none'}. Lower optimizer.lr or optimizer.muon_lr and resume."
+                )
+            step += 1
+            decay = min(stage.optimizer.ema_decay, (1 + step) / (10 + step))
+            _update_average(ema, flat_parameters(stage.modules), decay)
+            report["seconds"] = time.perf_counter() - started
+            run.log({"stage": stage.name, "step": step, **{key: round(value, 6) for key, value in report.items()}})
+            progress.update(bar, completed=step, terms=_terms(report))
+            last_step = step == stage.steps
+            if asked["stop"] or last_step or step % config.save_every == 0:
+                save()
+            if asked["stop"]:
+                raise Interrupted(f"{stage.name}: stopped at step {step} of {stage.steps} and saved.")
+            if last_step or step % config.validate_every == 0:
+                with averaged_weights(stage.modules, ema), torch.no_grad():
+                    scores = stage.validate(step, run.folder / "validation")
+                if scores:
+                    run.log({"stage": stage.name, "step": step, **{f"validation/{k}": v for k, v in scores.items()}})
+                    run.console.print(f"{stage.name} {step}: " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()))
+    return ema
+
+
+def _train_step(
+    stage: Stage,
+    step: int,
+    optimizers: list[torch.optim.Optimizer],
+    parameters: list[nn.Parameter],
+    config: RunConfig,
+) -> Report:
+    total: Report = {}
+    for micro in range(stage.accumulate):
+        with autocast(config.precision):
+            loss, terms = stage.loss(step, micro)
+        (loss / stage.accumulate).backward()
+        for name, value in terms.items():
+            total[name] = total.get(name, 0.0) + value / stage.accumulate
+    total["grad_norm"] = float(nn.utils.clip_grad_norm_(parameters, stage.optimizer.grad_clip))
+    # a poisoned gradient must not reach the weights: the caller stops on the report
+    if math.isfinite(total["grad_norm"]):
+        for optimizer in optimizers:
+            optimizer.step()
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    return total
+
+
+@torch.no_grad()
+def _update_average(ema: dict[str, Tensor], current: Mapping[str, Tensor], decay: float) -> None:
+    floating = [name for name, value in current.items() if value.is_floating_point()]
+    torch._foreach_lerp_([ema[name] for name in floating], [current[name] for name in floating], 1 - decay)
+    for name in current.keys() - set(floating):
+        ema[name].copy_(current[name])
+
+
+def _terms(report: Report) -> str:
+    shown = (name for name in report if name not in ("seconds", "grad_norm") and "/" not in name)
+    return " ".join(f"{name} {report[name]:.4f}" for name in shown)
+
+
+@contextmanager
+def _progress(run: Run, name: str) -> Iterator[tuple[Progress, Any]]:
+    progress = Progress(
+        TextColumn(name),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[terms]}"),
+        TimeRemainingColumn(),
+        console=run.console,
+        disable=not run.console.is_terminal,
+    )
+    with progress:
+        yield progress, progress.add_task(name, total=None, terms="")

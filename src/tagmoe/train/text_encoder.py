@@ -1,0 +1,111 @@
+"""The second stage: the tiny Qwen2.5-VL learns to read instructions (paper 3.1: the pre-trained MLLM encoder).
+
+Its last token must tell every fact that the instruction states (task, shape, colour, place ...), and each token the
+next one. The transformer then finds the facts in one hidden state, as an MLLM's states would offer them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
+
+from tagmoe.config import OptimizerConfig, TextEncoderConfig
+from tagmoe.train.loop import Report
+from tagmoe.world import Sample, sample, slot_values
+
+TEMPLATE = "<|im_start|>{}<|im_end|>"
+LANGUAGE_MODEL_WEIGHT = 0.1
+
+
+def instructions(seed: int, count: int) -> list[str]:
+    """Training instructions, for the tokenizer."""
+    return [sample(seed, index).instruction for index in range(count)]
+
+
+class SlotReader(nn.Module):
+    """One linear classifier a slot on the last token's state; class 0 means that the instruction does not say."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.values = {slot: ("", *values) for slot, values in slot_values().items()}
+        self.sizes = [len(values) for values in self.values.values()]
+        self.linear = nn.Linear(hidden_size, sum(self.sizes))
+
+    def targets(self, samples: list[Sample]) -> Tensor:
+        """(B, slots) class ids."""
+        return torch.tensor(
+            [[values.index(drawn.slots.get(slot, "")) for slot, values in self.values.items()] for drawn in samples]
+        )
+
+    def forward(self, state_BD: Tensor) -> list[Tensor]:
+        """Logits (B, classes) of every slot."""
+        return list(self.linear(state_BD).split(self.sizes, dim=-1))
+
+
+class TextEncoderStage:
+    """Cross-entropy of every slot at the last token, plus a little next-token prediction."""
+
+    name = "text_encoder"
+    accumulate = 1
+
+    def __init__(
+        self,
+        text_encoder: Qwen2_5_VLForConditionalGeneration,
+        tokenizer: Qwen2Tokenizer,
+        config: TextEncoderConfig,
+        seed: int,
+    ) -> None:
+        self.text_encoder = text_encoder.train()
+        self.tokenizer = tokenizer
+        self.config = config
+        self.seed = seed
+        self.steps = config.steps
+        self.optimizer = OptimizerConfig(name="adamw", lr=config.lr, warmup_steps=100, decay_share=0.5, ema_decay=0.99)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.reader = SlotReader(config.hidden_size)
+        # the picture side of the encoder sees nothing at this stage
+        text_encoder.model.visual.requires_grad_(False)
+        self.modules: Mapping[str, nn.Module] = {"text_encoder": text_encoder, "reader": self.reader}
+
+    def _read(self, samples: list[Sample]) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
+        texts = [TEMPLATE.format(drawn.instruction) for drawn in samples]
+        batch = self.tokenizer(texts, padding=True, padding_side="right", return_tensors="pt", add_special_tokens=False)
+        mask = batch.attention_mask
+        output = self.text_encoder(
+            input_ids=batch.input_ids, attention_mask=mask, output_hidden_states=True, use_cache=False
+        )
+        hidden = output.hidden_states[-1]
+        last = hidden[torch.arange(len(samples)), mask.sum(dim=1) - 1]
+        return self.reader(last), output.logits, batch.input_ids, mask
+
+    def loss(self, step: int, micro: int) -> tuple[Tensor, Report]:
+        """One batch of fresh instructions."""
+        start = step * self.config.batch
+        samples = [sample(self.seed, index) for index in range(start, start + self.config.batch)]
+        slot_logits, logits, ids, mask = self._read(samples)
+        targets = self.reader.targets(samples)
+        slots = torch.stack(
+            [F.cross_entropy(z.float(), targets[:, i]) for i, z in enumerate(slot_logits)]
+        ).sum()
+        labels = ids[:, 1:].masked_fill(mask[:, 1:] == 0, -100)
+        next_token = F.cross_entropy(logits[:, :-1].float().flatten(0, 1), labels.flatten())
+        total = slots + LANGUAGE_MODEL_WEIGHT * next_token
+        return total, {"slots": float(slots.detach()), "next_token": float(next_token.detach())}
+
+    def validate(self, step: int, folder: Path) -> Report:
+        """Share of test instructions (half of them held-out paraphrases) whose every slot is read right."""
+        samples = [sample(self.seed, index, split="test") for index in range(512)]
+        slot_logits, *_ = self._read(samples)
+        targets = self.reader.targets(samples)
+        right = torch.stack([z.argmax(dim=-1) == targets[:, i] for i, z in enumerate(slot_logits)]).all(dim=0)
+        unseen = torch.tensor([drawn.held_out_paraphrase for drawn in samples])
+        return {
+            "read": float(right[~unseen].float().mean()),
+            "read_held_out_paraphrase": float(right[unseen].float().mean()),
+        }

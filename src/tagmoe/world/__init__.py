@@ -1,0 +1,30 @@
+"""TagWorld: an endless picture world with exact truth (sampling, rendering, reading back, judging)."""
+
+from __future__ import annotations
+
+from .instructions import words
+from .judge import Verdict, judge
+from .oracle import Reading, read
+from .render import render
+from .sample import Sample, sample, slot_values
+from .scene import HELD_OUT_COMBINATIONS, SIZE, Background, Face, Item, Scene
+from .tasks import TASKS
+
+__all__ = [
+    "HELD_OUT_COMBINATIONS",
+    "SIZE",
+    "TASKS",
+    "Background",
+    "Face",
+    "Item",
+    "Reading",
+    "Sample",
+    "Scene",
+    "Verdict",
+    "judge",
+    "read",
+    "render",
+    "sample",
+    "slot_values",
+    "words",
+]

@@ -1,0 +1,141 @@
+"""`sample`: an endless stream of cases, each a pure function of (seed, split, index)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+
+from tagmoe.errors import UsageError
+from tagmoe.tags import TaskDescriptor
+
+from . import scene as world
+from .dice import Dice
+from .instructions import phrase
+from .render import render, silhouette
+from .scene import CELL, SIZE, Scene
+from .tasks import TASKS
+
+Split = Literal["train", "test"]
+_SPLIT_KEY = {"train": 0, "test": 1}
+_TASK_NAMES = tuple(TASKS)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One case: pictures, instruction, truth about both.
+
+    Pictures are (64, 64, 3) uint8; `mask` is (64, 64) bool, true where the edit may change pixels. `slots` holds every
+    fact that the instruction states (keys and values: `slot_values`). `source_scene` is None where the source is no
+    scene (generation, structure maps).
+    """
+
+    task: str
+    instruction: str
+    sources: tuple[np.ndarray, ...]
+    target: np.ndarray
+    tags: TaskDescriptor
+    mask: np.ndarray
+    source_scene: Scene | None
+    target_scene: Scene
+    slots: dict[str, str]
+    held_out_paraphrase: bool
+    held_out_combination: bool
+    seed: int
+    index: int
+    split: Split
+
+
+def sample(seed: int, index: int, *, split: Split = "train", task: str | Sequence[str] | None = None) -> Sample:
+    """Case number `index` of a split, of the given task (or one of several; by default of any).
+
+    In "test" half of the cases use a held-out paraphrase and about a third may hold held-out combinations.
+    Raises UsageError for an unknown task or split, or a negative seed or index.
+    """
+    names = _names(task if task is None or isinstance(task, str) else tuple(task))
+    if split not in _SPLIT_KEY:
+        raise UsageError(f'Unknown split "{split}". Allowed are train and test.')
+    if seed < 0 or index < 0:
+        raise UsageError(f"Seed {seed} and index {index} must not be negative.")
+    rng = np.random.Generator(np.random.PCG64([seed, _SPLIT_KEY[split], index]))
+    dice = Dice(rng, seek=split == "test" and rng.random() < 0.36)
+    name = dice.pick(names)
+    edit = TASKS[name].make(dice)
+    held_out = split == "test" and dice.chance(0.5)
+    key = f"{name}.{edit.variant}" if edit.variant else name
+    instruction = phrase(dice, key, edit.values, held_out=held_out)
+    if edit.silhouette:
+        sources: tuple[np.ndarray, ...] = (silhouette(edit.target),)
+    else:
+        sources = () if edit.source is None else (render(edit.source),)
+    unseen = edit.target.has_held_out() or (edit.source is not None and edit.source.has_held_out())
+    return Sample(
+        task=name,
+        instruction=instruction,
+        sources=sources,
+        target=render(edit.target),
+        tags=TASKS[name].tags(edit),
+        mask=_mask(edit.source, edit.target),
+        source_scene=edit.source,
+        target_scene=edit.target,
+        slots={"task": name, **edit.slots},
+        held_out_paraphrase=held_out,
+        held_out_combination=unseen,
+        seed=seed,
+        index=index,
+        split=split,
+    )
+
+
+@lru_cache(maxsize=64)
+def _names(task: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    names = _TASK_NAMES if task is None else (task,) if isinstance(task, str) else task
+    unknown = [name for name in names if name not in TASKS]
+    if unknown or not names:
+        raise UsageError(f"Unknown TagWorld task {', '.join(unknown) or '(none)'}. Allowed are: {', '.join(TASKS)}.")
+    return names
+
+
+def _mask(source: Scene | None, target: Scene) -> np.ndarray:
+    """(64, 64) bool: the cells whose thing changes; everything when the whole picture does."""
+    if source is None or replace(source, cells=target.cells) != target:
+        return np.ones((SIZE, SIZE), dtype=bool)
+    changed = np.array([a != b for a, b in zip(source.cells, target.cells, strict=True)]).reshape(2, 2)
+    return changed.repeat(CELL, axis=0).repeat(CELL, axis=1)
+
+
+def slot_values() -> dict[str, tuple[str, ...]]:
+    """Every slot that `Sample.slots` can hold, with its closed set of values. A slot that is not stated is absent."""
+    thing = {
+        "kind": ("person", "thing"),
+        "shape": world.SHAPES,
+        "colour": world.COLOURS,
+        "texture": world.TEXTURES,
+        "size": world.SIZES,
+        "place": world.PLACES,
+        "skin": world.SKINS,
+        "hair": world.HAIRS,
+        "hat": world.HATS,
+        "glasses": ("sunglasses",),
+        "expression": world.EXPRESSIONS,
+    }
+    of_item = ("shape", "colour", "texture", "size", "place")
+    slots: dict[str, tuple[str, ...]] = {"task": _TASK_NAMES}
+    for key in ("ref", "ref2"):
+        slots |= {f"{key}.{name}": thing[name] for name in ("kind", "shape", "colour", "place")}
+    for key, names in (("new", tuple(thing)), ("a", tuple(thing)), ("b", of_item), ("c", of_item)):
+        slots |= {f"{key}.{name}": thing[name] for name in names}
+    slots |= {
+        "old.clothes": ("sunglasses", "hat"),
+        "group.kind": ("everything",),
+        "group.shape": world.SHAPES,
+        "group.colour": world.COLOURS,
+        "background.colour": world.BACKGROUNDS,
+        "background.pattern": world.PATTERNS,
+        "style": (*world.STYLES, "this"),
+        "light": world.LIGHTS,
+    }
+    return slots
