@@ -140,6 +140,8 @@ class RunConfig(Settings):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast where the processor computes in bf16, else fp32."""
     threads: int | None = Field(None, ge=1)
+    compile: bool = False
+    """Compile the transformer's blocks: slow to start (a minute or two, needs a C++ compiler), then 1.5 times faster."""
     save_every: int = Field(500, ge=1)
     validate_every: int = Field(1000, ge=1)
     validation_cases: int = Field(2, ge=1)

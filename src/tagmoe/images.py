@@ -95,8 +95,8 @@ def _from_path(source: str | os.PathLike[str]) -> Image.Image:
         raise ImageError(f"{str(path)!r} is a folder, not a picture; give the path of a picture file.")
     try:
         with warnings.catch_warnings():
-            # Pillow warns above 89 megapixels; the limit below is stricter and an error.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # Pillow warns of large pictures, where the limit below is stricter, and of EXIF damage, which is harmless.
+            warnings.simplefilter("ignore")
             image = Image.open(path)
     except FileNotFoundError:
         raise ImageError(f"There is no picture file {str(path)!r}; check the path.") from None

@@ -234,7 +234,7 @@ class TagMoEPipeline(DiffusionPipeline, QwenImageLoraLoaderMixin):
         for picture in (picture for pictures in references for picture in pictures):
             if max(picture.size) > WIDEST_REFERENCE * min(picture.size):
                 raise UsageError(
-                    f"A reference is {picture.width}x{picture.height}; at most 1:{WIDEST_REFERENCE} is allowed, so crop."
+                    f"A reference is {picture.width}x{picture.height}; at most 1:{WIDEST_REFERENCE} is allowed: crop."
                 )
         sizes = [[fit_size(*picture.size, area, self.size_multiple) for picture in pictures] for pictures in references]
         if any(other != sizes[0] for other in sizes):
@@ -390,10 +390,11 @@ class TagMoEPipeline(DiffusionPipeline, QwenImageLoraLoaderMixin):
         device = self._execution_device
         if mask is None:
             mask = torch.ones(embeds.shape[:2], dtype=torch.bool)
-        if embeds.ndim != 3 or embeds.shape[0] != samples or mask.shape != embeds.shape[:2]:
+        channels = self.transformer.config.joint_attention_dim
+        if embeds.shape != (samples, embeds.shape[1], channels) or mask.shape != embeds.shape[:2]:
             raise UsageError(
                 f"{name} has shape {tuple(embeds.shape)} and its mask {tuple(mask.shape)}; give ({samples}, tokens, "
-                f"channels) and ({samples}, tokens)."
+                f"{channels}) and ({samples}, tokens)."
             )
         return embeds.to(device), mask.to(device).bool()
 

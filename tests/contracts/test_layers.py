@@ -16,7 +16,7 @@ LAYERS = (
     ("model",),
     ("losses",),
     ("world", "data", "vlm"),
-    ("images", "components", "requests", "pipeline"),
+    ("images", "components", "pipeline", "packaged"),
     ("train", "evaluate", "routing"),
     ("serve", "study"),
     ("cli",),
@@ -29,8 +29,8 @@ BANNED = {
     "losses": {"model"},
     "images": PIPELINE,
     "components": PIPELINE,
-    "requests": PIPELINE,
     "pipeline": PIPELINE,
+    "packaged": PIPELINE,
 }
 HEAVY = ("torch", "diffusers", "transformers", "gradio")
 LIGHT = ("tagmoe", "tagmoe.errors", "tagmoe.config", "tagmoe.tags", "tagmoe.world", "tagmoe.cli")

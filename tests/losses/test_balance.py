@@ -72,7 +72,7 @@ def test_micro_batches_with_global_counts_equal_the_large_batch() -> None:
         for i in range(0, 8, 2)
     ]
     torch.stack(losses).sum().backward()
-    assert float(sum(losses)) == pytest.approx(float(balance_loss(probs, counts)), rel=1e-6)
+    assert sum(loss.item() for loss in losses) == pytest.approx(balance_loss(probs, counts).item(), rel=1e-6)
     assert torch.allclose(parts.grad, whole.grad, atol=1e-7)  # type: ignore[arg-type]
 
 

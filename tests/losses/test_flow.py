@@ -59,6 +59,21 @@ def test_flow_loss_by_loops() -> None:
     assert float(flow_loss(velocity_target(x0, noise), x0, noise)) == 0
 
 
+def test_token_weights_scale_each_tokens_share() -> None:
+    x0, noise = pair()
+    prediction = torch.randn(SHAPE, generator=torch.Generator().manual_seed(9))
+    weight = torch.tensor([[1.0, 1, 1, 1, 1], [0, 0, 0, 0, 0], [4, 0, 1, 2, 0]])
+    found = flow_loss(prediction, x0, noise, weight_BT=weight, per_sample=True).tolist()
+    for b in range(3):
+        terms = [
+            float(weight[b, i]) * (float(prediction[b, i, j]) - (float(noise[b, i, j]) - float(x0[b, i, j]))) ** 2
+            for i in range(5)
+            for j in range(4)
+        ]
+        assert found[b] == pytest.approx(sum(terms) / len(terms), rel=1e-5)
+    assert found[0] == pytest.approx(float(flow_loss(prediction[:1], x0[:1], noise[:1])), rel=1e-6)
+
+
 def test_flow_loss_of_bf16_is_accumulated_in_fp32() -> None:
     x0, noise = pair()
     prediction = torch.randn(SHAPE).bfloat16()

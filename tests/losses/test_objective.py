@@ -56,7 +56,7 @@ def test_total_is_the_weighted_sum_of_the_equations() -> None:
     balance = balance_loss(data["mean_probs_LBN"], data["counts_LBN"])
     signature = routing_signature(data["mean_probs_LBN"])
     align = alignment_loss(goal.router_head(signature), goal.tag_embedding(data["tags_BK"]))
-    assert float(terms.total) == pytest.approx(float(flow + 0.3 * balance + 0.7 * align), rel=1e-6)
+    assert terms.total.item() == pytest.approx((flow + 0.3 * balance + 0.7 * align).item(), rel=1e-6)
     assert terms.report() == pytest.approx(
         {"total": float(terms.total), "flow": float(flow), "balance": float(balance), "alignment": float(align)}
     )
@@ -185,6 +185,13 @@ def test_alignment_alone_teaches_the_routing_to_tell_tasks_apart() -> None:
 def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         objective(**settings)
+
+
+def test_token_weights_touch_the_flow_alone() -> None:
+    data, goal = batch(), objective()
+    plain, weighted = goal(**data).report(), goal(**data, weight_BT=torch.full((BATCH, 6), 3.0)).report()
+    assert weighted["flow"] == pytest.approx(3 * plain["flow"], rel=1e-6)
+    assert (weighted["balance"], weighted["alignment"]) == (plain["balance"], plain["alignment"])
 
 
 def test_one_statistic_alone_is_refused() -> None:

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import build_pipeline
+from diffusers import QwenImagePipeline, QwenImageTransformer2DModel
 
 from tagmoe.errors import CheckpointError, MissingError
-from tagmoe.pipeline import TagMoEPipeline
+from tagmoe.pipeline import QWEN_IMAGE_TEMPLATE, TagMoEPipeline
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,23 @@ def test_an_incomplete_or_cut_folder_names_the_file(saved: tuple[Path, np.ndarra
     (folder / name).unlink()
     with pytest.raises(CheckpointError, match=Path(name).name):
         TagMoEPipeline.from_pretrained(folder)
+
+
+def test_a_folder_of_the_stock_pipeline_loads(tiny_pipeline: Any, tmp_path: Path) -> None:
+    stock = QwenImagePipeline(
+        scheduler=tiny_pipeline.scheduler,
+        vae=tiny_pipeline.vae,
+        text_encoder=tiny_pipeline.text_encoder,
+        tokenizer=tiny_pipeline.tokenizer,
+        transformer=QwenImageTransformer2DModel(
+            in_channels=16, out_channels=4, num_layers=1, attention_head_dim=16, num_attention_heads=2,
+            joint_attention_dim=32, axes_dims_rope=(4, 6, 6),
+        ),
+    )  # fmt: skip
+    stock.save_pretrained(tmp_path)
+    pipe = TagMoEPipeline.from_pretrained(tmp_path, default_size=64)
+    assert pipe.config.prompt_template == QWEN_IMAGE_TEMPLATE
+    assert pipe("remove the circle", seed=0, num_inference_steps=1).images[0].size == (64, 64)
 
 
 def test_no_folder_says_what_to_do(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
-"""One call generates and edits; what a user relies on holds: same seed same picture, batching and padding change nothing."""
+"""One call generates and edits, and what users rely on holds: seeds repeat, batching and padding change nothing."""
 
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from diffusers import QwenImagePipeline
 from PIL import Image
 
 from tagmoe.errors import ImageError, UsageError
-from tagmoe.pipeline import QWEN_IMAGE_TEMPLATE
+from tagmoe.pipeline import QWEN_IMAGE_TEMPLATE, TagMoEPipeline
 
 LONG = "add a red circle to the left of the blue square"
 SHORT = "remove the triangle"
@@ -324,9 +325,7 @@ def test_half_precision_runs_and_starts_from_the_same_noise() -> None:
     assert (rough - exact).abs().mean() < 0.02
 
 
-def test_the_progress_bar_is_silent_without_a_terminal(
-    tiny_pipeline: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_progress_bar_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     pipe = build_pipeline()
     pipe(SHORT, seed=0)
     assert capsys.readouterr().err == ""
@@ -335,6 +334,20 @@ def test_the_progress_bar_is_silent_without_a_terminal(
     loud.set_progress_bar_config(disable=False, file=screen)
     loud(SHORT, seed=0)
     assert "3/3" in screen.getvalue()
+
+
+def test_a_lora_loads_changes_the_picture_and_leaves_without_trace(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    pipe = build_pipeline()
+    before = tokens(pipe, SHORT, seed=0)
+    trained = build_pipeline().transformer
+    trained.add_adapter(peft.LoraConfig(r=2, target_modules=["to_q", "to_k"], init_lora_weights=False))
+    layers = peft.get_peft_model_state_dict(trained)
+    TagMoEPipeline.save_lora_weights(tmp_path, transformer_lora_layers=layers)
+    pipe.load_lora_weights(tmp_path)
+    assert not torch.allclose(tokens(pipe, SHORT, seed=0), before, atol=1e-4)
+    pipe.unload_lora_weights()
+    assert torch.equal(tokens(pipe, SHORT, seed=0), before)
 
 
 def test_unknown_words_are_refused_with_a_suggestion() -> None:
@@ -357,6 +370,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "a <|image_pad|>"}, "control token"),
     ({"prompt_embeds": torch.zeros(1, 2, 32)}, "Both prompt and prompt_embeds"),
     ({"prompt": None, "prompt_embeds": torch.zeros(1, 2, 32), "prompt_embeds_mask": torch.ones(1, 3)}, "its mask"),
+    ({"prompt": None, "prompt_embeds": torch.zeros(1, 2, 31)}, r"\(1, tokens, 32\)"),
     ({"negative_prompt": ["a", "b"]}, "2 entries for 1 prompts"),
     ({"height": 64}, "both of them"),
     ({"height": 0, "width": 64}, "height is 0"),

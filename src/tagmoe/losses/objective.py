@@ -87,7 +87,8 @@ class Objective(nn.Module):
         """The terms of Eq. 5 for one micro-batch. Without router statistics (a dense model) only L_flow remains.
 
         prediction, x0, noise: (B, ...). tags_BK: zeros and ones. global_counts_LN: see `balance_loss`.
-        weight_BT: see `flow_loss`. A term whose lambda is 0 is not computed and reads 0. Raises ValueError for one router statistic alone.
+        weight_BT: see `flow_loss`. A term whose lambda is 0 is not computed and reads 0.
+        Raises ValueError for one router statistic alone.
         """
         if (mean_probs_LBN is None) != (counts_LBN is None):
             raise ValueError("mean_probs_LBN and counts_LBN describe the same routing: give both, or neither if dense.")

@@ -5,11 +5,14 @@ Complex tensors are slow on a CPU and torch.compile cannot fuse them.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
+from diffusers.hooks._helpers import AttentionProcessorRegistry
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.attention_processor import Attention
+from diffusers.models.transformers.transformer_qwenimage import QwenDoubleStreamAttnProcessor2_0
 
 RotaryTable = tuple[torch.Tensor, torch.Tensor]
 
@@ -117,3 +120,9 @@ class RealRoPEAttnProcessor:
         text_out = attn.to_add_out(joint[:, :text_tokens].contiguous())
         image_out = attn.to_out[0](joint[:, text_tokens:].contiguous())
         return attn.to_out[1](image_out), text_out
+
+
+# Guidance that skips layers looks a processor up by its exact class.
+AttentionProcessorRegistry.register(
+    RealRoPEAttnProcessor, replace(AttentionProcessorRegistry.get(QwenDoubleStreamAttnProcessor2_0))
+)

@@ -27,23 +27,51 @@ def experts_loop(
     return y_TD
 
 
-class _PermuteRows(torch.autograd.Function):
-    """x[order], whose backward gathers by the inverse order.
+# oneDNN compiles its 16-bit CPU kernels for each new row count, milliseconds every time, and the counts of a mixture
+# are new at every step. Slices rounded up to this many rows meet kernels that are compiled already.
+CPU_ROW_BLOCK = 64
 
-    The autograd of plain indexing scatters with atomics or accumulation, 4 to 26 times slower on a CPU.
+
+class _Dispatch(torch.autograd.Function):
+    """Rows of x in expert order; backward gathers by the inverse order.
+
+    The autograd of plain indexing scatters with atomics or accumulation, 4 to 26 times slower on a CPU. `slots_P` may
+    repeat rows as padding: nothing reads their results, so their gradients (zero) are left out.
     """
 
     @staticmethod
-    def forward(ctx, x_SD: torch.Tensor, order_S: torch.Tensor, inverse_S: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def forward(ctx, x_SD: torch.Tensor, slots_P: torch.Tensor, inverse_S: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         ctx.save_for_backward(inverse_S)
-        return x_SD.index_select(0, order_S)
+        return x_SD.index_select(0, slots_P)
 
     @staticmethod
-    def backward(ctx, grad_SD: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx, grad_PD: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[override]
         (inverse_S,) = ctx.saved_tensors
-        return grad_SD.index_select(0, inverse_S), None, None
+        return grad_PD.index_select(0, inverse_S), None, None
 
 
+class _Combine(torch.autograd.Function):
+    """The way back: one row of the experts' output for each assignment, padding dropped; its gradient is zero."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx, out_PD: torch.Tensor, slots_P: torch.Tensor, inverse_S: torch.Tensor, padding: list[tuple[int, int]]
+    ) -> torch.Tensor:
+        ctx.save_for_backward(slots_P)
+        ctx.padding = padding
+        return out_PD.index_select(0, inverse_S)
+
+    @staticmethod
+    def backward(ctx, grad_SD: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:  # type: ignore[override]
+        (slots_P,) = ctx.saved_tensors
+        grad_PD = grad_SD.index_select(0, slots_P)
+        for start, end in ctx.padding:
+            grad_PD[start:end] = 0
+        return grad_PD, None, None, None
+
+
+# torch.compile would compile anew for each set of counts; disabled, it breaks the graph here and nowhere else
+@torch.compiler.disable
 def experts_sorted(
     x_TD: torch.Tensor, experts: Sequence[nn.Module], expert_ids_TA: torch.Tensor, weights_TA: torch.Tensor
 ) -> torch.Tensor:
@@ -54,16 +82,46 @@ def experts_sorted(
     tokens, active = expert_ids_TA.shape
     with torch.no_grad():
         ids_S = expert_ids_TA.reshape(-1)
-        order_S = torch.argsort(ids_S, stable=True)
-        inverse_S = torch.empty_like(order_S)
-        inverse_S[order_S] = torch.arange(order_S.numel(), device=order_S.device)
+        slots_P = torch.argsort(ids_S, stable=True)
         counts = torch.bincount(ids_S, minlength=len(experts)).tolist()
+        sizes, padding = _padded_sizes(counts, CPU_ROW_BLOCK if _runs_half_on_cpu(x_TD) else 1)
+        rows_S = _rows_of_assignments(counts, sizes, slots_P.device)
+        inverse_S = torch.empty_like(slots_P)
+        inverse_S[slots_P] = rows_S
+        if padding:
+            padded = slots_P.new_zeros(sum(sizes))
+            padded[rows_S] = slots_P
+            slots_P = padded
     x_SD = x_TD if active == 1 else x_TD.repeat_interleave(active, dim=0)
-    sorted_SD = _PermuteRows.apply(x_SD, order_S, inverse_S)
-    chunks = sorted_SD.split(counts)
-    out_SD = torch.cat([expert(chunk) for expert, chunk in zip(experts, chunks, strict=True)])
-    y_SD = _PermuteRows.apply(out_SD, inverse_S, order_S)
+    chunks = _Dispatch.apply(x_SD, slots_P, inverse_S).split(sizes)
+    out_PD = torch.cat([expert(chunk) for expert, chunk in zip(experts, chunks, strict=True)])
+    y_SD = _Combine.apply(out_PD, slots_P, inverse_S, padding)
     weighted_SD = y_SD * weights_TA.reshape(-1, 1).to(y_SD.dtype)
     if active > 1:
         weighted_SD = weighted_SD.view(tokens, active, -1).sum(dim=1)
     return weighted_SD.to(x_TD.dtype)
+
+
+def _runs_half_on_cpu(x_TD: torch.Tensor) -> bool:
+    return x_TD.device.type == "cpu" and (x_TD.dtype != torch.float32 or torch.is_autocast_enabled("cpu"))
+
+
+def _padded_sizes(counts: list[int], block: int) -> tuple[list[int], list[tuple[int, int]]]:
+    """Slice sizes rounded up to whole blocks, and the (start, end) rows that are padding."""
+    sizes, padding, start = [], [], 0
+    for count in counts:
+        size = -(-count // block) * block
+        if size > count:
+            padding.append((start + count, start + size))
+        sizes.append(size)
+        start += size
+    return sizes, padding
+
+
+def _rows_of_assignments(counts: list[int], sizes: list[int], device: torch.device) -> torch.Tensor:
+    """The row, among padded slices, of every assignment in expert order."""
+    rows, start = [], 0
+    for count, size in zip(counts, sizes, strict=True):
+        rows.append(torch.arange(start, start + count, device=device))
+        start += size
+    return torch.cat(rows)

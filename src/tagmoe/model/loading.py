@@ -26,6 +26,8 @@ class StrictLoadingMixin:
         local = Path(source).is_dir()
         if local:
             _check_folder(folder)
+        elif Path(source).is_absolute() or source.count("/") != 1:
+            raise MissingError(f"The model folder {source} does not exist; give the path of a model folder.")
         try:
             model, info = super().from_pretrained(source, output_loading_info=True, **kwargs)  # type: ignore[misc]
         except TagMoEError:
@@ -55,7 +57,10 @@ class StrictLoadingMixin:
 def _check_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise MissingError(f"The model folder {folder} has no config.json; give the folder that holds it.")
-    for file in sorted(folder.glob("*.safetensors")):
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise CheckpointError(f"The model folder {folder} has no *.safetensors; copy or download its weights again.")
+    for file in files:
         try:
             with safe_open(file, framework="pt") as tensors:
                 tensors.keys()

@@ -5,13 +5,14 @@ Names here are diffusers' own, because LoRA, offload and caches of the ecosystem
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
 from typing import Any
 
 import torch
 from diffusers import QwenImageTransformer2DModel
 from diffusers.configuration_utils import register_to_config
+from diffusers.hooks._helpers import TransformerBlockRegistry
 from diffusers.models.transformers.transformer_qwenimage import (
     QwenImageTransformerBlock,
     compute_text_seq_len_from_mask,
@@ -106,6 +107,13 @@ class TagMoETransformerBlock(QwenImageTransformerBlock):
         return encoder_hidden_states, hidden_states, (scores_BTN, expert_ids_BTA)
 
 
+# Step caches (FirstBlockCache and others) look a block's outputs up by its exact class.
+TransformerBlockRegistry.register(
+    TagMoETransformerBlock,
+    replace(TransformerBlockRegistry.get(QwenImageTransformerBlock), _cached_parameter_indices=None),
+)
+
+
 class TagMoETransformer2DModel(StrictLoadingMixin, QwenImageTransformer2DModel):
     """Qwen-Image's transformer with `MoE` in place of `img_mlp` in the last `num_moe_blocks` blocks (paper 4.1).
 
@@ -198,7 +206,8 @@ class TagMoETransformer2DModel(StrictLoadingMixin, QwenImageTransformer2DModel):
         (B, S), 1 for real tokens. timestep (B,) in [0, 1]. return_routing "stats" gives `RouterStats`, "full" a
         `RoutingTrace`. With return_dict=False: (sample,) or (sample, routing).
 
-        Raises UsageError for an unknown return_routing, or one asked of a model without mixture blocks.
+        Raises UsageError for an unknown return_routing, or one asked of a model without mixture blocks or with a step
+        cache that would skip them.
         """
         self._check_return_routing(return_routing)
         if timestep is None or img_shapes is None:
@@ -267,6 +276,10 @@ class TagMoETransformer2DModel(StrictLoadingMixin, QwenImageTransformer2DModel):
             raise UsageError(f'return_routing is {return_routing!r}; give None, "stats" or "full".')
         if return_routing is not None and self.config.num_moe_blocks == 0:
             raise UsageError(f"return_routing is {return_routing!r} but this model has no mixture blocks; pass None.")
+        if return_routing is not None and self.is_cache_enabled:
+            raise UsageError(
+                f"return_routing is {return_routing!r} while a step cache skips blocks; call disable_cache() first."
+            )
 
     @staticmethod
     def _gather_routing(

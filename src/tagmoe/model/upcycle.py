@@ -52,7 +52,9 @@ def upcycle(
         "gate_hidden": gate_hidden,
         "expert_bias": True,
     }
-    moe_model = TagMoETransformer2DModel.from_config(config).to(device=dense.device, dtype=dense.dtype)
+    moe_model = TagMoETransformer2DModel.from_config(config).to(dense.device)
+    if dense.dtype != torch.float32:
+        moe_model = moe_model.to(dense.dtype)
     scale = num_experts / top_k if mode == "exact" else 1.0
     dense_state = dense.state_dict()
     with torch.no_grad():

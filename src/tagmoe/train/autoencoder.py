@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,25 @@ from torch import Tensor, nn
 
 from tagmoe.config import AutoencoderConfig, OptimizerConfig
 from tagmoe.train.loop import Report
-from tagmoe.world import sample
+from tagmoe.world import render, sample
+from tagmoe.world.scene import LIGHTS, STYLES
 
 
 def pictures(seed: int, start: int, count: int) -> Tensor:
-    """(count, 3, 1, H, W) in [-1, 1]: sources and targets of consecutive samples, one picture a sample."""
+    """(count, 3, 1, H, W) in [-1, 1]: one picture of each of `count` consecutive samples, in turn its source, its target, and
+    its target in any style and light, because styles that few samples show must be restored as well as the common ones.
+    """
     chosen = []
     for index in range(start, start + count):
         drawn = sample(seed, index)
-        chosen.append(drawn.sources[0] if index % 3 == 0 and drawn.sources else drawn.target)
+        if index % 3 == 0:
+            chosen.append(drawn.sources[0] if drawn.sources else drawn.target)
+        elif index % 3 == 1:
+            chosen.append(drawn.target)
+        else:
+            style = STYLES[index // 3 % len(STYLES)]
+            light = LIGHTS[index // 15 % len(LIGHTS)] if style == "flat" else "day"
+            chosen.append(render(replace(drawn.target_scene, style=style, light=light)))
     return to_tensor(np.stack(chosen))
 
 
@@ -48,7 +59,7 @@ class AutoencoderStage:
         x = pictures(self.seed, step * self.config.batch, self.config.batch)
         posterior = self.vae.encode(x).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(self.seed + step))
-        z = posterior.mean + posterior.std * noise if self.config.lambda_kl else posterior.mean
+        z = posterior.mean
         scale = z.detach().float().std()
         z = z + self.config.latent_noise * scale * noise.flip(0)
         difference = self.vae.decode(z).sample.float() - x

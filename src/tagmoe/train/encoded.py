@@ -101,8 +101,7 @@ class EncodedSamples:
             drawn = [sample(self.seed, i, task=self.tasks) for i in range(start, start + CHUNK)]
             images = [s.target for s in drawn] + ([s.sources[0] for s in drawn] if self.pictures == 2 else [])
             pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
-            with torch.autocast("cpu", enabled=False):
-                tokens = self.pipeline.pack_latents(self.pipeline.encode_images(pixels))
+            tokens = self.pipeline.pack_latents(self.pipeline.encode_images(pixels))
             stacked = tokens.view(self.pictures, CHUNK, *tokens.shape[1:]).transpose(0, 1)
             self._latents[start : start + CHUNK] = stacked.numpy().astype(np.float16)
             self._filled[chunk] = 1

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from tagmoe.train.encoded import EDITING, TEXT_TO_IMAGE, Batch, EncodedSamples
 from tagmoe.train.loop import Report
 
 Validator = Callable[[TagMoEPipeline, int, Path], Report]
+Draw = tuple[Batch, Tensor, Tensor]
 
 
 class FlowStage:
@@ -66,6 +68,9 @@ class FlowStage:
         self._buckets: dict[str, EncodedSamples] = {}
         self._cache = cache
         self._counts_LN: Tensor | None = None
+        # the next micro-batch is drawn (rendered, encoded) while this one trains
+        self._drawer = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"draw-{name}")
+        self._ahead: tuple[tuple[int, int], Future[Draw]] | None = None
 
     def _bucket(self, name: str) -> EncodedSamples:
         if name not in self._buckets:
@@ -79,8 +84,21 @@ class FlowStage:
             )
         return self._buckets[name]
 
-    def draw(self, step: int, micro: int) -> tuple[Batch, Tensor, Tensor]:
-        """(batch, noise_BTC, t_B) of a micro-batch: a pure function of the seed and the step number."""
+    def _next(self, step: int, micro: int) -> Draw:
+        """What `draw` gives, taken from the drawing thread, which then starts on the following micro-batch."""
+        wanted = (step, micro)
+        if self._ahead is not None and self._ahead[0] == wanted:
+            future = self._ahead[1]
+        else:
+            future = self._drawer.submit(self.draw, step, micro)
+        following = (step, micro + 1) if micro + 1 < self.accumulate else (step + 1, 0)
+        drawn = future.result()
+        self._ahead = (following, self._drawer.submit(self.draw, *following)) if following[0] < self.steps else None
+        return drawn
+
+    @torch.no_grad()
+    def draw(self, step: int, micro: int) -> Draw:
+        """(batch, noise_BTC, t_B) of a micro-batch: a pure function of the seed and the step number, in fp32."""
         every = self.config.text_to_image_every
         generate_steps = -(-step // every)  # steps before this one that were text-to-image
         is_generate = step % every == 0
@@ -104,7 +122,7 @@ class FlowStage:
 
     def loss(self, step: int, micro: int) -> tuple[Tensor, Report]:
         """Eq. (5) on one micro-batch."""
-        batch, noise_BTC, t_B = self.draw(step, micro)
+        batch, noise_BTC, t_B = self._next(step, micro)
         tokens = interpolate(batch.target_BTC, noise_BTC, t_B)
         target_tokens = tokens.shape[1]
         side = round(target_tokens**0.5)

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from tagmoe.config import OptimizerConfig, RunConfig
-from tagmoe.errors import TrainingError
+from tagmoe.errors import MissingError, TrainingError
 from tagmoe.train.checkpoint import (
     flat_parameters,
     list_checkpoints,
@@ -69,10 +69,17 @@ class Run:
     versions: dict[str, str]
     console: Console
 
+    def __post_init__(self) -> None:
+        self._writer = _tensorboard(self.folder) if self.config.tensorboard else None
+
     def log(self, record: Mapping[str, Any]) -> None:
-        """Append one line to metrics.jsonl."""
+        """Append one line to metrics.jsonl, and its numbers to TensorBoard where that is asked for."""
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(record) + "\n")
+        if self._writer is not None:
+            for name, value in record.items():
+                if name not in ("stage", "step"):
+                    self._writer.add_scalar(f"{record['stage']}/{name}", value, record["step"])
 
     def forget_after(self, stage: str, step: int) -> None:
         """Drop metrics of steps that a resumed stage will run again."""
@@ -82,6 +89,16 @@ class Run:
         records = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
         kept = [line for line in records if (r := json.loads(line))["stage"] != stage or r["step"] <= step]
         path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise MissingError(
+            "tensorboard is true in the recipe but TensorBoard is not installed; run: pip install 'tagmoe[train]'"
+        ) from error
+    return SummaryWriter(folder / "tensorboard")
 
 
 def autocast(precision: str) -> torch.autocast:

@@ -67,6 +67,8 @@ def _train(run: Run, validator: Validator) -> Path:
     config = run.config
     parts = train_components(run) if config.components is None else _frozen(config.components)
     dense = _transformer(config, parts)
+    if config.compile:
+        dense.compile_repeated_blocks()
     pipeline = assemble(dense, parts)
     base = FlowStage(
         "base",
@@ -83,6 +85,8 @@ def _train(run: Run, validator: Validator) -> Path:
     generator = torch.Generator().manual_seed(config.seed)
     moe = upcycle(dense, **config.moe.model_dump(), generator=generator)
     moe.set_attn_processor(RealRoPEAttnProcessor())
+    if config.compile:
+        moe.compile_repeated_blocks()
     pipeline = assemble(moe, parts)
     unified = FlowStage(
         "unified",
@@ -99,7 +103,11 @@ def _train(run: Run, validator: Validator) -> Path:
     target = run.folder / "model"
     save_model(pipeline, target)
     save_file(
-        {name.removeprefix("objective."): value for name, value in ema.items() if name.startswith("objective.")},
+        {
+            name.removeprefix("objective."): value.to(torch.bfloat16)
+            for name, value in ema.items()
+            if name.startswith("objective.")
+        },
         target / "alignment.safetensors",
     )
     shutil.rmtree(run.folder / "cache", ignore_errors=True)

@@ -1,0 +1,43 @@
+# make demo   set up, edit held-out pictures with the packaged model, write demo/report.html
+# make test   set up, run the default tests (under 10 minutes on 2 cores)
+VENV   := .venv
+PY     := $(VENV)/bin/python
+READY  := $(VENV)/.ready
+# the first interpreter that runs and is 3.11 or 3.12
+PYTHON ?= $(shell for p in python3 python3.11 python3.12; do \
+	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
+
+.PHONY: demo test test-all check bench setup clean
+
+demo: $(READY)
+	$(VENV)/bin/tagmoe demo --out demo --force
+
+test: $(READY)
+	$(PY) -m pytest
+
+test-all: $(READY)
+	$(PY) -m pytest -m 'slow or not slow' --timeout=1800
+
+check: $(READY)
+	$(VENV)/bin/ruff check src tests benchmarks
+	$(VENV)/bin/ruff format --check src tests benchmarks
+	$(VENV)/bin/mypy
+	$(PY) -m pytest
+
+bench: $(READY)
+	$(PY) benchmarks/cli.py
+	$(PY) benchmarks/train_speed.py
+	$(PY) benchmarks/world.py
+
+setup: $(READY)
+
+# torch first and by itself: its version decides which build of everything else fits
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "tagmoe needs Python 3.11 or 3.12; install one, or call make PYTHON=/path/to/it"; exit 1; }
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) demo build dist src/*.egg-info

@@ -1,0 +1,1 @@
+"""Scoring an editor on TagWorld, and the report of it."""

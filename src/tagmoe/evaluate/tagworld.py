@@ -1,0 +1,245 @@
+"""TagWorld as a benchmark: draw test cases, edit them, let the oracle score the pictures (in the role of paper 4.2-4.3).
+
+Any editor can be scored: it is a function from instructions, pictures and seeds to pictures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from tagmoe.errors import UsageError
+from tagmoe.evaluate.sheet import contact_sheet
+from tagmoe.pipeline import TagMoEPipeline
+from tagmoe.routing.record import CaseRouting, record
+from tagmoe.world import TASKS, Sample, Verdict, judge, sample
+
+Picture = Image.Image | np.ndarray
+Z_95 = 1.959964
+
+
+class Editor(Protocol):
+    """Anything to be scored. All pictures of one call have the same number of references (none: generate)."""
+
+    def __call__(
+        self, instructions: Sequence[str], images: Sequence[Sequence[Image.Image]], seeds: Sequence[int]
+    ) -> Sequence[Picture]:
+        """One picture for each instruction, its references and its seed."""
+        ...
+
+
+@dataclass(frozen=True)
+class Edits:
+    """images: (H, W, 3) uint8, one a case. routing: one a case when it was recorded."""
+
+    images: list[np.ndarray]
+    routing: list[CaseRouting] | None = None
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of successes among n cases, with its 95 % Wilson interval."""
+
+    n: int
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """One task: the share of successes, and how much of the rest stayed (None where the whole picture is new)."""
+
+    task: str
+    n: int
+    success: float
+    unchanged: float | None
+
+
+@dataclass(frozen=True)
+class TagWorldScores:
+    """Means over the cases that ask for each (None where none does); `verdicts` in the order of the cases.
+
+    `held_out`: success on seen and held-out phrasings, and on seen and held-out combinations of attributes.
+    """
+
+    success: Share
+    unchanged: float | None
+    subject: float | None
+    face: float | None
+    style: float | None
+    tasks: tuple[TaskScore, ...]
+    held_out: dict[str, Share]
+    verdicts: tuple[Verdict, ...]
+
+
+def cases(per_task: int, seed: int, tasks: Sequence[str] | None = None) -> list[Sample]:
+    """`per_task` test cases of every task (or of `tasks`), in the order of tasks; fewer cases are the first of more.
+
+    Raises UsageError for an unknown task or fewer than one case.
+    """
+    if per_task < 1:
+        raise UsageError(f"The number of cases a task is {per_task}; give 1 or more.")
+    number = {name: position for position, name in enumerate(TASKS)}
+    # Every case has its own index: with a shared one, the scenes of different tasks would be drawn alike.
+    return [
+        sample(seed, i * len(TASKS) + number.get(task, 0), split="test", task=task)
+        for task in (TASKS if tasks is None else tasks)
+        for i in range(per_task)
+    ]
+
+
+def run_editor(
+    editor: Editor,
+    samples: Sequence[Sample],
+    *,
+    batch: int = 32,
+    seed: int = 0,
+    on_batch: Callable[[int], None] | None = None,
+) -> list[np.ndarray]:
+    """The pictures of any editor. Case i gets seed + i, so that a result does not depend on the batch size.
+
+    `on_batch` is told how many cases are done.
+    """
+    images: dict[int, np.ndarray] = {}
+    for indices in _batches(samples, batch):
+        outputs = editor(
+            [samples[i].instruction for i in indices],
+            [[Image.fromarray(source) for source in samples[i].sources] for i in indices],
+            [seed + i for i in indices],
+        )
+        images |= {i: _as_array(output) for i, output in zip(indices, outputs, strict=True)}
+        if on_batch is not None:
+            on_batch(len(images))
+    return [images[i] for i in range(len(samples))]
+
+
+def edit(
+    pipeline: TagMoEPipeline,
+    samples: Sequence[Sample],
+    *,
+    steps: int | None = None,
+    cfg: float | None = None,
+    batch: int = 32,
+    seed: int = 0,
+    return_routing: bool = False,
+    on_batch: Callable[[int], None] | None = None,
+) -> Edits:
+    """Edit (or generate) all cases with a pipeline, and record the routing of each if asked."""
+    recorded: list[CaseRouting] = []
+    # One bar for all cases is the caller's business; a bar for each batch would hide it.
+    pipeline.set_progress_bar_config(disable=True)
+
+    def editor(
+        instructions: Sequence[str], images: Sequence[Sequence[Image.Image]], seeds: Sequence[int]
+    ) -> Sequence[Picture]:
+        output = pipeline(
+            list(instructions),
+            [list(pictures) for pictures in images] if images[0] else None,
+            num_inference_steps=steps,
+            true_cfg_scale=cfg,
+            seed=list(seeds),
+            return_routing="full" if return_routing else None,
+        )
+        if output.routing is not None:
+            recorded.extend(record(output.routing))
+        return output.images
+
+    images = run_editor(editor, samples, batch=batch, seed=seed, on_batch=on_batch)
+    if not return_routing:
+        return Edits(images)
+    order = [i for indices in _batches(samples, batch) for i in indices]
+    by_case = dict(zip(order, recorded, strict=True))
+    return Edits(images, [by_case[i] for i in range(len(samples))])
+
+
+def score(samples: Sequence[Sample], images: Sequence[Picture]) -> TagWorldScores:
+    """Judge every picture against its case. Raises UsageError when there are no cases."""
+    if not samples:
+        raise UsageError("There are no cases to score; give at least one.")
+    verdicts = tuple(judge(case, image) for case, image in zip(samples, images, strict=True))
+    pairs = list(zip(samples, verdicts, strict=True))
+    return TagWorldScores(
+        success=_share([v.success for v in verdicts]),
+        unchanged=_unchanged(pairs),
+        subject=_mean([v.subject for v in verdicts]),
+        face=_mean([v.face for v in verdicts]),
+        style=_mean([v.style for v in verdicts]),
+        tasks=tuple(
+            _task_score(task, [pair for pair in pairs if pair[0].task == task])
+            for task in dict.fromkeys(case.task for case in samples)
+        ),
+        held_out=_held_out(pairs),
+        verdicts=verdicts,
+    )
+
+
+def validator(per_task: int, seed: int = 0) -> Callable[[TagMoEPipeline, int, Path], dict[str, float]]:
+    """What training calls to validate: edits the cases, writes a contact sheet, returns {"success", "unchanged"}."""
+    samples = cases(per_task, seed)
+
+    def validate(pipeline: TagMoEPipeline, step: int, folder: Path) -> dict[str, float]:
+        images = edit(pipeline, samples, seed=seed).images
+        scores = score(samples, images)
+        contact_sheet(samples, images, scores.verdicts, folder / f"{step:08d}.png")
+        return {"success": scores.success.value, "unchanged": scores.unchanged or 0.0}
+
+    return validate
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """The 95 % Wilson score interval of a share; (0, 1) without cases."""
+    if n == 0:
+        return 0.0, 1.0
+    p, z2 = successes / n, Z_95**2
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z_95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    # At none or all of n the bound is 0 or 1 exactly, up to rounding.
+    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
+
+
+def _batches(samples: Sequence[Sample], batch: int) -> Iterator[list[int]]:
+    """Indices of cases that fit one call: those with the same number of references, in order."""
+    for count in sorted({len(case.sources) for case in samples}):
+        indices = [i for i, case in enumerate(samples) if len(case.sources) == count]
+        for start in range(0, len(indices), batch):
+            yield indices[start : start + batch]
+
+
+def _as_array(picture: Picture) -> np.ndarray:
+    return picture if isinstance(picture, np.ndarray) else np.asarray(picture.convert("RGB"))
+
+
+def _share(outcomes: Sequence[bool]) -> Share:
+    low, high = wilson(sum(outcomes), len(outcomes))
+    return Share(len(outcomes), sum(outcomes) / len(outcomes) if outcomes else 0.0, low, high)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return fmean(present) if present else None
+
+
+def _unchanged(pairs: Sequence[tuple[Sample, Verdict]]) -> float | None:
+    # A picture that is new as a whole has no rest: its perfect score would only flatter the mean.
+    return _mean([v.unchanged for case, v in pairs if case.tags.scope[0].endswith("editing")])
+
+
+def _task_score(task: str, pairs: Sequence[tuple[Sample, Verdict]]) -> TaskScore:
+    return TaskScore(task, len(pairs), fmean(v.success for _, v in pairs), _unchanged(pairs))
+
+
+def _held_out(pairs: Sequence[tuple[Sample, Verdict]]) -> dict[str, Share]:
+    return {
+        "seen phrasing": _share([v.success for case, v in pairs if not case.held_out_paraphrase]),
+        "held-out phrasing": _share([v.success for case, v in pairs if case.held_out_paraphrase]),
+        "seen combination": _share([v.success for case, v in pairs if not case.held_out_combination]),
+        "held-out combination": _share([v.success for case, v in pairs if case.held_out_combination]),
+    }

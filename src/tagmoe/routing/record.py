@@ -1,0 +1,84 @@
+"""From routing traces to the numbers of Fig. 6 (paper 4.5): which expert gets how many tokens, and which tokens.
+
+Everything here is numpy, averaged over the denoising steps; a trace is read and no model is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from tagmoe.model.routing import RoutingTrace
+
+
+@dataclass(frozen=True)
+class CaseRouting:
+    """The routing of one picture, mean over steps; shares are of tokens whose first choice is the expert, 0 to 1.
+
+    target_LN, references_LN (None without references): shares, each row sums to 1.
+    maps_LhwN: softmax scores of the target's tokens as pictures.
+    """
+
+    target_LN: np.ndarray
+    references_LN: np.ndarray | None
+    maps_LhwN: np.ndarray
+
+
+@dataclass(frozen=True)
+class TaskRouting:
+    """The mean routing of a task's cases (Fig. 6, one heatmap): shares of the target's and of the references' tokens."""
+
+    cases: int
+    target_LN: np.ndarray
+    references_LN: np.ndarray | None
+
+
+def record(traces: Sequence[RoutingTrace]) -> list[CaseRouting]:
+    """The routing of every sample of a batch, from the traces of its denoising steps (paper 4.5).
+
+    Target and reference tokens are kept apart: the paper counts all image tokens, but only the target's make the output.
+    """
+    target_LBN = _mean([trace.utilisation(0).numpy() for trace in traces])
+    maps_LBhwN = _mean([trace.image(0).numpy() for trace in traces])
+    references_LBN = None
+    if len(traces[0].grids) > 1:
+        references_LBN = _mean([_references(trace) for trace in traces])
+    return [
+        CaseRouting(
+            target_LN=target_LBN[:, b],
+            references_LN=None if references_LBN is None else references_LBN[:, b],
+            maps_LhwN=maps_LBhwN[:, b],
+        )
+        for b in range(target_LBN.shape[1])
+    ]
+
+
+def by_task(tasks: Sequence[str], cases: Sequence[CaseRouting]) -> dict[str, TaskRouting]:
+    """Mean routing of each task (Fig. 6), in order of first appearance; `tasks[i]` is the task of `cases[i]`."""
+    grouped: dict[str, list[CaseRouting]] = {}
+    for task, case in zip(tasks, cases, strict=True):
+        grouped.setdefault(task, []).append(case)
+    return {task: _task_routing(members) for task, members in grouped.items()}
+
+
+def _task_routing(members: list[CaseRouting]) -> TaskRouting:
+    references = [case.references_LN for case in members if case.references_LN is not None]
+    return TaskRouting(
+        cases=len(members),
+        target_LN=_mean([case.target_LN for case in members]),
+        references_LN=_mean(references) if references else None,
+    )
+
+
+def _references(trace: RoutingTrace) -> np.ndarray:
+    """Shares over the tokens of all references, (L, B, N): the mean over images, weighted by their tokens."""
+    tokens = np.array([prod(grid) for grid in trace.grids[1:]], dtype=np.float64)
+    shares = np.stack([trace.utilisation(image).numpy() for image in range(1, len(trace.grids))])
+    return np.tensordot(tokens / tokens.sum(), shares, axes=1)
+
+
+def _mean(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    return np.mean(np.stack(arrays), axis=0, dtype=np.float64)

@@ -1,0 +1,67 @@
+"""The latent cache gives what encoding would, in an order that is a function of the position."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tagmoe.pipeline import TagMoEPipeline
+from tagmoe.train.encoded import EDITING, TEXT_TO_IMAGE, EncodedSamples
+from tagmoe.world import TASKS, sample
+
+
+@pytest.fixture
+def pipeline(components: str) -> TagMoEPipeline:
+    return TagMoEPipeline.from_pretrained(components, torch_dtype=torch.float32)
+
+
+def store(pipeline: TagMoEPipeline, folder: Path, tasks: tuple[str, ...] = EDITING) -> EncodedSamples:
+    return EncodedSamples(pipeline, tasks, seed=5, unique=100, folder=folder, name="edit")
+
+
+def test_every_epoch_is_another_permutation(pipeline: TagMoEPipeline, tmp_path: Path) -> None:
+    samples = store(pipeline, tmp_path)
+    epochs = [samples.positions(100 * epoch, 100) for epoch in range(3)]
+    assert all(sorted(epoch) == list(range(100)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert samples.positions(150, 10) == epochs[1][50:60]
+
+
+def test_cached_latents_equal_fresh_ones_and_survive_the_process(pipeline: TagMoEPipeline, tmp_path: Path) -> None:
+    indices = [70, 3, 70, 99]
+    first = store(pipeline, tmp_path).batch(indices, blank=[False] * 4)
+    again = store(pipeline, tmp_path).batch(indices, blank=[False] * 4)
+    assert torch.equal(first.target_BTC, again.target_BTC)
+    drawn = sample(5, 3, task=EDITING)
+    pixels = torch.from_numpy(np.stack([drawn.target, drawn.sources[0]])).permute(0, 3, 1, 2).float() / 127.5 - 1
+    expected = pipeline.pack_latents(pipeline.encode_images(pixels))
+    assert first.reference_BTC is not None
+    torch.testing.assert_close(first.target_BTC[1], expected[0], atol=2e-3, rtol=2e-3)
+    torch.testing.assert_close(first.reference_BTC[1], expected[1], atol=2e-3, rtol=2e-3)
+
+
+def test_a_batch_carries_tags_edit_mask_and_blank_text(pipeline: TagMoEPipeline, tmp_path: Path) -> None:
+    batch = store(pipeline, tmp_path).batch([0, 1], blank=[False, True])
+    for row, drawn in enumerate(batch.samples):
+        assert batch.tags_BK[row].tolist() == list(drawn.tags.multi_hot())
+        side = drawn.mask.shape[0] // 4
+        for token in range(16):
+            y, x = divmod(token, 4)
+            assert bool(batch.edited_BT[row, token]) == drawn.mask[y * side : (y + 1) * side, x * side : (x + 1) * side].any()
+    assert int(batch.mask_BS[1].sum()) < int(batch.mask_BS[0].sum())
+    assert store(pipeline, tmp_path, TEXT_TO_IMAGE).batch([0], blank=[False]).reference_BTC is None
+
+
+def test_another_encoder_is_another_cache(pipeline: TagMoEPipeline, tmp_path: Path) -> None:
+    store(pipeline, tmp_path).batch([0], blank=[False])
+    with torch.no_grad():
+        next(pipeline.vae.parameters()).add_(1.0)
+    store(pipeline, tmp_path).batch([0], blank=[False])
+    assert len(list(tmp_path.glob("*.latents"))) == 2
+
+
+def test_the_buckets_hold_all_tasks() -> None:
+    assert set(TEXT_TO_IMAGE) | set(EDITING) == set(TASKS)

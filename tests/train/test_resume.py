@@ -1,0 +1,121 @@
+"""A stopped run goes on bit for bit: after a kill, after Ctrl-C, after a half-written checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from tagmoe.config import RunConfig
+from tagmoe.errors import CheckpointError, TrainingError, UsageError
+from tagmoe.train.checkpoint import list_checkpoints
+
+KILLED_RUN = """
+import os, signal, sys, yaml
+from pathlib import Path
+from rich.console import Console
+import tagmoe.train.loop as loop
+from tagmoe.config import check_config
+from tagmoe.train.recipe import train
+
+original, stage_to_kill, step_to_kill = loop._train_step, sys.argv[2], int(sys.argv[3])
+
+def train_step(stage, step, *rest):
+    if stage.name == stage_to_kill and step == step_to_kill:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(stage, step, *rest)
+
+loop._train_step = train_step
+train(check_config(yaml.safe_load(Path(sys.argv[1]).read_text())), validator=lambda *_: {}, console=Console(quiet=True))
+"""
+
+
+def metrics(config: RunConfig) -> list[dict[str, float]]:
+    """All logged steps without what may differ: the time they took."""
+    lines = (Path(config.output_dir) / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
+
+
+def weights(model: Path) -> dict[str, bytes]:
+    """Every tensor of the finished transformer and of W_tag and H_pred, as bytes."""
+    files = [model / "transformer" / "diffusion_pytorch_model.safetensors", model / "alignment.safetensors"]
+    return {name: value.view(-1).float().numpy().tobytes() for file in files for name, value in load_file(file).items()}
+
+
+@pytest.mark.parametrize(("stage", "step"), [("base", 4), ("unified", 4), ("unified", 1)])
+def test_six_steps_equal_three_a_kill_and_three(
+    stage: str, step: int, config: Callable[..., RunConfig], run_training: Callable[..., Path], tmp_path: Path
+) -> None:
+    whole = config("whole")
+    expected = run_training(whole)
+    killed = config("killed")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(killed.model_dump(mode="json")))
+    process = subprocess.run([sys.executable, "-c", KILLED_RUN, str(recipe), stage, str(step)], capture_output=True)
+    assert process.returncode == -signal.SIGKILL, process.stderr.decode()
+    resumed = run_training(killed, resume=True)
+    assert metrics(killed) == metrics(whole)
+    assert weights(resumed) == weights(expected)
+
+
+def test_ctrl_c_saves_exits_130_and_resumes(config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    long = config("long", unified={"steps": 5000}, save_every=1000)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(long.model_dump(mode="json")))
+    command = [sys.executable, "-c", "from tagmoe.cli import main; main()", "train", str(recipe)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    log = Path(long.output_dir) / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (log.exists() and '"unified"' in log.read_text()):
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        time.sleep(0.2)
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    saved = list_checkpoints(Path(long.output_dir) / "checkpoints" / "unified")
+    last = [line for line in metrics(long) if line["stage"] == "unified"][-1]
+    assert int(saved[-1].name) == last["step"]
+
+
+def test_a_half_written_checkpoint_is_ignored(
+    config: Callable[..., RunConfig], run_training: Callable[..., Path]
+) -> None:
+    run = config()
+    expected = weights(run_training(run))
+    folder = Path(run.output_dir) / "checkpoints" / "unified"
+    (folder / ".partial-00000006").mkdir()
+    (folder / ".partial-00000006" / "modules.safetensors").write_bytes(b"half")
+    (folder / "00000007").mkdir()
+    assert [path.name for path in list_checkpoints(folder)] == ["00000003", "00000006"]
+    assert weights(run_training(run, resume=True)) == expected
+
+
+def test_a_damaged_checkpoint_is_named(config: Callable[..., RunConfig], run_training: Callable[..., Path]) -> None:
+    run = config()
+    run_training(run)
+    damaged = list_checkpoints(Path(run.output_dir) / "checkpoints" / "unified")[-1] / "modules.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match=r"modules.safetensors.*delete the folder"):
+        run_training(run, resume=True)
+
+
+def test_a_run_is_not_resumed_under_other_settings(
+    config: Callable[..., RunConfig], run_training: Callable[..., Path]
+) -> None:
+    run_training(config())
+    with pytest.raises(TrainingError, match="settings differ"):
+        run_training(config(seed=1), resume=True)
+    with pytest.raises(UsageError, match="not empty"):
+        run_training(config())
+    with pytest.raises(UsageError, match="no run to resume"):
+        run_training(config("elsewhere"), resume=True)
