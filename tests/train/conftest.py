@@ -33,7 +33,7 @@ SETTINGS: dict[str, Any] = {
 @pytest.fixture(scope="session")
 def components(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Folder of an untrained pipeline whose autoencoder and text encoder a run can use."""
-    tokenizer = train_tokenizer(instructions(0, 200), vocab_size=300)
+    tokenizer = train_tokenizer(instructions(0, 500), vocab_size=420)
     encoder = make_text_encoder(tokenizer, hidden_size=32, num_layers=1, num_heads=2, num_kv_heads=1, intermediate_size=32)
     vae = fast_single_frame(make_autoencoder(base_dim=4, z_dim=4, dim_mult=(1, 1, 2, 2)))
     parts = Components(vae, tokenizer, encoder)

@@ -1,0 +1,96 @@
+"""The command line: `tagmoe VERB`. Result on stdout, all else on stderr; exit codes 0, 1, 2, 3 and 130 (see errors.py).
+
+One file a verb. Verbs import torch and the like when they run, so that help and mistakes are answered at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from tagmoe import __version__
+from tagmoe.cli.demo import demo
+from tagmoe.cli.edit import edit
+from tagmoe.cli.generate import generate
+from tagmoe.cli.info import info
+from tagmoe.cli.output import say
+from tagmoe.cli.train import train
+from tagmoe.cli.upcycle import upcycle
+from tagmoe.errors import TagMoEError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="tagmoe",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for verb in (demo, edit, generate, train, upcycle, info):
+    app.command()(verb)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    ctx: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and the libraries' messages.")] = False,
+) -> None:
+    """Generate and edit pictures with a task-aware mixture of experts, train one, and see what its experts do."""
+    if version:
+        typer.echo(__version__)
+    elif ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+
+
+def main() -> None:
+    """The console script: run and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; returns its exit code. No exception leaves it but SystemExit."""
+    # Accepted anywhere: whoever is told to run again with --debug adds it at the end.
+    debug = "--debug" in arguments
+    if debug:
+        os.environ["TAGMOE_DEBUG"] = "1"
+    words = [word for word in arguments if word != "--debug"]
+    try:
+        code = app(words, prog_name="tagmoe", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of a pipe (head) has seen enough; nothing more can be said, also not when Python closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        return _explain(error)
+    finally:
+        os.environ.pop("TAGMOE_DEBUG", None)
+    if code == INTERRUPTED:
+        say("interrupted: the command was stopped before it was finished.")
+    return code if isinstance(code, int) else 0
+
+
+def _explain(error: Exception) -> int:
+    """Say an error in one sentence; returns the exit code."""
+    if isinstance(error, TagMoEError):
+        say(f"error: {error}")
+        return error.exit_code
+    # What the parser of arguments raises: typer carries its own copy of click, so there is no one class to name.
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+        context = getattr(error, "ctx", None)
+        place = context.command_path if context is not None else "tagmoe"
+        say(f'error: {error.format_message()} See "{place} --help".')
+        return int(error.exit_code)
+    message = " ".join(str(error).split()) or type(error).__name__
+    say(f"internal error: {type(error).__name__}: {message}; run again with --debug to see where.")
+    return 1

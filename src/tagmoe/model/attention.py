@@ -12,6 +12,7 @@ import torch
 from diffusers.hooks._helpers import AttentionProcessorRegistry
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.attention_processor import Attention
+from diffusers.models.normalization import RMSNorm
 from diffusers.models.transformers.transformer_qwenimage import QwenDoubleStreamAttnProcessor2_0
 
 RotaryTable = tuple[torch.Tensor, torch.Tensor]
@@ -30,12 +31,44 @@ def real_rotary(complex_freqs: tuple[torch.Tensor, torch.Tensor]) -> RotaryTable
 def rotate(x_BSHE: torch.Tensor, table: RotaryTable) -> torch.Tensor:
     """Rotate the pairs (x_2j, x_2j+1) of every head by their angle, in fp32.
 
-    The result holds all first members, then all second members: queries and keys are permuted alike, so that their
-    products are diffusers' own, and the costly interleaving is saved.
+    Eager, one complex product is 4 times faster than real arithmetic; compiled, only real arithmetic can be fused.
+    The compiled result holds all first members, then all second ones: queries and keys are permuted alike, so that
+    their products are unchanged, and the costly interleaving is saved.
     """
     cos, sin = table
-    even, odd = x_BSHE.float().unflatten(-1, (-1, 2)).unbind(-1)
+    pairs = x_BSHE.float().unflatten(-1, (-1, 2))
+    if not torch.compiler.is_compiling():
+        rotated = torch.view_as_complex(pairs) * torch.complex(cos, sin)
+        return torch.view_as_real(rotated).flatten(3).to(x_BSHE.dtype)
+    even, odd = pairs.unbind(-1)
     return torch.cat([even * cos - odd * sin, odd * cos + even * sin], dim=-1).to(x_BSHE.dtype)
+
+
+class _RMSNorm(torch.autograd.Function):
+    """x / rms(x) * w with its backward by hand: 6 passes over the data where autograd makes 14."""
+
+    @staticmethod
+    def forward(ctx, x_RE: torch.Tensor, weight_E: torch.Tensor, eps: float) -> torch.Tensor:  # type: ignore[override]
+        norm = torch.linalg.vector_norm(x_RE, dim=-1, keepdim=True)
+        scale = torch.rsqrt(norm.square() / x_RE.shape[-1] + eps)
+        ctx.save_for_backward(x_RE, weight_E, scale)
+        return (x_RE * scale).mul_(weight_E)
+
+    @staticmethod
+    def backward(ctx, grad_RE: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:  # type: ignore[override]
+        x_RE, weight_E, scale = ctx.saved_tensors
+        product = (x_RE * scale).mul_(grad_RE)
+        projection = (product @ weight_E)[..., None] * scale.square() / x_RE.shape[-1]
+        grad_x = (grad_RE * weight_E).mul_(scale).addcmul_(x_RE, projection, value=-1)
+        return grad_x, product.flatten(0, -2).sum(0), None
+
+
+def rms_norm(norm: RMSNorm, x_BSHE: torch.Tensor) -> torch.Tensor:
+    """diffusers' `RMSNorm` over each head, fast on a CPU: in fp32, its weight times x / sqrt(mean(x^2) + eps)."""
+    if torch.compiler.is_compiling() or x_BSHE.device.type != "cpu" or norm.bias is not None:
+        return norm(x_BSHE)
+    with torch.autocast("cpu", enabled=False):
+        return _RMSNorm.apply(x_BSHE.float(), norm.weight.float(), norm.eps)
 
 
 def half_attention(
@@ -83,15 +116,15 @@ class RealRoPEAttnProcessor:
 
         query = torch.cat(
             [
-                attn.norm_added_q(heads(attn.add_q_proj(encoder_hidden_states))),
-                attn.norm_q(heads(attn.to_q(hidden_states))),
+                rms_norm(attn.norm_added_q, heads(attn.add_q_proj(encoder_hidden_states))),
+                rms_norm(attn.norm_q, heads(attn.to_q(hidden_states))),
             ],
             dim=1,
         )
         key = torch.cat(
             [
-                attn.norm_added_k(heads(attn.add_k_proj(encoder_hidden_states))),
-                attn.norm_k(heads(attn.to_k(hidden_states))),
+                rms_norm(attn.norm_added_k, heads(attn.add_k_proj(encoder_hidden_states))),
+                rms_norm(attn.norm_k, heads(attn.to_k(hidden_states))),
             ],
             dim=1,
         )

@@ -69,7 +69,7 @@ class TagMoETransformerBlock(QwenImageTransformerBlock):
         joint_attention_kwargs: dict[str, Any] | None = None,
         modulate_index: torch.Tensor | None = None,
         return_routing: str | None = None,
-    ) -> tuple[torch.Tensor, ...]:
+    ) -> tuple[Any, ...]:
         """(B, T, D) image and (B, S, D) text streams -> (text, image) and, if asked, the routing tensors."""
         img_mod1, img_mod2 = self.img_mod(temb).chunk(2, dim=-1)
         if self.zero_cond_t:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tagmoe.config import LossConfig, OptimizerConfig, StageConfig
+from tagmoe.losses.balance import expert_load
 from tagmoe.losses.flow import interpolate, sample_timesteps
 from tagmoe.losses.objective import Objective
 from tagmoe.pipeline import TagMoEPipeline
@@ -67,7 +68,7 @@ class FlowStage:
             self.modules = {**self.modules, "objective": self.objective}
         self._buckets: dict[str, EncodedSamples] = {}
         self._cache = cache
-        self._counts_LN: Tensor | None = None
+        self._load_LN: Tensor | None = None
         # the next micro-batch is drawn (rendered, encoded) while this one trains
         self._drawer = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"draw-{name}")
         self._ahead: tuple[tuple[int, int], Future[Draw]] | None = None
@@ -164,10 +165,10 @@ class FlowStage:
         return terms.total, report
 
     def _count(self, counts_LBN: Tensor, micro: int) -> Tensor:
-        """Tokens an expert got in this step so far: the balance loss must not ask each micro-batch to be balanced."""
-        counts_LN = counts_LBN.detach().sum(dim=1)
-        self._counts_LN = counts_LN if micro == 0 or self._counts_LN is None else self._counts_LN + counts_LN
-        return self._counts_LN
+        """Load of every expert in this step so far: the balance loss must not ask each micro-batch to be balanced."""
+        load_LN = expert_load(counts_LBN)
+        self._load_LN = load_LN if micro == 0 or self._load_LN is None else self._load_LN + load_LN
+        return self._load_LN
 
     def validate(self, step: int, folder: Path) -> Report:
         """Edit test cases with the averaged weights and let the oracle judge them."""

@@ -107,7 +107,7 @@ def _sprites() -> tuple[np.ndarray, np.ndarray]:
     return paint, cover
 
 
-@lru_cache(maxsize=64)  # 1.3 MB each
+@lru_cache(maxsize=144)  # all settings: 1.3 MB each, 190 MB once every style and light was read
 def _candidates(setting: Setting) -> tuple[np.ndarray, np.ndarray]:
     """Every cell of a setting, as (things, 3072) uint8, and each one's mean square about grey (things,) float32."""
     paint, cover = _sprites()

@@ -118,12 +118,11 @@ def _face(face: Face) -> Image.Image:
     skin, hair = _SKIN[face.skin], _HAIR[face.hair]
     skin_line, hair_line = _shade(skin, 0.62), _shade(hair, 0.6)
     line = int(_SCALE * 0.9)
-    draw.rounded_rectangle(at(1.5, 1.5, 26.5, 22), radius=10 * _SCALE, fill=hair, outline=hair_line, width=line)
-    for x in (2.5, 22.5):
-        draw.ellipse(at(x, 13.5, x + 3, 18.5), fill=skin, outline=skin_line, width=line)
-    draw.rounded_rectangle(at(4, 5, 24, 27.5), radius=9.5 * _SCALE, fill=skin, outline=skin_line, width=line)
+    # Broad locks beside the face: under a hat they are all that tells the colour of the hair.
+    draw.rounded_rectangle(at(0.3, 1.5, 27.7, 24), radius=9 * _SCALE, fill=hair, outline=hair_line, width=line)
+    draw.rounded_rectangle(at(5, 5, 23, 27.5), radius=8.5 * _SCALE, fill=skin, outline=skin_line, width=line)
     # The fringe: hair over the forehead, with a parting.
-    draw.pieslice(at(3.4, 2.2, 24.6, 17.5), 180, 360, fill=hair)
+    draw.pieslice(at(4.4, 2.2, 23.6, 17.5), 180, 360, fill=hair)
     draw.polygon(
         [
             (at(11, 0, 0, 0)[0], at(0, 9.9, 0, 0)[1]),

@@ -1,0 +1,110 @@
+"""`tagmoe demo`: edit held-out TagWorld cases with a model, judge them, write the report."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tagmoe.cli.models import check_model, load_model, model_name
+from tagmoe.cli.options import AsJson, Cfg, FixedSeed, Force, Model, Steps, Threads
+from tagmoe.cli.output import check_output_folder, give, new_folder, say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tagmoe.evaluate.tagworld import Edits, TagWorldScores
+    from tagmoe.pipeline import TagMoEPipeline
+    from tagmoe.world import Sample
+
+FILES = ("report.html", "results.json")
+DEFAULT_CASES = 3
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write: report.html and results.json.")] = Path(
+        "demo"
+    ),
+    cases: Annotated[int, typer.Option(min=1, help="Cases of each of the 25 tasks.")] = DEFAULT_CASES,
+    model: Model = None,
+    steps: Steps = None,
+    cfg: Cfg = None,
+    seed: FixedSeed = 0,
+    threads: Threads = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Edit held-out pictures of every task, judge them from their pixels, and write a report of one page."""
+    check_output_folder(out, force=force, ours=FILES)
+    check_model(model)
+    pipeline = load_model(model, threads=threads)
+    from tagmoe.evaluate.report import Evaluation, write_report
+    from tagmoe.evaluate.tagworld import cases as draw_cases
+    from tagmoe.evaluate.tagworld import score
+    from tagmoe.train.recipe import versions
+
+    samples = draw_cases(cases, seed)
+    started = time.perf_counter()
+    edits = _edit(pipeline, samples, steps=steps, cfg=cfg, seed=seed)
+    seconds = time.perf_counter() - started
+    evaluation = Evaluation(
+        samples=samples,
+        images=edits.images,
+        scores=score(samples, edits.images),
+        routing=edits.routing,
+        model=model_name(model),
+        versions=versions(),
+        seed=seed,
+        steps=pipeline.config.default_steps if steps is None else steps,
+        cfg=pipeline.config.default_cfg if cfg is None else cfg,
+        seconds=round(seconds, 3),
+        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        command=_command(),
+    )
+    with new_folder(out) as folder:
+        data = write_report(evaluation, folder)
+    _table(evaluation.scores)
+    report = out / "report.html"
+    give({"report": str(report), **data}, str(report), as_json=as_json)
+
+
+def _edit(pipeline: TagMoEPipeline, samples: Sequence[Sample], **options: Any) -> Edits:
+    """Edit with one bar on a terminal and silence elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from tagmoe.evaluate.tagworld import edit
+
+    console = Console(stderr=True)
+    columns = (TextColumn("editing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    has_experts = bool(getattr(pipeline.transformer.config, "num_moe_blocks", 0))
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("editing", total=len(samples))
+        return edit(
+            pipeline,
+            samples,
+            return_routing=has_experts,
+            on_batch=lambda done: progress.update(bar, completed=done),
+            **options,
+        )
+
+
+def _table(scores: TagWorldScores) -> None:
+    """The scores for people: stdout holds only the result."""
+    for task in scores.tasks:
+        unchanged = "" if task.unchanged is None else f"{task.unchanged:>6.0%} unchanged"
+        say(f"  {task.task:<16}{task.success:>5.0%} of {task.n} succeed {unchanged}".rstrip())
+    share = scores.success
+    say(f"success {share.value:.0%} of {share.n} (95 % interval {share.low:.0%} to {share.high:.0%})")
+
+
+def _command() -> str:
+    """The command line as it can be typed again; of folders only the names, as a report is shown to others."""
+    words = [os.path.basename(word) if os.path.isabs(word) else word for word in sys.argv[1:]]
+    return shlex.join(["tagmoe", *words]) if sys.argv[1:2] == ["demo"] else "tagmoe demo"

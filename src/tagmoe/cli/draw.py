@@ -1,0 +1,85 @@
+"""What `edit` and `generate` share: check everything cheap, load the model, draw one picture, write it."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tagmoe.cli.models import check_model, load_model, model_name
+from tagmoe.cli.output import check_output_file, give, say, write_image
+from tagmoe.errors import UsageError
+
+
+def draw(
+    pictures: Sequence[Path],
+    prompt: str,
+    out: Path,
+    *,
+    model: Path | None,
+    steps: int | None,
+    cfg: float | None,
+    seed: int | None,
+    size: str,
+    threads: int | None,
+    no_metadata: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Edit `pictures`, or generate without any, and write the result to `out`."""
+    if not prompt.strip():
+        raise UsageError("The prompt is empty; say what to draw or what to change, e.g. -p 'make the circle red'.")
+    width, height = parse_size(size)
+    check_output_file(out, force=force)
+    check_model(model)
+    from tagmoe.images import load_image
+
+    references = [load_image(picture) for picture in pictures]
+    pipeline = load_model(model, threads=threads)
+    if references and width is None and pipeline.config.known_words is not None:
+        # A model of a small world draws one size: what happens to a photo must not come as a surprise.
+        side = pipeline.config.default_size
+        for path, picture in zip(pictures, references, strict=True):
+            if picture.size != (side, side):
+                say(
+                    f"{str(path)!r} is {picture.width}x{picture.height}; this model works at the area of "
+                    f"{side}x{side}, so the picture is resized."
+                )
+    started = time.perf_counter()
+    output = pipeline(
+        prompt,
+        references or None,
+        height=height,
+        width=width,
+        num_inference_steps=steps,
+        true_cfg_scale=cfg,
+        seed=seed,
+    )
+    seconds = time.perf_counter() - started
+    image = output.images[0]
+    facts = {
+        "prompt": prompt,
+        "seed": output.seeds[0],
+        "steps": pipeline.config.default_steps if steps is None else steps,
+        "cfg": pipeline.config.default_cfg if cfg is None else cfg,
+        "model": model_name(model),
+    }
+    metadata = {} if no_metadata else {"Software": "tagmoe", **{name: str(value) for name, value in facts.items()}}
+    write_image(image, out, metadata)
+    say(f"{image.width}x{image.height}, seed {output.seeds[0]}, {facts['steps']} steps, {seconds:.1f} s")
+    give(
+        {"output": str(out), **facts, "width": image.width, "height": image.height, "seconds": round(seconds, 3)},
+        str(out),
+        as_json=as_json,
+    )
+
+
+def parse_size(size: str) -> tuple[int | None, int | None]:
+    """(width, height) of "WxH", or (None, None) of "match". Raises UsageError for anything else."""
+    if size == "match":
+        return None, None
+    found = re.fullmatch(r"(\d{1,6})x(\d{1,6})", size.lower())
+    if found is None or "0" in found.groups():
+        raise UsageError(f"--size is {size!r}; give WIDTHxHEIGHT such as 64x64, or match.")
+    return int(found[1]), int(found[2])

@@ -1,0 +1,45 @@
+"""`tagmoe edit`: change pictures by an instruction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tagmoe.cli.draw import draw
+from tagmoe.cli.options import AsJson, Cfg, Force, Model, NoMetadata, Out, Prompt, Seed, Size, Steps, Threads
+
+
+def edit(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="One or several pictures.")],
+    prompt: Prompt,
+    out: Out,
+    model: Model = None,
+    steps: Steps = None,
+    cfg: Cfg = None,
+    seed: Seed = None,
+    size: Size = "match",
+    threads: Threads = None,
+    no_metadata: NoMetadata = False,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Edit one or several pictures by an instruction.
+
+    Example: tagmoe edit scene.png -p "make the circle red" -o out.png
+    """
+    draw(
+        images,
+        prompt,
+        out,
+        model=model,
+        steps=steps,
+        cfg=cfg,
+        seed=seed,
+        size=size,
+        threads=threads,
+        no_metadata=no_metadata,
+        force=force,
+        as_json=as_json,
+    )

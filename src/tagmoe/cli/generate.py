@@ -1,0 +1,43 @@
+"""`tagmoe generate`: a picture from text alone."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tagmoe.cli.draw import draw
+from tagmoe.cli.options import AsJson, Cfg, Force, Model, NoMetadata, Out, Prompt, Seed, Steps, Threads
+
+
+def generate(
+    prompt: Prompt,
+    out: Out,
+    model: Model = None,
+    steps: Steps = None,
+    cfg: Cfg = None,
+    seed: Seed = None,
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT of the output; by default the model's own.")] = None,
+    threads: Threads = None,
+    no_metadata: NoMetadata = False,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Generate a picture from text.
+
+    Example: tagmoe generate -p "a red circle at the top left" -o out.png
+    """
+    draw(
+        [],
+        prompt,
+        out,
+        model=model,
+        steps=steps,
+        cfg=cfg,
+        seed=seed,
+        size=size or "match",
+        threads=threads,
+        no_metadata=no_metadata,
+        force=force,
+        as_json=as_json,
+    )

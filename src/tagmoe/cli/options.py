@@ -1,0 +1,27 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[
+    Path | None, typer.Option("--model", "-m", help="Folder of a pipeline; by default the packaged TagWorld model.")
+]
+Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps; by default the model's own.")]
+Cfg = Annotated[
+    float | None, typer.Option(min=0, help="Guidance scale, 1 or less for none; by default the model's own.")
+]
+Seed = Annotated[int | None, typer.Option(min=0, help="Seed of the noise; by default a new one, which is printed.")]
+FixedSeed = Annotated[int, typer.Option(min=0, help="Seed of all that is drawn.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; by default torch's choice.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+Size = Annotated[str, typer.Option(help="WIDTHxHEIGHT of the output, or match: the first picture's shape.")]
+Prompt = Annotated[str, typer.Option("--prompt", "-p", help="What to draw or to change.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Picture to write: .png, .jpg, .webp, .bmp or .tif.")]
+NoMetadata = Annotated[
+    bool, typer.Option("--no-metadata", help="Leave prompt, seed, steps and model out of the PNG file.")
+]

@@ -1,0 +1,118 @@
+"""What a command gives: the result on stdout, talk on stderr, and files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tagmoe.errors import TagMoEError, UsageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FORMATS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".bmp": "BMP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
+
+
+def say(text: str) -> None:
+    """One line for people, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def give(data: Mapping[str, Any], text: str, *, as_json: bool) -> None:
+    """The result on stdout: `data` as one JSON object, or `text`."""
+    print(json.dumps(data) if as_json else text)
+
+
+def check_output_file(path: Path, *, force: bool) -> None:
+    """Refuse an output file before any work: unknown extension, no folder for it, there already without `force`."""
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(
+            f"The output {str(path)!r} has the extension {path.suffix!r}; use one of {', '.join(FORMATS)}."
+        )
+    if path.is_dir():
+        raise UsageError(f"The output {str(path)!r} is a folder; give the name of a picture file.")
+    if not path.parent.is_dir():
+        raise UsageError(f"There is no folder {str(path.parent)!r} for the output; create it or choose another.")
+    if path.exists() and not force:
+        raise UsageError(f"The output {str(path)!r} exists; choose another name or add --force.")
+
+
+def write_image(image: Image, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a picture beside its place, then move it there; `metadata` becomes text chunks of a PNG file."""
+    from PIL.PngImagePlugin import PngInfo
+
+    options: dict[str, Any] = {}
+    kind = FORMATS[path.suffix.lower()]
+    if kind == "PNG" and metadata:
+        info = PngInfo()
+        for name, value in metadata.items():
+            info.add_text(name, value)
+        options["pnginfo"] = info
+    elif kind in ("JPEG", "WEBP"):
+        options["quality"] = 95
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        image.save(partial, format=kind, **options)
+        os.replace(partial, path)
+    except OSError as error:
+        raise TagMoEError(f"The output {str(path)!r} cannot be written ({error.strerror or error}).") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def check_output_folder(path: Path, *, force: bool, ours: Sequence[str]) -> None:
+    """Refuse an output folder that exists; with `force` only one that holds something else than `ours` (patterns).
+
+    --force must replace an earlier result, and never a folder that somebody named by mistake.
+    """
+    if not path.parent.is_dir():
+        raise UsageError(f"There is no folder {str(path.parent)!r} for the output; create it or choose another.")
+    if not path.exists() and not path.is_symlink():
+        return
+    if not force:
+        raise UsageError(f"The output folder {str(path)!r} exists; choose another name or add --force.")
+    if path.is_symlink() or not path.is_dir():
+        raise UsageError(f"The output {str(path)!r} is no folder of its own; choose another name.")
+    foreign = sorted(item.name for item in path.iterdir() if not any(fnmatch(item.name, name) for name in ours))
+    if foreign:
+        raise UsageError(
+            f"The folder {str(path)!r} holds {foreign[0]!r}, which this command did not write, so --force does not "
+            "replace it; choose another name."
+        )
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of `path` when the block succeeds, and vanishes when it fails."""
+    try:
+        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise TagMoEError(f"Nothing can be written in {str(path.parent)!r} ({error.strerror}).") from error
+    try:
+        yield partial
+        partial.chmod(0o755)
+        if path.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+            os.replace(path, old / "replaced")
+            os.replace(partial, path)
+            shutil.rmtree(old)
+        else:
+            os.replace(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

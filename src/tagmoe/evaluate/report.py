@@ -1,0 +1,158 @@
+"""The report of an evaluation: results.json for machines, and one offline HTML page for people.
+
+The page needs nothing but itself: style, script and pictures are inside it.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from tagmoe.evaluate.tagworld import TagWorldScores
+from tagmoe.routing.record import CaseRouting, by_task
+from tagmoe.world import Sample, Verdict
+
+MAPPED_CASES = 6
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything that a report shows. `seconds`: of editing. `routing`: one a case, None for a model without experts."""
+
+    samples: Sequence[Sample]
+    images: Sequence[np.ndarray]
+    scores: TagWorldScores
+    routing: Sequence[CaseRouting] | None
+    model: str
+    versions: dict[str, str]
+    seed: int
+    steps: int
+    cfg: float
+    seconds: float
+    date: str
+    command: str
+
+
+def results(evaluation: Evaluation) -> dict[str, Any]:
+    """The evaluation as plain data, for results.json and --json."""
+    scores = evaluation.scores
+    return {
+        "success": scores.success.value,
+        "success_low": scores.success.low,
+        "success_high": scores.success.high,
+        "n": scores.success.n,
+        "unchanged": scores.unchanged,
+        "subject": scores.subject,
+        "face": scores.face,
+        "style": scores.style,
+        "tasks": [asdict(task) for task in scores.tasks],
+        "held_out": {name: asdict(share) for name, share in scores.held_out.items()},
+        "seconds": evaluation.seconds,
+        "versions": evaluation.versions,
+        "seed": evaluation.seed,
+        "steps": evaluation.steps,
+        "cfg": evaluation.cfg,
+        "model": evaluation.model,
+        "date": evaluation.date,
+        "command": evaluation.command,
+        "cases": [_case(*pair) for pair in zip(evaluation.samples, scores.verdicts, strict=True)],
+        "routing": _routing(evaluation),
+    }
+
+
+def write_report(evaluation: Evaluation, folder: Path) -> dict[str, Any]:
+    """Write report.html and results.json into an existing folder; returns the results."""
+    data = results(evaluation)
+    _write(folder / "results.json", json.dumps(data, indent=1, allow_nan=False) + "\n")
+    _write(folder / "report.html", render(evaluation))
+    return data
+
+
+def render(evaluation: Evaluation) -> str:
+    """The HTML page. All text is escaped: instructions and model names come from outside."""
+    environment = Environment(
+        loader=PackageLoader("tagmoe.evaluate", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": _percent, "png": png_address, "tint": _tint}
+    routing = evaluation.routing
+    tasks = [case.task for case in evaluation.samples]
+    return environment.get_template("report.html.j2").render(
+        e=evaluation,
+        scores=evaluation.scores,
+        cases=list(zip(evaluation.samples, evaluation.images, evaluation.scores.verdicts, strict=True)),
+        routing=by_task(tasks, routing) if routing else {},
+        experts=routing[0].target_LN.shape[1] if routing else 0,
+        maps=_mapped(evaluation),
+    )
+
+
+def png_address(picture: np.ndarray) -> str:
+    """A picture as a data: address; 64x64 pixels are a few KB, and CSS enlarges them without blur."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _case(case: Sample, verdict: Verdict) -> dict[str, Any]:
+    about = {
+        name: getattr(case, name)
+        for name in ("task", "instruction", "held_out_paraphrase", "held_out_combination", "seed", "index")
+    }
+    return {**about, **asdict(verdict), "reasons": list(verdict.reasons)}
+
+
+def _routing(evaluation: Evaluation) -> dict[str, Any] | None:
+    if not evaluation.routing:
+        return None
+    tasks = by_task([case.task for case in evaluation.samples], evaluation.routing)
+    return {
+        task: {
+            "target": np.round(shares.target_LN, 4).tolist(),
+            "references": None if shares.references_LN is None else np.round(shares.references_LN, 4).tolist(),
+        }
+        for task, shares in tasks.items()
+    }
+
+
+def _mapped(evaluation: Evaluation) -> list[tuple[Sample, np.ndarray, CaseRouting]]:
+    """A few cases for the token maps: of different tasks spread over the list, a success of each where there is one."""
+    if not evaluation.routing:
+        return []
+    rows = list(zip(evaluation.samples, evaluation.images, evaluation.routing, evaluation.scores.verdicts, strict=True))
+    tasks = list(dict.fromkeys(row[0].task for row in rows))
+    chosen = tasks[:: max(1, -(-len(tasks) // MAPPED_CASES))]
+    picked = [min((row for row in rows if row[0].task == task), key=lambda row: not row[3].success) for task in chosen]
+    return [(case, image, routing) for case, image, routing, _ in picked]
+
+
+def _percent(value: float | None, digits: int = 0) -> str:
+    return "-" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def _tint(share: float, uniform: float) -> str:
+    """CSS colour of a share: how far it is above (to all) or below (to none) the uniform share, by mixing with clear."""
+    if share >= uniform:
+        strength, colour = (share - uniform) / max(1 - uniform, 1e-9), "var(--above)"
+    else:
+        strength, colour = (uniform - share) / max(uniform, 1e-9), "var(--below)"
+    return f"color-mix(in srgb, {colour} {100 * strength:.0f}%, transparent)"
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
