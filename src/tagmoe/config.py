@@ -24,7 +24,7 @@ class Settings(BaseModel):
 
 
 class AutoencoderConfig(Settings):
-    """The Qwen-Image autoencoder at TagWorld size: factor 8, so that a 64x64 picture is 8x8 latents, 4x4 tokens. [ours]"""
+    """The Qwen-Image autoencoder at TagWorld size: factor 8, so a 64x64 picture is 8x8 latents, 4x4 tokens. [ours]"""
 
     base_dim: int = Field(8, ge=4)
     z_dim: int = Field(16, ge=1)
@@ -141,7 +141,7 @@ class RunConfig(Settings):
     """auto: bf16 autocast where the processor computes in bf16, else fp32."""
     threads: int | None = Field(None, ge=1)
     compile: bool = False
-    """Compile the transformer's blocks: slow to start (a minute or two, needs a C++ compiler), then 1.5 times faster."""
+    """Compile the transformer's blocks: a minute or two at the start (needs a C++ compiler), then 1.5 times faster."""
     save_every: int = Field(500, ge=1)
     validate_every: int = Field(1000, ge=1)
     validation_cases: int = Field(2, ge=1)

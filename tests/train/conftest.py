@@ -34,7 +34,9 @@ SETTINGS: dict[str, Any] = {
 def components(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Folder of an untrained pipeline whose autoencoder and text encoder a run can use."""
     tokenizer = train_tokenizer(instructions(0, 500), vocab_size=420)
-    encoder = make_text_encoder(tokenizer, hidden_size=32, num_layers=1, num_heads=2, num_kv_heads=1, intermediate_size=32)
+    encoder = make_text_encoder(
+        tokenizer, hidden_size=32, num_layers=1, num_heads=2, num_kv_heads=1, intermediate_size=32
+    )
     vae = fast_single_frame(make_autoencoder(base_dim=4, z_dim=4, dim_mult=(1, 1, 2, 2)))
     parts = Components(vae, tokenizer, encoder)
     config = check_config({**SETTINGS, "output_dir": "unused"})
@@ -48,7 +50,10 @@ def config(components: str, tmp_path: Path) -> Callable[..., RunConfig]:
     """Make a checked config; keyword arguments replace whole blocks, `name` the output folder."""
 
     def make(name: str = "run", **changes: Any) -> RunConfig:
-        merged = {key: {**value, **changes.get(key, {})} if isinstance(value, dict) else value for key, value in SETTINGS.items()}
+        merged = {
+            key: {**value, **changes.get(key, {})} if isinstance(value, dict) else value
+            for key, value in SETTINGS.items()
+        }
         merged |= {key: value for key, value in changes.items() if not isinstance(value, dict)}
         return check_config({**merged, "components": components, "output_dir": str(tmp_path / name)})
 

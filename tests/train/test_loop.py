@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def test_rates_warm_up_hold_and_fall_to_zero() -> None:
     factors = [learning_rate_factor(step, 100, settings) for step in range(101)]
     assert factors[0] == pytest.approx(0.1)
     assert factors[9:51] == [1.0] * 42
-    assert all(a > b for a, b in zip(factors[50:], factors[51:], strict=False))
+    assert all(a > b for a, b in pairwise(factors[50:]))
     assert factors[100] == 0.0
 
 

@@ -6,10 +6,14 @@ import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from tagmoe.cli.models import check_model, load_model, model_name
 from tagmoe.cli.output import check_output_file, give, say, write_image
 from tagmoe.errors import UsageError
+
+if TYPE_CHECKING:
+    from tagmoe.pipeline import TagMoEPipelineOutput
 
 
 def draw(
@@ -47,7 +51,7 @@ def draw(
                     f"{side}x{side}, so the picture is resized."
                 )
     started = time.perf_counter()
-    output = pipeline(
+    answer = pipeline(
         prompt,
         references or None,
         height=height,
@@ -56,6 +60,7 @@ def draw(
         true_cfg_scale=cfg,
         seed=seed,
     )
+    output = cast("TagMoEPipelineOutput", answer)
     seconds = time.perf_counter() - started
     image = output.images[0]
     facts = {

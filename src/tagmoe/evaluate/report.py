@@ -27,7 +27,7 @@ MAPPED_CASES = 6
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything that a report shows. `seconds`: of editing. `routing`: one a case, None for a model without experts."""
+    """Everything that a report shows. `seconds`: of editing. `routing`: one a case, None without experts."""
 
     samples: Sequence[Sample]
     images: Sequence[np.ndarray]
@@ -144,7 +144,7 @@ def _percent(value: float | None, digits: int = 0) -> str:
 
 
 def _tint(share: float, uniform: float) -> str:
-    """CSS colour of a share: how far it is above (to all) or below (to none) the uniform share, by mixing with clear."""
+    """CSS colour of a share: the further above (to all) or below (to none) the uniform share, the less clear."""
     if share >= uniform:
         strength, colour = (share - uniform) / max(1 - uniform, 1e-9), "var(--above)"
     else:

@@ -1,4 +1,4 @@
-"""TagWorld as a benchmark: draw test cases, edit them, let the oracle score the pictures (in the role of paper 4.2-4.3).
+"""TagWorld as a benchmark: draw test cases, edit them, let the oracle score them (the role of paper 4.2-4.3).
 
 Any editor can be scored: it is a function from instructions, pictures and seeds to pictures.
 """
@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 from PIL import Image
 
 from tagmoe.errors import UsageError
 from tagmoe.evaluate.sheet import contact_sheet
-from tagmoe.pipeline import TagMoEPipeline
+from tagmoe.pipeline import TagMoEPipeline, TagMoEPipelineOutput
 from tagmoe.routing.record import CaseRouting, record
 from tagmoe.world import TASKS, Sample, Verdict, judge, sample
 
@@ -140,7 +140,7 @@ def edit(
     def editor(
         instructions: Sequence[str], images: Sequence[Sequence[Image.Image]], seeds: Sequence[int]
     ) -> Sequence[Picture]:
-        output = pipeline(
+        answer = pipeline(
             list(instructions),
             [list(pictures) for pictures in images] if images[0] else None,
             num_inference_steps=steps,
@@ -148,6 +148,7 @@ def edit(
             seed=list(seeds),
             return_routing="full" if return_routing else None,
         )
+        output = cast(TagMoEPipelineOutput, answer)
         if output.routing is not None:
             recorded.extend(record(output.routing))
         return output.images

@@ -29,7 +29,7 @@ class CaseRouting:
 
 @dataclass(frozen=True)
 class TaskRouting:
-    """The mean routing of a task's cases (Fig. 6, one heatmap): shares of the target's and of the references' tokens."""
+    """The mean routing of a task's cases (Fig. 6, one heatmap): of the target's and of the references' tokens."""
 
     cases: int
     target_LN: np.ndarray
@@ -39,7 +39,7 @@ class TaskRouting:
 def record(traces: Sequence[RoutingTrace]) -> list[CaseRouting]:
     """The routing of every sample of a batch, from the traces of its denoising steps (paper 4.5).
 
-    Target and reference tokens are kept apart: the paper counts all image tokens, but only the target's make the output.
+    Target and reference tokens are kept apart: the paper counts all image tokens, but the target's make the output.
     """
     target_LBN = _mean([trace.utilisation(0).numpy() for trace in traces])
     maps_LBhwN = _mean([trace.image(0).numpy() for trace in traces])
@@ -81,4 +81,4 @@ def _references(trace: RoutingTrace) -> np.ndarray:
 
 
 def _mean(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    return np.mean(np.stack(arrays), axis=0, dtype=np.float64)
+    return np.asarray(np.mean(np.stack(arrays), axis=0, dtype=np.float64))

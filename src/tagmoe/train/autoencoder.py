@@ -18,8 +18,10 @@ from tagmoe.world.scene import LIGHTS, STYLES
 
 
 def pictures(seed: int, start: int, count: int) -> Tensor:
-    """(count, 3, 1, H, W) in [-1, 1]: one picture of each of `count` consecutive samples, in turn its source, its target, and
-    its target in any style and light, because styles that few samples show must be restored as well as the common ones.
+    """(count, 3, 1, H, W) in [-1, 1]: one picture of each of `count` consecutive samples.
+
+    In turn its source, its target, and its target in any style and light: styles that few samples show must be
+    restored as well as the common ones.
     """
     chosen = []
     for index in range(start, start + count):
@@ -80,7 +82,9 @@ class AutoencoderStage:
 @torch.no_grad()
 def measure_latents(vae: AutoencoderKLQwenImage, seed: int, count: int = 512) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of every latent channel over `count` pictures, for the model's config."""
-    latents = torch.cat(
-        [vae.encode(pictures(seed, start, 64)).latent_dist.mode() for start in range(0, count, 64)]
-    ).transpose(0, 1).flatten(1)
+    latents = (
+        torch.cat([vae.encode(pictures(seed, start, 64)).latent_dist.mode() for start in range(0, count, 64)])
+        .transpose(0, 1)
+        .flatten(1)
+    )
     return latents.mean(dim=1).tolist(), latents.std(dim=1).tolist()

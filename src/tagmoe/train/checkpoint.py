@@ -1,10 +1,10 @@
 """Checkpoints of a stage: safetensors only, written beside and renamed, so that a kill leaves the last one whole.
 
-    checkpoints/<stage>/<step, 8 digits>/
-        modules.safetensors     what is trained
-        ema.safetensors         its exponential moving average
-        optimizer.safetensors   "<optimizer>.<parameter>.<name>" of every optimizer
-        state.json              step, settings of the run, versions
+checkpoints/<stage>/<step, 8 digits>/
+    modules.safetensors     what is trained
+    ema.safetensors         its exponential moving average
+    optimizer.safetensors   "<optimizer>.<parameter>.<name>" of every optimizer
+    state.json              step, settings of the run, versions
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from tagmoe.errors import CheckpointError
 
 def flat_parameters(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     """name -> tensor of every parameter and buffer of the trained modules, "<module>.<parameter>"."""
-    return {f"{prefix}.{name}": value for prefix, module in modules.items() for name, value in module.state_dict().items()}
+    return {
+        f"{prefix}.{name}": value for prefix, module in modules.items() for name, value in module.state_dict().items()
+    }
 
 
 def optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
@@ -70,7 +72,10 @@ def save_checkpoint(
         ("ema", ema),
         ("optimizer", optimizer_tensors(optimizers)),
     ):
-        save_file({key: value.detach().contiguous().clone() for key, value in tensors.items()}, partial / f"{name}.safetensors")
+        save_file(
+            {key: value.detach().contiguous().clone() for key, value in tensors.items()},
+            partial / f"{name}.safetensors",
+        )
     (partial / "state.json").write_text(json.dumps({"step": step, **state}, indent=1), encoding="utf-8")
     for path in partial.iterdir():
         with path.open("rb") as handle:
@@ -99,8 +104,8 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Ten
             tensors[name] = load_file(file)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(
-                f"The checkpoint file {str(file)!r} is damaged or missing; delete the folder {str(path)!r} to resume from "
-                "the one before."
+                f"The checkpoint file {str(file)!r} is damaged or missing; delete the folder {str(path)!r} to resume "
+                "from the one before."
             ) from error
     try:
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
@@ -117,5 +122,6 @@ def restore_modules(modules: Mapping[str, nn.Module], flat: Mapping[str, Tensor]
             module.load_state_dict(own)
         except RuntimeError as error:
             raise CheckpointError(
-                f"The checkpoint {str(source)!r} does not fit the settings of this run: {str(error).splitlines()[-1].strip()}"
+                f"The checkpoint {str(source)!r} does not fit the settings of this run: "
+                f"{str(error).splitlines()[-1].strip()}"
             ) from error

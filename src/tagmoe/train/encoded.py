@@ -56,7 +56,9 @@ class EncodedSamples:
         rounded = -(-unique // CHUNK) * CHUNK
         folder.mkdir(parents=True, exist_ok=True)
         stem = folder / f"{name}-{_fingerprint(pipeline, self.tasks, seed)}"
-        self._latents = _memmap(stem.with_suffix(".latents"), np.float16, (rounded, self.pictures, grid * grid, channels))
+        self._latents = _memmap(
+            stem.with_suffix(".latents"), np.float16, (rounded, self.pictures, grid * grid, channels)
+        )
         self._filled = _memmap(stem.with_suffix(".filled"), np.uint8, (rounded // CHUNK,))
         self._epoch = 0
         self._order: np.ndarray | None = None

@@ -1,6 +1,6 @@
 """The stages that train the transformer: the dense text-to-image base, then the unified TAG-MoE model (paper 4.1).
 
-`FlowStage.loss` is one micro-batch of Eq. (5): noise a latent, predict the velocity, read off the routing, add the terms.
+`FlowStage.loss` is one micro-batch of Eq. (5): noise a latent, predict the velocity, read the routing, add the terms.
 """
 
 from __future__ import annotations

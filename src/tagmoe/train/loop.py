@@ -184,8 +184,9 @@ def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
             if not all(math.isfinite(value) for value in report.values()):
                 last = list_checkpoints(folder)
                 raise TrainingError(
-                    f"{stage.name}: a loss is not finite at step {step + 1} ({_terms(report)}); the last good checkpoint is "
-                    f"{str(last[-1]) if last else 'none'}. Lower optimizer.lr or optimizer.muon_lr and resume."
+                    f"{stage.name}: a loss is not finite at step {step + 1} ({_terms(report)}); the last good "
+                    f"checkpoint is {str(last[-1]) if last else 'none'}. "
+                    "Lower optimizer.lr or optimizer.muon_lr and resume."
                 )
             step += 1
             decay = min(stage.optimizer.ema_decay, (1 + step) / (10 + step))

@@ -16,7 +16,8 @@ def make_optimizers(modules: Mapping[str, nn.Module], config: OptimizerConfig) -
     Muon orthogonalises each update, which suits hidden matrices; embeddings, gates' last layers, heads and vectors are
     not such. Measured here: about half the samples for the same flow loss (docs/log.md).
     """
-    matrices, rest = [], []
+    matrices: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for module in modules.values():
         for name, parameter in module.named_parameters():
             if not parameter.requires_grad:

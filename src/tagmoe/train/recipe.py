@@ -1,7 +1,7 @@
 """A whole training run, as in paper 4.1: dense text-to-image base, upcycle, unified training with L_total.
 
-The run folder holds config.resolved.yaml, metrics.jsonl, checkpoints/, validation/ and, at the end, model/: a pipeline folder
-with the averaged weights, and alignment.safetensors (W_tag and H_pred, which inference does not need).
+The run folder holds config.resolved.yaml, metrics.jsonl, checkpoints/, validation/ and, at the end, model/: a pipeline
+folder with the averaged weights, and alignment.safetensors (W_tag and H_pred, which inference does not need).
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def versions() -> dict[str, str]:
 def train(config: RunConfig, *, validator: Validator, resume: bool = False, console: Console | None = None) -> Path:
     """Run every stage of a recipe; returns the folder of the finished pipeline.
 
-    Raises UsageError when the output folder exists and `resume` is False, or `resume` finds none; TrainingError when the
-    settings differ from those of the run to resume.
+    Raises UsageError when the output folder exists and `resume` is False, or `resume` finds none; TrainingError when
+    the settings differ from those of the run to resume.
     """
     folder = Path(config.output_dir)
     settings = config.model_dump(mode="json")
@@ -185,8 +185,8 @@ def _open_folder(folder: Path, settings: dict[str, object], resume: bool) -> Non
             raise UsageError(f"There is no run to resume in {str(folder)!r}; start it without --resume.")
         if yaml.safe_load(record.read_text(encoding="utf-8")) != json.loads(json.dumps(settings)):
             raise TrainingError(
-                f"The settings differ from those in {str(record)!r}; resume with the same recipe and --set, or choose another "
-                "output_dir."
+                f"The settings differ from those in {str(record)!r}; resume with the same recipe and --set, or choose "
+                "another output_dir."
             )
         return
     if folder.exists() and any(folder.iterdir()):

@@ -90,9 +90,7 @@ class TextEncoderStage:
         samples = [sample(self.seed, index) for index in range(start, start + self.config.batch)]
         slot_logits, logits, ids, mask = self._read(samples)
         targets = self.reader.targets(samples)
-        slots = torch.stack(
-            [F.cross_entropy(z.float(), targets[:, i]) for i, z in enumerate(slot_logits)]
-        ).sum()
+        slots = torch.stack([F.cross_entropy(z.float(), targets[:, i]) for i, z in enumerate(slot_logits)]).sum()
         labels = ids[:, 1:].masked_fill(mask[:, 1:] == 0, -100)
         next_token = F.cross_entropy(logits[:, :-1].float().flatten(0, 1), labels.flatten())
         total = slots + LANGUAGE_MODEL_WEIGHT * next_token

@@ -1,0 +1,86 @@
+"""The one output format of every benchmark: a table on stderr, with --json one object on stdout.
+
+The exit code is 1 when a figure does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+PACKAGES = ("tagmoe", "torch", "diffusers", "transformers", "numpy")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured number. `wanted` is the bound it must not pass, None where it only informs."""
+
+    name: str
+    value: float
+    unit: str
+    wanted: float | None = None
+    at_least: bool = False
+    runs: int = 1
+    note: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the bound is kept."""
+        if self.wanted is None:
+            return True
+        return self.value >= self.wanted if self.at_least else self.value <= self.wanted
+
+
+def report(measure: Callable[[], Sequence[Figure]], *, seed: int = 0) -> None:
+    """Run the benchmark's `measure`, print its figures, exit."""
+    parser = argparse.ArgumentParser(description=measure.__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    as_json = parser.parse_args().json
+    figures = list(measure())
+    for figure in figures:
+        bound = "" if figure.wanted is None else f"  wanted {'>=' if figure.at_least else '<='} {figure.wanted:g}"
+        verdict = "ok  " if figure.holds else "FAIL"
+        print(
+            f"{verdict} {figure.name:36s} {figure.value:10.3f} {figure.unit:12s}{bound}  {figure.note}", file=sys.stderr
+        )
+    if as_json:
+        print(
+            json.dumps(
+                {
+                    "figures": [{**asdict(figure), "holds": figure.holds} for figure in figures],
+                    "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+                    "machine": f"{_processor()}, {_cores()} cores",
+                    "seed": seed,
+                    "commit": _commit(),
+                },
+                indent=1,
+            )
+        )
+    sys.exit(0 if all(figure.holds for figure in figures) else 1)
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _cores() -> int:
+    import os
+
+    return os.cpu_count() or 1
+
+
+def _commit() -> str:
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
+    )
+    return done.stdout.strip() or "unknown"
