@@ -101,8 +101,13 @@ def test_two_runs_are_equal(build, inputs):
 
 
 @pytest.mark.parametrize("mask", [False, True])
-def test_real_rotation_equals_complex_rotation(build, inputs, mask):
+@pytest.mark.parametrize("compiling", [False, True])
+def test_our_attention_equals_the_stock_one_eager_and_as_it_is_compiled(build, inputs, mask, compiling, monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
     model = build(num_moe_blocks=0)
+    for name, parameter in model.named_parameters():
+        if ".attn.norm_" in name:
+            torch.nn.init.uniform_(parameter, 0.5, 2.0)
     if mask:
         inputs["encoder_hidden_states_mask"] = torch.tensor([[1] * 7, [1, 0, 1, 1, 1, 0, 0]])
     results = []
@@ -119,7 +124,7 @@ def test_real_rotation_equals_complex_rotation(build, inputs, mask):
 
 
 @pytest.mark.parametrize("cast", ["autocast", "weights"])
-def test_real_rotation_in_bf16_stays_close_to_fp32(build, inputs, cast):
+def test_our_attention_in_bf16_stays_close_to_fp32(build, inputs, cast):
     model = build(num_moe_blocks=0)
     model.set_attn_processor(RealRoPEAttnProcessor())
     expected = model(**inputs).sample

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tagmoe.world import Sample
 
 FILES = ("report.html", "results.json")
-DEFAULT_CASES = 3
+DEFAULT_CASES = 4
 
 
 def demo(

@@ -1,6 +1,7 @@
-"""Joint text-image attention with real-valued rotary embedding: diffusers' maths without complex numbers.
+"""Joint text-image attention for CPU training and torch.compile: diffusers' maths, other operations.
 
-Complex tensors are slow on a CPU and torch.compile cannot fuse them.
+Three parts of the stock processor are slow there: the norms' backward, complex rotation once compiled, and the
+backward of torch's fused 16-bit CPU attention.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def half_attention(
 
 
 class RealRoPEAttnProcessor:
-    """`QwenDoubleStreamAttnProcessor2_0` with `rotate`: the same function to rounding.
+    """`QwenDoubleStreamAttnProcessor2_0` with `rms_norm`, `rotate` and `half_attention`: the same to rounding.
 
     Set with `model.set_attn_processor(RealRoPEAttnProcessor())`; the model then passes the table of `real_rotary`,
     computed once a forward, in place of the complex frequencies.

@@ -1,0 +1,148 @@
+"""Scoring on TagWorld: cases, batching, means and intervals, with editors of known quality."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from tagmoe.errors import UsageError
+from tagmoe.evaluate.tagworld import Edits, cases, edit, run_editor, score, validator, wilson
+from tagmoe.world import TASKS
+
+
+def test_cases_are_repeatable_test_cases_of_every_task() -> None:
+    first, again = cases(2, 5), cases(2, 5)
+    assert [case.instruction for case in first] == [case.instruction for case in again]
+    assert [case.task for case in first] == [task for task in TASKS for _ in range(2)]
+    assert {case.split for case in first} == {"test"}
+    assert len({case.index for case in first}) == len(first)
+    assert [case.instruction for case in cases(2, 6)] != [case.instruction for case in first]
+
+
+def test_fewer_cases_are_the_first_of_more() -> None:
+    few, more = cases(1, 0, ["add", "light"]), cases(3, 0, ["add", "light"])
+    assert [case.index for case in few] == [more[0].index, more[3].index]
+    assert few[0].instruction == more[0].instruction
+
+
+@pytest.mark.parametrize(("per_task", "tasks"), [(0, None), (-1, None), (1, ["fly"])])
+def test_bad_requests_for_cases_are_refused(per_task: int, tasks: list[str] | None) -> None:
+    with pytest.raises(UsageError):
+        cases(per_task, 0, tasks)
+
+
+class Perfect:
+    """Returns the target of the case that a seed names, and notes how it was called."""
+
+    def __init__(self, samples: Sequence[Any]) -> None:
+        self.samples = samples
+        self.calls: list[tuple[int, set[int]]] = []
+
+    def __call__(self, instructions: Any, images: Any, seeds: Any) -> list[np.ndarray]:
+        self.calls.append((len(instructions), {len(pictures) for pictures in images}))
+        assert [self.samples[seed].instruction for seed in seeds] == list(instructions)
+        return [self.samples[seed].target for seed in seeds]
+
+
+@pytest.mark.parametrize("batch", [1, 4, 100])
+def test_every_case_gets_its_own_picture_whatever_the_batch(batch: int) -> None:
+    samples = cases(1, 1)
+    editor = Perfect(samples)
+    done: list[int] = []
+    images = run_editor(editor, samples, batch=batch, on_batch=done.append)
+    assert all((image == case.target).all() for image, case in zip(images, samples, strict=True))
+    assert all(size <= batch and len(references) == 1 for size, references in editor.calls)
+    assert done == sorted(done)
+    assert done[-1] == len(samples)
+
+
+def test_true_targets_score_one_everywhere() -> None:
+    samples = cases(2, 3)
+    scores = score(samples, [case.target for case in samples])
+    assert scores.success.value == scores.unchanged == scores.subject == scores.face == scores.style == 1.0
+    assert scores.success.n == len(samples)
+    assert scores.success.low < 1.0 == scores.success.high
+    assert [task.task for task in scores.tasks] == list(TASKS)
+    assert {task.n for task in scores.tasks} == {2}
+
+
+def test_an_editor_that_does_nothing_keeps_all_and_succeeds_never() -> None:
+    samples = [case for case in cases(2, 4) if case.source_scene is not None and case.tags.scope[0].endswith("editing")]
+    scores = score(samples, [case.sources[0] for case in samples])
+    assert scores.success.value == 0.0
+    assert scores.unchanged == 1.0
+
+
+def test_half_right_scores_half_and_each_slice_counts_its_cases() -> None:
+    samples = cases(4, 2, ["recolour"])
+    images = [case.target if i % 2 else case.sources[0] for i, case in enumerate(samples)]
+    scores = score(samples, images)
+    assert scores.success.value == scores.tasks[0].success == 0.5
+    for one, other in (("seen phrasing", "held-out phrasing"), ("seen combination", "held-out combination")):
+        assert scores.held_out[one].n + scores.held_out[other].n == len(samples)
+    assert scores.held_out["held-out phrasing"].n == sum(case.held_out_paraphrase for case in samples)
+
+
+def test_a_task_that_makes_a_whole_picture_has_nothing_unchanged() -> None:
+    samples = cases(1, 0, ["generate"])
+    scores = score(samples, [case.target for case in samples])
+    assert scores.unchanged is None
+    assert scores.tasks[0].unchanged is None
+    assert scores.face is None
+
+
+def test_no_cases_are_refused() -> None:
+    with pytest.raises(UsageError, match="no cases"):
+        score([], [])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_an_interval_holds_its_share_and_narrows_with_more_cases(pair: tuple[int, int]) -> None:
+    successes, n = pair
+    low, high = wilson(successes, n)
+    assert 0.0 <= low <= successes / n <= high <= 1.0
+    more_low, more_high = wilson(4 * successes, 4 * n)
+    assert more_high - more_low < high - low
+
+
+def test_the_interval_is_wilsons() -> None:
+    assert wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_a_pipeline_gives_the_same_pictures_and_routing_in_any_batch(pipeline: Any) -> None:
+    samples = cases(1, 0, ["generate", "add", "recolour", "light"])
+    whole: Edits = edit(pipeline, samples, steps=2, return_routing=True)
+    apart = edit(pipeline, samples, steps=2, batch=1, return_routing=True)
+    assert whole.routing is not None
+    assert apart.routing is not None
+    for a, b in zip(whole.images, apart.images, strict=True):
+        assert a.shape == (64, 64, 3)
+        assert np.abs(a.astype(int) - b.astype(int)).max() <= 2
+    assert whole.routing[0].references_LN is None
+    assert whole.routing[1].references_LN is not None
+    for a, b in zip(whole.routing, apart.routing, strict=True):
+        assert np.abs(a.maps_LhwN - b.maps_LhwN).max() < 1e-2
+        assert np.allclose(a.target_LN.sum(axis=1), 1.0)
+
+
+def test_without_routing_none_is_kept(pipeline: Any) -> None:
+    assert edit(pipeline, cases(1, 0, ["add"]), steps=1).routing is None
+
+
+def test_validation_writes_a_sheet_and_returns_two_scores(pipeline: Any, tmp_path: Path) -> None:
+    scores = validator(1)(pipeline, 12, tmp_path / "validation")
+    assert set(scores) == {"success", "unchanged"}
+    assert all(0.0 <= value <= 1.0 for value in scores.values())
+    assert [path.name for path in (tmp_path / "validation").iterdir()] == ["00000012.png"]
+    with Image.open(tmp_path / "validation" / "00000012.png") as sheet:
+        assert sheet.width > 4 * 3 * 64
+        assert len(sheet.convert("RGB").getcolors(1 << 20) or []) > 10
