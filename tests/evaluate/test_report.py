@@ -122,7 +122,9 @@ def test_a_picture_survives_its_address() -> None:
     assert (np.asarray(Image.open(io.BytesIO(base64.b64decode(body)))) == picture).all()
 
 
-@pytest.mark.parametrize(("share", "colour", "strength"), [(1.0, "above", 100), (0.25, "above", 0), (0.0, "below", 100)])
+@pytest.mark.parametrize(
+    ("share", "colour", "strength"), [(1.0, "above", 100), (0.25, "above", 0), (0.0, "below", 100)]
+)
 def test_a_cell_is_clear_at_chance_and_full_at_the_ends(share: float, colour: str, strength: int) -> None:
     text = render(replace(evaluation(), routing=[_routed(share)] * 4))
     assert f"color-mix(in srgb, var(--{colour}) {strength}%, transparent)" in text
