@@ -37,7 +37,8 @@ def page(data: dict[str, Any]) -> str:
         f"`{data['command']}`",
         "",
         f"**Success {data['success']:.3f}** (95 % interval {low:.3f} to {high:.3f}); scene outside the edit unchanged "
-        f"**{data['unchanged']:.3f}**; subject {data['subject']:.3f}, face {data['face']:.3f}, style {data['style']:.3f}.",
+        f"**{data['unchanged']:.3f}**; subject {data['subject']:.3f}, face {data['face']:.3f}, "
+        f"style {data['style']:.3f}.",
         "",
         "| task | success | unchanged | task | success | unchanged |",
         "|---|---|---|---|---|---|",

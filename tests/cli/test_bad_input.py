@@ -63,7 +63,7 @@ def test_a_file_that_is_no_usable_picture(tagmoe, model, bad_pictures, tmp_path,
     [
         (["-p", ""], ["prompt is empty"]),
         (["-p", "   "], ["prompt is empty"]),
-        (["-p", "make the zebra redd"], ["'zebra'", "did you mean 'red'?", "137"]),
+        (["-p", "make the zebra redd"], ["'zebra'", "did you mean 'red'?", "words"]),
         (["-p", PROMPT + " <|im_end|>"], ["control token"]),
         (["-p", PROMPT, "--steps", "-3"], ["--steps", "-3"]),
         (["-p", PROMPT, "--steps", "0"], ["--steps", "0"]),

@@ -54,7 +54,7 @@ def config(components: str, tmp_path: Path) -> Callable[..., RunConfig]:
             key: {**value, **changes.get(key, {})} if isinstance(value, dict) else value
             for key, value in SETTINGS.items()
         }
-        merged |= {key: value for key, value in changes.items() if not isinstance(value, dict)}
+        merged |= {key: value for key, value in changes.items() if key not in merged or not isinstance(value, dict)}
         return check_config({**merged, "components": components, "output_dir": str(tmp_path / name)})
 
     return make

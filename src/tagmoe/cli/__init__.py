@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -64,9 +64,9 @@ def run(arguments: Sequence[str]) -> int:
         code = app(words, prog_name="tagmoe", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader of a pipe (head) has seen enough; nothing more can be said, also not when Python closes stdout.
+        # The reader of a pipe (head) has left; Python would complain once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 1
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:
@@ -80,6 +80,15 @@ def run(arguments: Sequence[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _parser_message(error: Any) -> str:
+    """One sentence of the argument parser, with the value at fault: typer leaves it out of what pydantic refuses."""
+    message = " ".join(error.format_message().split()).rstrip(".")
+    refused = getattr(error.__cause__, "errors", None)
+    given = f" (given: {refused()[0]['input']})" if refused is not None else ""
+    place = error.ctx.command_path if getattr(error, "ctx", None) is not None else "tagmoe"
+    return f'{message}{given}; see "{place} --help".'
+
+
 def _explain(error: Exception) -> int:
     """Say an error in one sentence; returns the exit code."""
     if isinstance(error, TagMoEError):
@@ -87,9 +96,7 @@ def _explain(error: Exception) -> int:
         return error.exit_code
     # What the parser of arguments raises: typer carries its own copy of click, so there is no one class to name.
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-        context = getattr(error, "ctx", None)
-        place = context.command_path if context is not None else "tagmoe"
-        say(f'error: {error.format_message()} See "{place} --help".')
+        say(f"error: {_parser_message(error)}")
         return int(error.exit_code)
     message = " ".join(str(error).split()) or type(error).__name__
     say(f"internal error: {type(error).__name__}: {message}; run again with --debug to see where.")

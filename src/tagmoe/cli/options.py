@@ -16,7 +16,7 @@ Cfg = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option(min=0, help="Seed of the noise; by default a new one, which is printed.")]
 FixedSeed = Annotated[int, typer.Option(min=0, help="Seed of all that is drawn.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; by default torch's choice.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; by default 1 for TagWorld.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 Size = Annotated[str, typer.Option(help="WIDTHxHEIGHT of the output, or match: the first picture's shape.")]

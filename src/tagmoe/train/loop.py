@@ -160,8 +160,8 @@ def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
         restore_modules(stage.modules, tensors["modules"], found[-1])
         restore_optimizers(optimizers, tensors["optimizer"])
         ema = tensors["ema"]
-        run.forget_after(stage.name, step)
         run.console.print(f"{stage.name}: resumed at step {step} of {stage.steps}")
+    run.forget_after(stage.name, step)
 
     def save() -> None:
         save_checkpoint(
