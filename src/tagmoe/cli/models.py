@@ -46,7 +46,8 @@ def model_name(model: Path | None) -> str:
 def load_model(model: Path | None, *, threads: int | None = None) -> TagMoEPipeline:
     """A pipeline ready to run: in bf16 on a GPU where there is one, else in fp32 on the CPU.
 
-    Without `threads` a TagWorld model gets one, any other what torch chooses. Raises MissingError without a folder, CheckpointError for an incomplete or damaged one.
+    Without `threads` a TagWorld model gets one, any other what torch chooses.
+    Raises MissingError without a folder, CheckpointError for an incomplete or damaged one.
     """
     folder = check_model(model)
     import torch

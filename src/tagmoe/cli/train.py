@@ -12,7 +12,6 @@ import typer
 from tagmoe.cli.models import hush
 from tagmoe.cli.options import AsJson
 from tagmoe.cli.output import give, say
-from tagmoe.config import load_config
 from tagmoe.errors import MissingError
 
 
@@ -29,6 +28,8 @@ def train(
 
     Example: tagmoe train recipes/tagworld/release.yaml --set seed=1 --output-dir runs/one
     """
+    from tagmoe.config import load_config
+
     overrides = list(changes or [])
     if output_dir is not None:
         # Quoted, because the value is read as YAML and a path may look like something else there.

@@ -53,13 +53,17 @@ def judge(sample: Sample, image: np.ndarray | Image.Image) -> Verdict:
     rest = [check.holds for check in checks if not check.edited]
     kept = sample.tags.preservation
     reasons = [check.reason for check in checks if not check.holds]
-    # A blank picture can have the light or style asked for, but it is no edit of a scene with things in it.
+    # A blank picture can have the light or style asked for, but it is no edit of a scene with things in it; and where
+    # everything was to be removed, any blank picture has no things, so the background must be the scene's own.
     things = sample.target_scene.occupied
-    blank = bool(things) and all(reading.shows(place, None) for place in things)
-    if blank:
+    if things:
+        scene_left = not all(reading.shows(place, None) for place in things)
+    else:
+        scene_left = all(check.holds for check in checks)
+    if not scene_left:
         reasons.insert(0, "nothing of the scene is left")
     return Verdict(
-        success=not blank and all(check.holds for check in checks if check.edited),
+        success=scene_left and all(check.holds for check in checks if check.edited),
         unchanged=sum(rest) / len(rest) if rest else 1.0,
         subject=_subject(sample, reading) if "identity preservation" in kept else None,
         face=_face(sample, reading) if "face preservation" in kept else None,
