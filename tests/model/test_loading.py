@@ -40,7 +40,7 @@ def public(config: dict) -> dict:
 
 def test_subfolder_dtype_and_info_are_diffusers_own(folder):
     model, info = TagMoETransformer2DModel.from_pretrained(
-        folder.parent, subfolder="model", torch_dtype=torch.bfloat16, output_loading_info=True
+        folder.parent, subfolder="model", dtype=torch.bfloat16, output_loading_info=True
     )
     assert model.dtype == torch.bfloat16
     assert info["missing_keys"] == []

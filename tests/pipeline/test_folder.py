@@ -42,7 +42,7 @@ def test_the_index_names_stock_classes_and_ours(saved: tuple[Path, np.ndarray]) 
 
 
 def test_a_dtype_and_a_part_can_be_given(saved: tuple[Path, np.ndarray], tiny_pipeline: Any) -> None:
-    pipe = TagMoEPipeline.from_pretrained(str(saved[0]), torch_dtype=torch.bfloat16, vae=tiny_pipeline.vae)
+    pipe = TagMoEPipeline.from_pretrained(str(saved[0]), dtype=torch.bfloat16, vae=tiny_pipeline.vae)
     assert pipe.transformer.dtype == torch.bfloat16
     assert pipe.vae is tiny_pipeline.vae
 

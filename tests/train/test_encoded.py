@@ -15,7 +15,7 @@ from tagmoe.world import TASKS, sample
 
 @pytest.fixture
 def pipeline(components: str) -> TagMoEPipeline:
-    return TagMoEPipeline.from_pretrained(components, torch_dtype=torch.float32)
+    return TagMoEPipeline.from_pretrained(components, dtype=torch.float32)
 
 
 def store(pipeline: TagMoEPipeline, folder: Path, tasks: tuple[str, ...] = EDITING) -> EncodedSamples:

@@ -56,8 +56,8 @@ def load_model(model: Path | None, *, threads: int | None = None) -> TagMoEPipel
     from tagmoe.pipeline import TagMoEPipeline
 
     if torch.cuda.is_available():
-        return TagMoEPipeline.from_pretrained(folder, torch_dtype=torch.bfloat16).to("cuda")
-    pipeline = TagMoEPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+        return TagMoEPipeline.from_pretrained(folder, dtype=torch.bfloat16).to("cuda")
+    pipeline = TagMoEPipeline.from_pretrained(folder, dtype=torch.float32)
     if threads is None and pipeline.config.known_words is not None:
         # Its operations take microseconds: waiting for a second thread costs more than that thread saves. One edit
         # took 0.2 s with one thread and 4.4 s with two on 2 cores that another process was using.

@@ -29,4 +29,4 @@ def load_packaged() -> TagMoEPipeline:
 
     from tagmoe.pipeline import TagMoEPipeline
 
-    return TagMoEPipeline.from_pretrained(packaged_folder(), torch_dtype=torch.float32)
+    return TagMoEPipeline.from_pretrained(packaged_folder(), dtype=torch.float32)

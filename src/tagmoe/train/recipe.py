@@ -144,7 +144,7 @@ def save_model(pipeline: TagMoEPipeline, folder: Path) -> None:
 
 def _frozen(source: str) -> Components:
     folder = packaged_folder() if source == "packaged" else Path(source)
-    pipeline = TagMoEPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline = TagMoEPipeline.from_pretrained(folder, dtype=torch.float32)
     for part in (pipeline.vae, pipeline.text_encoder):
         part.eval().requires_grad_(False)
     return Components(pipeline.vae, pipeline.tokenizer, pipeline.text_encoder)
