@@ -54,7 +54,7 @@ def seconds_a_step(work: FlowStage, precision: str) -> float:
     times = []
     for run in range(RUNS + 2):
         started = time.process_time()
-        _train_step(work, 1 + run % 3, optimizers, parameters, config)
+        _train_step(work, 1 + run % 3, optimizers, parameters, precision)
         times.append(time.process_time() - started)
     return statistics.median(times[2:])
 
@@ -85,7 +85,7 @@ def measure() -> Sequence[Figure]:
         optimizers = make_optimizers(fast.modules, config.optimizer)
         parameters = [p for module in fast.modules.values() for p in module.parameters()]
         with torch.profiler.profile() as profile:
-            _train_step(fast, 1, optimizers, parameters, config)
+            _train_step(fast, 1, optimizers, parameters, "bf16")
         print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=14), file=sys.stderr)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return [*figures, Figure("train_peak_memory", memory, "GiB", 4.0, note="this process, both models")]

@@ -62,8 +62,7 @@ class AutoencoderStage:
         posterior = self.vae.encode(x).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(self.seed + step))
         z = posterior.mean
-        scale = z.detach().float().std()
-        z = z + self.config.latent_noise * scale * noise.flip(0)
+        z = z + self.config.latent_noise * z.detach().float().std() * noise
         difference = self.vae.decode(z).sample.float() - x
         absolute, squared = difference.abs().mean(), difference.square().mean()
         kl = posterior.kl().mean() / z[0].numel()
@@ -72,7 +71,7 @@ class AutoencoderStage:
         return total, {name: float(term.detach()) for name, term in terms.items()}
 
     def validate(self, step: int, folder: Path) -> Report:
-        """Peak signal to noise ratio on pictures of the test split's seed range."""
+        """Peak signal to noise ratio on pictures of another seed."""
         x = pictures(self.seed + 1, 0, 64)
         restored = self.vae.decode(self.vae.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
         error = (restored - x).square().mean() / 4

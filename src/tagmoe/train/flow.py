@@ -17,6 +17,7 @@ from tagmoe.config import LossConfig, OptimizerConfig, StageConfig
 from tagmoe.losses.balance import expert_load
 from tagmoe.losses.flow import interpolate, sample_timesteps
 from tagmoe.losses.objective import Objective
+from tagmoe.model.routing import RouterStats
 from tagmoe.pipeline import TagMoEPipeline
 from tagmoe.train.encoded import EDITING, TEXT_TO_IMAGE, Batch, EncodedSamples
 from tagmoe.train.loop import Report
@@ -123,7 +124,38 @@ class FlowStage:
 
     def loss(self, step: int, micro: int) -> tuple[Tensor, Report]:
         """Eq. (5) on one micro-batch."""
-        batch, noise_BTC, t_B = self._next(step, micro)
+        drawn = self._next(step, micro)
+        batch, noise_BTC, _ = drawn
+        if micro == 0:
+            self._load_LN = self._load_of_step(step)
+        prediction_BTC, routing = self._predict(drawn)
+        weight_BT = None
+        if self.loss_config.edit_weight != 1.0 and batch.reference_BTC is not None:
+            weight_BT = 1.0 + (self.loss_config.edit_weight - 1.0) * batch.edited_BT.float()
+        terms = self.objective(
+            prediction_BTC,
+            batch.target_BTC,
+            noise_BTC,
+            batch.tags_BK,
+            mean_probs_LBN=None if routing is None else routing.mean_probs_LBN,
+            counts_LBN=None if routing is None else routing.counts_LBN,
+            global_counts_LN=self._load_LN,
+            weight_BT=weight_BT,
+        )
+        report = {"flow": float(terms.flow.detach())}
+        if routing is not None:
+            report |= {"balance": float(terms.balance.detach()), "alignment": float(terms.alignment.detach())}
+            load_LN = expert_load(routing.counts_LBN) / len(batch.samples)
+            for layer, load_N in enumerate(load_LN):
+                report[f"load/{layer}_max"] = float(load_N.max())
+                report[f"load/{layer}_min"] = float(load_N.min())
+            report["tags/effective_rank"] = float(self.objective.tag_embedding.effective_rank())
+            report["tags/mean_cosine"] = float(self.objective.tag_embedding.mean_cosine())
+        return terms.total, report
+
+    def _predict(self, drawn: Draw) -> tuple[Tensor, RouterStats | None]:
+        """The predicted velocity of the target's tokens, and the router statistics of a mixture model."""
+        batch, noise_BTC, t_B = drawn
         tokens = interpolate(batch.target_BTC, noise_BTC, t_B)
         target_tokens = tokens.shape[1]
         side = round(target_tokens**0.5)
@@ -139,39 +171,29 @@ class FlowStage:
             img_shapes=[shape] * len(t_B),
             return_routing="stats" if self.is_moe else None,
         )
-        routing = output.routing
-        weight_BT = None
-        if self.loss_config.edit_weight != 1.0 and batch.reference_BTC is not None:
-            weight_BT = 1.0 + (self.loss_config.edit_weight - 1.0) * batch.edited_BT.float()
-        terms = self.objective(
-            output.sample[:, :target_tokens],
-            batch.target_BTC,
-            noise_BTC,
-            batch.tags_BK,
-            mean_probs_LBN=None if routing is None else routing.mean_probs_LBN,
-            counts_LBN=None if routing is None else routing.counts_LBN,
-            global_counts_LN=None if routing is None else self._count(routing.counts_LBN, micro),
-            weight_BT=weight_BT,
-        )
-        report = {"flow": float(terms.flow.detach())}
-        if routing is not None:
-            report |= {"balance": float(terms.balance.detach()), "alignment": float(terms.alignment.detach())}
-            share_LN = routing.counts_LBN.sum(dim=1).float()
-            share_LN = share_LN / share_LN.sum(dim=1, keepdim=True)
-            for layer, share_N in enumerate(share_LN):
-                report[f"load/{layer}_max"] = float(share_N.max())
-                report[f"load/{layer}_min"] = float(share_N.min())
-            report["tags/effective_rank"] = float(self.objective.tag_embedding.effective_rank())
-        return terms.total, report
+        return output.sample[:, :target_tokens], output.routing
 
-    def _count(self, counts_LBN: Tensor, micro: int) -> Tensor:
-        """Load of every expert in this step so far: the balance loss must not ask each micro-batch to be balanced."""
-        load_LN = expert_load(counts_LBN)
-        self._load_LN = load_LN if micro == 0 or self._load_LN is None else self._load_LN + load_LN
-        return self._load_LN
+    @torch.no_grad()
+    def _load_of_step(self, step: int) -> Tensor | None:
+        """Load of every expert over all micro-batches of a step; None where one batch is all.
+
+        L_lbl must not ask each micro-batch to be balanced by itself, and its f must be known before the first backward:
+        with accumulation that costs one more forward of each micro-batch.
+        """
+        if not self.is_moe or self.accumulate == 1:
+            return None
+        loads = []
+        for micro in range(self.accumulate):
+            _, routing = self._predict(self.draw(step, micro))
+            assert routing is not None
+            loads.append(expert_load(routing.counts_LBN))
+        return torch.stack(loads).sum(dim=0)
 
     def validate(self, step: int, folder: Path) -> Report:
         """Edit test cases with the averaged weights and let the oracle judge them."""
+        # the autoencoder keeps state while it encodes: it must not serve the drawing thread and this one at once
+        if self._ahead is not None:
+            self._ahead[1].result()
         self.transformer.eval()
         scores = self.validator(self.pipeline, step, folder)
         self.transformer.train()

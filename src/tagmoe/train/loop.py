@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,42 +70,62 @@ class Run:
     versions: dict[str, str]
     console: Console
 
-    def __post_init__(self) -> None:
-        self._writer = _tensorboard(self.folder) if self.config.tensorboard else None
+    @contextmanager
+    def metrics(self, stage: str, step: int) -> Iterator[Callable[[int, Report], None]]:
+        """A function (step, numbers) that appends to metrics.jsonl, and to TensorBoard where that is asked for.
 
-    def log(self, record: Mapping[str, Any]) -> None:
-        """Append one line to metrics.jsonl, and its numbers to TensorBoard where that is asked for."""
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps(record) + "\n")
-        if self._writer is not None:
-            for name, value in record.items():
-                if name not in ("stage", "step"):
-                    self._writer.add_scalar(f"{record['stage']}/{name}", value, record["step"])
-
-    def forget_after(self, stage: str, step: int) -> None:
-        """Drop metrics of steps that a resumed stage will run again."""
+        Metrics of later steps than `step` are dropped first: a resumed stage runs them again.
+        """
         path = self.folder / "metrics.jsonl"
+        self._forget_after(path, stage, step)
+        writer = _tensorboard(self.folder / "tensorboard" / stage, step) if self.config.tensorboard else None
+
+        def log(at: int, numbers: Report) -> None:
+            with path.open("a", encoding="utf-8") as handle:
+                handle.write(json.dumps({"stage": stage, "step": at, **numbers}) + "\n")
+            if writer is not None:
+                for name, value in numbers.items():
+                    writer.add_scalar(name, value, at)
+
+        try:
+            yield log
+        finally:
+            if writer is not None:
+                writer.close()
+
+    @staticmethod
+    def _forget_after(path: Path, stage: str, step: int) -> None:
         if not path.exists():
             return
+        # a killed process may leave half a line
         records = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
         kept = [line for line in records if (r := json.loads(line))["stage"] != stage or r["step"] <= step]
-        path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        os.replace(partial, path)
 
 
-def _tensorboard(folder: Path) -> Any:
+def _tensorboard(folder: Path, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise MissingError(
             "tensorboard is true in the recipe but TensorBoard is not installed; run: pip install 'tagmoe[train]'"
         ) from error
-    return SummaryWriter(folder / "tensorboard")
+    return SummaryWriter(folder, purge_step=step + 1)
+
+
+def resolve_precision(precision: str) -> str:
+    """ "fp32" or "bf16": what "auto" means on this processor (bf16 where it has bf16 arithmetic)."""
+    if precision != "auto":
+        return precision
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if native else "fp32"
 
 
 def autocast(precision: str) -> torch.autocast:
-    """bf16 autocast for "bf16", and for "auto" where the processor has bf16 arithmetic."""
-    native = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16" or (precision == "auto" and native))
+    """bf16 autocast for "bf16", nothing for "fp32"."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
 
 
 @contextmanager
@@ -150,62 +171,72 @@ def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
     Ctrl-C, once the state is saved.
     """
     config = run.config
+    precision = resolve_precision(config.precision)
     folder = run.folder / "checkpoints" / stage.name
     optimizers = make_optimizers(stage.modules, stage.optimizer)
     ema = {name: value.detach().clone() for name, value in flat_parameters(stage.modules).items()}
     step = 0
     if found := list_checkpoints(folder):
         state, tensors = load_checkpoint(found[-1])
+        if state.get("precision", precision) != precision:
+            raise TrainingError(
+                f"{stage.name} was trained in {state['precision']} so far, and here it would go on in {precision}; "
+                f"start with precision: {state['precision']} in the recipe where both processors are used."
+            )
         step = int(state["step"])
         restore_modules(stage.modules, tensors["modules"], found[-1])
         restore_optimizers(optimizers, tensors["optimizer"])
         ema = tensors["ema"]
         run.console.print(f"{stage.name}: resumed at step {step} of {stage.steps}")
-    run.forget_after(stage.name, step)
 
     def save() -> None:
+        if not all(bool(value.isfinite().all()) for value in flat_parameters(stage.modules).values()):
+            raise TrainingError(_not_finite(stage, step, "a weight", folder))
         save_checkpoint(
             folder,
             step,
             modules=stage.modules,
             ema=ema,
             optimizers=optimizers,
-            state={"stage": stage.name, "settings": run.settings, "versions": run.versions},
+            state={"stage": stage.name, "precision": precision, "settings": run.settings, "versions": run.versions},
             keep=config.keep_checkpoints,
         )
 
     parameters = [p for module in stage.modules.values() for p in module.parameters() if p.requires_grad]
-    with _progress(run, stage.name) as (progress, bar), _interruptible() as asked:
+    with _progress(run, stage.name) as (progress, bar), _interruptible() as asked, run.metrics(stage.name, step) as log:
         progress.update(bar, total=stage.steps, completed=step)
         while step < stage.steps:
             started = time.perf_counter()
             set_learning_rate(optimizers, learning_rate_factor(step, stage.steps, stage.optimizer))
-            report = _train_step(stage, step, optimizers, parameters, config)
+            report = _train_step(stage, step, optimizers, parameters, precision)
             if not all(math.isfinite(value) for value in report.values()):
-                last = list_checkpoints(folder)
-                raise TrainingError(
-                    f"{stage.name}: a loss is not finite at step {step + 1} ({_terms(report)}); the last good "
-                    f"checkpoint is {str(last[-1]) if last else 'none'}. "
-                    "Lower optimizer.lr or optimizer.muon_lr and resume."
-                )
+                raise TrainingError(_not_finite(stage, step + 1, f"a loss ({_terms(report)})", folder))
             step += 1
             decay = min(stage.optimizer.ema_decay, (1 + step) / (10 + step))
             _update_average(ema, flat_parameters(stage.modules), decay)
             report["seconds"] = time.perf_counter() - started
-            run.log({"stage": stage.name, "step": step, **{key: round(value, 6) for key, value in report.items()}})
+            log(step, {key: round(value, 6) for key, value in report.items()})
             progress.update(bar, completed=step, terms=_terms(report))
             last_step = step == stage.steps
             if asked["stop"] or last_step or step % config.save_every == 0:
                 save()
-            if asked["stop"]:
-                raise Interrupted(f"{stage.name}: stopped at step {step} of {stage.steps} and saved.")
             if last_step or step % config.validate_every == 0:
                 with averaged_weights(stage.modules, ema), torch.no_grad():
                     scores = stage.validate(step, run.folder / "validation")
                 if scores:
-                    run.log({"stage": stage.name, "step": step, **{f"validation/{k}": v for k, v in scores.items()}})
+                    log(step, {f"validation/{name}": value for name, value in scores.items()})
                     run.console.print(f"{stage.name} {step}: " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()))
+            if asked["stop"]:
+                raise Interrupted(f"{stage.name}: stopped at step {step} of {stage.steps} and saved.")
     return ema
+
+
+def _not_finite(stage: Stage, step: int, what: str, folder: Path) -> str:
+    last = list_checkpoints(folder)
+    return (
+        f"{stage.name}: {what} is not finite at step {step}; the last good checkpoint is "
+        f"{str(last[-1]) if last else 'none'}. Start again with a lower learning rate in another output_dir."
+    )
 
 
 def _train_step(
@@ -213,11 +244,11 @@ def _train_step(
     step: int,
     optimizers: list[torch.optim.Optimizer],
     parameters: list[nn.Parameter],
-    config: RunConfig,
+    precision: str,
 ) -> Report:
     total: Report = {}
     for micro in range(stage.accumulate):
-        with autocast(config.precision):
+        with autocast(precision):
             loss, terms = stage.loss(step, micro)
         (loss / stage.accumulate).backward()
         for name, value in terms.items():

@@ -14,7 +14,7 @@ def make_optimizers(modules: Mapping[str, nn.Module], config: OptimizerConfig) -
     """Muon for the matrices inside transformer blocks, AdamW for everything else; or AdamW alone.
 
     Muon orthogonalises each update, which suits hidden matrices; embeddings, gates' last layers, heads and vectors are
-    not such. Measured here: about half the samples for the same flow loss (docs/log.md).
+    not such. A pilot needed about half the samples for the same flow loss (docs/log.md).
     """
     matrices: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
