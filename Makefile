@@ -3,9 +3,9 @@
 VENV   := .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
+FITS   := -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))'
 # the first interpreter that runs and is 3.11 or 3.12
-PYTHON ?= $(shell for p in python3 python3.11 python3.12; do \
-	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
+PYTHON ?= $(shell for p in python3 python3.11 python3.12; do $$p $(FITS) 2>/dev/null && echo $$p && break; done)
 
 .PHONY: demo test test-all check bench setup clean
 
@@ -19,8 +19,8 @@ test-all: $(READY)
 	$(PY) -m pytest -m 'slow or not slow' --timeout=1800
 
 check: $(READY)
-	$(VENV)/bin/ruff check src tests benchmarks
-	$(VENV)/bin/ruff format --check src tests benchmarks
+	$(VENV)/bin/ruff check src tests benchmarks docs
+	$(VENV)/bin/ruff format --check src tests benchmarks docs
 	$(VENV)/bin/mypy
 	$(PY) -m pytest
 
@@ -31,11 +31,15 @@ bench: $(READY)
 
 setup: $(READY)
 
-# torch first and by itself: its version decides which build of everything else fits
+# torch first and by itself: its version (in constraints.txt) decides which build of everything else fits.
+# A half-made environment is removed: the next call would take it for a whole one.
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "tagmoe needs Python 3.11 or 3.12; install one, or call make PYTHON=/path/to/it"; exit 1; }
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
+	@"$(PYTHON)" $(FITS) 2>/dev/null || \
+	{ echo "PYTHON=$(PYTHON) is no Python 3.11 or 3.12; tagmoe needs one of them"; exit 1; }
+	@test -x $(PY) || "$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); \
+	echo "$(PYTHON) -m venv failed; install its venv module (Debian: python3-venv), then run make again"; exit 1; }
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 

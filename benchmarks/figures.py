@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 PACKAGES = ("tagmoe", "torch", "diffusers", "transformers", "numpy")
 
@@ -38,12 +40,18 @@ class Figure:
         return self.value >= self.wanted if self.at_least else self.value <= self.wanted
 
 
-def report(measure: Callable[[], Sequence[Figure]], *, seed: int = 0) -> None:
-    """Run the benchmark's `measure`, print its figures, exit."""
+def report(measure: Callable[..., Sequence[Figure]], options: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    """Run the benchmark's `measure`, print its figures, exit.
+
+    `options`: more command-line options and what argparse gets for each; `measure` gets them by name.
+    """
     parser = argparse.ArgumentParser(description=measure.__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
-    as_json = parser.parse_args().json
-    figures = list(measure())
+    for name, settings in (options or {}).items():
+        parser.add_argument(f"--{name}", **settings)
+    given = vars(parser.parse_args())
+    as_json = given.pop("json")
+    figures = list(measure(**given))
     for figure in figures:
         bound = "" if figure.wanted is None else f"  wanted {'>=' if figure.at_least else '<='} {figure.wanted:g}"
         verdict = "ok  " if figure.holds else "FAIL"
@@ -57,7 +65,8 @@ def report(measure: Callable[[], Sequence[Figure]], *, seed: int = 0) -> None:
                     "figures": [{**asdict(figure), "holds": figure.holds} for figure in figures],
                     "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
                     "machine": f"{_processor()}, {_cores()} cores",
-                    "seed": seed,
+                    "load": [round(value, 2) for value in os.getloadavg()],
+                    "seed": given.get("seed", 0),
                     "commit": _commit(),
                 },
                 indent=1,
@@ -74,8 +83,6 @@ def _processor() -> str:
 
 
 def _cores() -> int:
-    import os
-
     return os.cpu_count() or 1
 
 

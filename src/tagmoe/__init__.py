@@ -1,4 +1,4 @@
-"""tagmoe: the open system of TAG-MoE (arXiv 2601.08881). Public names load on first use, so that this import is light."""
+"""tagmoe: the open system of TAG-MoE (arXiv 2601.08881). Public names load on first use: this import is light."""
 
 from __future__ import annotations
 

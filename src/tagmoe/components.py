@@ -1,4 +1,4 @@
-"""The parts of a TAG-MoE pipeline: built from code at tiny size, without a hub, and checked before they are loaded.
+"""The parts of a TAG-MoE pipeline: built from code at tiny size, without a hub.
 
 Nothing here is a mock: a folder saved from these parts is read by stock diffusers and transformers classes.
 Torchvision is not needed, as the processor of Qwen2.5-VL (the only part that wants it) is no component here.
@@ -6,30 +6,19 @@ Torchvision is not needed, as the processor of Qwen2.5-VL (the only part that wa
 
 from __future__ import annotations
 
-import importlib
 import json
-from collections.abc import Collection, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKLQwenImage, FlowMatchEulerDiscreteScheduler, SchedulerMixin
+from diffusers import AutoencoderKLQwenImage, FlowMatchEulerDiscreteScheduler
 from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageCausalConv3d, QwenImageRMS_norm
-from safetensors import SafetensorError, safe_open
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
-from torch import nn
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2Tokenizer,
-)
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
-from transformers.utils import logging as transformers_logging
 
-from tagmoe.errors import CheckpointError, MissingError, UsageError
+from tagmoe.errors import UsageError
 
 # The special tokens that Qwen2.5-VL's own code and chat templates refer to, in Qwen's order.
 SPECIAL_TOKENS = (
@@ -218,118 +207,3 @@ def fast_single_frame(vae: AutoencoderKLQwenImage) -> AutoencoderKLQwenImage:
         elif type(module) is QwenImageRMS_norm:
             module.__class__ = FusedRMSNorm
     return vae
-
-
-def check_model_folder(folder: Path, *, given: Collection[str] = (), variant: str | None = None) -> None:
-    """Refuse a pipeline folder that would not load completely; only file headers are read.
-
-    diffusers and transformers only warn about missing weights and then run on random ones. Components in `given` are
-    not checked. Raises MissingError when there is no such folder and CheckpointError, naming the file, for all else.
-    """
-    if not folder.is_dir():
-        raise MissingError(
-            f"There is no model folder {str(folder)!r}; give a folder written by save_pretrained, or download one "
-            "with `hf download <repo> --local-dir <folder>`."
-        )
-    for name, entry in _read_json(folder / "model_index.json").items():
-        if name.startswith("_") or name in given or not (isinstance(entry, list) and len(entry) == 2 and entry[0]):
-            continue
-        part = folder / name
-        if not part.is_dir():
-            raise CheckpointError(
-                f"The model folder is incomplete: {str(part)!r} is missing; copy or download it again."
-            )
-        for file in sorted(part.glob("*.json")):
-            _read_json(file)
-        try:
-            part_class = getattr(importlib.import_module(entry[0]), entry[1])
-        except (ImportError, AttributeError):
-            raise CheckpointError(
-                f"{str(folder / 'model_index.json')!r} names {entry[0]}.{entry[1]}, which is not installed."
-            ) from None
-        if issubclass(part_class, nn.Module):
-            _check_weights(part, part_class, variant)
-        elif issubclass(part_class, SchedulerMixin):
-            _read_json(part / part_class.config_name)
-        elif issubclass(part_class, PreTrainedTokenizerBase) and not (part / "vocab.json").is_file():
-            # Without either file transformers makes a tokenizer of one token, in silence.
-            _read_json(part / "tokenizer.json")
-
-
-def _check_weights(part: Path, part_class: Any, variant: str | None) -> None:
-    config = _read_json(part / "config.json")
-    is_transformers = issubclass(part_class, PreTrainedModel)
-    files = _weight_files(part, "model" if is_transformers else "diffusion_pytorch_model", variant)
-    shapes: dict[str, list[int]] = {}
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                shapes |= {key: tensors.get_slice(key).get_shape() for key in tensors.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{str(file)!r} is damaged or cut short ({error}); copy or download it again."
-            ) from None
-    # Quantised files hold packed weights under other keys; their own loader knows which belong together.
-    if "quantization_config" in config:
-        return
-    if is_transformers:
-        # Its old checkpoints have other names than the model, so transformers itself is asked, without reading weights.
-        shows_bars = transformers_logging.is_progress_bar_enabled()
-        transformers_logging.disable_progress_bar()
-        try:
-            _, info = part_class.from_pretrained(
-                part, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True, variant=variant
-            )
-        except (RuntimeError, ValueError, OSError) as error:
-            raise CheckpointError(f"{str(part)!r} does not fit its config.json ({_first_line(error)}).") from None
-        finally:
-            if shows_bars:
-                transformers_logging.enable_progress_bar()
-        missing, unexpected, reshaped = info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"]
-    else:
-        with torch.device("meta"):
-            wanted = {key: list(value.shape) for key, value in part_class.from_config(config).state_dict().items()}
-        missing, unexpected = wanted.keys() - shapes.keys(), shapes.keys() - wanted.keys()
-        reshaped = {key for key in wanted.keys() & shapes.keys() if wanted[key] != shapes[key]}
-    problems = [
-        f"{what}: {', '.join(sorted(map(str, keys))[:4])}{f' and {len(keys) - 4} more' if len(keys) > 4 else ''}"
-        for what, keys in (("missing", missing), ("unknown", unexpected), ("of another shape", reshaped))
-        if keys
-    ]
-    if problems:
-        raise CheckpointError(f"The weights {str(files[0])!r} do not fit their config.json; {'; '.join(problems)}.")
-
-
-def _weight_files(part: Path, stem: str, variant: str | None) -> list[Path]:
-    names = [f"{stem}.{variant}.safetensors", f"{stem}.safetensors"] if variant else [f"{stem}.safetensors"]
-    for name in names:
-        if (part / name).is_file():
-            return [part / name]
-        indexes = sorted(part.glob(f"{name.removesuffix('.safetensors')}.safetensors.index*.json"))
-        if indexes:
-            shards = sorted(set(_read_json(indexes[0]).get("weight_map", {}).values()))
-            for shard in shards:
-                if not (part / shard).is_file():
-                    raise CheckpointError(
-                        f"The model folder is incomplete: {str(part / shard)!r} is missing; copy or download it again."
-                    )
-            return [part / shard for shard in shards]
-    raise CheckpointError(
-        f"The model folder is incomplete: {str(part / names[-1])!r} is missing; copy or download it again."
-    )
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"The model folder is incomplete: {str(file)!r} is missing; copy or download it again."
-        ) from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{str(file)!r} is damaged ({error}); copy or download it again.") from None
-    return value if isinstance(value, dict) else {}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

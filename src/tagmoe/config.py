@@ -12,15 +12,22 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tagmoe.errors import ConfigError
 
+# Facts of higher layers that settings must fit; this layer cannot import them, a test compares.
+NUM_TAGS = 18
+PICTURE_SIZE = 64
+PATCH_SIZE = 2
+LARGEST_SEED = 2**62
+"""A stage adds its step number to the seed, and torch takes seeds below 2**64."""
+
 
 class Settings(BaseModel):
-    """A frozen block of settings that refuses names it does not know."""
+    """A frozen block of settings that refuses names it does not know and numbers that are not finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class AutoencoderConfig(Settings):
@@ -31,6 +38,8 @@ class AutoencoderConfig(Settings):
     dim_mult: tuple[int, ...] = (1, 2, 4, 4)
     num_res_blocks: int = Field(1, ge=1)
     steps: int = Field(8000, ge=1)
+    decoder_steps: int = Field(0, ge=0)
+    """Further steps of the decoder alone."""
     batch: int = Field(16, ge=1)
     lr: float = Field(3e-3, gt=0)
     lambda_kl: float = Field(1e-5, ge=0)
@@ -66,7 +75,7 @@ class MoEConfig(Settings):
 
     num_moe_blocks: int = Field(3, ge=1)
     """L. Paper: the last 10 of 60; here half of the blocks. [ours]"""
-    num_experts: int = Field(4, ge=1)
+    num_experts: int = Field(4, ge=2)
     """N. [paper 4.1]"""
     top_k: int = Field(1, ge=1)
     """A. [paper 4.1]"""
@@ -132,8 +141,8 @@ class StageConfig(Settings):
 class RunConfig(Settings):
     """Everything that defines a run: dense text-to-image base, exact upcycling, unified training. [paper 4.1]"""
 
-    output_dir: str
-    seed: int = 0
+    output_dir: str = Field(..., min_length=1)
+    seed: int = Field(0, ge=0, le=LARGEST_SEED)
     components: str | None = "packaged"
     """Where the frozen autoencoder, tokenizer and text encoder come from: "packaged", a model folder, or null to train
     them first."""
@@ -156,6 +165,60 @@ class RunConfig(Settings):
     optimizer: OptimizerConfig = OptimizerConfig()
     base: StageConfig
     unified: StageConfig
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> RunConfig:
+        """Find what one field cannot show now, not after hours, when the stage that it breaks begins."""
+        for problem in _misfits(self):
+            raise ValueError(problem)
+        return self
+
+
+def _misfits(config: RunConfig) -> Iterator[str]:
+    """One sentence for each pair of settings that exclude each other."""
+    moe, dit, loss, text = config.moe, config.transformer, config.loss, config.text_encoder
+    if moe.top_k > moe.num_experts:
+        yield (
+            f"The setting 'moe.top_k' is {moe.top_k}, but 'moe.num_experts' is {moe.num_experts}; a token cannot use "
+            "more experts than there are."
+        )
+    if moe.num_moe_blocks > dit.num_layers:
+        yield (
+            f"The setting 'moe.num_moe_blocks' is {moe.num_moe_blocks}, but 'transformer.num_layers' is "
+            f"{dit.num_layers}; give at most that."
+        )
+    axes = dit.axes_dims_rope
+    if any(axis < 2 or axis % 2 for axis in axes) or sum(axes) != dit.attention_head_dim:
+        yield (
+            f"The setting 'transformer.axes_dims_rope' is {list(axes)}; it must be three even numbers from 2 that add "
+            f"up to 'transformer.attention_head_dim', which is {dit.attention_head_dim}."
+        )
+    if loss.tag_embedding == "frozen-orthogonal" and loss.semantic_dim < NUM_TAGS:
+        yield (
+            f"The setting 'loss.semantic_dim' is {loss.semantic_dim}, but 'frozen-orthogonal' needs at least "
+            f"{NUM_TAGS}, one dimension a tag; raise it or set 'loss.tag_embedding' to 'learned'."
+        )
+    if text.hidden_size % (2 * text.num_heads):
+        yield (
+            f"The setting 'text_encoder.hidden_size' is {text.hidden_size}; it must be a multiple of "
+            f"{2 * text.num_heads}, so that 'text_encoder.num_heads' = {text.num_heads} heads have an even size."
+        )
+    if text.num_heads % text.num_kv_heads:
+        yield (
+            f"The setting 'text_encoder.num_kv_heads' is {text.num_kv_heads}; it must divide "
+            f"'text_encoder.num_heads', which is {text.num_heads}."
+        )
+    yield from _autoencoder_misfits(config.autoencoder)
+
+
+def _autoencoder_misfits(auto: AutoencoderConfig) -> Iterator[str]:
+    # every level but the first halves the picture, and the transformer then packs 2x2 latents into a token
+    allowed = [n for n in range(1, PICTURE_SIZE) if PICTURE_SIZE % (PATCH_SIZE * 2 ** (n - 1)) == 0]
+    if len(auto.dim_mult) not in allowed or min(auto.dim_mult) < 1:
+        yield (
+            f"The setting 'autoencoder.dim_mult' is {list(auto.dim_mult)}; it must be {allowed[0]} to {allowed[-1]} "
+            f"numbers from 1 (4 of them make {PICTURE_SIZE}x{PICTURE_SIZE} pictures 4x4 tokens)."
+        )
 
 
 def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
@@ -204,7 +267,10 @@ def check_config(data: dict[str, Any]) -> RunConfig:
 
 def _explain(problem: Any, count: int) -> str:
     name = ".".join(str(part) for part in problem["loc"])
-    more = f" ({count - 1} more settings are wrong.)" if count > 1 else ""
+    others = "1 more setting is" if count == 2 else f"{count - 1} more settings are"
+    more = f" ({others} wrong.)" if count > 1 else ""
+    if problem["type"] == "value_error":
+        return f"{problem['ctx']['error']}{more}"
     if problem["type"] == "extra_forbidden":
         names = list(_names(RunConfig))
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)

@@ -1,13 +1,13 @@
 """Every error a user can meet, in one tree. The command line prints the message and exits with `exit_code`.
 
-    TagMoEError                 1   what was wrong (with its value), what is allowed, what to do
-    |-- UsageError              2   a bad argument, instruction, size or path
-    |   |-- ConfigError         2   an unknown or invalid setting in YAML or --set
-    |   |-- VocabularyError     2   an unknown tag, or tags that break a rule
-    |   `-- ImageError          2   a file that is no usable picture
-    |-- MissingError            3   weights or an optional dependency are not there (names the install line)
-    |-- CheckpointError         1   a model folder or checkpoint is incomplete or damaged
-    `-- TrainingError           1   a run cannot go on (NaN, mismatch on resume)
+TagMoEError                 1   what was wrong (with its value), what is allowed, what to do
+|-- UsageError              2   a bad argument, instruction, size or path
+|   |-- ConfigError         2   an unknown or invalid setting in YAML or --set
+|   |-- VocabularyError     2   an unknown tag, or tags that break a rule
+|   `-- ImageError          2   a file that is no usable picture
+|-- MissingError            3   weights or an optional dependency are not there (names the install line)
+|-- CheckpointError         1   a model folder or checkpoint is incomplete or damaged
+`-- TrainingError           1   a run cannot go on (NaN, mismatch on resume)
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import struct
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from tagmoe.errors import ImageError, UsageError
 
+# Decoders that run in this process: for EPS, Pillow would start another program. JPEG includes MPO.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_PIXELS = 64_000_000
 ALLOWED = "a path, a PIL image, an array (H, W[, C]) or a tensor (C, H, W)"
 
@@ -97,19 +98,19 @@ def _from_path(source: str | os.PathLike[str]) -> Image.Image:
         with warnings.catch_warnings():
             # Pillow warns of large pictures, where the limit below is stricter, and of EXIF damage, which is harmless.
             warnings.simplefilter("ignore")
-            image = Image.open(path)
+            image = Image.open(path, formats=FORMATS)
     except FileNotFoundError:
         raise ImageError(f"There is no picture file {str(path)!r}; check the path.") from None
     except UnidentifiedImageError:
         raise ImageError(
-            f"{str(path)!r} is not a picture that can be read; use PNG, JPEG, WebP, BMP or TIFF."
+            f"{str(path)!r} is not a picture that can be read; use PNG, JPEG, WebP, BMP, GIF or TIFF."
         ) from None
     except Image.DecompressionBombError:
         raise ImageError(f"{str(path)!r} is too large; at most 64 megapixels are allowed: scale it down.") from None
-    except (OSError, ValueError, SyntaxError) as error:
-        raise ImageError(
-            f"{str(path)!r} cannot be opened ({_short(str(error))}); give a readable picture file."
-        ) from None
+    except Exception as error:
+        # A decoder may fail in any way at all on a file that somebody made to that end.
+        reason = _short(str(error)) or type(error).__name__
+        raise ImageError(f"{str(path)!r} cannot be opened ({reason}); give a readable picture file.") from None
     with image:
         return _from_pil(image, repr(str(path)))
 
@@ -121,12 +122,14 @@ def _from_pil(image: Image.Image, name: str) -> Image.Image:
         image.load()
         upright: Image.Image = image
         # A damaged EXIF block does not make the pixels unusable: such a picture is taken as it is.
-        bad_exif = contextlib.suppress(struct.error, SyntaxError, ValueError, TypeError, KeyError, OSError)
+        bad_exif = contextlib.suppress(Exception)
         with bad_exif, warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             upright = ImageOps.exif_transpose(image)
         return _to_rgb(upright, name)
-    except (OSError, SyntaxError, ValueError, struct.error) as error:
+    except ImageError:
+        raise
+    except Exception as error:
         reason = _short(str(error)) or type(error).__name__
         raise ImageError(f"{name} is damaged or incomplete ({reason}); save or download the picture again.") from None
 

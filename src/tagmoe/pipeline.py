@@ -9,10 +9,7 @@ Shapes in names and comments: B images of the batch, S text tokens, T packed ima
 
 from __future__ import annotations
 
-import difflib
 import math
-import re
-import secrets
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -30,8 +27,22 @@ from diffusers.pipelines.qwenimage.pipeline_qwenimage import calculate_shift
 from diffusers.utils import BaseOutput
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
-from tagmoe.components import check_model_folder, fast_single_frame
+from tagmoe.arguments import (
+    Rewriter,
+    check_area,
+    check_count,
+    check_negatives,
+    check_output_size,
+    check_prompts,
+    check_scale,
+    check_steps,
+    check_words,
+    make_generators,
+    rewrite,
+)
+from tagmoe.components import fast_single_frame
 from tagmoe.errors import UsageError
+from tagmoe.folder import check_model_folder
 from tagmoe.images import fit_size, images_to_tensor, nest_images, resize_image
 
 QWEN_IMAGE_TEMPLATE = (
@@ -39,13 +50,9 @@ QWEN_IMAGE_TEMPLATE = (
     "relationships of the objects and background:<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 )
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-# The release's presets reach from 1:4 to 4:1; an output that follows its reference stays inside them.
-WIDEST_OUTPUT = 4
 WIDEST_REFERENCE = 16
-LARGEST_SIDE_FACTOR = 4
 
 Text = tuple[torch.Tensor, torch.Tensor]
-Rewriter = Callable[[str, list[PIL.Image.Image]], str]
 
 
 @dataclass
@@ -69,7 +76,6 @@ class TagMoEPipeline(DiffusionPipeline, QwenImageLoraLoaderMixin):
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
-    _optional_components = ["processor"]  # noqa: RUF012
     _callback_tensor_inputs = ["latents"]  # noqa: RUF012
 
     def __init__(
@@ -79,7 +85,6 @@ class TagMoEPipeline(DiffusionPipeline, QwenImageLoraLoaderMixin):
         text_encoder: Qwen2_5_VLForConditionalGeneration,
         tokenizer: Qwen2Tokenizer,
         scheduler: FlowMatchEulerDiscreteScheduler,
-        processor: Any = None,
         prompt_template: str = QWEN_IMAGE_TEMPLATE,
         max_prompt_tokens: int = 1024,
         known_words: Any = None,
@@ -98,7 +103,6 @@ class TagMoEPipeline(DiffusionPipeline, QwenImageLoraLoaderMixin):
             text_encoder=text_encoder,
             tokenizer=tokenizer,
             scheduler=scheduler,
-            processor=processor,
         )
         self.register_to_config(
             prompt_template=prompt_template,
@@ -129,7 +133,18 @@ class TagMoEPipeline(DiffusionPipeline, QwenImageLoraLoaderMixin):
         """
         folder = Path(pretrained_model_name_or_path).expanduser()
         check_model_folder(folder, given=kwargs.keys(), variant=kwargs.get("variant"))
-        return super().from_pretrained(str(folder), **kwargs)
+        # Without this, diffusers falls back to a pickle, which can run code, where safetensors are missing.
+        return super().from_pretrained(str(folder), **(kwargs | {"use_safetensors": True}))
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """diffusers' choice of what the constructor gets, without the parts of other Qwen-Image pipelines.
+
+        Those of editing name a `processor`, which is not needed here; the warning about it would help nobody.
+        """
+        known = cls._get_init_keys(cls)
+        ours = {name: value for name, value in config_dict.items() if name in known or name.startswith("_")}
+        return super().extract_init_dict(ours, **kwargs)
 
     @property
     def interrupt(self) -> bool:
@@ -180,7 +195,7 @@ class TagMoEPipeline(DiffusionPipeline, QwenImageLoraLoaderMixin):
             if token in text:
                 raise UsageError(f"The prompt contains the control token {token!r}; remove it.")
         if self.config.known_words is not None:
-            _check_words(text, self.config.known_words)
+            check_words(text, self.config.known_words)
         ids = self._token_ids(text)
         if len(ids) > self.config.max_prompt_tokens:
             raise UsageError(
@@ -291,9 +306,9 @@ class TagMoEPipeline(DiffusionPipeline, QwenImageLoraLoaderMixin):
         return_routing: "stats" or "full". rewriter: (instruction, references) -> the prompt to use.
         Raises UsageError for a bad argument and ImageError for a bad picture.
         """
-        steps = self._check_steps(num_inference_steps)
-        scale = self._check_scale(true_cfg_scale)
-        repeats = _check_count("num_images_per_prompt", num_images_per_prompt)
+        steps = check_steps(num_inference_steps, self.config, self.scheduler.config)
+        scale = check_scale(true_cfg_scale, self.config)
+        repeats = check_count("num_images_per_prompt", num_images_per_prompt)
         if output_type not in OUTPUT_TYPES:
             raise UsageError(f"output_type is {output_type!r}; give one of {', '.join(OUTPUT_TYPES)}.")
         unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
@@ -302,26 +317,27 @@ class TagMoEPipeline(DiffusionPipeline, QwenImageLoraLoaderMixin):
         if return_routing is not None and not getattr(self.transformer.config, "num_moe_blocks", 0):
             raise UsageError(f"return_routing is {return_routing!r} but this model has no mixture blocks; pass None.")
 
-        prompts = _check_prompts(prompt, prompt_embeds)
+        prompts = check_prompts(prompt, prompt_embeds)
         samples = len(prompts) if prompt_embeds is None else prompt_embeds.shape[0]
         references = nest_images(image, samples, is_batch=not isinstance(prompt, str) and samples > 1)
         if rewriter is not None:
             if prompt_embeds is not None:
                 raise UsageError("A rewriter rewrites text; give prompt instead of prompt_embeds.")
-            prompts = [_rewritten(rewriter, p, references[i % len(references)]) for i, p in enumerate(prompts)]
+            prompts = [rewrite(rewriter, p, references[i % len(references)]) for i, p in enumerate(prompts)]
         first = references[0][0] if references[0] else None
-        height, width = self._check_output_size(height, width, first)
-        area = height * width if reference_area is None else self._check_area(reference_area)
+        default_size, multiple = self.config.default_size, self.size_multiple
+        height, width = check_output_size(height, width, first, default_size, multiple)
+        area = height * width if reference_area is None else check_area(reference_area, default_size, multiple)
 
         batch = samples * repeats
         device, dtype = self._execution_device, self.transformer.dtype
-        generators, seeds = _make_generators(seed, generator, batch)
+        generators, seeds = make_generators(seed, generator, batch)
         grid = self._grid(height, width)
         latents = self._start_latents(latents, batch, grid, generators).to(device)
 
         conditions = [self._text(prompts, prompt_embeds, prompt_embeds_mask, samples, "prompt_embeds")]
         if scale > 1:
-            negatives = _check_negatives(negative_prompt, negative_prompt_embeds, samples)
+            negatives = check_negatives(negative_prompt, negative_prompt_embeds, samples)
             conditions.append(
                 self._text(
                     negatives, negative_prompt_embeds, negative_prompt_embeds_mask, samples, "negative_prompt_embeds"
@@ -430,134 +446,6 @@ class TagMoEPipeline(DiffusionPipeline, QwenImageLoraLoaderMixin):
         self.scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), device=device, **options)
         self.scheduler.set_begin_index(0)
         return self.scheduler.timesteps
-
-    # Checks -----------------------------------------------------------------------------------------------------
-
-    def _check_steps(self, steps: int | None) -> int:
-        steps = _check_count("num_inference_steps", self.config.default_steps if steps is None else steps)
-        if steps == 1 and self.scheduler.config.get("shift_terminal"):
-            # Stretching a schedule of one step to its end divides zero by zero.
-            raise UsageError("num_inference_steps is 1; this scheduler (shift_terminal) needs at least 2.")
-        return steps
-
-    def _check_scale(self, scale: float | None) -> float:
-        scale = self.config.default_cfg if scale is None else scale
-        if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale) or scale < 0:
-            raise UsageError(f"true_cfg_scale is {scale!r}; give a finite number, 0 or more (1 or less: no guidance).")
-        return float(scale)
-
-    def _check_area(self, area: int) -> int:
-        largest = (LARGEST_SIDE_FACTOR * self.config.default_size) ** 2
-        if not _is_whole(area) or not self.size_multiple**2 <= area <= largest:
-            raise UsageError(
-                f"reference_area is {area!r}; give a number of pixels, {self.size_multiple**2} to {largest}."
-            )
-        return area
-
-    def _check_output_size(
-        self, height: int | None, width: int | None, first: PIL.Image.Image | None
-    ) -> tuple[int, int]:
-        default, multiple = self.config.default_size, self.size_multiple
-        if height is None and width is None:
-            if first is None:
-                return default, default
-            across, down = first.size
-            across, down = min(across, WIDEST_OUTPUT * down), min(down, WIDEST_OUTPUT * across)
-            return fit_size(across, down, default**2, multiple)
-        if height is None or width is None:
-            raise UsageError(f"height is {height} and width is {width}; give both of them or neither.")
-        largest = LARGEST_SIDE_FACTOR * default
-        for name, side in (("height", height), ("width", width)):
-            if not _is_whole(side) or not multiple <= side <= largest or side % multiple:
-                raise UsageError(f"{name} is {side!r}; give a multiple of {multiple} from {multiple} to {largest}.")
-        return height, width
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def _check_count(name: str, value: Any) -> int:
-    if not _is_whole(value) or value < 1:
-        raise UsageError(f"{name} is {value!r}; give a whole number, 1 or more.")
-    return int(value)
-
-
-def _check_prompts(prompt: Any, prompt_embeds: torch.Tensor | None) -> list[str]:
-    if prompt_embeds is not None:
-        if prompt is not None:
-            raise UsageError("Both prompt and prompt_embeds are given; give one of them.")
-        return [""] * prompt_embeds.shape[0]
-    if prompt is None:
-        raise UsageError("No prompt is given; say what to draw or what to change.")
-    prompts = [prompt] if isinstance(prompt, str) else prompt
-    if not isinstance(prompts, list | tuple) or not all(isinstance(text, str) for text in prompts):
-        raise UsageError(f"prompt is of type {type(prompt).__name__}; give a text or a list of texts.")
-    if not prompts or not all(text.strip() for text in prompts):
-        raise UsageError("The prompt is empty; say what to draw or what to change.")
-    return list(prompts)
-
-
-def _check_negatives(negative: Any, embeds: torch.Tensor | None, samples: int) -> list[str]:
-    if embeds is not None and negative is not None:
-        raise UsageError("Both negative_prompt and negative_prompt_embeds are given; give one of them.")
-    texts = [negative] * samples if negative is None or isinstance(negative, str) else list(negative)
-    if len(texts) != samples or not all(text is None or isinstance(text, str) for text in texts):
-        raise UsageError(
-            f"negative_prompt has {len(texts)} entries for {samples} prompts; give one text, or one for each."
-        )
-    # The release sends the empty negative prompt as one space.
-    return [text or " " for text in texts]
-
-
-def _check_words(text: str, known_words: Sequence[str]) -> None:
-    unknown = [word for word in dict.fromkeys(split_words(text)) if word not in set(known_words)]
-    if not unknown:
-        return
-    hints = []
-    for word in unknown:
-        close = difflib.get_close_matches(word, known_words, n=1)
-        hints.append(f"{word!r} (did you mean {close[0]!r}?)" if close else repr(word))
-    raise UsageError(
-        f"This model was trained on a vocabulary of {len(known_words)} words and does not know {', '.join(hints)}; "
-        "use other words."
-    )
-
-
-def split_words(text: str) -> list[str]:
-    """The lower-case words of a prompt, as `known_words` counts them: letters, digits and inner apostrophes."""
-    return re.findall(r"\w+(?:'\w+)*", text.lower())
-
-
-def _make_generators(seed: Any, generator: Any, batch: int) -> tuple[list[torch.Generator], list[int]]:
-    if generator is not None:
-        if seed is not None:
-            raise UsageError("Both seed and generator are given; give one of them.")
-        generators = list(generator) if isinstance(generator, list | tuple) else [generator] * batch
-        if len(generators) != batch or not all(isinstance(one, torch.Generator) for one in generators):
-            raise UsageError(
-                f"generator has {len(generators)} entries for {batch} images; give one, or one for each image."
-            )
-        return generators, [one.initial_seed() for one in generators]
-    if seed is None:
-        seeds = [secrets.randbelow(2**31) for _ in range(batch)]
-    elif isinstance(seed, list | tuple):
-        seeds = list(seed)
-    else:
-        seeds = [seed + i for i in range(batch)] if _is_whole(seed) else [seed]
-    for one in seeds:
-        if not _is_whole(one) or not 0 <= one < 2**63:
-            raise UsageError(f"seed is {one!r}; give a whole number from 0 to 2^63 - 1, or a list of them.")
-    if len(seeds) != batch:
-        raise UsageError(f"seed has {len(seeds)} entries for {batch} images; give one number, or one for each image.")
-    return [torch.Generator().manual_seed(int(one)) for one in seeds], [int(one) for one in seeds]
-
-
-def _rewritten(rewriter: Rewriter, instruction: str, references: list[PIL.Image.Image]) -> str:
-    text = rewriter(instruction, references)
-    if not isinstance(text, str) or not text.strip():
-        raise UsageError(f"The rewriter answered {text!r} to {instruction!r}; it must answer with a text.")
-    return text
 
 
 # Tensors --------------------------------------------------------------------------------------------------------

@@ -122,7 +122,7 @@ def test_models_that_are_not_there_or_broken(tagmoe, model, picture, tmp_path) -
 
 def test_without_the_packaged_model_the_sentence_says_how_to_get_one(tagmoe, picture, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(packaged, "FOLDER", tmp_path / "none")
-    tagmoe("edit", picture, "-p", PROMPT, "-o", tmp_path / "out.png").refused(3, "tagmoe train", "--model")
+    tagmoe("edit", picture, "-p", PROMPT, "-o", tmp_path / "out.png").refused(3, "packaged", "reinstall")
     tagmoe("demo", "--out", tmp_path / "demo").refused(3, "packaged")
     tagmoe("info", "model").refused(3, "packaged")
     assert tagmoe("info", "tags").code == 0
@@ -192,6 +192,7 @@ def test_bad_sources_of_upcycling(tagmoe, model, tmp_path) -> None:
     tagmoe("upcycle", model, model, "--num-moe-blocks", 1).refused(2, "exists")
     tagmoe("upcycle", model, tmp_path / "out", "--num-moe-blocks", 0).refused(2, "--num-moe-blocks")
     tagmoe("upcycle", model, tmp_path / "out").refused(2, "--num-moe-blocks")
+    tagmoe("upcycle", model, tmp_path / "out", "--num-moe-blocks", 1, "--num-experts", 1).refused(2, "--num-experts")
     tagmoe("upcycle", model, tmp_path / "out", "--num-moe-blocks", 1, "--gate", "round").refused(2, "round")
     assert list(tmp_path.iterdir()) == []
 

@@ -253,15 +253,18 @@ def test_version(tagmoe) -> None:
     assert tagmoe("--version").out.strip() == __version__
 
 
-@pytest.mark.slow
-def test_a_whole_run_from_recipe_to_picture(tagmoe, picture, tmp_path) -> None:
+def test_a_whole_run_from_recipe_to_picture(tagmoe, picture, tmp_path, monkeypatch) -> None:
+    # Drawing the texts for the tokenizer would take longer than all the rest.
+    monkeypatch.setattr("tagmoe.train.components.TOKENIZER_TEXTS", 200)
     recipe = tmp_path / "recipe.yaml"
-    stage = "{steps: 2, batch: 4, unique_samples: 64}"
+    stage = "{steps: 2, batch: 4, unique_samples: 8}"
     recipe.write_text(
         f"output_dir: {tmp_path / 'run'}\ncomponents: null\nvalidation_cases: 1\nbase: {stage}\nunified: {stage}\n"
-        "autoencoder: {steps: 1, batch: 4}\ntext_encoder: {steps: 1, batch: 4}\n"
+        "autoencoder: {steps: 1, batch: 2, base_dim: 4, z_dim: 4}\n"
+        "text_encoder: {steps: 1, batch: 2, hidden_size: 32, num_layers: 1, intermediate_size: 32}\n"
     )
-    outcome = tagmoe("train", recipe)
+    small = ("transformer.num_layers=2", "transformer.num_attention_heads=1", "moe.num_moe_blocks=1")
+    outcome = tagmoe("train", recipe, *(word for change in small for word in ("--set", change)))
     assert outcome.code == 0, outcome.err
     model = outcome.out.strip()
     assert model == str(tmp_path / "run" / "model")

@@ -16,7 +16,7 @@ LAYERS = (
     ("model",),
     ("losses",),
     ("world", "data", "vlm"),
-    ("images", "components", "pipeline", "packaged"),
+    ("images", "arguments", "components", "folder", "pipeline", "packaged"),
     ("train", "evaluate", "routing"),
     ("serve", "study"),
     ("cli",),
@@ -28,7 +28,9 @@ BANNED = {
     "model": {"tags"},
     "losses": {"model"},
     "images": PIPELINE,
+    "arguments": PIPELINE,
     "components": PIPELINE,
+    "folder": PIPELINE,
     "pipeline": PIPELINE,
     "packaged": PIPELINE,
 }

@@ -124,3 +124,12 @@ def test_lora_trains_saves_and_reloads(build, inputs, tmp_path, targets):
     again = build()
     again.load_lora_adapter(tmp_path, prefix=None, use_safetensors=True, weight_name="pytorch_lora_weights.safetensors")
     torch.testing.assert_close(again(**inputs).sample, tuned)
+
+
+def test_a_pickle_is_never_read(build, folder):
+    """A file of another name must not open the way to diffusers' fallback, the .bin file."""
+    torch.save(build(top_k=2, gate_hidden=5).state_dict(), folder / "diffusion_pytorch_model.bin")
+    (folder / WEIGHTS).rename(folder / "other.safetensors")
+    for options in ({}, {"use_safetensors": False}, {"use_safetensors": None}):
+        with pytest.raises(CheckpointError, match="safetensors"):
+            TagMoETransformer2DModel.from_pretrained(folder, **options)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKLQwenImage, FlowMatchEulerDiscreteScheduler
+from diffusers import AutoencoderKLQwenImage, FlowMatchEulerDiscreteScheduler, QwenImageTransformer2DModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -18,7 +18,6 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from tagmoe.components import (
     SPECIAL_TOKENS,
-    check_model_folder,
     fast_single_frame,
     make_autoencoder,
     make_text_encoder,
@@ -26,6 +25,7 @@ from tagmoe.components import (
     train_tokenizer,
 )
 from tagmoe.errors import CheckpointError, MissingError, UsageError
+from tagmoe.folder import check_model_folder
 
 TEXTS = ["add a red circle", "make the person wear sunglasses", "remove the red circle"]
 TOKENIZER = train_tokenizer(TEXTS, 300)
@@ -105,10 +105,14 @@ def test_the_single_frame_path_leaves_videos_and_gradients_alone() -> None:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of the four parts that need no tagmoe class, laid out as a pipeline."""
+    """A folder of the five parts, none of a tagmoe class, laid out as a pipeline."""
     folder = tmp_path_factory.mktemp("model")
     index: dict[str, Any] = {"_class_name": "TagMoEPipeline", "processor": [None, None], "default_size": 64}
-    for name, part in tiny_components(TEXTS).items():
+    transformer = QwenImageTransformer2DModel(
+        in_channels=16, out_channels=4, num_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=32, axes_dims_rope=(4, 6, 6),
+    )  # fmt: skip
+    for name, part in (tiny_components(TEXTS) | {"transformer": transformer}).items():
         part.save_pretrained(folder / name)
         library = "transformers" if name in ("tokenizer", "text_encoder") else "diffusers"
         index[name] = [library, type(part).__name__]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -193,3 +195,57 @@ def test_nesting_of_references(picture: Image.Image) -> None:
     for bad in ([], [picture, picture], [[picture]], [[picture], []], [[picture], picture], [[picture], [picture] * 2]):
         with pytest.raises(UsageError):
             nest_images(bad, 2, is_batch=True)
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+def test_a_format_that_starts_another_program_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(*_: object, **__: object) -> None:
+        raise AssertionError("a program was started")
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    path = tmp_path / "picture.png"
+    path.write_bytes(EPS)
+    with Image.open(path) as image:
+        assert image.format == "EPS"
+    with pytest.raises(ImageError, match="not a picture that can be read"):
+        load_image(path)
+
+
+@pytest.mark.parametrize("kind", [*images.FORMATS, "MPO"])
+def test_each_allowed_format_is_read_and_may_be_damaged(picture: Image.Image, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "picture.bin"
+    picture.save(path, format=kind)
+    assert load_image(path).size == picture.size
+    data = path.read_bytes()
+    random = np.random.default_rng(0)
+    refused = 0
+    for _ in range(40):
+        noise = random.integers(0, 256, 8, dtype=np.uint8).tobytes()
+        at = int(random.integers(0, len(data)))
+        path.write_bytes((data[:at] + noise + data[at + 8 :])[: int(random.integers(at, len(data) + 1))])
+        try:
+            assert load_image(path).mode == "RGB"
+        except ImageError:
+            refused += 1
+    assert refused
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no frame"), AssertionError(), IndexError("x"), zlib.error("bad")])
+def test_whatever_a_decoder_raises_is_a_bad_picture(
+    picture: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(self: Image.Image) -> None:
+        raise error
+
+    picture.save(tmp_path / "picture.png")
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
+    with pytest.raises(ImageError, match="damaged"):
+        load_image(tmp_path / "picture.png")
+
+
+def test_a_format_that_is_not_allowed_is_refused_even_when_it_is_whole(picture: Image.Image, tmp_path: Path) -> None:
+    picture.save(tmp_path / "picture.ico")
+    with pytest.raises(ImageError, match="use PNG"):
+        load_image(tmp_path / "picture.ico")

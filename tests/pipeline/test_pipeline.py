@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_TEMPLATE, build_pipeline
 from diffusers import QwenImagePipeline
 from PIL import Image
+from tiny_model import TINY_TEMPLATE, build_pipeline
 
 from tagmoe.errors import ImageError, UsageError
 from tagmoe.pipeline import QWEN_IMAGE_TEMPLATE, TagMoEPipeline

@@ -16,6 +16,8 @@ from tagmoe.world.oracle import ATTRIBUTES, THINGS
 from tagmoe.world.scene import BACKGROUNDS, LIGHTS, PATTERNS, STYLES
 
 RNG = np.random.default_rng(0)
+SETTING_TASKS = ("style", "destyle", "light", "relight", "background", "pattern")
+NEW_PICTURE_TASKS = ("subject", "style_ref")
 
 
 def cases(count: int, split: str, seed: int = 41) -> list[Sample]:
@@ -24,7 +26,7 @@ def cases(count: int, split: str, seed: int = 41) -> list[Sample]:
 
 def edited_places(case: Sample) -> list[int]:
     source, target = case.source_scene, case.target_scene
-    if source is None or case.task in ("subject", "style_ref"):
+    if source is None or case.task in NEW_PICTURE_TASKS:
         return [0, 1, 2, 3]
     return [i for i in range(4) if source.cells[i] != target.cells[i]]
 
@@ -73,7 +75,7 @@ def test_the_unedited_source_is_no_success() -> None:
             verdict = judge(case, case.sources[0])
             assert not verdict.success, case.instruction
             assert verdict.reasons
-            if case.task not in ("subject", "style_ref", "structure"):
+            if case.task not in (*NEW_PICTURE_TASKS, "structure"):
                 assert verdict.unchanged == 1.0
 
 
@@ -102,16 +104,125 @@ def test_one_wrong_attribute_in_the_edit_is_no_success() -> None:
     assert tried > 300
 
 
+NO_THINGS = tuple((place, None) for place in range(4))
+
+
+def blend(case: Sample, share: float) -> np.ndarray:
+    """The target's pixels with this share, the source's (mid grey where there is none) with the rest."""
+    source = case.sources[0].astype(float) if case.source_scene is not None else 128.0
+    return (share * case.target.astype(float) + (1 - share) * source).round().astype(np.uint8)
+
+
+def corrupted(scene: Scene, places: tuple[int, ...]) -> Scene:
+    """The scene with one attribute of the thing in each of these places wrong, so that it can be seen."""
+    for place in places:
+        wrong = [w for w in one_attribute_off(scene, place) if w.cells[place] is not None]
+        scene = scene.put((place, wrong[int(RNG.integers(len(wrong)))].cells[place]))
+    return scene
+
+
+def other_things(scene: Scene, places: tuple[int, ...]) -> Scene:
+    """The scene with unrelated things in these places."""
+    for place in places:
+        shape = getattr(scene.cells[place], "shape", None)
+        others = [t for t in THINGS[1:] if getattr(t, "shape", None) != shape]
+        scene = scene.put((place, others[int(RNG.integers(len(others)))]))
+    return scene
+
+
+def test_a_half_done_edit_is_no_success_and_a_nearly_done_one_is() -> None:
+    chosen = cases(3, "test", seed=52)
+    assert not any(judge(case, blend(case, 0.3)).success for case in chosen)
+    assert np.mean([judge(case, blend(case, 0.5)).success for case in chosen]) < 0.05
+    edits = [case for case in chosen if case.source_scene is not None and case.task not in NEW_PICTURE_TASKS]
+    assert np.mean([judge(case, blend(case, 0.85)).success for case in edits]) > 0.9
+    assert any("half done" in reason for case in edits for reason in judge(case, blend(case, 0.5)).reasons)
+
+
+def test_targets_of_other_tasks_on_other_scenes_are_no_success() -> None:
+    chosen = [sample(53, i, split="test", task=task) for i, task in enumerate(TASKS)]  # an index each: other scenes
+    for case in chosen:
+        for other in chosen:
+            if other.task != case.task and not np.array_equal(other.target, case.target):
+                assert not judge(case, other.target).success, (case.instruction, other.instruction)
+
+
+def test_targets_of_other_tasks_on_the_same_source_are_no_success() -> None:
+    tried = 0
+    for case in cases(2, "test", seed=54):
+        source = case.source_scene
+        if source is None:
+            continue
+        ground = source.background
+        others = [replace(source, background=replace(ground, colour=c)) for c in BACKGROUNDS]
+        others += [replace(source, background=replace(ground, pattern=p)) for p in PATTERNS]
+        others += [replace(source, style=s, light="day") for s in STYLES]
+        others += [replace(source, style="flat", light=x) for x in LIGHTS]
+        for place in range(4):
+            others += one_attribute_off(source, place)[::6]
+        for other in others:
+            picture = render(other)
+            if not np.array_equal(picture, case.target):
+                same_edit = case.task not in SETTING_TASKS + NEW_PICTURE_TASKS and all(
+                    other.cells[place] == case.target_scene.cells[place] for place in edited_places(case)
+                )
+                assert same_edit or not judge(case, picture).success, (case.instruction, other)
+                tried += 1
+    assert tried > 500
+
+
+def test_every_other_style_light_and_background_is_no_success() -> None:
+    for task in SETTING_TASKS:
+        for i in range(4):
+            case = sample(55, i, split="test", task=task)
+            scene, ground = case.target_scene, case.target_scene.background
+            wrong = {
+                "background": [replace(scene, background=replace(ground, colour=c)) for c in BACKGROUNDS],
+                "pattern": [replace(scene, background=replace(ground, pattern=p)) for p in PATTERNS],
+            }.get(task, [replace(scene, style=s, light="day") for s in STYLES])
+            if task in ("style", "destyle", "light", "relight"):
+                wrong += [replace(scene, style="flat", light=x) for x in LIGHTS]
+            for other in wrong:
+                assert judge(case, render(other)).success == (other == scene), (case.instruction, other)
+
+
+def test_the_asked_setting_on_another_scene_is_no_success() -> None:
+    for task in SETTING_TASKS:
+        for i in range(8):
+            case = sample(56, i, split="test", task=task)
+            scene = case.target_scene
+            for wrong in (corrupted(scene, scene.occupied), other_things(scene, (0, 1, 2, 3)), scene.put(*NO_THINGS)):
+                verdict = judge(case, render(wrong))
+                assert not verdict.success, (case.instruction, wrong)
+                assert verdict.reasons[0] == "too little of the scene is left"
+
+
+def test_an_edit_in_a_destroyed_scene_is_no_success() -> None:
+    tried = 0
+    for case in cases(6, "test", seed=57):
+        if case.source_scene is None or case.task in SETTING_TASKS + NEW_PICTURE_TASKS:
+            continue
+        scene = case.target_scene
+        rest = tuple(sorted(set(range(4)) - set(edited_places(case))))
+        ground = BACKGROUNDS[BACKGROUNDS.index(scene.background.colour) - 1]
+        wrong = replace(other_things(scene, rest), background=Background(ground, scene.background.pattern))
+        assert not judge(case, render(wrong)).success, case.instruction
+        tried += 1
+    assert tried > 80
+
+
 def test_damage_outside_the_edit_lowers_unchanged_only() -> None:
     tried = 0
     for case in cases(4, "train", seed=43):
-        for place in set(range(4)) - set(edited_places(case)):
+        outside = set(range(4)) - set(edited_places(case))
+        things_outside = outside & set(case.target_scene.occupied)
+        for place in outside:
             wrong = one_attribute_off(case.target_scene, place)
             for scene in wrong[:: max(1, len(wrong) // 2)]:
                 if scene.cells != case.target_scene.cells and any(scene.cells):
                     verdict = judge(case, render(scene))
                     assert verdict.unchanged < 1.0, (case.instruction, scene)
-                    if case.task not in ("style", "destyle", "light", "relight", "background", "pattern"):
+                    if case.task not in SETTING_TASKS and (place not in things_outside or len(things_outside) > 1):
                         assert verdict.success, (case.instruction, verdict)
                     tried += 1
     assert tried > 100
@@ -121,7 +232,7 @@ def test_a_changed_background_style_or_light_lowers_unchanged() -> None:
     for case in cases(2, "train", seed=44):
         scene = case.target_scene
         local = case.source_scene is not None and replace(case.source_scene, cells=scene.cells) == scene
-        if local and case.task not in ("subject", "style_ref") and (scene.style, scene.light) == ("flat", "day"):
+        if local and case.task not in NEW_PICTURE_TASKS and (scene.style, scene.light) == ("flat", "day"):
             ground = scene.background
             colour = BACKGROUNDS[BACKGROUNDS.index(ground.colour) - 1]
             for wrong in (
@@ -162,6 +273,9 @@ def test_noise_and_blank_pictures_are_no_success() -> None:
             assert verdict.unchanged in (0.0, 1.0)  # 1 only where nothing is outside the edit
         if case.target_scene.occupied:
             assert not any(judge(case, picture).success for picture in blanks), case.instruction
+        ground = case.target[0, 0]
+        for empty in (render(case.target_scene.put(*NO_THINGS)), np.broadcast_to(ground, (64, 64, 3)).copy()):
+            assert np.array_equal(empty, case.target) or not judge(case, empty).success, case.instruction
     assert all(read(picture).scene is None for picture in garbage)
 
 

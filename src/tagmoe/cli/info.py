@@ -104,20 +104,20 @@ def _model(folder: Path, as_json: bool) -> None:
     index = _read_json(folder / "model_index.json")
     transformer = _read_json(folder / "transformer" / "config.json")
     sizes = {part: _count_parameters(folder / part) for part in PARTS}
-    card = folder / "README.md"
+    card, words = folder / "README.md", index.get("known_words")
     facts: dict[str, Any] = {
         "folder": str(folder),
         "parameters": sizes,
         "megabytes": round(sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6, 2),
         **{name: transformer.get(name) for name in ("num_layers", "num_moe_blocks", "num_experts", "top_k", "gate")},
         **{name: index.get(name) for name in ("default_size", "default_steps", "default_cfg")},
-        "known_words": len(index["known_words"]) if index.get("known_words") else None,
+        "known_words": len(words) if isinstance(words, list) else None,
         "card": str(card) if card.is_file() else None,
     }
     shown = {**facts, "parameters": ", ".join(f"{part} {count:,}" for part, count in sizes.items())}
     lines = [f"{name:<15}{value}" for name, value in shown.items() if value is not None]
     if card.is_file():
-        lines += ["", card.read_text(encoding="utf-8").strip()]
+        lines += ["", card.read_text(encoding="utf-8", errors="replace").strip()]
     give(facts, "\n".join(lines), as_json=as_json)
 
 
@@ -130,9 +130,9 @@ def _count_parameters(part: Path) -> int:
                 (length,) = struct.unpack("<Q", handle.read(8))
                 # A header is at most 100 MB by the format's own rule; more is damage, not a reason to fill the memory.
                 header = json.loads(handle.read(min(length, 100_000_000)))
-        except (OSError, ValueError, struct.error) as error:
+            count += sum(prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, struct.error) as error:
             raise CheckpointError(f"The weight file {str(file)!r} is damaged; copy or download it again.") from error
-        count += sum(prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
     return count
 
 
@@ -143,6 +143,8 @@ def _read_json(file: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"The model folder is incomplete: {str(file)!r} is missing; copy or download it again."
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{str(file)!r} is damaged; copy or download it again.") from error
-    return data if isinstance(data, dict) else {}
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{str(file)!r} is damaged (no JSON object); copy or download it again.")
+    return data

@@ -81,6 +81,11 @@ def check_output_folder(path: Path, *, force: bool, ours: Sequence[str]) -> None
 
     --force must replace an earlier result, and never a folder that somebody named by mistake.
     """
+    if Path.cwd().is_relative_to(path.resolve()):
+        raise UsageError(
+            f"The output {str(path)!r} is the folder this command runs in, or one around it, and cannot be replaced; "
+            "give the name of a folder in it."
+        )
     if not path.parent.is_dir():
         raise UsageError(f"There is no folder {str(path.parent)!r} for the output; create it or choose another.")
     if not path.exists() and not path.is_symlink():
@@ -109,10 +114,21 @@ def new_folder(path: Path) -> Iterator[Path]:
         partial.chmod(0o755)
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            os.replace(path, old / "replaced")
-            os.replace(partial, path)
-            shutil.rmtree(old)
+            try:
+                os.replace(path, old / "replaced")
+                try:
+                    os.replace(partial, path)
+                except BaseException:
+                    os.replace(old / "replaced", path)
+                    raise
+            finally:
+                # What could not be moved back stays in this folder: better a strange name than a lost result.
+                if path.exists():
+                    shutil.rmtree(old, ignore_errors=True)
         else:
             os.replace(partial, path)
+    except OSError as error:
+        reason = " ".join(str(error).split())
+        raise TagMoEError(f"The output folder {str(path)!r} cannot be made ({reason[:200]}).") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -13,7 +13,7 @@ import typer
 from tagmoe.cli.models import hush
 from tagmoe.cli.options import AsJson, FixedSeed, Force
 from tagmoe.cli.output import check_output_folder, give, new_folder
-from tagmoe.errors import MissingError
+from tagmoe.errors import MissingError, UsageError
 
 PIPELINE_FILES = (
     "model_index.json",
@@ -22,7 +22,6 @@ PIPELINE_FILES = (
     "text_encoder",
     "tokenizer",
     "scheduler",
-    "processor",
     "alignment.safetensors",
     "README.md",
     ".gitattributes",
@@ -48,7 +47,7 @@ def upcycle(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="Dense transformer folder, or a pipeline with one.")],
     target: Annotated[Path, typer.Argument(metavar="DST", help="Folder to write, of the same kind.")],
     num_moe_blocks: Annotated[int, typer.Option(min=1, help="L: how many of the last blocks become mixtures.")],
-    num_experts: Annotated[int, typer.Option(min=1, help="N: experts in each.")] = 4,
+    num_experts: Annotated[int, typer.Option(min=2, help="N: experts in each.")] = 4,
     top_k: Annotated[int, typer.Option(min=1, help="A: experts that a token goes to.")] = 1,
     gate: Annotated[Gate, typer.Option(help="mlp as in the paper, linear as in the authors' release.")] = Gate.mlp,
     mode: Annotated[Mode, typer.Option(help="exact equals the dense model at step 0; plain copies.")] = Mode.exact,
@@ -66,6 +65,11 @@ def upcycle(
             "transformer/."
         )
     check_output_folder(target, force=force, ours=PIPELINE_FILES if is_pipeline else TRANSFORMER_FILES)
+    apart = (source.resolve(), target.resolve())
+    if apart[0].is_relative_to(apart[1]) or apart[1].is_relative_to(apart[0]):
+        raise UsageError(
+            f"The output {str(target)!r} and the source {str(source)!r} lie in one another; choose a folder elsewhere."
+        )
     import torch
 
     hush()

@@ -17,8 +17,9 @@ class StrictLoadingMixin:
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
         """diffusers' `from_pretrained`, where every weight of the model must be read and every weight read be known.
 
-        Raises MissingError when the folder, its config or its weights are not there, CheckpointError when a file is
-        damaged, a weight has another shape, or keys are missing or unexpected (it lists them).
+        Only safetensors are read, never a pickle. Raises MissingError when the folder, its config or its weights are
+        not there, CheckpointError when a file is damaged, a weight has another shape, or keys are missing or
+        unexpected (it lists them).
         """
         source = str(pretrained_model_name_or_path)
         wants_info = kwargs.pop("output_loading_info", False)
@@ -28,8 +29,10 @@ class StrictLoadingMixin:
             _check_folder(folder)
         elif Path(source).is_absolute() or source.count("/") != 1:
             raise MissingError(f"The model folder {source} does not exist; give the path of a model folder.")
+        # Without this, diffusers falls back to a pickle, which can run code, where safetensors are missing.
+        options = kwargs | {"use_safetensors": True}
         try:
-            model, info = super().from_pretrained(source, output_loading_info=True, **kwargs)  # type: ignore[misc]
+            model, info = super().from_pretrained(source, output_loading_info=True, **options)  # type: ignore[misc]
         except TagMoEError:
             raise
         except OSError as error:

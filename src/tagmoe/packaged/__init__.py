@@ -16,10 +16,7 @@ FOLDER = Path(__file__).parent / "tagworld"
 def packaged_folder() -> Path:
     """Path of the packaged model. Raises MissingError where an installation left it out."""
     if not (FOLDER / "model_index.json").is_file():
-        raise MissingError(
-            f"The packaged TagWorld model is missing from {str(FOLDER)!r}; reinstall tagmoe, or train it with "
-            '"tagmoe train recipes/tagworld/release.yaml" and pass --model.'
-        )
+        raise MissingError(f"The packaged TagWorld model is missing from {str(FOLDER)!r}; reinstall tagmoe.")
     return FOLDER
 
 

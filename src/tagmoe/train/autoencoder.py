@@ -43,22 +43,31 @@ def to_tensor(images: np.ndarray) -> Tensor:
 
 
 class AutoencoderStage:
-    """Absolute and squared error, and a small KL term. Noise on the latents makes the decoder forgiving."""
+    """Absolute and squared error, and a small KL term. Noise on the latents makes the decoder forgiving.
 
-    name = "autoencoder"
+    `decoder_only` is a second stage on fresh pictures: the latents stay as they are, so it may run at any later time,
+    also beside or after the training of a transformer on these latents.
+    """
+
     accumulate = 1
 
-    def __init__(self, vae: AutoencoderKLQwenImage, config: AutoencoderConfig, seed: int) -> None:
+    def __init__(
+        self, vae: AutoencoderKLQwenImage, config: AutoencoderConfig, seed: int, *, decoder_only: bool = False
+    ) -> None:
+        self.name = "decoder" if decoder_only else "autoencoder"
         self.vae = vae.train()
+        for part in (vae.encoder, vae.quant_conv):
+            part.requires_grad_(not decoder_only)
         self.config = config
         self.seed = seed
-        self.steps = config.steps
+        self.steps = config.decoder_steps if decoder_only else config.steps
+        self._first_picture = config.steps * config.batch if decoder_only else 0
         self.optimizer = OptimizerConfig(name="adamw", lr=config.lr, warmup_steps=50, decay_share=0.5, ema_decay=0.995)
         self.modules: Mapping[str, nn.Module] = {"vae": vae}
 
     def loss(self, step: int, micro: int) -> tuple[Tensor, Report]:
         """One batch of pictures that only this step sees."""
-        x = pictures(self.seed, step * self.config.batch, self.config.batch)
+        x = pictures(self.seed, self._first_picture + step * self.config.batch, self.config.batch)
         posterior = self.vae.encode(x).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(self.seed + step))
         z = posterior.mean

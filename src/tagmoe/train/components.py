@@ -38,8 +38,8 @@ def train_components(run: Run) -> Components:
             seed=config.seed,
         )
     )
-    autoencoder = AutoencoderStage(vae, auto, config.seed)
-    _keep_average(autoencoder, run)
+    _keep_average(AutoencoderStage(vae, auto, config.seed), run)
+    _keep_average(AutoencoderStage(vae, auto, config.seed, decoder_only=True), run)
     mean, std = measure_latents(vae, config.seed)
     vae.register_to_config(latents_mean=mean, latents_std=std)
 

@@ -6,14 +6,14 @@ folder with the averaged weights, and alignment.safetensors (W_tag and H_pred, w
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from tagmoe.components import make_scheduler
 from tagmoe.config import RunConfig
-from tagmoe.errors import TrainingError, UsageError
+from tagmoe.errors import MissingError, TrainingError, UsageError
 from tagmoe.model.attention import RealRoPEAttnProcessor
 from tagmoe.model.transformer import TagMoETransformer2DModel
 from tagmoe.model.upcycle import upcycle
@@ -40,6 +40,12 @@ PACKAGES = ("tagmoe", "torch", "diffusers", "transformers", "numpy")
 DEFAULT_STEPS = 12
 DEFAULT_CFG = 2.0
 MAX_PROMPT_TOKENS = 64
+RECORD = "config.resolved.yaml"
+LOCK = ".lock"
+# What a resumed run may change, as no weight depends on it. Not threads: they change the order of sums.
+HARMLESS = frozenset(
+    {"output_dir", "save_every", "validate_every", "validation_cases", "keep_checkpoints", "tensorboard"}
+)
 
 
 def versions() -> dict[str, str]:
@@ -48,24 +54,29 @@ def versions() -> dict[str, str]:
 
 
 def train(config: RunConfig, *, validator: Validator, resume: bool = False, console: Console | None = None) -> Path:
-    """Run every stage of a recipe; returns the folder of the finished pipeline.
+    """Run every stage of a recipe (paper 4.1); returns the folder of the finished pipeline.
 
-    Raises UsageError when the output folder exists and `resume` is False, or `resume` finds none; TrainingError when
-    the settings differ from those of the run to resume.
+    A new run that fails before its first step leaves no folder behind. Raises UsageError when the output folder cannot
+    be used, is not empty and `resume` is False, or `resume` finds no run in it; TrainingError when another process
+    trains there, or when the settings differ from those of the run to resume (other than those in `HARMLESS`).
     """
     folder = Path(config.output_dir)
     settings = config.model_dump(mode="json")
-    _open_folder(folder, settings, resume)
-    run = Run(config, folder, settings, versions(), console or Console(stderr=True))
+    if resume:
+        _check_resumable(folder, settings)
+    else:
+        _check_new(folder)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    with _only_one(folder):
-        return _train(run, validator)
+    # before there is a folder: a recipe that names missing components can then simply be run again
+    parts = None if config.components is None else _frozen(config.components)
+    with _run_folder(folder, settings, resume):
+        run = Run(config, folder, settings, versions(), console or Console(stderr=True))
+        return _train(run, parts or train_components(run), validator)
 
 
-def _train(run: Run, validator: Validator) -> Path:
+def _train(run: Run, parts: Components, validator: Validator) -> Path:
     config = run.config
-    parts = train_components(run) if config.components is None else _frozen(config.components)
     dense = _transformer(config, parts)
     if config.compile:
         dense.compile_repeated_blocks()
@@ -101,15 +112,9 @@ def _train(run: Run, validator: Validator) -> Path:
     ema = run_stage(unified, run)
     _adopt(moe, ema)
     target = run.folder / "model"
-    save_model(pipeline, target)
-    save_file(
-        {
-            name.removeprefix("objective."): value.to(torch.bfloat16)
-            for name, value in ema.items()
-            if name.startswith("objective.")
-        },
-        target / "alignment.safetensors",
-    )
+    prefix = "objective."
+    alignment = {name.removeprefix(prefix): value for name, value in ema.items() if name.startswith(prefix)}
+    save_model(pipeline, target, alignment=alignment)
     shutil.rmtree(run.folder / "cache", ignore_errors=True)
     return target
 
@@ -131,19 +136,36 @@ def assemble(transformer: QwenImageTransformer2DModel, parts: Components) -> Tag
     )
 
 
-def save_model(pipeline: TagMoEPipeline, folder: Path) -> None:
-    """Write a pipeline folder in bf16, whole or not at all."""
-    partial = folder.with_name(folder.name + ".partial")
+def save_model(pipeline: TagMoEPipeline, folder: Path, *, alignment: Mapping[str, Tensor] | None = None) -> None:
+    """Write a pipeline folder in bf16, whole or not at all, with W_tag and H_pred (`alignment`) where given.
+
+    An older folder of that name is replaced only when the new one is complete.
+    """
+    partial, old = (folder.with_name(f"{folder.name}.{suffix}") for suffix in ("partial", "old"))
     shutil.rmtree(partial, ignore_errors=True)
     pipeline.to(torch.bfloat16)
-    pipeline.save_pretrained(partial)
-    pipeline.to(torch.float32)
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        pipeline.save_pretrained(partial)
+    finally:
+        pipeline.to(torch.float32)
+    if alignment is not None:
+        weights = {name: value.to(torch.bfloat16).contiguous() for name, value in alignment.items()}
+        save_file(weights, partial / "alignment.safetensors")
+    # renamed away, not deleted first: a folder cannot be replaced in one step, and one of the two must survive a kill
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(folder, old)
     os.replace(partial, folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _frozen(source: str) -> Components:
-    folder = packaged_folder() if source == "packaged" else Path(source)
+    folder = packaged_folder() if source == "packaged" else Path(source).expanduser()
+    if not folder.is_dir():
+        raise MissingError(
+            f"There is no components folder {source!r}, which the recipe names; train it first with "
+            '"tagmoe train recipes/tagworld/components.yaml", or set components to packaged.'
+        )
     pipeline = TagMoEPipeline.from_pretrained(folder, dtype=torch.float32)
     for part in (pipeline.vae, pipeline.text_encoder):
         part.eval().requires_grad_(False)
@@ -178,21 +200,94 @@ def _adopt(transformer: TagMoETransformer2DModel, ema: dict[str, Tensor]) -> Non
     transformer.load_state_dict(weights)
 
 
-def _open_folder(folder: Path, settings: dict[str, object], resume: bool) -> None:
-    record = folder / "config.resolved.yaml"
-    if resume:
-        if not record.is_file():
-            raise UsageError(f"There is no run to resume in {str(folder)!r}; start it without --resume.")
-        if yaml.safe_load(record.read_text(encoding="utf-8")) != json.loads(json.dumps(settings)):
-            raise TrainingError(
-                f"The settings differ from those in {str(record)!r}; resume with the same recipe and --set, or choose "
-                "another output_dir."
-            )
-        return
-    if folder.exists() and any(folder.iterdir()):
+def _check_new(folder: Path) -> None:
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"The output folder {str(folder)!r} is a file; choose another output_dir.")
+        # a lone lock is what a process that was refused or killed at once leaves
+        taken = folder.exists() and any(path.name != LOCK for path in folder.iterdir())
+    except OSError as error:
+        raise _unusable(folder, error) from error
+    if taken:
         raise UsageError(f"The output folder {str(folder)!r} exists and is not empty; add --resume or choose another.")
-    folder.mkdir(parents=True, exist_ok=True)
-    record.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+
+
+def _check_resumable(folder: Path, settings: Mapping[str, Any]) -> None:
+    record = folder / RECORD
+    try:
+        text = record.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(f"There is no run to resume in {str(folder)!r}; start it without --resume.") from error
+    except UnicodeDecodeError as error:
+        raise _damaged(record) from error
+    except (OSError, ValueError) as error:
+        raise _unusable(folder, error) from error
+    try:
+        recorded = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise _damaged(record) from error
+    if not isinstance(recorded, dict) or not recorded:
+        raise _damaged(record)
+    before, now = _flat(recorded), _flat(settings)
+    for name in [*now, *(before.keys() - now.keys())]:
+        if name not in HARMLESS and before.get(name, "not recorded") != now.get(name, "not set"):
+            raise TrainingError(
+                f"The settings differ from those in {str(record)!r}: {name!r} is {now.get(name, 'not set')!r} and was "
+                f"{before.get(name, 'not recorded')!r}; resume with the same recipe and --set, or choose another "
+                "output_dir."
+            )
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _unusable(folder: Path, error: Exception) -> UsageError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return UsageError(f"The output folder {str(folder)!r} cannot be used ({reason}); choose another output_dir.")
+
+
+def _damaged(record: Path) -> TrainingError:
+    return TrainingError(
+        f"The settings of the run, {str(record)!r}, cannot be read; restore the file, or start again in another "
+        "output_dir."
+    )
+
+
+@contextmanager
+def _run_folder(folder: Path, settings: Mapping[str, Any], resume: bool) -> Iterator[None]:
+    """Hold the folder of a run, with its settings written; what a new run made is removed if it trained nothing."""
+    try:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise _unusable(folder, error) from error
+    with _only_one(folder):
+        if not resume:
+            _check_new(folder)  # again, now that no other process can start here
+        try:
+            partial = folder / f"{RECORD}.partial"
+            partial.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+            os.replace(partial, folder / RECORD)
+            yield
+        except BaseException:
+            if not resume and not (folder / "metrics.jsonl").exists():
+                _empty(folder, made)
+            raise
+
+
+def _empty(folder: Path, made: list[Path]) -> None:
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    for path in made:
+        with suppress(OSError):  # somebody else has put a file into it
+            path.rmdir()
 
 
 @contextmanager
@@ -200,7 +295,11 @@ def _only_one(folder: Path) -> Iterator[None]:
     """Refuse a second process in the same run folder; the lock dies with the process."""
     import fcntl
 
-    with (folder / ".lock").open("w") as handle:
+    try:
+        handle = (folder / LOCK).open("w")
+    except OSError as error:
+        raise _unusable(folder, error) from error
+    with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

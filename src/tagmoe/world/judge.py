@@ -1,4 +1,4 @@
-"""Judge an edit: was the instruction carried out, and is the rest as it was?"""
+"""Judge an edit: was the instruction carried out, and is the rest as it was? The metrics of paper 4.2, on TagWorld."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ import numpy as np
 from PIL import Image
 
 from .instructions import background_phrase, thing_phrase
-from .oracle import ATTRIBUTES, Reading, read
+from .oracle import ATTRIBUTES, CLEAN, CLEAN_OF_STYLE, Reading, read, split_cells
+from .render import render_cell
 from .sample import Sample
 from .scene import PLACES, Face, Scene, Thing
 
 # Where the whole picture is new: there is no rest that could stay as it was.
 _NEW_PICTURE = ("image generation", "content customization", "style customization")
+# How far an edited cell must have come from the source's pixels to the target's. Reconstructions of true targets by an
+# autoencoder come this far in 99.7 % of 1,561 cells; a half-done edit comes to 0.5.
+_CARRIED_OUT = 0.6
 _FACE_IDENTITY = ("skin", "hair")
 
 
@@ -21,9 +25,9 @@ _FACE_IDENTITY = ("skin", "hair")
 class Verdict:
     """What the pixels say about one output.
 
-    `success`: all that the instruction asks for holds; `unchanged`: the share of scene elements outside the edit that
-    hold as in the source (1 where there is none); `subject`, `face`, `style`: the share preserved, None where the
-    case's tags do not ask for it; `reasons`: what does not hold, in words.
+    `success`: all that the instruction asks for holds, is no half-done edit, and the scene is still there; `unchanged`:
+    the share of scene elements outside the edit that hold as in the source (1 where there is none); `subject`, `face`,
+    `style`: the share preserved, None where the case's tags do not ask for it; `reasons`: what does not hold, in words.
     """
 
     success: bool
@@ -48,22 +52,19 @@ def judge(sample: Sample, image: np.ndarray | Image.Image) -> Verdict:
 
     Raises ImageError for an array of another kind.
     """
+    source, target = _source(sample), sample.target_scene
     reading = read(image)
-    checks = _checks(sample, reading)
+    checks = _checks(source, target, reading)
     rest = [check.holds for check in checks if not check.edited]
     kept = sample.tags.preservation
     reasons = [check.reason for check in checks if not check.holds]
-    # A blank picture can have the light or style asked for, but it is no edit of a scene with things in it; and where
-    # everything was to be removed, any blank picture has no things, so the background must be the scene's own.
-    things = sample.target_scene.occupied
-    if things:
-        scene_left = not all(reading.shows(place, None) for place in things)
-    else:
-        scene_left = all(check.holds for check in checks)
+    half_done = _half_done(source, target, reading, split_cells(image))
+    scene_left = _scene_left(checks, target)
+    reasons += [f"{PLACES[place]}: the edit is half done or blurred" for place in half_done]
     if not scene_left:
-        reasons.insert(0, "nothing of the scene is left")
+        reasons.insert(0, "too little of the scene is left")
     return Verdict(
-        success=scene_left and all(check.holds for check in checks if check.edited),
+        success=scene_left and not half_done and all(check.holds for check in _asked(checks)),
         unchanged=sum(rest) / len(rest) if rest else 1.0,
         subject=_subject(sample, reading) if "identity preservation" in kept else None,
         face=_face(sample, reading) if "face preservation" in kept else None,
@@ -72,10 +73,52 @@ def judge(sample: Sample, image: np.ndarray | Image.Image) -> Verdict:
     )
 
 
-def _checks(sample: Sample, reading: Reading) -> list[_Check]:
-    source, target = sample.source_scene, sample.target_scene
-    if source is not None and sample.tags.scope[0] in _NEW_PICTURE:
-        source = None
+def _source(sample: Sample) -> Scene | None:
+    """The scene that the edit starts from; None where the whole picture is new."""
+    return None if sample.tags.scope[0] in _NEW_PICTURE else sample.source_scene
+
+
+def _half_done(source: Scene | None, target: Scene, reading: Reading, cells: np.ndarray) -> list[int]:
+    """The places whose cell is new and reads as it should, but only as the least bad of all readings."""
+    limit = CLEAN_OF_STYLE.get(target.style, CLEAN)
+    places = []
+    for place, thing in enumerate(target.cells):
+        if not reading.shows(place, thing):
+            continue
+        wanted = render_cell(thing, target.background, target.style, target.light).astype(np.float32)
+        way = np.float32(1.0)
+        if source is not None:
+            before = render_cell(source.cells[place], source.background, source.style, source.light)
+            step = wanted - before
+            if not step.any():
+                continue
+            way = ((cells[place] - before) * step).sum() / np.square(step).sum()
+        if way < _CARRIED_OUT or reading.errors[place] > limit:
+            places.append(place)
+    return places
+
+
+def _asked(checks: list[_Check]) -> list[_Check]:
+    """What must hold for success. A picture has a style or a light, so who changes one decides on both."""
+    look = checks[-2:] if any(check.edited for check in checks[-2:]) else []
+    return [check for check in checks if check.edited] + look
+
+
+def _scene_left(checks: list[_Check], target: Scene) -> bool:
+    """Whether the picture still shows the scene: at least half of its things outside the edit.
+
+    Where the edit leaves no such thing the background's colour must hold; where it leaves no thing at all the whole
+    background, style and light must, because any blank picture shows no things.
+    """
+    outside = [checks[place].holds for place in target.occupied if not checks[place].edited]
+    if outside:
+        return 2 * sum(outside) >= len(outside)
+    setting = checks[len(PLACES) :]
+    return all(check.holds for check in (setting[:1] if target.occupied else setting) if not check.edited)
+
+
+def _checks(source: Scene | None, target: Scene, reading: Reading) -> list[_Check]:
+    """One check per place, in the order of PLACES, then the background's colour and pattern, style and light."""
     seen = reading.scene
     checks = []
     for place, thing in enumerate(target.cells):

@@ -1,0 +1,163 @@
+"""The arguments of one pipeline call, each checked before anything is computed: one sentence of error, or the value."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+
+from tagmoe.errors import UsageError
+from tagmoe.images import fit_size
+
+Rewriter = Callable[[str, list[PIL.Image.Image]], str]
+# The release's presets reach from 1:4 to 4:1; an output that follows its reference stays inside them.
+WIDEST_OUTPUT = 4
+LARGEST_SIDE_FACTOR = 4
+
+
+def check_steps(steps: Any, config: Mapping[str, Any], scheduler: Mapping[str, Any]) -> int:
+    """The number of steps, by default the model's. Raises UsageError for less than 1, or for 1 with shift_terminal."""
+    steps = check_count("num_inference_steps", config["default_steps"] if steps is None else steps)
+    if steps == 1 and scheduler.get("shift_terminal"):
+        # Stretching a schedule of one step to its end divides zero by zero.
+        raise UsageError("num_inference_steps is 1; this scheduler (shift_terminal) needs at least 2.")
+    return steps
+
+
+def check_scale(scale: Any, config: Mapping[str, Any]) -> float:
+    """The guidance scale, by default the model's. Raises UsageError for what is no finite number of 0 or more."""
+    scale = config["default_cfg"] if scale is None else scale
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale) or scale < 0:
+        raise UsageError(f"true_cfg_scale is {scale!r}; give a finite number, 0 or more (1 or less: no guidance).")
+    return float(scale)
+
+
+def check_area(area: Any, default_size: int, multiple: int) -> int:
+    """The pixels of a reference. Raises UsageError outside one token to (4 * default_size)^2."""
+    largest = (LARGEST_SIDE_FACTOR * default_size) ** 2
+    if not is_whole(area) or not multiple**2 <= area <= largest:
+        raise UsageError(f"reference_area is {area!r}; give a number of pixels, {multiple**2} to {largest}.")
+    return int(area)
+
+
+def check_output_size(
+    height: Any, width: Any, first: PIL.Image.Image | None, default_size: int, multiple: int
+) -> tuple[int, int]:
+    """The (height, width) of the output: as given, else the aspect of the first reference, else the default square.
+
+    Raises UsageError for one side alone and for a side that is no multiple of `multiple` up to 4 * default_size.
+    """
+    if height is None and width is None:
+        if first is None:
+            return default_size, default_size
+        across, down = first.size
+        across, down = min(across, WIDEST_OUTPUT * down), min(down, WIDEST_OUTPUT * across)
+        return fit_size(across, down, default_size**2, multiple)
+    if height is None or width is None:
+        raise UsageError(f"height is {height} and width is {width}; give both of them or neither.")
+    largest = LARGEST_SIDE_FACTOR * default_size
+    for name, side in (("height", height), ("width", width)):
+        if not is_whole(side) or not multiple <= side <= largest or side % multiple:
+            raise UsageError(f"{name} is {side!r}; give a multiple of {multiple} from {multiple} to {largest}.")
+    return height, width
+
+
+def is_whole(value: Any) -> bool:
+    """Whether this is an integer, of Python or NumPy; True and False are not."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def check_count(name: str, value: Any) -> int:
+    """A whole number of 1 or more. Raises UsageError that names the argument."""
+    if not is_whole(value) or value < 1:
+        raise UsageError(f"{name} is {value!r}; give a whole number, 1 or more.")
+    return int(value)
+
+
+def check_prompts(prompt: Any, prompt_embeds: torch.Tensor | None) -> list[str]:
+    """The prompts as a list, empty ones where embeddings are given. Raises UsageError for none, both or no text."""
+    if prompt_embeds is not None:
+        if prompt is not None:
+            raise UsageError("Both prompt and prompt_embeds are given; give one of them.")
+        return [""] * prompt_embeds.shape[0]
+    if prompt is None:
+        raise UsageError("No prompt is given; say what to draw or what to change.")
+    prompts = [prompt] if isinstance(prompt, str) else prompt
+    if not isinstance(prompts, list | tuple) or not all(isinstance(text, str) for text in prompts):
+        raise UsageError(f"prompt is of type {type(prompt).__name__}; give a text or a list of texts.")
+    if not prompts or not all(text.strip() for text in prompts):
+        raise UsageError("The prompt is empty; say what to draw or what to change.")
+    return list(prompts)
+
+
+def check_negatives(negative: Any, embeds: torch.Tensor | None, samples: int) -> list[str]:
+    """One negative prompt for each sample. Raises UsageError when their number does not fit."""
+    if embeds is not None and negative is not None:
+        raise UsageError("Both negative_prompt and negative_prompt_embeds are given; give one of them.")
+    texts = [negative] * samples if negative is None or isinstance(negative, str) else list(negative)
+    if len(texts) != samples or not all(text is None or isinstance(text, str) for text in texts):
+        raise UsageError(
+            f"negative_prompt has {len(texts)} entries for {samples} prompts; give one text, or one for each."
+        )
+    # The release sends the empty negative prompt as one space.
+    return [text or " " for text in texts]
+
+
+def check_words(text: str, known_words: Sequence[str]) -> None:
+    """Refuse words that the model was not trained on, with the nearest known ones. Raises UsageError."""
+    unknown = [word for word in dict.fromkeys(split_words(text)) if word not in set(known_words)]
+    if not unknown:
+        return
+    hints = []
+    for word in unknown:
+        close = difflib.get_close_matches(word, known_words, n=1)
+        hints.append(f"{word!r} (did you mean {close[0]!r}?)" if close else repr(word))
+    raise UsageError(
+        f"This model was trained on a vocabulary of {len(known_words)} words and does not know {', '.join(hints)}; "
+        "use other words."
+    )
+
+
+def split_words(text: str) -> list[str]:
+    """The lower-case words of a prompt, as `known_words` counts them: letters, digits and inner apostrophes."""
+    return re.findall(r"\w+(?:'\w+)*", text.lower())
+
+
+def make_generators(seed: Any, generator: Any, batch: int) -> tuple[list[torch.Generator], list[int]]:
+    """One generator and its seed for each image. Raises UsageError for a bad seed or a number that does not fit."""
+    if generator is not None:
+        if seed is not None:
+            raise UsageError("Both seed and generator are given; give one of them.")
+        generators = list(generator) if isinstance(generator, list | tuple) else [generator] * batch
+        if len(generators) != batch or not all(isinstance(one, torch.Generator) for one in generators):
+            raise UsageError(
+                f"generator has {len(generators)} entries for {batch} images; give one, or one for each image."
+            )
+        return generators, [one.initial_seed() for one in generators]
+    if seed is None:
+        seeds = [secrets.randbelow(2**31) for _ in range(batch)]
+    elif isinstance(seed, list | tuple):
+        seeds = list(seed)
+    else:
+        seeds = [seed + i for i in range(batch)] if is_whole(seed) else [seed]
+    for one in seeds:
+        if not is_whole(one) or not 0 <= one < 2**63:
+            raise UsageError(f"seed is {one!r}; give a whole number from 0 to 2^63 - 1, or a list of them.")
+    if len(seeds) != batch:
+        raise UsageError(f"seed has {len(seeds)} entries for {batch} images; give one number, or one for each image.")
+    return [torch.Generator().manual_seed(int(one)) for one in seeds], [int(one) for one in seeds]
+
+
+def rewrite(rewriter: Rewriter, instruction: str, references: list[PIL.Image.Image]) -> str:
+    """The rewriter's prompt. Raises UsageError when it is no text."""
+    text = rewriter(instruction, references)
+    if not isinstance(text, str) or not text.strip():
+        raise UsageError(f"The rewriter answered {text!r} to {instruction!r}; it must answer with a text.")
+    return text

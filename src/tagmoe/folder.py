@@ -1,0 +1,214 @@
+"""The folder of a pipeline, checked before it is loaded: whole, undamaged, and naming nothing but known classes.
+
+model_index.json is data of others: it decides which classes are imported, so it may name only those of a Qwen-Image
+pipeline.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLQwenImage, SchedulerMixin
+from diffusers.models import QwenImageTransformer2DModel
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
+from transformers.utils import logging as transformers_logging
+
+from tagmoe.arguments import is_whole
+from tagmoe.errors import CheckpointError, MissingError
+
+LIBRARIES = ("diffusers", "transformers", "tagmoe")
+PARTS: dict[str, type] = {
+    "transformer": QwenImageTransformer2DModel,
+    "vae": AutoencoderKLQwenImage,
+    "text_encoder": Qwen2_5_VLForConditionalGeneration,
+    "tokenizer": PreTrainedTokenizerBase,
+    "scheduler": SchedulerMixin,
+}
+
+
+def _is_count(value: Any) -> bool:
+    return is_whole(value) and value >= 1
+
+
+def _is_template(value: Any) -> bool:
+    return isinstance(value, str) and value.count("{}") == 1
+
+
+def _is_scale(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+
+
+def _is_words(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and all(isinstance(word, str) for word in value))
+
+
+OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "prompt_template": (_is_template, "a text with {} once"),
+    "max_prompt_tokens": (_is_count, "a whole number of 1 or more"),
+    "known_words": (_is_words, "null or a list of words"),
+    "default_steps": (_is_count, "a whole number of 1 or more"),
+    "default_cfg": (_is_scale, "a finite number of 0 or more"),
+    "default_size": (_is_count, "a whole number of 1 or more"),
+}
+
+
+def check_model_folder(folder: Path, *, given: Collection[str] = (), variant: str | None = None) -> None:
+    """Refuse a pipeline folder that would not load completely; only file headers are read.
+
+    diffusers and transformers only warn about missing weights and then run on random ones. Components in `given` are
+    not checked. Raises MissingError when there is no such folder and CheckpointError, naming the file, for all else.
+    """
+    if not folder.is_dir():
+        raise MissingError(
+            f"There is no model folder {str(folder)!r}; give a folder written by save_pretrained, or download one "
+            "with `hf download <repo> --local-dir <folder>`."
+        )
+    index = folder / "model_index.json"
+    entries = _read_json(index)
+    if not isinstance(entries.get("_class_name"), str):
+        # A list there names a Python file of the folder, which diffusers would run.
+        raise CheckpointError(
+            f"{str(index)!r} has _class_name {entries.get('_class_name')!r}; it must be the name of a pipeline class."
+        )
+    for name, (fits, wanted) in OPTIONS.items():
+        if name in entries and name not in given and not fits(entries[name]):
+            raise CheckpointError(f"{str(index)!r} has {name} {_shown(entries[name])}; it must be {wanted}.")
+    for name, kind in PARTS.items():
+        if name not in given:
+            _check_part(folder / name, _class_of(index, name, entries.get(name), kind), variant)
+
+
+def _class_of(index: Path, name: str, entry: Any, kind: type) -> type:
+    """The class that model_index.json names for a part, imported only from a library that is meant."""
+    allowed = f"it must be [library, class] with a {kind.__name__} of {', '.join(LIBRARIES)}"
+    is_pair = isinstance(entry, list) and len(entry) == 2 and all(isinstance(word, str) for word in entry)
+    if not is_pair or entry[0] not in LIBRARIES or entry[1].startswith("_"):
+        raise CheckpointError(f"{str(index)!r} has {name} {_shown(entry)}; {allowed}.")
+    try:
+        part_class = getattr(importlib.import_module(entry[0]), entry[1])
+    except (ImportError, AttributeError):
+        raise CheckpointError(f"{str(index)!r} names {entry[0]}.{entry[1]}, which is not installed.") from None
+    if not isinstance(part_class, type) or not issubclass(part_class, kind):
+        raise CheckpointError(f"{str(index)!r} has {name} {_shown(entry)}; {allowed}.")
+    return part_class
+
+
+def _check_part(part: Path, part_class: Any, variant: str | None) -> None:
+    if not part.is_dir():
+        raise CheckpointError(f"The model folder is incomplete: {str(part)!r} is missing; copy or download it again.")
+    for file in sorted(part.glob("*.json")):
+        _read_json(file)
+    if issubclass(part_class, nn.Module):
+        _check_weights(part, part_class, variant)
+    elif issubclass(part_class, SchedulerMixin):
+        _read_json(part / part_class.config_name)
+    elif not (part / "vocab.json").is_file():
+        # Without either file transformers makes a tokenizer of one token, in silence.
+        _read_json(part / "tokenizer.json")
+
+
+def _check_weights(part: Path, part_class: Any, variant: str | None) -> None:
+    config = _read_json(part / "config.json")
+    is_transformers = issubclass(part_class, PreTrainedModel)
+    files = _weight_files(part, "model" if is_transformers else "diffusion_pytorch_model", variant)
+    shapes: dict[str, list[int]] = {}
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                shapes |= {key: tensors.get_slice(key).get_shape() for key in tensors.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                f"{str(file)!r} is damaged or cut short ({error}); copy or download it again."
+            ) from None
+    # Quantised files hold packed weights under other keys; their own loader knows which belong together.
+    if "quantization_config" in config:
+        return
+    if is_transformers:
+        # Its old checkpoints have other names than the model, so transformers itself is asked, without reading weights.
+        shows_bars = transformers_logging.is_progress_bar_enabled()
+        transformers_logging.disable_progress_bar()
+        try:
+            _, info = part_class.from_pretrained(
+                part,
+                device_map="meta",
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                variant=variant,
+                use_safetensors=True,
+            )
+        except Exception as error:
+            raise CheckpointError(f"{str(part)!r} does not fit its config.json ({_first_line(error)}).") from None
+        finally:
+            if shows_bars:
+                transformers_logging.enable_progress_bar()
+        missing, unexpected, reshaped = info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"]
+    else:
+        try:
+            with torch.device("meta"):
+                wanted = {key: list(value.shape) for key, value in part_class.from_config(config).state_dict().items()}
+        except Exception as error:
+            # A constructor may fail in any way at all on settings that somebody else wrote.
+            raise CheckpointError(f"{str(part / 'config.json')!r} is no config ({_first_line(error)}).") from None
+        missing, unexpected = wanted.keys() - shapes.keys(), shapes.keys() - wanted.keys()
+        reshaped = {key for key in wanted.keys() & shapes.keys() if wanted[key] != shapes[key]}
+    problems = [
+        f"{what}: {', '.join(sorted(map(str, keys))[:4])}{f' and {len(keys) - 4} more' if len(keys) > 4 else ''}"
+        for what, keys in (("missing", missing), ("unknown", unexpected), ("of another shape", reshaped))
+        if keys
+    ]
+    if problems:
+        raise CheckpointError(f"The weights {str(files[0])!r} do not fit their config.json; {'; '.join(problems)}.")
+
+
+def _weight_files(part: Path, stem: str, variant: str | None) -> list[Path]:
+    names = [f"{stem}.{variant}.safetensors", f"{stem}.safetensors"] if variant else [f"{stem}.safetensors"]
+    for name in names:
+        if (part / name).is_file():
+            return [part / name]
+        indexes = sorted(part.glob(f"{name.removesuffix('.safetensors')}.safetensors.index*.json"))
+        if indexes:
+            weight_map = _read_json(indexes[0]).get("weight_map")
+            shards = list(weight_map.values()) if isinstance(weight_map, dict) else []
+            if not shards or not all(isinstance(shard, str) for shard in shards):
+                raise CheckpointError(f"{str(indexes[0])!r} has no weight_map of files; copy or download it again.")
+            shards = sorted(set(shards))
+            for shard in shards:
+                if not (part / shard).is_file():
+                    raise CheckpointError(
+                        f"The model folder is incomplete: {str(part / shard)!r} is missing; copy or download it again."
+                    )
+            return [part / shard for shard in shards]
+    raise CheckpointError(
+        f"The model folder is incomplete: {str(part / names[-1])!r} is missing; copy or download it again."
+    )
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"The model folder is incomplete: {str(file)!r} is missing; copy or download it again."
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{str(file)!r} is damaged ({error}); copy or download it again.") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{str(file)!r} is damaged (no JSON object); copy or download it again.")
+    return value
+
+
+def _shown(value: Any, limit: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

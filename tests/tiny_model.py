@@ -1,0 +1,39 @@
+"""One tiny random pipeline of the real classes. In a module of its own: many folders have a `conftest`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+TEXTS = (
+    "make the person wear sunglasses",
+    "add a red circle to the left of the blue square",
+    "remove the green triangle",
+    "change the background to stripes",
+)
+TINY_TEMPLATE = "<|im_start|>{}<|im_end|>"
+
+
+def build_pipeline(**overrides: Any) -> Any:
+    """A new random TagMoEPipeline at 64x64: 4 blocks (2 with a mixture), 4 latent channels, factor 4."""
+    import torch
+
+    from tagmoe.components import tiny_components
+    from tagmoe.model.transformer import TagMoETransformer2DModel
+    from tagmoe.pipeline import TagMoEPipeline
+
+    torch.set_num_threads(1)
+    parts = tiny_components(TEXTS)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        parts["transformer"] = TagMoETransformer2DModel(
+            in_channels=16,
+            out_channels=4,
+            num_layers=4,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            axes_dims_rope=(4, 6, 6),
+            num_moe_blocks=2,
+        ).eval()
+    options = {"prompt_template": TINY_TEMPLATE, "max_prompt_tokens": 64, "default_steps": 3, "default_size": 64}
+    return TagMoEPipeline(**(parts | options | overrides))
