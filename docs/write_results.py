@@ -1,4 +1,4 @@
-"""Write docs/results/tagworld.md and the README's table from docs/results/tagworld.json.
+"""Write docs/results/tagworld.md, the README's table and the model card from docs/results/tagworld.json.
 
 tagmoe demo --cases 24 --seed 1000 --out /path/to/demo && cp /path/to/demo/results.json docs/results/tagworld.json
 python docs/write_results.py
@@ -10,8 +10,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from jinja2 import StrictUndefined, Template
+
 DOCS = Path(__file__).parent
 README = DOCS.parent / "README.md"
+CARD = DOCS.parent / "src" / "tagmoe" / "packaged" / "tagworld" / "README.md"
 START, END = "<!-- results: written by docs/write_results.py -->", "<!-- end of results -->"
 
 
@@ -25,6 +28,7 @@ def main() -> None:
     before, rest = text.split(START)
     after = rest.split(END)[1]
     README.write_text(f"{before}{START}\n{page(data)}\n{END}{after}", encoding="utf-8")
+    CARD.write_text(card(data), encoding="utf-8")
 
 
 def page(data: dict[str, Any]) -> str:
@@ -53,6 +57,13 @@ def page(data: dict[str, Any]) -> str:
     lines += ["", "| cases | success | n |", "|---|---|---|"]
     lines += [f"| {name} | {share['value']:.3f} | {share['n']} |" for name, share in data["held_out"].items()]
     return "\n".join(lines)
+
+
+def card(data: dict[str, Any]) -> str:
+    """The model card that ships beside the weights."""
+    worst = sorted(data["tasks"], key=lambda row: row["success"])[:3]
+    template = (DOCS / "model_card.md.j2").read_text(encoding="utf-8")
+    return Template(template, keep_trailing_newline=True, undefined=StrictUndefined).render(**data, worst=worst)
 
 
 if __name__ == "__main__":

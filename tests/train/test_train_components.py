@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from rich.console import Console
 
@@ -51,6 +52,17 @@ def test_the_autoencoder_learns_and_its_latents_are_normalised_by_what_was_measu
     torch.testing.assert_close(channels.std(dim=1), torch.ones(4), atol=1e-3, rtol=0)
 
 
+def test_the_decoder_stage_leaves_the_latents_as_they_are() -> None:
+    vae = fast_single_frame(make_autoencoder(base_dim=4, z_dim=4, dim_mult=(1, 1, 2, 2)))
+    stage = AutoencoderStage(vae, AutoencoderConfig(batch=2, decoder_steps=5), seed=0, decoder_only=True)
+    loss, _ = stage.loss(0, 0)
+    loss.backward()
+    for name, parameter in vae.named_parameters():
+        is_encoder = name.startswith(("encoder.", "quant_conv."))
+        assert (parameter.grad is None) == is_encoder, name
+    assert stage.steps == 5
+
+
 def test_slots_say_what_the_instruction_states_and_nothing_else() -> None:
     reader = SlotReader(8)
     samples = [sample(0, index) for index in range(50)]
@@ -73,16 +85,17 @@ def test_the_text_loss_reaches_the_language_model_and_not_the_picture_tower() ->
 
 
 def test_components_train_end_to_end_and_are_not_trained_twice(
-    config: Callable[..., RunConfig], tmp_path: Path
+    config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("tagmoe.train.components.TOKENIZER_TEXTS", 300)
     settings = config(
-        autoencoder={"base_dim": 4, "z_dim": 4, "dim_mult": [1, 1, 2, 2], "steps": 2, "batch": 2},
+        autoencoder={"base_dim": 4, "z_dim": 4, "dim_mult": [1, 1, 2, 2], "steps": 2, "decoder_steps": 2, "batch": 2},
         text_encoder={"hidden_size": 32, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1, "steps": 2, "batch": 4},
     )
     run = Run(settings, tmp_path, {}, {}, Console(quiet=True))
     first = train_components(run)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert {json.loads(line)["stage"] for line in lines} == {"autoencoder", "text_encoder"}
+    assert {json.loads(line)["stage"] for line in lines} == {"autoencoder", "decoder", "text_encoder"}
     again = train_components(run)
     assert not any(p.requires_grad for p in first.vae.parameters())
     for one, two in zip(first.text_encoder.parameters(), again.text_encoder.parameters(), strict=True):
