@@ -11,6 +11,7 @@ import platform
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ from tagmoe.world import SIZE, words
 
 PACKAGES = ("tagmoe", "torch", "diffusers", "transformers", "numpy")
 DEFAULT_STEPS = 12
-DEFAULT_CFG = 2.0
+DEFAULT_CFG = 3.0
 MAX_PROMPT_TOKENS = 64
 RECORD = "config.resolved.yaml"
 LOCK = ".lock"
@@ -80,35 +81,19 @@ def _train(run: Run, parts: Components, validator: Validator) -> Path:
     dense = _transformer(config, parts)
     if config.compile:
         dense.compile_repeated_blocks()
-    pipeline = assemble(dense, parts)
-    base = FlowStage(
-        "base",
-        pipeline,
-        config.base.model_copy(update={"text_to_image_every": 1}),
-        config.loss,
-        config.optimizer,
-        seed=config.seed,
-        cache=run.folder / "cache",
-        validator=lambda *_: {},
+    stage = partial(
+        FlowStage, loss=config.loss, optimizer=config.optimizer, seed=config.seed, cache=run.folder / "cache"
     )
+    text_to_image = config.base.model_copy(update={"text_to_image_every": 1})
+    base = stage("base", assemble(dense, parts), text_to_image, validator=lambda *_: {})
     _adopt(dense, run_stage(base, run))
 
-    generator = torch.Generator().manual_seed(config.seed)
-    moe = upcycle(dense, **config.moe.model_dump(), generator=generator)
+    moe = upcycle(dense, **config.moe.model_dump(), generator=torch.Generator().manual_seed(config.seed))
     moe.set_attn_processor(RealRoPEAttnProcessor())
     if config.compile:
         moe.compile_repeated_blocks()
     pipeline = assemble(moe, parts)
-    unified = FlowStage(
-        "unified",
-        pipeline,
-        config.unified,
-        config.loss,
-        config.optimizer,
-        seed=config.seed,
-        cache=run.folder / "cache",
-        validator=validator,
-    )
+    unified = stage("unified", pipeline, config.unified, validator=validator)
     ema = run_stage(unified, run)
     _adopt(moe, ema)
     target = run.folder / "model"
@@ -141,21 +126,21 @@ def save_model(pipeline: TagMoEPipeline, folder: Path, *, alignment: Mapping[str
 
     An older folder of that name is replaced only when the new one is complete.
     """
-    partial, old = (folder.with_name(f"{folder.name}.{suffix}") for suffix in ("partial", "old"))
-    shutil.rmtree(partial, ignore_errors=True)
+    new, old = (folder.with_name(f"{folder.name}.{suffix}") for suffix in ("partial", "old"))
+    shutil.rmtree(new, ignore_errors=True)
     pipeline.to(torch.bfloat16)
     try:
-        pipeline.save_pretrained(partial)
+        pipeline.save_pretrained(new)
     finally:
         pipeline.to(torch.float32)
     if alignment is not None:
         weights = {name: value.to(torch.bfloat16).contiguous() for name, value in alignment.items()}
-        save_file(weights, partial / "alignment.safetensors")
+        save_file(weights, new / "alignment.safetensors")
     # renamed away, not deleted first: a folder cannot be replaced in one step, and one of the two must survive a kill
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
         os.replace(folder, old)
-    os.replace(partial, folder)
+    os.replace(new, folder)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -269,9 +254,9 @@ def _run_folder(folder: Path, settings: Mapping[str, Any], resume: bool) -> Iter
         if not resume:
             _check_new(folder)  # again, now that no other process can start here
         try:
-            partial = folder / f"{RECORD}.partial"
-            partial.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-            os.replace(partial, folder / RECORD)
+            unfinished = folder / f"{RECORD}.unfinished"
+            unfinished.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+            os.replace(unfinished, folder / RECORD)
             yield
         except BaseException:
             if not resume and not (folder / "metrics.jsonl").exists():
