@@ -108,12 +108,13 @@ def make_text_encoder(
             "pad_token_id": special["<|endoftext|>"],
         },
         vision_config={
-            "depth": 2,
-            "hidden_size": 16,
-            "intermediate_size": 32,
-            "num_heads": 2,
+            # text alone is encoded (as in the release), so the picture tower is there but as small as can be
+            "depth": 1,
+            "hidden_size": 8,
+            "intermediate_size": 16,
+            "num_heads": 1,
             "out_hidden_size": hidden_size,
-            "fullatt_block_indexes": [1],
+            "fullatt_block_indexes": [0],
         },
         vocab_size=len(tokenizer),
         image_token_id=special["<|image_pad|>"],
