@@ -58,7 +58,7 @@ def test_total_is_the_weighted_sum_of_the_equations() -> None:
     align = alignment_loss(goal.router_head(signature), goal.tag_embedding(data["tags_BK"]))
     assert terms.total.item() == pytest.approx((flow + 0.3 * balance + 0.7 * align).item(), rel=1e-6)
     assert terms.report() == pytest.approx(
-        {"total": float(terms.total), "flow": float(flow), "balance": float(balance), "alignment": float(align)}
+        {"total": terms.total.item(), "flow": flow.item(), "balance": balance.item(), "alignment": align.item()}
     )
     assert terms.signature_BN is not None
     assert torch.equal(terms.signature_BN, signature)
