@@ -68,7 +68,7 @@ def test_total_is_the_weighted_sum_of_the_equations() -> None:
 def test_the_defaults_are_the_documented_lambdas() -> None:
     terms = objective()(**batch())
     expected = terms.flow + 0.01 * terms.balance + 0.1 * terms.alignment
-    assert float(terms.total) == pytest.approx(float(expected), rel=1e-6)
+    assert terms.total.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_a_dense_model_has_flow_alone() -> None:
@@ -128,7 +128,7 @@ def test_micro_batches_with_global_counts_equal_the_large_batch() -> None:
         micro = {key: value[:, i : i + 1] if key.endswith("LBN") else value[i : i + 1] for key, value in data.items()}
         loss = goal(**micro, global_counts_LN=load).total / BATCH
         loss.backward()
-        total += float(loss)
+        total += loss.item()
     assert total == pytest.approx(float(goal(**data).total), rel=1e-5)
     for parameter, expected in zip(goal.parameters(), whole, strict=True):
         assert torch.allclose(parameter.grad, expected, atol=1e-6)  # type: ignore[arg-type]
