@@ -37,7 +37,7 @@ ATTRIBUTES: dict[type, tuple[str, ...]] = {
 }
 # Mean squared errors of a cell, in squared grey levels.
 TOLERANCE = 5.0  # hypotheses this close to the best are equally good: the picture does not tell them apart
-RELATIVE_TOLERANCE = 0.05  # and this share of the best error, for lossy pictures
+RELATIVE_TOLERANCE = 0.1  # and this share of the best error, for lossy pictures
 GARBAGE = 1200.0  # a best error above this is no picture of the world
 # The largest error of a clean picture's cell, for elements that were edited. Measured on an autoencoder's
 # reconstructions of 850 true targets: 528 at most, but 1196 in sketch and 1299 in negative, which it draws badly.
