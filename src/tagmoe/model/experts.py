@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from tagmoe.model import cpu_experts
+
 
 def experts_loop(
     x_TD: torch.Tensor, experts: Sequence[nn.Module], expert_ids_TA: torch.Tensor, weights_TA: torch.Tensor
@@ -27,9 +29,11 @@ def experts_loop(
     return y_TD
 
 
-# oneDNN compiles its 16-bit CPU kernels for each new row count, milliseconds every time, and the counts of a mixture
+# oneDNN compiles its CPU kernels for each new row count, a millisecond or more every time, and the counts of a mixture
 # are new at every step. Slices rounded up to this many rows meet kernels that are compiled already.
-CPU_ROW_BLOCK = 64
+CPU_ROW_BLOCK = 16
+# Below this many rows the padding costs more than oneDNN's fp32 products gain over torch's own, which need none.
+CPU_FUSED_ROWS = 1024
 
 
 class _Dispatch(torch.autograd.Function):
@@ -84,7 +88,7 @@ def experts_sorted(
         ids_S = expert_ids_TA.reshape(-1)
         slots_P = torch.argsort(ids_S, stable=True)
         counts = torch.bincount(ids_S, minlength=len(experts)).tolist()
-        sizes, padding = _padded_sizes(counts, CPU_ROW_BLOCK if _runs_half_on_cpu(x_TD) else 1)
+        sizes, padding = _padded_sizes(counts, _row_block(x_TD, len(ids_S)))
         rows_S = _rows_of_assignments(counts, sizes, slots_P.device)
         inverse_S = torch.empty_like(slots_P)
         inverse_S[slots_P] = rows_S
@@ -93,8 +97,7 @@ def experts_sorted(
             padded[rows_S] = slots_P
             slots_P = padded
     x_SD = x_TD if active == 1 else x_TD.repeat_interleave(active, dim=0)
-    chunks = _Dispatch.apply(x_SD, slots_P, inverse_S).split(sizes)
-    out_PD = torch.cat([expert(chunk) for expert, chunk in zip(experts, chunks, strict=True)])
+    out_PD = _run_experts(_Dispatch.apply(x_SD, slots_P, inverse_S), sizes, experts)
     y_SD = _Combine.apply(out_PD, slots_P, inverse_S, padding)
     weighted_SD = y_SD * weights_TA.reshape(-1, 1).to(y_SD.dtype)
     if active > 1:
@@ -102,8 +105,21 @@ def experts_sorted(
     return weighted_SD.to(x_TD.dtype)
 
 
-def _runs_half_on_cpu(x_TD: torch.Tensor) -> bool:
-    return x_TD.device.type == "cpu" and (x_TD.dtype != torch.float32 or torch.is_autocast_enabled("cpu"))
+def _run_experts(x_PD: torch.Tensor, sizes: list[int], experts: Sequence[nn.Module]) -> torch.Tensor:
+    """Every expert on its slice of rows -> (P, D): with `_row_block`, the one place that picks how."""
+    if x_PD.device.type == "cpu" and x_PD.dtype in cpu_experts.DTYPES and len(x_PD) >= CPU_FUSED_ROWS:
+        weights = cpu_experts.weights_of(experts)
+        if weights is not None:
+            return cpu_experts.run(x_PD, sizes, weights)
+    return torch.cat([expert(chunk) for expert, chunk in zip(experts, x_PD.split(sizes), strict=True)])
+
+
+def _row_block(x_TD: torch.Tensor, rows: int) -> int:
+    """What slices are rounded up to: more than 1 where oneDNN runs them."""
+    if x_TD.device.type != "cpu":
+        return 1
+    is_half = x_TD.dtype != torch.float32 or torch.is_autocast_enabled("cpu")
+    return CPU_ROW_BLOCK if is_half or rows >= CPU_FUSED_ROWS else 1
 
 
 def _padded_sizes(counts: list[int], block: int) -> tuple[list[int], list[tuple[int, int]]]:

@@ -1,0 +1,266 @@
+"""Experts by hand on a CPU: the readable loop in values and all gradients, and modules are called where they must be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers.hooks import apply_layerwise_casting
+from diffusers.models.attention import FeedForward
+from peft import LoraConfig, inject_adapter_in_model
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from tagmoe.model import cpu_experts
+from tagmoe.model.experts import CPU_FUSED_ROWS, experts_loop, experts_sorted
+from tagmoe.model.moe import MoE
+
+TOKENS, DIM = CPU_FUSED_ROWS + 37, 24
+ROUTES = {
+    "balanced": [0.25, 0.25, 0.25, 0.25],
+    "skewed": [0.7, 0.2, 0.05, 0.05],
+    "one empty": [0.4, 0.0, 0.3, 0.3],
+    "all on one": [0.0, 0.0, 1.0, 0.0],
+}
+
+
+def make_experts(dtype: torch.dtype = torch.float32, bias: bool = True) -> nn.ModuleList:
+    torch.manual_seed(0)
+    return nn.ModuleList(
+        FeedForward(DIM, dim_out=DIM, activation_fn="gelu-approximate", bias=bias) for _ in range(4)
+    ).to(dtype)
+
+
+def routing(route: str = "balanced", active: int = 1) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(2)
+    return torch.stack(
+        [torch.multinomial(torch.tensor(ROUTES[route]), active, generator=generator) for _ in range(TOKENS)]
+    )
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by one whenever the experts are run by hand."""
+    calls: list[int] = []
+    run = cpu_experts.run
+
+    def counted(x: torch.Tensor, sizes: list[int], weights: list[Any]) -> torch.Tensor:
+        calls.append(len(x))
+        return run(x, sizes, weights)
+
+    monkeypatch.setattr(cpu_experts, "run", counted)
+    return calls
+
+
+def values_and_gradients(run: Callable, experts: nn.ModuleList, ids: torch.Tensor, x: torch.Tensor) -> list:
+    weights = torch.linspace(0.25, 1, ids.numel()).view(ids.shape).requires_grad_()
+    y = run(x, experts, ids, weights)
+    probe = torch.linspace(-1, 1, y.numel()).view(y.shape)
+    return [y, *torch.autograd.grad((y.float() * probe).sum(), [x, weights, *experts.parameters()])]
+
+
+def close(fast: list, slow: list, tolerance: float) -> None:
+    """Each tensor within `tolerance` of its own largest value."""
+    for index, (a, b) in enumerate(zip(fast, slow, strict=True)):
+        assert a.dtype == b.dtype
+        assert (a.float() - b.float()).abs().max() <= tolerance * b.float().abs().max() + 1e-12, index
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("pointwise", [True, False])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 0.02)])
+def test_it_equals_the_loop_in_values_and_all_gradients(
+    route, bias, pointwise, dtype, tolerance, taken, monkeypatch
+) -> None:
+    monkeypatch.setattr(cpu_experts, "HAS_POINTWISE", pointwise and cpu_experts.HAS_POINTWISE)
+    experts, ids = make_experts(dtype, bias), routing(route)
+    x = torch.randn(TOKENS, DIM, dtype=dtype).requires_grad_()
+    fast = values_and_gradients(experts_sorted, experts, ids, x)
+    assert len(taken) == 1
+    close(fast, values_and_gradients(experts_loop, experts, ids, x), tolerance)
+    with torch.no_grad():
+        without = experts_sorted(x, experts, ids, torch.ones(TOKENS, 1))
+        close([without], [experts_loop(x, experts, ids, torch.ones(TOKENS, 1))], tolerance)
+    assert len(taken) == 2
+
+
+def test_top_2_equals_the_loop(taken) -> None:
+    experts, x = make_experts(), torch.randn(TOKENS, DIM).requires_grad_()
+    ids = routing("skewed", 2)
+    close(
+        values_and_gradients(experts_sorted, experts, ids, x),
+        values_and_gradients(experts_loop, experts, ids, x),
+        2e-6,
+    )
+    assert taken
+
+
+def test_an_expert_without_tokens_gets_a_zero_gradient_not_none(taken) -> None:
+    experts = make_experts()
+    y = experts_sorted(torch.randn(TOKENS, DIM), experts, routing("one empty"), torch.ones(TOKENS, 1))
+    y.sum().backward()
+    assert taken
+    for index, expert in enumerate(experts):
+        for parameter in expert.parameters():
+            assert parameter.grad is not None
+            assert (parameter.grad.abs().sum() > 0) == (index != 1)
+
+
+def test_autocast_of_fp32_weights(taken) -> None:
+    experts, ids, x = make_experts(), routing(), torch.randn(TOKENS, DIM).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        fast = values_and_gradients(experts_sorted, experts, ids, x)
+        slow = values_and_gradients(experts_loop, experts, ids, x)
+    assert taken
+    assert all(gradient.dtype == torch.float32 for gradient in fast[1:])
+    close(fast, slow, 0.02)
+
+
+@pytest.mark.parametrize("wanted", ["x", "experts"])
+def test_only_what_asks_for_a_gradient_gets_one(wanted, taken) -> None:
+    experts, ids = make_experts().requires_grad_(wanted == "experts"), routing()
+    x = torch.randn(TOKENS, DIM, requires_grad=wanted == "x")
+    results = []
+    for run in (experts_sorted, experts_loop):
+        experts.zero_grad()
+        x.grad = None
+        run(x, experts, ids, torch.ones(TOKENS, 1)).square().mean().backward()
+        results.append([x.grad] if wanted == "x" else [p.grad.clone() for p in experts.parameters()])
+        assert (x.grad is None) == (wanted == "experts")
+        assert all((p.grad is None) == (wanted == "x") for p in experts.parameters())
+    assert taken
+    close(*results, 2e-6)
+
+
+def test_checkpointing_changes_no_gradient(taken) -> None:
+    experts, ids, x = make_experts(), routing(), torch.randn(TOKENS, DIM).requires_grad_()
+
+    def checkpointed(*args: Any) -> torch.Tensor:
+        return checkpoint(experts_sorted, *args, use_reentrant=False)
+
+    plain = values_and_gradients(experts_sorted, experts, ids, x)
+    again = values_and_gradients(checkpointed, experts, ids, x)
+    assert len(taken) == 3
+    assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2**-8)])
+@pytest.mark.parametrize("count", [1, cpu_experts.BLOCK - 1, cpu_experts.BLOCK + 5])
+def test_gelu_and_its_slope(dtype, tolerance, count) -> None:
+    h = torch.linspace(-12, 12, count, dtype=torch.float64).to(dtype)
+    exact = h.double().requires_grad_()
+    expected = F.gelu(exact, approximate="tanh")
+    (slope,) = torch.autograd.grad(expected.sum(), exact)
+    buffer = h.clone()
+    activation = cpu_experts.gelu_and_slope_(buffer)
+    torch.testing.assert_close(activation.double(), expected.detach(), rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(buffer.double(), slope, rtol=tolerance, atol=2 * tolerance)
+
+
+def test_gelu_keeps_what_is_not_finite() -> None:
+    h = torch.tensor([float("nan"), float("inf"), 1.0])
+    activation = cpu_experts.gelu_and_slope_(h)
+    assert activation[0].isnan()
+    assert activation[1] == float("inf")
+    assert activation[2].isfinite()
+
+
+def hooked(expert: FeedForward) -> None:
+    expert.net[2].register_forward_hook(lambda *_: None)
+
+
+def with_lora(expert: FeedForward) -> None:
+    inject_adapter_in_model(LoraConfig(r=2, target_modules=["proj"], init_lora_weights=False), expert)
+
+
+def with_casting(expert: FeedForward) -> None:
+    apply_layerwise_casting(expert, storage_dtype=torch.bfloat16, compute_dtype=torch.float32)
+
+
+def of_another_class(expert: FeedForward) -> None:
+    class Twice(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(x)
+
+    expert.net[2].__class__ = Twice
+
+
+def with_subclassed_weight(expert: FeedForward) -> None:
+    class Packed(nn.Parameter):
+        pass
+
+    expert.net[2].weight = Packed(expert.net[2].weight.detach())
+
+
+def with_erf_gelu(expert: FeedForward) -> None:
+    expert.net[0].approximate = "none"
+
+
+def with_dropout(expert: FeedForward) -> None:
+    expert.net[1].p = 1.0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [hooked, with_lora, with_casting, of_another_class, with_subclassed_weight, with_erf_gelu, with_dropout],
+)
+def test_modules_that_do_more_are_called(change, taken) -> None:
+    experts, ids, x = make_experts(), routing(), torch.randn(TOKENS, DIM)
+    weights = torch.ones(TOKENS, 1)
+    plain = experts_sorted(x, experts, ids, weights)
+    assert len(taken) == 1
+    change(experts[0])
+    changed = experts_sorted(x, experts, ids, weights)
+    assert len(taken) == 1
+    torch.testing.assert_close(changed, experts_loop(x, experts, ids, weights), rtol=1e-5, atol=1e-6)
+    if change not in (hooked, with_subclassed_weight):
+        assert not torch.allclose(changed, plain, atol=1e-6)
+
+
+def test_few_tokens_and_other_dtypes_go_through_the_modules(taken) -> None:
+    experts = make_experts()
+    experts_sorted(torch.randn(40, DIM), experts, routing()[:40], torch.ones(40, 1))
+    experts_sorted(torch.randn(TOKENS, DIM).double(), experts.double(), routing(), torch.ones(TOKENS, 1))
+    assert taken == []
+
+
+def test_the_probe_finds_the_operator_missing(monkeypatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", refuse, raising=False)
+    assert not cpu_experts._probe_pointwise()
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda x, w, b, *_: F.linear(x, w, b), raising=False)
+    assert not cpu_experts._probe_pointwise(), "a linear without its GELU is wrong"
+
+
+def test_the_graph_breaks_at_most_once_a_layer() -> None:
+    torch.manual_seed(0)
+    graphs: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = MoE(DIM), MoE(DIM)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(self.second(torch.tanh(self.first(x))))
+
+    model, x = Two(), torch.randn(1, TOKENS, DIM)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend=backend)
+    y = compiled(x)
+    y.sum().backward()
+    torch.testing.assert_close(y, model(x), rtol=1e-4, atol=1e-6)
+    assert len(graphs) <= 3
+    first = len(graphs)
+    compiled(torch.randn(1, TOKENS, DIM))  # other counts: no new graph
+    assert len(graphs) == first
