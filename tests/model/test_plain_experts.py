@@ -1,4 +1,4 @@
-"""Experts by hand on a CPU: the readable loop in values and all gradients, and modules are called where they must be."""
+"""Plain experts by hand: the readable loop in values and all gradients; modules are called where they must be."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from tagmoe.model import cpu_experts
-from tagmoe.model.experts import CPU_FUSED_ROWS, experts_loop, experts_sorted
+from tagmoe.model import plain_experts
+from tagmoe.model.experts import experts_loop, experts_sorted
 from tagmoe.model.moe import MoE
 
-TOKENS, DIM = CPU_FUSED_ROWS + 37, 24
+TOKENS, DIM = plain_experts.CPU_FUSED_ROWS + 37, 24
 ROUTES = {
     "balanced": [0.25, 0.25, 0.25, 0.25],
     "skewed": [0.7, 0.2, 0.05, 0.05],
@@ -45,13 +45,13 @@ def routing(route: str = "balanced", active: int = 1) -> torch.Tensor:
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by one whenever the experts are run by hand."""
     calls: list[int] = []
-    run = cpu_experts.run
+    run = plain_experts.run_plain
 
-    def counted(x: torch.Tensor, sizes: list[int], weights: list[Any]) -> torch.Tensor:
+    def counted(x: torch.Tensor, *rest: Any) -> torch.Tensor:
         calls.append(len(x))
-        return run(x, sizes, weights)
+        return run(x, *rest)
 
-    monkeypatch.setattr(cpu_experts, "run", counted)
+    monkeypatch.setattr(plain_experts, "run_plain", counted)
     return calls
 
 
@@ -76,7 +76,7 @@ def close(fast: list, slow: list, tolerance: float) -> None:
 def test_it_equals_the_loop_in_values_and_all_gradients(
     route, bias, pointwise, dtype, tolerance, taken, monkeypatch
 ) -> None:
-    monkeypatch.setattr(cpu_experts, "HAS_POINTWISE", pointwise and cpu_experts.HAS_POINTWISE)
+    monkeypatch.setattr(plain_experts, "HAS_POINTWISE", pointwise and plain_experts.HAS_POINTWISE)
     experts, ids = make_experts(dtype, bias), routing(route)
     x = torch.randn(TOKENS, DIM, dtype=dtype).requires_grad_()
     fast = values_and_gradients(experts_sorted, experts, ids, x)
@@ -149,21 +149,21 @@ def test_checkpointing_changes_no_gradient(taken) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2**-8)])
-@pytest.mark.parametrize("count", [1, cpu_experts.BLOCK - 1, cpu_experts.BLOCK + 5])
+@pytest.mark.parametrize("count", [1, plain_experts.GELU_BLOCK - 1, plain_experts.GELU_BLOCK + 5])
 def test_gelu_and_its_slope(dtype, tolerance, count) -> None:
     h = torch.linspace(-12, 12, count, dtype=torch.float64).to(dtype)
     exact = h.double().requires_grad_()
     expected = F.gelu(exact, approximate="tanh")
     (slope,) = torch.autograd.grad(expected.sum(), exact)
     buffer = h.clone()
-    activation = cpu_experts.gelu_and_slope_(buffer)
+    activation = plain_experts.gelu_and_slope_(buffer)
     torch.testing.assert_close(activation.double(), expected.detach(), rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(buffer.double(), slope, rtol=tolerance, atol=2 * tolerance)
 
 
 def test_gelu_keeps_what_is_not_finite() -> None:
     h = torch.tensor([float("nan"), float("inf"), 1.0])
-    activation = cpu_experts.gelu_and_slope_(h)
+    activation = plain_experts.gelu_and_slope_(h)
     assert activation[0].isnan()
     assert activation[1] == float("inf")
     assert activation[2].isfinite()
@@ -221,10 +221,8 @@ def test_modules_that_do_more_are_called(change, taken) -> None:
         assert not torch.allclose(changed, plain, atol=1e-6)
 
 
-def test_few_tokens_and_other_dtypes_go_through_the_modules(taken) -> None:
-    experts = make_experts()
-    experts_sorted(torch.randn(40, DIM), experts, routing()[:40], torch.ones(40, 1))
-    experts_sorted(torch.randn(TOKENS, DIM).double(), experts.double(), routing(), torch.ones(TOKENS, 1))
+def test_other_dtypes_go_through_the_modules(taken) -> None:
+    experts_sorted(torch.randn(TOKENS, DIM).double(), make_experts(torch.float64), routing(), torch.ones(TOKENS, 1))
     assert taken == []
 
 
@@ -233,34 +231,66 @@ def test_the_probe_finds_the_operator_missing(monkeypatch) -> None:
         raise RuntimeError("no such operator")
 
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", refuse, raising=False)
-    assert not cpu_experts._probe_pointwise()
+    assert not plain_experts._probe_pointwise()
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda x, w, b, *_: F.linear(x, w, b), raising=False)
-    assert not cpu_experts._probe_pointwise(), "a linear without its GELU is wrong"
+    assert not plain_experts._probe_pointwise(), "a linear without its GELU is wrong"
 
 
-def test_the_graph_breaks_at_most_once_a_layer() -> None:
-    torch.manual_seed(0)
-    graphs: list[Any] = []
+class TwoLayers(nn.Module):
+    """Two mixtures with something between them that a compiler could fuse."""
 
-    def backend(graph: Any, inputs: Any) -> Any:
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = MoE(DIM), MoE(DIM)
+        for layer in (self.first, self.second):
+            nn.init.normal_(layer.gate.proj_out.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.second(torch.tanh(self.first(x))))
+
+
+@pytest.fixture
+def graphs() -> list[Any]:
+    torch._dynamo.reset()
+    return []
+
+
+@pytest.mark.parametrize("tokens", [40, TOKENS])
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("trains", [False, True])
+def test_a_compiled_graph_is_not_broken_at_all(tokens, autocast, trains, graphs) -> None:
+    def backend(graph: Any, _: Any) -> Any:
         graphs.append(graph)
         return graph.forward
 
-    class Two(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.second = MoE(DIM), MoE(DIM)
+    model, x = TwoLayers(), torch.randn(1, tokens, DIM)
+    compiled = torch.compile(model, backend=backend, fullgraph=True)
+    results = []
+    for run in (compiled, model):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast), torch.set_grad_enabled(trains):
+            y = run(x)
+        if trains:
+            y.float().square().mean().backward()
+        results.append([y, *(p.grad.clone() for p in model.parameters() if trains)])
+    close(*results, 0.03 if autocast else 1e-5)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast), torch.set_grad_enabled(trains):
+        compiled(torch.randn(1, tokens, DIM))
+    assert len(graphs) == 1, "other counts need no new graph"
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.tanh(self.second(torch.tanh(self.first(x))))
 
-    model, x = Two(), torch.randn(1, TOKENS, DIM)
-    torch._dynamo.reset()
-    compiled = torch.compile(model, backend=backend)
-    y = compiled(x)
-    y.sum().backward()
-    torch.testing.assert_close(y, model(x), rtol=1e-4, atol=1e-6)
-    assert len(graphs) <= 3
-    first = len(graphs)
-    compiled(torch.randn(1, TOKENS, DIM))  # other counts: no new graph
-    assert len(graphs) == first
+@pytest.mark.parametrize("trains", [False, True])
+def test_the_operators_keep_their_word_about_shapes(trains) -> None:
+    weights = [w.detach().requires_grad_(trains) for w in plain_experts.weights_of(make_experts())]
+    args = (torch.randn(TOKENS, DIM).requires_grad_(trains), routing()[:, 0], weights, 4, trains)
+    torch.library.opcheck(torch.ops.tagmoe.experts, args, test_utils=("test_schema", "test_faketensor"))
+
+
+def test_modules_that_must_be_called_still_compile_around_them(graphs) -> None:
+    model, x = TwoLayers(), torch.randn(1, 40, DIM)
+    for layer in (model.first, model.second):
+        with_lora(layer.experts[1])
+    compiled = torch.compile(model, backend=lambda graph, _: graphs.append(graph) or graph.forward)
+    torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-5)
+    assert len(graphs) > 1

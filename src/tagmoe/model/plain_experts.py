@@ -1,0 +1,339 @@
+"""Experts that are plain FFNs, by hand: sort, FFN and un-sort of Eq. (1) as one step with its own backward.
+
+On a CPU this makes a mixture as fast as one dense FFN or faster (figures in docs/log.md): torch's tanh-GELU costs four
+times its sigmoid, and its backward as much again, where one pass over blocks that stay in the cache gives both GELU and
+slope; oneDNN adds the bias inside the product, and without gradients applies the GELU there too. And one step can be
+one operator, which torch.compile need not break the graph for.
+
+Shapes: S assignments (tokens times active experts), P = S and room for padding, F hidden width, N experts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.activations import GELU
+from diffusers.models.attention import FeedForward
+from torch import Tensor, nn
+
+DTYPES = (torch.float32, torch.bfloat16)
+
+# oneDNN compiles its CPU kernels for each new row count, a millisecond or more every time, and the counts of a mixture
+# are new at every step. Slices rounded up to this many rows meet kernels that are compiled already.
+CPU_ROW_BLOCK = 16
+# Below this many rows the padding costs more than oneDNN's fp32 products gain over torch's own, which need none.
+CPU_FUSED_ROWS = 1024
+
+# Elements of one block of a GELU: its buffers in fp32 and the block itself fit a cache of a megabyte.
+GELU_BLOCK = 1 << 15
+# GELU(h) = h sigmoid(h (C0 + C1 h^2)), the tanh form rewritten: (1 + tanh(u)) / 2 = sigmoid(2 u).
+C0 = 2 * math.sqrt(2 / math.pi)
+C1 = C0 * 0.044715
+
+
+def weights_of(experts: Iterable[nn.Module]) -> list[Tensor] | None:
+    """[w1, w2, b1, b2] of each expert in turn, or [w1, w2] of experts without biases; None: call the modules instead.
+
+    Only plain diffusers FFNs can be read this way. LoRA layers, quantised weights, DTensors, and hooks (offload,
+    casting) live in the modules' own forward and must be called.
+    """
+    if not _are_plain(experts):
+        return None
+    weights: list[Tensor] = []
+    for expert in experts:
+        layers: Any = (expert.net[0].proj, expert.net[2])  # type: ignore[index, union-attr]
+        weights += [layer.weight for layer in layers]
+        weights += [layer.bias for layer in layers if layer.bias is not None]
+    return weights
+
+
+# torch.compile asks once, when it traces, and cannot look into hooks itself
+@torch.compiler.assume_constant_result
+def _are_plain(experts: Iterable[nn.Module]) -> bool:
+    for expert in experts:
+        net: Any = expert.net if type(expert) is FeedForward else ()
+        if len(net) != 3:
+            return False
+        activation, dropout, out = net
+        if type(activation) is not GELU or activation.approximate != "tanh" or type(dropout) is not nn.Dropout:
+            return False
+        layers = (activation.proj, out)
+        if any(type(layer) is not nn.Linear for layer in layers) or (dropout.p and dropout.training):
+            return False
+        if any(_is_hooked(module) for module in (expert, net, activation, dropout, *layers)):
+            return False
+        if (layers[0].bias is None) != (layers[1].bias is None):
+            return False
+        if any(type(p) not in (nn.Parameter, Tensor) or p.dtype not in DTYPES for p in expert.parameters()):
+            return False
+    return True
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    """Whether calling the module does more than its class says; diffusers and accelerate replace `forward` itself."""
+    return bool(
+        "forward" in vars(module)
+        or module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
+def run_plain(x_SD: Tensor, ids_S: Tensor, weights: list[Tensor], num_experts: int) -> Tensor:
+    """FFN ids_S[i] on row i of x_SD -> (S, D), under autocast in its dtype; `weights` as `weights_of` gives them.
+
+    An expert without rows gets zero gradients.
+    """
+    device = x_SD.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        x_SD, weights = x_SD.to(dtype), [weight.to(dtype) for weight in weights]
+    if torch.compiler.is_compiling():
+        trains = torch.is_grad_enabled()
+        return torch.ops.tagmoe.experts(x_SD, ids_S, weights, num_experts, trains)[0]
+    with torch.autocast(device, enabled=False):
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x_SD, *weights)):
+            y_SD: Tensor = _PlainExperts.apply(x_SD, ids_S, num_experts, *weights)
+            return y_SD
+        return _forward(x_SD, _sort(x_SD, ids_S, num_experts), weights, trains=False)[0]
+
+
+class _PlainExperts(torch.autograd.Function):
+    """`_forward` and `_backward` for eager mode."""
+
+    @staticmethod
+    def forward(ctx: Any, x_SD: Tensor, ids_S: Tensor, num_experts: int, *weights: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.order = _sort(x_SD, ids_S, num_experts)
+        y_SD, x_PD, activations, slopes = _forward(x_SD, ctx.order, weights, trains=True)
+        ctx.save_for_backward(x_PD, *activations, *slopes, *weights)
+        return y_SD
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_SD: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x_PD, *rest = ctx.saved_tensors
+        num = len(ctx.order.sizes)
+        activations, slopes, weights = rest[:num], rest[num : 2 * num], rest[2 * num :]
+        wanted = [ctx.needs_input_grad[0], *ctx.needs_input_grad[3:]]
+        grad_x_SD, *grads = _backward(grad_SD, x_PD, activations, slopes, ctx.order, weights, wanted)
+        return grad_x_SD, None, None, *grads
+
+
+class _Order(NamedTuple):
+    """slots_P: the assignment in each row of the sorted, padded order. inverse_S: the row of each assignment.
+
+    sizes: rows of each expert, padding included. Rows of slots_P beyond their sum, if any, are never read.
+    """
+
+    slots_P: Tensor
+    inverse_S: Tensor
+    sizes: list[int]
+
+
+def _sort(x_SD: Tensor, ids_S: Tensor, num_experts: int) -> _Order:
+    block = _row_block(x_SD)
+    ids_sorted, order_S = ids_S.sort(stable=True)
+    counts = torch.bincount(ids_sorted, minlength=num_experts)
+    rows_S = torch.arange(len(ids_S), device=ids_S.device)
+    if block == 1:
+        sizes_N, slots_P = counts, order_S
+    else:
+        sizes_N = (counts + block - 1) // block * block
+        padding_N = sizes_N - counts
+        rows_S += (padding_N.cumsum(0) - padding_N)[ids_sorted]
+        # as many rows as the worst routing needs: the shapes of a compiled graph must not depend on it
+        slots_P = ids_S.new_zeros(len(ids_S) + num_experts * (block - 1)).index_copy_(0, rows_S, order_S)
+    inverse_S = torch.empty_like(order_S).index_copy_(0, order_S, rows_S)
+    return _Order(slots_P, inverse_S, sizes_N.tolist())
+
+
+def _forward(
+    x_SD: Tensor, order: _Order, weights: Sequence[Tensor], trains: bool
+) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
+    """(y_SD, x_PD, activations and slopes of every expert); without `trains` the lists are empty."""
+    per = len(weights) // len(order.sizes)
+    x_PD = x_SD.index_select(0, order.slots_P)
+    activations, slopes, slices = [], [], []
+    for e, x in enumerate(_split(x_PD, order.sizes)):
+        w1, w2 = weights[per * e : per * e + 2]
+        b1, b2 = weights[per * e + 2 : per * e + 4] if per == 4 else (None, None)
+        if trains:
+            slope = linear(x, w1, b1)
+            hidden = gelu_and_slope_(slope)
+            activations.append(hidden)
+            slopes.append(slope)
+        else:
+            hidden = linear_gelu(x, w1, b1)
+        slices.append(linear(hidden, w2, b2))
+    return torch.cat(slices).index_select(0, order.inverse_S), x_PD, activations, slopes
+
+
+def _backward(
+    grad_SD: Tensor,
+    x_PD: Tensor,
+    activations: Sequence[Tensor],
+    slopes: Sequence[Tensor],
+    order: _Order,
+    weights: Sequence[Tensor],
+    wanted: list[bool],
+) -> list[Tensor | None]:
+    """Gradients of x_SD and of every weight, None where `wanted` says so."""
+    per = len(weights) // len(order.sizes)
+    grad_PD = grad_SD.index_select(0, order.slots_P)
+    if len(order.slots_P) > len(order.inverse_S):
+        is_padding_P = torch.ones_like(order.slots_P, dtype=torch.bool).index_fill_(0, order.inverse_S, False)
+        grad_PD[is_padding_P] = 0
+    grad_x_PD = torch.empty_like(x_PD)
+    grads: list[Tensor | None] = []
+    rows = zip(*(_split(tensor, order.sizes) for tensor in (x_PD, grad_PD, grad_x_PD)), strict=True)
+    for e, (x, grad, grad_x) in enumerate(rows):
+        w1, w2 = weights[per * e : per * e + 2]
+        wants = wanted[1 + per * e : 1 + per * (e + 1)]
+        grad_h = grad.mm(w2).mul_(slopes[e])
+        grads += [grad_h.t().mm(x) if wants[0] else None, grad.t().mm(activations[e]) if wants[1] else None]
+        if per == 4:
+            grads += [grad_h.sum(0) if wants[2] else None, grad.sum(0) if wants[3] else None]
+        if wanted[0]:
+            torch.mm(grad_h, w1, out=grad_x)
+    return [grad_x_PD.index_select(0, order.inverse_S) if wanted[0] else None, *grads]
+
+
+def _split(x_PD: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
+    return x_PD[: sum(sizes)].split(sizes)
+
+
+def _row_block(x_SD: Tensor) -> int:
+    """What slices are rounded up to: more than 1 where oneDNN runs them."""
+    if x_SD.device.type != "cpu":
+        return 1
+    return CPU_ROW_BLOCK if x_SD.dtype != torch.float32 or len(x_SD) >= CPU_FUSED_ROWS else 1
+
+
+def gelu_and_slope_(h: Tensor) -> Tensor:
+    """The tanh-GELU of h, a new tensor; h, which must be contiguous, becomes its derivative. Computes in fp32.
+
+    With s = sigmoid(h (C0 + C1 h^2)): GELU = h s and GELU' = s + h s (1 - s) (C0 + 3 C1 h^2).
+    """
+    activation = torch.empty_like(h)
+    flat_h, flat_a = h.view(-1), activation.view(-1)
+    is_fp32 = h.dtype == torch.float32
+    constant = flat_h.new_full((min(GELU_BLOCK, len(flat_h)),), C0, dtype=torch.float32)
+    buffers = [torch.empty_like(constant) for _ in range(3 if is_fp32 else 5)]
+    for start in range(0, len(flat_h), GELU_BLOCK):
+        block_h, block_a = flat_h[start : start + GELU_BLOCK], flat_a[start : start + GELU_BLOCK]
+        c, s, t, u, *wide = (buffer[: len(block_h)] for buffer in (constant, *buffers))
+        x, a = (block_h, block_a) if is_fp32 else (wide[0].copy_(block_h), wide[1])
+        torch.addcmul(c, x, x, value=C1, out=t)
+        torch.sigmoid(torch.mul(t, x, out=s), out=s)
+        torch.mul(x, s, out=a)
+        torch.addcmul(a, a, s, value=-1, out=u)
+        torch.addcmul(c, x, x, value=3 * C1, out=t)
+        torch.addcmul(s, u, t, out=x)
+        if not is_fp32:
+            block_h.copy_(x)
+            block_a.copy_(a)
+    return activation
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x W^T + b. Large fp32 ones by oneDNN, which adds the bias inside the product; 16-bit ones go there anyway."""
+    if HAS_POINTWISE and x.device.type == "cpu" and x.dtype == torch.float32 and _row_count_is_round(x):
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return F.linear(x, weight, bias)
+
+
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """GELU(x W^T + b), without gradients: inside oneDNN's product where this torch has it."""
+    if HAS_POINTWISE and x.device.type == "cpu" and x.dtype in DTYPES and _row_count_is_round(x):
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu", [], "tanh")
+    return F.gelu(F.linear(x, weight, bias), approximate="tanh")
+
+
+def _row_count_is_round(x: Tensor) -> bool:
+    """Whether oneDNN will have met this row count before (`CPU_ROW_BLOCK`)."""
+    return len(x) > 0 and len(x) % CPU_ROW_BLOCK == 0
+
+
+def _probe_pointwise() -> bool:
+    """Whether oneDNN's linear with a GELU after it is there and right: torch does not promise this operator."""
+    x, weight, bias = torch.linspace(-3, 3, 32).view(4, 8), torch.linspace(-1, 1, 128).view(16, 8), torch.ones(16)
+    try:
+        for dtype in DTYPES:
+            args = (x.to(dtype), weight.to(dtype), bias.to(dtype))
+            fused = torch.ops.mkldnn._linear_pointwise(*args, "gelu", [], "tanh")
+            plain = F.gelu(F.linear(*args), approximate="tanh")
+            if not torch.allclose(fused.float(), plain.float(), rtol=0.05, atol=0.05):
+                return False
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return False
+    return True
+
+
+HAS_POINTWISE = torch.backends.mkldnn.is_available() and _probe_pointwise()
+
+
+# For torch.compile: the same functions as operators, of which a graph needs only shapes ------------------------------
+
+
+@torch.library.custom_op("tagmoe::experts", mutates_args=())
+def _experts_op(x_SD: Tensor, ids_S: Tensor, weights: list[Tensor], num_experts: int, trains: bool) -> list[Tensor]:
+    """[y_SD, x_PD, activation_PF, slope_PF, slots_P, inverse_S, sizes_N]; all but y_SD are empty unless `trains`."""
+    order = _sort(x_SD, ids_S, num_experts)
+    y_SD, x_PD, activations, slopes = _forward(x_SD, order, weights, trains)
+    if not trains:
+        return [y_SD, *(x_SD.new_empty(0) for _ in range(3)), *(ids_S.new_empty(0) for _ in range(3))]
+    unused = activations[0].new_empty(len(x_PD) - sum(order.sizes), weights[0].shape[0])
+    hidden = [torch.cat([*tensors, unused]) for tensors in (activations, slopes)]
+    return [y_SD, x_PD, *hidden, order.slots_P, order.inverse_S, ids_S.new_tensor(order.sizes)]
+
+
+@_experts_op.register_fake
+def _(x_SD: Tensor, ids_S: Tensor, weights: list[Tensor], num_experts: int, trains: bool) -> list[Tensor]:
+    assignments, dim = x_SD.shape
+    if not trains:
+        return [torch.empty_like(x_SD), *(x_SD.new_empty(0) for _ in range(3)), *(ids_S.new_empty(0) for _ in range(3))]
+    rows = assignments + num_experts * (_row_block(x_SD) - 1)
+    hidden = (rows, weights[0].shape[0])
+    return [
+        x_SD.new_empty(assignments, dim),
+        x_SD.new_empty(rows, dim),
+        x_SD.new_empty(hidden),
+        x_SD.new_empty(hidden),
+        ids_S.new_empty(rows),
+        ids_S.new_empty(assignments),
+        ids_S.new_empty(num_experts),
+    ]
+
+
+@torch.library.custom_op("tagmoe::experts_backward", mutates_args=())
+def _experts_backward_op(grad_SD: Tensor, saved: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
+    x_PD, activation_PF, slope_PF, slots_P, inverse_S, sizes_N = saved
+    order = _Order(slots_P, inverse_S, sizes_N.tolist())
+    activations, slopes = _split(activation_PF, order.sizes), _split(slope_PF, order.sizes)
+    wanted = [True] * (1 + len(weights))
+    grads = _backward(grad_SD, x_PD, activations, slopes, order, weights, wanted)
+    return [grad for grad in grads if grad is not None]
+
+
+@_experts_backward_op.register_fake
+def _(grad_SD: Tensor, saved: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
+    return [torch.empty_like(grad_SD), *(torch.empty_like(weight) for weight in weights)]
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    ctx.save_for_backward(*output[1:], *inputs[2])
+
+
+def _experts_grad(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
+    tensors = list(ctx.saved_tensors)  # once: checkpointing allows one reading
+    saved, weights = tensors[:6], tensors[6:]
+    grad_x_SD, *grad_weights = torch.ops.tagmoe.experts_backward(grads[0].contiguous(), saved, weights)
+    return grad_x_SD, None, grad_weights, None, None
+
+
+_experts_op.register_autograd(_experts_grad, setup_context=_save)
