@@ -37,7 +37,7 @@ LARGE_DIM = 1024  # where nobody doubts that four times the arithmetic takes lon
 BATCHED_LIMIT = 5e9  # bytes of copied weights
 ROUTES = {"balanced": (0.25, 0.25, 0.25, 0.25), "skewed": (0.7, 0.2, 0.05, 0.05)}
 FORWARD_BOUND = 0.95
-WARM_UP = 2
+WARM_UP = 6  # oneDNN compiles a kernel for each new row count once: milliseconds that a training run does not feel
 
 Way = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 

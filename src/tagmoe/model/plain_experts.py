@@ -100,7 +100,7 @@ def run_plain(x_SD: Tensor, ids_S: Tensor, weights: list[Tensor], num_experts: i
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x_SD, *weights)):
             y_SD: Tensor = _PlainExperts.apply(x_SD, ids_S, num_experts, *weights)
             return y_SD
-        return _forward(x_SD, _sort(x_SD, ids_S, num_experts), weights, trains=False)[0]
+        return _forward(x_SD, sort_by_expert(x_SD, ids_S, num_experts), weights, trains=False)[0]
 
 
 class _PlainExperts(torch.autograd.Function):
@@ -108,7 +108,7 @@ class _PlainExperts(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_SD: Tensor, ids_S: Tensor, num_experts: int, *weights: Tensor) -> Tensor:  # type: ignore[override]
-        ctx.order = _sort(x_SD, ids_S, num_experts)
+        ctx.order = sort_by_expert(x_SD, ids_S, num_experts)
         y_SD, x_PD, activations, slopes = _forward(x_SD, ctx.order, weights, trains=True)
         ctx.save_for_backward(x_PD, *activations, *slopes, *weights)
         return y_SD
@@ -124,7 +124,7 @@ class _PlainExperts(torch.autograd.Function):
         return grad_x_SD, None, None, *grads
 
 
-class _Order(NamedTuple):
+class Order(NamedTuple):
     """slots_P: the assignment in each row of the sorted, padded order. inverse_S: the row of each assignment.
 
     sizes: rows of each expert, padding included. Rows of slots_P beyond their sum, if any, are never read.
@@ -135,7 +135,8 @@ class _Order(NamedTuple):
     sizes: list[int]
 
 
-def _sort(x_SD: Tensor, ids_S: Tensor, num_experts: int) -> _Order:
+def sort_by_expert(x_SD: Tensor, ids_S: Tensor, num_experts: int) -> Order:
+    """Where each row goes so that every expert finds its own in one slice; ids_S (int64) are the chosen experts."""
     block = _row_block(x_SD)
     ids_sorted, order_S = ids_S.sort(stable=True)
     counts = torch.bincount(ids_sorted, minlength=num_experts)
@@ -149,11 +150,11 @@ def _sort(x_SD: Tensor, ids_S: Tensor, num_experts: int) -> _Order:
         # as many rows as the worst routing needs: the shapes of a compiled graph must not depend on it
         slots_P = ids_S.new_zeros(len(ids_S) + num_experts * (block - 1)).index_copy_(0, rows_S, order_S)
     inverse_S = torch.empty_like(order_S).index_copy_(0, order_S, rows_S)
-    return _Order(slots_P, inverse_S, sizes_N.tolist())
+    return Order(slots_P, inverse_S, sizes_N.tolist())
 
 
 def _forward(
-    x_SD: Tensor, order: _Order, weights: Sequence[Tensor], trains: bool
+    x_SD: Tensor, order: Order, weights: Sequence[Tensor], trains: bool
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
     """(y_SD, x_PD, activations and slopes of every expert); without `trains` the lists are empty."""
     per = len(weights) // len(order.sizes)
@@ -178,7 +179,7 @@ def _backward(
     x_PD: Tensor,
     activations: Sequence[Tensor],
     slopes: Sequence[Tensor],
-    order: _Order,
+    order: Order,
     weights: Sequence[Tensor],
     wanted: list[bool],
 ) -> list[Tensor | None]:
@@ -283,7 +284,7 @@ HAS_POINTWISE = torch.backends.mkldnn.is_available() and _probe_pointwise()
 @torch.library.custom_op("tagmoe::experts", mutates_args=())
 def _experts_op(x_SD: Tensor, ids_S: Tensor, weights: list[Tensor], num_experts: int, trains: bool) -> list[Tensor]:
     """[y_SD, x_PD, activation_PF, slope_PF, slots_P, inverse_S, sizes_N]; all but y_SD are empty unless `trains`."""
-    order = _sort(x_SD, ids_S, num_experts)
+    order = sort_by_expert(x_SD, ids_S, num_experts)
     y_SD, x_PD, activations, slopes = _forward(x_SD, order, weights, trains)
     if not trains:
         return [y_SD, *(x_SD.new_empty(0) for _ in range(3)), *(ids_S.new_empty(0) for _ in range(3))]
@@ -313,7 +314,7 @@ def _(x_SD: Tensor, ids_S: Tensor, weights: list[Tensor], num_experts: int, trai
 @torch.library.custom_op("tagmoe::experts_backward", mutates_args=())
 def _experts_backward_op(grad_SD: Tensor, saved: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
     x_PD, activation_PF, slope_PF, slots_P, inverse_S, sizes_N = saved
-    order = _Order(slots_P, inverse_S, sizes_N.tolist())
+    order = Order(slots_P, inverse_S, sizes_N.tolist())
     activations, slopes = _split(activation_PF, order.sizes), _split(slope_PF, order.sizes)
     wanted = [True] * (1 + len(weights))
     grads = _backward(grad_SD, x_PD, activations, slopes, order, weights, wanted)
