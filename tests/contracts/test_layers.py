@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "src" / "tagmoe"
 LAYERS = (
-    ("errors", "config"),
+    ("errors", "config", "resumable"),
     ("tags",),
     ("model",),
     ("losses",),
@@ -35,7 +35,16 @@ BANNED = {
     "packaged": PIPELINE,
 }
 HEAVY = ("torch", "diffusers", "transformers", "gradio")
-LIGHT = ("tagmoe", "tagmoe.errors", "tagmoe.config", "tagmoe.tags", "tagmoe.world", "tagmoe.cli")
+LIGHT = (
+    "tagmoe",
+    "tagmoe.errors",
+    "tagmoe.config",
+    "tagmoe.resumable",
+    "tagmoe.model.shards",
+    "tagmoe.tags",
+    "tagmoe.world",
+    "tagmoe.cli",
+)
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
