@@ -40,6 +40,7 @@ LIGHT = (
     "tagmoe.errors",
     "tagmoe.config",
     "tagmoe.resumable",
+    "tagmoe.model.release",
     "tagmoe.model.shards",
     "tagmoe.tags",
     "tagmoe.world",

@@ -1,0 +1,77 @@
+"""A synthetic checkpoint in exactly the layout of the authors' release, small, beside a base pipeline of real classes.
+
+Written from the facts of the release, not from the code under test: the names below are spelt out once more.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from tiny_model import build_pipeline
+
+BLOCKS, MIXTURES, EXPERTS, DIM, FFN = 4, (2, 3), 4, 32, 128
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def released_weights(dense: dict[str, torch.Tensor], seed: int = 0) -> dict[str, torch.Tensor]:
+    """Random released weights over a dense state: every weight another one, every bias far from zero."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int, scale: float = 1.0) -> torch.Tensor:
+        return torch.randn(shape, generator=generator) * scale
+
+    weights = {name: value + draw(*value.shape, scale=0.02) for name, value in dense.items()}
+    for block in MIXTURES:
+        here = f"transformer_blocks.{block}.img_mlp"
+        for name in [name for name in weights if name.startswith(f"{here}.net.")]:
+            del weights[name]
+        weights[f"{here}.router.layer.weight"] = draw(EXPERTS, DIM, scale=0.2)
+        weights[f"{here}.experts.mlp.w1"] = draw(EXPERTS * FFN, DIM, scale=0.3)
+        weights[f"{here}.experts.mlp.w2"] = draw(EXPERTS * FFN, DIM, scale=0.3)
+        weights[f"{here}.experts.bias"] = draw(DIM) + 5
+    weights["tag_embedding.weight"] = draw(18, 512)
+    for layer, (wide, narrow) in {0: (256, EXPERTS), 2: (256, 256), 4: (512, 256)}.items():
+        weights[f"router_head.net.{layer}.weight"] = draw(wide, narrow)
+        weights[f"router_head.net.{layer}.bias"] = draw(wide)
+    return weights
+
+
+def save_base(folder: Path) -> Path:
+    """A dense base pipeline folder of the real classes, as Qwen/Qwen-Image is one."""
+    from diffusers import QwenImageTransformer2DModel
+
+    torch.manual_seed(1)
+    dense = QwenImageTransformer2DModel(
+        in_channels=16, out_channels=4, num_layers=BLOCKS, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=32, axes_dims_rope=(4, 6, 6),
+    )  # fmt: skip
+    build_pipeline(transformer=dense).save_pretrained(folder)
+    return folder
+
+
+def dense_state(base: Path) -> dict[str, torch.Tensor]:
+    """The weights of the base's transformer."""
+    from safetensors.torch import load_file
+
+    return load_file(base / "transformer" / WEIGHTS)
+
+
+def save_released(weights: dict[str, torch.Tensor], folder: Path, *, shards: int = 1, name: str = WEIGHTS) -> Path:
+    """Write a released checkpoint into a folder, in one file or in shards with an index."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if shards == 1:
+        save_file(weights, folder / name, metadata={"format": "pt"})
+        return folder
+    stem = name.removesuffix(".safetensors")
+    weight_map: dict[str, Any] = {}
+    for number in range(shards):
+        part = {key: weights[key] for key in sorted(weights)[number::shards]}
+        file = f"{stem}-{number + 1:05d}-of-{shards:05d}.safetensors"
+        save_file(part, folder / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(part, file)
+    (folder / f"{name}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return folder
