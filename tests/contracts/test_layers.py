@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "src" / "tagmoe"
 LAYERS = (
-    ("errors", "config", "resumable"),
+    ("errors", "config", "presets", "resumable"),
     ("tags",),
     ("model",),
     ("losses",),
@@ -40,7 +40,9 @@ LIGHT = (
     "tagmoe.errors",
     "tagmoe.config",
     "tagmoe.resumable",
+    "tagmoe.presets",
     "tagmoe.model.release",
+    "tagmoe.model.release_folder",
     "tagmoe.model.shards",
     "tagmoe.tags",
     "tagmoe.world",

@@ -29,7 +29,7 @@ def load_release(
     source: their folder, or a .safetensors file. base: the pipeline folder it was trained from, of which only
     transformer/config.json is read. dtype: fp32 by default, as everywhere in diffusers. Weights are read one by one
     from safetensors, so that nothing is held twice. The second result has the names of `tagmoe.losses.Objective`
-    with three head layers, and is empty where the release comes without it.
+    with three head layers, as stored, and is empty where the release comes without it.
 
     Raises MissingError when a folder is not there and CheckpointError, naming files or keys, for a pickle, a damaged
     or missing file, and whatever does not fit: there is no partial load.
@@ -41,8 +41,7 @@ def load_release(
     wanted = torch.float32 if dtype is None else dtype
     weights = {name: value.to(device, wanted) for name, value in _read(plan.weights, entries)}
     model.load_state_dict(weights, strict=True, assign=True)
-    alignment = {name: value.to(device, wanted) for name, value in _read(plan.alignment, entries)}
-    return model.eval(), alignment
+    return model.eval(), dict(_read(plan.alignment, entries))
 
 
 def _read(pieces: tuple[Piece, ...], entries: Mapping[str, Entry]) -> Iterator[tuple[str, torch.Tensor]]:

@@ -214,7 +214,7 @@ def plan_shards(
     if count > 1:
         names = [f"{stem}-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
     prefix = f"{subfolder}/" if subfolder else ""
-    files = [_shard_file(prefix + name, shard) for name, shard in zip(names, shards, strict=True)]
+    files = [shard_file(prefix + name, shard) for name, shard in zip(names, shards, strict=True)]
     if count > 1:
         index = {
             "metadata": {"total_size": sum(tensor.nbytes for tensor in planned)},
@@ -245,7 +245,7 @@ def write_shards(
     return write_folder(target, files, fingerprint=fingerprint, replace=replace, progress=progress, say=say)
 
 
-def _shard_file(name: str, shard: Sequence[Planned]) -> PlannedFile:
+def shard_file(name: str, shard: Sequence[Planned]) -> PlannedFile:
     """One safetensors file, byte for byte as the library writes it: wide dtypes first, then by name."""
     ordered = sorted(shard, key=lambda tensor: (-_DTYPE_ORDER[tensor.dtype], tensor.name))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
