@@ -7,11 +7,9 @@ from math import prod
 import torch
 from diffusers import QwenImageTransformer2DModel
 
-from tagmoe.errors import ConfigError
+from tagmoe.model.layout import is_output_layer, mixture_settings, takes_noise
 from tagmoe.model.moe import MoE
 from tagmoe.model.transformer import TagMoETransformer2DModel
-
-UPCYCLE_MODES = ("exact", "plain")
 
 
 def upcycle(
@@ -35,27 +33,21 @@ def upcycle(
 
     Raises ConfigError for a bad number, mode or gate, and when `dense` is a mixture already.
     """
-    if mode not in UPCYCLE_MODES:
-        raise ConfigError(f"The upcycling mode {mode!r} is unknown; choose one of {', '.join(UPCYCLE_MODES)}.")
-    if noise < 0:
-        raise ConfigError(f"The upcycling noise is {noise}; give 0 or more.")
-    if getattr(dense.config, "num_moe_blocks", 0):
-        raise ConfigError(
-            f"The model to upcycle already has {dense.config.num_moe_blocks} mixture blocks; start from a dense model."
-        )
     config = {key: value for key, value in dense.config.items() if not key.startswith("_")}
-    config |= {
-        "num_moe_blocks": num_moe_blocks,
-        "num_experts": num_experts,
-        "top_k": top_k,
-        "gate": gate,
-        "gate_hidden": gate_hidden,
-        "expert_bias": True,
-    }
-    moe_model = TagMoETransformer2DModel.from_config(config).to(dense.device)
+    added = mixture_settings(
+        num_layers=dense.config.num_layers,
+        num_moe_blocks=num_moe_blocks,
+        num_experts=num_experts,
+        top_k=top_k,
+        gate=gate,
+        gate_hidden=gate_hidden,
+        mode=mode,
+        noise=noise,
+        present=config,
+    )
+    moe_model = TagMoETransformer2DModel.from_config(config | added).to(dense.device)
     if dense.dtype != torch.float32:
         moe_model = moe_model.to(dense.dtype)
-    scale = num_experts / top_k if mode == "exact" else 1.0
     dense_state = dense.state_dict()
     with torch.no_grad():
         for name, parameter in moe_model.named_parameters():
@@ -69,11 +61,11 @@ def upcycle(
             for expert in block.img_mlp.experts:
                 for name, parameter in expert.named_parameters():
                     parameter.copy_(source[name])
-                    if noise and parameter.ndim > 1:
+                    if noise and takes_noise(parameter.shape):
                         draw = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
                         parameter.add_(draw.to(parameter) * (noise * parameter.std()))
-                    if name.startswith("net.2."):
-                        parameter.mul_(scale)
+                    if is_output_layer(name):
+                        parameter.mul_(added["expert_scale"])
     return moe_model
 
 
