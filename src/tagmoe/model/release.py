@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tagmoe.errors import CheckpointError, MissingError
+from tagmoe.model.layout import DENSE_DEFAULTS, ffn_layout
 from tagmoe.model.shards import PICKLES, STEM, Entry, read_entries, read_file, read_files
 
 Shape = tuple[int, ...]
@@ -32,30 +33,9 @@ NUM_TAGS = 18
 SEMANTIC_DIM = 512
 HEAD_HIDDEN = 256
 
-FFN_FACTOR = 4
 TIMESTEP_CHANNELS = 256
 ROUTER = re.compile(r"transformer_blocks\.(\d+)\.img_mlp\.router\.layer\.weight")
-# The settings of a Qwen-Image transformer; a base's config may hold notes of diffusers beside them.
-COUNTS = ("patch_size", "in_channels", "num_layers", "attention_head_dim", "num_attention_heads", "joint_attention_dim")
-BASE_SETTINGS = (
-    *COUNTS,
-    "out_channels",
-    "guidance_embeds",
-    "axes_dims_rope",
-    "zero_cond_t",
-    "use_additional_t_cond",
-    "use_layer3d_rope",
-)
-# What diffusers' class has where a config says nothing.
-BASE_DEFAULTS = {
-    "patch_size": 2,
-    "in_channels": 64,
-    "num_layers": 60,
-    "attention_head_dim": 128,
-    "num_attention_heads": 24,
-    "joint_attention_dim": 3584,
-    "out_channels": 16,
-}
+COUNTS = tuple(name for name, default in DENSE_DEFAULTS.items() if type(default) is int)
 
 
 @dataclass(frozen=True)
@@ -107,7 +87,7 @@ def _linear(name: str, wide: int, narrow: int) -> dict[str, Shape]:
 
 def dense_shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
     """Names and shapes of diffusers' QwenImageTransformer2DModel of this config."""
-    full = {**BASE_DEFAULTS, **config}
+    full = DENSE_DEFAULTS | dict(config)
     dim, text = full["num_attention_heads"] * full["attention_head_dim"], full["joint_attention_dim"]
     out = full["patch_size"] ** 2 * (full["out_channels"] or full["in_channels"])
     shapes: dict[str, Shape] = {
@@ -130,8 +110,7 @@ def dense_shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
             shapes |= _linear(f"{block}.attn.{projection}", dim, dim)
         for stream in ("img", "txt"):
             shapes |= _linear(f"{block}.{stream}_mod.1", 6 * dim, dim)
-            shapes |= _linear(f"{block}.{stream}_mlp.net.0.proj", FFN_FACTOR * dim, dim)
-            shapes |= _linear(f"{block}.{stream}_mlp.net.2", dim, FFN_FACTOR * dim)
+            shapes |= {f"{block}.{stream}_mlp.{name}": shape for name, shape in ffn_layout(dim).items()}
     return shapes
 
 
@@ -147,7 +126,7 @@ def alignment_shapes(num_experts: int) -> dict[str, Shape]:
 
 def mixture_pieces(block: int, dim: int, num_experts: int) -> tuple[dict[str, Shape], list[Piece], str]:
     """A mixture block's image MLP: the released shapes, our weights made of them, and the bias that nobody adds."""
-    here, ffn = f"transformer_blocks.{block}.img_mlp", FFN_FACTOR * dim
+    here, ffn = f"transformer_blocks.{block}.img_mlp", ffn_layout(dim)["net.0.proj.weight"][0]
     router, first, second = (f"{here}.{name}" for name in ("router.layer.weight", "experts.mlp.w1", "experts.mlp.w2"))
     shapes: dict[str, Shape] = {
         router: (num_experts, dim),
@@ -177,7 +156,7 @@ def plan_release(
     """
     prefix = _common_prefix(released)
     tensors = {key.removeprefix(prefix): value for key, value in released.items()}
-    config = {**BASE_DEFAULTS, **base_config}
+    config = DENSE_DEFAULTS | dict(base_config)
     dim, layers = config["num_attention_heads"] * config["attention_head_dim"], config["num_layers"]
     blocks = sorted(int(found[1]) for key in tensors if (found := ROUTER.fullmatch(key)))
     if not blocks:
@@ -224,9 +203,10 @@ def plan_release(
         "gate": "linear",
         "gate_hidden": None,
         "expert_bias": False,
+        "expert_scale": 1.0,
     }
     return ReleasePlan(
-        config={**base_config, **mixture},
+        config=config | mixture,
         weights=tuple(replace(piece, source=prefix + piece.source) for piece in weights),
         alignment=tuple(
             Piece(key, prefix + key, shape) for key, shape in alignment.items() if prefix + key in released
@@ -332,20 +312,14 @@ def read_base_config(base: Path) -> dict[str, Any]:
             "`hf download Qwen/Qwen-Image --local-dir <folder>`."
         )
     file = base / "transformer" / "config.json"
-    config = {name: value for name, value in read_json(file).items() if name in BASE_SETTINGS}
-    full = {**BASE_DEFAULTS, **config}
-    bad = [name for name in COUNTS if not _is_count(full[name])]
-    if full["out_channels"] is not None and not _is_count(full["out_channels"]):
-        bad.append("out_channels")
-    if bad:
-        raise CheckpointError(
-            f"{str(file)!r} has {bad[0]} {full[bad[0]]!r}; it must be a whole number of 1 or more: download it again."
-        )
+    config = {name: value for name, value in read_json(file).items() if name in DENSE_DEFAULTS}
+    for name in COUNTS:
+        value = config.get(name, 1)
+        if (name, value) != ("out_channels", None) and (type(value) is not int or value < 1):
+            raise CheckpointError(
+                f"{str(file)!r} has {name} {value!r}; it must be a whole number of 1 or more: download it again."
+            )
     return config
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def read_json(file: Path) -> dict[str, Any]:
