@@ -17,6 +17,7 @@ import torch
 from diffusers import AutoencoderKLQwenImage, SchedulerMixin
 from diffusers.models import QwenImageTransformer2DModel
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
 from transformers.utils import logging as transformers_logging
@@ -24,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 from tagmoe.arguments import is_whole
 from tagmoe.errors import CheckpointError, MissingError
 
+ALIGNMENT = "alignment.safetensors"
 LIBRARIES = ("diffusers", "transformers", "tagmoe")
 PARTS: dict[str, type] = {
     "transformer": QwenImageTransformer2DModel,
@@ -84,6 +86,17 @@ def check_model_folder(folder: Path, *, given: Collection[str] = (), variant: st
     for name, kind in PARTS.items():
         if name not in given:
             _check_part(folder / name, _class_of(index, name, entries.get(name), kind), variant)
+
+
+def read_alignment(folder: Path) -> dict[str, torch.Tensor] | None:
+    """W_tag and H_pred beside model_index.json, None without that file. Raises CheckpointError when it is damaged."""
+    file = folder / ALIGNMENT
+    if not file.is_file():
+        return None
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{str(file)!r} is damaged ({_first_line(error)}); copy or download it again.") from None
 
 
 def _class_of(index: Path, name: str, entry: Any, kind: type) -> type:

@@ -5,7 +5,6 @@ From Python: `pipeline(prompt, picture, **RELEASE.arguments(picture.size))`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,18 +52,23 @@ class Preset:
             raise UsageError(f"A picture of {width}x{height} has no aspect; give sides of 1 or more.")
         return min(self.sizes, key=lambda size: (abs(width / height - size[0] / size[1]), size))
 
-    def arguments(self, size: Sequence[int] | None = None) -> dict[str, Any]:
-        """Keyword arguments of a pipeline call: steps, guidance and the output size.
+    def size(self, reference: tuple[int, int] | None = None, largest_side: int | None = None) -> tuple[int, int]:
+        """The (width, height) of an output beside a reference of (width, height), or without one.
 
-        size: (width, height) of the first reference, None to generate. Raises UsageError for an impossible size.
+        largest_side: what the model allows (`pipeline.largest_side`). Raises UsageError when the size is larger.
         """
-        width, height = self.square if size is None else self.nearest(*size)
-        return {
-            "num_inference_steps": self.steps,
-            "true_cfg_scale": self.cfg,
-            "width": width,
-            "height": height,
-        }
+        width, height = self.square if reference is None else self.nearest(*reference)
+        if largest_side is not None and max(width, height) > largest_side:
+            raise UsageError(
+                f"The preset {self.name!r} draws {width}x{height} here, but this model draws sides of {largest_side} "
+                "at most; give a size, or leave the preset out."
+            )
+        return width, height
+
+    def arguments(self, reference: tuple[int, int] | None = None) -> dict[str, Any]:
+        """Keyword arguments of a pipeline call: steps, guidance and output size; `reference` as in `size`."""
+        width, height = self.size(reference)
+        return {"num_inference_steps": self.steps, "true_cfg_scale": self.cfg, "width": width, "height": height}
 
 
 RELEASE = Preset(
@@ -75,3 +79,10 @@ RELEASE = Preset(
     square=_SQUARE,
 )
 PRESETS = {preset.name: preset for preset in (RELEASE,)}
+
+
+def find_preset(name: str) -> Preset:
+    """The preset of that name. Raises UsageError for an unknown one."""
+    if name not in PRESETS:
+        raise UsageError(f"There is no preset {name!r}; choose one of {', '.join(PRESETS)}.")
+    return PRESETS[name]

@@ -16,7 +16,7 @@ LAYERS = (
     ("model",),
     ("losses",),
     ("world", "data", "vlm"),
-    ("images", "arguments", "components", "folder", "pipeline", "packaged"),
+    ("images", "arguments", "components", "folder", "release", "pipeline", "packaged"),
     ("train", "evaluate", "routing"),
     ("serve", "study"),
     ("cli",),
@@ -32,6 +32,7 @@ BANNED = {
     "components": PIPELINE,
     "folder": PIPELINE,
     "pipeline": PIPELINE,
+    "release": PIPELINE,
     "packaged": PIPELINE,
 }
 HEAVY = ("torch", "diffusers", "transformers", "gradio")
