@@ -43,7 +43,7 @@ class Made:
     """Bytes that `chunks()` yields, a few MB at a time; called anew for each writing."""
 
     nbytes: int
-    chunks: Callable[[], Iterable[bytes | memoryview]]
+    chunks: Callable[[], Iterable[bytes]]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def write_folder(
 
     Raises UsageError when the target is there already (without `replace`) or has no parent folder, TagMoEError when
     another process writes it or the disk is too small or becomes full, CheckpointError when a file to copy from
-    cannot be read. After an error the finished files are kept for the next call; nothing half-written stays.
+    cannot be read. Finished files are kept for the next call unless the source is at fault; nothing half-written stays.
     """
     target = Path(os.path.abspath(target))
     _check_target(target, replace)
@@ -99,6 +99,10 @@ def write_folder(
             _check_target(target, replace)
             _keep_or_discard(partial, note, dict(fingerprint), say)
             return _fill(partial, target, files, progress)
+        except CheckpointError:
+            # The source is at fault; once it has been repaired, what was made of it is of no use.
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
         except OSError as error:
             raise TagMoEError(f"The output folder {str(target)!r} cannot be made ({_reason(error)}).") from error
         finally:
@@ -309,8 +313,8 @@ def _copy_range(piece: ByteRange, output: int, count: Callable[[int], None]) -> 
         count(len(chunk))
 
 
-def _write_all(output: int, data: bytes | memoryview) -> None:
-    view = memoryview(data).cast("B")
+def _write_all(output: int, data: bytes) -> None:
+    view = memoryview(data)
     while view:
         view = view[os.write(output, view) :]
 

@@ -7,7 +7,7 @@ from math import prod
 import torch
 from diffusers import QwenImageTransformer2DModel
 
-from tagmoe.model.layout import is_output_layer, mixture_settings, takes_noise
+from tagmoe.model.layout import DENSE_DEFAULTS, is_output_layer, mixture_settings, takes_noise
 from tagmoe.model.moe import MoE
 from tagmoe.model.transformer import TagMoETransformer2DModel
 
@@ -33,7 +33,7 @@ def upcycle(
 
     Raises ConfigError for a bad number, mode or gate, and when `dense` is a mixture already.
     """
-    config = {key: value for key, value in dense.config.items() if not key.startswith("_")}
+    config = {name: dense.config[name] for name in DENSE_DEFAULTS}
     added = mixture_settings(
         num_layers=dense.config.num_layers,
         num_moe_blocks=num_moe_blocks,
@@ -43,7 +43,7 @@ def upcycle(
         gate_hidden=gate_hidden,
         mode=mode,
         noise=noise,
-        present=config,
+        present=dense.config,
     )
     moe_model = TagMoETransformer2DModel.from_config(config | added).to(dense.device)
     if dense.dtype != torch.float32:
