@@ -6,6 +6,7 @@ Written from the facts of the release, not from the code under test: the names b
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +76,40 @@ def save_released(weights: dict[str, torch.Tensor], folder: Path, *, shards: int
         weight_map |= dict.fromkeys(part, file)
     (folder / f"{name}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     return folder
+
+
+def sparse_release(folder: Path, *, layers: int, mixtures: int, heads: int) -> int:
+    """A bf16 release of zeros with that many 128-wide heads, in a file that takes no disk; returns its size in bytes.
+
+    A folder beside it, `base`, is all of a base that a conversion reads.
+    """
+    from diffusers import QwenImageTransformer2DModel
+
+    settings = {"num_layers": layers, "num_attention_heads": heads}
+    with torch.device("meta"):
+        dense = QwenImageTransformer2DModel(**settings).state_dict()
+    dim = 128 * heads
+    shapes = {name: tuple(value.shape) for name, value in dense.items()}
+    for block in range(layers - mixtures, layers):
+        here = f"transformer_blocks.{block}.img_mlp"
+        shapes = {name: shape for name, shape in shapes.items() if not name.startswith(f"{here}.")}
+        shapes[f"{here}.router.layer.weight"] = (EXPERTS, dim)
+        shapes |= {f"{here}.experts.mlp.{name}": (EXPERTS * 4 * dim, dim) for name in ("w1", "w2")}
+    header, offset = {}, 0
+    for name, shape in shapes.items():
+        end = offset + 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header).encode()
+    folder.mkdir()
+    with (folder / WEIGHTS).open("wb") as handle:
+        handle.write(len(text).to_bytes(8, "little") + text)
+        handle.truncate(8 + len(text) + offset)
+    base = folder.parent / "base"
+    for part in ("transformer", "vae", "text_encoder", "tokenizer", "scheduler"):
+        (base / part).mkdir(parents=True)
+    (base / "transformer" / "config.json").write_text(json.dumps(settings))
+    (base / "model_index.json").write_text("{}")
+    save_file({"a": torch.zeros(1)}, base / "vae" / WEIGHTS)
+    save_file({"a": torch.zeros(1)}, base / "text_encoder" / "model.safetensors")
+    return offset

@@ -101,9 +101,13 @@ def _planned(piece: Piece, entry: Entry) -> Planned:
 
 def _transposed(rows: ByteRange, shape: tuple[int, ...], item_bytes: int) -> Iterator[bytes]:
     """The bytes of a matrix of `shape` that is stored transposed, a few MB at a time."""
-    stored = b"".join(read_chunks(rows.file, rows.start, rows.nbytes))
+    stored = np.empty(rows.nbytes, dtype=np.uint8)
+    filled = 0
+    for chunk in read_chunks(rows.file, rows.start, rows.nbytes):
+        stored[filled : filled + len(chunk)] = np.frombuffer(chunk, dtype=np.uint8)
+        filled += len(chunk)
     # whole numbers of the width of the dtype: numpy knows no bf16, and nothing is computed
-    matrix = np.frombuffer(stored, dtype=f"<u{item_bytes}").reshape(shape[1], shape[0])
+    matrix = stored.view(f"<u{item_bytes}").reshape(shape[1], shape[0])
     step = max(1, CHUNK // (shape[1] * item_bytes))
     for start in range(0, shape[0], step):
         yield matrix[:, start : start + step].T.tobytes()
