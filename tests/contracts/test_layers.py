@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "src" / "tagmoe"
 LAYERS = (
-    ("errors", "config", "resumable"),
+    ("errors", "config", "resumable", "hub"),
     ("tags",),
     ("model",),
     ("losses",),
@@ -40,7 +40,9 @@ LIGHT = (
     "tagmoe.errors",
     "tagmoe.config",
     "tagmoe.resumable",
+    "tagmoe.hub",
     "tagmoe.model.shards",
+    "tagmoe.model.upcycle_folder",
     "tagmoe.tags",
     "tagmoe.world",
     "tagmoe.cli",
