@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +115,25 @@ def sparse_release(folder: Path, *, layers: int, mixtures: int, heads: int) -> i
     save_file({"a": torch.zeros(1)}, base / "vae" / WEIGHTS)
     save_file({"a": torch.zeros(1)}, base / "text_encoder" / "model.safetensors")
     return offset
+
+
+def fake_hub(folder: Path, repositories: dict[str, Path], asked: list[tuple[str, dict[str, Any]]]) -> Any:
+    """A stand-in for huggingface_hub.snapshot_download that has these repositories and no network.
+
+    It gives a folder with those files alone that the patterns allow, and notes every call.
+    """
+
+    def download(repository: str, *, allow_patterns: list[str], **options: Any) -> str:
+        asked.append((repository, options))
+        if repository not in repositories:
+            raise OSError("no network")
+        snapshot = folder / repository.replace("/", "--")
+        for file in (file for file in repositories[repository].rglob("*") if file.is_file()):
+            name = file.relative_to(repositories[repository]).as_posix()
+            if any(fnmatch(name, pattern) for pattern in allow_patterns):
+                (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, snapshot / name)
+        snapshot.mkdir(parents=True, exist_ok=True)
+        return str(snapshot)
+
+    return download

@@ -24,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 
 from tagmoe.arguments import is_whole
 from tagmoe.errors import CheckpointError, MissingError
+from tagmoe.hub import local_folder
 
 ALIGNMENT = "alignment.safetensors"
 LIBRARIES = ("diffusers", "transformers", "tagmoe")
@@ -60,6 +61,24 @@ OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "default_cfg": (_is_scale, "a finite number of 0 or more"),
     "default_size": (_is_count, "a whole number of 1 or more"),
 }
+
+
+def pipeline_folder(source: Any, **options: Any) -> Path:
+    """The folder of a pipeline, downloaded where `source` is a name on the hub, without pickles and Python files.
+
+    options: those of `tagmoe.hub.local_folder`, whose errors are raised. Raises CheckpointError, before the weights
+    are downloaded, for a repository that is no pipeline.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    index = local_folder(path, allow_patterns=("model_index.json",), **options) / "model_index.json"
+    if not index.is_file():
+        raise CheckpointError(
+            f"{str(source)!r} has no model_index.json, so it is no pipeline; the authors' weights need "
+            'base="Qwen/Qwen-Image" beside them.'
+        )
+    return local_folder(path, **options)
 
 
 def check_model_folder(folder: Path, *, given: Collection[str] = (), variant: str | None = None) -> None:

@@ -44,8 +44,9 @@ from tagmoe.arguments import (
 )
 from tagmoe.components import fast_single_frame
 from tagmoe.errors import CheckpointError, UsageError
-from tagmoe.folder import ALIGNMENT, check_model_folder, read_alignment
+from tagmoe.folder import ALIGNMENT, check_model_folder, pipeline_folder, read_alignment
 from tagmoe.images import fit_size, images_to_tensor, nest_images, resize_image
+from tagmoe.model.loading import HUB_OPTIONS
 from tagmoe.release import explain_release, release_parts
 
 QWEN_IMAGE_TEMPLATE = (
@@ -131,7 +132,7 @@ class TagMoEPipeline(DiffusionPipeline, QwenImageLoraLoaderMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> TagMoEPipeline:
-        """Load a local folder, all or nothing; keyword arguments are those of diffusers.
+        """Load a folder, or a name on the hub, all or nothing; keyword arguments are those of diffusers.
 
         base: for the authors' weights ("YUXU915/TAG-MoE"), the pipeline they were trained from ("Qwen/Qwen-Image"),
         which gives all other parts; see `tagmoe.release`. `alignment` of the result is what is kept for analysis.
@@ -139,10 +140,12 @@ class TagMoEPipeline(DiffusionPipeline, QwenImageLoraLoaderMixin):
         Raises MissingError when there is no such folder, CheckpointError (naming the file) when it is incomplete,
         damaged, or its weights do not fit its configs.
         """
-        folder = Path(pretrained_model_name_or_path).expanduser()
-        base = kwargs.pop("base", None)
-        if base is not None:
-            folder, kwargs, alignment = release_parts(pretrained_model_name_or_path, base, kwargs)
+        source, base = pretrained_model_name_or_path, kwargs.pop("base", None)
+        hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
+        if base is None:
+            folder = pipeline_folder(source, **hub)
+        else:
+            folder, kwargs, alignment = release_parts(source, base, kwargs, hub)
         try:
             check_model_folder(folder, given=kwargs.keys(), variant=kwargs.get("variant"))
         except CheckpointError as error:

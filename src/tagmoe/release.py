@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from tagmoe.errors import CheckpointError, UsageError
-from tagmoe.model.release import is_release
+from tagmoe.model.release import base_folder, is_release, release_source
 from tagmoe.model.release_loading import load_release
 from tagmoe.presets import RELEASE
 
@@ -22,12 +22,13 @@ NEEDS_CONVERSION = ("quantization_config", "device_map", "variant")
 
 
 def release_parts(
-    source: Any, base: Any, options: Mapping[str, Any]
+    source: Any, base: Any, options: Mapping[str, Any], hub: Mapping[str, Any]
 ) -> tuple[Path, dict[str, Any], dict[str, torch.Tensor]]:
     """The base's folder, the options to load it with around the authors' transformer, and their alignment parts.
 
-    source, base: folders. options: keyword arguments of `from_pretrained`; steps, guidance and size default to the
-    release's. Raises UsageError for options that need a converted folder, and what `load_release` raises.
+    source, base: folders, or names on the hub. options: keyword arguments of `from_pretrained`; steps, guidance and
+    size default to the release's. hub: those of `tagmoe.hub.local_folder`; a revision is that of the source.
+    Raises UsageError for options that need a converted folder, and what `local_folder` and `load_release` raise.
     """
     for name in NEEDS_CONVERSION:
         if options.get(name) is not None:
@@ -36,8 +37,8 @@ def release_parts(
             )
     if "transformer" in options:
         raise UsageError("Both base and transformer are given; base is for the authors' transformer, give one of them.")
-    folder = Path(base).expanduser()
-    transformer, alignment = load_release(Path(source).expanduser(), folder, dtype=_dtype_of_transformer(options))
+    folder = base_folder(base, **{name: value for name, value in hub.items() if name != "revision"})
+    transformer, alignment = load_release(release_source(source, **hub), folder, dtype=_dtype_of_transformer(options))
     defaults = {"default_steps": RELEASE.steps, "default_cfg": RELEASE.cfg, "default_size": RELEASE.square[0]}
     return folder, defaults | dict(options) | {"transformer": transformer}, alignment
 

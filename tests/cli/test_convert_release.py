@@ -58,7 +58,7 @@ def test_the_result_as_json_and_as_text(tagmoe, source, base, whole, weights, tm
     }  # fmt: skip
     assert sum(data["keys"].values()) == len(weights)
     assert data["dropped"] == BIAS
-    assert data["bytes"] == data["bytes_written_now"] == sum(map(len, whole.values()))
+    assert data["bytes"] == data["bytes_written"] == sum(map(len, whole.values()))
     assert data["seconds"] >= 0
     assert contents(tmp_path / "ours") == whole
     assert [path.name for path in tmp_path.iterdir()] == ["ours"]
@@ -100,8 +100,8 @@ def test_source_base_and_target_are_apart(tagmoe, source, base, tmp_path) -> Non
 @pytest.mark.parametrize(
     ("change", "code", "part"),
     [
-        ("no source", 3, "hf download YUXU915/TAG-MoE"),
-        ("no base", 3, "hf download Qwen/Qwen-Image"),
+        ("no source", 3, "hf download"),
+        ("no base", 3, "hf download"),
         ("missing shard", 1, "00002-of-00002.safetensors' is missing"),
         ("cut shard", 1, "cut short"),
         ("pickle", 1, "a pickle can run any code"),

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "src" / "tagmoe"
 LAYERS = (
-    ("errors", "config", "presets", "resumable"),
+    ("errors", "config", "presets", "resumable", "hub"),
     ("tags",),
     ("model",),
     ("losses",),
@@ -42,9 +42,11 @@ LIGHT = (
     "tagmoe.config",
     "tagmoe.resumable",
     "tagmoe.presets",
+    "tagmoe.hub",
     "tagmoe.model.release",
     "tagmoe.model.release_folder",
     "tagmoe.model.shards",
+    "tagmoe.model.upcycle_folder",
     "tagmoe.tags",
     "tagmoe.world",
     "tagmoe.cli",

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import PIL.Image
 import pytest
 import torch
-from released import EXPERTS, dense_state, released_weights, save_base, save_released
+from released import EXPERTS, dense_state, fake_hub, released_weights, save_base, save_released
 from safetensors.torch import load_file
 
 from tagmoe.errors import CheckpointError, MissingError, UsageError
@@ -162,3 +164,61 @@ def test_the_base_needs_no_transformer_weights(released, base, tmp_path) -> None
     TagMoEPipeline.from_pretrained(released, base=light)
     convert_release(released, light, tmp_path / "ours")
     TagMoEPipeline.from_pretrained(tmp_path / "ours")
+
+
+# Names on the hub ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(
+    released: Path, base: Path, converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> SimpleNamespace:
+    """A hub with the release where the authors' own code looks for it, its base, and a converted folder."""
+    authors = tmp_path / "authors"
+    shutil.copytree(released, authors / "transformer")
+    for name in ("evil.py", "transformer/diffusion_pytorch_model.bin", "examples/other.safetensors"):
+        (authors / name).parent.mkdir(exist_ok=True)
+        (authors / name).write_bytes(b"not wanted")
+    asked: list[Any] = []
+    repositories = {"YUXU915/TAG-MoE": authors, "Qwen/Qwen-Image": base, "somebody/converted": converted}
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fake_hub(tmp_path / "hub", repositories, asked))
+    return SimpleNamespace(folder=tmp_path / "hub", asked=asked)
+
+
+def files_in(folder: Path) -> set[str]:
+    return {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_the_release_by_its_names_on_the_hub(hub, released, base) -> None:
+    pipeline = TagMoEPipeline.from_pretrained("YUXU915/TAG-MoE", base="Qwen/Qwen-Image", revision="v1", token="t")
+    assert np.array_equal(picture(pipeline), picture(TagMoEPipeline.from_pretrained(released, base=base)))
+    assert files_in(hub.folder / "YUXU915--TAG-MoE") == {f"transformer/{file.name}" for file in released.iterdir()}
+    of_base = files_in(hub.folder / "Qwen--Qwen-Image")
+    assert of_base == files_in(base) - {"transformer/diffusion_pytorch_model.safetensors"}
+    assert dict(hub.asked) == {"YUXU915/TAG-MoE": {"revision": "v1", "token": "t"}, "Qwen/Qwen-Image": {"token": "t"}}
+
+
+def test_the_release_s_name_alone_downloads_no_weights(hub) -> None:
+    with pytest.raises(CheckpointError, match=r'no model_index\.json.*base="Qwen/Qwen-Image"'):
+        TagMoEPipeline.from_pretrained("YUXU915/TAG-MoE")
+    assert files_in(hub.folder) == set()
+
+
+def test_a_whole_pipeline_by_its_name(hub, converted) -> None:
+    pipeline = TagMoEPipeline.from_pretrained("somebody/converted")
+    assert np.array_equal(picture(pipeline), picture(TagMoEPipeline.from_pretrained(converted)))
+    assert len(pipeline.alignment) == 7
+
+
+@pytest.mark.parametrize("names", [("nobody/none", "Qwen/Qwen-Image"), ("YUXU915/TAG-MoE", "nobody/none")])
+def test_a_name_that_is_nowhere(hub, names) -> None:
+    with pytest.raises(MissingError, match=r"nobody/none.*hf download"):
+        TagMoEPipeline.from_pretrained(names[0], base=names[1])
+
+
+def test_the_command_line_takes_names_too(hub, converted, tmp_path) -> None:
+    from tagmoe.cli import run
+
+    assert run(["convert-release", "YUXU915/TAG-MoE", "Qwen/Qwen-Image", str(tmp_path / "ours")]) == 0
+    assert (tmp_path / "ours" / "model_index.json").read_bytes() == (converted / "model_index.json").read_bytes()
+    assert run(["convert-release", "nobody/none", "Qwen/Qwen-Image", str(tmp_path / "other")]) == 3

@@ -18,9 +18,12 @@ from tagmoe.resumable import size_text
 
 def convert_release(
     source: Annotated[
-        Path, typer.Argument(metavar="SRC", help="The authors' weights: a folder, or a .safetensors file.")
+        Path,
+        typer.Argument(metavar="SRC", help="The authors' weights: a folder, a file, or YUXU915/TAG-MoE."),
     ],
-    base: Annotated[Path, typer.Argument(metavar="BASE", help="The pipeline they were trained from: Qwen-Image.")],
+    base: Annotated[
+        Path, typer.Argument(metavar="BASE", help="The pipeline they were trained from: a folder, or Qwen/Qwen-Image.")
+    ],
     target: Annotated[Path, typer.Argument(metavar="DST", help="Pipeline folder to write.")],
     force: Force = False,
     as_json: AsJson = False,
@@ -38,11 +41,13 @@ def convert_release(
             raise UsageError(
                 f"The output {str(target)!r} and {str(folder)!r} lie in one another; choose a folder elsewhere."
             )
+    from tagmoe.model.release import base_folder, release_source
     from tagmoe.model.release_folder import convert_release as convert
 
+    found, beside = release_source(source), base_folder(base)
     started = time.perf_counter()
-    with byte_bar("writing") as progress:
-        done = convert(source, base, target, replace=force, progress=progress, say=say)
+    with byte_bar("convert") as progress:
+        done = convert(found, beside, target, replace=force, progress=progress, say=say)
     seconds = time.perf_counter() - started
     counts, written = done.plan.counts(), done.written
     facts = {
@@ -52,15 +57,17 @@ def convert_release(
         "num_moe_blocks": done.plan.config["num_moe_blocks"],
         "num_experts": done.plan.config["num_experts"],
         "bytes": written.nbytes,
-        "bytes_written_now": written.nbytes_now,
+        "bytes_written": written.nbytes_now,
         "seconds": round(seconds, 3),
+        "kept": list(written.kept),
     }
+    kept = f", {len(written.kept)} finished files kept" if written.kept else ""
     text = "\n".join(
         (
             str(target),
             "keys: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()),
             *(f"dropped: {name} (stored, but the authors' forward never adds it)" for name in done.plan.dropped),
-            f"{size_text(written.nbytes)}, {size_text(written.nbytes_now)} of them written in {seconds:.1f} s",
+            f"{size_text(written.nbytes_now)} written in {seconds:.1f} s{kept}",
         )
     )
     give(facts, text, as_json=as_json)

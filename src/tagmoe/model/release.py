@@ -21,11 +21,19 @@ from pathlib import Path
 from typing import Any
 
 from tagmoe.errors import CheckpointError, MissingError
+from tagmoe.hub import SUFFIXES, local_folder
 from tagmoe.model.layout import DENSE_DEFAULTS, ffn_layout
 from tagmoe.model.shards import PICKLES, STEM, Entry, read_entries, read_file, read_files
 
 Shape = tuple[int, ...]
 
+# Where the authors' own code looks for its weights in a repository, and what a release takes from its base.
+RELEASE_FILES = (f"{STEM}*.safetensors", f"{STEM}*.json", "transformer/*.safetensors", "transformer/*.json")
+BASE_FILES = (
+    "model_index.json",
+    "transformer/config.json",
+    *(f"{part}/*{suffix}" for part in ("vae", "text_encoder", "tokenizer", "scheduler") for suffix in SUFFIXES),
+)
 DTYPES = ("F32", "F16", "BF16")
 
 # The alignment parts of the release: 18 tags, 512 semantic dimensions, a head of three layers that is 256 wide.
@@ -254,6 +262,20 @@ def _refuse(source: str, **problems: list[str]) -> None:
 
 
 # Files ----------------------------------------------------------------------------------------------------------
+
+
+def release_source(source: str | Path, **options: Any) -> Path:
+    """The authors' weights as a file or folder, downloaded where `source` is a name on the hub.
+
+    options: those of `tagmoe.hub.local_folder`, whose errors are raised.
+    """
+    path = Path(source).expanduser()
+    return path if path.is_file() else local_folder(path, allow_patterns=RELEASE_FILES, **options)
+
+
+def base_folder(base: str | Path, **options: Any) -> Path:
+    """The base pipeline as a folder; of a name on the hub everything but its transformer's weights is downloaded."""
+    return local_folder(Path(base).expanduser(), allow_patterns=BASE_FILES, **options)
 
 
 def read_release(source: Path) -> dict[str, Entry]:

@@ -19,6 +19,8 @@ from tagmoe.errors import CheckpointError, MissingError
 from tagmoe.resumable import ByteRange, Made, PlannedFile, Progress, Say, Written, read_chunks, write_folder
 
 STEM = "diffusion_pytorch_model"
+# the files of a model folder, as patterns
+MODEL_FILES = ("config.json", f"{STEM}*.safetensors", f"{STEM}*.json")
 # diffusers' default of save_pretrained, "10GB"
 MAX_SHARD_BYTES = 10 * 10**9
 # the format's own limit of a header
