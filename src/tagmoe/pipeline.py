@@ -155,9 +155,9 @@ class TagMoEPipeline(DiffusionPipeline, QwenImageLoraLoaderMixin):
         pipeline.alignment = alignment if base is not None else read_alignment(folder)
         return pipeline
 
-    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """diffusers' `save_pretrained`; `alignment` goes into alignment.safetensors beside model_index.json."""
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
         if self.alignment:
             weights = {name: value.contiguous() for name, value in self.alignment.items()}
             save_file(weights, Path(save_directory) / ALIGNMENT, metadata={"format": "pt"})
