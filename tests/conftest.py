@@ -6,6 +6,8 @@ import os
 
 # One thread a process: the tests are many tiny operations, and two runs may share the machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A name that is no folder is looked for on the hub: no test may wait for a network.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 from typing import Any
 

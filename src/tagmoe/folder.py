@@ -17,13 +17,16 @@ import torch
 from diffusers import AutoencoderKLQwenImage, SchedulerMixin
 from diffusers.models import QwenImageTransformer2DModel
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
 from tagmoe.arguments import is_whole
 from tagmoe.errors import CheckpointError, MissingError
+from tagmoe.hub import local_folder
 
+ALIGNMENT = "alignment.safetensors"
 LIBRARIES = ("diffusers", "transformers", "tagmoe")
 PARTS: dict[str, type] = {
     "transformer": QwenImageTransformer2DModel,
@@ -60,6 +63,24 @@ OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
+def pipeline_folder(source: Any, **options: Any) -> Path:
+    """The folder of a pipeline, downloaded where `source` is a name on the hub, without pickles and Python files.
+
+    options: those of `tagmoe.hub.local_folder`, whose errors are raised. Raises CheckpointError, before the weights
+    are downloaded, for a repository that is no pipeline.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    index = local_folder(path, allow_patterns=("model_index.json",), **options) / "model_index.json"
+    if not index.is_file():
+        raise CheckpointError(
+            f"{str(source)!r} has no model_index.json, so it is no pipeline; the authors' weights need "
+            'base="Qwen/Qwen-Image" beside them.'
+        )
+    return local_folder(path, **options)
+
+
 def check_model_folder(folder: Path, *, given: Collection[str] = (), variant: str | None = None) -> None:
     """Refuse a pipeline folder that would not load completely; only file headers are read.
 
@@ -84,6 +105,17 @@ def check_model_folder(folder: Path, *, given: Collection[str] = (), variant: st
     for name, kind in PARTS.items():
         if name not in given:
             _check_part(folder / name, _class_of(index, name, entries.get(name), kind), variant)
+
+
+def read_alignment(folder: Path) -> dict[str, torch.Tensor] | None:
+    """W_tag and H_pred beside model_index.json, None without that file. Raises CheckpointError when it is damaged."""
+    file = folder / ALIGNMENT
+    if not file.is_file():
+        return None
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{str(file)!r} is damaged ({_first_line(error)}); copy or download it again.") from None
 
 
 def _class_of(index: Path, name: str, entry: Any, kind: type) -> type:

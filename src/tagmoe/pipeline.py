@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,11 @@ from diffusers.loaders import QwenImageLoraLoaderMixin
 from diffusers.models import QwenImageTransformer2DModel
 from diffusers.pipelines.qwenimage.pipeline_qwenimage import calculate_shift
 from diffusers.utils import BaseOutput
+from safetensors.torch import save_file
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from tagmoe.arguments import (
+    LARGEST_SIDE_FACTOR,
     Rewriter,
     check_area,
     check_count,
@@ -41,9 +43,11 @@ from tagmoe.arguments import (
     rewrite,
 )
 from tagmoe.components import fast_single_frame
-from tagmoe.errors import UsageError
-from tagmoe.folder import check_model_folder
+from tagmoe.errors import CheckpointError, UsageError
+from tagmoe.folder import ALIGNMENT, check_model_folder, pipeline_folder, read_alignment
 from tagmoe.images import fit_size, images_to_tensor, nest_images, resize_image
+from tagmoe.model.loading import HUB_OPTIONS
+from tagmoe.release import explain_release, release_parts
 
 QWEN_IMAGE_TEMPLATE = (
     "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial "
@@ -77,6 +81,8 @@ class TagMoEPipeline(DiffusionPipeline, QwenImageLoraLoaderMixin):
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
     _callback_tensor_inputs = ["latents"]  # noqa: RUF012
+    # W_tag and H_pred of the training that made this model, by the names of `Objective`; drawing does not need them.
+    alignment: Mapping[str, torch.Tensor] | None = None
 
     def __init__(
         self,
@@ -126,15 +132,35 @@ class TagMoEPipeline(DiffusionPipeline, QwenImageLoraLoaderMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> TagMoEPipeline:
-        """Load a local folder, all or nothing; keyword arguments are those of diffusers.
+        """Load a folder, or a name on the hub, all or nothing; keyword arguments are those of diffusers.
+
+        base: for the authors' weights ("YUXU915/TAG-MoE"), the pipeline they were trained from ("Qwen/Qwen-Image"),
+        which gives all other parts; see `tagmoe.release`. `alignment` of the result is what is kept for analysis.
 
         Raises MissingError when there is no such folder, CheckpointError (naming the file) when it is incomplete,
         damaged, or its weights do not fit its configs.
         """
-        folder = Path(pretrained_model_name_or_path).expanduser()
-        check_model_folder(folder, given=kwargs.keys(), variant=kwargs.get("variant"))
+        source, base = pretrained_model_name_or_path, kwargs.pop("base", None)
+        hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
+        if base is None:
+            folder = pipeline_folder(source, **hub)
+        else:
+            folder, kwargs, alignment = release_parts(source, base, kwargs, hub)
+        try:
+            check_model_folder(folder, given=kwargs.keys(), variant=kwargs.get("variant"))
+        except CheckpointError as error:
+            raise explain_release(folder, error) from None
         # Without this, diffusers falls back to a pickle, which can run code, where safetensors are missing.
-        return super().from_pretrained(str(folder), **(kwargs | {"use_safetensors": True}))
+        pipeline = super().from_pretrained(str(folder), **(kwargs | {"use_safetensors": True}))
+        pipeline.alignment = alignment if base is not None else read_alignment(folder)
+        return pipeline
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """diffusers' `save_pretrained`; `alignment` goes into alignment.safetensors beside model_index.json."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if self.alignment:
+            weights = {name: value.contiguous() for name, value in self.alignment.items()}
+            save_file(weights, Path(save_directory) / ALIGNMENT, metadata={"format": "pt"})
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -145,6 +171,11 @@ class TagMoEPipeline(DiffusionPipeline, QwenImageLoraLoaderMixin):
         known = cls._get_init_keys(cls)
         ours = {name: value for name, value in config_dict.items() if name in known or name.startswith("_")}
         return super().extract_init_dict(ours, **kwargs)
+
+    @property
+    def largest_side(self) -> int:
+        """Pixels of the longest side that a call may ask for."""
+        return LARGEST_SIDE_FACTOR * int(self.config.default_size)
 
     @property
     def interrupt(self) -> bool:

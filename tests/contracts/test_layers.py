@@ -11,12 +11,12 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "src" / "tagmoe"
 LAYERS = (
-    ("errors", "config"),
+    ("errors", "config", "presets", "resumable", "hub"),
     ("tags",),
     ("model",),
     ("losses",),
     ("world", "data", "vlm"),
-    ("images", "arguments", "components", "folder", "pipeline", "packaged"),
+    ("images", "arguments", "components", "folder", "release", "pipeline", "packaged"),
     ("train", "evaluate", "routing"),
     ("serve", "study"),
     ("cli",),
@@ -32,10 +32,25 @@ BANNED = {
     "components": PIPELINE,
     "folder": PIPELINE,
     "pipeline": PIPELINE,
+    "release": PIPELINE,
     "packaged": PIPELINE,
 }
 HEAVY = ("torch", "diffusers", "transformers", "gradio")
-LIGHT = ("tagmoe", "tagmoe.errors", "tagmoe.config", "tagmoe.tags", "tagmoe.world", "tagmoe.cli")
+LIGHT = (
+    "tagmoe",
+    "tagmoe.errors",
+    "tagmoe.config",
+    "tagmoe.resumable",
+    "tagmoe.presets",
+    "tagmoe.hub",
+    "tagmoe.model.release",
+    "tagmoe.model.release_folder",
+    "tagmoe.model.shards",
+    "tagmoe.model.upcycle_folder",
+    "tagmoe.tags",
+    "tagmoe.world",
+    "tagmoe.cli",
+)
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 

@@ -7,6 +7,7 @@ import shutil
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -180,8 +181,9 @@ def test_every_part_is_loaded_from_safetensors_only(
 ) -> None:
     asked = []
 
-    def load(cls: Any, folder: Any, **options: Any) -> None:
+    def load(cls: Any, folder: Any, **options: Any) -> SimpleNamespace:
         asked.append(options["use_safetensors"])
+        return SimpleNamespace()
 
     monkeypatch.setattr(DiffusionPipeline, "from_pretrained", classmethod(load))
     for options in ({}, {"use_safetensors": False}):

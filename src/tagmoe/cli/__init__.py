@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from tagmoe import __version__
+from tagmoe.cli.convert_release import convert_release
 from tagmoe.cli.demo import demo
 from tagmoe.cli.edit import edit
 from tagmoe.cli.generate import generate
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (demo, edit, generate, train, upcycle, info):
+for verb in (demo, edit, generate, train, upcycle, convert_release, info):
     app.command()(verb)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 from tagmoe.cli.models import check_model, load_model, model_name
 from tagmoe.cli.output import check_output_file, give, say, write_image
 from tagmoe.errors import UsageError
+from tagmoe.presets import find_preset
 
 if TYPE_CHECKING:
     from tagmoe.pipeline import TagMoEPipelineOutput
@@ -22,6 +23,7 @@ def draw(
     out: Path,
     *,
     model: Path | None,
+    preset: str | None,
     steps: int | None,
     cfg: float | None,
     seed: int | None,
@@ -35,12 +37,17 @@ def draw(
     if not prompt.strip():
         raise UsageError("The prompt is empty; say what to draw or what to change, e.g. -p 'make the circle red'.")
     width, height = parse_size(size)
+    chosen = None if preset is None else find_preset(preset)
     check_output_file(out, force=force)
     check_model(model)
     from tagmoe.images import load_image
 
     references = [load_image(picture) for picture in pictures]
     pipeline = load_model(model, threads=threads)
+    if chosen is not None:
+        steps, cfg = chosen.steps if steps is None else steps, chosen.cfg if cfg is None else cfg
+        if width is None:
+            width, height = chosen.size(references[0].size if references else None, pipeline.largest_side)
     if references and width is None and pipeline.config.known_words is not None:
         # A model of a small world draws one size: what happens to a photo must not come as a surprise.
         side = pipeline.config.default_size
@@ -69,6 +76,7 @@ def draw(
         "steps": pipeline.config.default_steps if steps is None else steps,
         "cfg": pipeline.config.default_cfg if cfg is None else cfg,
         "model": model_name(model),
+        **({} if preset is None else {"preset": preset}),
     }
     metadata = {} if no_metadata else {"Software": "tagmoe", **{name: str(value) for name, value in facts.items()}}
     write_image(image, out, metadata)

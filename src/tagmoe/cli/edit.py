@@ -8,7 +8,20 @@ from typing import Annotated
 import typer
 
 from tagmoe.cli.draw import draw
-from tagmoe.cli.options import AsJson, Cfg, Force, Model, NoMetadata, Out, Prompt, Seed, Size, Steps, Threads
+from tagmoe.cli.options import (
+    AsJson,
+    Cfg,
+    Force,
+    Model,
+    NoMetadata,
+    Out,
+    PresetName,
+    Prompt,
+    Seed,
+    Size,
+    Steps,
+    Threads,
+)
 
 
 def edit(
@@ -16,6 +29,7 @@ def edit(
     prompt: Prompt,
     out: Out,
     model: Model = None,
+    preset: PresetName = None,
     steps: Steps = None,
     cfg: Cfg = None,
     seed: Seed = None,
@@ -34,6 +48,7 @@ def edit(
         prompt,
         out,
         model=model,
+        preset=preset,
         steps=steps,
         cfg=cfg,
         seed=seed,

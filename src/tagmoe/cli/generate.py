@@ -7,13 +7,14 @@ from typing import Annotated
 import typer
 
 from tagmoe.cli.draw import draw
-from tagmoe.cli.options import AsJson, Cfg, Force, Model, NoMetadata, Out, Prompt, Seed, Steps, Threads
+from tagmoe.cli.options import AsJson, Cfg, Force, Model, NoMetadata, Out, PresetName, Prompt, Seed, Steps, Threads
 
 
 def generate(
     prompt: Prompt,
     out: Out,
     model: Model = None,
+    preset: PresetName = None,
     steps: Steps = None,
     cfg: Cfg = None,
     seed: Seed = None,
@@ -32,6 +33,7 @@ def generate(
         prompt,
         out,
         model=model,
+        preset=preset,
         steps=steps,
         cfg=cfg,
         seed=seed,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import struct
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from math import prod
@@ -18,6 +17,7 @@ from tagmoe.cli.models import check_model, hush
 from tagmoe.cli.options import AsJson, Model
 from tagmoe.cli.output import give
 from tagmoe.errors import CheckpointError, MissingError
+from tagmoe.model.shards import read_file
 from tagmoe.packaged import packaged_folder
 
 PACKAGES = ("tagmoe", "torch", "diffusers", "transformers", "safetensors", "numpy", "pillow", "peft", "tensorboard")
@@ -123,17 +123,7 @@ def _model(folder: Path, as_json: bool) -> None:
 
 def _count_parameters(part: Path) -> int:
     """Parameters of a component, from the headers of its weight files: a few bytes are read, and no torch is needed."""
-    count = 0
-    for file in sorted(part.glob("*.safetensors")):
-        try:
-            with file.open("rb") as handle:
-                (length,) = struct.unpack("<Q", handle.read(8))
-                # A header is at most 100 MB by the format's own rule; more is damage, not a reason to fill the memory.
-                header = json.loads(handle.read(min(length, 100_000_000)))
-            count += sum(prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, struct.error) as error:
-            raise CheckpointError(f"The weight file {str(file)!r} is damaged; copy or download it again.") from error
-    return count
+    return sum(prod(entry.shape) for file in sorted(part.glob("*.safetensors")) for entry in read_file(file).values())
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -19,6 +19,10 @@ FixedSeed = Annotated[int, typer.Option(min=0, help="Seed of all that is drawn."
 Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; by default 1 for TagWorld.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+PresetName = Annotated[
+    str | None,
+    typer.Option("--preset", help="Named settings that your own options override. release: 30 steps, CFG 4, 33 sizes."),
+]
 Size = Annotated[str, typer.Option(help="WIDTHxHEIGHT of the output, or match: the first picture's shape.")]
 Prompt = Annotated[str, typer.Option("--prompt", "-p", help="What to draw or to change.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Picture to write: .png, .jpg, .webp, .bmp or .tif.")]

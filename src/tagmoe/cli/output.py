@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tagmoe.errors import TagMoEError, UsageError
+from tagmoe.resumable import put_in_place
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -112,21 +113,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.chmod(0o755)
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            try:
-                os.replace(path, old / "replaced")
-                try:
-                    os.replace(partial, path)
-                except BaseException:
-                    os.replace(old / "replaced", path)
-                    raise
-            finally:
-                # What could not be moved back stays in this folder: better a strange name than a lost result.
-                if path.exists():
-                    shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(partial, path)
+        put_in_place(partial, path)
     except OSError as error:
         reason = " ".join(str(error).split())
         raise TagMoEError(f"The output folder {str(path)!r} cannot be made ({reason[:200]}).") from error

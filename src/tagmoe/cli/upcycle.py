@@ -1,20 +1,22 @@
-"""`tagmoe upcycle`: a mixture model from a trained dense one."""
+"""`tagmoe upcycle`: a mixture model from a trained dense one, on the disk."""
 
 from __future__ import annotations
 
-import json
-import shutil
+import time
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tagmoe.cli.models import hush
 from tagmoe.cli.options import AsJson, FixedSeed, Force
-from tagmoe.cli.output import check_output_folder, give, new_folder
-from tagmoe.errors import MissingError, UsageError
+from tagmoe.cli.output import check_output_folder, give, say
+from tagmoe.cli.progress import byte_bar
+from tagmoe.errors import UsageError
+from tagmoe.hub import local_folder
+from tagmoe.resumable import NOTE, size_text
 
+TRANSFORMER_FILES = ("config.json", "diffusion_pytorch_model*", NOTE)
 PIPELINE_FILES = (
     "model_index.json",
     "transformer",
@@ -25,82 +27,117 @@ PIPELINE_FILES = (
     "alignment.safetensors",
     "README.md",
     ".gitattributes",
+    NOTE,
 )
-TRANSFORMER_FILES = ("config.json", "diffusion_pytorch_model*")
 
 
 class Gate(StrEnum):
-    """The gates of tagmoe.model.gate, without importing torch for the help."""
+    """The gates of tagmoe.model.layout, as the parser wants them."""
 
     mlp = "mlp"
     linear = "linear"
 
 
 class Mode(StrEnum):
-    """The modes of tagmoe.model.upcycle, without importing torch for the help."""
+    """The modes of tagmoe.model.layout, as the parser wants them."""
 
     exact = "exact"
     plain = "plain"
 
 
+class Dtype(StrEnum):
+    """The dtypes of tagmoe.model.dtypes, as the parser wants them."""
+
+    bf16 = "bf16"
+    fp16 = "fp16"
+    fp32 = "fp32"
+
+
 def upcycle(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="Dense transformer folder, or a pipeline with one.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="Dense transformer folder, pipeline with one, or hub name owner/name.")
+    ],
     target: Annotated[Path, typer.Argument(metavar="DST", help="Folder to write, of the same kind.")],
     num_moe_blocks: Annotated[int, typer.Option(min=1, help="L: how many of the last blocks become mixtures.")],
     num_experts: Annotated[int, typer.Option(min=2, help="N: experts in each.")] = 4,
     top_k: Annotated[int, typer.Option(min=1, help="A: experts that a token goes to.")] = 1,
     gate: Annotated[Gate, typer.Option(help="mlp as in the paper, linear as in the authors' release.")] = Gate.mlp,
+    gate_hidden: Annotated[int | None, typer.Option(min=1, help="Width of the mlp gate; by default dim / 4.")] = None,
     mode: Annotated[Mode, typer.Option(help="exact equals the dense model at step 0; plain copies.")] = Mode.exact,
     noise: Annotated[float, typer.Option(min=0, help="Noise on the experts, as a share of the weights' spread.")] = 0.0,
+    dtype: Annotated[Dtype | None, typer.Option(help="Of all weights written; by default as they are.")] = None,
+    max_shard_gb: Annotated[float, typer.Option(min=0.001, help="Largest weight file to write, in GB.")] = 10.0,
     seed: FixedSeed = 0,
+    drift: Annotated[bool, typer.Option(help="Measure the step-0 drift where the model fits in memory.")] = True,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Turn the last blocks of a dense transformer into mixtures of copies, and measure the drift at step 0."""
+    """Turn the last blocks of a dense transformer into mixtures of copies, tensor by tensor, on the disk.
+
+    The same command resumes after a kill: finished files are kept.
+    """
     is_pipeline = (source / "model_index.json").is_file()
-    part = source / "transformer" if is_pipeline else source
-    if not (part / "config.json").is_file():
-        raise MissingError(
-            f"There is no transformer in {str(source)!r}; give a folder with config.json, or a pipeline folder with "
-            "transformer/."
-        )
     check_output_folder(target, force=force, ours=PIPELINE_FILES if is_pipeline else TRANSFORMER_FILES)
     apart = (source.resolve(), target.resolve())
     if apart[0].is_relative_to(apart[1]) or apart[1].is_relative_to(apart[0]):
         raise UsageError(
             f"The output {str(target)!r} and the source {str(source)!r} lie in one another; choose a folder elsewhere."
         )
-    import torch
+    from tagmoe.cli.drift import Drift, measure_drift
+    from tagmoe.model.shards import MODEL_FILES
+    from tagmoe.model.upcycle_folder import PART, Upcycling, transformer_folder, upcycle_folder
 
-    hush()
-    from tagmoe.model.transformer import TagMoETransformer2DModel
-    from tagmoe.model.upcycle import drift
-    from tagmoe.model.upcycle import upcycle as build
-
-    dense = TagMoETransformer2DModel.from_pretrained(part)
-    mixture = build(
-        dense,
+    if not source.is_dir():
+        # Of a pipeline on the hub only the transformer is fetched: its other parts do not change.
+        patterns = [*MODEL_FILES, *(f"{PART}/{name}" for name in MODEL_FILES)]
+        folder = local_folder(source, allow_patterns=patterns)
+        source = folder / PART if (folder / PART / "config.json").is_file() else folder
+    settings = Upcycling(
         num_moe_blocks=num_moe_blocks,
         num_experts=num_experts,
         top_k=top_k,
         gate=gate.value,
+        gate_hidden=gate_hidden,
         mode=mode.value,
         noise=noise,
-        generator=torch.Generator().manual_seed(seed),
+        seed=seed,
+        dtype=None if dtype is None else dtype.value,
     )
-    measured = drift(dense, mixture, seed=seed)
-    with new_folder(target) as folder:
-        if is_pipeline:
-            shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("transformer"))
-            _name_transformer(folder / "model_index.json")
-        mixture.save_pretrained(folder / "transformer" if is_pipeline else folder)
-    text = f"{target}\nstep-0 drift: {measured:.2e} (max difference / max of the dense model's output; {mode.value})"
-    facts = {"num_moe_blocks": num_moe_blocks, "num_experts": num_experts, "mode": mode.value, "seed": seed}
-    give({"output": str(target), "drift": measured, **facts}, text, as_json=as_json)
-
-
-def _name_transformer(index: Path) -> None:
-    """Say in model_index.json that the transformer is ours now."""
-    data = json.loads(index.read_text(encoding="utf-8"))
-    data["transformer"] = ["tagmoe", "TagMoETransformer2DModel"]
-    index.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    started = time.perf_counter()
+    with byte_bar("upcycle") as progress:
+        written = upcycle_folder(
+            source,
+            target,
+            settings,
+            max_shard_bytes=int(max_shard_gb * 1e9),
+            replace=force,
+            progress=progress,
+            say=say,
+        )
+    seconds = time.perf_counter() - started
+    measured = Drift(None, reason="--no-drift was given")
+    if drift:
+        measured = measure_drift(transformer_folder(source), transformer_folder(target), seed=seed)
+    if measured.value is None:
+        drift_text = f"step-0 drift not measured: {measured.reason}"
+    else:
+        drift_text = (
+            f"step-0 drift: {measured.value:.2e} (max difference / max of the dense model's output; {mode.value}, "
+            f"computed in {measured.dtype})"
+        )
+    kept = f", {len(written.kept)} finished files kept" if written.kept else ""
+    give(
+        {
+            "output": str(target),
+            "drift": measured.value,
+            "drift_dtype": measured.dtype,
+            "drift_reason": measured.reason or None,
+            "bytes": written.nbytes,
+            "bytes_written": written.nbytes_now,
+            "seconds": round(seconds, 3),
+            "kept": list(written.kept),
+            **vars(settings),
+        },
+        f"{target}\n{drift_text}\n{size_text(written.nbytes_now)} written in {seconds:.1f} s{kept}",
+        as_json=as_json,
+    )

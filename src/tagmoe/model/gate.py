@@ -6,13 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tagmoe.errors import ConfigError
-
-GATE_KINDS = ("mlp", "linear")
-
-# Standard deviation of the first logits: near-tied, so that exact upcycling equals the dense model to 1e-5 in fp32,
-# but not exactly tied, because exact ties send every token to expert 0 and its gradient to nobody else.
-INITIAL_LOGIT_STD = 1e-6
+from tagmoe.model.layout import gate_layout
 
 
 class Float32Linear(nn.Linear):
@@ -36,15 +30,11 @@ class Gate(nn.Module):
 
     def __init__(self, dim: int, num_experts: int, kind: str = "mlp", hidden: int | None = None) -> None:
         super().__init__()
-        if kind not in GATE_KINDS:
-            raise ConfigError(f"The gate {kind!r} is unknown; choose one of {', '.join(GATE_KINDS)}.")
-        if num_experts < 2:
-            raise ConfigError(f"A mixture has {num_experts} expert(s); give num_experts at least 2.")
-        if hidden is not None and hidden < 1:
-            raise ConfigError(f"The gate's hidden width is {hidden}; give at least 1, or None for dim // 4.")
         self.kind = kind
+        self.layout = gate_layout(dim, num_experts, kind, hidden)
+        shapes = {tensor.name: tensor.shape for tensor in self.layout}
         if kind == "mlp":
-            width = hidden if hidden is not None else max(dim // 4, num_experts)
+            width = shapes["proj_in.weight"][0]
             self.proj_in: nn.Module | None = Float32Linear(dim, width)
             self.proj_out = Float32Linear(width, num_experts)
         else:
@@ -53,16 +43,15 @@ class Gate(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw fresh weights; the last layer is tiny (see INITIAL_LOGIT_STD)."""
-        if isinstance(self.proj_in, nn.Linear):
-            bound = self.proj_in.in_features**-0.5
-            nn.init.uniform_(self.proj_in.weight, -bound, bound, generator=generator)
-            nn.init.uniform_(self.proj_in.bias, -bound, bound, generator=generator)
-        nn.init.normal_(
-            self.proj_out.weight, std=INITIAL_LOGIT_STD * self.proj_out.in_features**-0.5, generator=generator
-        )
-        if self.proj_out.bias is not None:
-            nn.init.zeros_(self.proj_out.bias)
+        """Draw fresh weights as `gate_layout` says; the last layer is tiny."""
+        for tensor in self.layout:
+            parameter = self.get_parameter(tensor.name)
+            if tensor.bound:
+                nn.init.uniform_(parameter, -tensor.bound, tensor.bound, generator=generator)
+            elif tensor.std:
+                nn.init.normal_(parameter, std=tensor.std, generator=generator)
+            else:
+                nn.init.zeros_(parameter)
 
     def forward(self, x_TD: torch.Tensor) -> torch.Tensor:
         """x_TD (tokens, dim), any float dtype -> scores_TN fp32, rows sum to 1."""

@@ -8,6 +8,10 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from tagmoe.errors import CheckpointError, MissingError, TagMoEError
+from tagmoe.hub import local_folder
+from tagmoe.model.shards import MODEL_FILES
+
+HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 
 
 class StrictLoadingMixin:
@@ -17,31 +21,29 @@ class StrictLoadingMixin:
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
         """diffusers' `from_pretrained`, where every weight of the model must be read and every weight read be known.
 
-        Only safetensors are read, never a pickle. Raises MissingError when the folder, its config or its weights are
+        A name on the hub (owner/name) is downloaded, its config and safetensors only, and checked like a folder. Only
+        safetensors are read, never a pickle. Raises MissingError when the folder, its config or its weights are
         not there, CheckpointError when a file is damaged, a weight has another shape, or keys are missing or
         unexpected (it lists them).
         """
-        source = str(pretrained_model_name_or_path)
         wants_info = kwargs.pop("output_loading_info", False)
-        folder = Path(source) / (kwargs.get("subfolder") or "")
-        local = Path(source).is_dir()
-        if local:
-            _check_folder(folder)
-        elif Path(source).is_absolute() or source.count("/") != 1:
-            raise MissingError(f"The model folder {source} does not exist; give the path of a model folder.")
+        subfolder = kwargs.get("subfolder") or ""
+        prefix = f"{subfolder.strip('/')}/" if subfolder else ""
+        source = local_folder(
+            pretrained_model_name_or_path,
+            allow_patterns=[prefix + pattern for pattern in MODEL_FILES],
+            **{name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs},
+        )
+        folder = source / subfolder
+        _check_folder(folder)
         # Without this, diffusers falls back to a pickle, which can run code, where safetensors are missing.
         options = kwargs | {"use_safetensors": True}
         try:
-            model, info = super().from_pretrained(source, output_loading_info=True, **options)  # type: ignore[misc]
+            model, info = super().from_pretrained(str(source), output_loading_info=True, **options)  # type: ignore[misc]
         except TagMoEError:
             raise
         except OSError as error:
-            if local:
-                raise CheckpointError(f"The model folder {folder} cannot be read: {_first_line(error)}") from error
-            raise MissingError(
-                f"The model {source} is neither a folder here nor a repository that can be reached; "
-                "give the path of a model folder."
-            ) from error
+            raise CheckpointError(f"The model folder {folder} cannot be read: {_first_line(error)}") from error
         except (ValueError, RuntimeError) as error:
             if "expected shape" not in str(error) and "size mismatch" not in str(error):
                 raise

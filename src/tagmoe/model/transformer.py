@@ -120,6 +120,9 @@ class TagMoETransformer2DModel(StrictLoadingMixin, QwenImageTransformer2DModel):
     With num_moe_blocks=0 it is diffusers' model, bit for bit. Reference images are appended tokens:
     `img_shapes=[[target, *references]]` a sample. Everything that describes the mixture is in the config.
 
+    `expert_scale` changes no computation: it records the factor that upcycling folded into the experts' output layers
+    (num_experts / top_k in mode exact), so that a LoRA made for the dense FFN can be scaled alike.
+
     Raises ConfigError for impossible numbers or an unknown gate.
     """
 
@@ -155,6 +158,7 @@ class TagMoETransformer2DModel(StrictLoadingMixin, QwenImageTransformer2DModel):
         gate: str = "mlp",
         gate_hidden: int | None = None,
         expert_bias: bool = True,
+        expert_scale: float = 1.0,
     ) -> None:
         if not 0 <= num_moe_blocks <= num_layers:
             raise ConfigError(f"num_moe_blocks is {num_moe_blocks}; give a number from 0 to num_layers = {num_layers}.")

@@ -1,17 +1,20 @@
-"""Sparse upcycling: a mixture model that starts from a trained dense one (paper 4.1 and implementation details)."""
+"""Sparse upcycling: a mixture model that starts from a trained dense one (paper 4.1 and implementation details).
+
+In memory, for models that are trained here; tagmoe.model.upcycle_folder converts checkpoints of any size on the disk.
+"""
 
 from __future__ import annotations
 
 from math import prod
+from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import QwenImageTransformer2DModel
 
-from tagmoe.errors import ConfigError
+from tagmoe.model.layout import DENSE_DEFAULTS, is_output_layer, mixture_settings, takes_noise
 from tagmoe.model.moe import MoE
 from tagmoe.model.transformer import TagMoETransformer2DModel
-
-UPCYCLE_MODES = ("exact", "plain")
 
 
 def upcycle(
@@ -35,27 +38,21 @@ def upcycle(
 
     Raises ConfigError for a bad number, mode or gate, and when `dense` is a mixture already.
     """
-    if mode not in UPCYCLE_MODES:
-        raise ConfigError(f"The upcycling mode {mode!r} is unknown; choose one of {', '.join(UPCYCLE_MODES)}.")
-    if noise < 0:
-        raise ConfigError(f"The upcycling noise is {noise}; give 0 or more.")
-    if getattr(dense.config, "num_moe_blocks", 0):
-        raise ConfigError(
-            f"The model to upcycle already has {dense.config.num_moe_blocks} mixture blocks; start from a dense model."
-        )
-    config = {key: value for key, value in dense.config.items() if not key.startswith("_")}
-    config |= {
-        "num_moe_blocks": num_moe_blocks,
-        "num_experts": num_experts,
-        "top_k": top_k,
-        "gate": gate,
-        "gate_hidden": gate_hidden,
-        "expert_bias": True,
-    }
-    moe_model = TagMoETransformer2DModel.from_config(config).to(dense.device)
+    config = {name: dense.config[name] for name in DENSE_DEFAULTS}
+    added = mixture_settings(
+        num_layers=dense.config.num_layers,
+        num_moe_blocks=num_moe_blocks,
+        num_experts=num_experts,
+        top_k=top_k,
+        gate=gate,
+        gate_hidden=gate_hidden,
+        mode=mode,
+        noise=noise,
+        present=dense.config,
+    )
+    moe_model = TagMoETransformer2DModel.from_config(config | added).to(dense.device)
     if dense.dtype != torch.float32:
         moe_model = moe_model.to(dense.dtype)
-    scale = num_experts / top_k if mode == "exact" else 1.0
     dense_state = dense.state_dict()
     with torch.no_grad():
         for name, parameter in moe_model.named_parameters():
@@ -69,11 +66,11 @@ def upcycle(
             for expert in block.img_mlp.experts:
                 for name, parameter in expert.named_parameters():
                     parameter.copy_(source[name])
-                    if noise and parameter.ndim > 1:
+                    if noise and takes_noise(parameter.shape):
                         draw = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
                         parameter.add_(draw.to(parameter) * (noise * parameter.std()))
-                    if name.startswith("net.2."):
-                        parameter.mul_(scale)
+                    if is_output_layer(name):
+                        parameter.mul_(added["expert_scale"])
     return moe_model
 
 
@@ -88,22 +85,54 @@ def drift(
     seed: int = 0,
 ) -> float:
     """How far the mixture starts from its dense model: max |moe - dense| / max |dense| on a seeded random batch."""
+    probe: dict[str, Any] = {
+        "grid": grid,
+        "references": references,
+        "text_tokens": text_tokens,
+        "batch": batch,
+        "seed": seed,
+    }
+    return _difference(_output(dense, **probe), _output(moe, **probe))
+
+
+def drift_of_folders(dense: Path, moe: Path, *, dtype: torch.dtype, seed: int = 0) -> float:
+    """`drift` of two folders in `dtype`, loaded one after the other: at no time are both in memory."""
+    outputs = []
+    for folder in (dense, moe):
+        model = TagMoETransformer2DModel.from_pretrained(folder, dtype=dtype).eval()
+        outputs.append(_output(model, seed=seed))
+        del model
+    return _difference(*outputs)
+
+
+def _output(
+    model: QwenImageTransformer2DModel,
+    *,
+    grid: tuple[int, int, int] = (1, 4, 4),
+    references: int = 1,
+    text_tokens: int = 8,
+    batch: int = 2,
+    seed: int = 0,
+) -> torch.Tensor:
+    """The model's fp32 output on the probe batch, which is the same for models of the same settings."""
     generator = torch.Generator().manual_seed(seed)
     image_tokens = prod(grid) * (1 + references)
-    device, dtype = dense.device, dense.dtype
+    device, dtype = model.device, model.dtype
 
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator).to(device, dtype)
 
     inputs = {
-        "hidden_states": random(batch, image_tokens, dense.config.in_channels),
-        "encoder_hidden_states": random(batch, text_tokens, dense.config.joint_attention_dim),
+        "hidden_states": random(batch, image_tokens, model.config.in_channels),
+        "encoder_hidden_states": random(batch, text_tokens, model.config.joint_attention_dim),
         "timestep": torch.rand(batch, generator=generator).to(device, dtype),
         "img_shapes": [[grid] * (1 + references)] * batch,
     }
-    if dense.config.use_additional_t_cond:
+    if model.config.use_additional_t_cond:
         inputs["additional_t_cond"] = torch.zeros(batch, dtype=torch.long, device=device)
     with torch.no_grad():
-        expected = dense(**inputs, return_dict=False)[0].float()
-        actual = moe(**inputs, return_dict=False)[0].float()
+        return model(**inputs, return_dict=False)[0].float()
+
+
+def _difference(expected: torch.Tensor, actual: torch.Tensor) -> float:
     return ((actual - expected).abs().max() / expected.abs().max().clamp_min(1e-12)).item()

@@ -1,0 +1,77 @@
+"""A model by folder or by its name on the Hugging Face hub: a folder on this machine either way, and never any code."""
+
+from __future__ import annotations
+
+import errno
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tagmoe.errors import MissingError, TagMoEError, UsageError
+
+# Weights and texts. Neither pickles nor Python files, which could run code.
+SUFFIXES = (".safetensors", ".json", ".txt")
+ALLOWED = tuple(f"*{suffix}" for suffix in SUFFIXES)
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def local_folder(source: str | Path, *, allow_patterns: Sequence[str] = ALLOWED, **options: Any) -> Path:
+    """`source` when it is a folder, else the snapshot of the hub repository `owner/name`, downloaded where needed.
+
+    `allow_patterns` (fnmatch, * also matches /) choose the files; each must end in one of SUFFIXES. `options` go to
+    huggingface_hub.snapshot_download: revision, token, cache_dir, local_files_only, force_download.
+
+    Raises MissingError when there is no such folder or the repository cannot be had (no network, unknown, gated),
+    UsageError for a file, TagMoEError when the disk becomes full.
+    """
+    if not all(pattern.endswith(SUFFIXES) for pattern in allow_patterns):
+        raise ValueError(f"allow_patterns are {allow_patterns}; each must end in one of {', '.join(SUFFIXES)}")
+    path = Path(source)
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise UsageError(f"The model {str(source)!r} is a file; give the folder that holds it.")
+    if not REPOSITORY.fullmatch(str(source)):
+        raise MissingError(
+            f"There is no model folder {str(source)!r}; give a folder, the name of a repository (owner/name), or "
+            "download one with `hf download <repo> --local-dir <folder>`."
+        )
+    return _download(str(source), list(allow_patterns), options)
+
+
+def _download(repository: str, allow_patterns: list[str], options: dict[str, Any]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    hides_bars = not sys.stderr.isatty() and not are_progress_bars_disabled()
+    if hides_bars:
+        disable_progress_bars()
+    try:
+        return Path(snapshot_download(repository, allow_patterns=allow_patterns, **options))
+    except Exception as error:
+        # Its own errors, those of its HTTP client and of the file system: all mean that the files are not here.
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise TagMoEError(f"The disk became full while {repository!r} was downloaded; free some space.") from error
+        raise MissingError(
+            f"There is no folder {repository!r}, and no repository of that name can be had from the hub "
+            f"({_reason(error)}); check the name and the network, or run `hf download {repository} --local-dir "
+            "<folder>` where there is one and give that folder."
+        ) from error
+    finally:
+        if hides_bars:
+            enable_progress_bars()
+
+
+def _reason(error: Exception) -> str:
+    """The first of what went wrong, in a few words."""
+    name = type(error).__name__
+    known = {
+        "GatedRepoError": "it is gated: accept its terms on the hub and log in with `hf auth login`",
+        "RepositoryNotFoundError": "it does not exist, or is private",
+        "RevisionNotFoundError": "it has no such revision",
+        "IncompleteSnapshotError": "only a part of it is on this machine and the hub cannot be reached",
+        "LocalEntryNotFoundError": "it is not on this machine and the hub cannot be reached",
+    }
+    return known.get(name) or f"{name}: {(str(error).strip().splitlines() or [''])[0][:120]}".rstrip(": ")

@@ -1,0 +1,139 @@
+"""The authors' weights as a pipeline folder of ours, written as a stream: bytes are moved, no model is in memory.
+
+Only the second matrices of the experts are changed: they are transposed, one expert at a time (75 MB at full size).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tagmoe.errors import CheckpointError
+from tagmoe.model.release import Piece, ReleasePlan, plan_release, read_base_config, read_json, read_release
+from tagmoe.model.shards import (
+    DTYPE_BITS,
+    MAX_SHARD_BYTES,
+    PICKLES,
+    Entry,
+    Planned,
+    describe_files,
+    json_file,
+    plan_shards,
+    read_entries,
+    shard_file,
+)
+from tagmoe.presets import RELEASE
+from tagmoe.resumable import CHUNK, ByteRange, Made, PlannedFile, Progress, Say, Written, read_chunks, write_folder
+
+# The parts of a pipeline that a release takes from its base, and the stem of the weights of those that have any.
+BASE_PARTS = {"vae": "diffusion_pytorch_model", "text_encoder": "model", "tokenizer": None, "scheduler": None}
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was done with every released key, and what was written."""
+
+    plan: ReleasePlan
+    written: Written
+
+
+def convert_release(
+    source: Path,
+    base: Path,
+    target: Path,
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    replace: bool = False,
+    progress: Progress | None = None,
+    say: Say | None = None,
+) -> Converted:
+    """Write a whole pipeline folder of ours from the authors' weights and the pipeline folder they were trained from.
+
+    transformer/ holds their weights in our layout and in their dtype, alignment.safetensors the tag embedding and the
+    alignment head; all else is copied from `base`, whose own transformer weights are not needed. Stopped at any
+    point, the same call goes on where it was.
+
+    Raises MissingError when a folder is not there, CheckpointError (naming file or keys) for all that does not fit or
+    is damaged, and what `tagmoe.resumable.write_folder` raises for a target that cannot be written.
+    """
+    entries = read_release(source)
+    plan = plan_release(entries, read_base_config(base), source=str(source))
+    weights = [_planned(piece, entries[piece.source]) for piece in plan.weights]
+    config = plan.config | {"_class_name": "TagMoETransformer2DModel", "_diffusers_version": version("diffusers")}
+    copied = _base_files(base)
+    files = plan_shards(weights, config, max_shard_bytes=max_shard_bytes, subfolder="transformer")
+    if plan.alignment:
+        kept = [_planned(piece, entries[piece.source]) for piece in plan.alignment]
+        files.append(shard_file("alignment.safetensors", kept))
+    files += [
+        PlannedFile(file.relative_to(base).as_posix(), (ByteRange(file, 0, file.stat().st_size),)) for file in copied
+    ]
+    index = _index(base)
+    files.append(json_file("model_index.json", index))
+    fingerprint = {
+        "made by": f"convert-release {version('tagmoe')}",
+        "release": describe_files(sorted({entry.file for entry in entries.values()})),
+        "base": [[str(file.relative_to(base)), file.stat().st_size, file.stat().st_mtime_ns] for file in copied],
+        "config": config,
+        "index": index,
+        "max_shard_bytes": max_shard_bytes,
+    }
+    written = write_folder(target, files, fingerprint=fingerprint, replace=replace, progress=progress, say=say)
+    return Converted(plan, written)
+
+
+def _planned(piece: Piece, entry: Entry) -> Planned:
+    """One weight of ours as bytes of the release."""
+    if piece.rows is None:
+        return Planned.copy(entry, piece.name)
+    rows = entry.rows(*piece.rows)
+    if not piece.transposed:
+        return Planned(piece.name, entry.dtype, piece.shape, (rows,))
+    made = Made(rows.nbytes, partial(_transposed, rows, piece.shape, DTYPE_BITS[entry.dtype] // 8))
+    return Planned(piece.name, entry.dtype, piece.shape, (made,))
+
+
+def _transposed(rows: ByteRange, shape: tuple[int, ...], item_bytes: int) -> Iterator[bytes]:
+    """The bytes of a matrix of `shape` that is stored transposed, a few MB at a time."""
+    stored = np.empty(rows.nbytes, dtype=np.uint8)
+    filled = 0
+    for chunk in read_chunks(rows.file, rows.start, rows.nbytes):
+        stored[filled : filled + len(chunk)] = np.frombuffer(chunk, dtype=np.uint8)
+        filled += len(chunk)
+    # whole numbers of the width of the dtype: numpy knows no bf16, and nothing is computed
+    matrix = stored.view(f"<u{item_bytes}").reshape(shape[1], shape[0])
+    step = max(1, CHUNK // (shape[1] * item_bytes))
+    for start in range(0, shape[0], step):
+        yield matrix[:, start : start + step].T.tobytes()
+
+
+def _base_files(base: Path) -> list[Path]:
+    """The files of the base's other parts, pickles left out; the headers of their weights are checked."""
+    files: list[Path] = []
+    for part, stem in BASE_PARTS.items():
+        folder = base / part
+        if not folder.is_dir():
+            raise CheckpointError(f"The base is incomplete: {str(folder)!r} is missing; copy or download it again.")
+        if stem is not None:
+            read_entries(folder, stem)
+        here = sorted(file for file in folder.rglob("*") if file.is_file())
+        files += [file for file in here if not any(file.match(pattern) for pattern in PICKLES)]
+    return files
+
+
+def _index(base: Path) -> dict[str, Any]:
+    index = read_json(base / "model_index.json") | {
+        "_class_name": "TagMoEPipeline",
+        "transformer": ["tagmoe", "TagMoETransformer2DModel"],
+        "default_steps": RELEASE.steps,
+        "default_cfg": RELEASE.cfg,
+        "default_size": RELEASE.square[0],
+    }
+    # editing pipelines name a part that is neither copied nor needed
+    return {name: value for name, value in index.items() if name != "processor"}
