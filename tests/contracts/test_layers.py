@@ -16,7 +16,7 @@ LAYERS = (
     ("model",),
     ("losses",),
     ("world", "data", "vlm"),
-    ("images", "arguments", "components", "folder", "pipeline", "packaged"),
+    ("images", "arguments", "components", "folder", "pipeline", "memory", "packaged"),
     ("train", "evaluate", "routing"),
     ("serve", "study"),
     ("cli",),
@@ -32,10 +32,11 @@ BANNED = {
     "components": PIPELINE,
     "folder": PIPELINE,
     "pipeline": PIPELINE,
+    "memory": PIPELINE,
     "packaged": PIPELINE,
 }
 HEAVY = ("torch", "diffusers", "transformers", "gradio")
-LIGHT = ("tagmoe", "tagmoe.errors", "tagmoe.config", "tagmoe.tags", "tagmoe.world", "tagmoe.cli")
+LIGHT = ("tagmoe", "tagmoe.errors", "tagmoe.config", "tagmoe.tags", "tagmoe.world", "tagmoe.memory.plans", "tagmoe.cli")
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from tagmoe.cli.models import check_model, load_model, model_name
+from tagmoe.cli.models import check_model, load_model, model_name, plan_memory
 from tagmoe.cli.output import check_output_file, give, say, write_image
 from tagmoe.errors import UsageError
 
@@ -26,6 +26,7 @@ def draw(
     cfg: float | None,
     seed: int | None,
     size: str,
+    memory: str,
     threads: int | None,
     no_metadata: bool,
     force: bool,
@@ -40,7 +41,8 @@ def draw(
     from tagmoe.images import load_image
 
     references = [load_image(picture) for picture in pictures]
-    pipeline = load_model(model, threads=threads)
+    plan = plan_memory(model, memory)
+    pipeline = load_model(model, threads=threads, plan=plan)
     if references and width is None and pipeline.config.known_words is not None:
         # A model of a small world draws one size: what happens to a photo must not come as a surprise.
         side = pipeline.config.default_size
@@ -70,11 +72,12 @@ def draw(
         "cfg": pipeline.config.default_cfg if cfg is None else cfg,
         "model": model_name(model),
     }
+    memory_facts = {"memory": memory, "plan": plan.name}
     metadata = {} if no_metadata else {"Software": "tagmoe", **{name: str(value) for name, value in facts.items()}}
     write_image(image, out, metadata)
     say(f"{image.width}x{image.height}, seed {output.seeds[0]}, {facts['steps']} steps, {seconds:.1f} s")
     give(
-        {"output": str(out), **facts, "width": image.width, "height": image.height, "seconds": round(seconds, 3)},
+        {"output": str(out), **facts, **memory_facts, "width": image.width, "height": image.height, "seconds": round(seconds, 3)},
         str(out),
         as_json=as_json,
     )

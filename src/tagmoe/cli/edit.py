@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tagmoe.cli.draw import draw
-from tagmoe.cli.options import AsJson, Cfg, Force, Model, NoMetadata, Out, Prompt, Seed, Size, Steps, Threads
+from tagmoe.cli.options import AsJson, Cfg, Force, Memory, MemoryChoice, Model, NoMetadata, Out, Prompt, Seed, Size, Steps, Threads
 
 
 def edit(
@@ -20,6 +20,7 @@ def edit(
     cfg: Cfg = None,
     seed: Seed = None,
     size: Size = "match",
+    memory: MemoryChoice = Memory.auto,
     threads: Threads = None,
     no_metadata: NoMetadata = False,
     force: Force = False,
@@ -38,6 +39,7 @@ def edit(
         cfg=cfg,
         seed=seed,
         size=size,
+        memory=memory,
         threads=threads,
         no_metadata=no_metadata,
         force=force,

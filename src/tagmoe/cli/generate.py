@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tagmoe.cli.draw import draw
-from tagmoe.cli.options import AsJson, Cfg, Force, Model, NoMetadata, Out, Prompt, Seed, Steps, Threads
+from tagmoe.cli.options import AsJson, Cfg, Force, Memory, MemoryChoice, Model, NoMetadata, Out, Prompt, Seed, Steps, Threads
 
 
 def generate(
@@ -18,6 +18,7 @@ def generate(
     cfg: Cfg = None,
     seed: Seed = None,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT of the output; by default the model's own.")] = None,
+    memory: MemoryChoice = Memory.auto,
     threads: Threads = None,
     no_metadata: NoMetadata = False,
     force: Force = False,
@@ -36,6 +37,7 @@ def generate(
         cfg=cfg,
         seed=seed,
         size=size or "match",
+        memory=memory,
         threads=threads,
         no_metadata=no_metadata,
         force=force,

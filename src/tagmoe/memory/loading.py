@@ -1,0 +1,158 @@
+"""Loading a pipeline by a plan, with the means of diffusers: quantisation, component and group offload, VAE tiling."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tagmoe.errors import MissingError, UsageError
+from tagmoe.memory.plans import MemoryPlan
+from tagmoe.memory.sizes import UNQUANTISED
+
+if TYPE_CHECKING:
+    from diffusers.quantizers import PipelineQuantizationConfig
+
+    from tagmoe.pipeline import TagMoEPipeline
+
+LIBRARY = "bitsandbytes"
+
+
+def load_pipeline(
+    folder: str | Path, plan: MemoryPlan, device: str | torch.device, *, offload_folder: str | Path | None = None
+) -> TagMoEPipeline:
+    """The pipeline in `folder`, kept as `plan` says and running on `device`.
+
+    Full precision is bf16 on a GPU; on a CPU it is fp32, beside quantised weights bf16. offload_folder: an empty folder
+    (or none yet) for the weights that group offload would keep in host memory, in twice the time or more; with the CPU
+    as device this is what takes them out of memory, and without it group offload there saves nothing.
+    Raises MissingError when the folder or the quantisation library is not there, CheckpointError for a bad folder.
+    """
+    from tagmoe.pipeline import TagMoEPipeline
+
+    device = torch.device(device)
+    if offload_folder is not None and plan.offload != "group":
+        raise UsageError(f"The plan {plan.name!r} offloads nothing to a folder; leave offload_folder out.")
+    on_cpu = device.type == "cpu"
+    dtype = torch.float32 if on_cpu and not plan.is_quantised else torch.bfloat16
+    options: dict[str, Any] = {"dtype": dtype}
+    if plan.is_quantised:
+        check_library()
+        options["quantization_config"] = quantisation(plan)
+    # bitsandbytes quantises on the current GPU; what is loaded in full precision goes to the device afterwards.
+    with _quantising_on_cpu() if on_cpu else torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        pipeline = TagMoEPipeline.from_pretrained(folder, **options)
+    if on_cpu and plan.is_quantised:
+        _without_packed_kernel(pipeline)
+    if plan.vae_tiling:
+        pipeline.vae.enable_tiling()
+    if plan.offload == "component":
+        pipeline.enable_model_cpu_offload(device=device)
+    elif plan.offload == "group":
+        offload_groups(pipeline, device, offload_folder)
+    elif not on_cpu:
+        pipeline.to(device)
+    return pipeline
+
+
+def check_library() -> None:
+    """Raises MissingError, naming the install line, when the quantisation library is not installed."""
+    if find_spec(LIBRARY) is None:
+        raise MissingError(f"8-bit and 4-bit weights need {LIBRARY}, which is not installed: pip install 'tagmoe[memory]'.")
+    # It says one line for every layer and step that an input is cast.
+    logging.getLogger(LIBRARY).setLevel(logging.ERROR)
+
+
+def quantisation(plan: MemoryPlan) -> PipelineQuantizationConfig:
+    """What diffusers and transformers are told for a plan: which layers of which component get how many bits."""
+    import diffusers
+    import transformers
+    from diffusers.quantizers import PipelineQuantizationConfig
+
+    forms = {"transformer": plan.transformer, "text_encoder": plan.text_encoder}
+    libraries = {"transformer": diffusers, "text_encoder": transformers}
+    mapping = {
+        part: libraries[part].BitsAndBytesConfig(llm_int8_skip_modules=list(UNQUANTISED[part]), **_bits(form))
+        for part, form in forms.items()
+        if form != "full"
+    }
+    return PipelineQuantizationConfig(quant_mapping=mapping)
+
+
+def offload_groups(pipeline: TagMoEPipeline, device: torch.device, folder: str | Path | None = None) -> None:
+    """Keep transformer and text encoder in host memory, or in files below `folder`, and bring them over piecewise.
+
+    The transformer moves block by block, on a GPU the next one while this one computes; the text encoder, whose blocks
+    lie deeper than diffusers looks, layer by layer. The autoencoder is small and stays on the device.
+    """
+    from diffusers.hooks import apply_group_offloading
+
+    if folder is not None and Path(folder).exists() and any(Path(folder).iterdir()):
+        # diffusers takes what it finds under its file names for what it wrote, even if it is of another model.
+        raise UsageError(f"The offload folder {str(folder)!r} is not empty; give an empty one.")
+    streams = device.type == "cuda"
+    common: dict[str, Any] = {"onload_device": device, "offload_device": torch.device("cpu")}
+    places = {name: None if folder is None else str(Path(folder) / name) for name in ("transformer", "text_encoder")}
+    apply_group_offloading(
+        pipeline.transformer,
+        offload_type="block_level",
+        num_blocks_per_group=1,
+        use_stream=streams,
+        record_stream=streams,
+        offload_to_disk_path=places["transformer"],
+        **common,
+    )
+    apply_group_offloading(
+        pipeline.text_encoder, offload_type="leaf_level", offload_to_disk_path=places["text_encoder"], **common
+    )
+    pipeline.vae.to(device)
+
+
+def _bits(form: str) -> dict[str, Any]:
+    if form == "8-bit":
+        return {"load_in_8bit": True}
+    return {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16}
+
+
+def _without_packed_kernel(pipeline: TagMoEPipeline) -> None:
+    """Have 4-bit layers unpack their weights and use torch's own product.
+
+    The CPU kernel that bitsandbytes prefers divides by the number of rows, and an expert may get none: the process dies.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for part in (pipeline.transformer, pipeline.text_encoder):
+        for module in part.modules():
+            if isinstance(module, Linear4bit):
+                module.support_avx512bf16_for_cpu = False
+
+
+@contextmanager
+def _quantising_on_cpu() -> Iterator[None]:
+    """Let diffusers quantise without a GPU: its check is older than the CPU kernels of bitsandbytes.
+
+    transformers makes no such check. Only inside this block, and only what the check refuses, is changed.
+    """
+    from diffusers.quantizers.bitsandbytes import BnB4BitDiffusersQuantizer, BnB8BitDiffusersQuantizer
+
+    changed: dict[str, Any] = {
+        "validate_environment": lambda self, *args, **kwargs: None,
+        "update_device_map": lambda self, device_map: device_map or {"": "cpu"},
+    }
+    kept = [
+        (cls, name, cls.__dict__[name])
+        for cls in (BnB4BitDiffusersQuantizer, BnB8BitDiffusersQuantizer)
+        for name in changed
+    ]
+    try:
+        for cls, name, _ in kept:
+            setattr(cls, name, changed[name])
+        yield
+    finally:
+        for cls, name, method in kept:
+            setattr(cls, name, method)

@@ -1,0 +1,193 @@
+"""The plans, from exact and fast to small and slow, each with its arithmetic, and the choice among them.
+
+Whatever is an estimate says so: weights are counted exactly, activations by the factors below, which were measured as
+the peak of live tensors (`benchmarks/memory.py` measures them again on the CPU, and a real peak on a GPU).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tagmoe.errors import TagMoEError
+from tagmoe.memory.sizes import GB, ModelSizes, PartSize
+
+# Live values of a forward, as multiples of the number of tokens (or pixels) times the width. Measured: 14.0 to 14.8
+# for the transformer in bf16, 15.0 and 7.8 for Qwen-Image's decoder and encoder.
+TRANSFORMER_VALUES = 16
+DECODER_VALUES = 16
+ENCODER_VALUES = 8
+# LLM.int8() holds the input in fp16 and int8 and the products in int32 beside it: 16 bytes a token and channel more.
+INT8_BYTES = 16
+# The text encoder keeps the states of all layers; this many more are live inside one layer.
+TEXT_VALUES = 32
+# AutoencoderKLQwenImage's own tile, and the pixels of finished tiles (overlapping, joined, returned), 3 values each.
+TILE_SIDE = 256
+TILED_PIXEL_VALUES = 24
+
+# Of a device's memory this stays free: the CUDA context, the workspaces of its libraries, gaps between tensors.
+RESERVE = 1.5e9
+BUDGETS: Mapping[str, float] = {"24gb": 24e9, "48gb": 48e9, "80gb": 80e9}
+CHOICES = ("auto", *BUDGETS)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One summand: its bytes and what they are computed from."""
+
+    what: str
+    bytes: int
+    how: str
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a plan needs. moments: bytes on the device in each part of a call; device: the most of them; host: bytes of
+    host memory while loading or running, whichever is more. lines: the summands.
+    """
+
+    lines: tuple[Line, ...]
+    moments: Mapping[str, int]
+    device: int
+    host: int
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """How a model is kept. transformer, text_encoder: "full", "8-bit" or "4-bit" weights. offload: "none", "component"
+    (one component on the device at a time) or "group" (one transformer block and the next). picture: how far the
+    result is from that of the first plan.
+    """
+
+    name: str
+    transformer: str
+    text_encoder: str
+    offload: str
+    vae_tiling: bool
+    picture: str
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether it needs the quantisation library."""
+        return self.transformer != "full" or self.text_encoder != "full"
+
+    def estimate(self, sizes: ModelSizes) -> Estimate:
+        """The arithmetic of this plan for a model: one picture of the default size with one reference."""
+        weights = [
+            _weights("transformer", sizes.transformer, self.transformer, sizes),
+            _weights("text encoder", sizes.text_encoder, self.text_encoder, sizes),
+            _weights("autoencoder", sizes.vae, "full", sizes),
+        ]
+        transformer, text, vae = (line.bytes for line in weights)
+        work = _activations(self, sizes)
+        text_work, denoise_work, encode_work, decode_work = (line.bytes for line in work)
+        lines = weights + work
+        if self.offload == "none":
+            resident = transformer + text + vae
+            moments = {"text": resident, "encode": resident, "denoise": resident, "decode": resident}
+        elif self.offload == "component":
+            # The autoencoder encodes references while the text encoder is still there, and then stays.
+            moments = {"text": text, "encode": text + vae, "denoise": transformer + vae, "decode": vae}
+        else:
+            block = Line(
+                "transformer, on the device",
+                2 * sizes.transformer.largest_group + sizes.transformer.ungrouped,
+                "the largest block, the next one, and all outside the blocks",
+            )
+            layer = Line(
+                "text encoder, on the device", 2 * sizes.text_encoder.largest_group, "the largest layer and the next"
+            )
+            lines += [block, layer]
+            moments = {"text": vae + layer.bytes, "encode": vae, "denoise": vae + block.bytes, "decode": vae}
+        extra = {"text": text_work, "encode": encode_work, "denoise": denoise_work, "decode": decode_work}
+        moments = {name: size + extra[name] for name, size in moments.items()}
+        if self.is_quantised and self.offload == "none":
+            # Read tensor by tensor, quantised on the device.
+            host = max(sizes.transformer.largest_weight, sizes.text_encoder.largest_weight) + vae
+        else:
+            host = transformer + text + vae
+        return Estimate(tuple(lines), moments, max(moments.values()), host)
+
+
+SAME = "the same picture"
+PLANS: tuple[MemoryPlan, ...] = (
+    MemoryPlan("resident", "full", "full", "none", False, SAME),
+    MemoryPlan("component-offload", "full", "full", "component", False, SAME),
+    MemoryPlan("8-bit", "8-bit", "8-bit", "none", False, "close to it"),
+    MemoryPlan("4-bit", "4-bit", "4-bit", "none", True, "similar"),
+    MemoryPlan("4-bit-component-offload", "4-bit", "4-bit", "component", True, "similar"),
+    MemoryPlan("group-offload", "full", "full", "group", False, SAME),
+)
+# Where the processor's memory is the device, moving weights between the two gains nothing.
+CPU_PLANS = tuple(plan for plan in PLANS if plan.offload == "none")
+
+
+def choose_plan(
+    sizes: ModelSizes, budget_bytes: float, host_bytes: float, plans: Sequence[MemoryPlan] = PLANS
+) -> MemoryPlan:
+    """The first plan that fits into `budget_bytes` on the device and `host_bytes` beside it.
+
+    Raises TagMoEError when none does.
+    """
+    for plan in plans:
+        if fits(plan, sizes, budget_bytes, host_bytes):
+            return plan
+    smallest = min((plan.estimate(sizes) for plan in plans), key=lambda estimate: estimate.device)
+    raise TagMoEError(
+        f"No memory plan fits {sizes.name}: the smallest needs {smallest.device / GB:.1f} GB on the device and "
+        f"{smallest.host / GB:.1f} GB of host memory, and there are {budget_bytes / GB:.1f} GB and "
+        f"{host_bytes / GB:.1f} GB; free some memory or use a larger device."
+    )
+
+
+def fits(plan: MemoryPlan, sizes: ModelSizes, budget_bytes: float, host_bytes: float) -> bool:
+    """Whether the estimate of a plan stays within both."""
+    estimate = plan.estimate(sizes)
+    return estimate.device <= budget_bytes and estimate.host <= host_bytes
+
+
+def _weights(what: str, part: PartSize, form: str, sizes: ModelSizes) -> Line:
+    rest = f"at {sizes.value_bytes} bytes"
+    if form == "full" or not part.quantised:
+        how = f"{part.parameters:,} parameters {rest}"
+    else:
+        per_value = {"8-bit": "1 byte and a scale of 4 a row", "4-bit": "half a byte and a scale of 4 for 64 values"}
+        how = f"{part.quantised:,} parameters at {per_value[form]}, {part.parameters - part.quantised:,} {rest}"
+    return Line(what, part.bytes_as[form], how)
+
+
+def _activations(plan: MemoryPlan, sizes: ModelSizes) -> list[Line]:
+    """Of the text encoder, the transformer, the encoder and the decoder, in this order; estimates."""
+    value, pixels = sizes.value_bytes, sizes.side**2
+    tokens = sizes.batch * (sizes.image_tokens + sizes.text_tokens)
+    denoise, how = TRANSFORMER_VALUES * tokens * sizes.width * value, f"{TRANSFORMER_VALUES} values"
+    if plan.transformer == "8-bit":
+        denoise, how = denoise + INT8_BYTES * tokens * sizes.width, f"{how} and {INT8_BYTES} bytes"
+    elif plan.transformer == "4-bit":
+        denoise, how = denoise + sizes.transformer.largest_weight, f"the largest weight in full precision, and {how}"
+    tile = min(pixels, TILE_SIDE**2) if plan.vae_tiling else pixels
+    joined = TILED_PIXEL_VALUES * pixels * value if plan.vae_tiling else 0
+    where = f"tiles of {TILE_SIDE}x{TILE_SIDE}" if plan.vae_tiling else f"{sizes.side}x{sizes.side} pixels"
+    states = sizes.text_layers + TEXT_VALUES
+    return [
+        Line(
+            "activations, text",
+            states * sizes.text_tokens * sizes.text_width * value,
+            f"estimate: {states} values for each of {sizes.text_tokens} tokens and {sizes.text_width} channels",
+        ),
+        Line(
+            "activations, transformer",
+            denoise,
+            f"estimate: {how} for each of {tokens} tokens ({sizes.batch} samples) and {sizes.width} channels",
+        ),
+        Line(
+            "activations, encoder",
+            ENCODER_VALUES * tile * sizes.vae_width * value + joined,
+            f"estimate: {ENCODER_VALUES} values for each of {where} and {sizes.vae_width} channels",
+        ),
+        Line(
+            "activations, decoder",
+            DECODER_VALUES * tile * sizes.vae_width * value + joined,
+            f"estimate: {DECODER_VALUES} values for each of {where} and {sizes.vae_width} channels",
+        ),
+    ]

@@ -1,0 +1,267 @@
+"""What the parts of a model take, exact to the parameter, from the headers of its files: nothing is loaded.
+
+Everything is in bytes; GB in any text is 1e9 bytes. A tensor's form is "full" (2 bytes a value on a GPU, 4 on a CPU),
+"8-bit" or "4-bit" (bitsandbytes: https://github.com/bitsandbytes-foundation/bitsandbytes).
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil, prod
+from pathlib import Path
+from typing import Any
+
+from tagmoe.errors import CheckpointError, MissingError
+
+GB = 1e9
+FORMS = ("full", "8-bit", "4-bit")
+
+# One fp32 scale for so many values of a 4-bit weight (bitsandbytes' default), and one for a row of an 8-bit weight.
+VALUES_PER_SCALE = 64
+SCALE_BYTES = 4
+
+# Layers that stay unquantised: the gate computes in fp32 and decides which expert runs, the others are the first and
+# last layers, tiny and hit by every error. bitsandbytes compares them with whole parts of a module's name.
+UNQUANTISED = {
+    "transformer": ("gate", "img_in", "txt_in", "time_text_embed", "norm_out", "proj_out"),
+    "text_encoder": ("lm_head", "embed_tokens"),
+}
+BLOCKS = "transformer_blocks"
+
+
+@dataclass(frozen=True)
+class PartSize:
+    """The weights of one component.
+
+    parameters: how many. quantised: how many of them lie in layers that quantisation reaches. bytes_as: bytes in each
+    of FORMS. largest_group, ungrouped: bytes in full precision of the largest module that group offload moves at once,
+    and of what lies in no such module. largest_weight: bytes in full precision of the largest quantised weight.
+    """
+
+    parameters: int
+    quantised: int
+    bytes_as: Mapping[str, int]
+    largest_group: int
+    ungrouped: int
+    largest_weight: int
+
+
+@dataclass(frozen=True)
+class ModelSizes:
+    """A model's parts, and what its activations depend on.
+
+    value_bytes: bytes of a value in full precision. width, text_width, vae_width: channels of the transformer, the text
+    encoder, and the autoencoder at full resolution. text_layers: layers of the text encoder. side: pixels of a side of
+    the picture. image_tokens: target and one reference. text_tokens. batch: 2 with guidance.
+    """
+
+    name: str
+    transformer: PartSize
+    text_encoder: PartSize
+    vae: PartSize
+    value_bytes: int
+    width: int
+    text_width: int
+    text_layers: int
+    vae_width: int
+    side: int
+    image_tokens: int
+    text_tokens: int
+    batch: int
+
+    @property
+    def full_bytes(self) -> int:
+        """All weights in full precision."""
+        return sum(part.bytes_as["full"] for part in (self.transformer, self.text_encoder, self.vae))
+
+
+def read_header(file: Path) -> dict[str, tuple[list[int], int]]:
+    """Shape and bytes of every tensor in a safetensors file; a few bytes are read, and no torch is needed.
+
+    Raises CheckpointError when the header is damaged.
+    """
+    try:
+        with file.open("rb") as handle:
+            (length,) = struct.unpack("<Q", handle.read(8))
+            # A header is at most 100 MB by the format's own rule; more is damage, not a reason to fill the memory.
+            header = json.loads(handle.read(min(length, 100_000_000)))
+        tensors = {}
+        for name, entry in header.items():
+            if name != "__metadata__":
+                start, end = entry.get("data_offsets", (0, 0))
+                # The product refuses a shape that holds no numbers.
+                tensors[name] = (list(entry["shape"]), int(end - start) if prod(entry["shape"]) >= 0 else 0)
+        return tensors
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, struct.error) as error:
+        raise CheckpointError(f"The weight file {str(file)!r} is damaged; copy or download it again.") from error
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file of a model folder. Raises CheckpointError, naming the file, when there is none."""
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"The model folder is incomplete: {str(file)!r} is missing; copy or download it again."
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{str(file)!r} is damaged; copy or download it again.") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{str(file)!r} is damaged (no JSON object); copy or download it again.")
+    return data
+
+
+def read_sizes(folder: Path, *, value_bytes: int = 2) -> ModelSizes:
+    """The sizes of the pipeline in `folder`, from its JSON files and the headers of its weights.
+
+    Raises MissingError when there is no such folder, CheckpointError (naming the file) when one is damaged or missing.
+    """
+    if not folder.is_dir():
+        raise MissingError(f"There is no model folder {str(folder)!r}; give a folder with model_index.json.")
+    index = read_json(folder / "model_index.json")
+    configs = {part: read_json(folder / part / "config.json") for part in ("transformer", "text_encoder", "vae")}
+    parts = {}
+    for part, config in configs.items():
+        tensors: dict[str, tuple[list[int], int]] = {}
+        for file in sorted((folder / part).glob("*.safetensors")):
+            tensors |= read_header(file)
+        if "quantization_config" in config:
+            parts[part] = _stored_size(tensors)
+        else:
+            parts[part] = part_size(part, {name: shape for name, (shape, _) in tensors.items()}, value_bytes)
+    try:
+        return _sizes(folder.resolve().name, parts, configs, index, value_bytes)
+    except (TypeError, AttributeError) as error:
+        raise CheckpointError(f"A config in {str(folder)!r} holds no number where one must be ({error}).") from error
+
+
+def full_size(*, value_bytes: int = 2) -> ModelSizes:
+    """The sizes of the authors' released model, built on the meta device, without its files.
+
+    Qwen-Image with 4 experts in the last 10 of 60 blocks, one linear layer as gate, experts without biases.
+    """
+    import torch
+    from diffusers import AutoencoderKLQwenImage
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    from tagmoe.model.transformer import TagMoETransformer2DModel
+
+    text: dict[str, Any] = {
+        "vocab_size": 152064,
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+    }
+    vision = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 3584}
+    with torch.device("meta"):
+        models = {
+            "transformer": TagMoETransformer2DModel(num_moe_blocks=10, gate="linear", expert_bias=False),
+            "text_encoder": Qwen2_5_VLForConditionalGeneration(
+                Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False)
+            ),
+            "vae": AutoencoderKLQwenImage(),
+        }
+    parts = {
+        name: part_size(name, {key: list(value.shape) for key, value in model.named_parameters()}, value_bytes)
+        for name, model in models.items()
+    }
+    return _sizes("the full-size model", parts, {"transformer": {}, "text_encoder": text, "vae": {}}, {}, value_bytes)
+
+
+def part_size(part: str, shapes: Mapping[str, list[int]], value_bytes: int) -> PartSize:
+    """The size of a component ("transformer", "text_encoder", "vae") whose tensors have these shapes."""
+    groups: dict[str, int] = defaultdict(int)
+    totals = dict.fromkeys(FORMS, 0)
+    quantised = ungrouped = largest = 0
+    for name, shape in shapes.items():
+        count = prod(shape)
+        full = count * value_bytes
+        totals["full"] += full
+        if is_quantised(part, name, shape):
+            quantised += count
+            largest = max(largest, full)
+            totals["8-bit"] += count + SCALE_BYTES * shape[0]
+            totals["4-bit"] += ceil(count / 2) + SCALE_BYTES * ceil(count / VALUES_PER_SCALE)
+        else:
+            totals["8-bit"] += full
+            totals["4-bit"] += full
+        group = _group(part, name)
+        if group is None:
+            ungrouped += full
+        else:
+            groups[group] += full
+    return PartSize(
+        parameters=sum(map(prod, shapes.values())),
+        quantised=quantised,
+        bytes_as=totals,
+        largest_group=max(groups.values(), default=0),
+        ungrouped=ungrouped,
+        largest_weight=largest,
+    )
+
+
+def is_quantised(part: str, name: str, shape: list[int]) -> bool:
+    """Whether quantisation reaches this tensor: the weight of a linear layer that is not one of UNQUANTISED."""
+    modules = name.split(".")
+    return (
+        part in UNQUANTISED
+        and len(shape) == 2
+        and modules[-1] == "weight"
+        and not set(modules).intersection(UNQUANTISED[part])
+    )
+
+
+def _group(part: str, name: str) -> str | None:
+    """The module that group offload moves as one: a block of the transformer, a single layer of the text encoder."""
+    module = name.rpartition(".")[0]
+    if part == "transformer":
+        return ".".join(module.split(".")[:2]) if module.startswith(f"{BLOCKS}.") else None
+    return module
+
+
+def _stored_size(tensors: Mapping[str, tuple[list[int], int]]) -> PartSize:
+    """A part that is quantised in its file stays as it is in every plan: its bytes are those of the file."""
+    stored = sum(size for _, size in tensors.values())
+    return PartSize(
+        parameters=sum(prod(shape) for shape, _ in tensors.values()),
+        quantised=0,
+        bytes_as=dict.fromkeys(FORMS, stored),
+        largest_group=stored,
+        ungrouped=0,
+        largest_weight=0,
+    )
+
+
+def _sizes(
+    name: str,
+    parts: Mapping[str, PartSize],
+    configs: Mapping[str, Mapping[str, Any]],
+    index: Mapping[str, Any],
+    value_bytes: int,
+) -> ModelSizes:
+    """Defaults are those of Qwen-Image's classes and of `TagMoEPipeline`."""
+    transformer, vae = configs["transformer"], configs["vae"]
+    text = configs["text_encoder"].get("text_config", configs["text_encoder"])
+    side = index.get("default_size", 1024) * 1
+    stride = 2 ** len(vae.get("temperal_downsample", (False, True, True))) * transformer.get("patch_size", 2)
+    return ModelSizes(
+        name=name,
+        transformer=parts["transformer"],
+        text_encoder=parts["text_encoder"],
+        vae=parts["vae"],
+        value_bytes=value_bytes,
+        width=transformer.get("num_attention_heads", 24) * transformer.get("attention_head_dim", 128),
+        text_width=text.get("hidden_size", 3584) * 1,
+        text_layers=text.get("num_hidden_layers", 28) * 1,
+        vae_width=vae.get("base_dim", 96) * 1,
+        side=side,
+        image_tokens=2 * ceil(side / stride) ** 2,
+        text_tokens=128,
+        batch=2 if index.get("default_cfg", 4.0) > 1 else 1,
+    )
