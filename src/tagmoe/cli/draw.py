@@ -72,12 +72,18 @@ def draw(
         "cfg": pipeline.config.default_cfg if cfg is None else cfg,
         "model": model_name(model),
     }
-    memory_facts = {"memory": memory, "plan": plan.name}
     metadata = {} if no_metadata else {"Software": "tagmoe", **{name: str(value) for name, value in facts.items()}}
     write_image(image, out, metadata)
     say(f"{image.width}x{image.height}, seed {output.seeds[0]}, {facts['steps']} steps, {seconds:.1f} s")
     give(
-        {"output": str(out), **facts, **memory_facts, "width": image.width, "height": image.height, "seconds": round(seconds, 3)},
+        {
+            "output": str(out),
+            **facts,
+            "width": image.width,
+            "height": image.height,
+            "seconds": round(seconds, 3),
+            "memory_plan": plan.name,
+        },
         str(out),
         as_json=as_json,
     )

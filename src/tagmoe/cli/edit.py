@@ -8,7 +8,21 @@ from typing import Annotated
 import typer
 
 from tagmoe.cli.draw import draw
-from tagmoe.cli.options import AsJson, Cfg, Force, Memory, MemoryChoice, Model, NoMetadata, Out, Prompt, Seed, Size, Steps, Threads
+from tagmoe.cli.options import (
+    AsJson,
+    Cfg,
+    Force,
+    Memory,
+    MemoryChoice,
+    Model,
+    NoMetadata,
+    Out,
+    Prompt,
+    Seed,
+    Size,
+    Steps,
+    Threads,
+)
 
 
 def edit(

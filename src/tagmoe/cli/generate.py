@@ -7,7 +7,20 @@ from typing import Annotated
 import typer
 
 from tagmoe.cli.draw import draw
-from tagmoe.cli.options import AsJson, Cfg, Force, Memory, MemoryChoice, Model, NoMetadata, Out, Prompt, Seed, Steps, Threads
+from tagmoe.cli.options import (
+    AsJson,
+    Cfg,
+    Force,
+    Memory,
+    MemoryChoice,
+    Model,
+    NoMetadata,
+    Out,
+    Prompt,
+    Seed,
+    Steps,
+    Threads,
+)
 
 
 def generate(

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging as python_logging
-import math
 import os
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tagmoe.cli.output import say
 from tagmoe.errors import UsageError
-from tagmoe.memory.plans import BUDGETS, CPU_PLANS, PLANS, RESERVE, MemoryPlan, choose_plan
+from tagmoe.memory.plans import PLANS, MemoryPlan, choose_plan
+from tagmoe.memory.room import memory_room
 from tagmoe.memory.sizes import GB, read_sizes
 from tagmoe.packaged import packaged_folder
 
@@ -51,59 +50,20 @@ def model_name(model: Path | None) -> str:
     return PACKAGED if model is None else model.resolve().name
 
 
-@dataclass(frozen=True)
-class Room:
-    """Memory to plan with, in bytes: on the device, and on the host beside it; the plans that make sense there."""
-
-    device: str
-    budget: float
-    host: float
-    plans: tuple[MemoryPlan, ...]
-
-
-def memory_room(memory: str) -> Room:
-    """What --memory means on this machine: for "auto" what is free now, else a card of that size less the reserve."""
-    import torch
-
-    on_gpu = torch.cuda.is_available()
-    if memory == "auto":
-        free = torch.cuda.mem_get_info()[0] - RESERVE if on_gpu else host_memory()
-    else:
-        free = BUDGETS[memory] - RESERVE
-    if on_gpu:
-        return Room("cuda", free, host_memory(), PLANS)
-    return Room("cpu", free, math.inf, CPU_PLANS)
-
-
-def host_memory() -> float:
-    """Bytes that the processor's memory can still take."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return 1024.0 * int(line.split()[1])
-    except OSError:
-        pass
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-
-
-def value_bytes(device: str) -> int:
-    """Bytes of a value in full precision: bf16 on a GPU, fp32 on a CPU."""
-    return 2 if device == "cuda" else 4
-
-
 def plan_memory(model: Path | None, memory: str = "auto") -> MemoryPlan:
     """The memory plan for a model, said in one line when it is not simply to keep everything on the device.
 
     Raises TagMoEError when no plan fits, and what `read_sizes` does for a bad folder.
     """
     room = memory_room(memory)
-    sizes = read_sizes(check_model(model), value_bytes=value_bytes(room.device))
+    sizes = read_sizes(check_model(model), value_bytes=room.value_bytes)
     plan = choose_plan(sizes, room.budget, room.host, room.plans)
     if plan is not PLANS[0]:
         estimate = plan.estimate(sizes)
+        picture = f"within {plan.tolerance:g} of 255" if plan.tolerance else "the same"
         say(
             f"memory plan {plan.name}: about {estimate.device / GB:.1f} of {room.budget / GB:.1f} GB on the device and "
-            f"{estimate.host / GB:.1f} GB of host memory; the picture is {plan.picture} as with {PLANS[0].name}."
+            f"{estimate.host / GB:.1f} GB of the host; pictures: {picture} beside plan {PLANS[0].name}."
         )
     return plan
 

@@ -63,7 +63,9 @@ def load_pipeline(
 def check_library() -> None:
     """Raises MissingError, naming the install line, when the quantisation library is not installed."""
     if find_spec(LIBRARY) is None:
-        raise MissingError(f"8-bit and 4-bit weights need {LIBRARY}, which is not installed: pip install 'tagmoe[memory]'.")
+        raise MissingError(
+            f"8-bit and 4-bit weights need {LIBRARY}, which is not installed: pip install 'tagmoe[memory]'."
+        )
     # It says one line for every layer and step that an input is cast.
     logging.getLogger(LIBRARY).setLevel(logging.ERROR)
 
@@ -122,7 +124,7 @@ def _bits(form: str) -> dict[str, Any]:
 def _without_packed_kernel(pipeline: TagMoEPipeline) -> None:
     """Have 4-bit layers unpack their weights and use torch's own product.
 
-    The CPU kernel that bitsandbytes prefers divides by the number of rows, and an expert may get none: the process dies.
+    The CPU kernel that bitsandbytes prefers divides by the number of rows, and dies with an expert that gets none.
     """
     from bitsandbytes.nn import Linear4bit
 

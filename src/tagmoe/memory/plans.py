@@ -25,6 +25,12 @@ TEXT_VALUES = 32
 TILE_SIDE = 256
 TILED_PIXEL_VALUES = 24
 
+# Mean absolute difference of a pixel, of 255, that is allowed; the tests hold the packaged model to it. Measured there
+# over one picture of each of the 25 tasks, against fp32: 8-bit 0.46, 4-bit 1.71 (the bf16 beside them alone is 0.34);
+# experts in the wrong order give 6.5, experts of zero 8.7. Tiling adds 0.7 to 2.2 at 512x512, nothing up to a tile.
+WEIGHT_TOLERANCE: Mapping[str, float] = {"full": 0.0, "8-bit": 1.0, "4-bit": 3.0}
+TILING_TOLERANCE = 3.0
+
 # Of a device's memory this stays free: the CUDA context, the workspaces of its libraries, gaps between tensors.
 RESERVE = 1.5e9
 BUDGETS: Mapping[str, float] = {"24gb": 24e9, "48gb": 48e9, "80gb": 80e9}
@@ -55,8 +61,7 @@ class Estimate:
 @dataclass(frozen=True)
 class MemoryPlan:
     """How a model is kept. transformer, text_encoder: "full", "8-bit" or "4-bit" weights. offload: "none", "component"
-    (one component on the device at a time) or "group" (one transformer block and the next). picture: how far the
-    result is from that of the first plan.
+    (one component on the device at a time) or "group" (one transformer block and the next).
     """
 
     name: str
@@ -64,7 +69,11 @@ class MemoryPlan:
     text_encoder: str
     offload: str
     vae_tiling: bool
-    picture: str
+
+    @property
+    def tolerance(self) -> float:
+        """How far its picture may be from that of the first plan: mean difference of a pixel, of 255. 0: the same."""
+        return WEIGHT_TOLERANCE[self.transformer] + (TILING_TOLERANCE if self.vae_tiling else 0.0)
 
     @property
     def is_quantised(self) -> bool:
@@ -73,13 +82,15 @@ class MemoryPlan:
 
     def estimate(self, sizes: ModelSizes) -> Estimate:
         """The arithmetic of this plan for a model: one picture of the default size with one reference."""
+        # Beside quantised weights the rest is bf16 everywhere.
+        value = 2 if self.is_quantised else sizes.value_bytes
         weights = [
-            _weights("transformer", sizes.transformer, self.transformer, sizes),
-            _weights("text encoder", sizes.text_encoder, self.text_encoder, sizes),
-            _weights("autoencoder", sizes.vae, "full", sizes),
+            _weights("transformer", sizes.transformer, self.transformer, value),
+            _weights("text encoder", sizes.text_encoder, self.text_encoder, value),
+            _weights("autoencoder", sizes.vae, "full", value),
         ]
         transformer, text, vae = (line.bytes for line in weights)
-        work = _activations(self, sizes)
+        work = _activations(self, sizes, value)
         text_work, denoise_work, encode_work, decode_work = (line.bytes for line in work)
         lines = weights + work
         if self.offload == "none":
@@ -91,11 +102,13 @@ class MemoryPlan:
         else:
             block = Line(
                 "transformer, on the device",
-                2 * sizes.transformer.largest_group + sizes.transformer.ungrouped,
+                (2 * sizes.transformer.largest_group + sizes.transformer.ungrouped) * value,
                 "the largest block, the next one, and all outside the blocks",
             )
             layer = Line(
-                "text encoder, on the device", 2 * sizes.text_encoder.largest_group, "the largest layer and the next"
+                "text encoder, on the device",
+                2 * sizes.text_encoder.largest_group * value,
+                "the largest layer and the next",
             )
             lines += [block, layer]
             moments = {"text": vae + layer.bytes, "encode": vae, "denoise": vae + block.bytes, "decode": vae}
@@ -103,20 +116,19 @@ class MemoryPlan:
         moments = {name: size + extra[name] for name, size in moments.items()}
         if self.is_quantised and self.offload == "none":
             # Read tensor by tensor, quantised on the device.
-            host = max(sizes.transformer.largest_weight, sizes.text_encoder.largest_weight) + vae
+            host = max(sizes.transformer.largest_weight, sizes.text_encoder.largest_weight) * value + vae
         else:
             host = transformer + text + vae
         return Estimate(tuple(lines), moments, max(moments.values()), host)
 
 
-SAME = "the same picture"
 PLANS: tuple[MemoryPlan, ...] = (
-    MemoryPlan("resident", "full", "full", "none", False, SAME),
-    MemoryPlan("component-offload", "full", "full", "component", False, SAME),
-    MemoryPlan("8-bit", "8-bit", "8-bit", "none", False, "close to it"),
-    MemoryPlan("4-bit", "4-bit", "4-bit", "none", True, "similar"),
-    MemoryPlan("4-bit-component-offload", "4-bit", "4-bit", "component", True, "similar"),
-    MemoryPlan("group-offload", "full", "full", "group", False, SAME),
+    MemoryPlan("resident", "full", "full", "none", vae_tiling=False),
+    MemoryPlan("component-offload", "full", "full", "component", vae_tiling=False),
+    MemoryPlan("8-bit", "8-bit", "8-bit", "none", vae_tiling=False),
+    MemoryPlan("4-bit", "4-bit", "4-bit", "none", vae_tiling=True),
+    MemoryPlan("4-bit-component-offload", "4-bit", "4-bit", "component", vae_tiling=True),
+    MemoryPlan("group-offload", "full", "full", "group", vae_tiling=False),
 )
 # Where the processor's memory is the device, moving weights between the two gains nothing.
 CPU_PLANS = tuple(plan for plan in PLANS if plan.offload == "none")
@@ -146,25 +158,30 @@ def fits(plan: MemoryPlan, sizes: ModelSizes, budget_bytes: float, host_bytes: f
     return estimate.device <= budget_bytes and estimate.host <= host_bytes
 
 
-def _weights(what: str, part: PartSize, form: str, sizes: ModelSizes) -> Line:
-    rest = f"at {sizes.value_bytes} bytes"
-    if form == "full" or not part.quantised:
+def _weights(what: str, part: PartSize, form: str, value: int) -> Line:
+    rest = f"at {value} bytes"
+    if part.stored is not None:
+        how = "quantised in the file"
+    elif form == "full":
         how = f"{part.parameters:,} parameters {rest}"
     else:
         per_value = {"8-bit": "1 byte and a scale of 4 a row", "4-bit": "half a byte and a scale of 4 for 64 values"}
         how = f"{part.quantised:,} parameters at {per_value[form]}, {part.parameters - part.quantised:,} {rest}"
-    return Line(what, part.bytes_as[form], how)
+    return Line(what, part.bytes_as(form, value), how)
 
 
-def _activations(plan: MemoryPlan, sizes: ModelSizes) -> list[Line]:
+def _activations(plan: MemoryPlan, sizes: ModelSizes, value: int) -> list[Line]:
     """Of the text encoder, the transformer, the encoder and the decoder, in this order; estimates."""
-    value, pixels = sizes.value_bytes, sizes.side**2
+    pixels = sizes.side**2
     tokens = sizes.batch * (sizes.image_tokens + sizes.text_tokens)
     denoise, how = TRANSFORMER_VALUES * tokens * sizes.width * value, f"{TRANSFORMER_VALUES} values"
     if plan.transformer == "8-bit":
         denoise, how = denoise + INT8_BYTES * tokens * sizes.width, f"{how} and {INT8_BYTES} bytes"
     elif plan.transformer == "4-bit":
-        denoise, how = denoise + sizes.transformer.largest_weight, f"the largest weight in full precision, and {how}"
+        denoise, how = (
+            denoise + sizes.transformer.largest_weight * value,
+            f"the largest weight in full precision, and {how}",
+        )
     tile = min(pixels, TILE_SIDE**2) if plan.vae_tiling else pixels
     joined = TILED_PIXEL_VALUES * pixels * value if plan.vae_tiling else 0
     where = f"tiles of {TILE_SIDE}x{TILE_SIDE}" if plan.vae_tiling else f"{sizes.side}x{sizes.side} pixels"

@@ -1,7 +1,6 @@
 """What the parts of a model take, exact to the parameter, from the headers of its files: nothing is loaded.
 
-Everything is in bytes; GB in any text is 1e9 bytes. A tensor's form is "full" (2 bytes a value on a GPU, 4 on a CPU),
-"8-bit" or "4-bit" (bitsandbytes: https://github.com/bitsandbytes-foundation/bitsandbytes).
+GB in any text is 1e9 bytes. Weights are "full" (bf16 on a GPU, fp32 on a CPU), "8-bit" or "4-bit" (bitsandbytes: https://github.com/bitsandbytes-foundation/bitsandbytes).
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from typing import Any
 from tagmoe.errors import CheckpointError, MissingError
 
 GB = 1e9
-FORMS = ("full", "8-bit", "4-bit")
 
 # One fp32 scale for so many values of a 4-bit weight (bitsandbytes' default), and one for a row of an 8-bit weight.
 VALUES_PER_SCALE = 64
@@ -35,28 +33,37 @@ BLOCKS = "transformer_blocks"
 
 @dataclass(frozen=True)
 class PartSize:
-    """The weights of one component.
+    """The weights of one component; all but `packed` and `stored` count parameters.
 
-    parameters: how many. quantised: how many of them lie in layers that quantisation reaches. bytes_as: bytes in each
-    of FORMS. largest_group, ungrouped: bytes in full precision of the largest module that group offload moves at once,
-    and of what lies in no such module. largest_weight: bytes in full precision of the largest quantised weight.
+    quantised: how many lie in layers that quantisation reaches, packed: the bytes of those layers in 8 and in 4 bits.
+    largest_group, ungrouped: the largest module that group offload moves at once, and what lies in no such module.
+    largest_weight: the largest quantised weight. stored: bytes of a part that its file holds quantised already.
     """
 
     parameters: int
     quantised: int
-    bytes_as: Mapping[str, int]
+    packed: Mapping[str, int]
     largest_group: int
     ungrouped: int
     largest_weight: int
+    stored: int | None = None
+
+    def bytes_as(self, form: str, value_bytes: int) -> int:
+        """Bytes as "full", "8-bit" or "4-bit" weights, what is not quantised at `value_bytes` a value."""
+        if self.stored is not None:
+            return self.stored
+        if form == "full":
+            return self.parameters * value_bytes
+        return self.packed[form] + (self.parameters - self.quantised) * value_bytes
 
 
 @dataclass(frozen=True)
 class ModelSizes:
     """A model's parts, and what its activations depend on.
 
-    value_bytes: bytes of a value in full precision. width, text_width, vae_width: channels of the transformer, the text
-    encoder, and the autoencoder at full resolution. text_layers: layers of the text encoder. side: pixels of a side of
-    the picture. image_tokens: target and one reference. text_tokens. batch: 2 with guidance.
+    value_bytes: bytes of a value where nothing is quantised. width, text_width, vae_width: channels of the transformer,
+    the text encoder, and the autoencoder at full resolution. text_layers: layers of the text encoder. side: pixels of a
+    side of the picture. image_tokens: target and one reference. text_tokens. batch: 2 with guidance.
     """
 
     name: str
@@ -72,11 +79,6 @@ class ModelSizes:
     image_tokens: int
     text_tokens: int
     batch: int
-
-    @property
-    def full_bytes(self) -> int:
-        """All weights in full precision."""
-        return sum(part.bytes_as["full"] for part in (self.transformer, self.text_encoder, self.vae))
 
 
 def read_header(file: Path) -> dict[str, tuple[list[int], int]]:
@@ -132,17 +134,17 @@ def read_sizes(folder: Path, *, value_bytes: int = 2) -> ModelSizes:
         if "quantization_config" in config:
             parts[part] = _stored_size(tensors)
         else:
-            parts[part] = part_size(part, {name: shape for name, (shape, _) in tensors.items()}, value_bytes)
+            parts[part] = part_size(part, {name: shape for name, (shape, _) in tensors.items()})
     try:
         return _sizes(folder.resolve().name, parts, configs, index, value_bytes)
     except (TypeError, AttributeError) as error:
         raise CheckpointError(f"A config in {str(folder)!r} holds no number where one must be ({error}).") from error
 
 
-def full_size(*, value_bytes: int = 2) -> ModelSizes:
+def full_size() -> ModelSizes:
     """The sizes of the authors' released model, built on the meta device, without its files.
 
-    Qwen-Image with 4 experts in the last 10 of 60 blocks, one linear layer as gate, experts without biases.
+    Qwen-Image with 4 experts in the last 10 of 60 blocks, one linear layer as gate, experts without biases; in bf16.
     """
     import torch
     from diffusers import AutoencoderKLQwenImage
@@ -168,42 +170,28 @@ def full_size(*, value_bytes: int = 2) -> ModelSizes:
             "vae": AutoencoderKLQwenImage(),
         }
     parts = {
-        name: part_size(name, {key: list(value.shape) for key, value in model.named_parameters()}, value_bytes)
+        name: part_size(name, {key: list(value.shape) for key, value in model.named_parameters()})
         for name, model in models.items()
     }
-    return _sizes("the full-size model", parts, {"transformer": {}, "text_encoder": text, "vae": {}}, {}, value_bytes)
+    return _sizes("the full-size model", parts, {"transformer": {}, "text_encoder": text, "vae": {}}, {}, 2)
 
 
-def part_size(part: str, shapes: Mapping[str, list[int]], value_bytes: int) -> PartSize:
+def part_size(part: str, shapes: Mapping[str, list[int]]) -> PartSize:
     """The size of a component ("transformer", "text_encoder", "vae") whose tensors have these shapes."""
-    groups: dict[str, int] = defaultdict(int)
-    totals = dict.fromkeys(FORMS, 0)
-    quantised = ungrouped = largest = 0
+    groups: dict[str | None, int] = defaultdict(int)
+    packed = {"8-bit": 0, "4-bit": 0}
+    quantised = largest = 0
     for name, shape in shapes.items():
         count = prod(shape)
-        full = count * value_bytes
-        totals["full"] += full
+        groups[_group(part, name)] += count
         if is_quantised(part, name, shape):
             quantised += count
-            largest = max(largest, full)
-            totals["8-bit"] += count + SCALE_BYTES * shape[0]
-            totals["4-bit"] += ceil(count / 2) + SCALE_BYTES * ceil(count / VALUES_PER_SCALE)
-        else:
-            totals["8-bit"] += full
-            totals["4-bit"] += full
-        group = _group(part, name)
-        if group is None:
-            ungrouped += full
-        else:
-            groups[group] += full
-    return PartSize(
-        parameters=sum(map(prod, shapes.values())),
-        quantised=quantised,
-        bytes_as=totals,
-        largest_group=max(groups.values(), default=0),
-        ungrouped=ungrouped,
-        largest_weight=largest,
-    )
+            largest = max(largest, count)
+            packed["8-bit"] += count + SCALE_BYTES * shape[0]
+            packed["4-bit"] += ceil(count / 2) + SCALE_BYTES * ceil(count / VALUES_PER_SCALE)
+    ungrouped = groups.pop(None, 0)
+    parameters = sum(map(prod, shapes.values()))
+    return PartSize(parameters, quantised, packed, max(groups.values(), default=0), ungrouped, largest)
 
 
 def is_quantised(part: str, name: str, shape: list[int]) -> bool:
@@ -227,15 +215,8 @@ def _group(part: str, name: str) -> str | None:
 
 def _stored_size(tensors: Mapping[str, tuple[list[int], int]]) -> PartSize:
     """A part that is quantised in its file stays as it is in every plan: its bytes are those of the file."""
-    stored = sum(size for _, size in tensors.values())
-    return PartSize(
-        parameters=sum(prod(shape) for shape, _ in tensors.values()),
-        quantised=0,
-        bytes_as=dict.fromkeys(FORMS, stored),
-        largest_group=stored,
-        ungrouped=0,
-        largest_weight=0,
-    )
+    parameters = sum(prod(shape) for shape, _ in tensors.values())
+    return PartSize(parameters, 0, {}, parameters, 0, 0, stored=sum(size for _, size in tensors.values()))
 
 
 def _sizes(
