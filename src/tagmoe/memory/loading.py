@@ -48,13 +48,14 @@ def load_pipeline(
     with _quantising_on_cpu() if on_cpu else torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         pipeline = TagMoEPipeline.from_pretrained(folder, **options)
     if on_cpu and plan.is_quantised:
-        _without_packed_kernel(pipeline)
+        without_packed_kernel(pipeline.transformer)
+        without_packed_kernel(pipeline.text_encoder)
     if plan.vae_tiling:
         pipeline.vae.enable_tiling()
     if plan.offload == "component":
         pipeline.enable_model_cpu_offload(device=device)
     elif plan.offload == "group":
-        offload_groups(pipeline, device, offload_folder)
+        _offload_groups(pipeline, device, offload_folder)
     elif not on_cpu:
         pipeline.to(device)
     return pipeline
@@ -86,31 +87,41 @@ def quantisation(plan: MemoryPlan) -> PipelineQuantizationConfig:
     return PipelineQuantizationConfig(quant_mapping=mapping)
 
 
-def offload_groups(pipeline: TagMoEPipeline, device: torch.device, folder: str | Path | None = None) -> None:
-    """Keep transformer and text encoder in host memory, or in files below `folder`, and bring them over piecewise.
+def offload_blocks(transformer: torch.nn.Module, device: torch.device, folder: str | Path | None = None) -> None:
+    """Keep a transformer in host memory, or in files in `folder`, and bring its blocks over one by one.
 
-    The transformer moves block by block, on a GPU the next one while this one computes; the text encoder, whose blocks
-    lie deeper than diffusers looks, layer by layer. The autoencoder is small and stays on the device.
+    On a GPU the next block is copied while this one computes, for which the host memory is pinned.
     """
+    from diffusers.hooks import apply_group_offloading
+
+    streams = device.type == "cuda"
+    apply_group_offloading(
+        transformer,
+        onload_device=device,
+        offload_device=torch.device("cpu"),
+        offload_type="block_level",
+        num_blocks_per_group=1,
+        use_stream=streams,
+        record_stream=streams,
+        offload_to_disk_path=None if folder is None else str(folder),
+    )
+
+
+def _offload_groups(pipeline: TagMoEPipeline, device: torch.device, folder: str | Path | None) -> None:
     from diffusers.hooks import apply_group_offloading
 
     if folder is not None and Path(folder).exists() and any(Path(folder).iterdir()):
         # diffusers takes what it finds under its file names for what it wrote, even if it is of another model.
         raise UsageError(f"The offload folder {str(folder)!r} is not empty; give an empty one.")
-    streams = device.type == "cuda"
-    common: dict[str, Any] = {"onload_device": device, "offload_device": torch.device("cpu")}
-    places = {name: None if folder is None else str(Path(folder) / name) for name in ("transformer", "text_encoder")}
+    places = {name: None if folder is None else Path(folder) / name for name in ("transformer", "text_encoder")}
+    offload_blocks(pipeline.transformer, device, places["transformer"])
+    # Its blocks lie deeper than diffusers looks for any, so layer by layer.
     apply_group_offloading(
-        pipeline.transformer,
-        offload_type="block_level",
-        num_blocks_per_group=1,
-        use_stream=streams,
-        record_stream=streams,
-        offload_to_disk_path=places["transformer"],
-        **common,
-    )
-    apply_group_offloading(
-        pipeline.text_encoder, offload_type="leaf_level", offload_to_disk_path=places["text_encoder"], **common
+        pipeline.text_encoder,
+        onload_device=device,
+        offload_device=torch.device("cpu"),
+        offload_type="leaf_level",
+        offload_to_disk_path=None if places["text_encoder"] is None else str(places["text_encoder"]),
     )
     pipeline.vae.to(device)
 
@@ -121,17 +132,16 @@ def _bits(form: str) -> dict[str, Any]:
     return {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16}
 
 
-def _without_packed_kernel(pipeline: TagMoEPipeline) -> None:
-    """Have 4-bit layers unpack their weights and use torch's own product.
+def without_packed_kernel(model: torch.nn.Module) -> None:
+    """On a CPU, have the 4-bit layers of a model unpack their weights and use torch's own product.
 
-    The CPU kernel that bitsandbytes prefers divides by the number of rows, and dies with an expert that gets none.
+    The kernel that bitsandbytes prefers there divides by the number of rows, and dies with an expert that gets none.
     """
     from bitsandbytes.nn import Linear4bit
 
-    for part in (pipeline.transformer, pipeline.text_encoder):
-        for module in part.modules():
-            if isinstance(module, Linear4bit):
-                module.support_avx512bf16_for_cpu = False
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 @contextmanager
