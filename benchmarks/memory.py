@@ -37,7 +37,7 @@ DENSE: dict[str, dict[str, Any]] = {
     "tiny": {
         "in_channels": 16,
         "out_channels": 4,
-        "num_layers": 6,
+        "num_layers": 4,
         "attention_head_dim": 32,
         "num_attention_heads": 8,
         "joint_attention_dim": 64,
@@ -49,7 +49,7 @@ MIXTURE: dict[str, dict[str, Any]] = {
     "tiny": {"num_moe_blocks": 2, "gate": "linear", "expert_bias": False},
 }
 # Tokens of a side of the picture: 1024 pixels, 8 a latent, 2x2 latents a token.
-SIDES = {"full": 64, "tiny": 16}
+SIDES = {"full": 64, "tiny": 12}
 TEXT_TOKENS, BATCH = 128, 2
 
 
@@ -117,7 +117,8 @@ def counted_groups(live: LiveBytes) -> Iterator[dict[str, int]]:
     onload, offload = ModuleGroup.onload_, ModuleGroup.offload_
 
     def size(group: ModuleGroup) -> int:
-        tensors = [p for module in group.modules for p in module.parameters()] + list(group.parameters)
+        # A parameter outside all blocks is named twice: by its module, and by itself.
+        tensors = {p for module in group.modules for p in module.parameters()} | set(group.parameters)
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def quietly(move: Callable[[ModuleGroup], None], group: ModuleGroup) -> None:

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from tagmoe.errors import TagMoEError
 from tagmoe.memory.sizes import GB, ModelSizes, PartSize
 
-# Live values of a forward, as multiples of the number of tokens (or pixels) times the width. Measured: 14.0 to 14.8
-# for the transformer in bf16, 15.0 and 7.8 for Qwen-Image's decoder and encoder.
+# Live values of a forward, as multiples of the number of tokens (or pixels) times the width, and for the autoencoder a
+# number for each pixel. Measured: 14.0 to 14.8 for the transformer in bf16, 15.0 and 7.8 for Qwen-Image's decoder and
+# encoder with all of this in it, at its 96 channels.
 TRANSFORMER_VALUES = 16
-DECODER_VALUES = 16
+DECODER_VALUES = 15
 ENCODER_VALUES = 8
+PIXEL_VALUES = 64
 # LLM.int8() holds the input in fp16 and int8 and the products in int32 beside it: 16 bytes a token and channel more.
 INT8_BYTES = 16
 # The text encoder keeps the states of all layers; this many more are live inside one layer.
@@ -184,7 +186,7 @@ def _activations(plan: MemoryPlan, sizes: ModelSizes, value: int) -> list[Line]:
         )
     tile = min(pixels, TILE_SIDE**2) if plan.vae_tiling else pixels
     joined = TILED_PIXEL_VALUES * pixels * value if plan.vae_tiling else 0
-    where = f"tiles of {TILE_SIDE}x{TILE_SIDE}" if plan.vae_tiling else f"{sizes.side}x{sizes.side} pixels"
+    where = f"a tile of {TILE_SIDE}x{TILE_SIDE}" if plan.vae_tiling else f"{sizes.side}x{sizes.side}"
     states = sizes.text_layers + TEXT_VALUES
     return [
         Line(
@@ -199,12 +201,12 @@ def _activations(plan: MemoryPlan, sizes: ModelSizes, value: int) -> list[Line]:
         ),
         Line(
             "activations, encoder",
-            ENCODER_VALUES * tile * sizes.vae_width * value + joined,
-            f"estimate: {ENCODER_VALUES} values for each of {where} and {sizes.vae_width} channels",
+            (ENCODER_VALUES * sizes.vae_width + PIXEL_VALUES) * tile * value + joined,
+            f"estimate: {ENCODER_VALUES} values a channel ({sizes.vae_width}) and {PIXEL_VALUES} a pixel of {where}",
         ),
         Line(
             "activations, decoder",
-            DECODER_VALUES * tile * sizes.vae_width * value + joined,
-            f"estimate: {DECODER_VALUES} values for each of {where} and {sizes.vae_width} channels",
+            (DECODER_VALUES * sizes.vae_width + PIXEL_VALUES) * tile * value + joined,
+            f"estimate: {DECODER_VALUES} values a channel ({sizes.vae_width}) and {PIXEL_VALUES} a pixel of {where}",
         ),
     ]

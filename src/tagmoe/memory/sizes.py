@@ -138,7 +138,7 @@ def read_sizes(folder: Path, *, value_bytes: int = 2) -> ModelSizes:
     try:
         return _sizes(folder.resolve().name, parts, configs, index, value_bytes)
     except (TypeError, AttributeError) as error:
-        raise CheckpointError(f"A config in {str(folder)!r} holds no number where one must be ({error}).") from error
+        raise CheckpointError(f"A config in the model folder {str(folder)!r} is wrong: {error}.") from error
 
 
 def full_size() -> ModelSizes:
@@ -219,6 +219,13 @@ def _stored_size(tensors: Mapping[str, tuple[list[int], int]]) -> PartSize:
     return PartSize(parameters, 0, {}, parameters, 0, 0, stored=sum(size for _, size in tensors.values()))
 
 
+def _count(config: Mapping[str, Any], name: str, default: int) -> int:
+    value = config.get(name, default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise TypeError(f"{name} is {value!r}; it must be a whole number of 1 or more")
+    return value
+
+
 def _sizes(
     name: str,
     parts: Mapping[str, PartSize],
@@ -229,18 +236,18 @@ def _sizes(
     """Defaults are those of Qwen-Image's classes and of `TagMoEPipeline`."""
     transformer, vae = configs["transformer"], configs["vae"]
     text = configs["text_encoder"].get("text_config", configs["text_encoder"])
-    side = index.get("default_size", 1024) * 1
-    stride = 2 ** len(vae.get("temperal_downsample", (False, True, True))) * transformer.get("patch_size", 2)
+    side = _count(index, "default_size", 1024)
+    stride = 2 ** len(vae.get("temperal_downsample", (False, True, True))) * _count(transformer, "patch_size", 2)
     return ModelSizes(
         name=name,
         transformer=parts["transformer"],
         text_encoder=parts["text_encoder"],
         vae=parts["vae"],
         value_bytes=value_bytes,
-        width=transformer.get("num_attention_heads", 24) * transformer.get("attention_head_dim", 128),
-        text_width=text.get("hidden_size", 3584) * 1,
-        text_layers=text.get("num_hidden_layers", 28) * 1,
-        vae_width=vae.get("base_dim", 96) * 1,
+        width=_count(transformer, "num_attention_heads", 24) * _count(transformer, "attention_head_dim", 128),
+        text_width=_count(text, "hidden_size", 3584),
+        text_layers=_count(text, "num_hidden_layers", 28),
+        vae_width=_count(vae, "base_dim", 96),
         side=side,
         image_tokens=2 * ceil(side / stride) ** 2,
         text_tokens=128,
