@@ -61,7 +61,7 @@ class Measured:
     seconds: float
 
 
-NOTHING = PartSize(0, 0, {"8-bit": 0, "4-bit": 0}, 0, 0, 0)
+NOTHING = PartSize(0, 0, {"8-bit": 0, "4-bit": 0}, 0, 0, 0, 0)
 
 
 def held_bytes(module: nn.Module) -> int:

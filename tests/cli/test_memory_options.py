@@ -21,6 +21,14 @@ PROMPT = "make the circle red"
 BY_NAME = {plan.name: plan for plan in PLANS}
 
 
+@pytest.fixture(autouse=True)
+def processor_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same answers on a machine that has a GPU."""
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
 @pytest.fixture
 def room_for(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Have the machine report just as much memory as a plan of the packaged model needs."""

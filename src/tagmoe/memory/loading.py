@@ -29,8 +29,8 @@ def load_pipeline(
     """The pipeline in `folder`, kept as `plan` says and running on `device`.
 
     Full precision is bf16 on a GPU; on a CPU it is fp32, beside quantised weights bf16. offload_folder: an empty folder
-    (or none yet) for the weights that group offload would keep in host memory, in twice the time or more; with the CPU
-    as device this is what takes them out of memory, and without it group offload there saves nothing.
+    (or none yet) for the weights that group offload would keep in host memory; every step then reads them again. With
+    the CPU as device only this takes them out of memory.
     Raises MissingError when the folder or the quantisation library is not there, CheckpointError for a bad folder.
     """
     from tagmoe.pipeline import TagMoEPipeline
@@ -146,24 +146,25 @@ def without_packed_kernel(model: torch.nn.Module) -> None:
 
 @contextmanager
 def _quantising_on_cpu() -> Iterator[None]:
-    """Let diffusers quantise without a GPU: its check is older than the CPU kernels of bitsandbytes.
+    """Let the libraries quantise on the processor, inside this block only.
 
-    transformers makes no such check. Only inside this block, and only what the check refuses, is changed.
+    diffusers refuses without a GPU, a check that is older than the CPU kernels of bitsandbytes; both libraries would
+    choose a GPU where there is one.
     """
     from diffusers.quantizers.bitsandbytes import BnB4BitDiffusersQuantizer, BnB8BitDiffusersQuantizer
+    from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
+    from transformers.quantizers.quantizer_bnb_8bit import Bnb8BitHfQuantizer
 
-    changed: dict[str, Any] = {
-        "validate_environment": lambda self, *args, **kwargs: None,
-        "update_device_map": lambda self, device_map: device_map or {"": "cpu"},
-    }
-    kept = [
-        (cls, name, cls.__dict__[name])
-        for cls in (BnB4BitDiffusersQuantizer, BnB8BitDiffusersQuantizer)
-        for name in changed
+    diffusers_classes = (BnB4BitDiffusersQuantizer, BnB8BitDiffusersQuantizer)
+    changes: list[tuple[type, str, Any]] = [
+        (cls, "update_device_map", lambda self, device_map: {"": "cpu"})
+        for cls in (*diffusers_classes, Bnb4BitHfQuantizer, Bnb8BitHfQuantizer)
     ]
+    changes += [(cls, "validate_environment", lambda self, *args, **kwargs: None) for cls in diffusers_classes]
+    kept = [(cls, name, cls.__dict__[name]) for cls, name, _ in changes]
     try:
-        for cls, name, _ in kept:
-            setattr(cls, name, changed[name])
+        for cls, name, method in changes:
+            setattr(cls, name, method)
         yield
     finally:
         for cls, name, method in kept:

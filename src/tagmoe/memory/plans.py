@@ -112,13 +112,20 @@ class MemoryPlan:
                 2 * sizes.text_encoder.largest_group * value,
                 "the largest layer and the next",
             )
-            lines += [block, layer]
+            pinned = Line(
+                "transformer, on the host",
+                sizes.transformer.pinned * value,
+                "pinned memory: every tensor rounded up to a power of two",
+            )
+            lines += [pinned, block, layer]
             moments = {"text": vae + layer.bytes, "encode": vae, "denoise": vae + block.bytes, "decode": vae}
         extra = {"text": text_work, "encode": encode_work, "denoise": denoise_work, "decode": decode_work}
         moments = {name: size + extra[name] for name, size in moments.items()}
         if self.is_quantised and self.offload == "none":
             # Read tensor by tensor, quantised on the device.
             host = max(sizes.transformer.largest_weight, sizes.text_encoder.largest_weight) * value + vae
+        elif self.offload == "group":
+            host = sizes.transformer.pinned * value + text + vae
         else:
             host = transformer + text + vae
         return Estimate(tuple(lines), moments, max(moments.values()), host)

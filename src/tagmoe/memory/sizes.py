@@ -37,7 +37,8 @@ class PartSize:
 
     quantised: how many lie in layers that quantisation reaches, packed: the bytes of those layers in 8 and in 4 bits.
     largest_group, ungrouped: the largest module that group offload moves at once, and what lies in no such module.
-    largest_weight: the largest quantised weight. stored: bytes of a part that its file holds quantised already.
+    largest_weight: the largest quantised weight. pinned: with every tensor rounded up to a power of two, as torch's
+    allocator of pinned memory does. stored: bytes of a part that its file holds quantised already.
     """
 
     parameters: int
@@ -46,6 +47,7 @@ class PartSize:
     largest_group: int
     ungrouped: int
     largest_weight: int
+    pinned: int
     stored: int | None = None
 
     def bytes_as(self, form: str, value_bytes: int) -> int:
@@ -180,10 +182,11 @@ def part_size(part: str, shapes: Mapping[str, list[int]]) -> PartSize:
     """The size of a component ("transformer", "text_encoder", "vae") whose tensors have these shapes."""
     groups: dict[str | None, int] = defaultdict(int)
     packed = {"8-bit": 0, "4-bit": 0}
-    quantised = largest = 0
+    quantised = largest = pinned = 0
     for name, shape in shapes.items():
         count = prod(shape)
         groups[_group(part, name)] += count
+        pinned += 1 << (count - 1).bit_length() if count else 0
         if is_quantised(part, name, shape):
             quantised += count
             largest = max(largest, count)
@@ -191,7 +194,7 @@ def part_size(part: str, shapes: Mapping[str, list[int]]) -> PartSize:
             packed["4-bit"] += ceil(count / 2) + SCALE_BYTES * ceil(count / VALUES_PER_SCALE)
     ungrouped = groups.pop(None, 0)
     parameters = sum(map(prod, shapes.values()))
-    return PartSize(parameters, quantised, packed, max(groups.values(), default=0), ungrouped, largest)
+    return PartSize(parameters, quantised, packed, max(groups.values(), default=0), ungrouped, largest, pinned)
 
 
 def is_quantised(part: str, name: str, shape: list[int]) -> bool:
@@ -216,7 +219,7 @@ def _group(part: str, name: str) -> str | None:
 def _stored_size(tensors: Mapping[str, tuple[list[int], int]]) -> PartSize:
     """A part that is quantised in its file stays as it is in every plan: its bytes are those of the file."""
     parameters = sum(prod(shape) for shape, _ in tensors.values())
-    return PartSize(parameters, 0, {}, parameters, 0, 0, stored=sum(size for _, size in tensors.values()))
+    return PartSize(parameters, 0, {}, parameters, 0, 0, parameters, stored=sum(size for _, size in tensors.values()))
 
 
 def _count(config: Mapping[str, Any], name: str, default: int) -> int:
