@@ -11,12 +11,14 @@ from tagmoe.memory.plans import PLANS
 from tagmoe.memory.sizes import read_sizes
 from tagmoe.packaged import packaged_folder
 
+NAMES = [f"moe_{plan.name.replace('-', '_')}" for plan in PLANS]
+NAMES += [f"dense_{plan.name.replace('-', '_')}" for plan in PLANS if not plan.is_quantised]
+
 
 def test_the_small_run_measures_every_plan_within_the_arithmetic(benchmark: Any) -> None:
     torch.set_num_threads(1)
     figures = {figure.name: figure for figure in benchmark.measure("cpu", "tiny", 24.0, 1)}
-    names = ("dense_resident", "dense_group_offload", "moe_resident", "moe_8_bit", "moe_4_bit", "moe_group_offload")
-    for name in names:
+    for name in NAMES:
         peak = figures[f"{name}_peak"]
         assert peak.holds, (name, peak.value, peak.wanted)
         # A CPU fetches no next block, for which the arithmetic of group offload has room.
@@ -49,14 +51,7 @@ def test_a_model_that_does_not_fit_says_so(benchmark: Any, monkeypatch: pytest.M
 
     monkeypatch.setattr(benchmark, "run", refuse)
     figures = benchmark.measure("cpu", "tiny", 24.0, 1)
-    assert {figure.name for figure in figures if figure.name.endswith("_fits")} == {
-        f"{label}_{name}_fits"
-        for label, names in {
-            "dense": ("resident", "group_offload"),
-            "moe": ("resident", "8_bit", "4_bit", "group_offload"),
-        }.items()
-        for name in names
-    }
+    assert {figure.name for figure in figures if figure.name.endswith("_fits")} == {f"{name}_fits" for name in NAMES}
     assert not any(figure.name.endswith("_peak") for figure in figures)
 
 
