@@ -7,7 +7,6 @@ pipeline.
 from __future__ import annotations
 
 import importlib
-import json
 import math
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -25,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 from tagmoe.arguments import is_whole
 from tagmoe.errors import CheckpointError, MissingError
 from tagmoe.hub import local_folder
+from tagmoe.json_files import read_object
 
 ALIGNMENT = "alignment.safetensors"
 LIBRARIES = ("diffusers", "transformers", "tagmoe")
@@ -93,7 +93,7 @@ def check_model_folder(folder: Path, *, given: Collection[str] = (), variant: st
             "with `hf download <repo> --local-dir <folder>`."
         )
     index = folder / "model_index.json"
-    entries = _read_json(index)
+    entries = read_object(index)
     if not isinstance(entries.get("_class_name"), str):
         # A list there names a Python file of the folder, which diffusers would run.
         raise CheckpointError(
@@ -137,18 +137,18 @@ def _check_part(part: Path, part_class: Any, variant: str | None) -> None:
     if not part.is_dir():
         raise CheckpointError(f"The model folder is incomplete: {str(part)!r} is missing; copy or download it again.")
     for file in sorted(part.glob("*.json")):
-        _read_json(file)
+        read_object(file)
     if issubclass(part_class, nn.Module):
         _check_weights(part, part_class, variant)
     elif issubclass(part_class, SchedulerMixin):
-        _read_json(part / part_class.config_name)
+        read_object(part / part_class.config_name)
     elif not (part / "vocab.json").is_file():
         # Without either file transformers makes a tokenizer of one token, in silence.
-        _read_json(part / "tokenizer.json")
+        read_object(part / "tokenizer.json")
 
 
 def _check_weights(part: Path, part_class: Any, variant: str | None) -> None:
-    config = _read_json(part / "config.json")
+    config = read_object(part / "config.json")
     is_transformers = issubclass(part_class, PreTrainedModel)
     files = _weight_files(part, "model" if is_transformers else "diffusion_pytorch_model", variant)
     shapes: dict[str, list[int]] = {}
@@ -207,7 +207,7 @@ def _weight_files(part: Path, stem: str, variant: str | None) -> list[Path]:
             return [part / name]
         indexes = sorted(part.glob(f"{name.removesuffix('.safetensors')}.safetensors.index*.json"))
         if indexes:
-            weight_map = _read_json(indexes[0]).get("weight_map")
+            weight_map = read_object(indexes[0]).get("weight_map")
             shards = list(weight_map.values()) if isinstance(weight_map, dict) else []
             if not shards or not all(isinstance(shard, str) for shard in shards):
                 raise CheckpointError(f"{str(indexes[0])!r} has no weight_map of files; copy or download it again.")
@@ -221,20 +221,6 @@ def _weight_files(part: Path, stem: str, variant: str | None) -> list[Path]:
     raise CheckpointError(
         f"The model folder is incomplete: {str(part / names[-1])!r} is missing; copy or download it again."
     )
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"The model folder is incomplete: {str(file)!r} is missing; copy or download it again."
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{str(file)!r} is damaged ({error}); copy or download it again.") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{str(file)!r} is damaged (no JSON object); copy or download it again.")
-    return value
 
 
 def _shown(value: Any, limit: int = 80) -> str:

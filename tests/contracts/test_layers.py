@@ -11,12 +11,12 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "src" / "tagmoe"
 LAYERS = (
-    ("errors", "config", "presets", "resumable", "hub"),
+    ("errors", "config", "json_files", "presets", "resumable", "hub"),
     ("tags",),
     ("model",),
     ("losses",),
     ("world", "data", "vlm"),
-    ("images", "arguments", "components", "folder", "release", "pipeline", "packaged"),
+    ("images", "arguments", "components", "folder", "release", "pipeline", "memory", "packaged"),
     ("train", "evaluate", "routing"),
     ("serve", "study"),
     ("cli",),
@@ -33,6 +33,7 @@ BANNED = {
     "folder": PIPELINE,
     "pipeline": PIPELINE,
     "release": PIPELINE,
+    "memory": PIPELINE,
     "packaged": PIPELINE,
 }
 HEAVY = ("torch", "diffusers", "transformers", "gradio")
@@ -49,6 +50,7 @@ LIGHT = (
     "tagmoe.model.upcycle_folder",
     "tagmoe.tags",
     "tagmoe.world",
+    "tagmoe.memory.plans",
     "tagmoe.cli",
 )
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

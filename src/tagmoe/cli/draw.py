@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from tagmoe.cli.models import check_model, load_model, model_name
+from tagmoe.cli.models import check_model, load_model, model_name, plan_memory
 from tagmoe.cli.output import check_output_file, give, say, write_image
 from tagmoe.errors import UsageError
 from tagmoe.presets import find_preset
@@ -28,6 +28,7 @@ def draw(
     cfg: float | None,
     seed: int | None,
     size: str,
+    memory: str,
     threads: int | None,
     no_metadata: bool,
     force: bool,
@@ -43,7 +44,8 @@ def draw(
     from tagmoe.images import load_image
 
     references = [load_image(picture) for picture in pictures]
-    pipeline = load_model(model, threads=threads)
+    plan = plan_memory(model, memory)
+    pipeline = load_model(model, threads=threads, plan=plan)
     if chosen is not None:
         steps, cfg = chosen.steps if steps is None else steps, chosen.cfg if cfg is None else cfg
         if width is None:
@@ -82,7 +84,14 @@ def draw(
     write_image(image, out, metadata)
     say(f"{image.width}x{image.height}, seed {output.seeds[0]}, {facts['steps']} steps, {seconds:.1f} s")
     give(
-        {"output": str(out), **facts, "width": image.width, "height": image.height, "seconds": round(seconds, 3)},
+        {
+            "output": str(out),
+            **facts,
+            "width": image.width,
+            "height": image.height,
+            "seconds": round(seconds, 3),
+            "memory_plan": plan.name,
+        },
         str(out),
         as_json=as_json,
     )

@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 from tagmoe.cli.draw import draw
-from tagmoe.cli.options import AsJson, Cfg, Force, Model, NoMetadata, Out, PresetName, Prompt, Seed, Steps, Threads
+from tagmoe.cli.options import (
+    AsJson,
+    Cfg,
+    Force,
+    Memory,
+    MemoryChoice,
+    Model,
+    NoMetadata,
+    Out,
+    PresetName,
+    Prompt,
+    Seed,
+    Steps,
+    Threads,
+)
 
 
 def generate(
@@ -19,6 +33,7 @@ def generate(
     cfg: Cfg = None,
     seed: Seed = None,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT of the output; by default the model's own.")] = None,
+    memory: MemoryChoice = Memory.auto,
     threads: Threads = None,
     no_metadata: NoMetadata = False,
     force: Force = False,
@@ -38,6 +53,7 @@ def generate(
         cfg=cfg,
         seed=seed,
         size=size or "match",
+        memory=memory,
         threads=threads,
         no_metadata=no_metadata,
         force=force,

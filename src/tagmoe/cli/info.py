@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import platform
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from math import prod
@@ -16,11 +18,26 @@ import typer
 from tagmoe.cli.models import check_model, hush
 from tagmoe.cli.options import AsJson, Model
 from tagmoe.cli.output import give
-from tagmoe.errors import CheckpointError, MissingError
+from tagmoe.errors import MissingError, TagMoEError, UsageError
+from tagmoe.json_files import read_object
+from tagmoe.memory.plans import BUDGETS, PLANS, RESERVE, MemoryPlan, choose_plan, fits
+from tagmoe.memory.room import Room, memory_room
+from tagmoe.memory.sizes import GB, ModelSizes, full_size, read_sizes
 from tagmoe.model.shards import read_file
 from tagmoe.packaged import packaged_folder
 
-PACKAGES = ("tagmoe", "torch", "diffusers", "transformers", "safetensors", "numpy", "pillow", "peft", "tensorboard")
+PACKAGES = (
+    "tagmoe",
+    "torch",
+    "diffusers",
+    "transformers",
+    "safetensors",
+    "numpy",
+    "pillow",
+    "peft",
+    "tensorboard",
+    "bitsandbytes",
+)
 PARTS = ("transformer", "vae", "text_encoder")
 
 
@@ -36,10 +53,23 @@ class Topic(StrEnum):
 def info(
     topic: Annotated[Topic | None, typer.Argument(help="By default: versions, processors, packaged model.")] = None,
     model: Model = None,
+    memory: Annotated[bool, typer.Option("--memory", help="Memory plans of a model, computed without loading it.")] = (
+        False
+    ),
+    full_size_model: Annotated[
+        bool,
+        typer.Option("--full-size", help="With --memory: of the released full-size model, which need not be here."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Versions and devices, the vocabulary of tags, all settings, the words of TagWorld, or a model's facts."""
-    if topic is Topic.tags:
+    """Versions and devices, the vocabulary of tags, all settings, the words of TagWorld, facts or memory of a model."""
+    if memory:
+        if topic is not None or (full_size_model and model is not None):
+            raise UsageError("--memory stands alone or with one of --model and --full-size; leave the other words out.")
+        _memory(model, full_size_model, as_json)
+    elif full_size_model:
+        raise UsageError("--full-size says which model --memory is asked of; add --memory.")
+    elif topic is Topic.tags:
         _tags(as_json)
     elif topic is Topic.settings:
         _settings(as_json)
@@ -101,8 +131,8 @@ def _installation(as_json: bool) -> None:
 def _model(folder: Path, as_json: bool) -> None:
     if not folder.is_dir():
         raise MissingError(f"There is no model folder {str(folder)!r}; give a folder with model_index.json.")
-    index = _read_json(folder / "model_index.json")
-    transformer = _read_json(folder / "transformer" / "config.json")
+    index = read_object(folder / "model_index.json")
+    transformer = read_object(folder / "transformer" / "config.json")
     sizes = {part: _count_parameters(folder / part) for part in PARTS}
     card, words = folder / "README.md", index.get("known_words")
     facts: dict[str, Any] = {
@@ -126,15 +156,76 @@ def _count_parameters(part: Path) -> int:
     return sum(prod(entry.shape) for file in sorted(part.glob("*.safetensors")) for entry in read_file(file).values())
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def _memory(model: Path | None, of_full_size: bool, as_json: bool) -> None:
+    """The plans of a model: what each needs and how that is computed, which fit and which --memory would choose."""
+    here = memory_room()
+    if of_full_size:
+        hush()
+        sizes = full_size()
+        # It runs on a GPU or not at all: without one here, this is a question about cards and their hosts elsewhere.
+        card = here if here.device == "cuda" else Room("cuda", 0.0, math.inf, PLANS)
+    else:
+        sizes = read_sizes(check_model(model), value_bytes=here.value_bytes)
+        card = here
+    rooms = {name: replace(card, budget=size - RESERVE) for name, size in BUDGETS.items()}
+    if card is here:
+        rooms = {"auto": here} | rooms
+    facts = {
+        "model": sizes.name,
+        "device": card.device,
+        "budget_bytes": {name: int(room.budget) for name, room in rooms.items()},
+        "host_bytes": None if math.isinf(card.host) else int(card.host),
+        "reserve_bytes": int(RESERVE),
+        "chosen": {name: _choice(sizes, room) for name, room in rooms.items()},
+        "plans": [_plan_facts(plan, sizes, rooms) for plan in PLANS],
+    }
+    give(facts, "\n".join(_memory_lines(facts)), as_json=as_json)
+
+
+def _choice(sizes: ModelSizes, room: Room) -> str | None:
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"The model folder is incomplete: {str(file)!r} is missing; copy or download it again."
-        ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{str(file)!r} is damaged; copy or download it again.") from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{str(file)!r} is damaged (no JSON object); copy or download it again.")
-    return data
+        return choose_plan(sizes, room.budget, room.host, room.plans).name
+    except TagMoEError:
+        return None
+
+
+def _plan_facts(plan: MemoryPlan, sizes: ModelSizes, rooms: Mapping[str, Room]) -> dict[str, Any]:
+    estimate = plan.estimate(sizes)
+    return {
+        **asdict(plan),
+        "tolerance": plan.tolerance,
+        "device_bytes": estimate.device,
+        "host_bytes": estimate.host,
+        "moments": dict(estimate.moments),
+        "fits": [
+            name for name, room in rooms.items() if plan in room.plans and fits(plan, sizes, room.budget, room.host)
+        ],
+        "arithmetic": [asdict(line) for line in estimate.lines],
+    }
+
+
+def _memory_lines(facts: dict[str, Any]) -> list[str]:
+    """A table of the plans, then the arithmetic of those that are chosen for some size."""
+    chosen = facts["chosen"]
+    budgets = ", ".join(f"{name} {size / GB:.1f}" for name, size in facts["budget_bytes"].items())
+    host = "" if facts["host_bytes"] is None else f"; of the host {facts['host_bytes'] / GB:.1f}"
+    lines = [
+        f"{facts['model']}, on {facts['device']}. GB (1e9 bytes) to plan with: {budgets}{host}.",
+        "",
+        f"{'plan':<25}{'transformer':<13}{'text':<7}{'offload':<11}{'device GB':>9}{'host GB':>9}  {'picture':<10}fits",
+    ]
+    for row in facts["plans"]:
+        picture = f"within {row['tolerance']:g}" if row["tolerance"] else "the same"
+        places = [f"{name}*" if chosen[name] == row["name"] else name for name in row["fits"]]
+        lines.append(
+            f"{row['name']:<25}{row['transformer']:<13}{row['text_encoder']:<7}{row['offload']:<11}"
+            f"{row['device_bytes'] / GB:>9.2f}{row['host_bytes'] / GB:>9.2f}  {picture:<10}{' '.join(places)}".rstrip()
+        )
+    lines += ["", "*: what --memory takes. picture: mean difference of a pixel, of 255, from plan resident."]
+    for row in facts["plans"]:
+        if row["name"] in chosen.values():
+            lines += ["", f"{row['name']}: {row['device_bytes'] / GB:.2f} GB at most"]
+            lines += [f"  {line['what']:<27}{line['bytes'] / GB:>8.3f}  {line['how']}" for line in row["arithmetic"]]
+            moments = ", ".join(f"{name} {size / GB:.2f}" for name, size in row["moments"].items())
+            lines.append(f"  at once: {moments}")
+    return lines

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging as python_logging
 import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tagmoe.cli.output import say
 from tagmoe.errors import UsageError
+from tagmoe.memory.plans import PLANS, MemoryPlan, choose_plan
+from tagmoe.memory.room import memory_room
+from tagmoe.memory.sizes import GB, read_sizes
 from tagmoe.packaged import packaged_folder
 
 if TYPE_CHECKING:
@@ -21,6 +26,8 @@ def hush() -> None:
     if os.environ.get("TAGMOE_DEBUG"):
         return
     warnings.simplefilter("ignore")
+    # Before the others: they import it where it is installed, and then it complains that an extra of its own is not.
+    python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -43,8 +50,27 @@ def model_name(model: Path | None) -> str:
     return PACKAGED if model is None else model.resolve().name
 
 
-def load_model(model: Path | None, *, threads: int | None = None) -> TagMoEPipeline:
-    """A pipeline ready to run: in bf16 on a GPU where there is one, else in fp32 on the CPU.
+def plan_memory(model: Path | None, memory: str = "auto") -> MemoryPlan:
+    """The memory plan for a model, said in one line when it is not simply to keep everything on the device.
+
+    Raises TagMoEError when no plan fits, and what `read_sizes` does for a bad folder.
+    """
+    room = memory_room(memory)
+    sizes = read_sizes(check_model(model), value_bytes=room.value_bytes)
+    plan = choose_plan(sizes, room.budget, room.host, room.plans)
+    if plan is not PLANS[0]:
+        estimate = plan.estimate(sizes)
+        picture = f"within {plan.tolerance:g} of 255" if plan.tolerance else "the same"
+        say(
+            f"memory plan {plan.name}: about {estimate.device / GB:.1f} of {room.budget / GB:.1f} GB on the device and "
+            f"{estimate.host / GB:.1f} GB of the host; pictures: {picture} beside plan {PLANS[0].name}."
+        )
+    return plan
+
+
+def load_model(model: Path | None, *, threads: int | None = None, plan: MemoryPlan | None = None) -> TagMoEPipeline:
+    """A pipeline ready to run, by a memory plan (by default the one for what is free): in bf16 on a GPU where there is
+    one, else in fp32 on the CPU.
 
     Without `threads` a TagWorld model gets one, any other what torch chooses.
     Raises MissingError without a folder, CheckpointError for an incomplete or damaged one.
@@ -53,11 +79,12 @@ def load_model(model: Path | None, *, threads: int | None = None) -> TagMoEPipel
     import torch
 
     hush()
-    from tagmoe.pipeline import TagMoEPipeline
+    from tagmoe.memory.loading import load_pipeline
 
+    plan = plan or plan_memory(model)
     if torch.cuda.is_available():
-        return TagMoEPipeline.from_pretrained(folder, dtype=torch.bfloat16).to("cuda")
-    pipeline = TagMoEPipeline.from_pretrained(folder, dtype=torch.float32)
+        return load_pipeline(folder, plan, "cuda")
+    pipeline = load_pipeline(folder, plan, "cpu")
     if threads is None and pipeline.config.known_words is not None:
         # Its operations take microseconds: waiting for a second thread costs more than that thread saves. One edit
         # took 0.2 s with one thread and 4.4 s with two on 2 cores that another process was using.

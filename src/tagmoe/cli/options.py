@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+class Memory(StrEnum):
+    """What --memory takes; the sizes are those of `tagmoe.memory.plans.BUDGETS`."""
+
+    auto = "auto"
+    gb24 = "24gb"
+    gb48 = "48gb"
+    gb80 = "80gb"
+
 
 Model = Annotated[
     Path | None, typer.Option("--model", "-m", help="Folder of a pipeline; by default the packaged TagWorld model.")
@@ -22,6 +33,9 @@ Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
 PresetName = Annotated[
     str | None,
     typer.Option("--preset", help="Named settings that your own options override. release: 30 steps, CFG 4, 33 sizes."),
+]
+MemoryChoice = Annotated[
+    Memory, typer.Option("--memory", help="Device memory to plan for: what is free, or a card of this size.")
 ]
 Size = Annotated[str, typer.Option(help="WIDTHxHEIGHT of the output, or match: the first picture's shape.")]
 Prompt = Annotated[str, typer.Option("--prompt", "-p", help="What to draw or to change.")]

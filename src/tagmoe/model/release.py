@@ -13,7 +13,6 @@ Shapes: D width, F = 4 * D, N experts, E entries of the text embedding.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from typing import Any
 
 from tagmoe.errors import CheckpointError, MissingError
 from tagmoe.hub import SUFFIXES, local_folder
+from tagmoe.json_files import read_object
 from tagmoe.model.layout import DENSE_DEFAULTS, ffn_layout
 from tagmoe.model.shards import PICKLES, STEM, Entry, read_entries, read_file, read_files
 
@@ -334,7 +334,7 @@ def read_base_config(base: Path) -> dict[str, Any]:
             "`hf download Qwen/Qwen-Image --local-dir <folder>`."
         )
     file = base / "transformer" / "config.json"
-    config = {name: value for name, value in read_json(file).items() if name in DENSE_DEFAULTS}
+    config = {name: value for name, value in read_object(file).items() if name in DENSE_DEFAULTS}
     for name in COUNTS:
         value = config.get(name, 1)
         if (name, value) != ("out_channels", None) and (type(value) is not int or value < 1):
@@ -342,16 +342,3 @@ def read_base_config(base: Path) -> dict[str, Any]:
                 f"{str(file)!r} has {name} {value!r}; it must be a whole number of 1 or more: download it again."
             )
     return config
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises CheckpointError that names the file."""
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{str(file)!r} is missing; copy or download it again.") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{str(file)!r} is damaged ({error}); copy or download it again.") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{str(file)!r} is damaged (no JSON object); copy or download it again.")
-    return value

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from tagmoe.errors import CheckpointError
-from tagmoe.model.release import Piece, ReleasePlan, plan_release, read_base_config, read_json, read_release
+from tagmoe.json_files import read_object
+from tagmoe.model.release import Piece, ReleasePlan, plan_release, read_base_config, read_release
 from tagmoe.model.shards import (
     DTYPE_BITS,
     MAX_SHARD_BYTES,
@@ -128,7 +129,7 @@ def _base_files(base: Path) -> list[Path]:
 
 
 def _index(base: Path) -> dict[str, Any]:
-    index = read_json(base / "model_index.json") | {
+    index = read_object(base / "model_index.json") | {
         "_class_name": "TagMoEPipeline",
         "transformer": ["tagmoe", "TagMoETransformer2DModel"],
         "default_steps": RELEASE.steps,

@@ -22,6 +22,7 @@ import numpy as np
 
 from tagmoe import __version__
 from tagmoe.errors import CheckpointError, ConfigError, MissingError
+from tagmoe.json_files import read_object
 from tagmoe.model.dtypes import FLOATS, NAMES, decode, encode
 from tagmoe.model.layout import (
     DENSE_DEFAULTS,
@@ -98,7 +99,7 @@ def upcycle_folder(
     others = _other_files(source) if is_pipeline else []
     files += others
     if is_pipeline:
-        index = _read_json(source / INDEX)
+        index = read_object(source / INDEX)
         files.append(json_file(INDEX, index | {PART: ["tagmoe", "TagMoETransformer2DModel"]}))
     fingerprint = {
         "made by": ["tagmoe upcycle", __version__],
@@ -281,7 +282,7 @@ class _Tensor:
 
 
 def _read_config(file: Path) -> dict[str, Any]:
-    config = _read_json(file)
+    config = read_object(file)
     if config.get("_class_name") not in CLASSES:
         raise CheckpointError(
             f"{str(file)!r} describes a {config.get('_class_name')!r}; give a Qwen-Image transformer ({CLASSES[0]})."
@@ -295,16 +296,6 @@ def _read_config(file: Path) -> dict[str, Any]:
         if type(default) is int and (type(value) is not int or value < 1):
             raise CheckpointError(f"{str(file)!r} has {name} {value!r}; it must be a whole number of 1 or more.")
     return config
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{str(file)!r} is damaged ({str(error)[:100]}); copy or download it again.") from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{str(file)!r} is damaged (no JSON object); copy or download it again.")
-    return data
 
 
 def _other_files(source: Path) -> list[PlannedFile]:

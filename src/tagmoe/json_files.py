@@ -1,0 +1,25 @@
+"""JSON files of a model folder, which others wrote: an object, or one sentence that names the file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tagmoe.errors import CheckpointError
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises CheckpointError when it is missing, damaged or something else."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"The model folder is incomplete: {str(file)!r} is missing; copy or download it again."
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise CheckpointError(f"{str(file)!r} is damaged ({reason}); copy or download it again.") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{str(file)!r} is damaged (no JSON object); copy or download it again.")
+    return value

@@ -1,0 +1,219 @@
+"""The plans, from exact and fast to small and slow, each with its arithmetic, and the choice among them.
+
+Whatever is an estimate says so: weights are counted exactly, activations by the factors below, which were measured as
+the peak of live tensors (`benchmarks/memory.py` measures them again on the CPU, and a real peak on a GPU).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tagmoe.errors import TagMoEError
+from tagmoe.memory.sizes import GB, ModelSizes, PartSize
+
+# Live values of a forward, as multiples of the number of tokens (or pixels) times the width, and for the autoencoder a
+# number for each pixel. Measured: 14.0 to 14.8 for the transformer in bf16, 15.0 and 7.8 for Qwen-Image's decoder and
+# encoder with all of this in it, at its 96 channels.
+TRANSFORMER_VALUES = 16
+DECODER_VALUES = 15
+ENCODER_VALUES = 8
+PIXEL_VALUES = 64
+# LLM.int8() holds the input in fp16 and int8 and the products in int32 beside it: 16 bytes a token and channel more.
+INT8_BYTES = 16
+# The text encoder keeps the states of all layers; this many more are live inside one layer.
+TEXT_VALUES = 32
+# AutoencoderKLQwenImage's own tile, and the pixels of finished tiles (overlapping, joined, returned), 3 values each.
+TILE_SIDE = 256
+TILED_PIXEL_VALUES = 24
+
+# Mean absolute difference of a pixel, of 255, that is allowed; the tests hold the packaged model to it. Measured there
+# over one picture of each of the 25 tasks, against fp32: 8-bit 0.46, 4-bit 1.71 (the bf16 beside them alone is 0.34);
+# experts in the wrong order give 6.5, experts of zero 8.7. Tiling adds 0.7 to 2.2 at 512x512, nothing up to a tile.
+WEIGHT_TOLERANCE: Mapping[str, float] = {"full": 0.0, "8-bit": 1.0, "4-bit": 3.0}
+TILING_TOLERANCE = 3.0
+
+# Of a device's memory this stays free: the CUDA context, the workspaces of its libraries, gaps between tensors.
+RESERVE = 1.5e9
+BUDGETS: Mapping[str, float] = {"24gb": 24e9, "48gb": 48e9, "80gb": 80e9}
+CHOICES = ("auto", *BUDGETS)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One summand: its bytes and what they are computed from."""
+
+    what: str
+    bytes: int
+    how: str
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a plan needs. moments: bytes on the device in each part of a call; device: the most of them; host: bytes of
+    host memory while loading or running, whichever is more. lines: the summands.
+    """
+
+    lines: tuple[Line, ...]
+    moments: Mapping[str, int]
+    device: int
+    host: int
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """How a model is kept. transformer, text_encoder: "full", "8-bit" or "4-bit" weights. offload: "none", "component"
+    (one component on the device at a time) or "group" (one transformer block and the next).
+    """
+
+    name: str
+    transformer: str
+    text_encoder: str
+    offload: str
+    vae_tiling: bool
+
+    @property
+    def tolerance(self) -> float:
+        """How far its picture may be from that of the first plan: mean difference of a pixel, of 255. 0: the same."""
+        return WEIGHT_TOLERANCE[self.transformer] + (TILING_TOLERANCE if self.vae_tiling else 0.0)
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether it needs the quantisation library."""
+        return self.transformer != "full" or self.text_encoder != "full"
+
+    def estimate(self, sizes: ModelSizes) -> Estimate:
+        """The arithmetic of this plan for a model: one picture of the default size with one reference."""
+        # Beside quantised weights the rest is bf16 everywhere.
+        value = 2 if self.is_quantised else sizes.value_bytes
+        weights = [
+            _weights("transformer", sizes.transformer, self.transformer, value),
+            _weights("text encoder", sizes.text_encoder, self.text_encoder, value),
+            _weights("autoencoder", sizes.vae, "full", value),
+        ]
+        transformer, text, vae = (line.bytes for line in weights)
+        work = _activations(self, sizes, value)
+        text_work, denoise_work, encode_work, decode_work = (line.bytes for line in work)
+        lines = weights + work
+        if self.offload == "none":
+            resident = transformer + text + vae
+            moments = {"text": resident, "encode": resident, "denoise": resident, "decode": resident}
+        elif self.offload == "component":
+            # The autoencoder encodes references while the text encoder is still there, and then stays.
+            moments = {"text": text, "encode": text + vae, "denoise": transformer + vae, "decode": vae}
+        else:
+            block = Line(
+                "transformer, on the device",
+                (2 * sizes.transformer.largest_group + sizes.transformer.ungrouped) * value,
+                "the largest block, the next one, and all outside the blocks",
+            )
+            layer = Line(
+                "text encoder, on the device",
+                2 * sizes.text_encoder.largest_group * value,
+                "the largest layer and the next",
+            )
+            pinned = Line(
+                "transformer, on the host",
+                sizes.transformer.pinned * value,
+                "pinned memory: every tensor rounded up to a power of two",
+            )
+            lines += [pinned, block, layer]
+            moments = {"text": vae + layer.bytes, "encode": vae, "denoise": vae + block.bytes, "decode": vae}
+        extra = {"text": text_work, "encode": encode_work, "denoise": denoise_work, "decode": decode_work}
+        moments = {name: size + extra[name] for name, size in moments.items()}
+        if self.is_quantised and self.offload == "none":
+            # Read tensor by tensor, quantised on the device.
+            host = max(sizes.transformer.largest_weight, sizes.text_encoder.largest_weight) * value + vae
+        elif self.offload == "group":
+            host = sizes.transformer.pinned * value + text + vae
+        else:
+            host = transformer + text + vae
+        return Estimate(tuple(lines), moments, max(moments.values()), host)
+
+
+PLANS: tuple[MemoryPlan, ...] = (
+    MemoryPlan("resident", "full", "full", "none", vae_tiling=False),
+    MemoryPlan("component-offload", "full", "full", "component", vae_tiling=False),
+    MemoryPlan("8-bit", "8-bit", "8-bit", "none", vae_tiling=False),
+    MemoryPlan("4-bit", "4-bit", "4-bit", "none", vae_tiling=True),
+    MemoryPlan("4-bit-component-offload", "4-bit", "4-bit", "component", vae_tiling=True),
+    MemoryPlan("group-offload", "full", "full", "group", vae_tiling=False),
+)
+# Where the processor's memory is the device, moving weights between the two gains nothing.
+CPU_PLANS = tuple(plan for plan in PLANS if plan.offload == "none")
+
+
+def choose_plan(
+    sizes: ModelSizes, budget_bytes: float, host_bytes: float, plans: Sequence[MemoryPlan] = PLANS
+) -> MemoryPlan:
+    """The first plan that fits into `budget_bytes` on the device and `host_bytes` beside it.
+
+    Raises TagMoEError when none does.
+    """
+    for plan in plans:
+        if fits(plan, sizes, budget_bytes, host_bytes):
+            return plan
+    smallest = min((plan.estimate(sizes) for plan in plans), key=lambda estimate: estimate.device)
+    raise TagMoEError(
+        f"No memory plan fits {sizes.name}: the smallest needs {smallest.device / GB:.1f} GB on the device and "
+        f"{smallest.host / GB:.1f} GB of host memory, and there are {budget_bytes / GB:.1f} GB and "
+        f"{host_bytes / GB:.1f} GB; free some memory or use a larger device."
+    )
+
+
+def fits(plan: MemoryPlan, sizes: ModelSizes, budget_bytes: float, host_bytes: float) -> bool:
+    """Whether the estimate of a plan stays within both."""
+    estimate = plan.estimate(sizes)
+    return estimate.device <= budget_bytes and estimate.host <= host_bytes
+
+
+def _weights(what: str, part: PartSize, form: str, value: int) -> Line:
+    rest = f"at {value} bytes"
+    if part.stored is not None:
+        how = "quantised in the file"
+    elif form == "full":
+        how = f"{part.parameters:,} parameters {rest}"
+    else:
+        per_value = {"8-bit": "1 byte and a scale of 4 a row", "4-bit": "half a byte and a scale of 4 for 64 values"}
+        how = f"{part.quantised:,} parameters at {per_value[form]}, {part.parameters - part.quantised:,} {rest}"
+    return Line(what, part.bytes_as(form, value), how)
+
+
+def _activations(plan: MemoryPlan, sizes: ModelSizes, value: int) -> list[Line]:
+    """Of the text encoder, the transformer, the encoder and the decoder, in this order; estimates."""
+    pixels = sizes.side**2
+    tokens = sizes.batch * (sizes.image_tokens + sizes.text_tokens)
+    denoise, how = TRANSFORMER_VALUES * tokens * sizes.width * value, f"{TRANSFORMER_VALUES} values"
+    if plan.transformer == "8-bit":
+        denoise, how = denoise + INT8_BYTES * tokens * sizes.width, f"{how} and {INT8_BYTES} bytes"
+    elif plan.transformer == "4-bit":
+        denoise, how = (
+            denoise + sizes.transformer.largest_weight * value,
+            f"the largest weight in full precision, and {how}",
+        )
+    tile = min(pixels, TILE_SIDE**2) if plan.vae_tiling else pixels
+    joined = TILED_PIXEL_VALUES * pixels * value if plan.vae_tiling else 0
+    where = f"a tile of {TILE_SIDE}x{TILE_SIDE}" if plan.vae_tiling else f"{sizes.side}x{sizes.side}"
+    states = sizes.text_layers + TEXT_VALUES
+    return [
+        Line(
+            "activations, text",
+            states * sizes.text_tokens * sizes.text_width * value,
+            f"estimate: {states} values for each of {sizes.text_tokens} tokens and {sizes.text_width} channels",
+        ),
+        Line(
+            "activations, transformer",
+            denoise,
+            f"estimate: {how} for each of {tokens} tokens ({sizes.batch} samples) and {sizes.width} channels",
+        ),
+        Line(
+            "activations, encoder",
+            (ENCODER_VALUES * sizes.vae_width + PIXEL_VALUES) * tile * value + joined,
+            f"estimate: {ENCODER_VALUES} values a channel ({sizes.vae_width}) and {PIXEL_VALUES} a pixel of {where}",
+        ),
+        Line(
+            "activations, decoder",
+            (DECODER_VALUES * sizes.vae_width + PIXEL_VALUES) * tile * value + joined,
+            f"estimate: {DECODER_VALUES} values a channel ({sizes.vae_width}) and {PIXEL_VALUES} a pixel of {where}",
+        ),
+    ]

@@ -1,0 +1,59 @@
+"""How much memory there is to plan with: on the GPU or, without one, of the processor."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from tagmoe.errors import UsageError
+from tagmoe.memory.plans import BUDGETS, CHOICES, CPU_PLANS, PLANS, RESERVE, MemoryPlan
+
+
+@dataclass(frozen=True)
+class Room:
+    """device: "cuda" or "cpu". budget, host: bytes that may be used on it, and of host memory beside it. plans: those
+    that make sense there.
+    """
+
+    device: str
+    budget: float
+    host: float
+    plans: tuple[MemoryPlan, ...]
+
+    @property
+    def value_bytes(self) -> int:
+        """Bytes of a value in full precision: bf16 on a GPU, fp32 on a CPU."""
+        return 2 if self.device == "cuda" else 4
+
+
+def memory_room(memory: str = "auto") -> Room:
+    """The room on this machine: for "auto" what is free now, else that of a card of this size ("24gb", "48gb", "80gb").
+
+    Without a GPU the processor's memory is the device, and nothing can be moved out of it. Raises UsageError for
+    another word.
+    """
+    import torch
+
+    if memory not in CHOICES:
+        raise UsageError(f"The memory is {memory!r}; give one of {', '.join(CHOICES)}.")
+    on_gpu = torch.cuda.is_available()
+    if memory != "auto":
+        budget = BUDGETS[memory] - RESERVE
+    elif on_gpu:
+        budget = torch.cuda.mem_get_info()[0] - RESERVE
+    else:
+        budget = host_memory()
+    return Room("cuda", budget, host_memory(), PLANS) if on_gpu else Room("cpu", budget, math.inf, CPU_PLANS)
+
+
+def host_memory() -> float:
+    """Bytes that the processor's memory can still take; where the system does not say, all it has."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024.0 * int(line.split()[1])
+    except OSError:
+        pass
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

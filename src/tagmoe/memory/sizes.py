@@ -1,0 +1,224 @@
+"""What the parts of a model take, exact to the parameter, from the headers of its files: nothing is loaded.
+
+GB in any text is 1e9 bytes. Weights are "full" (bf16 on a GPU, fp32 on a CPU), "8-bit" or "4-bit" (bitsandbytes: https://github.com/bitsandbytes-foundation/bitsandbytes).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil, prod
+from pathlib import Path
+from typing import Any
+
+from tagmoe.errors import CheckpointError, MissingError
+from tagmoe.json_files import read_object
+from tagmoe.model.shards import Entry, read_file
+
+GB = 1e9
+
+# One fp32 scale for so many values of a 4-bit weight (bitsandbytes' default), and one for a row of an 8-bit weight.
+VALUES_PER_SCALE = 64
+SCALE_BYTES = 4
+
+# Layers that stay unquantised: the gate computes in fp32 and decides which expert runs, the others are the first and
+# last layers, tiny and hit by every error. bitsandbytes compares them with whole parts of a module's name.
+UNQUANTISED = {
+    "transformer": ("gate", "img_in", "txt_in", "time_text_embed", "norm_out", "proj_out"),
+    "text_encoder": ("lm_head", "embed_tokens"),
+}
+BLOCKS = "transformer_blocks"
+
+
+@dataclass(frozen=True)
+class PartSize:
+    """The weights of one component; all but `packed` and `stored` count parameters.
+
+    quantised: how many lie in layers that quantisation reaches, packed: the bytes of those layers in 8 and in 4 bits.
+    largest_group, ungrouped: the largest module that group offload moves at once, and what lies in no such module.
+    largest_weight: the largest quantised weight. pinned: with every tensor rounded up to a power of two, as torch's
+    allocator of pinned memory does. stored: bytes of a part that its file holds quantised already.
+    """
+
+    parameters: int
+    quantised: int
+    packed: Mapping[str, int]
+    largest_group: int
+    ungrouped: int
+    largest_weight: int
+    pinned: int
+    stored: int | None = None
+
+    def bytes_as(self, form: str, value_bytes: int) -> int:
+        """Bytes as "full", "8-bit" or "4-bit" weights, what is not quantised at `value_bytes` a value."""
+        if self.stored is not None:
+            return self.stored
+        if form == "full":
+            return self.parameters * value_bytes
+        return self.packed[form] + (self.parameters - self.quantised) * value_bytes
+
+
+@dataclass(frozen=True)
+class ModelSizes:
+    """A model's parts, and what its activations depend on.
+
+    value_bytes: bytes of a value where nothing is quantised. width, text_width, vae_width: channels of the transformer,
+    the text encoder, and the autoencoder at full resolution. text_layers: layers of the text encoder. side: pixels of a
+    side of the picture. image_tokens: target and one reference. text_tokens. batch: 2 with guidance.
+    """
+
+    name: str
+    transformer: PartSize
+    text_encoder: PartSize
+    vae: PartSize
+    value_bytes: int
+    width: int
+    text_width: int
+    text_layers: int
+    vae_width: int
+    side: int
+    image_tokens: int
+    text_tokens: int
+    batch: int
+
+
+def read_sizes(folder: Path, *, value_bytes: int = 2) -> ModelSizes:
+    """The sizes of the pipeline in `folder`, from its JSON files and the headers of its weights.
+
+    Raises MissingError when there is no such folder, CheckpointError (naming the file) when one is damaged or missing.
+    """
+    if not folder.is_dir():
+        raise MissingError(f"There is no model folder {str(folder)!r}; give a folder with model_index.json.")
+    index = read_object(folder / "model_index.json")
+    configs = {part: read_object(folder / part / "config.json") for part in ("transformer", "text_encoder", "vae")}
+    parts = {}
+    for part, config in configs.items():
+        tensors: dict[str, Entry] = {}
+        for file in sorted((folder / part).glob("*.safetensors")):
+            tensors |= read_file(file)
+        if "quantization_config" in config:
+            parts[part] = _stored_size(tensors)
+        else:
+            parts[part] = part_size(part, {name: list(entry.shape) for name, entry in tensors.items()})
+    try:
+        return _sizes(folder.resolve().name, parts, configs, index, value_bytes)
+    except (TypeError, AttributeError) as error:
+        raise CheckpointError(f"A config in the model folder {str(folder)!r} is wrong: {error}.") from error
+
+
+def full_size() -> ModelSizes:
+    """The sizes of the authors' released model, built on the meta device, without its files.
+
+    Qwen-Image with 4 experts in the last 10 of 60 blocks, one linear layer as gate, experts without biases; in bf16.
+    """
+    import torch
+    from diffusers import AutoencoderKLQwenImage
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    from tagmoe.model.transformer import TagMoETransformer2DModel
+
+    text: dict[str, Any] = {
+        "vocab_size": 152064,
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+    }
+    vision = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 3584}
+    with torch.device("meta"):
+        models = {
+            "transformer": TagMoETransformer2DModel(num_moe_blocks=10, gate="linear", expert_bias=False),
+            "text_encoder": Qwen2_5_VLForConditionalGeneration(
+                Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False)
+            ),
+            "vae": AutoencoderKLQwenImage(),
+        }
+    parts = {
+        name: part_size(name, {key: list(value.shape) for key, value in model.named_parameters()})
+        for name, model in models.items()
+    }
+    return _sizes("the full-size model", parts, {"transformer": {}, "text_encoder": text, "vae": {}}, {}, 2)
+
+
+def part_size(part: str, shapes: Mapping[str, list[int]]) -> PartSize:
+    """The size of a component ("transformer", "text_encoder", "vae") whose tensors have these shapes."""
+    groups: dict[str | None, int] = defaultdict(int)
+    packed = {"8-bit": 0, "4-bit": 0}
+    quantised = largest = pinned = 0
+    for name, shape in shapes.items():
+        count = prod(shape)
+        groups[_group(part, name)] += count
+        pinned += 1 << (count - 1).bit_length() if count else 0
+        if is_quantised(part, name, shape):
+            quantised += count
+            largest = max(largest, count)
+            packed["8-bit"] += count + SCALE_BYTES * shape[0]
+            packed["4-bit"] += ceil(count / 2) + SCALE_BYTES * ceil(count / VALUES_PER_SCALE)
+    ungrouped = groups.pop(None, 0)
+    parameters = sum(map(prod, shapes.values()))
+    return PartSize(parameters, quantised, packed, max(groups.values(), default=0), ungrouped, largest, pinned)
+
+
+def is_quantised(part: str, name: str, shape: list[int]) -> bool:
+    """Whether quantisation reaches this tensor: the weight of a linear layer that is not one of UNQUANTISED."""
+    modules = name.split(".")
+    return (
+        part in UNQUANTISED
+        and len(shape) == 2
+        and modules[-1] == "weight"
+        and not set(modules).intersection(UNQUANTISED[part])
+    )
+
+
+def _group(part: str, name: str) -> str | None:
+    """The module that group offload moves as one: a block of the transformer, a single layer of the text encoder."""
+    module = name.rpartition(".")[0]
+    if part == "transformer":
+        return ".".join(module.split(".")[:2]) if module.startswith(f"{BLOCKS}.") else None
+    return module
+
+
+def _stored_size(tensors: Mapping[str, Entry]) -> PartSize:
+    """A part that is quantised in its file stays as it is in every plan: its bytes are those of the file."""
+    parameters = sum(prod(entry.shape) for entry in tensors.values())
+    return PartSize(
+        parameters, 0, {}, parameters, 0, 0, parameters, stored=sum(entry.nbytes for entry in tensors.values())
+    )
+
+
+def _count(config: Mapping[str, Any], name: str, default: int) -> int:
+    value = config.get(name, default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise TypeError(f"{name} is {value!r}; it must be a whole number of 1 or more")
+    return value
+
+
+def _sizes(
+    name: str,
+    parts: Mapping[str, PartSize],
+    configs: Mapping[str, Mapping[str, Any]],
+    index: Mapping[str, Any],
+    value_bytes: int,
+) -> ModelSizes:
+    """Defaults are those of Qwen-Image's classes and of `TagMoEPipeline`."""
+    transformer, vae = configs["transformer"], configs["vae"]
+    text = configs["text_encoder"].get("text_config", configs["text_encoder"])
+    side = _count(index, "default_size", 1024)
+    stride = 2 ** len(vae.get("temperal_downsample", (False, True, True))) * _count(transformer, "patch_size", 2)
+    return ModelSizes(
+        name=name,
+        transformer=parts["transformer"],
+        text_encoder=parts["text_encoder"],
+        vae=parts["vae"],
+        value_bytes=value_bytes,
+        width=_count(transformer, "num_attention_heads", 24) * _count(transformer, "attention_head_dim", 128),
+        text_width=_count(text, "hidden_size", 3584),
+        text_layers=_count(text, "num_hidden_layers", 28),
+        vae_width=_count(vae, "base_dim", 96),
+        side=side,
+        image_tokens=2 * ceil(side / stride) ** 2,
+        text_tokens=128,
+        batch=2 if index.get("default_cfg", 4.0) > 1 else 1,
+    )
