@@ -25,7 +25,7 @@ def encode(values: np.ndarray, dtype: str) -> bytes:
 
     fp64 goes through fp32 to the 16-bit formats, as in torch.
     """
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         if dtype not in ("F64", "F32"):
             values = values.astype("<f4", copy=False)
         if dtype == "BF16":

@@ -203,14 +203,20 @@ def plan_shards(
     """
     if len({tensor.name for tensor in planned}) != len(planned):
         raise ValueError("two planned tensors have the same name")
-    shards: list[list[Planned]] = [[]]
+    shards: list[list[Planned]] = []
+    current: list[Planned] = []
     filled = 0
     for tensor in planned:
-        if shards[-1] and filled + tensor.nbytes > max_shard_bytes:
-            shards.append([])
-            filled = 0
-        shards[-1].append(tensor)
+        if tensor.nbytes > max_shard_bytes:
+            shards.append([tensor])
+            continue
+        if filled + tensor.nbytes > max_shard_bytes:
+            shards.append(current)
+            current, filled = [], 0
+        current.append(tensor)
         filled += tensor.nbytes
+    if current or not shards:
+        shards.append(current)
     count = len(shards)
     names = [f"{stem}.safetensors"]
     if count > 1:
