@@ -21,7 +21,6 @@ import PIL.Image
 import torch
 from diffusers import AutoencoderKLQwenImage, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers.image_processor import VaeImageProcessor
-from diffusers.loaders import QwenImageLoraLoaderMixin
 from diffusers.models import QwenImageTransformer2DModel
 from diffusers.pipelines.qwenimage.pipeline_qwenimage import calculate_shift
 from diffusers.utils import BaseOutput
@@ -46,6 +45,7 @@ from tagmoe.components import fast_single_frame
 from tagmoe.errors import CheckpointError, UsageError
 from tagmoe.folder import ALIGNMENT, check_model_folder, pipeline_folder, read_alignment
 from tagmoe.images import fit_size, images_to_tensor, nest_images, resize_image
+from tagmoe.lora import LoraLoaderMixin
 from tagmoe.model.loading import HUB_OPTIONS
 from tagmoe.release import explain_release, release_parts
 
@@ -72,7 +72,7 @@ class TagMoEPipelineOutput(BaseOutput):
     routing: list[Any] | None = None
 
 
-class TagMoEPipeline(DiffusionPipeline, QwenImageLoraLoaderMixin):
+class TagMoEPipeline(DiffusionPipeline, LoraLoaderMixin):
     """Generate a picture from text, or edit 1..n reference pictures by an instruction.
 
     Everything that a checkpoint fixes (template, known words, defaults) is saved in its model_index.json.

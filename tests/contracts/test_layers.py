@@ -16,7 +16,7 @@ LAYERS = (
     ("model",),
     ("losses",),
     ("world", "data", "vlm"),
-    ("images", "arguments", "components", "folder", "release", "pipeline", "memory", "packaged"),
+    ("images", "arguments", "components", "folder", "lora", "release", "pipeline", "memory", "packaged"),
     ("train", "evaluate", "routing"),
     ("serve", "study"),
     ("cli",),
@@ -33,6 +33,7 @@ BANNED = {
     "folder": PIPELINE,
     "pipeline": PIPELINE,
     "release": PIPELINE,
+    "lora": PIPELINE,
     "memory": PIPELINE,
     "packaged": PIPELINE,
 }

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from tagmoe.cli.models import check_model, load_model, model_name, plan_memory
+from tagmoe.cli.models import check_model, load_loras, load_model, model_name, plan_memory
 from tagmoe.cli.output import check_output_file, give, say, write_image
 from tagmoe.errors import UsageError
 from tagmoe.presets import find_preset
@@ -28,6 +28,8 @@ def draw(
     cfg: float | None,
     seed: int | None,
     size: str,
+    lora: Sequence[str] | None,
+    lora_scale: Sequence[float] | None,
     memory: str,
     threads: int | None,
     no_metadata: bool,
@@ -40,12 +42,17 @@ def draw(
     width, height = parse_size(size)
     chosen = None if preset is None else find_preset(preset)
     check_output_file(out, force=force)
+    if lora_scale and len(lora_scale) != len(lora or ()):
+        raise UsageError(
+            f"--lora-scale is given {len(lora_scale)} times and --lora {len(lora or ())} times; give one for each."
+        )
     check_model(model)
     from tagmoe.images import load_image
 
     references = [load_image(picture) for picture in pictures]
     plan = plan_memory(model, memory)
     pipeline = load_model(model, threads=threads, plan=plan)
+    reports = load_loras(pipeline, lora or (), lora_scale)
     if chosen is not None:
         steps, cfg = chosen.steps if steps is None else steps, chosen.cfg if cfg is None else cfg
         if width is None:
@@ -79,6 +86,7 @@ def draw(
         "cfg": pipeline.config.default_cfg if cfg is None else cfg,
         "model": model_name(model),
         **({} if preset is None else {"preset": preset}),
+        **({"lora": ", ".join(Path(name).name for name in lora)} if lora else {}),
     }
     metadata = {} if no_metadata else {"Software": "tagmoe", **{name: str(value) for name, value in facts.items()}}
     write_image(image, out, metadata)
@@ -86,11 +94,12 @@ def draw(
     give(
         {
             "output": str(out),
-            **facts,
+            **{name: value for name, value in facts.items() if name != "lora"},
             "width": image.width,
             "height": image.height,
             "seconds": round(seconds, 3),
             "memory_plan": plan.name,
+            **({"lora": [report.as_json() for report in reports]} if reports else {}),
         },
         str(out),
         as_json=as_json,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging as python_logging
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from tagmoe.memory.sizes import GB, read_sizes
 from tagmoe.packaged import packaged_folder
 
 if TYPE_CHECKING:
+    from tagmoe.lora import LoraReport
     from tagmoe.pipeline import TagMoEPipeline
 
 PACKAGED = "packaged TagWorld model"
@@ -92,3 +94,13 @@ def load_model(model: Path | None, *, threads: int | None = None, plan: MemoryPl
     if threads is not None:
         torch.set_num_threads(threads)
     return pipeline
+
+
+def load_loras(pipeline: TagMoEPipeline, sources: Sequence[str], scales: Sequence[float] | None) -> list[LoraReport]:
+    """Load every LoRA and set their strengths; says in one line each what became of its layers."""
+    reports = [pipeline.load_lora_weights(source) for source in sources]
+    for report, source in zip(reports, sources, strict=True):
+        say(f"{source}: {report}")
+    if reports:
+        pipeline.set_adapters([report.adapter for report in reports], list(scales or [1.0] * len(reports)))
+    return reports

@@ -34,6 +34,15 @@ PresetName = Annotated[
     str | None,
     typer.Option("--preset", help="Named settings that your own options override. release: 30 steps, CFG 4, 33 sizes."),
 ]
+Lora = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora", help="LoRA of Qwen-Image: safetensors file, folder or hub name; may be given several times."
+    ),
+]
+LoraScale = Annotated[
+    list[float] | None, typer.Option("--lora-scale", help="Strength of each --lora, in the same order; by default 1.")
+]
 MemoryChoice = Annotated[
     Memory, typer.Option("--memory", help="Device memory to plan for: what is free, or a card of this size.")
 ]
