@@ -16,6 +16,7 @@ from diffusers import QwenImageTransformer2DModel
 
 from tagmoe.cli import drift as drift_module
 from tagmoe.cli.drift import measure_drift
+from tagmoe.cli.progress import byte_bar
 from tagmoe.model.dtypes import NAMES
 from tagmoe.model.layout import GATE_KINDS, UPCYCLE_MODES
 from tagmoe.resumable import partial_folder
@@ -239,9 +240,9 @@ def test_a_pipeline_is_copied_whole_but_for_hidden_folders(tagmoe, dense, tmp_pa
 
 
 def test_the_bar_is_for_terminals(monkeypatch, capsys) -> None:
-    with COMMAND._bar() as silent:
+    with byte_bar("upcycle") as silent:
         assert silent is None
-    monkeypatch.setattr(COMMAND.sys.stderr, "isatty", lambda: True, raising=False)
-    with COMMAND._bar() as progress:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    with byte_bar("upcycle") as progress:
         progress(5, 10)
     assert capsys.readouterr().out == ""

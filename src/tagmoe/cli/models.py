@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tagmoe.cli.output import say
-from tagmoe.errors import UsageError
+from tagmoe.errors import CheckpointError, UsageError
 from tagmoe.memory.plans import PLANS, MemoryPlan, choose_plan
 from tagmoe.memory.room import memory_room
 from tagmoe.memory.sizes import GB, read_sizes
@@ -58,7 +58,13 @@ def plan_memory(model: Path | None, memory: str = "auto") -> MemoryPlan:
     Raises TagMoEError when no plan fits, and what `read_sizes` does for a bad folder.
     """
     room = memory_room(memory)
-    sizes = read_sizes(check_model(model), value_bytes=room.value_bytes)
+    folder = check_model(model)
+    try:
+        sizes = read_sizes(folder, value_bytes=room.value_bytes)
+    except CheckpointError as error:
+        from tagmoe.release import explain_release
+
+        raise explain_release(folder, error) from None
     plan = choose_plan(sizes, room.budget, room.host, room.plans)
     if plan is not PLANS[0]:
         estimate = plan.estimate(sizes)
