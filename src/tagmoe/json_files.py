@@ -12,7 +12,7 @@ from tagmoe.errors import CheckpointError
 def read_object(file: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises CheckpointError when it is missing, damaged or something else."""
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=names_once)
     except FileNotFoundError:
         raise CheckpointError(
             f"The model folder is incomplete: {str(file)!r} is missing; copy or download it again."
@@ -23,3 +23,11 @@ def read_object(file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{str(file)!r} is damaged (no JSON object); copy or download it again.")
     return value
+
+
+def names_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For json's object_pairs_hook: an object with a name in it twice is damaged, not the last one that counts."""
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        raise ValueError("a name is twice in it")
+    return data

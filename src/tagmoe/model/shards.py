@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tagmoe.errors import CheckpointError, MissingError
+from tagmoe.json_files import names_once, read_object
 from tagmoe.resumable import ByteRange, Made, PlannedFile, Progress, Say, Written, read_chunks, write_folder
 
 STEM = "diffusion_pytorch_model"
@@ -282,7 +283,7 @@ def _read_header(file: Path) -> tuple[dict[str, Any], bytes]:
             if len(first) < 8 or length > min(MAX_HEADER_BYTES, size - 8):
                 raise _damaged(file, "cut short or no safetensors file")
             text = handle.read(length)
-        header = json.loads(text, object_pairs_hook=_once)
+        header = json.loads(text, object_pairs_hook=names_once)
     except FileNotFoundError as error:
         raise CheckpointError(
             f"The model folder is incomplete: {str(file)!r} is missing; copy or download it again."
@@ -292,13 +293,6 @@ def _read_header(file: Path) -> tuple[dict[str, Any], bytes]:
     if not isinstance(header, dict):
         raise _damaged(file, "its header is no JSON object")
     return header, text
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) != len(pairs):
-        raise ValueError("a name is twice in its header")
-    return data
 
 
 def _entry(file: Path, name: str, value: Any, data_start: int) -> Entry:
@@ -314,11 +308,7 @@ def _entry(file: Path, name: str, value: Any, data_start: int) -> Entry:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    try:
-        data = json.loads(index.read_text(encoding="utf-8"), object_pairs_hook=_once)
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{str(index)!r} is damaged ({str(error)[:100]}); copy or download it again.") from error
-    weight_map = data.get("weight_map") if isinstance(data, dict) else None
+    weight_map = read_object(index).get("weight_map")
     names = list(weight_map.values()) if isinstance(weight_map, dict) else []
     # A name with a folder in it could lead anywhere on this machine.
     if not names or not all(isinstance(name, str) and name == Path(name).name for name in names):
