@@ -52,7 +52,8 @@ def experts_sorted(
         y_SD = plain_experts.run_plain(x_SD, ids_S, weights, len(experts))
     else:
         y_SD = _call_experts(x_SD, ids_S, experts)
-    weighted_SD = y_SD * weights_TA.reshape(-1, 1).to(y_SD.dtype)
+    weights_S1 = weights_TA.reshape(-1, 1).to(y_SD.dtype)
+    weighted_SD = y_SD * weights_S1 if torch.is_grad_enabled() else y_SD.mul_(weights_S1)
     if active > 1:
         weighted_SD = weighted_SD.view(tokens, active, -1).sum(dim=1)
     return weighted_SD.to(x_TD.dtype)

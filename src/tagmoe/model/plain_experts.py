@@ -28,8 +28,8 @@ CPU_ROW_BLOCK = 16
 # Below this many rows the padding costs more than oneDNN's fp32 products gain over torch's own, which need none.
 CPU_FUSED_ROWS = 1024
 
-# Elements of one block of a GELU: its buffers in fp32 and the block itself fit a cache of a megabyte.
-GELU_BLOCK = 1 << 15
+# Elements of one block of a GELU: large enough to hide the calls, small enough for its buffers to stay in a cache.
+GELU_BLOCK = 1 << 16
 # GELU(h) = h sigmoid(h (C0 + C1 h^2)), the tanh form rewritten: (1 + tanh(u)) / 2 = sigmoid(2 u).
 C0 = 2 * math.sqrt(2 / math.pi)
 C1 = C0 * 0.044715
@@ -127,11 +127,13 @@ class _PlainExperts(torch.autograd.Function):
 class Order(NamedTuple):
     """slots_P: the assignment in each row of the sorted, padded order. inverse_S: the row of each assignment.
 
-    sizes: rows of each expert, padding included. Rows of slots_P beyond their sum, if any, are never read.
+    counts: assignments of each expert; sizes: its rows, padding at their end included. Rows of slots_P beyond the
+    slices, if any, are never read.
     """
 
     slots_P: Tensor
     inverse_S: Tensor
+    counts: list[int]
     sizes: list[int]
 
 
@@ -150,7 +152,7 @@ def sort_by_expert(x_SD: Tensor, ids_S: Tensor, num_experts: int) -> Order:
         # as many rows as the worst routing needs: the shapes of a compiled graph must not depend on it
         slots_P = ids_S.new_zeros(len(ids_S) + num_experts * (block - 1)).index_copy_(0, rows_S, order_S)
     inverse_S = torch.empty_like(order_S).index_copy_(0, order_S, rows_S)
-    return Order(slots_P, inverse_S, sizes_N.tolist())
+    return Order(slots_P, inverse_S, counts.tolist(), sizes_N.tolist())
 
 
 def _forward(
@@ -159,8 +161,9 @@ def _forward(
     """(y_SD, x_PD, activations and slopes of every expert); without `trains` the lists are empty."""
     per = len(weights) // len(order.sizes)
     x_PD = x_SD.index_select(0, order.slots_P)
-    activations, slopes, slices = [], [], []
-    for e, x in enumerate(_split(x_PD, order.sizes)):
+    activations, slopes = [], []
+    y_PD = torch.empty_like(x_PD)
+    for e, (x, y) in enumerate(zip(*(_split(tensor, order.sizes) for tensor in (x_PD, y_PD)), strict=True)):
         w1, w2 = weights[per * e : per * e + 2]
         b1, b2 = weights[per * e + 2 : per * e + 4] if per == 4 else (None, None)
         if trains:
@@ -170,8 +173,8 @@ def _forward(
             slopes.append(slope)
         else:
             hidden = linear_gelu(x, w1, b1)
-        slices.append(linear(hidden, w2, b2))
-    return torch.cat(slices).index_select(0, order.inverse_S), x_PD, activations, slopes
+        linear(hidden, w2, b2, out=y)
+    return y_PD.index_select(0, order.inverse_S), x_PD, activations, slopes
 
 
 def _backward(
@@ -186,15 +189,13 @@ def _backward(
     """Gradients of x_SD and of every weight, None where `wanted` says so."""
     per = len(weights) // len(order.sizes)
     grad_PD = grad_SD.index_select(0, order.slots_P)
-    if len(order.slots_P) > len(order.inverse_S):
-        is_padding_P = torch.ones_like(order.slots_P, dtype=torch.bool).index_fill_(0, order.inverse_S, False)
-        grad_PD[is_padding_P] = 0
     grad_x_PD = torch.empty_like(x_PD)
     grads: list[Tensor | None] = []
     rows = zip(*(_split(tensor, order.sizes) for tensor in (x_PD, grad_PD, grad_x_PD)), strict=True)
     for e, (x, grad, grad_x) in enumerate(rows):
         w1, w2 = weights[per * e : per * e + 2]
         wants = wanted[1 + per * e : 1 + per * (e + 1)]
+        grad[order.counts[e] :] = 0  # padding
         grad_h = grad.mm(w2).mul_(slopes[e])
         grads += [grad_h.t().mm(x) if wants[0] else None, grad.t().mm(activations[e]) if wants[1] else None]
         if per == 4:
@@ -221,31 +222,36 @@ def gelu_and_slope_(h: Tensor) -> Tensor:
     With s = sigmoid(h (C0 + C1 h^2)): GELU = h s and GELU' = s + h s (1 - s) (C0 + 3 C1 h^2).
     """
     activation = torch.empty_like(h)
-    flat_h, flat_a = h.view(-1), activation.view(-1)
     is_fp32 = h.dtype == torch.float32
-    constant = flat_h.new_full((min(GELU_BLOCK, len(flat_h)),), C0, dtype=torch.float32)
-    buffers = [torch.empty_like(constant) for _ in range(3 if is_fp32 else 5)]
-    for start in range(0, len(flat_h), GELU_BLOCK):
-        block_h, block_a = flat_h[start : start + GELU_BLOCK], flat_a[start : start + GELU_BLOCK]
-        c, s, t, u, *wide = (buffer[: len(block_h)] for buffer in (constant, *buffers))
+    size = min(GELU_BLOCK, h.numel())
+    c = h.new_full((size,), C0, dtype=torch.float32)
+    buffers = [torch.empty_like(c) for _ in range(2 if is_fp32 else 4)]
+    for block_h, block_a in zip(h.view(-1).split(GELU_BLOCK), activation.view(-1).split(GELU_BLOCK), strict=True):
+        if len(block_h) < size:
+            size = len(block_h)
+            c, buffers = c[:size], [buffer[:size] for buffer in buffers]
+        s, t, *wide = buffers
         x, a = (block_h, block_a) if is_fp32 else (wide[0].copy_(block_h), wide[1])
         torch.addcmul(c, x, x, value=C1, out=t)
         torch.sigmoid(torch.mul(t, x, out=s), out=s)
         torch.mul(x, s, out=a)
-        torch.addcmul(a, a, s, value=-1, out=u)
         torch.addcmul(c, x, x, value=3 * C1, out=t)
-        torch.addcmul(s, u, t, out=x)
+        torch.addcmul(a, a, s, value=-1, out=x)
+        torch.addcmul(s, x, t, out=x)
         if not is_fp32:
             block_h.copy_(x)
             block_a.copy_(a)
     return activation
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
     """x W^T + b. Large fp32 ones by oneDNN, which adds the bias inside the product; 16-bit ones go there anyway."""
     if HAS_POINTWISE and x.device.type == "cpu" and x.dtype == torch.float32 and _row_count_is_round(x):
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return F.linear(x, weight, bias)
+        y = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return y if out is None else out.copy_(y)
+    if out is None:
+        return F.linear(x, weight, bias)
+    return torch.mm(x, weight.t(), out=out) if bias is None else torch.addmm(bias, x, weight.t(), out=out)
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -283,14 +289,14 @@ HAS_POINTWISE = torch.backends.mkldnn.is_available() and _probe_pointwise()
 
 @torch.library.custom_op("tagmoe::experts", mutates_args=())
 def _experts_op(x_SD: Tensor, ids_S: Tensor, weights: list[Tensor], num_experts: int, trains: bool) -> list[Tensor]:
-    """[y_SD, x_PD, activation_PF, slope_PF, slots_P, inverse_S, sizes_N]; all but y_SD are empty unless `trains`."""
+    """[y_SD, x_PD, activation_PF, slope_PF, slots_P, inverse_S, rows_2N]; all but y_SD are empty unless `trains`."""
     order = sort_by_expert(x_SD, ids_S, num_experts)
     y_SD, x_PD, activations, slopes = _forward(x_SD, order, weights, trains)
     if not trains:
         return [y_SD, *(x_SD.new_empty(0) for _ in range(3)), *(ids_S.new_empty(0) for _ in range(3))]
     unused = activations[0].new_empty(len(x_PD) - sum(order.sizes), weights[0].shape[0])
     hidden = [torch.cat([*tensors, unused]) for tensors in (activations, slopes)]
-    return [y_SD, x_PD, *hidden, order.slots_P, order.inverse_S, ids_S.new_tensor(order.sizes)]
+    return [y_SD, x_PD, *hidden, order.slots_P, order.inverse_S, ids_S.new_tensor([order.counts, order.sizes])]
 
 
 @_experts_op.register_fake
@@ -307,14 +313,14 @@ def _(x_SD: Tensor, ids_S: Tensor, weights: list[Tensor], num_experts: int, trai
         x_SD.new_empty(hidden),
         ids_S.new_empty(rows),
         ids_S.new_empty(assignments),
-        ids_S.new_empty(num_experts),
+        ids_S.new_empty(2, num_experts),
     ]
 
 
 @torch.library.custom_op("tagmoe::experts_backward", mutates_args=())
 def _experts_backward_op(grad_SD: Tensor, saved: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
-    x_PD, activation_PF, slope_PF, slots_P, inverse_S, sizes_N = saved
-    order = Order(slots_P, inverse_S, sizes_N.tolist())
+    x_PD, activation_PF, slope_PF, slots_P, inverse_S, rows_2N = saved
+    order = Order(slots_P, inverse_S, *rows_2N.tolist())
     activations, slopes = _split(activation_PF, order.sizes), _split(slope_PF, order.sizes)
     wanted = [True] * (1 + len(weights))
     grads = _backward(grad_SD, x_PD, activations, slopes, order, weights, wanted)
