@@ -206,3 +206,16 @@ def test_it_says_how_it_may_be_split(build):
     assert TagMoETransformerBlock.__name__ in model._no_split_modules
     assert TagMoETransformerBlock.__name__ in model._repeated_blocks
     assert TagMoETransformer2DModel.__module__ == "tagmoe"
+
+
+@pytest.mark.parametrize("routing", [None, "stats", "full"])
+def test_it_compiles_as_one_graph(build, inputs, routing):
+    model = build()
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    sample, *rest = compiled(**inputs, return_dict=False, return_routing=routing)
+    expected, *expected_rest = model(**inputs, return_dict=False, return_routing=routing)
+    torch.testing.assert_close(sample, expected, rtol=1e-5, atol=1e-5)
+    assert len(rest) == len(expected_rest) == (routing is not None)
+    sample.square().mean().backward()
+    assert all(parameter.grad is not None for name, parameter in model.named_parameters() if ".experts." in name)
