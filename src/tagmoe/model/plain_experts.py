@@ -162,7 +162,8 @@ def _forward(
     per = len(weights) // len(order.sizes)
     x_PD = x_SD.index_select(0, order.slots_P)
     activations, slopes = [], []
-    y_PD = torch.empty_like(x_PD)
+    # without gradients an expert's inputs are of no more use once its hidden layer is there
+    y_PD = torch.empty_like(x_PD) if trains else x_PD
     for e, (x, y) in enumerate(zip(*(_split(tensor, order.sizes) for tensor in (x_PD, y_PD)), strict=True)):
         w1, w2 = weights[per * e : per * e + 2]
         b1, b2 = weights[per * e + 2 : per * e + 4] if per == 4 else (None, None)
