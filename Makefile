@@ -28,6 +28,9 @@ bench: $(READY)
 	$(PY) benchmarks/cli.py
 	$(PY) benchmarks/train_speed.py
 	$(PY) benchmarks/world.py
+	$(PY) benchmarks/moe_layer.py --shapes small
+	$(PY) benchmarks/train_step.py --sizes tagworld
+	$(PY) benchmarks/memory.py
 
 setup: $(READY)
 
