@@ -7,7 +7,8 @@ TagMoEError                 1   what was wrong (with its value), what is allowed
 |   `-- ImageError          2   a file that is no usable picture
 |-- MissingError            3   weights or an optional dependency are not there (names the install line)
 |-- CheckpointError         1   a model folder or checkpoint is incomplete or damaged
-`-- TrainingError           1   a run cannot go on (NaN, mismatch on resume)
+|-- TrainingError           1   a run cannot go on (NaN, mismatch on resume)
+`-- ResultError             1   a result or recording is damaged, of another version, or does not belong to the others
 """
 
 from __future__ import annotations
@@ -49,3 +50,7 @@ class CheckpointError(TagMoEError):
 
 class TrainingError(TagMoEError):
     """A training run cannot go on: NaN, or a checkpoint of another configuration."""
+
+
+class ResultError(TagMoEError):
+    """A result or recording file is damaged, of another version, or does not belong with the others."""

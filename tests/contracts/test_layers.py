@@ -18,7 +18,7 @@ LAYERS = (
     ("world", "data", "vlm"),
     ("images", "arguments", "components", "folder", "lora", "release", "pipeline", "memory", "packaged"),
     ("train", "evaluate", "routing"),
-    ("serve", "study"),
+    ("serve", "study", "ablation"),
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -1,0 +1,114 @@
+"""What one arm at one seed gave: the schema of result.json, which every table and figure of the ablation is made from."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tagmoe.errors import ResultError
+
+FORMAT = 1
+NAME = "result.json"
+
+
+class Part(BaseModel):
+    """A frozen part of a result that refuses names it does not know and numbers that are not finite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Cases(Part):
+    """Which held-out cases were edited, and how. `tasks[i]` is the task of case i; the flags are held-out or not."""
+
+    per_task: int
+    seed: int
+    steps: int
+    cfg: float
+    tasks: tuple[str, ...]
+    held_out_paraphrase: tuple[bool, ...]
+    held_out_combination: tuple[bool, ...]
+
+
+class Verdicts(Part):
+    """What the oracle said of each case, in their order; None where a case does not ask for it."""
+
+    success: tuple[bool, ...]
+    unchanged: tuple[float | None, ...]
+    subject: tuple[float | None, ...]
+    face: tuple[float | None, ...]
+    style: tuple[float | None, ...]
+
+
+class FlowByTimestep(Part):
+    """L_flow of the averaged weights on fixed held-out samples and noise, at each of these timesteps (1 is noise)."""
+
+    timesteps: tuple[float, ...]
+    loss: tuple[float, ...]
+    samples: int
+
+
+class Routing(Part):
+    """What the gates did on the cases, of the target's tokens, mean over denoising steps.
+
+    mutual_information_L: nats between task and first-choice expert, by layer. utilisation: task -> L x N shares.
+    tags_exact, tags_f1: how often the tags predicted from the signature are all right, and their F1; None without a
+    trained H_pred.
+    """
+
+    mutual_information_L: tuple[float, ...]
+    utilisation: dict[str, tuple[tuple[float, ...], ...]]
+    tags_exact: float | None = None
+    tags_f1: float | None = None
+
+
+class Result(Part):
+    """One arm at one seed.
+
+    common: digest of everything that all arms must share to be compared (recipe, cases, base). settings: the arm's
+    whole run. curve: validation on the way, [{"step", "flow", "success"}]. training: the logged terms at every n-th
+    step. parameters: all, and those a token uses.
+    """
+
+    format: Literal[1] = FORMAT
+    arm: str
+    about: str
+    seed: int = Field(ge=0)
+    common: str
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    machine: str
+    date: str
+    seconds: dict[str, float]
+    samples: int
+    parameters: dict[str, int]
+    cases: Cases
+    verdicts: Verdicts
+    flow: FlowByTimestep
+    curve: tuple[dict[str, float], ...]
+    training: tuple[dict[str, float], ...]
+    routing: Routing | None = None
+
+    def write(self, path: Path) -> None:
+        """Write the file whole or not at all."""
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            partial.write_text(self.model_dump_json() + "\n", encoding="utf-8")
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def read_result(path: Path) -> Result:
+    """Read and check one result file. Raises ResultError naming the file and what is wrong with it."""
+    try:
+        return Result.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise ResultError(f"The result {str(path)!r} is not one of this version: {name}: {first['msg']}.") from error
+    except (OSError, ValueError) as error:
+        raise ResultError(f"The result {str(path)!r} cannot be read ({error}); run the arm again.") from error
