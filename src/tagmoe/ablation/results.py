@@ -1,4 +1,4 @@
-"""What one arm at one seed gave: the schema of result.json, which every table and figure of the ablation is made from."""
+"""What one arm at one seed gave: the schema of result.json, of which every table and figure is made."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tagmoe.errors import ResultError
 
-FORMAT = 1
 NAME = "result.json"
 
 
@@ -73,7 +72,7 @@ class Result(Part):
     step. parameters: all, and those a token uses.
     """
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     arm: str
     about: str
     seed: int = Field(ge=0)
