@@ -6,6 +6,7 @@ from .instructions import words
 from .judge import Verdict, judge
 from .oracle import Reading, read
 from .render import render
+from .rules import RuleTags, rule_sets, rule_tags
 from .sample import Sample, sample, slot_values
 from .scene import HELD_OUT_COMBINATIONS, SIZE, Background, Face, Item, Scene
 from .tasks import TASKS
@@ -18,12 +19,15 @@ __all__ = [
     "Face",
     "Item",
     "Reading",
+    "RuleTags",
     "Sample",
     "Scene",
     "Verdict",
     "judge",
     "read",
     "render",
+    "rule_sets",
+    "rule_tags",
     "sample",
     "slot_values",
     "words",
