@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from tagmoe.cli.explain import prepare_page
 from tagmoe.cli.models import check_model, load_loras, load_model, model_name, plan_memory
 from tagmoe.cli.output import check_output_file, give, say, write_image
 from tagmoe.errors import UsageError
@@ -32,11 +33,12 @@ def draw(
     lora_scale: Sequence[float] | None,
     memory: str,
     threads: int | None,
+    explain: Path | None,
     no_metadata: bool,
     force: bool,
     as_json: bool,
 ) -> None:
-    """Edit `pictures`, or generate without any, and write the result to `out`."""
+    """Edit `pictures`, or generate without any, and write the result to `out`; and a page about it to `explain`."""
     if not prompt.strip():
         raise UsageError("The prompt is empty; say what to draw or what to change, e.g. -p 'make the circle red'.")
     width, height = parse_size(size)
@@ -47,6 +49,7 @@ def draw(
             f"--lora-scale is given {len(lora_scale)} times and --lora {len(lora or ())} times; give one for each."
         )
     check_model(model)
+    page = None if explain is None else prepare_page(explain, model, force=force)
     from tagmoe.images import load_image
 
     references = [load_image(picture) for picture in pictures]
@@ -75,6 +78,7 @@ def draw(
         num_inference_steps=steps,
         true_cfg_scale=cfg,
         seed=seed,
+        return_routing=None if page is None else "full",
     )
     output = cast("TagMoEPipelineOutput", answer)
     seconds = time.perf_counter() - started
@@ -91,6 +95,7 @@ def draw(
     metadata = {} if no_metadata else {"Software": "tagmoe", **{name: str(value) for name, value in facts.items()}}
     write_image(image, out, metadata)
     say(f"{image.width}x{image.height}, seed {output.seeds[0]}, {facts['steps']} steps, {seconds:.1f} s")
+    explained = {} if page is None else page.write(pipeline, output, references, facts)
     give(
         {
             "output": str(out),
@@ -99,6 +104,7 @@ def draw(
             "height": image.height,
             "seconds": round(seconds, 3),
             "memory_plan": plan.name,
+            **explained,
             **({"lora": [report.as_json() for report in reports]} if reports else {}),
         },
         str(out),

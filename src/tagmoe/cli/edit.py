@@ -11,6 +11,7 @@ from tagmoe.cli.draw import draw
 from tagmoe.cli.options import (
     AsJson,
     Cfg,
+    Explain,
     Force,
     Lora,
     LoraScale,
@@ -42,6 +43,7 @@ def edit(
     lora_scale: LoraScale = None,
     memory: MemoryChoice = Memory.auto,
     threads: Threads = None,
+    explain: Explain = None,
     no_metadata: NoMetadata = False,
     force: Force = False,
     as_json: AsJson = False,
@@ -64,6 +66,7 @@ def edit(
         lora_scale=lora_scale,
         memory=memory,
         threads=threads,
+        explain=explain,
         no_metadata=no_metadata,
         force=force,
         as_json=as_json,

@@ -10,6 +10,7 @@ from tagmoe.cli.draw import draw
 from tagmoe.cli.options import (
     AsJson,
     Cfg,
+    Explain,
     Force,
     Lora,
     LoraScale,
@@ -39,6 +40,7 @@ def generate(
     lora_scale: LoraScale = None,
     memory: MemoryChoice = Memory.auto,
     threads: Threads = None,
+    explain: Explain = None,
     no_metadata: NoMetadata = False,
     force: Force = False,
     as_json: AsJson = False,
@@ -61,6 +63,7 @@ def generate(
         lora_scale=lora_scale,
         memory=memory,
         threads=threads,
+        explain=explain,
         no_metadata=no_metadata,
         force=force,
         as_json=as_json,

@@ -52,3 +52,9 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Picture to write: .png, 
 NoMetadata = Annotated[
     bool, typer.Option("--no-metadata", help="Leave prompt, seed, steps and model out of the PNG file.")
 ]
+Explain = Annotated[
+    Path | None,
+    typer.Option(
+        "--explain", help="Page to write (.html): where each expert worked, and the tags that its routing predicts."
+    ),
+]

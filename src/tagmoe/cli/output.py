@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
@@ -40,14 +40,16 @@ def give(data: Mapping[str, Any], text: str, *, as_json: bool) -> None:
     print(json.dumps(data) if as_json else text)
 
 
-def check_output_file(path: Path, *, force: bool) -> None:
+def check_output_file(
+    path: Path, *, force: bool, extensions: Collection[str] = tuple(FORMATS), kind: str = "picture"
+) -> None:
     """Refuse an output file before any work: unknown extension, no folder for it, there already without `force`."""
-    if path.suffix.lower() not in FORMATS:
+    if path.suffix.lower() not in extensions:
         raise UsageError(
-            f"The output {str(path)!r} has the extension {path.suffix!r}; use one of {', '.join(FORMATS)}."
+            f"The output {str(path)!r} has the extension {path.suffix!r}; use one of {', '.join(extensions)}."
         )
     if path.is_dir():
-        raise UsageError(f"The output {str(path)!r} is a folder; give the name of a picture file.")
+        raise UsageError(f"The output {str(path)!r} is a folder; give the name of a {kind} file.")
     if not path.parent.is_dir():
         raise UsageError(f"There is no folder {str(path.parent)!r} for the output; create it or choose another.")
     if path.exists() and not force:
@@ -70,6 +72,18 @@ def write_image(image: Image, path: Path, metadata: Mapping[str, str]) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         image.save(partial, format=kind, **options)
+        os.replace(partial, path)
+    except OSError as error:
+        raise TagMoEError(f"The output {str(path)!r} cannot be written ({error.strerror or error}).") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a text file beside its place, then move it there."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)
     except OSError as error:
         raise TagMoEError(f"The output {str(path)!r} cannot be written ({error.strerror or error}).") from error

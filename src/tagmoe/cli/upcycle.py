@@ -25,6 +25,7 @@ PIPELINE_FILES = (
     "tokenizer",
     "scheduler",
     "alignment.safetensors",
+    "tags_right.json",
     "README.md",
     ".gitattributes",
     NOTE,

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tagmoe.errors import CheckpointError, MissingError, UsageError
+from tagmoe.folder import ALIGNMENT, read_alignment
 from tagmoe.losses.alignment import PredictionHead
 from tagmoe.losses.signature import routing_signature, routing_signature_from_scores
 from tagmoe.model.routing import RouterStats, RoutingTrace
@@ -141,8 +142,6 @@ class Alignment:
     @classmethod
     def load(cls, folder: Path) -> Alignment:
         """From a model folder. Raises MissingError without alignment.safetensors, CheckpointError for a bad one."""
-        from tagmoe.folder import ALIGNMENT, read_alignment
-
         tensors = read_alignment(folder)
         if tensors is None:
             raise MissingError(

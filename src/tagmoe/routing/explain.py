@@ -1,0 +1,321 @@
+"""One edit explained: where each expert worked, and which tags its routing predicts, as one offline HTML page.
+
+The page needs nothing but itself. Its size is bounded for any model: maps have at most MAX_GRID tokens a side, and at
+most MAX_STEPS denoising steps are drawn.
+"""
+
+from __future__ import annotations
+
+import base64
+import colorsys
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from tagmoe.model.routing import RoutingTrace
+from tagmoe.routing.predicted_tags import PredictedTags
+from tagmoe.routing.tags_right import TagsRight
+from tagmoe.tags import TAG_NAMES, TaskDescriptor
+
+MAX_GRID = 40
+MAX_STEPS = 8
+PICTURE_SIDE = 512
+# Shades of a map of scores: 16 fit into 4 bits of a PNG, and more are not seen.
+_SHADES = 16
+# Colours that colour-blind people tell apart (Okabe and Ito), then hues for models of more experts.
+_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c6bb1", "#7f7f7f")
+_CHART = (260, 84)
+
+
+@dataclass(frozen=True)
+class TagReading:
+    """Tags of one edit, predicted and by rules; a None has its reason in the text beside it.
+
+    rule_cosine: cos(H_pred(g), s) with the rules' tags, 1 - L_align of Eq. 4. right: figures of the whole test set.
+    """
+
+    predicted: PredictedTags | None
+    why_not_predicted: str
+    rules: TaskDescriptor | None
+    rules_reason: str
+    rule_cosine: float | None = None
+    right: TagsRight | None = None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Everything the page shows of one edit (or generation). facts: what made it, in words.
+
+    traces: the full routing of every denoising step; the first sample of the batch is shown. signature_N: g of Eq. 3.
+    """
+
+    instruction: str
+    sources: Sequence[Image.Image]
+    result: Image.Image
+    traces: Sequence[RoutingTrace]
+    signature_N: Sequence[float]
+    tags: TagReading
+    facts: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class ExpertMap:
+    """One expert on one picture in one layer: its map of scores, its share of first choices, its range of scores."""
+
+    image: str
+    share: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class PictureRouting:
+    """One layer on one picture (0 the result, 1.. the references): first choices of all experts, and each one's map."""
+
+    picture: int
+    choice: str
+    experts: list[ExpertMap]
+
+
+@dataclass(frozen=True)
+class LayerRouting:
+    """One mixture layer: its pictures, and how the result's first choices change over the denoising steps.
+
+    lines: for each expert the points of an SVG polyline. steps: maps of first choices at the drawn steps.
+    """
+
+    pictures: list[PictureRouting]
+    lines: list[str]
+    steps: list[str]
+
+
+@dataclass(frozen=True)
+class TagRow:
+    """One tag of the vocabulary: its cosine, and whether it is predicted and given by the rules (None: no rules)."""
+
+    name: str
+    cosine: float
+    predicted: bool
+    given: bool | None
+
+
+def render(explanation: Explanation) -> str:
+    """The HTML page. All text is escaped: instructions and model names come from outside."""
+    environment = Environment(
+        loader=PackageLoader("tagmoe.routing", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": _percent}
+    traces = explanation.traces
+    experts = traces[0].scores_LBTN.shape[-1]
+    pictures = [explanation.result, *explanation.sources]
+    shown = drawn_steps(len(traces))
+    return environment.get_template("explain.html.j2").render(
+        e=explanation,
+        tags=explanation.tags,
+        rows=tag_rows(explanation.tags),
+        pictures=[_picture_address(picture) for picture in pictures],
+        shapes=[_map_shape(traces[0], image) for image in range(len(traces[0].grids))],
+        colours=[expert_colour(n, experts) for n in range(experts)],
+        experts=experts,
+        top_k=traces[0].expert_ids_LBTA.shape[-1],
+        layers=layer_routing(traces, shown),
+        shown=[step + 1 for step in shown],
+        chart=_CHART,
+        max_grid=MAX_GRID,
+        agreement=agreement(explanation.tags),
+        right=rightness(explanation.tags.right),
+    )
+
+
+def layer_routing(traces: Sequence[RoutingTrace], shown: Sequence[int]) -> list[LayerRouting]:
+    """What the page draws of every layer, from the traces of all denoising steps; `shown`: the steps to draw."""
+    images = len(traces[0].grids)
+    experts = traces[0].scores_LBTN.shape[-1]
+    scores = [_mean_over_steps(traces, image, _scores) for image in range(images)]
+    votes = [_mean_over_steps(traces, image, first_choices) for image in range(images)]
+    shares_SLN = np.stack([trace.utilisation(0)[:, 0].numpy() for trace in traces])
+    choices = [first_choices(traces[step], 0) for step in shown]
+    layers = []
+    for layer in range(len(scores[0])):
+        pictures = [
+            PictureRouting(
+                image,
+                choice_map(votes[image][layer], experts),
+                [_expert_map(scores[image][layer], votes[image][layer], n, experts) for n in range(experts)],
+            )
+            for image in range(images)
+        ]
+        lines = [_points(shares_SLN[:, layer, n]) for n in range(experts)]
+        layers.append(LayerRouting(pictures, lines, [choice_map(one[layer], experts) for one in choices]))
+    return layers
+
+
+def first_choices(trace: RoutingTrace, image: int) -> np.ndarray:
+    """One where an expert is a token's first choice, else zero: (L, h, w, N), of one picture of the first sample."""
+    frames, height, width = trace.grids[image]
+    start = sum(int(np.prod(grid)) for grid in trace.grids[:image])
+    ids = trace.expert_ids_LBTA[:, 0, start : start + frames * height * width, 0].numpy()
+    chosen = np.eye(trace.scores_LBTN.shape[-1], dtype=np.float32)[ids]
+    return chosen.reshape(len(ids), frames * height, width, -1)
+
+
+def drawn_steps(steps: int) -> list[int]:
+    """At most MAX_STEPS of the steps, evenly from the first to the last."""
+    return sorted({round(step) for step in np.linspace(0, steps - 1, min(steps, MAX_STEPS))})
+
+
+def expert_colour(number: int, experts: int) -> str:
+    """The colour of an expert on the page, as #rrggbb."""
+    if experts <= len(_COLOURS):
+        return _COLOURS[number]
+    red, green, blue = colorsys.hls_to_rgb(number / experts, 0.45 + 0.12 * (number % 2), 0.65)
+    return f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}"
+
+
+def choice_map(votes_hwN: np.ndarray, experts: int) -> str:
+    """The expert that most tokens chose, at every place, in the experts' colours; a PNG as a data: address."""
+    chosen = _shrink(votes_hwN).argmax(axis=-1).astype(np.uint8)
+    picture = Image.fromarray(chosen, mode="P")
+    picture.putpalette([level for n in range(experts) for level in _rgb(expert_colour(n, experts))])
+    return _png(picture)
+
+
+def score_map(scores_hw: np.ndarray, colour: str) -> str:
+    """Scores of one expert, 0 clear to 1 full, in its colour; a PNG as a data: address."""
+    levels = np.rint(np.clip(scores_hw, 0, 1) * (_SHADES - 1)).astype(np.uint8)
+    picture = Image.fromarray(levels, mode="P")
+    picture.putpalette(list(_rgb(colour)) * _SHADES)
+    return _png(picture, transparency=bytes(round(255 * level / (_SHADES - 1)) for level in range(_SHADES)))
+
+
+def tag_rows(tags: TagReading) -> list[TagRow]:
+    """Every tag, best first; empty without a prediction."""
+    if tags.predicted is None:
+        return []
+    said = set(tags.predicted.descriptor.tags)
+    given = None if tags.rules is None else set(tags.rules.tags)
+    return [
+        TagRow(name, cosine, name in said, None if given is None else name in given)
+        for name, cosine in tags.predicted.ranking
+    ]
+
+
+def agreement(tags: TagReading) -> str:
+    """In one sentence, whether prediction and rules agree; empty when there is nothing to compare."""
+    if tags.predicted is None or tags.rules is None:
+        return ""
+    said, given = set(tags.predicted.descriptor.tags), set(tags.rules.tags)
+    if said == given:
+        return "The predicted tags are those of the rules."
+    parts = [f"{len(said & given)} of the rules' {len(given)} tags are predicted"]
+    for text, names in (("wrongly predicted", said - given), ("missed", given - said)):
+        if names:
+            parts.append(f"{text}: {', '.join(sorted(names, key=TAG_NAMES.index))}")
+    return "; ".join(parts) + "."
+
+
+def rightness(right: TagsRight | None) -> str:
+    """How often this model's predicted tags are right, in plain words."""
+    if right is None:
+        return "How often predicted tags are right on a test set was not measured for this model."
+    verdict = (
+        "That is better than the constant answer."
+        if right.exact_low > right.baseline_exact
+        else "So the prediction is not shown to be better than the constant answer: read it as such."
+    )
+    low, high = _percent(right.exact_low, 1), _percent(right.exact_high, 1)
+    return (
+        f"On {right.cases} test cases of this model (seed {right.seed}, {right.steps} steps, guidance {right.cfg:g}) "
+        f"the predicted set is exactly right in {_percent(right.exact, 1)} (95 % interval {low} to {high}), F1 of "
+        f"single tags {right.f1:.2f}. Always answering the most frequent set is right in "
+        f"{_percent(right.baseline_exact, 1)}, F1 {right.baseline_f1:.2f}. {verdict}"
+    )
+
+
+# Parts ------------------------------------------------------------------------------------------------------------
+
+
+def _scores(trace: RoutingTrace, image: int) -> np.ndarray:
+    return trace.image(image)[:, 0].numpy()
+
+
+def _mean_over_steps(
+    traces: Sequence[RoutingTrace], image: int, of: Callable[[RoutingTrace, int], np.ndarray]
+) -> np.ndarray:
+    """(L, h, w, N) in fp64, one step after the other: all of them at once would be large in a large model."""
+    total = of(traces[0], image).astype(np.float64)
+    for trace in traces[1:]:
+        total += of(trace, image)
+    return total / len(traces)
+
+
+def _expert_map(scores_hwN: np.ndarray, votes_hwN: np.ndarray, n: int, experts: int) -> ExpertMap:
+    scores = scores_hwN[..., n]
+    return ExpertMap(
+        image=score_map(_shrink(scores[..., None])[..., 0], expert_colour(n, experts)),
+        share=float(votes_hwN[..., n].mean()),
+        low=float(scores.min()),
+        high=float(scores.max()),
+    )
+
+
+def _map_shape(trace: RoutingTrace, image: int) -> tuple[int, int]:
+    """(width, height) in tokens, for the aspect of the maps."""
+    frames, height, width = trace.grids[image]
+    return width, frames * height
+
+
+def _shrink(values_hwC: np.ndarray) -> np.ndarray:
+    """At most MAX_GRID a side, by the means of areas."""
+    height, width = values_hwC.shape[:2]
+    factor = max(height, width) / MAX_GRID
+    if factor <= 1:
+        return values_hwC
+    size = (max(1, round(width / factor)), max(1, round(height / factor)))
+    channels = [
+        Image.fromarray(values_hwC[..., c].astype(np.float32)).resize(size, Image.Resampling.BOX)
+        for c in range(values_hwC.shape[2])
+    ]
+    return np.stack([np.asarray(channel) for channel in channels], axis=-1)
+
+
+def _points(shares_S: np.ndarray) -> str:
+    """An expert's share over the steps as points of a polyline; one step is drawn as a level line."""
+    width, height = _CHART
+    values = np.repeat(shares_S, 2) if len(shares_S) == 1 else shares_S
+    across = np.linspace(0, width, len(values))
+    return " ".join(f"{x:.1f},{height * (1 - share):.1f}" for x, share in zip(across, values, strict=True))
+
+
+def _picture_address(picture: Image.Image) -> str:
+    """A picture of at most PICTURE_SIDE as a data: address, made from its pixels alone: no metadata comes along."""
+    small = picture.convert("RGB")
+    small.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    small = Image.fromarray(np.asarray(small))
+    if max(small.size) <= 128:
+        return _png(small)
+    buffer = io.BytesIO()
+    small.save(buffer, format="JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _png(picture: Image.Image, **options: bytes) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", optimize=True, **options)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _rgb(colour: str) -> tuple[int, int, int]:
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+
+
+def _percent(value: float, digits: int = 0) -> str:
+    return f"{100 * value:.{digits}f} %"
