@@ -54,7 +54,8 @@ class Page:
             (predicted,) = self.alignment.predict(signature_BN[:1], candidates=candidates)
             if rules is not None:
                 (rule_cosine,) = self.alignment.cosine(signature_BN[:1], [rules])
-        tags = TagReading(predicted, self.why_not_predicted, rules, rules_reason, rule_cosine, self.right)
+        rank = None if self.alignment is None else self.alignment.effective_rank
+        tags = TagReading(predicted, self.why_not_predicted, rules, rules_reason, rule_cosine, rank, self.right)
         page = render(
             Explanation(
                 instruction=prompt,

@@ -35,7 +35,8 @@ _CHART = (260, 84)
 class TagReading:
     """Tags of one edit, predicted and by rules; a None has its reason in the text beside it.
 
-    rule_cosine: cos(H_pred(g), s) with the rules' tags, 1 - L_align of Eq. 4. right: figures of the whole test set.
+    rule_cosine: cos(H_pred(g), s) with the rules' tags, 1 - L_align of Eq. 4. effective_rank: of W_tag. right: figures
+    of the whole test set.
     """
 
     predicted: PredictedTags | None
@@ -43,6 +44,7 @@ class TagReading:
     rules: TaskDescriptor | None
     rules_reason: str
     rule_cosine: float | None = None
+    effective_rank: float | None = None
     right: TagsRight | None = None
 
 
@@ -85,10 +87,12 @@ class PictureRouting:
 class LayerRouting:
     """One mixture layer: its pictures, and how the result's first choices change over the denoising steps.
 
-    lines: for each expert the points of an SVG polyline. steps: maps of first choices at the drawn steps.
+    full: the highest score in the layer, which its maps of scores show in full colour. lines: for each expert the
+    points of an SVG polyline. steps: maps of first choices at the drawn steps.
     """
 
     pictures: list[PictureRouting]
+    full: float
     lines: list[str]
     steps: list[str]
 
@@ -145,16 +149,17 @@ def layer_routing(traces: Sequence[RoutingTrace], shown: Sequence[int]) -> list[
     choices = [first_choices(traces[step], 0) for step in shown]
     layers = []
     for layer in range(len(scores[0])):
+        full = max(float(one[layer].max()) for one in scores)
         pictures = [
             PictureRouting(
                 image,
                 choice_map(votes[image][layer], experts),
-                [_expert_map(scores[image][layer], votes[image][layer], n, experts) for n in range(experts)],
+                [_expert_map(scores[image][layer], votes[image][layer], n, full) for n in range(experts)],
             )
             for image in range(images)
         ]
         lines = [_points(shares_SLN[:, layer, n]) for n in range(experts)]
-        layers.append(LayerRouting(pictures, lines, [choice_map(one[layer], experts) for one in choices]))
+        layers.append(LayerRouting(pictures, full, lines, [choice_map(one[layer], experts) for one in choices]))
     return layers
 
 
@@ -189,7 +194,7 @@ def choice_map(votes_hwN: np.ndarray, experts: int) -> str:
 
 
 def score_map(scores_hw: np.ndarray, colour: str) -> str:
-    """Scores of one expert, 0 clear to 1 full, in its colour; a PNG as a data: address."""
+    """Values of one expert, 0 clear to 1 full, in its colour; a PNG as a data: address."""
     levels = np.rint(np.clip(scores_hw, 0, 1) * (_SHADES - 1)).astype(np.uint8)
     picture = Image.fromarray(levels, mode="P")
     picture.putpalette(list(_rgb(colour)) * _SHADES)
@@ -215,7 +220,7 @@ def agreement(tags: TagReading) -> str:
     said, given = set(tags.predicted.descriptor.tags), set(tags.rules.tags)
     if said == given:
         return "The predicted tags are those of the rules."
-    parts = [f"{len(said & given)} of the rules' {len(given)} tags are predicted"]
+    parts = [f"Of the rules' tags, {len(said & given)} of {len(given)} are predicted"]
     for text, names in (("wrongly predicted", said - given), ("missed", given - said)):
         if names:
             parts.append(f"{text}: {', '.join(sorted(names, key=TAG_NAMES.index))}")
@@ -257,10 +262,10 @@ def _mean_over_steps(
     return total / len(traces)
 
 
-def _expert_map(scores_hwN: np.ndarray, votes_hwN: np.ndarray, n: int, experts: int) -> ExpertMap:
-    scores = scores_hwN[..., n]
+def _expert_map(scores_hwN: np.ndarray, votes_hwN: np.ndarray, n: int, full: float) -> ExpertMap:
+    scores, colour = scores_hwN[..., n], expert_colour(n, scores_hwN.shape[-1])
     return ExpertMap(
-        image=score_map(_shrink(scores[..., None])[..., 0], expert_colour(n, experts)),
+        image=score_map(_shrink(scores[..., None])[..., 0] / full, colour),
         share=float(votes_hwN[..., n].mean()),
         low=float(scores.min()),
         high=float(scores.max()),

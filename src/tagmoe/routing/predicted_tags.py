@@ -22,6 +22,7 @@ from torch.nn import functional
 from tagmoe.errors import CheckpointError, MissingError, UsageError
 from tagmoe.folder import ALIGNMENT, read_alignment
 from tagmoe.losses.alignment import PredictionHead
+from tagmoe.losses.semantics import TagEmbedding
 from tagmoe.losses.signature import routing_signature, routing_signature_from_scores
 from tagmoe.model.routing import RouterStats, RoutingTrace
 from tagmoe.tags import TAG_NAMES, TAGS, TaskDescriptor
@@ -91,12 +92,18 @@ def signature(routing: Sequence[RouterStats | RoutingTrace]) -> Tensor:
 
 
 class Alignment:
-    """W_tag and H_pred of a trained model (Eq. 2 and 4), for reading tags off a routing signature."""
+    """W_tag and H_pred of a trained model (Eq. 2 and 4), for reading tags off a routing signature.
+
+    `num_experts`: N, the length of a signature. `effective_rank`: of W_tag, low where its tags look alike.
+    """
 
     def __init__(self, weight_KD: Tensor, head: PredictionHead) -> None:
-        self.weight_KD = weight_KD.float()
+        embedding = TagEmbedding(weight_KD.shape[1], num_tags=weight_KD.shape[0])
+        embedding.load_state_dict({"weight": weight_KD})
+        self.weight_KD = embedding.weight.detach()
+        self.effective_rank = embedding.effective_rank()
         self.head = head.eval().requires_grad_(False)
-        self.num_experts = next(head.parameters()).shape[1]  # N, the length of a signature
+        self.num_experts = next(head.parameters()).shape[1]
         # dot products of all pairs of rows: the length of any sum of rows follows from them
         self._gram_KK = self.weight_KD @ self.weight_KD.T
 
