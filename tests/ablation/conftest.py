@@ -86,7 +86,7 @@ def simulate(arm: str, seed: int, *, per_task: int = 8, skill: float | None = No
         "training": tuple(training),
         "routing": Routing(
             mutual_information_L=information,
-            utilisation={task: ((0.25,) * 4,) * 3 for task in TASKS},
+            utilisation=dict.fromkeys(TASKS, ((0.25,) * 4,) * 3),
             tags_exact=0.5 if skill > 0.1 else None,
             tags_f1=0.7 if skill > 0.1 else None,
         )

@@ -61,11 +61,11 @@ class Collection:
 def read_collection(
     folder: Path, *, known: Sequence[str] | None = None, arms: Sequence[str] | None = None
 ) -> Collection:
-    """Read FOLDER/ARM/seed-S/result.json and FOLDER/ARM-seed-S.json, of `arms` (by default all), in the order of `known`.
+    """Read FOLDER/ARM/seed-S/result.json and FOLDER/ARM-seed-S.json, of `arms` (by default of all).
 
-    known: the names of all arms there are; those without a result are `missing`. Raises UsageError for a folder without
-    results or an unknown name in `arms`; ResultError for a half-finished run, an unknown arm, two results of one arm and
-    seed, or results of different recipes, versions or cases.
+    known: the names of all arms there are, in the order to show; those without a result are `missing`. Raises UsageError
+    for a folder without results or an unknown name in `arms`; ResultError for a half-finished run, an unknown arm, two
+    results of one arm and seed, or results of different recipes, versions or cases.
     """
     if not folder.is_dir():
         raise UsageError(f"There is no folder {str(folder)!r} with results; run arms first, or give another folder.")
@@ -79,18 +79,19 @@ def read_collection(
             continue
         if not path.is_file():
             raise ResultError(
-                f"The run {str(path.parent)!r} is half-finished: it has no {NAME}; finish it, or choose other arms with "
-                "--arms."
+                f"The run {str(path.parent)!r} is half-finished: it has no {NAME}; finish it, or choose other arms "
+                "with --arms."
             )
         result = read_result(path)
         if (result.arm, result.seed) != (arm, seed):
             raise ResultError(
-                f"The result {str(path)!r} is of arm {result.arm!r} at seed {result.seed}, not of the arm and seed in its "
-                "name; put it where it belongs."
+                f"The result {str(path)!r} is of arm {result.arm!r} at seed {result.seed}, not of the arm and seed in "
+                "its name; put it where it belongs."
             )
         if seed in found.setdefault(arm, {}):
+            other = found[arm][seed][0]
             raise ResultError(
-                f"Arm {arm!r} has two results at seed {seed}, {str(found[arm][seed][0])!r} and {str(path)!r}; remove one."
+                f"Arm {arm!r} has two results at seed {seed}, {str(other)!r} and {str(path)!r}; remove one."
             )
         found[arm][seed] = (path, result)
     order = list(known if known is not None else sorted(found))
@@ -133,13 +134,13 @@ def _check_together(items: Sequence[tuple[Path, Result]]) -> None:
             one, two = (_version(name, r.versions.get(name, "none")) for r in (first, result))
             if one != two:
                 raise ResultError(
-                    f"The results {pair} were made with {name} {one} and {two}; run them again with one version, or keep "
-                    "them in separate folders."
+                    f"The results {pair} were made with {name} {one} and {two}; run them again with one version, or "
+                    "keep them in separate folders."
                 )
         if result.common != first.common:
             raise ResultError(
-                f"The results {pair} differ in what all arms must share (recipe, base or cases); run them again with one "
-                "recipe, or keep them in separate folders."
+                f"The results {pair} differ in what all arms must share (recipe, base or cases); run them again with "
+                "one recipe, or keep them in separate folders."
             )
         same = result.cases == first.cases and result.flow.timesteps == first.flow.timesteps
         if not same or result.flow.samples != first.flow.samples or _asked(result) != _asked(first):

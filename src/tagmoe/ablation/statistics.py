@@ -2,8 +2,8 @@
 
 Two intervals answer two questions. Over cases: would these trained models differ on other cases? (A bootstrap of cases;
 all seeds of a case go together, because they share its difficulty.) Over seeds and cases: would the arms differ when
-trained again? With 3 seeds a bootstrap of seeds is far too sure of itself (it covers 0.78 to 0.87 where seeds matter), so
-this one is Student's t on the variance between cases plus the variance between seeds (it covers 0.92 to 0.98).
+trained again? With 3 seeds a bootstrap of seeds is far too sure of itself (it covers 0.78 to 0.87 where seeds matter),
+so this one is Student's t on the variance between cases plus the variance between seeds (it covers 0.92 to 0.98).
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class Interval(NamedTuple):
 class Estimate:
     """A mean over seeds and cases: of an arm, or of the difference of two arms.
 
-    by_seed: the mean of each seed, in the order of `seeds`. cases: how many have the quantity, 0 for what a run has once.
-    over_cases: for these seeds (None for what a run has once, and below 5 cases). over_seeds: for new seeds and cases (None
-    with one seed); p: of no difference, by the same reasoning.
+    by_seed: the mean of each seed, in the order of `seeds`. cases: how many have the quantity, 0 for what a run has
+    once. over_cases: for these seeds (None for what a run has once, and below 5 cases). over_seeds: for new seeds and
+    cases (None with one seed); p: of no difference, by the same reasoning.
     """
 
     value: float
@@ -141,9 +141,9 @@ def holm(p: Sequence[float]) -> list[float]:
 class Spread:
     """How two arms' verdicts differ, from which the number of cases follows.
 
-    discordance: the mean square of a pair's difference; of yes-or-no verdicts the share judged differently. correlation:
-    of a case's differences between two seeds, 0 where further seeds help as much as further cases, 1 where they do not
-    help; None with one seed.
+    discordance: the mean square of a pair's difference; of yes-or-no verdicts the share judged differently.
+    correlation: of a case's differences between two seeds, 0 where further seeds help as much as further cases, 1 where
+    they do not help; None with one seed.
     """
 
     discordance: float
@@ -163,9 +163,9 @@ def spread(differences_SC: np.ndarray) -> Spread:
 
 
 def half_width(cases: int, discordance: float, *, seeds: int = 1, correlation: float | None = None) -> float:
-    """Half the 95 % interval over `cases` of a difference near zero; without a correlation, seeds are taken not to help.
+    """Half the 95 % interval over `cases` of a difference near zero.
 
-    Raises UsageError for numbers that cannot be.
+    Without a correlation seeds are taken not to help. Raises UsageError for numbers that cannot be.
     """
     return _quantile(LEVEL) * math.sqrt(_case_variance(discordance, seeds, correlation) / _positive(cases))
 
@@ -173,7 +173,7 @@ def half_width(cases: int, discordance: float, *, seeds: int = 1, correlation: f
 def cases_needed(
     difference: float, discordance: float, *, seeds: int = 1, correlation: float | None = None, power: float = 0.8
 ) -> int:
-    """How many cases show a true `difference` (0.02: two points) at 95 % with this power. Raises UsageError as above."""
+    """How many cases show a true `difference` (0.02: two points) at 95 % with this power; errors as above."""
     if not 0 < difference <= 1 or not 0 < power < 1:
         raise UsageError(f"The difference is {difference} and the power {power}; both lie between 0 and 1.")
     factor = _quantile(LEVEL) + _NORMAL.inv_cdf(power)

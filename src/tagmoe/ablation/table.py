@@ -141,9 +141,8 @@ class Summary:
 def summarise(collection: Collection, baseline: str, *, draws: int = 10_000) -> Summary:
     """Means, paired differences to `baseline` and the paper's claims. Raises UsageError when it has no results."""
     if baseline not in collection.arms:
-        raise UsageError(
-            f"There is no result of the baseline {baseline!r}; choose one of {', '.join(collection.arms)} with --baseline."
-        )
+        there = ", ".join(collection.arms)
+        raise UsageError(f"There is no result of the baseline {baseline!r}; choose one of {there} with --baseline.")
     bootstrap = CaseBootstrap(draws)
     order = sorted(
         collection.arms, key=lambda arm: list(PAPER_ARMS).index(arm) if arm in PAPER_ARMS else len(PAPER_ARMS)
@@ -265,7 +264,7 @@ def _estimate(values: np.ndarray, seeds: Sequence[int], bootstrap: CaseBootstrap
 def _values(
     collection: Collection, arm: str, column: Column, seeds: Sequence[int], task: str | None
 ) -> np.ndarray | None:
-    """By seed and case (S, C), or by seed (S,) for what a run has once; None where a run lacks it or there is no seed."""
+    """By seed and case (S, C), or by seed (S,) for what a run has once; None where a run lacks it, or without seeds."""
     if not seeds:
         return None
     if column.name in QUANTITIES or column.name in SUBSETS:
