@@ -63,9 +63,9 @@ def read_collection(
 ) -> Collection:
     """Read FOLDER/ARM/seed-S/result.json and FOLDER/ARM-seed-S.json, of `arms` (by default of all).
 
-    known: the names of all arms there are, in the order to show; those without a result are `missing`. Raises UsageError
-    for a folder without results or an unknown name in `arms`; ResultError for a half-finished run, an unknown arm, two
-    results of one arm and seed, or results of different recipes, versions or cases.
+    known: the names of all arms there are, in the order to show; those without a result are `missing`. Raises
+    UsageError for no results or an unknown name in `arms`; ResultError for a half-finished run, an unknown
+    arm, two results of one arm and seed, or results of different recipes, versions or cases.
     """
     if not folder.is_dir():
         raise UsageError(f"There is no folder {str(folder)!r} with results; run arms first, or give another folder.")

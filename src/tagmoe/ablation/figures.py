@@ -57,7 +57,8 @@ def figures(summary: Summary) -> dict[str, str]:
     drawn: dict[str, str] = {}
     for name, draw in DRAWN.items():
         # the salt makes the identifiers inside an SVG the same every time, and different in every figure of a page
-        with rc_context(STYLE | {"svg.hashsalt": name}):
+        settings: Any = STYLE | {"svg.hashsalt": name}
+        with rc_context(settings):
             figure = draw(summary, Figure)
             if figure is not None:
                 drawn[name] = _svg(figure)
@@ -81,7 +82,7 @@ def differences(summary: Summary, new: Any) -> Any:
 
 
 def convergence(summary: Summary, new: Any) -> Any:
-    """Fig. 6 (left): training flow loss (smoothed), validation flow loss and success by step; mean and range of seeds."""
+    """Fig. 6 (left): flow loss in training (smoothed) and validation, and success, by step; mean and range of seeds."""
     panels: list[tuple[str, Curves, bool]] = [
         ("training flow loss, smoothed", lambda run: _smooth(*_series(run.training, "flow")), True),
         ("validation flow loss", lambda run: _series(run.curve, "flow"), True),
