@@ -13,7 +13,7 @@ from tagmoe.ablation.results import Cases, FlowByTimestep, Result, Routing, Verd
 from tagmoe.world import TASKS
 
 EDITS_ALL = {"generate", "subject", "style_ref", "structure"}
-SKILL = {"dense": -0.4, "moe": 0.0, "moe-align": 0.35, "gate-linear": 0.3, "tags-shuffled": 0.02}
+SKILL = {"dense": -0.4, "moe": 0.0, "align": 0.35, "align-frozen": 0.3, "align-shuffled": 0.02}
 VERSIONS = {"python": "3.11.9", "tagmoe": "0.1.0", "torch": "2.13.0", "numpy": "2.4.6"}
 
 MakeResult = Callable[..., Result]
@@ -66,7 +66,7 @@ def simulate(arm: str, seed: int, *, per_task: int = 8, skill: float | None = No
         "versions": VERSIONS,
         "machine": "simulated",
         "date": "2026-01-01",
-        "seconds": {"training": 900.0 + 10 * seed, "scoring": 60.0},
+        "seconds": {"training": 900.0 + 10 * seed, "editing": 60.0},
         "samples": 128_000,
         "parameters": {"all": 2_000_000 if mixture else 1_400_000, "used": 1_400_000},
         "cases": Cases(

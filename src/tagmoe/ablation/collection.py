@@ -14,6 +14,8 @@ from tagmoe.errors import ResultError, UsageError
 
 RUN = re.compile(r"seed-(\d+)")
 FLAT = re.compile(r"(.+)-seed-(\d+)\.json")
+NO_ARM = "base"
+"""Folder of the dense bases that all arms start from: trained, but not measured."""
 QUANTITIES = ("success", "unchanged", "subject", "face", "style")
 
 
@@ -59,9 +61,13 @@ class Collection:
 
 
 def read_collection(
-    folder: Path, *, known: Sequence[str] | None = None, arms: Sequence[str] | None = None
+    folder: Path,
+    *,
+    known: Sequence[str] | None = None,
+    arms: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
 ) -> Collection:
-    """Read FOLDER/ARM/seed-S/result.json and FOLDER/ARM-seed-S.json, of `arms` (by default of all).
+    """Read FOLDER/ARM/seed-S/result.json and FOLDER/ARM-seed-S.json, of `arms` and `seeds` (by default of all).
 
     known: the names of all arms there are, in the order to show; those without a result are `missing`. Raises
     UsageError for no results or an unknown name in `arms`; ResultError for a half-finished run, an unknown
@@ -75,12 +81,12 @@ def read_collection(
             raise ResultError(
                 f"The result {str(path)!r} is of an unknown arm {arm!r}; the arms are {', '.join(known)}: move it away."
             )
-        if arms is not None and arm not in arms:
+        if (arms is not None and arm not in arms) or (seeds is not None and seed not in seeds):
             continue
         if not path.is_file():
             raise ResultError(
-                f"The run {str(path.parent)!r} is half-finished: it has no {NAME}; finish it, or choose other arms "
-                "with --arms."
+                f"The run {str(path.parent)!r} is half-finished: it has no {NAME}; finish it, or choose others with "
+                "--arms and --seeds."
             )
         result = read_result(path)
         if (result.arm, result.seed) != (arm, seed):
@@ -116,7 +122,7 @@ def _paths(folder: Path) -> Iterator[tuple[Path, str, int]]:
         flat = FLAT.fullmatch(item.name)
         if flat is not None and item.is_file():
             yield item, flat[1], int(flat[2])
-        elif item.is_dir():
+        elif item.is_dir() and item.name != NO_ARM:
             for run in sorted(item.iterdir()):
                 nested = RUN.fullmatch(run.name)
                 if nested is not None and run.is_dir():

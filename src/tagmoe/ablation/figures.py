@@ -19,7 +19,7 @@ from tagmoe.errors import MissingError
 
 INK = "#7c8187"
 COLOURS = ("#b4532f", "#33808a", "#8a5fb0", "#b08a2e", "#4f8f4f", "#c25a8a", "#4a76c9", "#8c7355")
-SMOOTHED_SHARE = 0.04
+SMOOTHED_SHARE = 0.2
 TASK_PANELS = 4
 STYLE = {
     "svg.fonttype": "none",
@@ -216,7 +216,7 @@ def _series(records: Sequence[dict[str, float]], name: str) -> tuple[list[float]
 
 
 def _smooth(steps: Sequence[float], values: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
-    """A centred mean over a few percent of the points: single steps are noise of their batch."""
+    """A centred mean over a fifth of the points: single steps are noise of their batch."""
     reach = int(len(values) * SMOOTHED_SHARE / 2)
     means = [float(np.mean(values[max(0, i - reach) : i + reach + 1])) for i in range(len(values))]
     return steps, means

@@ -17,7 +17,6 @@ from tagmoe.ablation.figures import INK, figures
 from tagmoe.ablation.results import Result
 from tagmoe.ablation.statistics import Estimate, cases_needed, half_width
 from tagmoe.ablation.table import (
-    COLUMNS,
     PAPER_ARMS,
     PAPER_METRICS,
     PAPER_STEPS,
@@ -70,6 +69,7 @@ def numbers(summary: Summary) -> dict[str, Any]:
         "claims": [
             {
                 "text": claim.text,
+                "source": claim.source,
                 "first": claim.first,
                 "second": claim.second,
                 "quantity": claim.column.name,
@@ -164,7 +164,7 @@ def render(summary: Summary, drawn: dict[str, str]) -> str:
     parameter_names, second_names = cost_names(summary)
     return environment.get_template("report.html.j2").render(
         s=summary,
-        columns=COLUMNS,
+        columns=summary.columns,
         success=SUCCESS,
         figures=drawn,
         cases=len(summary.collection.cases.tasks),

@@ -5,8 +5,8 @@ All that a report says is computed here, from intervals: no sentence about an ou
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal
 
@@ -20,15 +20,17 @@ from tagmoe.errors import UsageError
 Outcome = Literal["held", "held for these seeds", "not resolved", "opposite for these seeds", "opposite", "missing"]
 MINUS = "-"
 
-PAPER_ARMS = {"dense": "Dense", "moe": "MoE w/o L_align", "moe-align": "MoE w/ L_align"}
-PAPER_STEPS = (("moe", "dense"), ("moe-align", "moe"))
+PAPER_ARMS = {"dense": "Dense", "moe": "MoE w/o L_align", "align": "MoE w/ L_align"}
+PAPER_STEPS = (("moe", "dense"), ("align", "moe"))
 """The two steps of Table 4, better arm first: the mixture, then L_align."""
 PAPER_METRICS = ("DINO-ref", "Face-ref", "Style-ref", "CLIP-src", "CLIP-cap", "vllmq")
 PAPER_TABLE = {
     "dense": (0.7196, 0.3544, 0.5177, 0.851, 0.263, 0.637),
     "moe": (0.7355, 0.3779, 0.5251, 0.863, 0.274, 0.677),
-    "moe-align": (0.7620, 0.4642, 0.5679, 0.879, 0.281, 0.847),
+    "align": (0.7620, 0.4642, 0.5679, 0.879, 0.281, 0.847),
 }
+CONTROLS = (("align-frozen", "align-shuffled"), ("align-frozen", "align-other-task"))
+"""If the meaning of the tags helps, right tags do better than wrong ones under the same loss. [ours]"""
 ROLES = {
     "DINO-ref": "subject",
     "Face-ref": "face",
@@ -93,13 +95,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper says of two arms, and what was measured: `first` is better than `second` in `column`."""
+    """What is said of two arms, and what was measured: `first` is better than `second` in `column`.
 
+    source: where the paper says it, or that it is a control of ours. metrics: of Table 4, whose part the column plays.
+    """
+
+    source: str
     first: str
     second: str
     column: Column
-    metrics: tuple[str, ...]
     estimate: Estimate | None
+    metrics: tuple[str, ...] = ()
 
     @property
     def outcome(self) -> Outcome:
@@ -117,12 +123,13 @@ class Claim:
     def text(self) -> str:
         """The claim in words."""
         degree = "higher" if self.column.better > 0 else "lower"
-        return f"{PAPER_ARMS[self.first]} has {degree} {self.column.name} than {PAPER_ARMS[self.second]}"
+        first, second = (PAPER_ARMS.get(arm, arm) for arm in (self.first, self.second))
+        return f"{first} has {degree} {self.column.name} than {second}"
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Everything that a page says. comparisons: how many differences were looked at, the tasks' apart."""
+    """Everything that a page says. columns: those any arm has. comparisons: differences shown, without the tasks'."""
 
     collection: Collection
     baseline: str
@@ -131,7 +138,7 @@ class Summary:
     spreads: dict[str, Spread]
     comparisons: int
     draws: int
-    columns: tuple[Column, ...] = field(default=COLUMNS)
+    columns: tuple[Column, ...]
 
     def row(self, arm: str) -> Row | None:
         """The row of an arm, None where it has no results."""
@@ -159,6 +166,7 @@ def summarise(collection: Collection, baseline: str, *, draws: int = 10_000) -> 
         spreads={arm: _spread(collection, arm, baseline) for arm in order if arm in {row.arm for row in others}},
         comparisons=sum(estimate is not None for row in rows for estimate in row.differences.values()),
         draws=draws,
+        columns=tuple(column for column in COLUMNS if any(row.means[column.name] for row in rows)),
     )
 
 
@@ -236,19 +244,22 @@ def _row(collection: Collection, arm: str, baseline: str, bootstrap: CaseBootstr
     )
 
 
-def _claims(collection: Collection, bootstrap: CaseBootstrap) -> Iterable[Claim]:
-    """Table 4 in both steps; the loss of Fig. 6 (left) and the routing of 4.5 where the paper claims them."""
+def _claims(collection: Collection, bootstrap: CaseBootstrap) -> Iterator[Claim]:
+    """Table 4 in both its steps, the loss of Fig. 6 (left), the routing of 4.5, and our controls."""
+
+    def claim(source: str, first: str, second: str, column: Column, metrics: tuple[str, ...] = ()) -> Claim:
+        return Claim(source, first, second, column, compare(collection, first, second, column, bootstrap), metrics)
+
     for first, second in PAPER_STEPS:
         for name in dict.fromkeys(("success", *ROLES.values())):
-            column = Column(name)
             metrics = tuple(metric for metric, role in ROLES.items() if role == name)
-            yield Claim(first, second, column, metrics, compare(collection, first, second, column, bootstrap))
-    for first, second, column in (
-        ("moe", "dense", FLOW),
-        ("moe-align", "dense", FLOW),
-        ("moe-align", "moe", INFORMATION),
-    ):
-        yield Claim(first, second, column, (), compare(collection, first, second, column, bootstrap))
+            yield claim("Table 4", first, second, Column(name), metrics)
+    for first in ("moe", "align"):
+        yield claim("Fig. 6, left", first, "dense", FLOW)
+    yield claim("section 4.5", "align", "moe", INFORMATION)
+    for first, second in CONTROLS:
+        yield claim("our control", first, second, SUCCESS)
+        yield claim("our control", first, second, INFORMATION)
 
 
 def _spread(collection: Collection, arm: str, baseline: str) -> Spread:

@@ -6,7 +6,7 @@ from .instructions import words
 from .judge import Verdict, judge
 from .oracle import Reading, read
 from .render import render
-from .sample import Sample, sample, slot_values
+from .sample import Sample, mistaken_tags, sample, slot_values
 from .scene import HELD_OUT_COMBINATIONS, SIZE, Background, Face, Item, Scene
 from .tasks import TASKS
 
@@ -22,6 +22,7 @@ __all__ = [
     "Scene",
     "Verdict",
     "judge",
+    "mistaken_tags",
     "read",
     "render",
     "sample",
