@@ -106,7 +106,8 @@ def read_collection(
             raise UsageError(f"There is no arm {arm!r}; the arms are {', '.join(order) or 'none'}.")
     if not found:
         raise UsageError(
-            f"The folder {str(folder)!r} holds no results (ARM/seed-S/{NAME} or ARM-seed-S.json); run arms first."
+            f"The folder {str(folder)!r} holds no results of the arms and seeds asked for (ARM/seed-S/{NAME} or "
+            "ARM-seed-S.json); run them first."
         )
     _check_together([item for runs in found.values() for item in runs.values()])
     wanted = [arm for arm in order if arms is None or arm in arms]

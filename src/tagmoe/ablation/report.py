@@ -26,7 +26,6 @@ from tagmoe.ablation.table import (
     Column,
     Summary,
     interval,
-    last,
     phrase,
 )
 
@@ -141,15 +140,6 @@ def outcomes(summary: Summary) -> dict[str, list[Claim]]:
     return {name: claims for name, claims in grouped.items() if claims}
 
 
-def cost_names(summary: Summary) -> tuple[list[str], list[str]]:
-    """The names that the runs' parameters and seconds have, in order of first appearance."""
-    results = list(summary.collection.results())
-    return (
-        list(dict.fromkeys(name for result in results for name in result.parameters)),
-        list(dict.fromkeys(name for result in results for name in result.seconds)),
-    )
-
-
 def render(summary: Summary, drawn: dict[str, str]) -> str:
     """The HTML page. All text but the figures, which are made here, is escaped."""
     environment = Environment(
@@ -159,28 +149,28 @@ def render(summary: Summary, drawn: dict[str, str]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"inline": inline_svg, "seconds": spell_seconds, "tone": _tone}
-    results = list(summary.collection.results())
-    parameter_names, second_names = cost_names(summary)
-    return environment.get_template("report.html.j2").render(
-        s=summary,
-        columns=summary.columns,
-        success=SUCCESS,
-        figures=drawn,
-        cases=len(summary.collection.cases.tasks),
-        results=results,
-        machines=Counter(result.machine for result in results),
-        outcomes=outcomes(summary),
-        paper=paper_rows(summary),
-        paper_steps=PAPER_STEPS,
-        paper_arms=PAPER_ARMS,
-        resolution={arm: resolution(summary, arm) for arm in summary.spreads},
-        parameter_names=parameter_names,
-        second_names=second_names,
-        phrase=phrase,
-        interval=interval,
-        last=last,
-    )
+    environment.filters |= FILTERS | {"inline": inline_svg, "tone": _tone}
+    return environment.get_template("report.html.j2").render(**facts(summary), figures=drawn)
+
+
+def facts(summary: Summary) -> dict[str, Any]:
+    """What a page is made of, in HTML or Markdown: names for a template that has FILTERS."""
+    results = [result for row in summary.rows for result in summary.collection.arms[row.arm].values()]
+    return {
+        "s": summary,
+        "success": SUCCESS,
+        "cases": len(summary.collection.cases.tasks),
+        "results": results,
+        "machines": Counter(result.machine for result in results),
+        "outcomes": outcomes(summary),
+        "paper": paper_rows(summary),
+        "paper_steps": PAPER_STEPS,
+        "paper_arms": PAPER_ARMS,
+        "resolution": {arm: resolution(summary, arm) for arm in summary.spreads},
+        "second_names": list(dict.fromkeys(name for result in results for name in result.seconds)),
+        "phrase": phrase,
+        "interval": interval,
+    }
 
 
 def inline_svg(svg: str) -> str:
@@ -198,6 +188,16 @@ def spell_seconds(value: float | None) -> str:
     if value < 120:
         return f"{value:.0f} s"
     return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
+
+
+def spell_probability(value: float | None) -> str:
+    """A p-value with three digits, never as zero."""
+    if value is None:
+        return "-"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+FILTERS: dict[str, Any] = {"seconds": spell_seconds, "probability": spell_probability}
 
 
 def _tone(estimate: Estimate | None, column: Column) -> str:

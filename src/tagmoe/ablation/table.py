@@ -47,12 +47,13 @@ class Column:
     """A quantity of the table. unit: points are hundredths of a share. better: 1 where more is, -1 where less is."""
 
     name: str
-    unit: Literal["points", "loss", "nats"] = "points"
+    unit: Literal["points", "loss", "nats", "cosine", "rank"] = "points"
     better: Literal[1, -1] = 1
 
     def format(self, value: float) -> str:
         """A value of an arm: 0.912 as 91.2, a loss with five digits."""
-        return {"points": f"{100 * value:.1f}", "loss": f"{value:.5f}", "nats": f"{value:.3f}"}[self.unit]
+        digits = {"points": 1, "loss": 5, "nats": 3, "cosine": 3, "rank": 1}[self.unit]
+        return f"{100 * value if self.unit == 'points' else value:.{digits}f}"
 
     def format_change(self, value: float) -> str:
         """A difference, with its sign."""
@@ -64,6 +65,10 @@ SUBSETS = ("seen phrasing", "held-out phrasing", "seen combination", "held-out c
 FLOW = Column("flow loss", "loss", -1)
 INFORMATION = Column("mutual information", "nats")
 TAGS = Column("tags right")
+ALIGNMENT = Column("L_align", "cosine", -1)
+RANK = Column("rank of W_tag", "rank")
+LOGGED = {ALIGNMENT.name: "alignment", RANK.name: "tags/effective_rank"}
+"""Of what training logs, the last values."""
 SUCCESS = Column("success")
 COLUMNS = (
     *(Column(name) for name in QUANTITIES),
@@ -71,6 +76,8 @@ COLUMNS = (
     FLOW,
     INFORMATION,
     TAGS,
+    ALIGNMENT,
+    RANK,
 )
 
 
@@ -118,6 +125,11 @@ class Claim:
         if self.estimate.verdict == "resolved":
             return "held" if same else "opposite"
         return "held for these seeds" if same else "opposite for these seeds"
+
+    @property
+    def direction(self) -> str:
+        """The outcome as said of a step of Table 4."""
+        return self.outcome.replace("held for", "same direction for").replace("held", "same direction")
 
     @property
     def text(self) -> str:
@@ -191,7 +203,7 @@ def phrase(estimate: Estimate | None, column: Column) -> str:
     """A difference with its verdict and intervals, in one line: "resolved: +3.1 points [1.2, 5.0], ..."."""
     if estimate is None:
         return "missing"
-    unit = {"points": " points", "nats": " nats", "loss": ""}[column.unit]
+    unit = f" {column.unit}" if column.unit in ("points", "nats") else ""
     text = f"{estimate.verdict}: {column.format_change(estimate.value)}{unit}"
     if estimate.over_cases is not None:
         text += f" {interval(estimate.over_cases, column)} over {estimate.cases} cases"
@@ -291,6 +303,8 @@ def _values(
 def _once(result: Result, column: Column) -> float | None:
     if column is FLOW:
         return fmean(result.flow.loss)
+    if column.name in LOGGED:
+        return last(result, LOGGED[column.name])
     if result.routing is None:
         return None
     return result.routing.tags_exact if column is TAGS else fmean(result.routing.mutual_information_L)
