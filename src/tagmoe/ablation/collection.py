@@ -76,7 +76,12 @@ def read_collection(
     if not folder.is_dir():
         raise UsageError(f"There is no folder {str(folder)!r} with results; run arms first, or give another folder.")
     found: dict[str, dict[int, tuple[Path, Result]]] = {}
-    for path, arm, seed in _paths(folder):
+    paths = list(_paths(folder))
+    order = list(known) if known is not None else sorted({arm for _, arm, _ in paths})
+    for arm in arms or ():
+        if arm not in order:
+            raise UsageError(f"There is no arm {arm!r}; the arms are {', '.join(order) or 'none'}.")
+    for path, arm, seed in paths:
         if known is not None and arm not in known:
             raise ResultError(
                 f"The result {str(path)!r} is of an unknown arm {arm!r}; the arms are {', '.join(known)}: move it away."
@@ -100,10 +105,6 @@ def read_collection(
                 f"Arm {arm!r} has two results at seed {seed}, {str(other)!r} and {str(path)!r}; remove one."
             )
         found[arm][seed] = (path, result)
-    order = list(known if known is not None else sorted(found))
-    for arm in arms or ():
-        if arm not in order:
-            raise UsageError(f"There is no arm {arm!r}; the arms are {', '.join(order) or 'none'}.")
     if not found:
         raise UsageError(
             f"The folder {str(folder)!r} holds no results of the arms and seeds asked for (ARM/seed-S/{NAME} or "
