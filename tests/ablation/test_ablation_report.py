@@ -17,7 +17,7 @@ from types import ModuleType
 import pytest
 
 from tagmoe.ablation.collection import Collection, read_collection
-from tagmoe.ablation.figures import DRAWN, figures
+from tagmoe.ablation.figures import DRAWN, INK, figures
 from tagmoe.ablation.report import render, write_report
 from tagmoe.ablation.results import Result
 from tagmoe.ablation.table import Summary, summarise
@@ -80,6 +80,8 @@ def test_the_page_is_well_formed_and_shows_every_arm_and_run(written: Path, summ
     assert len(re.findall(r"\b2026-01-01\b", text)) == 15
     assert text.count("top-2") >= 2  # among what was not run, and as a row that is missing
     assert "no result has the data" not in text.lower()
+    assert INK not in (written / "report.html").read_text(), "a figure's ink does not follow the page's"
+    assert INK in (written / "tasks.svg").read_text()
 
 
 def test_the_page_loads_nothing_from_outside(written: Path) -> None:
@@ -249,4 +251,3 @@ def test_the_documents_page_is_written_from_the_results(arms_folder: Path, tmp_p
     tables = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
     for table in tables:
         assert len({line.replace("\\|", "").count("|") for line in table.splitlines()}) == 1, table
-    assert script.ablation(flat, tmp_path) == text

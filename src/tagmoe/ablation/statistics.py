@@ -2,8 +2,8 @@
 
 Two intervals answer two questions. Over cases: would these trained models differ on other cases? (A bootstrap of cases;
 all seeds of a case go together, because they share its difficulty.) Over seeds and cases: would the arms differ when
-trained again? With 3 seeds a bootstrap of seeds is far too sure of itself (it covers 0.78 to 0.87 where seeds matter),
-so this one is Student's t on the variance between cases plus the variance between seeds (it covers 0.92 to 0.98).
+trained again? With 3 seeds a bootstrap of seeds is far too sure of itself (simulated, it covers 0.77 to 0.84 where
+seeds matter), so this one is Student's t on the variance between cases plus that between seeds (0.93 to 0.99).
 """
 
 from __future__ import annotations
