@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from tagmoe.ablation.arms import Arm, common_digest
-from tagmoe.ablation.job import BASE, Job, changed, read_job
+from tagmoe.ablation.job import Job, changed, read_job
 from tagmoe.ablation.measure import FlowSamples, Plan
-from tagmoe.ablation.results import NAME, Result, read_result
+from tagmoe.ablation.results import BASE, NAME, Result, read_result
 from tagmoe.ablation.statistics import CaseBootstrap
 from tagmoe.config import MoEConfig
 from tagmoe.pipeline import TagMoEPipeline
@@ -36,6 +36,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "reference": ("subject", "style_ref", "structure"),
 }
 """Every editing task is in one family; tasks of a family change the same kind of thing."""
+FOLDER = "interference"
 TOGETHER = "together"
 GRADIENT_SEED = 31
 WARMUP_SHARE = 8
@@ -49,7 +50,7 @@ def family_jobs(out: Path, seed: int, arm: Arm, plan: Plan) -> list[Job]:
     jobs = []
     for name, tasks in groups.items():
         share = round(steps * len(tasks) / len(EDITING))
-        folder = out / f"{arm.name}-{name}" / f"seed-{seed}"
+        folder = out / FOLDER / f"{arm.name}-{name}" / f"seed-{seed}"
         stage = {"steps": share, "edit_tasks": list(tasks), "text_to_image_every": 0}
         config = changed(
             arm.config,
@@ -133,7 +134,7 @@ def summarise(out: Path, arms: Sequence[str], seeds: Sequence[int]) -> Path:
     from tagmoe.train.recipe import versions
 
     results = {
-        (arm, name, seed): read_result(out / f"{arm}-{name}" / f"seed-{seed}" / NAME)
+        (arm, name, seed): read_result(out / FOLDER / f"{arm}-{name}" / f"seed-{seed}" / NAME)
         for arm in arms
         for name in (TOGETHER, *FAMILIES)
         for seed in seeds
@@ -176,7 +177,7 @@ def _gradients(out: Path, arm: str, seeds: Sequence[int]) -> dict[str, Any]:
     """The tasks' gradients at the weights that training on all tasks gave, mean over seeds."""
     measured = []
     for seed in seeds:
-        folder = out / f"{arm}-{TOGETHER}" / f"seed-{seed}"
+        folder = out / FOLDER / f"{arm}-{TOGETHER}" / f"seed-{seed}"
         pipeline = TagMoEPipeline.from_pretrained(folder / "run" / "model", dtype=torch.float32)
         late = (read_job(folder).config.moe or MoEConfig()).num_moe_blocks
         measured.append(task_gradients(pipeline, late_blocks=min(late, len(pipeline.transformer.transformer_blocks))))

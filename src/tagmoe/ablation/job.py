@@ -25,11 +25,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from tagmoe.ablation.arms import FREE, Arm, common_digest
-from tagmoe.ablation.results import NAME
+from tagmoe.ablation.results import BASE, NAME
 from tagmoe.config import RunConfig, check_config
 from tagmoe.errors import ResultError
 
-BASE = "base"
 EVERY = 20
 """Every n-th step's terms are kept in the result."""
 

@@ -38,9 +38,7 @@ class Outcome:
     failed: list[Failure] = field(default_factory=list)
 
 
-def run_jobs(
-    bases: Sequence[Job], work: Sequence[Job], *, jobs: int = 1, console: Console | None = None
-) -> Outcome:
+def run_jobs(bases: Sequence[Job], work: Sequence[Job], *, jobs: int = 1, console: Console | None = None) -> Outcome:
     """Do the bases, then the work, `jobs` at once; what is finished is not done again.
 
     A job that fails stops no other, but a base that fails stops the work of its seed. Ctrl-C stops all of them after

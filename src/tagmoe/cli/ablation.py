@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tagmoe.cli.models import hush
-from tagmoe.cli.options import AsJson
-from tagmoe.cli.output import give
+from tagmoe.cli.options import AsJson, Force
+from tagmoe.cli.output import check_output_folder, give, new_folder, say
 from tagmoe.errors import UsageError
 
 if TYPE_CHECKING:
@@ -89,6 +89,33 @@ def interference(
     _run([base_job(out, seed, chosen[0]) for seed in numbers], work, jobs)
     path = summarise(out, [arm.name for arm in chosen], numbers)
     give({"out": str(out), "interference": str(path)}, str(path), as_json=as_json)
+
+
+@ablation.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of results: ARM/seed-S/result.json.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write: report.html, JSON, CSV, figures.")],
+    arms: Annotated[
+        str | None, typer.Option(help="Only these, with commas between: dense,moe. By default all there are.")
+    ] = None,
+    baseline: Annotated[str, typer.Option(help="The arm that differences are taken to.")] = "moe",
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare arms over seeds on the same cases: means, paired differences with intervals, and the paper's claims."""
+    from tagmoe.ablation.collection import read_collection
+    from tagmoe.ablation.report import FILES, write_report
+    from tagmoe.ablation.table import SUCCESS, phrase, summarise
+
+    check_output_folder(out, force=force, ours=FILES)
+    summary = summarise(read_collection(folder, arms=_names(arms)), baseline)
+    with new_folder(out) as partial:
+        data = write_report(summary, partial)
+    for row in summary.rows:
+        if row.arm != baseline:
+            say(f"  {row.arm:<20}{phrase(row.differences['success'], SUCCESS)}")
+    page = out / "report.html"
+    give({"report": str(page), **data}, str(page), as_json=as_json)
 
 
 def _run(bases: list[Job], work: list[Job], jobs: int) -> list[Job]:
