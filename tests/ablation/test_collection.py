@@ -67,7 +67,7 @@ def test_unknown_arms_are_refused(folder: Path) -> None:
     refused(folder, "no arm 'nope'", "align", kind=UsageError, arms=["nope"])
 
 
-@pytest.mark.parametrize("left", [("job.json",), ("job.json", ".result.json.9.partial"), ()])
+@pytest.mark.parametrize("left", [("job.json", "log.txt"), ("job.json", ".result.json.9.partial"), ()])
 def test_a_half_finished_run_is_refused_unless_it_is_not_asked_for(folder: Path, left: tuple[str, ...]) -> None:
     run = folder / "moe" / "seed-3"
     run.mkdir()
@@ -76,6 +76,16 @@ def test_a_half_finished_run_is_refused_unless_it_is_not_asked_for(folder: Path,
     refused(folder, "seed-3", "half-finished", "--seeds")
     assert "moe" not in read_collection(folder, arms=["dense", "align"]).arms
     assert read_collection(folder, seeds=[0, 1]).seeds == (0, 1)
+
+
+def test_a_run_that_waits_is_missing_and_not_half_finished(folder: Path) -> None:
+    for run in (folder / "moe" / "seed-3", folder / "top-2" / "seed-0"):
+        run.mkdir(parents=True)
+        (run / "job.json").write_text("{}")
+    found = read_collection(folder)
+    assert found.seeds == (0, 1, 2)
+    assert "top-2" not in found.arms
+    assert read_collection(folder, known=[*found.arms, "top-2"]).missing == ("top-2",)
 
 
 def test_the_bases_are_no_arm(folder: Path) -> None:

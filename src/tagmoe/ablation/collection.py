@@ -9,13 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tagmoe.ablation.results import NAME, Cases, Result, read_result
+from tagmoe.ablation.results import BASE, NAME, Cases, Result, read_result
 from tagmoe.errors import ResultError, UsageError
 
 RUN = re.compile(r"seed-(\d+)")
 FLAT = re.compile(r"(.+)-seed-(\d+)\.json")
-NO_ARM = "base"
-"""Folder of the dense bases that all arms start from: trained, but not measured."""
 QUANTITIES = ("success", "unchanged", "subject", "face", "style")
 
 
@@ -119,16 +117,24 @@ def read_collection(
 
 
 def _paths(folder: Path) -> Iterator[tuple[Path, str, int]]:
-    """Where results are or, of a half-finished run, should be: path, arm and seed by their names."""
+    """Where results are or, of a half-finished run, should be: path, arm and seed by their names.
+
+    The dense bases have no result, and a run that only waits in the queue is missing, not half-finished.
+    """
     for item in sorted(folder.iterdir()):
         flat = FLAT.fullmatch(item.name)
         if flat is not None and item.is_file():
             yield item, flat[1], int(flat[2])
-        elif item.is_dir() and item.name != NO_ARM:
+        elif item.is_dir() and item.name != BASE:
             for run in sorted(item.iterdir()):
                 nested = RUN.fullmatch(run.name)
-                if nested is not None and run.is_dir():
+                if nested is not None and run.is_dir() and not _waits(run):
                     yield run / NAME, item.name, int(nested[1])
+
+
+def _waits(run: Path) -> bool:
+    """Whether a run is planned and not begun: it is missing, not half-finished."""
+    return [path.name for path in run.iterdir()] == ["job.json"]
 
 
 def _check_together(items: Sequence[tuple[Path, Result]]) -> None:

@@ -25,11 +25,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from tagmoe.ablation.arms import FREE, Arm, common_digest
-from tagmoe.ablation.results import NAME
+from tagmoe.ablation.results import BASE, NAME
 from tagmoe.config import RunConfig, check_config
 from tagmoe.errors import ResultError
 
-BASE = "base"
 EVERY = 20
 """Every n-th step's terms are kept in the result."""
 
@@ -92,7 +91,7 @@ class Job:
 def base_job(out: Path, seed: int, arm: Arm) -> Job:
     """The dense base that every arm of a seed starts from."""
     folder = out / BASE / f"seed-{seed}"
-    config = _changed(
+    config = changed(
         arm.config,
         seed=seed,
         moe=None,
@@ -107,7 +106,7 @@ def base_job(out: Path, seed: int, arm: Arm) -> Job:
 def arm_job(out: Path, seed: int, arm: Arm, plan: dict[str, Any]) -> Job:
     """One arm at one seed, from the base of that seed."""
     folder = out / arm.name / f"seed-{seed}"
-    config = _changed(
+    config = changed(
         arm.config,
         seed=seed,
         base=arm.config.base.model_copy(update={"steps": 0}),
@@ -118,7 +117,7 @@ def arm_job(out: Path, seed: int, arm: Arm, plan: dict[str, Any]) -> Job:
     return Job(folder, arm.name, arm.about, config, plan, common_digest(arm.config, plan))
 
 
-def _changed(config: RunConfig, **changes: Any) -> RunConfig:
+def changed(config: RunConfig, **changes: Any) -> RunConfig:
     """The settings with these top-level ones changed, checked again."""
     plain = {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in changes.items()}
     return check_config({**config.model_dump(mode="json"), **plain})
@@ -198,7 +197,7 @@ def _measure(job: Job, plan: Any) -> None:
         parameters=_parameters(pipeline.transformer),
         cases=measure.described(plan, samples),
         verdicts=measure.judged(samples, measured.images),
-        flow=measure.FlowMeter(pipeline)(pipeline),
+        flow=plan.meter(pipeline)(pipeline),
         curve=tuple(curve),
         training=tuple({k: v for k, v in s.items() if k != "seconds"} for s in steps if s["step"] % EVERY == 0),
         routing=measure.routed(samples, measured),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ BATCH = 128
 class Plan:
     """How every arm is measured: held-out cases of every task, and how they are edited.
 
-    curve_cases: cases of every task for the success on the way; 0 for none.
+    curve_cases: cases of every task for the success on the way; 0 for none. tasks: None for all.
     """
 
     per_task: int = 60
@@ -43,57 +43,70 @@ class Plan:
     steps: int = 12
     cfg: float = 3.0
     curve_cases: int = 2
+    tasks: Sequence[str] | None = None
+
+    def record(self) -> dict[str, Any]:
+        """The plan as plain data, without what is left open."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     def samples(self) -> list[Sample]:
         """The cases, in the order of tasks."""
-        return cases(self.per_task, self.seed)
+        return cases(self.per_task, self.seed, self.tasks)
+
+    def meter(self, pipeline: TagMoEPipeline) -> FlowMeter:
+        """What measures L_flow, on the editing tasks among the plan's."""
+        return FlowMeter(pipeline, [task for task in EDITING if self.tasks is None or task in self.tasks])
+
+
+class FlowSamples:
+    """Cases encoded for L_flow, each with one fixed noise."""
+
+    def __init__(self, pipeline: TagMoEPipeline, samples: Sequence[Sample], *, seed: int) -> None:
+        self.target_BTC = _encode(pipeline, [case.target for case in samples])
+        self.reference_BTC = _encode(pipeline, [case.sources[0] for case in samples])
+        self.text_BSD, self.mask_BS = pipeline.encode_prompt([case.instruction for case in samples])
+        self.noise_BTC = torch.randn(self.target_BTC.shape, generator=torch.Generator().manual_seed(seed))
+
+    def loss(self, pipeline: TagMoEPipeline, t_B: Tensor, part: slice) -> Tensor:
+        """The unweighted flow loss of each sample of a part, at times t_B (one for every sample of the whole)."""
+        x0, noise, t = self.target_BTC[part], self.noise_BTC[part], t_B[part]
+        side = round(x0.shape[1] ** 0.5)
+        output = pipeline.transformer(
+            hidden_states=torch.cat([interpolate(x0, noise, t), self.reference_BTC[part]], dim=1),
+            encoder_hidden_states=self.text_BSD[part],
+            encoder_hidden_states_mask=self.mask_BS[part],
+            timestep=t,
+            img_shapes=[[(1, side, side)] * 2] * len(x0),
+        )
+        return flow_loss(output.sample[:, : x0.shape[1]], x0, noise, per_sample=True)
 
 
 class FlowMeter:
     """L_flow at fixed timesteps on fixed held-out samples with fixed noise: paired between arms, seeds and steps."""
 
-    def __init__(self, pipeline: TagMoEPipeline) -> None:
-        samples = cases(FLOW_CASES, FLOW_SEED, EDITING)
-        self.target_BTC, self.reference_BTC = (
-            _encode(pipeline, [case.target for case in samples]),
-            _encode(pipeline, [case.sources[0] for case in samples]),
-        )
-        self.text_BSD, self.mask_BS = pipeline.encode_prompt([case.instruction for case in samples])
-        generator = torch.Generator().manual_seed(FLOW_SEED)
-        self.noise_BTC = torch.randn(self.target_BTC.shape, generator=generator)
+    def __init__(self, pipeline: TagMoEPipeline, tasks: Sequence[str] = EDITING) -> None:
+        self.samples = FlowSamples(pipeline, cases(FLOW_CASES, FLOW_SEED, tasks), seed=FLOW_SEED)
+        self.count = FLOW_CASES * len(tasks)
 
     @torch.no_grad()
     def __call__(self, pipeline: TagMoEPipeline) -> FlowByTimestep:
         """The unweighted flow loss by timestep."""
-        count, tokens = self.target_BTC.shape[:2]
-        side = round(tokens**0.5)
+        parts = [slice(start, start + BATCH) for start in range(0, self.count, BATCH)]
         losses = []
         for timestep in TIMESTEPS:
-            parts = []
-            for start in range(0, count, BATCH):
-                part = slice(start, start + BATCH)
-                x0, noise = self.target_BTC[part], self.noise_BTC[part]
-                t_B = torch.full((len(x0),), timestep)
-                output = pipeline.transformer(
-                    hidden_states=torch.cat([interpolate(x0, noise, t_B), self.reference_BTC[part]], dim=1),
-                    encoder_hidden_states=self.text_BSD[part],
-                    encoder_hidden_states_mask=self.mask_BS[part],
-                    timestep=t_B,
-                    img_shapes=[[(1, side, side)] * 2] * len(x0),
-                )
-                parts.append(flow_loss(output.sample[:, :tokens], x0, noise, per_sample=True))
-            losses.append(float(torch.cat(parts).mean()))
-        return FlowByTimestep(timesteps=TIMESTEPS, loss=tuple(losses), samples=count)
+            t_B = torch.full((self.count,), timestep)
+            losses.append(float(torch.cat([self.samples.loss(pipeline, t_B, part) for part in parts]).mean()))
+        return FlowByTimestep(timesteps=TIMESTEPS, loss=tuple(losses), samples=self.count)
 
 
 def curve_validator(plan: Plan) -> Callable[[TagMoEPipeline, int, Path], dict[str, float]]:
     """What training calls on the way: {"flow": mean over timesteps, "success": of a few cases} (Fig. 6 left)."""
-    samples = cases(plan.curve_cases, plan.seed + 1) if plan.curve_cases else []
+    samples = cases(plan.curve_cases, plan.seed + 1, plan.tasks) if plan.curve_cases else []
     meter: list[FlowMeter] = []
 
     def validate(pipeline: TagMoEPipeline, step: int, folder: Path) -> dict[str, float]:
         if not meter:
-            meter.append(FlowMeter(pipeline))
+            meter.append(plan.meter(pipeline))
         scores = {"flow": float(np.mean(meter[0](pipeline).loss))}
         if samples:
             scores["success"] = score(samples, list(edit_cases(pipeline, samples, plan).images)).success.value

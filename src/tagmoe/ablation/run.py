@@ -8,15 +8,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from tagmoe.ablation.arms import Arm
-from tagmoe.ablation.job import Job, arm_job, base_job
-from tagmoe.ablation.measure import Plan
+from tagmoe.ablation.job import Job
 from tagmoe.errors import TagMoEError
 
 MEASURING = 0.15
@@ -40,17 +37,14 @@ class Outcome:
     failed: list[Failure] = field(default_factory=list)
 
 
-def run_arms(
-    arms: Sequence[Arm], seeds: Sequence[int], out: Path, plan: Plan, *, jobs: int = 1, console: Console | None = None
-) -> Outcome:
-    """Train and measure every arm at every seed, `jobs` at once; what is finished in `out` is not done again.
+def run_jobs(bases: Sequence[Job], work: Sequence[Job], *, jobs: int = 1, console: Console | None = None) -> Outcome:
+    """Do the bases, then the work, `jobs` at once; what is finished is not done again.
 
-    A job that fails stops no other. Ctrl-C stops all of them after their running step, with their state saved.
-    Raises ResultError when `out` holds an arm with other settings; KeyboardInterrupt after Ctrl-C.
+    A job that fails stops no other, but a base that fails stops the work of its seed. Ctrl-C stops all of them after
+    their running step, with their state saved. Raises ResultError when a folder holds a job with other settings;
+    KeyboardInterrupt after Ctrl-C.
     """
     console = console or Console(stderr=True)
-    bases = [base_job(out, seed, arms[0]) for seed in seeds]
-    work = [arm_job(out, seed, arm, asdict(plan)) for seed in seeds for arm in arms]
     for job in (*bases, *work):
         job.write()
     outcome = Outcome()
@@ -58,7 +52,6 @@ def run_arms(
         _run([job for job in bases if not job.finished], jobs, outcome, show, console)
         broken = {failure.job.config.seed for failure in outcome.failed}
         ready = [job for job in work if job.config.seed not in broken]
-        outcome.done = [job for job in ready if job.finished]
         _run([job for job in ready if not job.finished], jobs, outcome, show, console)
     outcome.done = [job for job in work if job.finished]
     return outcome
