@@ -199,6 +199,16 @@ def test_more_seeds_more_discordance_and_smaller_differences_cost_cases_as_they_
     assert cases_needed(0.02, 0.2, power=0.5) == math.ceil(0.2 * (NormalDist().inv_cdf(0.975) / 0.02) ** 2)
 
 
+def test_a_bound_at_zero_excludes_nothing() -> None:
+    """Of 3 cases in 1000 that differ, every 20th draw has none: the lower percentile is zero, up to rounding."""
+    values = np.zeros((3, 1000))
+    values[0, :3] = 1.0
+    bounds = estimate(values).over_cases
+    assert bounds is not None
+    assert bounds.low == 0.0
+    assert not bounds.excludes_zero()
+
+
 def test_holm_against_the_textbook() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])

@@ -215,6 +215,16 @@ def test_the_end_of_training_is_a_mean_of_its_last_tenth(make_result: Make) -> N
     assert last(result, "alignment") is None
 
 
+def test_a_loss_that_was_not_asked_for_is_not_shown_as_zero(make_result: Make) -> None:
+    def result(weight: float) -> Result:
+        training = tuple({"step": float(i), "flow": 0.1, "alignment": 0.5 * bool(weight)} for i in range(20))
+        return make_result("moe", 0, training=training, settings={"loss": {"lambda_align": weight}})
+
+    assert last(result(0.1), "alignment") == 0.5
+    assert last(result(0), "alignment") is None
+    assert last(result(0), "flow") == pytest.approx(0.1)
+
+
 def test_a_result_may_have_quantities_that_no_case_asks_for(make_result: Make) -> None:
     results = []
     for arm in ("moe", "align"):

@@ -14,7 +14,7 @@ import numpy as np
 
 from tagmoe.ablation.results import Result
 from tagmoe.ablation.statistics import Estimate
-from tagmoe.ablation.table import PAPER_ARMS, Summary
+from tagmoe.ablation.table import PAPER_ARMS, Summary, logged
 from tagmoe.errors import MissingError
 
 INK = "#7c8187"
@@ -84,9 +84,9 @@ def differences(summary: Summary, new: Any) -> Any:
 def convergence(summary: Summary, new: Any) -> Any:
     """Fig. 6 (left): flow loss in training (smoothed) and validation, and success, by step; mean and range of seeds."""
     panels: list[tuple[str, Curves, bool]] = [
-        ("training flow loss, smoothed", lambda run: _smooth(*_series(run.training, "flow")), True),
-        ("validation flow loss", lambda run: _series(run.curve, "flow"), True),
-        ("validation success", lambda run: _series(run.curve, "success"), False),
+        ("training flow loss, smoothed", lambda run: _smooth(*logged(run, "flow")), True),
+        ("validation flow loss", lambda run: _validated(run, "flow"), True),
+        ("validation success", lambda run: _validated(run, "success"), False),
     ]
     return _panels(summary, new, panels)
 
@@ -94,8 +94,8 @@ def convergence(summary: Summary, new: Any) -> Any:
 def alignment(summary: Summary, new: Any) -> Any:
     """L_align and the effective rank of W_tag by step, of arms that log them."""
     panels: list[tuple[str, Curves, bool]] = [
-        ("L_align", lambda run: _series(run.training, "alignment"), False),
-        ("effective rank of W_tag", lambda run: _series(run.training, "tags/effective_rank"), False),
+        ("L_align", lambda run: logged(run, "alignment"), False),
+        ("effective rank of W_tag", lambda run: logged(run, "tags/effective_rank"), False),
     ]
     return _panels(summary, new, panels)
 
@@ -210,8 +210,8 @@ def _runs(summary: Summary, arm: str, curve: Curves) -> tuple[np.ndarray, np.nda
     return np.array(steps), np.array([[points[step] for step in steps] for points in series])
 
 
-def _series(records: Sequence[dict[str, float]], name: str) -> tuple[list[float], list[float]]:
-    points = [(record["step"], record[name]) for record in records if name in record]
+def _validated(result: Result, name: str) -> tuple[list[float], list[float]]:
+    points = [(record["step"], record[name]) for record in result.curve if name in record]
     return [step for step, _ in points], [value for _, value in points]
 
 

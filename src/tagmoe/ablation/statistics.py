@@ -117,8 +117,8 @@ class CaseBootstrap:
         centre = float(means_C.mean())
         means = self._weights[count] @ (means_C - centre).astype(np.float32) / count
         tail = _NORMAL.cdf(-math.sqrt(count / (count - 1)) * _student(count - 1))
-        low, high = np.quantile(means, [tail, 1 - tail])
-        return Interval(centre + float(low), centre + float(high))
+        low, high = (_snap(centre + float(bound)) for bound in np.quantile(means, [tail, 1 - tail]))
+        return Interval(low, high)
 
 
 def seed_estimate(values: Sequence[float], seeds: Sequence[int]) -> Estimate:
@@ -220,6 +220,11 @@ def _draw(count: int, draws: int, seed: int) -> np.ndarray:
     for row, drawn in zip(weights, indices, strict=True):
         row[:] = np.bincount(drawn, minlength=count)
     return weights
+
+
+def _snap(bound: float) -> float:
+    """A bound at zero is zero: the rounding of single precision must not decide that it is on one side."""
+    return 0.0 if abs(bound) < 1e-6 else bound
 
 
 def _quantile(level: float) -> float:

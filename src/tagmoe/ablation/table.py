@@ -218,9 +218,17 @@ def interval(bounds: tuple[float, float], column: Column) -> str:
     return "[" + ", ".join(column.format_change(bound).removeprefix("+") for bound in bounds) + "]"
 
 
+def logged(result: Result, name: str) -> tuple[list[float], list[float]]:
+    """The steps and values of a training term; empty where it was not logged, or L_align was no part of the loss."""
+    if name == LOGGED[ALIGNMENT.name] and result.settings.get("loss", {}).get("lambda_align") == 0:
+        return [], []
+    points = [(record["step"], record[name]) for record in result.training if name in record]
+    return [step for step, _ in points], [value for _, value in points]
+
+
 def last(result: Result, name: str) -> float | None:
-    """A training term averaged over the last tenth of its logged steps; None where it was not logged."""
-    values = [record[name] for record in result.training if name in record]
+    """A training term averaged over the last tenth of its logged steps; None where there are none."""
+    _, values = logged(result, name)
     return fmean(values[-max(1, len(values) // 10) :]) if values else None
 
 
