@@ -2,6 +2,7 @@
 
     tagmoe demo --cases 24 --seed 1000 --out /path/to/demo && cp /path/to/demo/results.json docs/results/tagworld.json
     tagmoe ablation run recipes/tagworld/ablation --out runs/ablation
+    tagmoe ablation interference recipes/tagworld/ablation --out runs/ablation
     python docs/write_results.py [runs/ablation]
 
 A folder of runs is copied to docs/results/ablation first, so that the page can be written again without it.
@@ -10,6 +11,7 @@ A folder of runs is copied to docs/results/ablation first, so that the page can 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from tagmoe.ablation.arms import arm_names
 from tagmoe.ablation.collection import Collection, read_collection
-from tagmoe.ablation.figures import figures
+from tagmoe.ablation.figures import figures, gradient_figure
 from tagmoe.ablation.report import FILTERS, facts
 from tagmoe.ablation.table import FLOW, INFORMATION, PAPER_ARMS, SUCCESS, summarise
 
@@ -37,10 +39,16 @@ def main(folders: list[str]) -> None:
     known = arm_names(ARMS)
     for folder in folders:
         copy_results(read_collection(Path(folder), known=known), RESULTS / "ablation")
+        measured = Path(folder) / "interference.json"
+        if measured.exists():
+            shutil.copy(measured, RESULTS / "interference.json")
     data = json.loads((RESULTS / "tagworld.json").read_text(encoding="utf-8"))
     text = f"# Results on TagWorld\n\n## The packaged model\n\n{page(data)}\n"
     if any((RESULTS / "ablation").glob("*.json")):
         text += f"\n## The ablation\n\n{ablation(read_collection(RESULTS / 'ablation', known=known), RESULTS)}"
+    measured = RESULTS / "interference.json"
+    if measured.exists():
+        text += f"\n## Do tasks interfere?\n\n{interference(json.loads(measured.read_text(encoding='utf-8')))}"
     (RESULTS / "tagworld.md").write_text(text, encoding="utf-8")
     text = README.read_text(encoding="utf-8")
     before, rest = text.split(START)
@@ -75,6 +83,15 @@ def ablation(collection: Collection, results: Path) -> str:
         compared=(SUCCESS, FLOW, INFORMATION),
         switches=summarise(collection, FULL) if others and FULL in collection.arms else None,
     )
+
+
+def interference(data: dict[str, Any]) -> str:
+    """Markdown of `tagmoe ablation interference`; its figure is written to the folder ablation beside the page."""
+    svg = gradient_figure(data["gradients"])
+    (RESULTS / "ablation" / "gradients.svg").write_text(svg + "\n", encoding="utf-8")
+    template = (DOCS / "interference.md.j2").read_text(encoding="utf-8")
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
+    return environment.from_string(template).render(**data)
 
 
 def page(data: dict[str, Any]) -> str:

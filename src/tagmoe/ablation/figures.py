@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -49,20 +50,42 @@ Curves = Callable[[Result], tuple[Sequence[float], Sequence[float]]]
 
 def figures(summary: Summary) -> dict[str, str]:
     """Name -> SVG text, of every figure that the results have data for. Raises MissingError without matplotlib."""
+    drawn = {name: _drawn(name, partial(draw, summary)) for name, draw in DRAWN.items()}
+    return {name: svg for name, svg in drawn.items() if svg is not None}
+
+
+def gradient_figure(gradients: dict[str, Any]) -> str:
+    """SVG of the cosines between tasks' gradients, a panel an arm; `gradients` as in interference.json."""
+    svg = _drawn("gradients", partial(_cosines, gradients))
+    assert svg is not None
+    return svg
+
+
+def _drawn(name: str, draw: Callable[[Any], Any]) -> str | None:
     try:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingError("The figures need matplotlib; run: pip install 'tagmoe[reports]'") from error
-    drawn: dict[str, str] = {}
-    for name, draw in DRAWN.items():
-        # the salt makes the identifiers inside an SVG the same every time, and different in every figure of a page
-        settings: Any = STYLE | {"svg.hashsalt": name}
-        with rc_context(settings):
-            figure = draw(summary, Figure)
-            if figure is not None:
-                drawn[name] = _svg(figure)
-    return drawn
+    # the salt makes the identifiers inside an SVG the same every time, and different in every figure of a page
+    settings: Any = STYLE | {"svg.hashsalt": name}
+    with rc_context(settings):
+        figure = draw(Figure)
+        return None if figure is None else _svg(figure)
+
+
+def _cosines(gradients: dict[str, Any], new: Any) -> Any:
+    figure = new(figsize=(1.6 + 2.9 * len(gradients), 4.0), layout="constrained")
+    panels = figure.subplots(1, len(gradients), squeeze=False, sharey=True)[0]
+    image = None
+    for axes, (arm, found) in zip(panels, gradients.items(), strict=True):
+        names = found["tasks"]
+        image = axes.imshow(found["cosine"], cmap="coolwarm_r", vmin=-1, vmax=1)
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
+        axes.set_yticks(range(len(names)), names, fontsize=6)
+        axes.set_title(arm)
+    figure.colorbar(image, ax=panels, label="cosine of gradients", shrink=0.7)
+    return figure
 
 
 def differences(summary: Summary, new: Any) -> Any:
