@@ -1,34 +1,97 @@
-"""Write docs/results/tagworld.md, the README's table and the model card from docs/results/tagworld.json.
+"""Write docs/results/tagworld.md, the README's table and the model card from the result files.
 
-tagmoe demo --cases 24 --seed 1000 --out /path/to/demo && cp /path/to/demo/results.json docs/results/tagworld.json
-python docs/write_results.py
+    tagmoe demo --cases 24 --seed 1000 --out /path/to/demo && cp /path/to/demo/results.json docs/results/tagworld.json
+    tagmoe ablation run recipes/tagworld/ablation --out runs/ablation
+    tagmoe ablation interference recipes/tagworld/ablation --out runs/ablation
+    python docs/write_results.py [runs/ablation]
+
+A folder of runs is copied to docs/results/ablation first, so that the page can be written again without it.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
-from jinja2 import StrictUndefined, Template
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+
+from tagmoe.ablation.arms import arm_names
+from tagmoe.ablation.collection import Collection, read_collection
+from tagmoe.ablation.figures import figures, gradient_figure
+from tagmoe.ablation.report import FILTERS, facts
+from tagmoe.ablation.table import FLOW, INFORMATION, PAPER_ARMS, SUCCESS, summarise
 
 DOCS = Path(__file__).parent
+RESULTS = DOCS / "results"
 README = DOCS.parent / "README.md"
 CARD = DOCS.parent / "src" / "tagmoe" / "packaged" / "tagworld" / "README.md"
+ARMS = DOCS.parent / "recipes" / "tagworld" / "ablation"
 START, END = "<!-- results: written by docs/write_results.py -->", "<!-- end of results -->"
+BASELINE, FULL = "moe", "align"
+"""What differences are taken to: the mixture alone; for the switches, which change one thing each, the paper's arm."""
 
 
-def main() -> None:
-    """Render the table into both files."""
-    data = json.loads((DOCS / "results" / "tagworld.json").read_text(encoding="utf-8"))
-    (DOCS / "results" / "tagworld.md").write_text(
-        f"# The packaged TagWorld model, scored\n\n{page(data)}\n", encoding="utf-8"
-    )
+def main(folders: list[str]) -> None:
+    """Render the results into all three files."""
+    known = arm_names(ARMS)
+    for folder in folders:
+        copy_results(read_collection(Path(folder), known=known), RESULTS / "ablation")
+        measured = Path(folder) / "interference.json"
+        if measured.exists():
+            shutil.copy(measured, RESULTS / "interference.json")
+    data = json.loads((RESULTS / "tagworld.json").read_text(encoding="utf-8"))
+    text = f"# Results on TagWorld\n\n## The packaged model\n\n{page(data)}\n"
+    if any((RESULTS / "ablation").glob("*.json")):
+        text += f"\n## The ablation\n\n{ablation(read_collection(RESULTS / 'ablation', known=known), RESULTS)}"
+    measured = RESULTS / "interference.json"
+    if measured.exists():
+        text += f"\n## Do tasks interfere?\n\n{interference(json.loads(measured.read_text(encoding='utf-8')))}"
+    (RESULTS / "tagworld.md").write_text(text, encoding="utf-8")
     text = README.read_text(encoding="utf-8")
     before, rest = text.split(START)
     after = rest.split(END)[1]
     README.write_text(f"{before}{START}\n{page(data)}\n{END}{after}", encoding="utf-8")
     CARD.write_text(card(data), encoding="utf-8")
+
+
+def copy_results(collection: Collection, folder: Path) -> None:
+    """Keep every result as ARM-seed-S.json; results of earlier runs are replaced as a whole, never mixed in."""
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("*.json"):
+        old.unlink()
+    for result in collection.results():
+        result.write(folder / f"{result.arm}-seed-{result.seed}.json")
+
+
+def ablation(collection: Collection, results: Path) -> str:
+    """Markdown of the ablation; its figures are written to the folder ablation beside the page."""
+    summary = summarise(collection, BASELINE)
+    drawn = figures(summary)
+    for name, svg in drawn.items():
+        (results / "ablation" / f"{name}.svg").write_text(svg + "\n", encoding="utf-8")
+    environment = Environment(
+        loader=FileSystemLoader(DOCS), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
+    )
+    environment.filters |= FILTERS
+    others = collection.arms.keys() - PAPER_ARMS.keys()
+    return environment.get_template("ablation.md.j2").render(
+        **facts(summary),
+        figure=lambda name, text: f"![{text}](ablation/{name}.svg)\n" if name in drawn else f"No data: {text}.\n",
+        compared=(SUCCESS, FLOW, INFORMATION),
+        switches=summarise(collection, FULL) if others and FULL in collection.arms else None,
+    )
+
+
+def interference(data: dict[str, Any]) -> str:
+    """Markdown of `tagmoe ablation interference`; its figure is written to the folder ablation beside the page."""
+    svg = gradient_figure(data["gradients"])
+    (RESULTS / "ablation" / "gradients.svg").write_text(svg + "\n", encoding="utf-8")
+    template = (DOCS / "interference.md.j2").read_text(encoding="utf-8")
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
+    return environment.from_string(template).render(**data)
 
 
 def page(data: dict[str, Any]) -> str:
@@ -67,4 +130,4 @@ def card(data: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -101,6 +101,8 @@ class LossConfig(Settings):
     """[paper 3.3.1]"""
     align_target: Literal["grad", "stop-grad"] = "grad"
     """Whether L_align also moves W_tag. [paper: learnable]"""
+    align_tags: Literal["own", "shuffled", "other-task"] = "own"
+    """Controls: the tags of another sample of the batch, or always those of one other task. [ours]"""
     edit_weight: float = Field(1.0, gt=0)
     """Weight of L_flow on tokens that the edit may change; the others, mere copies, weigh 1. [ours]"""
     timestep_density: Literal["uniform", "logit-normal"] = "logit-normal"
@@ -130,8 +132,10 @@ class StageConfig(Settings):
     batch: int = Field(64, ge=1)
     accumulate: int = Field(1, ge=1)
     """Micro-batches a step."""
-    text_to_image_every: int = Field(8, ge=1)
-    """Every n-th step is a text-to-image batch, the others edit; 1 means text-to-image only."""
+    text_to_image_every: int = Field(8, ge=0)
+    """Every n-th step is a text-to-image batch, the others edit; 1 means text-to-image only, 0 editing only."""
+    edit_tasks: tuple[str, ...] | None = None
+    """Train on these editing tasks alone, by default on all of them."""
     condition_dropout: float = Field(0.1, ge=0, lt=1)
     """Share of samples whose instruction is replaced by the empty one, for classifier-free guidance."""
     unique_samples: int = Field(100_000, ge=1)
@@ -146,6 +150,10 @@ class RunConfig(Settings):
     components: str | None = "packaged"
     """Where the frozen autoencoder, tokenizer and text encoder come from: "packaged", a model folder, or null to train
     them first."""
+    dense: str | None = None
+    """A model folder with the dense transformer to start from, in place of training one in stage base."""
+    cache_dir: str | None = None
+    """Where encoded pictures are kept for other runs; by default in the run, until it is finished."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast where the processor computes in bf16, else fp32."""
     threads: int | None = Field(None, ge=1)
@@ -160,7 +168,8 @@ class RunConfig(Settings):
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     text_encoder: TextEncoderConfig = TextEncoderConfig()
     transformer: TransformerConfig = TransformerConfig()
-    moe: MoEConfig = MoEConfig()
+    moe: MoEConfig | None = MoEConfig()
+    """null: the model stays dense, and L_flow is the whole loss."""
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     base: StageConfig
@@ -177,12 +186,17 @@ class RunConfig(Settings):
 def _misfits(config: RunConfig) -> Iterator[str]:
     """One sentence for each pair of settings that exclude each other."""
     moe, dit, loss, text = config.moe, config.transformer, config.loss, config.text_encoder
-    if moe.top_k > moe.num_experts:
+    if config.dense is not None and config.base.steps:
+        yield (
+            f"The setting 'dense' names a trained base, {config.dense!r}, but 'base.steps' is {config.base.steps}; set "
+            "'base.steps' to 0, or leave 'dense' out."
+        )
+    if moe is not None and moe.top_k > moe.num_experts:
         yield (
             f"The setting 'moe.top_k' is {moe.top_k}, but 'moe.num_experts' is {moe.num_experts}; a token cannot use "
             "more experts than there are."
         )
-    if moe.num_moe_blocks > dit.num_layers:
+    if moe is not None and moe.num_moe_blocks > dit.num_layers:
         yield (
             f"The setting 'moe.num_moe_blocks' is {moe.num_moe_blocks}, but 'transformer.num_layers' is "
             f"{dit.num_layers}; give at most that."

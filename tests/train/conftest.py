@@ -9,40 +9,16 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from tiny_training import SETTINGS, write_components
 
-from tagmoe.components import fast_single_frame, make_autoencoder, make_text_encoder, train_tokenizer
 from tagmoe.config import RunConfig, check_config
-from tagmoe.train.components import Components
-from tagmoe.train.recipe import _transformer, assemble, save_model, train
-from tagmoe.train.text_encoder import instructions
-
-SETTINGS: dict[str, Any] = {
-    "precision": "fp32",
-    "threads": 1,
-    "save_every": 3,
-    "validate_every": 100,
-    "transformer": {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 16, "axes_dims_rope": [4, 6, 6]},
-    "moe": {"num_moe_blocks": 1},
-    "loss": {"semantic_dim": 16, "head_hidden": 16},
-    "optimizer": {"warmup_steps": 2},
-    "base": {"steps": 6, "batch": 4, "unique_samples": 64},
-    "unified": {"steps": 6, "batch": 4, "unique_samples": 64, "text_to_image_every": 3},
-}
+from tagmoe.train.recipe import train
 
 
 @pytest.fixture(scope="session")
 def components(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Folder of an untrained pipeline whose autoencoder and text encoder a run can use."""
-    tokenizer = train_tokenizer(instructions(0, 500), vocab_size=420)
-    encoder = make_text_encoder(
-        tokenizer, hidden_size=32, num_layers=1, num_heads=2, num_kv_heads=1, intermediate_size=32
-    )
-    vae = fast_single_frame(make_autoencoder(base_dim=4, z_dim=4, dim_mult=(1, 1, 2, 2)))
-    parts = Components(vae, tokenizer, encoder)
-    config = check_config({**SETTINGS, "output_dir": "unused"})
-    folder = tmp_path_factory.mktemp("components") / "model"
-    save_model(assemble(_transformer(config, parts), parts), folder)
-    return str(folder)
+    return write_components(tmp_path_factory.mktemp("components") / "model")
 
 
 @pytest.fixture

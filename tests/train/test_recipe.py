@@ -187,7 +187,10 @@ def test_a_damaged_record_is_named(config: Make, run_training: RunTraining, cont
     assert (folder / RECORD).read_bytes() == content
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("*.yaml")), ids=lambda path: path.stem)
+RECIPES = [*(ROOT / "recipes").glob("*/*.yaml"), *(ROOT / "recipes").rglob("common.yaml")]
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES), ids=lambda path: path.stem)
 def test_every_recipe_fits_and_resumes_under_its_own_record(path: Path, tmp_path: Path) -> None:
     settings = load_config(path).model_dump(mode="json")
     (tmp_path / RECORD).write_text(yaml.safe_dump(settings, sort_keys=False))

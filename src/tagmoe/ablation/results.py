@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tagmoe.errors import ResultError
 
 NAME = "result.json"
+BASE = "base"
+"""The folder of the dense bases, among those of the arms."""
 
 
 class Part(BaseModel):

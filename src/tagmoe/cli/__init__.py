@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from tagmoe import __version__
+from tagmoe.cli.ablation import ablation
 from tagmoe.cli.convert_release import convert_release
 from tagmoe.cli.demo import demo
 from tagmoe.cli.edit import edit
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 for verb in (demo, edit, generate, train, upcycle, convert_release, info):
     app.command()(verb)
+app.add_typer(ablation, name="ablation")
 
 
 @app.callback(invoke_without_command=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tagmoe.errors import TrainingError
 from tagmoe.pipeline import TagMoEPipeline
 from tagmoe.world import SIZE, TASKS, Sample, sample
 
@@ -39,12 +41,23 @@ class Batch:
 class EncodedSamples:
     """The first `unique` samples of a bucket; latents are computed on first use and kept in a memory-mapped file.
 
+    With `only`, the samples of these tasks among them: they share the others' file. Several runs may use one file at
+    once, as whoever computes a chunk writes the same bytes.
+
     Latents are computed in fixed chunks of consecutive samples, so that their bits do not depend on the order in which
     they were asked for: a resumed run reads what an uninterrupted one would.
     """
 
     def __init__(
-        self, pipeline: TagMoEPipeline, tasks: Sequence[str], *, seed: int, unique: int, folder: Path, name: str
+        self,
+        pipeline: TagMoEPipeline,
+        tasks: Sequence[str],
+        *,
+        seed: int,
+        unique: int,
+        folder: Path,
+        name: str,
+        only: Sequence[str] | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.tasks = tuple(tasks)
@@ -60,6 +73,11 @@ class EncodedSamples:
             stem.with_suffix(".latents"), np.float16, (rounded, self.pictures, grid * grid, channels)
         )
         self._filled = _memmap(stem.with_suffix(".filled"), np.uint8, (rounded // CHUNK,))
+        self._members: Sequence[int] = range(unique)
+        if only is not None:
+            self._members = [i for i in range(unique) if sample(seed, i, task=self.tasks).task in only]
+            if not self._members:
+                raise TrainingError(f"Among the first {unique} samples is none of {', '.join(only)}; raise the number.")
         self._epoch = 0
         self._order: np.ndarray | None = None
 
@@ -68,13 +86,13 @@ class EncodedSamples:
         return [self._sample_at(position) for position in range(start, start + count)]
 
     def _sample_at(self, position: int) -> int:
-        epoch, offset = divmod(position, self.unique)
+        epoch, offset = divmod(position, len(self._members))
         if epoch == 0:
-            return offset
+            return self._members[offset]
         if self._order is None or self._epoch != epoch:
             self._epoch = epoch
-            self._order = np.random.default_rng((self.seed, epoch)).permutation(self.unique)
-        return int(self._order[offset])
+            self._order = np.random.default_rng((self.seed, epoch)).permutation(len(self._members))
+        return self._members[self._order[offset]]
 
     def batch(self, indices: Sequence[int], *, blank: Sequence[bool]) -> Batch:
         """The samples of `indices`; those marked `blank` carry the empty instruction (condition dropout)."""
@@ -111,9 +129,12 @@ class EncodedSamples:
 
 
 def _memmap(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
+    """The file at `path` as an array; a shorter one is lengthened with zeros, never emptied: others may be reading."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    reuse = path.exists() and path.stat().st_size == size
-    return np.memmap(path, dtype=dtype, mode="r+" if reuse else "w+", shape=shape)
+    with path.open("ab") as handle:
+        if handle.seek(0, os.SEEK_END) < size:
+            handle.truncate(size)
+    return np.memmap(path, dtype=dtype, mode="r+", shape=shape)
 
 
 def _fingerprint(pipeline: TagMoEPipeline, tasks: Sequence[str], seed: int) -> str:

@@ -21,9 +21,24 @@ from tagmoe.model.routing import RouterStats
 from tagmoe.pipeline import TagMoEPipeline
 from tagmoe.train.encoded import EDITING, TEXT_TO_IMAGE, Batch, EncodedSamples
 from tagmoe.train.loop import Report
+from tagmoe.world import mistaken_tags
 
 Validator = Callable[[TagMoEPipeline, int, Path], Report]
 Draw = tuple[Batch, Tensor, Tensor]
+
+
+def aligned_tags(batch: Batch, kind: str) -> Tensor:
+    """The tags_BK that Eq. 4 sees: the samples' "own", or those of a control whose tags are wrong.
+
+    "shuffled": of another sample of the batch, so that there is nothing to learn but the mean. "other-task": always of
+    one other task, so that tasks can still be told apart, but what they share is wrong.
+    """
+    if kind == "shuffled":
+        return batch.tags_BK.roll(1, dims=0)
+    if kind == "other-task":
+        rows = [mistaken_tags(sample).multi_hot() for sample in batch.samples]
+        return torch.tensor(rows, dtype=torch.float32)
+    return batch.tags_BK
 
 
 class FlowStage:
@@ -83,6 +98,7 @@ class FlowStage:
                 unique=self.config.unique_samples,
                 folder=self._cache,
                 name=name,
+                only=None if name == "generate" else self.config.edit_tasks,
             )
         return self._buckets[name]
 
@@ -102,8 +118,8 @@ class FlowStage:
     def draw(self, step: int, micro: int) -> Draw:
         """(batch, noise_BTC, t_B) of a micro-batch: a pure function of the seed and the step number, in fp32."""
         every = self.config.text_to_image_every
-        generate_steps = -(-step // every)  # steps before this one that were text-to-image
-        is_generate = step % every == 0
+        generate_steps = -(-step // every) if every else 0  # steps before this one that were text-to-image
+        is_generate = every > 0 and step % every == 0
         nth = generate_steps if is_generate else step - generate_steps
         bucket = self._bucket("generate" if is_generate else "edit")
         size = self.config.batch
@@ -136,7 +152,7 @@ class FlowStage:
             prediction_BTC,
             batch.target_BTC,
             noise_BTC,
-            batch.tags_BK,
+            aligned_tags(batch, self.loss_config.align_tags),
             mean_probs_LBN=None if routing is None else routing.mean_probs_LBN,
             counts_LBN=None if routing is None else routing.counts_LBN,
             global_counts_LN=self._load_LN,

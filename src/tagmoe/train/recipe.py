@@ -24,8 +24,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tagmoe.components import make_scheduler
-from tagmoe.config import RunConfig
-from tagmoe.errors import MissingError, TrainingError, UsageError
+from tagmoe.config import MoEConfig, RunConfig
+from tagmoe.errors import ConfigError, MissingError, TrainingError, UsageError
 from tagmoe.model.attention import RealRoPEAttnProcessor
 from tagmoe.model.transformer import TagMoETransformer2DModel
 from tagmoe.model.upcycle import upcycle
@@ -45,7 +45,7 @@ RECORD = "config.resolved.yaml"
 LOCK = ".lock"
 # What a resumed run may change, as no weight depends on it. Not threads: they change the order of sums.
 HARMLESS = frozenset(
-    {"output_dir", "save_every", "validate_every", "validation_cases", "keep_checkpoints", "tensorboard"}
+    {"output_dir", "cache_dir", "save_every", "validate_every", "validation_cases", "keep_checkpoints", "tensorboard"}
 )
 
 
@@ -81,27 +81,33 @@ def _train(run: Run, parts: Components, validator: Validator) -> Path:
     dense = _transformer(config, parts)
     if config.compile:
         dense.compile_repeated_blocks()
-    stage = partial(
-        FlowStage, loss=config.loss, optimizer=config.optimizer, seed=config.seed, cache=run.folder / "cache"
-    )
+    own_cache = run.folder / "cache"
+    cache = own_cache if config.cache_dir is None else Path(config.cache_dir).expanduser()
+    stage = partial(FlowStage, loss=config.loss, optimizer=config.optimizer, seed=config.seed, cache=cache)
     text_to_image = config.base.model_copy(update={"text_to_image_every": 1})
-    base = stage("base", assemble(dense, parts), text_to_image, validator=lambda *_: {})
-    _adopt(dense, run_stage(base, run))
+    if config.dense is None:
+        base = stage("base", assemble(dense, parts), text_to_image, validator=lambda *_: {})
+        _adopt(dense, run_stage(base, run))
 
-    moe = upcycle(dense, **config.moe.model_dump(), generator=torch.Generator().manual_seed(config.seed))
-    moe.set_attn_processor(RealRoPEAttnProcessor())
-    if config.compile:
-        moe.compile_repeated_blocks()
-    pipeline = assemble(moe, parts)
+    transformer = dense if config.moe is None else _upcycled(dense, config.moe, config)
+    pipeline = assemble(transformer, parts)
     unified = stage("unified", pipeline, config.unified, validator=validator)
     ema = run_stage(unified, run)
-    _adopt(moe, ema)
+    _adopt(transformer, ema)
     target = run.folder / "model"
     prefix = "objective."
     alignment = {name.removeprefix(prefix): value for name, value in ema.items() if name.startswith(prefix)}
     save_model(pipeline, target, alignment=alignment)
-    shutil.rmtree(run.folder / "cache", ignore_errors=True)
+    shutil.rmtree(own_cache, ignore_errors=True)
     return target
+
+
+def _upcycled(dense: TagMoETransformer2DModel, moe: MoEConfig, config: RunConfig) -> TagMoETransformer2DModel:
+    mixture = upcycle(dense, **moe.model_dump(), generator=torch.Generator().manual_seed(config.seed))
+    mixture.set_attn_processor(RealRoPEAttnProcessor())
+    if config.compile:
+        mixture.compile_repeated_blocks()
+    return mixture
 
 
 def assemble(transformer: QwenImageTransformer2DModel, parts: Components) -> TagMoEPipeline:
@@ -175,8 +181,27 @@ def _transformer(config: RunConfig, parts: Components) -> TagMoETransformer2DMod
                 torch.nn.init.zeros_(modulation.bias)
         torch.nn.init.zeros_(dense.proj_out.weight)
         torch.nn.init.zeros_(dense.proj_out.bias)
+    if config.dense is not None:
+        _start_from(dense, config.dense)
     dense.set_attn_processor(RealRoPEAttnProcessor())
     return dense
+
+
+def _start_from(transformer: TagMoETransformer2DModel, source: str) -> None:
+    """Copy the weights of a dense model folder. Raises MissingError or ConfigError naming the folder."""
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        raise MissingError(f"There is no model folder {source!r}, which the setting 'dense' names; train it first.")
+    trained = TagMoEPipeline.from_pretrained(folder, dtype=torch.float32).transformer
+    # expert_scale and the like describe mixtures: what must agree is what a dense model is built of
+    wanted, found = transformer.config, trained.config
+    for name in ("num_layers", "num_attention_heads", "attention_head_dim", "joint_attention_dim", "num_moe_blocks"):
+        if wanted[name] != found.get(name, 0):
+            raise ConfigError(
+                f"The setting 'dense' names {source!r}, whose {name} is {found.get(name, 0)}, but this run needs "
+                f"{wanted[name]}; name a dense model of the recipe's size."
+            )
+    transformer.load_state_dict(trained.state_dict())
 
 
 def _adopt(transformer: TagMoETransformer2DModel, ema: dict[str, Tensor]) -> None:

@@ -7,7 +7,7 @@ from .judge import Verdict, judge
 from .oracle import Reading, read
 from .render import render
 from .rules import RuleTags, rule_sets, rule_tags
-from .sample import Sample, sample, slot_values
+from .sample import Sample, mistaken_tags, sample, slot_values
 from .scene import HELD_OUT_COMBINATIONS, SIZE, Background, Face, Item, Scene
 from .tasks import TASKS
 
@@ -24,6 +24,7 @@ __all__ = [
     "Scene",
     "Verdict",
     "judge",
+    "mistaken_tags",
     "read",
     "render",
     "rule_sets",

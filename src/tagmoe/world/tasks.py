@@ -25,8 +25,11 @@ class Task:
 
     def tags(self, edit: Edit) -> TaskDescriptor:
         """The case's tags: they depend on whether a face is in both pictures."""
-        face = self.keeps_face and edit.source is not None and None not in (edit.source.face, edit.target.face)
-        return _descriptor(self.scope, self.types, self.preservation, face)
+        return self.descriptor(edit.source is not None and None not in (edit.source.face, edit.target.face))
+
+    def descriptor(self, face_in_both: bool) -> TaskDescriptor:
+        """The tags, given whether a face is in source and target."""
+        return _descriptor(self.scope, self.types, self.preservation, self.keeps_face and face_in_both)
 
 
 @cache

@@ -1,0 +1,116 @@
+"""The arms: one small YAML each, the difference from common.yaml (paper 4.5, Table 4, and the switches it leaves open).
+
+about: one line for the tables
+settings: {moe: null}            merged over common.yaml
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tagmoe.config import RunConfig, apply_override, check_config
+from tagmoe.errors import ConfigError, UsageError
+
+COMMON = "common.yaml"
+# What an arm may change. The rest is what makes arms comparable: data, steps, optimizer, base and the flow loss.
+FREE = {
+    "moe": None,
+    "loss": frozenset(
+        {
+            "lambda_lbl",
+            "lambda_align",
+            "semantic_dim",
+            "head_hidden",
+            "head_layers",
+            "tag_embedding",
+            "align_target",
+            "align_tags",
+        }
+    ),
+}
+# Where a run writes, and what changes with the seed: no part of what arms share.
+ELSEWHERE = ("output_dir", "cache_dir", "dense", "seed", "tensorboard", "keep_checkpoints", "save_every")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm: its name, what it is in a line, and the settings of its run (`output_dir` and `seed` still common)."""
+
+    name: str
+    about: str
+    config: RunConfig
+
+
+def arm_names(folder: Path) -> list[str]:
+    """The arms of a folder, by name. Raises UsageError when it holds no common.yaml."""
+    if not (folder / COMMON).is_file():
+        raise UsageError(f"The folder {str(folder)!r} holds no {COMMON}; name one such as recipes/tagworld/ablation.")
+    return sorted(path.stem for path in folder.glob("*.yaml") if path.name != COMMON)
+
+
+def load_arms(folder: Path, names: Sequence[str] | None = None, overrides: Sequence[str] = ()) -> list[Arm]:
+    """The arms of these names (by default all), each checked, with `overrides` applied to what all share.
+
+    Raises UsageError for an unknown name, ConfigError for a file that is wrong or changes what arms must share.
+    """
+    known = arm_names(folder)
+    unknown = [name for name in names or () if name not in known]
+    if unknown:
+        raise UsageError(f"Unknown arm {', '.join(unknown)}; {str(folder)!r} has {', '.join(known)}.")
+    common = _mapping(folder / COMMON)
+    for override in overrides:
+        apply_override(common, override)
+    check_config(common)
+    return [_load(folder / f"{name}.yaml", common) for name in dict.fromkeys(names or known)]
+
+
+def common_digest(config: RunConfig, measure: Mapping[str, Any]) -> str:
+    """A digest of all that compared arms must share: the run without what an arm may change, and how it is measured."""
+    settings = config.model_dump(mode="json")
+    for name in ELSEWHERE:
+        settings.pop(name)
+    for block, free in FREE.items():
+        settings[block] = {} if free is None else {k: v for k, v in settings[block].items() if k not in free}
+    text = json.dumps([settings, dict(measure)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _load(path: Path, common: dict[str, Any]) -> Arm:
+    data = _mapping(path)
+    about, settings = data.get("about"), data.get("settings")
+    if not isinstance(about, str) or not isinstance(settings, dict) or len(data) != 2:
+        raise ConfigError(f"The arm {str(path)!r} must hold 'about', a line of text, and 'settings', a mapping.")
+    for block, changes in settings.items():
+        free = FREE.get(block, frozenset())
+        shared = [block] if block not in FREE else [f"{block}.{k}" for k in changes or () if free and k not in free]
+        if shared:
+            raise ConfigError(
+                f"The arm {str(path)!r} changes {shared[0]!r}, which all arms must share; change it in {COMMON}."
+            )
+    return Arm(path.stem, about, check_config(_merged(common, settings)))
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"The file {str(path)!r} cannot be read as YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"The file {str(path)!r} holds no settings; it must be a mapping.")
+    return data
+
+
+def _merged(common: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = deepcopy(common)
+    for name, value in changes.items():
+        both = isinstance(value, dict) and isinstance(merged.get(name), dict)
+        merged[name] = _merged(merged[name], value) if both else deepcopy(value)
+    return merged

@@ -1,0 +1,191 @@
+"""Do tasks interfere? Measured, not assumed: paper 1 and 3.1 name task interference as what the mixture is for.
+
+Two views. Training: each family of tasks alone and all together, at equal steps per task and the same base, dense and
+sparse. Gradients: the cosine between tasks' gradients of L_flow in the image FFNs of the late blocks; where it is
+negative, a step for one task undoes a step for the other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tagmoe.ablation.arms import Arm, common_digest
+from tagmoe.ablation.job import Job, changed, read_job
+from tagmoe.ablation.measure import FlowSamples, Plan
+from tagmoe.ablation.results import BASE, NAME, Result, read_result
+from tagmoe.ablation.statistics import CaseBootstrap
+from tagmoe.config import MoEConfig
+from tagmoe.pipeline import TagMoEPipeline
+from tagmoe.train.encoded import EDITING
+from tagmoe.world import sample
+
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "object": ("add", "remove", "replace", "move", "swap", "multi_remove"),
+    "attribute": ("recolour", "retexture", "resize", "multi_recolour"),
+    "person": ("expression", "wear", "take_off", "hair"),
+    "scene": ("background", "pattern", "light", "relight", "viewpoint"),
+    "style": ("style", "destyle"),
+    "reference": ("subject", "style_ref", "structure"),
+}
+"""Every editing task is in one family; tasks of a family change the same kind of thing."""
+FOLDER = "interference"
+TOGETHER = "together"
+GRADIENT_SEED = 31
+WARMUP_SHARE = 8
+"""A run of n steps warms up for n / 8: a short one must not spend itself on that."""
+
+
+def family_jobs(out: Path, seed: int, arm: Arm, plan: Plan) -> list[Job]:
+    """Jobs that train an arm's model on all editing tasks together and on each family alone, as long a task."""
+    steps = arm.config.unified.steps
+    groups: dict[str, tuple[str, ...]] = {TOGETHER: EDITING, **FAMILIES}
+    jobs = []
+    for name, tasks in groups.items():
+        share = round(steps * len(tasks) / len(EDITING))
+        folder = out / FOLDER / f"{arm.name}-{name}" / f"seed-{seed}"
+        stage = {"steps": share, "edit_tasks": list(tasks), "text_to_image_every": 0}
+        config = changed(
+            arm.config,
+            seed=seed,
+            base={**arm.config.base.model_dump(), "steps": 0},
+            unified={**arm.config.unified.model_dump(), **stage},
+            optimizer={**arm.config.optimizer.model_dump(), "warmup_steps": share // WARMUP_SHARE},
+            dense=str(out / BASE / f"seed-{seed}" / "run" / "model"),
+            output_dir=str(folder / "run"),
+            cache_dir=str(out / "cache"),
+        )
+        own = plan.record() | {"tasks": list(tasks)}
+        about = f"{arm.name}, trained on {name}" + ("" if name == TOGETHER else " alone")
+        jobs.append(Job(folder, f"{arm.name}-{name}", about, config, own, common_digest(config, own)))
+    return jobs
+
+
+@dataclass(frozen=True)
+class TaskGradients:
+    """Cosines between tasks' gradients in the image FFNs of the late blocks (all experts of a mixture stacked).
+
+    cosine_KK: between the means of two halves of each task's samples, so that the diagonal is the reliability of the
+    estimate and not 1 by construction; symmetric.
+    """
+
+    tasks: tuple[str, ...]
+    cosine_KK: np.ndarray
+    samples: int
+
+    def conflict(self) -> float:
+        """Share of the pairs of different tasks whose gradients point against each other."""
+        return float((self._pairs() < 0).mean())
+
+    def mean(self) -> float:
+        """Mean cosine between different tasks."""
+        return float(self._pairs().mean())
+
+    def reliability(self) -> float:
+        """Mean cosine between the two halves of the same task: what noise leaves of a cosine of 1."""
+        return float(np.diag(self.cosine_KK).mean())
+
+    def _pairs(self) -> np.ndarray:
+        return self.cosine_KK[np.triu_indices(len(self.tasks), k=1)]
+
+
+def task_gradients(
+    pipeline: TagMoEPipeline, *, late_blocks: int, samples: int = 256, tasks: Sequence[str] = EDITING
+) -> TaskGradients:
+    """The gradient of L_flow of every task at the pipeline's weights: `samples` training cases, times spread evenly.
+
+    The weights are left as they are. late_blocks: how many blocks at the end count, those that a mixture would have.
+    """
+    parameters = [
+        parameter
+        for block in pipeline.transformer.transformer_blocks[-late_blocks:]
+        for name, parameter in block.img_mlp.named_parameters()
+        if ".gate." not in f".{name}" and parameter.ndim == 2
+    ]
+    halves: list[list[Tensor]] = [[], []]
+    for number, task in enumerate(tasks):
+        drawn = [sample(GRADIENT_SEED, number + len(tasks) * i, task=task) for i in range(samples)]
+        batch = FlowSamples(pipeline, drawn, seed=GRADIENT_SEED + number)
+        t_B = (torch.arange(samples) + 0.5) / samples
+        # a permutation, so that each half sees all times
+        t_B = t_B[torch.randperm(samples, generator=torch.Generator().manual_seed(number))]
+        for half, kept in enumerate(halves):
+            loss = batch.loss(pipeline, t_B, slice(half * samples // 2, (half + 1) * samples // 2)).mean()
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+            flat = [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters, strict=True)]
+            kept.append(torch.nn.functional.normalize(torch.cat([g.flatten().float() for g in flat]), dim=0))
+    first, second = (torch.stack(kept) for kept in halves)
+    cosine_KK = (first @ second.T).numpy()
+    return TaskGradients(tuple(tasks), (cosine_KK + cosine_KK.T) / 2, samples)
+
+
+def summarise(out: Path, arms: Sequence[str], seeds: Sequence[int]) -> Path:
+    """Compare the finished family jobs and take the gradients; writes and returns interference.json.
+
+    Raises ResultError when a job is not finished.
+    """
+    from tagmoe.train.recipe import versions
+
+    results = {
+        (arm, name, seed): read_result(out / FOLDER / f"{arm}-{name}" / f"seed-{seed}" / NAME)
+        for arm in arms
+        for name in (TOGETHER, *FAMILIES)
+        for seed in seeds
+    }
+    data: dict[str, Any] = {"seeds": list(seeds), "versions": versions(), "families": FAMILIES, "training": {}}
+    for arm in arms:
+        data["training"][arm] = {
+            family: _alone_and_together(
+                [results[arm, family, seed] for seed in seeds], [results[arm, TOGETHER, seed] for seed in seeds]
+            )
+            for family in FAMILIES
+        }
+    data["gradients"] = {arm: _gradients(out, arm, seeds) for arm in arms}
+    path = out / "interference.json"
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def _alone_and_together(alone: list[Result], together: list[Result]) -> dict[str, Any]:
+    """Success of a family's cases after training on it alone and on all tasks, and their paired difference."""
+    inside = np.isin(together[0].cases.tasks, sorted(set(alone[0].cases.tasks)))
+    alone_SC = np.array([result.verdicts.success for result in alone], dtype=float)
+    together_SC = np.array([result.verdicts.success for result in together], dtype=float)[:, inside]
+    difference = CaseBootstrap().estimate(together_SC - alone_SC, [result.seed for result in alone])
+    assert difference is not None  # every case can succeed
+    return {
+        "steps": {"alone": alone[0].settings["unified"]["steps"], "together": together[0].settings["unified"]["steps"]},
+        "cases": difference.cases,
+        "alone": float(alone_SC.mean()),
+        "together": float(together_SC.mean()),
+        "difference": difference.value,
+        "interval": None if difference.over_cases is None else list(difference.over_cases),
+        "by_seed": list(difference.by_seed),
+    }
+
+
+def _gradients(out: Path, arm: str, seeds: Sequence[int]) -> dict[str, Any]:
+    """The tasks' gradients at the weights that training on all tasks gave, mean over seeds."""
+    measured = []
+    for seed in seeds:
+        folder = out / FOLDER / f"{arm}-{TOGETHER}" / f"seed-{seed}"
+        pipeline = TagMoEPipeline.from_pretrained(folder / "run" / "model", dtype=torch.float32)
+        late = (read_job(folder).config.moe or MoEConfig()).num_moe_blocks
+        measured.append(task_gradients(pipeline, late_blocks=min(late, len(pipeline.transformer.transformer_blocks))))
+    return {
+        "tasks": list(measured[0].tasks),
+        "samples": measured[0].samples,
+        "conflict": [found.conflict() for found in measured],
+        "mean": [found.mean() for found in measured],
+        "reliability": [found.reliability() for found in measured],
+        "cosine": np.mean([found.cosine_KK for found in measured], axis=0).round(4).tolist(),
+    }

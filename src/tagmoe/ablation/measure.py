@@ -1,0 +1,237 @@
+"""Measuring a model of one arm: held-out cases edited and judged, L_flow by timestep, and what the gates did.
+
+The pictures and the routing are kept beside the result, so that a better oracle or statistic needs no new edits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tagmoe.ablation.results import Cases, FlowByTimestep, Routing, Verdicts
+from tagmoe.evaluate.tagworld import Picture, cases, run_editor, score
+from tagmoe.losses.flow import flow_loss, interpolate
+from tagmoe.pipeline import TagMoEPipeline, TagMoEPipelineOutput
+from tagmoe.train.encoded import EDITING
+from tagmoe.world import Sample
+
+TIMESTEPS = tuple((i + 0.5) / 8 for i in range(8))
+FLOW_CASES = 16
+"""Held-out samples of each editing task for L_flow."""
+FLOW_SEED = 77
+BATCH = 128
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How every arm is measured: held-out cases of every task, and how they are edited.
+
+    curve_cases: cases of every task for the success on the way; 0 for none. tasks: None for all.
+    """
+
+    per_task: int = 60
+    seed: int = 5000
+    steps: int = 12
+    cfg: float = 3.0
+    curve_cases: int = 2
+    tasks: Sequence[str] | None = None
+
+    def record(self) -> dict[str, Any]:
+        """The plan as plain data, without what is left open."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def samples(self) -> list[Sample]:
+        """The cases, in the order of tasks."""
+        return cases(self.per_task, self.seed, self.tasks)
+
+    def meter(self, pipeline: TagMoEPipeline) -> FlowMeter:
+        """What measures L_flow, on the editing tasks among the plan's."""
+        return FlowMeter(pipeline, [task for task in EDITING if self.tasks is None or task in self.tasks])
+
+
+class FlowSamples:
+    """Cases encoded for L_flow, each with one fixed noise."""
+
+    def __init__(self, pipeline: TagMoEPipeline, samples: Sequence[Sample], *, seed: int) -> None:
+        self.target_BTC = _encode(pipeline, [case.target for case in samples])
+        self.reference_BTC = _encode(pipeline, [case.sources[0] for case in samples])
+        self.text_BSD, self.mask_BS = pipeline.encode_prompt([case.instruction for case in samples])
+        self.noise_BTC = torch.randn(self.target_BTC.shape, generator=torch.Generator().manual_seed(seed))
+
+    def loss(self, pipeline: TagMoEPipeline, t_B: Tensor, part: slice) -> Tensor:
+        """The unweighted flow loss of each sample of a part, at times t_B (one for every sample of the whole)."""
+        x0, noise, t = self.target_BTC[part], self.noise_BTC[part], t_B[part]
+        side = round(x0.shape[1] ** 0.5)
+        output = pipeline.transformer(
+            hidden_states=torch.cat([interpolate(x0, noise, t), self.reference_BTC[part]], dim=1),
+            encoder_hidden_states=self.text_BSD[part],
+            encoder_hidden_states_mask=self.mask_BS[part],
+            timestep=t,
+            img_shapes=[[(1, side, side)] * 2] * len(x0),
+        )
+        return flow_loss(output.sample[:, : x0.shape[1]], x0, noise, per_sample=True)
+
+
+class FlowMeter:
+    """L_flow at fixed timesteps on fixed held-out samples with fixed noise: paired between arms, seeds and steps."""
+
+    def __init__(self, pipeline: TagMoEPipeline, tasks: Sequence[str] = EDITING) -> None:
+        self.samples = FlowSamples(pipeline, cases(FLOW_CASES, FLOW_SEED, tasks), seed=FLOW_SEED)
+        self.count = FLOW_CASES * len(tasks)
+
+    @torch.no_grad()
+    def __call__(self, pipeline: TagMoEPipeline) -> FlowByTimestep:
+        """The unweighted flow loss by timestep."""
+        parts = [slice(start, start + BATCH) for start in range(0, self.count, BATCH)]
+        losses = []
+        for timestep in TIMESTEPS:
+            t_B = torch.full((self.count,), timestep)
+            losses.append(float(torch.cat([self.samples.loss(pipeline, t_B, part) for part in parts]).mean()))
+        return FlowByTimestep(timesteps=TIMESTEPS, loss=tuple(losses), samples=self.count)
+
+
+def curve_validator(plan: Plan) -> Callable[[TagMoEPipeline, int, Path], dict[str, float]]:
+    """What training calls on the way: {"flow": mean over timesteps, "success": of a few cases} (Fig. 6 left)."""
+    samples = cases(plan.curve_cases, plan.seed + 1, plan.tasks) if plan.curve_cases else []
+    meter: list[FlowMeter] = []
+
+    def validate(pipeline: TagMoEPipeline, step: int, folder: Path) -> dict[str, float]:
+        if not meter:
+            meter.append(plan.meter(pipeline))
+        scores = {"flow": float(np.mean(meter[0](pipeline).loss))}
+        if samples:
+            scores["success"] = score(samples, list(edit_cases(pipeline, samples, plan).images)).success.value
+        return scores
+
+    return validate
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The edits of all cases. images_CHWc uint8. target_CLN: share of the target's tokens whose first choice is each
+    expert; signature_CN: g of Eq. 3 (all image tokens); both mean over denoising steps, None of a dense model.
+    """
+
+    images: np.ndarray
+    target_CLN: np.ndarray | None = None
+    signature_CN: np.ndarray | None = None
+
+    def save(self, path: Path) -> None:
+        """Write the arrays as safetensors, whole or not at all."""
+        partial = path.with_name(f".{path.name}.partial")
+        save_file({k: torch.from_numpy(v) for k, v in asdict(self).items() if v is not None}, partial)
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Measured | None:
+        """Inverse of `save`; None where there is no whole file."""
+        try:
+            tensors = load_file(path)
+        except (OSError, SafetensorError):
+            return None
+        return cls(**{name: value.numpy() for name, value in tensors.items()})
+
+
+def edit_cases(
+    pipeline: TagMoEPipeline, samples: Sequence[Sample], plan: Plan, on_batch: Callable[[int], None] | None = None
+) -> Measured:
+    """Edit (or generate) all cases; case i has the noise of plan.seed + i, whatever the arm."""
+    pipeline.set_progress_bar_config(disable=True)
+    sparse = bool(pipeline.transformer.config.num_moe_blocks)
+    shares: dict[int, np.ndarray] = {}
+    signatures: dict[int, np.ndarray] = {}
+
+    def editor(
+        instructions: Sequence[str], images: Sequence[Sequence[Image.Image]], seeds: Sequence[int]
+    ) -> Sequence[Picture]:
+        answer = pipeline(
+            list(instructions),
+            [list(pictures) for pictures in images] if images[0] else None,
+            num_inference_steps=plan.steps,
+            true_cfg_scale=plan.cfg,
+            seed=list(seeds),
+            return_routing="full" if sparse else None,
+        )
+        output = cast(TagMoEPipelineOutput, answer)
+        if output.routing is not None:
+            share_LBN = torch.stack([trace.utilisation(0) for trace in output.routing]).mean(dim=0)
+            probs_LBN = torch.stack([trace.stats().mean_probs_LBN for trace in output.routing]).mean(dim=0)
+            for row, seed in enumerate(seeds):
+                shares[seed] = share_LBN[:, row].numpy()
+                signatures[seed] = probs_LBN.mean(dim=0)[row].numpy()
+        return output.images
+
+    images = np.stack(run_editor(editor, samples, batch=64, seed=plan.seed, on_batch=on_batch))
+    if not sparse:
+        return Measured(images)
+    order = range(plan.seed, plan.seed + len(samples))
+    return Measured(images, np.stack([shares[i] for i in order]), np.stack([signatures[i] for i in order]))
+
+
+def judged(samples: Sequence[Sample], images: np.ndarray) -> Verdicts:
+    """The oracle's verdict of every case."""
+    verdicts = score(samples, list(images)).verdicts
+    editing = [case.tags.scope[0].endswith("editing") for case in samples]
+    return Verdicts(
+        success=tuple(v.success for v in verdicts),
+        # a picture that is new as a whole has no rest that could stay
+        unchanged=tuple(v.unchanged if edits else None for v, edits in zip(verdicts, editing, strict=True)),
+        subject=tuple(v.subject for v in verdicts),
+        face=tuple(v.face for v in verdicts),
+        style=tuple(v.style for v in verdicts),
+    )
+
+
+def described(plan: Plan, samples: Sequence[Sample]) -> Cases:
+    """The cases as a result records them."""
+    return Cases(
+        per_task=plan.per_task,
+        seed=plan.seed,
+        steps=plan.steps,
+        cfg=plan.cfg,
+        tasks=tuple(case.task for case in samples),
+        held_out_paraphrase=tuple(case.held_out_paraphrase for case in samples),
+        held_out_combination=tuple(case.held_out_combination for case in samples),
+    )
+
+
+def routed(samples: Sequence[Sample], measured: Measured) -> Routing | None:
+    """What the gates did on the cases; None of a dense model."""
+    if measured.target_CLN is None:
+        return None
+    names = [case.task for case in samples]
+    tasks = list(dict.fromkeys(names))
+    number_C = np.array([tasks.index(name) for name in names])
+    mean_KLN = np.stack([measured.target_CLN[number_C == k].mean(axis=0) for k in range(len(tasks))])
+    weight_K = np.bincount(number_C) / len(number_C)
+    return Routing(
+        mutual_information_L=tuple(
+            float(mutual_information(mean_KLN[:, layer], weight_K)) for layer in range(mean_KLN.shape[1])
+        ),
+        utilisation={
+            task: tuple(tuple(round(float(v), 4) for v in row) for row in mean_KLN[k]) for k, task in enumerate(tasks)
+        },
+    )
+
+
+def mutual_information(share_KN: np.ndarray, weight_K: np.ndarray) -> float:
+    """I(task; expert) in nats, from each task's share of tokens by expert and the tasks' weights."""
+    joint_KN = share_KN * weight_K[:, None]
+    independent_KN = weight_K[:, None] * joint_KN.sum(axis=0)[None, :]
+    present = joint_KN > 0
+    return float((joint_KN[present] * np.log(joint_KN[present] / independent_KN[present])).sum())
+
+
+@torch.no_grad()
+def _encode(pipeline: TagMoEPipeline, pictures: Sequence[np.ndarray]) -> Tensor:
+    pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return cast(Tensor, pipeline.pack_latents(pipeline.encode_images(pixels)))

@@ -1,0 +1,248 @@
+"""The report of an ablation: one offline HTML page, its figures as SVG, and the numbers as JSON and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from tagmoe.ablation.figures import INK, figures
+from tagmoe.ablation.results import Result
+from tagmoe.ablation.statistics import Estimate, cases_needed, half_width
+from tagmoe.ablation.table import (
+    PAPER_ARMS,
+    PAPER_METRICS,
+    PAPER_STEPS,
+    PAPER_TABLE,
+    SUCCESS,
+    Claim,
+    Column,
+    Summary,
+    interval,
+    phrase,
+)
+
+FILES = ("report.html", "ablation.json", "runs.csv", "differences.csv", "*.svg")
+SOUGHT = 0.02
+"""The difference in success that the number of cases is chosen for: two points."""
+OUTCOMES = (
+    "held",
+    "held for these seeds",
+    "not resolved",
+    "opposite for these seeds",
+    "opposite",
+    "missing",
+)
+
+
+def write_report(summary: Summary, folder: Path) -> dict[str, Any]:
+    """Write report.html, ablation.json, runs.csv, differences.csv and the SVG figures; returns the numbers."""
+    drawn = figures(summary)
+    data = numbers(summary)
+    texts = {
+        "report.html": render(summary, drawn),
+        "ablation.json": json.dumps(data, indent=1, allow_nan=False) + "\n",
+        "runs.csv": _csv(run_rows(summary)),
+        "differences.csv": _csv(difference_rows(summary)),
+        **{f"{name}.svg": svg + "\n" for name, svg in drawn.items()},
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return data
+
+
+def numbers(summary: Summary) -> dict[str, Any]:
+    """The whole summary as plain data."""
+    collection = summary.collection
+    return {
+        "baseline": summary.baseline,
+        "arms": [asdict(row) for row in summary.rows],
+        "missing": list(collection.missing),
+        "claims": [
+            {
+                "text": claim.text,
+                "source": claim.source,
+                "first": claim.first,
+                "second": claim.second,
+                "quantity": claim.column.name,
+                "metrics": list(claim.metrics),
+                "outcome": claim.outcome,
+                "difference": None if claim.estimate is None else asdict(claim.estimate),
+            }
+            for claim in summary.claims
+        ],
+        "resolution": {arm: resolution(summary, arm) for arm in summary.spreads},
+        "comparisons": summary.comparisons,
+        "draws": summary.draws,
+        "cases": len(collection.cases.tasks),
+        "case_settings": collection.cases.model_dump(include={"per_task", "seed", "steps", "cfg"}),
+        "common": collection.first.common,
+        "versions": collection.first.versions,
+    }
+
+
+def resolution(summary: Summary, arm: str) -> dict[str, Any]:
+    """How small a difference in success to the baseline these cases show, and how many would show two points."""
+    spread = summary.spreads[arm]
+    seeds = len(summary.collection.common_seeds(arm, summary.baseline))
+    options: dict[str, Any] = {"seeds": seeds, "correlation": spread.correlation}
+    return {
+        "discordance": spread.discordance,
+        **options,
+        "half_width": half_width(len(summary.collection.cases.tasks), spread.discordance, **options),
+        "cases_for_two_points": cases_needed(SOUGHT, spread.discordance, **options),
+    }
+
+
+def run_rows(summary: Summary) -> list[dict[str, Any]]:
+    """One row a run: what it gave and what it cost."""
+    rows = []
+    for row in summary.rows:
+        for place, (seed, result) in enumerate(summary.collection.arms[row.arm].items()):
+            given = {name: mean.by_seed[place] if mean else None for name, mean in row.means.items()}
+            rows.append({"arm": row.arm, "seed": seed, **given, **_cost(result)})
+    return rows
+
+
+def difference_rows(summary: Summary) -> list[dict[str, Any]]:
+    """One row a difference to the baseline: every column, and success by task."""
+    rows = []
+    for row in summary.rows:
+        found = [(name, "", estimate) for name, estimate in row.differences.items()]
+        found += [("success", task, estimate) for task, estimate in row.tasks.items()]
+        rows += [
+            {"arm": row.arm, "baseline": summary.baseline, "quantity": name, "task": task, **_flat(estimate)}
+            for name, task, estimate in found
+        ]
+    return rows
+
+
+def paper_rows(summary: Summary) -> list[dict[str, Any]]:
+    """Table 4 metric by metric: the paper's values, and what each of its two steps came to here."""
+    rows = []
+    for place, metric in enumerate(PAPER_METRICS):
+        steps = [claim for step in PAPER_STEPS for claim in summary.claims if _belongs(claim, step, metric)]
+        values = [PAPER_TABLE[arm][place] for arm in PAPER_ARMS]
+        rows.append({"metric": metric, "quantity": steps[0].column.name, "values": values, "steps": steps})
+    return rows
+
+
+def outcomes(summary: Summary) -> dict[str, list[Claim]]:
+    """The paper's claims by what became of them; only outcomes that occur."""
+    grouped = {name: [claim for claim in summary.claims if claim.outcome == name] for name in OUTCOMES}
+    return {name: claims for name, claims in grouped.items() if claims}
+
+
+def render(summary: Summary, drawn: dict[str, str]) -> str:
+    """The HTML page. All text but the figures, which are made here, is escaped."""
+    environment = Environment(
+        loader=PackageLoader("tagmoe.ablation", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= FILTERS | {"inline": inline_svg, "tone": _tone}
+    return environment.get_template("report.html.j2").render(**facts(summary), figures=drawn)
+
+
+def facts(summary: Summary) -> dict[str, Any]:
+    """What a page is made of, in HTML or Markdown: names for a template that has FILTERS."""
+    results = [result for row in summary.rows for result in summary.collection.arms[row.arm].values()]
+    return {
+        "s": summary,
+        "success": SUCCESS,
+        "cases": len(summary.collection.cases.tasks),
+        "results": results,
+        "machines": Counter(result.machine for result in results),
+        "outcomes": outcomes(summary),
+        "paper": paper_rows(summary),
+        "paper_steps": PAPER_STEPS,
+        "paper_arms": PAPER_ARMS,
+        "resolution": {arm: resolution(summary, arm) for arm in summary.spreads},
+        "second_names": list(dict.fromkeys(name for result in results for name in result.seconds)),
+        "phrase": phrase,
+        "interval": interval,
+    }
+
+
+def inline_svg(svg: str) -> str:
+    """A figure as part of the page: its ink follows the page's, and no address is in it, not even a namespace's."""
+    text = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", svg)
+    # as wide as the page, up to its own width
+    text = re.sub(r'<svg width="([^"]*)" height="[^"]*"', r'<svg style="max-width:\1"', text, count=1)
+    return text.replace(INK, "var(--soft)")
+
+
+def spell_seconds(value: float | None) -> str:
+    """Seconds, minutes or hours, whichever reads best."""
+    if value is None:
+        return "-"
+    if value < 120:
+        return f"{value:.0f} s"
+    return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
+
+
+def spell_probability(value: float | None) -> str:
+    """A p-value with three digits, never as zero."""
+    if value is None:
+        return "-"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+FILTERS: dict[str, Any] = {"seconds": spell_seconds, "probability": spell_probability}
+
+
+def _tone(estimate: Estimate | None, column: Column) -> str:
+    """CSS class of a difference: better, worse, or neither as long as it is not resolved."""
+    if estimate is None or estimate.verdict == "not resolved":
+        return "soft"
+    return "ok" if estimate.value * column.better > 0 else "no"
+
+
+def _belongs(claim: Claim, step: tuple[str, str], metric: str) -> bool:
+    return (claim.first, claim.second) == step and metric in claim.metrics
+
+
+def _cost(result: Result) -> dict[str, Any]:
+    return {
+        "samples": result.samples,
+        **{f"parameters {name}": value for name, value in result.parameters.items()},
+        **{f"seconds {name}": value for name, value in result.seconds.items()},
+        "machine": result.machine,
+        "date": result.date,
+    }
+
+
+def _flat(estimate: Estimate | None) -> dict[str, Any]:
+    if estimate is None:
+        return {"verdict": "missing"}
+    over_cases, over_seeds = (bounds or (None, None) for bounds in (estimate.over_cases, estimate.over_seeds))
+    return {
+        "difference": estimate.value,
+        "cases": estimate.cases,
+        "seeds": " ".join(map(str, estimate.seeds)),
+        "by_seed": " ".join(f"{value:.6g}" for value in estimate.by_seed),
+        "cases_low": over_cases[0],
+        "cases_high": over_cases[1],
+        "seeds_low": over_seeds[0],
+        "seeds_high": over_seeds[1],
+        "p": estimate.p,
+        "verdict": estimate.verdict,
+    }
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    buffer = io.StringIO()
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(buffer, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()

@@ -1,0 +1,326 @@
+"""The ablation table (paper, Table 4): every arm's means, its paired differences to a baseline, and what held.
+
+All that a report says is computed here, from intervals: no sentence about an outcome is written by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Literal
+
+import numpy as np
+
+from tagmoe.ablation.collection import QUANTITIES, Collection
+from tagmoe.ablation.results import Result
+from tagmoe.ablation.statistics import CaseBootstrap, Estimate, Spread, holm, seed_estimate, spread
+from tagmoe.errors import UsageError
+
+Outcome = Literal["held", "held for these seeds", "not resolved", "opposite for these seeds", "opposite", "missing"]
+MINUS = "-"
+
+PAPER_ARMS = {"dense": "Dense", "moe": "MoE w/o L_align", "align": "MoE w/ L_align"}
+PAPER_STEPS = (("moe", "dense"), ("align", "moe"))
+"""The two steps of Table 4, better arm first: the mixture, then L_align."""
+PAPER_METRICS = ("DINO-ref", "Face-ref", "Style-ref", "CLIP-src", "CLIP-cap", "vllmq")
+PAPER_TABLE = {
+    "dense": (0.7196, 0.3544, 0.5177, 0.851, 0.263, 0.637),
+    "moe": (0.7355, 0.3779, 0.5251, 0.863, 0.274, 0.677),
+    "align": (0.7620, 0.4642, 0.5679, 0.879, 0.281, 0.847),
+}
+CONTROLS = (("align-frozen", "align-shuffled"), ("align-frozen", "align-other-task"))
+"""If the meaning of the tags helps, right tags do better than wrong ones under the same loss. [ours]"""
+ROLES = {
+    "DINO-ref": "subject",
+    "Face-ref": "face",
+    "Style-ref": "style",
+    "CLIP-src": "unchanged",
+    "CLIP-cap": "success",
+    "vllmq": "success",
+}
+"""Which of the oracle's verdicts plays the part of which metric (paper 4.2)."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A quantity of the table. unit: points are hundredths of a share. better: 1 where more is, -1 where less is."""
+
+    name: str
+    unit: Literal["points", "loss", "nats", "cosine", "rank"] = "points"
+    better: Literal[1, -1] = 1
+
+    def format(self, value: float) -> str:
+        """A value of an arm: 0.912 as 91.2, a loss with five digits."""
+        digits = {"points": 1, "loss": 5, "nats": 3, "cosine": 3, "rank": 1}[self.unit]
+        return f"{100 * value if self.unit == 'points' else value:.{digits}f}"
+
+    def format_change(self, value: float) -> str:
+        """A difference, with its sign."""
+        text = self.format(abs(value))
+        return text if not float(text) else ("+" if value > 0 else MINUS) + text
+
+
+SUBSETS = ("seen phrasing", "held-out phrasing", "seen combination", "held-out combination")
+FLOW = Column("flow loss", "loss", -1)
+INFORMATION = Column("mutual information", "nats")
+TAGS = Column("tags right")
+ALIGNMENT = Column("L_align", "cosine", -1)
+RANK = Column("rank of W_tag", "rank")
+LOGGED = {ALIGNMENT.name: "alignment", RANK.name: "tags/effective_rank"}
+"""Of what training logs, the last values."""
+SUCCESS = Column("success")
+COLUMNS = (
+    *(Column(name) for name in QUANTITIES),
+    *(Column(name) for name in SUBSETS),
+    FLOW,
+    INFORMATION,
+    TAGS,
+    ALIGNMENT,
+    RANK,
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm: means over its own seeds, differences to the baseline over the seeds both have (None: none to compare).
+
+    p_success: of no difference in success, after Holm over all arms of the table. tasks: differences by task.
+    """
+
+    arm: str
+    about: str
+    seeds: tuple[int, ...]
+    missing_seeds: tuple[int, ...]
+    means: dict[str, Estimate | None]
+    differences: dict[str, Estimate | None]
+    tasks: dict[str, Estimate | None]
+    parameters: dict[str, int]
+    seconds: dict[str, float]
+    p_success: float | None = None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What is said of two arms, and what was measured: `first` is better than `second` in `column`.
+
+    source: where the paper says it, or that it is a control of ours. metrics: of Table 4, whose part the column plays.
+    """
+
+    source: str
+    first: str
+    second: str
+    column: Column
+    estimate: Estimate | None
+    metrics: tuple[str, ...] = ()
+
+    @property
+    def outcome(self) -> Outcome:
+        """Whether the sign that the paper found is the one found here."""
+        if self.estimate is None:
+            return "missing"
+        if self.estimate.verdict == "not resolved":
+            return "not resolved"
+        same = self.estimate.value * self.column.better > 0
+        if self.estimate.verdict == "resolved":
+            return "held" if same else "opposite"
+        return "held for these seeds" if same else "opposite for these seeds"
+
+    @property
+    def direction(self) -> str:
+        """The outcome as said of a step of Table 4."""
+        return self.outcome.replace("held for", "same direction for").replace("held", "same direction")
+
+    @property
+    def text(self) -> str:
+        """The claim in words."""
+        degree = "higher" if self.column.better > 0 else "lower"
+        first, second = (PAPER_ARMS.get(arm, arm) for arm in (self.first, self.second))
+        return f"{first} has {degree} {self.column.name} than {second}"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Everything that a page says. columns: those any arm has. comparisons: differences shown, without the tasks'."""
+
+    collection: Collection
+    baseline: str
+    rows: tuple[Row, ...]
+    claims: tuple[Claim, ...]
+    spreads: dict[str, Spread]
+    comparisons: int
+    draws: int
+    columns: tuple[Column, ...]
+
+    def row(self, arm: str) -> Row | None:
+        """The row of an arm, None where it has no results."""
+        return next((row for row in self.rows if row.arm == arm), None)
+
+
+def summarise(collection: Collection, baseline: str, *, draws: int = 10_000) -> Summary:
+    """Means, paired differences to `baseline` and the paper's claims. Raises UsageError when it has no results."""
+    if baseline not in collection.arms:
+        there = ", ".join(collection.arms)
+        raise UsageError(f"There is no result of the baseline {baseline!r}; choose one of {there} with --baseline.")
+    bootstrap = CaseBootstrap(draws)
+    order = sorted(
+        collection.arms, key=lambda arm: list(PAPER_ARMS).index(arm) if arm in PAPER_ARMS else len(PAPER_ARMS)
+    )
+    rows = [_row(collection, arm, baseline, bootstrap) for arm in order]
+    others = [row for row in rows if row.differences.get("success") is not None]
+    p_values = {row.arm: p for row in others if (p := row.differences["success"].p) is not None}  # type: ignore[union-attr]
+    adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+    return Summary(
+        collection=collection,
+        baseline=baseline,
+        rows=tuple(replace(row, p_success=adjusted.get(row.arm)) for row in rows),
+        claims=tuple(_claims(collection, bootstrap)),
+        spreads={arm: _spread(collection, arm, baseline) for arm in order if arm in {row.arm for row in others}},
+        comparisons=sum(estimate is not None for row in rows for estimate in row.differences.values()),
+        draws=draws,
+        columns=tuple(column for column in COLUMNS if any(row.means[column.name] for row in rows)),
+    )
+
+
+def compare(
+    collection: Collection,
+    first: str,
+    second: str,
+    column: Column,
+    bootstrap: CaseBootstrap,
+    *,
+    task: str | None = None,
+) -> Estimate | None:
+    """First minus second over the seeds both have; None without such seeds, or where an arm lacks the quantity."""
+    if first not in collection.arms or second not in collection.arms:
+        return None
+    seeds = collection.common_seeds(first, second)
+    one, two = (_values(collection, arm, column, seeds, task) for arm in (first, second))
+    return None if one is None or two is None else _estimate(one - two, seeds, bootstrap)
+
+
+def phrase(estimate: Estimate | None, column: Column) -> str:
+    """A difference with its verdict and intervals, in one line: "resolved: +3.1 points [1.2, 5.0], ..."."""
+    if estimate is None:
+        return "missing"
+    unit = f" {column.unit}" if column.unit in ("points", "nats") else ""
+    text = f"{estimate.verdict}: {column.format_change(estimate.value)}{unit}"
+    if estimate.over_cases is not None:
+        text += f" {interval(estimate.over_cases, column)} over {estimate.cases} cases"
+    if estimate.over_seeds is not None:
+        text += f"{',' if estimate.over_cases else ''} {interval(estimate.over_seeds, column)} over seeds"
+        text += " and cases" if estimate.cases else ""
+    return f"{text}; {estimate.agreeing} of {len(estimate.seeds)} seeds agree"
+
+
+def interval(bounds: tuple[float, float], column: Column) -> str:
+    """The bounds as text, "[1.2, 5.0]"."""
+    return "[" + ", ".join(column.format_change(bound).removeprefix("+") for bound in bounds) + "]"
+
+
+def logged(result: Result, name: str) -> tuple[list[float], list[float]]:
+    """The steps and values of a training term; empty where it was not logged, or L_align was no part of the loss."""
+    if name == LOGGED[ALIGNMENT.name] and result.settings.get("loss", {}).get("lambda_align") == 0:
+        return [], []
+    points = [(record["step"], record[name]) for record in result.training if name in record]
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def last(result: Result, name: str) -> float | None:
+    """A training term averaged over the last tenth of its logged steps; None where there are none."""
+    _, values = logged(result, name)
+    return fmean(values[-max(1, len(values) // 10) :]) if values else None
+
+
+def _row(collection: Collection, arm: str, baseline: str, bootstrap: CaseBootstrap) -> Row:
+    runs = collection.arms[arm]
+    seeds = tuple(runs)
+    means = {}
+    for column in COLUMNS:
+        values = _values(collection, arm, column, seeds, None)
+        means[column.name] = None if values is None else _estimate(values, seeds, bootstrap)
+    differences: dict[str, Estimate | None] = {}
+    tasks: dict[str, Estimate | None] = {}
+    if arm != baseline:
+        differences = {c.name: compare(collection, arm, baseline, c, bootstrap) for c in COLUMNS}
+        tasks = {
+            task: compare(collection, arm, baseline, SUCCESS, bootstrap, task=task)
+            for task in dict.fromkeys(collection.cases.tasks)
+        }
+    first = runs[seeds[0]]
+    return Row(
+        arm=arm,
+        about=first.about,
+        seeds=seeds,
+        missing_seeds=collection.missing_seeds(arm),
+        means=means,
+        differences=differences,
+        tasks=tasks,
+        parameters=first.parameters,
+        seconds={
+            name: fmean(run.seconds[name] for run in runs.values() if name in run.seconds)
+            for name in dict.fromkeys(name for run in runs.values() for name in run.seconds)
+        },
+    )
+
+
+def _claims(collection: Collection, bootstrap: CaseBootstrap) -> Iterator[Claim]:
+    """Table 4 in both its steps, the loss of Fig. 6 (left), the routing of 4.5, and our controls."""
+
+    def claim(source: str, first: str, second: str, column: Column, metrics: tuple[str, ...] = ()) -> Claim:
+        return Claim(source, first, second, column, compare(collection, first, second, column, bootstrap), metrics)
+
+    for first, second in PAPER_STEPS:
+        for name in dict.fromkeys(("success", *ROLES.values())):
+            metrics = tuple(metric for metric, role in ROLES.items() if role == name)
+            yield claim("Table 4", first, second, Column(name), metrics)
+    for first in ("moe", "align"):
+        yield claim("Fig. 6, left", first, "dense", FLOW)
+    yield claim("section 4.5", "align", "moe", INFORMATION)
+    for first, second in CONTROLS:
+        yield claim("our control", first, second, SUCCESS)
+        yield claim("our control", first, second, INFORMATION)
+
+
+def _spread(collection: Collection, arm: str, baseline: str) -> Spread:
+    seeds = collection.common_seeds(arm, baseline)
+    one, two = (collection.verdicts(name, "success", seeds) for name in (arm, baseline))
+    return spread(one - two)
+
+
+def _estimate(values: np.ndarray, seeds: Sequence[int], bootstrap: CaseBootstrap) -> Estimate | None:
+    return seed_estimate(values.tolist(), seeds) if values.ndim == 1 else bootstrap.estimate(values, seeds)
+
+
+def _values(
+    collection: Collection, arm: str, column: Column, seeds: Sequence[int], task: str | None
+) -> np.ndarray | None:
+    """By seed and case (S, C), or by seed (S,) for what a run has once; None where a run lacks it, or without seeds."""
+    if not seeds:
+        return None
+    if column.name in QUANTITIES or column.name in SUBSETS:
+        values_SC = collection.verdicts(arm, column.name if column.name in QUANTITIES else "success", seeds)
+        keep = _subset(collection, column.name) if task is None else np.array(collection.cases.tasks) == task
+        values_SC[:, ~keep] = np.nan
+        return values_SC
+    once = [_once(collection.arms[arm][seed], column) for seed in seeds]
+    present = [value for value in once if value is not None]
+    return np.array(present) if len(present) == len(once) else None
+
+
+def _once(result: Result, column: Column) -> float | None:
+    if column is FLOW:
+        return fmean(result.flow.loss)
+    if column.name in LOGGED:
+        return last(result, LOGGED[column.name])
+    if result.routing is None:
+        return None
+    return result.routing.tags_exact if column is TAGS else fmean(result.routing.mutual_information_L)
+
+
+def _subset(collection: Collection, name: str) -> np.ndarray:
+    cases = collection.cases
+    if name not in SUBSETS:
+        return np.ones(len(cases.tasks), dtype=bool)
+    flags = np.array(cases.held_out_paraphrase if "phrasing" in name else cases.held_out_combination)
+    return flags if name.startswith("held-out") else ~flags

@@ -1,0 +1,153 @@
+"""`tagmoe ablation`: run the arms of the paper's ablation on TagWorld, and report what they show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tagmoe.cli.models import hush
+from tagmoe.cli.options import AsJson, Force
+from tagmoe.cli.output import check_output_folder, give, new_folder, say
+from tagmoe.errors import UsageError
+
+if TYPE_CHECKING:
+    from tagmoe.ablation.job import Job
+
+ablation = typer.Typer(no_args_is_help=True, help="Train arms of the ablation over seeds, and compare them.")
+
+
+Recipes = Annotated[Path, typer.Argument(help="Folder of arms: common.yaml and one YAML an arm.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs and results; a later call goes on.")]
+Seeds = Annotated[str, typer.Option(help="Seeds, separated by commas.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Processes at once, each with the recipe's threads.")]
+Cases = Annotated[int, typer.Option(min=1, help="Held-out cases of each task.")]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change what all arms share; may be repeated.")
+]
+
+
+@ablation.command()
+def run(
+    recipes: Recipes,
+    out: Out,
+    arms: Annotated[str | None, typer.Option(help="Arms, separated by commas; by default all.")] = None,
+    seeds: Seeds = "0,1,2",
+    jobs: Jobs = 1,
+    cases: Cases = 60,
+    changes: Changes = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train and measure arms x seeds. Interrupted or killed, the same command goes on.
+
+    Example: tagmoe ablation run recipes/tagworld/ablation --out runs/ablation --arms dense,moe,align --jobs 2
+    """
+    from tagmoe.ablation.arms import load_arms
+
+    chosen = load_arms(recipes, _names(arms), changes or ())
+    numbers = _seeds(seeds)
+    hush()
+    from tagmoe.ablation.job import arm_job, base_job
+    from tagmoe.ablation.measure import Plan
+
+    plan = Plan(per_task=cases).record()
+    done = _run(
+        [base_job(out, seed, chosen[0]) for seed in numbers],
+        [arm_job(out, seed, arm, plan) for seed in numbers for arm in chosen],
+        jobs,
+    )
+    give({"out": str(out), "results": [str(job.folder / "result.json") for job in done]}, str(out), as_json=as_json)
+
+
+@ablation.command()
+def interference(
+    recipes: Recipes,
+    out: Out,
+    arms: Annotated[str, typer.Option(help="Arms, separated by commas.")] = "dense,moe,align",
+    seeds: Seeds = "0",
+    jobs: Jobs = 1,
+    cases: Cases = 60,
+    changes: Changes = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure whether tasks interfere: families alone and together, and cosines between tasks' gradients.
+
+    Writes interference.json into the folder. Interrupted or killed, the same command goes on.
+    Example: tagmoe ablation interference recipes/tagworld/ablation --out runs/ablation --arms dense,moe --jobs 2
+    """
+    from tagmoe.ablation.arms import load_arms
+
+    chosen = load_arms(recipes, _names(arms), changes or ())
+    numbers = _seeds(seeds)
+    hush()
+    from tagmoe.ablation.interference import family_jobs, summarise
+    from tagmoe.ablation.job import base_job
+    from tagmoe.ablation.measure import Plan
+
+    work = [job for seed in numbers for arm in chosen for job in family_jobs(out, seed, arm, Plan(per_task=cases))]
+    _run([base_job(out, seed, chosen[0]) for seed in numbers], work, jobs)
+    path = summarise(out, [arm.name for arm in chosen], numbers)
+    give({"out": str(out), "interference": str(path)}, str(path), as_json=as_json)
+
+
+@ablation.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of results, as run writes it.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write: report.html, figures, JSON and CSV.")],
+    baseline: Annotated[str, typer.Option(help="The arm that differences are taken to.")] = "moe",
+    arms: Annotated[str | None, typer.Option(help="Arms, separated by commas; by default all with results.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds, separated by commas; by default all.")] = None,
+    recipes: Annotated[
+        Path | None, typer.Option(help="Folder of arms: those without a result are shown as missing.")
+    ] = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare arms over seeds on the same cases: means, paired differences with intervals, the paper's claims.
+
+    Example: tagmoe ablation report runs/ablation --out ablation-report --recipes recipes/tagworld/ablation
+    """
+    from tagmoe.ablation.collection import read_collection
+    from tagmoe.ablation.report import FILES, write_report
+    from tagmoe.ablation.table import SUCCESS, phrase, summarise
+
+    check_output_folder(out, force=force, ours=FILES)
+    known = None
+    if recipes is not None:
+        from tagmoe.ablation.arms import arm_names
+
+        known = arm_names(recipes)
+    numbers = None if seeds is None else _seeds(seeds)
+    summary = summarise(read_collection(folder, known=known, arms=_names(arms), seeds=numbers), baseline)
+    with new_folder(out) as partial:
+        data = write_report(summary, partial)
+    for row in summary.rows:
+        if row.arm != baseline:
+            say(f"  {row.arm:<20}{phrase(row.differences['success'], SUCCESS)}")
+    page = out / "report.html"
+    give({"report": str(page), **data}, str(page), as_json=as_json)
+
+
+def _run(bases: list[Job], work: list[Job], jobs: int) -> list[Job]:
+    from tagmoe.ablation.run import failed, run_jobs
+
+    outcome = run_jobs(bases, work, jobs=jobs)
+    error = failed(outcome)
+    if error is not None:
+        raise error
+    return outcome.done
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",")]
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        seeds = [int(word) for word in text.split(",")]
+    except ValueError:
+        seeds = [-1]
+    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise UsageError(f"--seeds is {text!r}; give different whole numbers from 0, separated by commas: 0,1,2.")
+    return seeds
