@@ -200,8 +200,16 @@ def _measure(job: Job, plan: Any) -> None:
         flow=plan.meter(pipeline)(pipeline),
         curve=tuple(curve),
         training=tuple({k: v for k, v in s.items() if k != "seconds"} for s in steps if s["step"] % EVERY == 0),
-        routing=measure.routed(samples, measured),
+        routing=measure.routed(samples, measured, _alignment(job)),
     ).write(job.folder / NAME)
+
+
+def _alignment(job: Job) -> Any:
+    """W_tag and H_pred of the trained arm; None where L_align did not train them."""
+    from tagmoe.routing.predicted_tags import Alignment
+
+    aligned = job.config.moe is not None and job.config.loss.lambda_align > 0
+    return Alignment.load(job.model) if aligned else None
 
 
 def _metrics(path: Path) -> tuple[list[dict[str, float]], list[dict[str, float]]]:

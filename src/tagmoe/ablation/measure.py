@@ -21,8 +21,10 @@ from tagmoe.ablation.results import Cases, FlowByTimestep, Routing, Verdicts
 from tagmoe.evaluate.tagworld import Picture, cases, run_editor, score
 from tagmoe.losses.flow import flow_loss, interpolate
 from tagmoe.pipeline import TagMoEPipeline, TagMoEPipelineOutput
+from tagmoe.routing import predicted_tags
+from tagmoe.routing.predicted_tags import Alignment
 from tagmoe.train.encoded import EDITING
-from tagmoe.world import Sample
+from tagmoe.world import Sample, rule_sets
 
 TIMESTEPS = tuple((i + 0.5) / 8 for i in range(8))
 FLOW_CASES = 16
@@ -204,10 +206,14 @@ def described(plan: Plan, samples: Sequence[Sample]) -> Cases:
     )
 
 
-def routed(samples: Sequence[Sample], measured: Measured) -> Routing | None:
-    """What the gates did on the cases; None of a dense model."""
+def routed(samples: Sequence[Sample], measured: Measured, alignment: Alignment | None = None) -> Routing | None:
+    """What the gates did on the cases, and how well `alignment` reads tags off it; None of a dense model."""
     if measured.target_CLN is None:
         return None
+    tags = None
+    if alignment is not None and measured.signature_CN is not None:
+        predicted = alignment.predict(torch.from_numpy(measured.signature_CN), candidates=rule_sets())
+        tags = predicted_tags.score(predicted, [case.tags for case in samples])
     names = [case.task for case in samples]
     tasks = list(dict.fromkeys(names))
     number_C = np.array([tasks.index(name) for name in names])
@@ -220,6 +226,8 @@ def routed(samples: Sequence[Sample], measured: Measured) -> Routing | None:
         utilisation={
             task: tuple(tuple(round(float(v), 4) for v in row) for row in mean_KLN[k]) for k, task in enumerate(tasks)
         },
+        tags_exact=None if tags is None else tags.exact,
+        tags_f1=None if tags is None else tags.f1,
     )
 
 
