@@ -131,16 +131,32 @@ def test_no_failures_are_no_error() -> None:
     assert failed(Outcome()) is None
 
 
-def test_families_train_as_long_a_task_and_are_compared_on_their_cases(arms: Path, tmp_path: Path) -> None:
+def family_work(arms: Path, out: Path) -> tuple[Job, list[Job]]:
     (arm,) = load_arms(arms, ["moe"], ["unified.steps=24", "unified.unique_samples=256"])
-    in_this_process(base_job(tmp_path, 0, arm))
-    jobs = family_jobs(tmp_path, 0, arm, replace(PLAN, tasks=None))
-    together, *families = jobs
+    return base_job(out, 0, arm), family_jobs(out, 0, arm, replace(PLAN, tasks=None))
+
+
+def test_a_family_trains_as_long_a_task_as_all_together(arms: Path, tmp_path: Path) -> None:
+    _, (together, *families) = family_work(arms, tmp_path)
     assert together.steps == 24
-    assert sum(job.steps for job in families) == 24
     assert [job.steps for job in families] == [len(tasks) for tasks in FAMILIES.values()]
-    in_this_process(*jobs)
-    data = json.loads(summarise(tmp_path, ["moe"], [0]).read_text())
+    for job, tasks in zip(families, FAMILIES.values(), strict=True):
+        assert job.plan is not None
+        assert tuple(job.config.unified.edit_tasks or ()) == tuple(job.plan["tasks"]) == tasks
+        assert job.config.unified.text_to_image_every == 0
+        assert job.config.dense == together.config.dense
+
+
+def test_unfinished_families_are_not_summarised(arms: Path, tmp_path: Path) -> None:
+    with pytest.raises(ResultError, match=r"moe-together.*cannot be read"):
+        summarise(tmp_path, ["moe"], [0])
+
+
+@pytest.mark.slow
+def test_families_are_compared_on_their_own_cases(arms: Path, tmp_path: Path) -> None:
+    base, jobs = family_work(arms, tmp_path)
+    in_this_process(base, *jobs)
+    data = json.loads(summarise(tmp_path, ["moe"], [0], samples=4).read_text())
     row = data["training"]["moe"]["attribute"]
     assert row["cases"] == 4
     assert row["difference"] == pytest.approx(row["together"] - row["alone"])

@@ -126,8 +126,8 @@ def task_gradients(
     return TaskGradients(tuple(tasks), (cosine_KK + cosine_KK.T) / 2, samples)
 
 
-def summarise(out: Path, arms: Sequence[str], seeds: Sequence[int]) -> Path:
-    """Compare the finished family jobs and take the gradients; writes and returns interference.json.
+def summarise(out: Path, arms: Sequence[str], seeds: Sequence[int], *, samples: int = 256) -> Path:
+    """Compare the finished family jobs, take the gradients of `samples` a task; writes and returns interference.json.
 
     Raises ResultError when a job is not finished.
     """
@@ -147,7 +147,7 @@ def summarise(out: Path, arms: Sequence[str], seeds: Sequence[int]) -> Path:
             )
             for family in FAMILIES
         }
-    data["gradients"] = {arm: _gradients(out, arm, seeds) for arm in arms}
+    data["gradients"] = {arm: _gradients(out, arm, seeds, samples) for arm in arms}
     path = out / "interference.json"
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -173,14 +173,15 @@ def _alone_and_together(alone: list[Result], together: list[Result]) -> dict[str
     }
 
 
-def _gradients(out: Path, arm: str, seeds: Sequence[int]) -> dict[str, Any]:
+def _gradients(out: Path, arm: str, seeds: Sequence[int], samples: int) -> dict[str, Any]:
     """The tasks' gradients at the weights that training on all tasks gave, mean over seeds."""
     measured = []
     for seed in seeds:
         folder = out / FOLDER / f"{arm}-{TOGETHER}" / f"seed-{seed}"
         pipeline = TagMoEPipeline.from_pretrained(folder / "run" / "model", dtype=torch.float32)
         late = (read_job(folder).config.moe or MoEConfig()).num_moe_blocks
-        measured.append(task_gradients(pipeline, late_blocks=min(late, len(pipeline.transformer.transformer_blocks))))
+        late = min(late, len(pipeline.transformer.transformer_blocks))
+        measured.append(task_gradients(pipeline, late_blocks=late, samples=samples))
     return {
         "tasks": list(measured[0].tasks),
         "samples": measured[0].samples,
