@@ -97,9 +97,7 @@ def record(
         writer.close(switched)
         nbytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     seconds = time.perf_counter() - started
-    say(
-        f"{len(chosen)} cases, {size_text(nbytes)}, {seconds:.1f} s; show them: tagmoe routing report {out} --out report"
-    )
+    say(f"{len(chosen)} cases, {size_text(nbytes)}, {seconds:.1f} s; see them: tagmoe routing report {out} -o report")
     data = {"recording": str(out), "cases": len(chosen), "bytes": nbytes, "seconds": round(seconds, 3)}
     give(data, str(out), as_json=as_json)
 

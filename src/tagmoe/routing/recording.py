@@ -233,7 +233,9 @@ class RecordingWriter:
 
     def _flush(self) -> None:
         if self._pending:
-            save_file(self._pending, self.folder / self._shard_name())
+            shard = self.folder / self._shard_name()
+            save_file(self._pending, shard)
+            shard.chmod(0o644)  # safetensors writes for its owner alone
             self._pending = {}
             self._shard += 1
 
