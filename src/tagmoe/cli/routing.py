@@ -102,6 +102,29 @@ def record(
     give(data, str(out), as_json=as_json)
 
 
+@app.command()
+def report(
+    recording: Annotated[Path, typer.Argument(metavar="RECORDING", help="Folder that `tagmoe routing record` wrote.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write: report.html, figures, CSV and JSON.")],
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show a recording: one offline page with figures, tables beside it. No model is loaded.
+
+    Example: tagmoe routing report recording --out report
+    """
+    from tagmoe.routing.reading import read_recording
+    from tagmoe.routing.report import FILES, PAGE, headline, write_report
+
+    check_output_folder(out, force=force, ours=FILES)
+    opened = read_recording(recording)
+    with new_folder(out) as folder:
+        data, found = write_report(opened, folder)
+    say(f"{headline(found)}.")
+    page = out / PAGE
+    give({"report": str(page), **data}, str(page), as_json=as_json)
+
+
 def _check_mixture(model: Path | None) -> None:
     """Refuse a dense model by its config, before gigabytes are loaded."""
     config = check_model(model) / "transformer" / "config.json"

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 CELL = 0.34
+# Of a heat map of interventions: title, values (rows, N), where they are sure, "change" or "success", format.
+SwitchPanel = tuple[str, np.ndarray, np.ndarray | None, str, str]
 
 
 def expert_names(count: int) -> list[str]:
@@ -313,8 +315,8 @@ def variance_bars(share: dict[str, float], by_chance: dict[str, float]) -> str:
     return drawing.text
 
 
-def switches(panels: Sequence[tuple[str, np.ndarray, np.ndarray | None, str, str]], rows: Sequence[str]) -> str:
-    """Heat maps of interventions: (title, values (rows, N), strong, kind "change" or "success", format) each."""
+def switches(panels: Sequence[SwitchPanel], rows: Sequence[str]) -> str:
+    """Heat maps of interventions side by side; values are shares, written times 100."""
     experts = panels[0][1].shape[1]
     drawing = Drawing(min(11.0, 1.0 + len(panels) * (0.5 * experts + 0.45)), 0.75 + 0.36 * len(rows))
     with drawing as figure:

@@ -23,7 +23,7 @@ THEME = {
 INK, SOFT, LINE, CARD, ACCENT = THEME
 # Told apart by people who do not see red or green, on light and dark ground.
 EXPERTS = ("#3a7ca5", "#d9822b", "#5b9a68", "#a05a9c", "#c0504d", "#8c8c3e", "#6a6fc1", "#4fa3a5")
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "tagmoe",
     "font.family": "sans-serif",
@@ -32,7 +32,7 @@ _STYLE = {
     "axes.labelcolor": SOFT,
     "axes.edgecolor": LINE,
     "axes.titlesize": 10,
-    "axes.titleweight": "semibold",
+    "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.titlecolor": INK,
     "axes.spines.top": False,
@@ -90,7 +90,7 @@ class Drawing:
 
 def inline(svg: str, name: str) -> str:
     """The SVG for a page: no XML header, ids unique by `name`, as wide as its column but not wider than drawn."""
-    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<style.*?</style>", "", svg[svg.index("<svg") :])
     svg = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", svg)
     found = re.search(r'<svg[^>]*? width="([\d.]+)pt"', svg)
     width = round(float(found[1]) * 4 / 3) if found else 800
@@ -116,5 +116,6 @@ def _themed(svg: str) -> str:
         svg = svg.replace(drawn, variable)
     svg = re.sub(r"font: ([^;\"]*?)'[^;\"]*", lambda found: f"font: {found[1]}{_FONT}".replace('"', "'"), svg)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"\s*\n\s*", " ", re.sub(r"(\d\.\d\d)\d+", r"\1", svg))
     used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg))
     return re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", svg)
