@@ -10,6 +10,7 @@ from tagmoe.routing import figures
 from tagmoe.routing.effects import Effect, Effects
 from tagmoe.routing.findings import Findings, MaskFinding, Missing
 from tagmoe.routing.predictability import Accuracy
+from tagmoe.routing.regions import Region
 from tagmoe.routing.specialization import Interval, MutualInformation
 
 Figure = str | Missing
@@ -33,14 +34,13 @@ def figure_set(found: Findings) -> dict[str, Figure]:
         else figures.scatter(found.components.coordinates, found.components.shares, found.components.labels),
         "mask": _mask(found),
         "mask-steps": _mask_steps(found.mask),
+        "region": _region(found.region),
         "contrasts": _contrasts(found),
         "variance": found.controlled.variance
         if isinstance(found.controlled.variance, Missing)
         else figures.variance_bars(found.controlled.variance.share, found.controlled.variance.by_chance),
-        "switches": found.effects if isinstance(found.effects, Missing) else _switches(found.effects, found),
-        "switches-tasks": found.effects
-        if isinstance(found.effects, Missing)
-        else _switched_tasks(found.effects, found),
+        "switches": switched if isinstance(switched, Missing) else _switches(switched, found),
+        "switches-tasks": switched if isinstance(switched, Missing) else _switched_tasks(switched, found),
     }
 
 
@@ -131,6 +131,15 @@ def _mask_steps(found: MaskFinding | Missing) -> Figure:
         return Missing("The cases have different numbers of kept steps.")
     band = (found.by_step.low, found.by_step.high)
     return figures.by_timestep(found.timesteps_K, found.by_step.value, band, 1.0, "concentration in the mask")
+
+
+def _region(found: Region | Missing) -> Figure:
+    if isinstance(found, Missing):
+        return found
+    panels = [("picture being made", found.difference)]
+    if found.reference_difference is not None:
+        panels.append(("source", found.reference_difference))
+    return figures.differences(panels)
 
 
 def _contrasts(found: Findings) -> Figure:

@@ -63,13 +63,19 @@ def heat(
             axes.text(
                 x + 0.5,
                 y + 0.5,
-                write.format(scale * values[y, x]),
+                _number(write, scale * float(values[y, x])),
                 ha="center",
                 va="center",
                 fontsize=7.5,
                 color="#ffffff" if dark else "#1b1d21",
                 alpha=1.0 if sure else 0.45,
             )
+
+
+def _number(write: str, value: float) -> str:
+    """A number for a cell; what rounds to zero has no sign."""
+    text = write.format(value)
+    return text.lstrip("+-") if float(text) == 0 else text
 
 
 def utilisation(shares: TaskRouting) -> str:
@@ -231,6 +237,22 @@ def concentration(panels: Sequence[tuple[str, Interval]]) -> str:
             heat(one, shown, rows if i == 0 else [""] * layers, columns, low=-reach, high=reach, write=None)
             _write(one, found.value, shown / reach, (found.low > 1) | (found.high < 1))
             one.set_title(f"{title} (n {found.n})", pad=4, fontsize=9)
+    return drawing.text
+
+
+def differences(panels: Sequence[tuple[str, Interval]]) -> str:
+    """Differences of concentration (L, N) of each panel about 0; faint where the interval holds 0."""
+    layers, experts = panels[0][1].value.shape
+    reach = max(0.1, *(float(np.abs(one.value).max()) for _, one in panels))
+    drawing = Drawing(0.5 + len(panels) * (0.52 * experts + 0.4), 0.65 + 0.38 * layers)
+    with drawing as figure:
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for i, (one, (title, found)) in enumerate(zip(axes, panels, strict=True)):
+            rows = layer_names(layers) if i == 0 else [""] * layers
+            sure = (found.low > 0) | (found.high < 0)
+            columns = expert_names(experts)
+            heat(one, found.value, rows, columns, low=-reach, high=reach, write="{:+.2f}", strong=sure)
+            one.set_title(title, pad=4, fontsize=9)
     return drawing.text
 
 

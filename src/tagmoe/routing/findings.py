@@ -12,6 +12,7 @@ from tagmoe.routing.effects import Effects, effects
 from tagmoe.routing.predictability import Accuracy, task_accuracy
 from tagmoe.routing.reading import Recording
 from tagmoe.routing.record import TaskRouting
+from tagmoe.routing.regions import Region, regions
 from tagmoe.routing.specialization import (
     Interval,
     MutualInformation,
@@ -105,6 +106,7 @@ class Findings:
     components: Components | Missing
     mask: MaskFinding | Missing
     mask_reference: MaskFinding | Missing
+    region: Region | Missing
     controlled: Controls
     effects: Effects | Missing
     case_signatures: dict[str, np.ndarray]
@@ -148,6 +150,7 @@ def find(recording: Recording) -> Findings:
         components=_components(cases),
         mask=_mask(cases, reference=False),
         mask_reference=_mask(cases, reference=True),
+        region=regions(recording) or Missing("No picture was edited in two places with the same noise."),
         controlled=_controls(controls or cases),
         effects=_effects(recording),
         case_signatures={one.case.id: one.signature_LN for one in cases},

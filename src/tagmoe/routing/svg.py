@@ -116,6 +116,9 @@ def _themed(svg: str) -> str:
         svg = svg.replace(drawn, variable)
     svg = re.sub(r"font: ([^;\"]*?)'[^;\"]*", lambda found: f"font: {found[1]}{_FONT}".replace('"', "'"), svg)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"\s*\n\s*", " ", re.sub(r"(\d\.\d\d)\d+", r"\1", svg))
+    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
+    # Coordinates to a hundredth of a point; the numbers that are read stand between tags, not in attributes.
+    svg = re.sub(r'="[^"]*"', lambda found: re.sub(r"(\d\.\d\d)\d+", r"\1", found[0]), svg)
+    svg = re.sub(r"\s*\n\s*", " ", svg)
     used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg))
     return re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", svg)
