@@ -177,7 +177,7 @@ def _switched_tasks(found: Effects, of: Findings) -> Figure:
     tasks = list(off[0].by_task) if off[0] is not None else []
     kind, write = ("change", "{:.1f}") if found.success is None else ("success", "{:+.0f}")
     panels: list[figures.SwitchPanel] = []
-    for title, row in (("off everywhere", off), ("forced everywhere", forced)):
+    for title, row in (("off", off), ("forced", forced)):
         values = [[getattr(one.by_task[task], kind) for one in row if one is not None] for task in tasks]
         unit = "picture, %" if kind == "change" else "success, points"
         panels.append((f"{title}: {unit}", np.array(values, dtype=np.float64), None, kind, write))

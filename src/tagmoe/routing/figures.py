@@ -338,13 +338,13 @@ def variance_bars(share: dict[str, float], by_chance: dict[str, float]) -> str:
 
 
 def switches(panels: Sequence[SwitchPanel], rows: Sequence[str]) -> str:
-    """Heat maps of interventions side by side; values are shares, written times 100."""
+    """Heat maps of interventions side by side, those of one kind on one scale; values are shares, written times 100."""
     experts = panels[0][1].shape[1]
     drawing = Drawing(min(11.0, 1.0 + len(panels) * (0.5 * experts + 0.45)), 0.75 + 0.36 * len(rows))
     with drawing as figure:
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for i, (one, (title, values, strong, kind, write)) in enumerate(zip(axes, panels, strict=True)):
-            reach = max(float(np.nanmax(np.abs(values))), 1e-6)
+            reach = max(1e-6, *(float(np.abs(other[1]).max()) for other in panels if other[3] == kind))
             options: dict[str, Any] = {"low": -reach, "high": reach, "colours": "coolwarm_r"}
             if kind == "change":
                 options = {"low": 0, "high": reach, "colours": "Blues"}
