@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tagmoe.routing.contrasts import contrasts, distances, variance
-from tagmoe.routing.predictability import task_accuracy
+from tagmoe.routing.predictability import discriminant, task_accuracy
 from tagmoe.routing.recording import Facts
 from tagmoe.routing.specialization import (
     bootstrap,
@@ -149,6 +149,19 @@ def test_the_task_is_read_off_where_it_is_and_only_there() -> None:
     assert found.predicted == tuple(tasks)
 
 
+def test_the_discriminant_is_that_of_scikit_learn() -> None:
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(5, 6))
+    y = rng.integers(0, 5, 200)
+    known, asked = centres[y] + rng.normal(size=(200, 6)), rng.normal(size=(300, 6))
+    expected = LinearDiscriminantAnalysis().fit(known, y).predict(asked)
+    assert (discriminant(known, y, asked) == expected).all()
+    apart = np.repeat(centres, 2, axis=0)
+    assert discriminant(apart, np.repeat(np.arange(5), 2), centres).tolist() == [0, 1, 2, 3, 4]
+
+
 def test_a_task_that_goes_with_its_picture_is_not_read_off_other_pictures() -> None:
     """Each picture has one task and its own signature: only cases of the same picture could tell."""
     rng = np.random.default_rng(0)
@@ -169,6 +182,7 @@ def test_too_few_cases_have_no_accuracy_and_single_cases_are_left_out() -> None:
     assert found is not None
     assert found.cases == 4
     assert found.predicted[4] == ""
+    assert task_accuracy(np.full((6, 2, 4), 0.25), list("aabbcc"), shuffles=3) is not None
 
 
 def crossed(picture: float, task: float, words: float, noise: float = 0.0) -> tuple[np.ndarray, list[Facts]]:

@@ -29,6 +29,11 @@ def layer_names(count: int) -> list[str]:
     return [f"L{n + 1}" for n in range(count)]
 
 
+def short(name: str, limit: int = 30) -> str:
+    """A name that a figure has room for."""
+    return name if len(name) <= limit else name[: limit - 3] + "..."
+
+
 def heat(
     axes: Axes,
     values: np.ndarray,
@@ -49,8 +54,8 @@ def heat(
     norm, cmap = Normalize(low, high, clip=True), colormaps[colours]
     axes.pcolormesh(values, cmap=cmap, norm=norm, edgecolor=CARD, linewidth=1.5)
     axes.invert_yaxis()
-    axes.set_xticks(np.arange(len(columns)) + 0.5, columns)
-    axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
+    axes.set_xticks(np.arange(len(columns)) + 0.5, [short(name) for name in columns])
+    axes.set_yticks(np.arange(len(rows)) + 0.5, [short(name) for name in rows])
     axes.xaxis.tick_top()
     quiet(axes)
     if write is None:
@@ -213,7 +218,7 @@ def scatter(coordinates: np.ndarray, shares: np.ndarray, labels: Sequence[str]) 
         for i, name in enumerate(names):
             member = np.array([label == name for label in labels])
             colour = colours(i % colours.N)
-            one.scatter(coordinates[member, 0], second[member], s=16, color=colour, alpha=0.75, lw=0, label=name)
+            one.scatter(coordinates[member, 0], second[member], s=16, color=colour, alpha=0.75, lw=0, label=short(name))
         one.set_xlabel(f"first component, {shares[0]:.0%} of the variance")
         one.set_ylabel(f"second, {shares[1]:.0%}" if len(shares) > 1 else "")
         one.axhline(0, color=LINE, lw=0.8, zorder=0)

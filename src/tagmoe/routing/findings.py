@@ -275,6 +275,6 @@ def _thinned(cases: list[CaseSummary]) -> str | None:
     if not short:
         return None
     return (
-        f"Of {len(short)} cases the tokens of some steps only were kept (of the first: {len(short[0].kept)} of "
-        f"{len(short[0].timesteps)}); token maps and mask figures are means over those, shares are of all steps."
+        f"For {len(short)} of {len(cases)} cases the tokens of some steps only were kept (of the first such: "
+        f"{len(short[0].kept)} of {len(short[0].timesteps)} steps); token maps and mask figures are means over those, shares are of all steps."
     )

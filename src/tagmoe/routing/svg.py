@@ -28,6 +28,7 @@ _STYLE: Any = {
     "svg.hashsalt": "tagmoe",
     "font.family": "sans-serif",
     "font.size": 9,
+    "text.parse_math": False,
     "text.color": INK,
     "axes.labelcolor": SOFT,
     "axes.edgecolor": LINE,
