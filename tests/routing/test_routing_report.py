@@ -19,9 +19,13 @@ from made_recordings import EDIT, EXPERTS, LAYERS, TIMES, Make, about, facts, sh
 
 from tagmoe.errors import MissingError, ResultError
 from tagmoe.routing import predictability, svg
+from tagmoe.routing.findings import find
+from tagmoe.routing.maps import mapped_cases
 from tagmoe.routing.reading import Recording, read_recording
 from tagmoe.routing.recording import Condition, Interventions, RecordingWriter
 from tagmoe.routing.report import FIGURES, PAGE, write_report
+from tagmoe.routing.specialization import MutualInformation
+from tagmoe.routing.tables import plain
 
 VOID = {"meta", "img", "input", "br", "link"}
 NASTY = '<script>alert("x")</script>&\'{{ 7 * 7 }} $x_2$'
@@ -191,58 +195,52 @@ def test_json_and_tables_agree_with_each_other(full: Path) -> None:
     assert off["change"]["value"] == pytest.approx(0.4)
 
 
-def test_a_leaning_that_was_planted_is_in_the_figures_of_its_task(make: Make, tmp_path: Path) -> None:
-    _, data = report(make(lean=4.0), tmp_path / "report")
+def test_a_leaning_that_was_planted_is_in_the_figures_of_its_task(make: Make) -> None:
+    found = find(make(lean=4.0))
     for position, task in enumerate(("recolour", "style", "add")):
-        shares = np.array(data["findings"]["utilisation"][task]["target_LN"])
-        assert (shares.argmax(axis=1) == position).all()
-    assert min(data["findings"]["information"]["p_L"]) < 0.01
-
-
-def test_random_weights_are_said_at_the_top(make: Make, tmp_path: Path) -> None:
-    page, _ = report(make(per_task=1, about_changes={"random_weights": True}), tmp_path / "report")
-    assert "Random weights" in page.words
-
-
-def test_undecided_gates_are_said_at_the_top(tmp_path: Path) -> None:
-    (tmp_path / "r").mkdir()
-    writer = RecordingWriter(tmp_path / "r", about())
-    flat = traces(0)
-    for one in flat:
-        one.scores_LBTN = one.scores_LBTN * 0.02 + 0.98 / EXPERTS
-    writer.add(facts(0, "t"), flat, TIMES, shown(0))
-    writer.close()
-    page, _ = report(read_recording(tmp_path / "r"), tmp_path / "report")
-    assert "The gates are undecided" in page.words
+        assert (found.utilisation[task].target_LN.argmax(axis=1) == position).all()
+    assert isinstance(found.information, MutualInformation)
+    assert found.information.p_L.max() < 0.01
 
 
 BARE = {
     "no task": ({"tasks": [None]}, "No case says which task it is"),
     "one task": ({"tasks": ["one"]}, "All cases are of one task, one"),
     "no mask": ({"mask": False}, "No case has an edit mask"),
-    "no verdict": ({"success": None}, "record with --interventions"),
-    "one case": ({"per_task": 1, "tasks": ["one"]}, "three cases whose signatures differ"),
-    "one case a task": ({"per_task": 1}, "two cases or more"),
+    "not switched": ({}, "No expert was switched off or forced"),
+    "one case": ({"per_task": 1, "tasks": ["one"]}, "It needs three cases whose signatures differ"),
+    "one case a task": ({"per_task": 1}, "Fewer than two tasks have two cases or more"),
+    "no tags": ({}, "No tag is on some cases"),
+    "other pictures": ({}, "No two cases differ in the picture"),
 }
 
 
 @pytest.mark.parametrize(("options", "says"), BARE.values(), ids=BARE)
-def test_what_cannot_be_shown_has_its_reason(make: Make, tmp_path: Path, options, says) -> None:
-    page, data = report(make(**options), tmp_path / "report")
-    assert f"Not shown: {says}"[:11] in page.words
-    assert says in page.words + json.dumps(data)
-    assert "NaN" not in page.words
-    assert " nan" not in page.words
+def test_what_cannot_be_said_has_its_reason(make: Make, options, says) -> None:
+    text = json.dumps(plain(find(make(**options))), allow_nan=False)
+    assert f'"missing": "{says}' in text
 
 
-def test_interventions_without_verdicts_show_pictures_alone(make: Make, tmp_path: Path) -> None:
-    page, data = report(make(success=None, interventions=switched(12, judged=False)), tmp_path / "report")
+def test_a_bare_page_says_what_it_does_not_show(make: Make, tmp_path: Path) -> None:
+    """No tasks, masks or verdicts, random weights, and switched experts of which nobody judged the pictures."""
+    recording = make(
+        per_task=4,
+        tasks=[None],
+        mask=False,
+        success=None,
+        interventions=switched(4, judged=False),
+        about_changes={"random_weights": True},
+    )
+    page, data = report(recording, tmp_path / "report")
+    assert "Random weights" in page.words
+    assert page.words.count("Not shown: ") >= 8
+    assert "nan" not in page.words.lower()
     assert data["findings"]["effects"]["success"] is None
     assert "picture changed without expert 3" in page.words
 
 
 def test_an_unlabelled_full_size_recording_is_shown(tmp_path: Path) -> None:
-    """Ten layers, several references, no tasks, thinned steps, cases of different shapes and numbers of steps."""
+    """Ten undecided layers, several references, no tasks, thinned steps, cases of different shapes and steps."""
     (tmp_path / "r").mkdir()
     writer = RecordingWriter(tmp_path / "r", about(), case_bytes=1_500_000)
     grids = [((1, 64, 64), (1, 64, 64), (1, 48, 80)), ((1, 40, 90),), EDIT]
@@ -251,23 +249,22 @@ def test_an_unlabelled_full_size_recording_is_shown(tmp_path: Path) -> None:
         writer.add(facts(number, None), steps, TIMES[: len(steps)], shown(number, sources=len(one) - 1))
     writer.close()
     page, _ = report(read_recording(tmp_path / "r"), tmp_path / "report")
-    assert "For 1 of 3 cases the tokens of some steps only were kept (of the first such: 1 of 3 steps)" in " ".join(
-        page.words.split()
-    )
+    words = " ".join(page.words.split())
+    assert "For 1 of 3 cases the tokens of some steps only were kept (of the first such: 1 of 3 steps)" in words
     assert "The cases have different numbers of steps" in page.words
     assert "Shown are the four layers" in page.words
+    assert "The gates are undecided" in page.words
     assert (tmp_path / "report" / PAGE).stat().st_size < 6_000_000
 
 
-def test_the_same_recording_gives_the_same_report_and_leaves_matplotlib_as_it_was(make: Make, tmp_path: Path) -> None:
+def test_the_same_recording_gives_the_same_report_and_leaves_matplotlib_as_it_was(full: Path, tmp_path: Path) -> None:
     import matplotlib
 
-    recording, before = make(per_task=1), dict(matplotlib.rcParams)
-    for name in ("one", "two"):
-        report(recording, tmp_path / name)
+    before = dict(matplotlib.rcParams)
+    report(read_recording(full.parent / "recording"), tmp_path / "again")
     assert dict(matplotlib.rcParams) == before
-    for path in sorted((tmp_path / "one").rglob("*.*")):
-        assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes(), path.name
+    for path in sorted(full.rglob("*.*")):
+        assert path.read_bytes() == (tmp_path / "again" / path.relative_to(full)).read_bytes(), path.name
     with pytest.raises(ZeroDivisionError), svg.Drawing(1, 1):
         _ = 1 / 0
     assert dict(matplotlib.rcParams) == before
@@ -284,9 +281,9 @@ def test_a_missing_library_is_named_with_its_install_line(monkeypatch, library: 
         use()
 
 
-def test_a_damaged_picture_is_an_error_of_the_recording(make: Make, tmp_path: Path) -> None:
+def test_a_damaged_picture_is_an_error_of_the_recording(make: Make) -> None:
     recording = make(per_task=1)
     for case in recording.cases:
         (recording.folder / case.pictures["output"]).write_bytes(b"")
     with pytest.raises(ResultError, match="output"):
-        report(recording, tmp_path / "report")
+        mapped_cases(recording, np.ones(LAYERS))

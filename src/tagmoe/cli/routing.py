@@ -45,7 +45,7 @@ def record(
         typer.Option("--from", help='Your own cases instead: a JSONL file of {"instruction", "images", "task"?, ...}.'),
     ] = None,
     controls: Annotated[
-        int, typer.Option(min=0, help="TagWorld pictures that each get the same 18 instructions; 0 for none.")
+        int, typer.Option(min=0, max=100, help="TagWorld pictures that each get the same 18 instructions; 0 for none.")
     ] = DEFAULT_CONTROLS,
     interventions: Annotated[
         int, typer.Option(min=0, help="Cases of each task drawn again with each expert off, and forced.")
@@ -54,7 +54,7 @@ def record(
     cfg: Cfg = None,
     seed: FixedSeed = 0,
     case_mb: Annotated[
-        float, typer.Option(min=0.01, help="MB that the tokens of a case may take; of longer ones every n-th step.")
+        float, typer.Option(min=0.001, help="MB that the tokens of a case may take; of longer ones every n-th step.")
     ] = 32.0,
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Mark the model as untrained: the report says so.")

@@ -274,7 +274,8 @@ def _thinned(cases: list[CaseSummary]) -> str | None:
     short = [one.case for one in cases if len(one.case.kept) < len(one.case.timesteps)]
     if not short:
         return None
+    first = f"{len(short[0].kept)} of {len(short[0].timesteps)} steps"
     return (
-        f"For {len(short)} of {len(cases)} cases the tokens of some steps only were kept (of the first such: "
-        f"{len(short[0].kept)} of {len(short[0].timesteps)} steps); token maps and mask figures are means over those, shares are of all steps."
+        f"For {len(short)} of {len(cases)} cases the tokens of some steps only were kept (of the first such: {first}); "
+        "token maps and mask figures are means over those, shares are of all steps."
     )
