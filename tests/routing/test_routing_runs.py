@@ -32,16 +32,16 @@ def pipeline(tiny_pipeline: Any) -> Any:
 
 def test_every_picture_gets_every_instruction_and_each_is_an_edit_of_it() -> None:
     seed = 4
-    cases = tagworld_controls(3, seed)
+    cases = tagworld_controls(2, seed)
     crossed = [case for case in cases if case.facts.seed == seed]
     pictures = Counter(case.facts.image for case in crossed)
     words = Counter(case.facts.instruction for case in crossed)
     assert set(pictures.values()) == {2 * len(FREE_TASKS)}
-    assert set(words.values()) == {3}
+    assert set(words.values()) == {2}
     assert len(words) == 2 * len(FREE_TASKS)
     again = [case for case in cases if case.facts.seed != seed]
     assert {case.facts.seed for case in again} == {seed + 1}
-    assert Counter(case.facts.task for case in again) == dict.fromkeys(FREE_TASKS, 3)
+    assert Counter(case.facts.task for case in again) == dict.fromkeys(FREE_TASKS, 2)
     for case in crossed:
         assert case.facts.control
         assert case.sample is not None
@@ -84,9 +84,9 @@ def test_conditions_are_paired_shown_and_undone(pipeline: Any, tmp_path: Path) -
     weights = {name: value.clone() for name, value in pipeline.transformer.state_dict().items()}
     writer = RecordingWriter(tmp_path, about())
     done: list[tuple[int, int]] = []
-    before = [one.image for one in draw(pipeline, list(cases.values()), batch=2, return_routing=False)]
-    found = run_interventions(pipeline, cases, writer, batch=2, on_condition=lambda *now: done.append(now))
-    after = [one.image for one in draw(pipeline, list(cases.values()), batch=2, return_routing=False)]
+    before = [one.image for one in draw(pipeline, list(cases.values()), steps=1, batch=2, return_routing=False)]
+    found = run_interventions(pipeline, cases, writer, steps=1, batch=2, on_condition=lambda *now: done.append(now))
+    after = [one.image for one in draw(pipeline, list(cases.values()), steps=1, batch=2, return_routing=False)]
     assert all(np.array_equal(x, y) for x, y in zip(before, after, strict=True))
     assert all(torch.equal(value, weights[name]) for name, value in pipeline.transformer.state_dict().items())
     assert len(found.conditions) == 1 + len(all_interventions(2, 4)) == 25

@@ -37,6 +37,17 @@ def test_routing_that_is_the_task_has_all_the_information() -> None:
     assert found.p_L[0] < 0.01
 
 
+def test_the_information_of_tasks_is_large_where_the_routing_differs_and_averages_to_the_whole() -> None:
+    tasks = ["a"] * 6 + ["b"] * 6 + ["odd"] * 4
+    routed = np.broadcast_to(shares(3, 1), (16, 2, 4)).copy()
+    routed[12:] = [0.01, 0.01, 0.01, 0.97]
+    found = mutual_information(routed, tasks, permutations=50)
+    assert found.tasks == ("a", "b", "odd")
+    assert (found.task_TL.argmax(axis=0) == 2).all()
+    assert (found.task_TL[2] > found.task_permuted_high_TL[2]).all()
+    assert found.value_L == pytest.approx(np.average(found.task_TL, axis=0, weights=[6, 6, 4]))
+
+
 def test_routing_that_ignores_the_task_is_biased_upward_and_so_is_chance() -> None:
     tasks = [f"t{i % 5}" for i in range(50)]
     found = mutual_information(shares(0, 50), tasks, permutations=300)

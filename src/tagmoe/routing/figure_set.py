@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from tagmoe.routing import figures
+from tagmoe.routing import figures, heatmaps
 from tagmoe.routing.effects import Effect, Effects
 from tagmoe.routing.findings import Findings, MaskFinding, Missing
 from tagmoe.routing.predictability import Accuracy
@@ -20,15 +20,18 @@ def figure_set(found: Findings) -> dict[str, Figure]:
     """Every figure but the heat maps of single tasks, in the order of the page."""
     switched = found.effects
     return {
-        "utilisation": figures.overview({"all cases": found.everything.target_LN, **_targets(found)}),
+        "utilisation": heatmaps.overview({"all cases": found.everything.target_LN, **_targets(found)}),
         "utilisation-references": _references(found),
         "utilisation-steps": _steps(found),
         "information": _information(found),
+        "information-tasks": found.information
+        if isinstance(found.information, Missing)
+        else heatmaps.task_information(found.information),
         "accuracy": _accuracy(found),
         "tags": _tags(found),
         "similarity": found.similarity
         if isinstance(found.similarity, Missing)
-        else figures.similarity(found.similarity.tasks, found.similarity.cosine),
+        else heatmaps.similarity(found.similarity.tasks, found.similarity.cosine),
         "components": found.components
         if isinstance(found.components, Missing)
         else figures.scatter(found.components.coordinates, found.components.shares, found.components.labels),
@@ -46,7 +49,7 @@ def figure_set(found: Findings) -> dict[str, Figure]:
 
 def task_figures(found: Findings) -> dict[str, str]:
     """Fig. 6 middle of every task, by the task's name."""
-    return {task: figures.utilisation(shares) for task, shares in found.utilisation.items()}
+    return {task: heatmaps.utilisation(shares) for task, shares in found.utilisation.items()}
 
 
 def file_name(text: str) -> str:
@@ -70,7 +73,7 @@ def _references(found: Findings) -> Figure:
     rows = {task: s.references_LN for task, s in found.utilisation.items() if s.references_LN is not None}
     if found.everything.references_LN is None:
         return Missing("No case has a reference picture.")
-    return figures.overview({"all cases": found.everything.references_LN, **rows})
+    return heatmaps.overview({"all cases": found.everything.references_LN, **rows})
 
 
 def _steps(found: Findings) -> Figure:
@@ -110,7 +113,7 @@ def _tags(found: Findings) -> Figure:
     values = np.stack([one.value[:size].reshape(shape) for one in found.tags.values()])
     sure = np.stack([_sure(one)[:size].reshape(shape) for one in found.tags.values()])
     rows = [f"{name} ({one.n})" for name, one in found.tags.items()]
-    return figures.stacked(values, rows, write="{:+.1f}", scale=100, strong=sure)
+    return heatmaps.stacked(values, rows, write="{:+.1f}", scale=100, strong=sure)
 
 
 def _mask(found: Findings) -> Figure:
@@ -121,7 +124,7 @@ def _mask(found: Findings) -> Figure:
         panels.append(("in other cases' masks", found.mask.elsewhere))
     if isinstance(found.mask_reference, MaskFinding):
         panels.append(("reference", found.mask_reference.inside))
-    return figures.concentration(panels)
+    return heatmaps.concentration(panels)
 
 
 def _mask_steps(found: MaskFinding | Missing) -> Figure:
@@ -139,7 +142,7 @@ def _region(found: Region | Missing) -> Figure:
     panels = [("picture being made", found.difference)]
     if found.reference_difference is not None:
         panels.append(("source", found.reference_difference))
-    return figures.differences(panels)
+    return heatmaps.differences(panels)
 
 
 def _contrasts(found: Findings) -> Figure:
@@ -153,7 +156,7 @@ def _contrasts(found: Findings) -> Figure:
 
 def _switches(found: Effects, of: Findings) -> Figure:
     places: list[int | None] = [None, *range(of.layers)]
-    panels: list[figures.SwitchPanel] = []
+    panels: list[heatmaps.SwitchPanel] = []
     for mode, title in (("off", "off"), ("forced", "forced")):
         rows = [[found.find(mode, layer, expert) for expert in range(of.experts)] for layer in places]
         if any(one is None for row in rows for one in row):
@@ -166,7 +169,7 @@ def _switches(found: Effects, of: Findings) -> Figure:
             sure = np.array([[_sure(_success(one)) for one in row] for row in grid])
             panels.append((f"{title}: success, points", values, sure, "success", "{:+.0f}"))
     names = ["every layer", *[f"layer {layer + 1}" for layer in range(of.layers)]]
-    return figures.switches(panels, names)
+    return heatmaps.switches(panels, names)
 
 
 def _switched_tasks(found: Effects, of: Findings) -> Figure:
@@ -176,12 +179,12 @@ def _switched_tasks(found: Effects, of: Findings) -> Figure:
         return Missing("Not every expert was switched in every layer at once.")
     tasks = list(off[0].by_task) if off[0] is not None else []
     kind, write = ("change", "{:.1f}") if found.success is None else ("success", "{:+.0f}")
-    panels: list[figures.SwitchPanel] = []
+    panels: list[heatmaps.SwitchPanel] = []
     for title, row in (("off", off), ("forced", forced)):
         values = [[getattr(one.by_task[task], kind) for one in row if one is not None] for task in tasks]
         unit = "picture, %" if kind == "change" else "success, points"
         panels.append((f"{title}: {unit}", np.array(values, dtype=np.float64), None, kind, write))
-    return figures.switches(panels, tasks)
+    return heatmaps.switches(panels, tasks)
 
 
 def _success(effect: Effect) -> Interval:

@@ -11,7 +11,7 @@ from tagmoe.routing.contrasts import Contrast, Variance, contrasts, variance
 from tagmoe.routing.effects import Effects, effects
 from tagmoe.routing.predictability import Accuracy, task_accuracy
 from tagmoe.routing.reading import Recording
-from tagmoe.routing.record import TaskRouting
+from tagmoe.routing.record import TaskRouting, by_task, mean_routing
 from tagmoe.routing.regions import Region, regions
 from tagmoe.routing.specialization import (
     Interval,
@@ -126,7 +126,6 @@ def find(recording: Recording) -> Findings:
     too_few = _too_few_tasks(tasks)
     signature = np.stack([one.signature_LN for one in named]) if named else np.zeros((0, shape.layers, shape.experts))
     verdicts = [one.case.success for one in cases if one.case.success is not None]
-    table, of_all = _utilisation(cases)
     return Findings(
         cases=len(cases),
         control_cases=len(controls),
@@ -137,11 +136,11 @@ def find(recording: Recording) -> Findings:
         # A trained gate is far from this; freshly drawn ones are within a few hundredths of uniform.
         undecided=best < 1.15 / shape.experts,
         thinned=_thinned(cases),
-        everything=of_all,
-        utilisation=table,
+        everything=mean_routing(cases),
+        utilisation=by_task([one.case.facts.task or NO_TASK for one in cases], cases),
         signature=group_means(signature, tasks) if named else {},
         steps=_steps(cases),
-        information=too_few or mutual_information(np.stack([one.target_SLN.mean(axis=0) for one in named]), tasks),
+        information=too_few or mutual_information(np.stack([one.target_LN for one in named]), tasks),
         information_references=_information_references(named),
         accuracy_layers=too_few or _accuracy(signature, tasks),
         accuracy_signature=too_few or _accuracy(signature.mean(axis=1, keepdims=True), tasks),
@@ -163,21 +162,6 @@ def _too_few_tasks(tasks: Sequence[str]) -> Missing | None:
     if len(set(tasks)) < 2:
         return Missing(f"All cases are of one task, {tasks[0]}: there is nothing to tell apart.")
     return None
-
-
-def _utilisation(cases: list[CaseSummary]) -> tuple[dict[str, TaskRouting], TaskRouting]:
-    def routing(members: list[CaseSummary]) -> TaskRouting:
-        references = [one.references_LN for one in members if one.references_LN is not None]
-        return TaskRouting(
-            cases=len(members),
-            target_LN=np.mean([one.target_SLN.mean(axis=0) for one in members], axis=0),
-            references_LN=np.mean(references, axis=0) if references else None,
-        )
-
-    groups: dict[str, list[CaseSummary]] = {}
-    for one in cases:
-        groups.setdefault(one.case.facts.task or NO_TASK, []).append(one)
-    return {task: routing(members) for task, members in groups.items()}, routing(cases)
 
 
 def _steps(cases: list[CaseSummary]) -> Steps | Missing:

@@ -29,7 +29,9 @@ class Interval:
 class MutualInformation:
     """I(task; expert) of each layer in nats, its mean and 95th percentile under shuffled task labels, p-values.
 
-    most: the largest value possible, the entropy of the tasks or ln N, whichever is less.
+    most: the largest value possible, the entropy of the tasks or ln N, whichever is less. task_TL: what each task
+    contributes, the divergence of its shares from those of all cases, in the order of `tasks`; I is their mean weighted
+    by cases.
     """
 
     value_L: np.ndarray
@@ -37,6 +39,10 @@ class MutualInformation:
     permuted_high_L: np.ndarray
     p_L: np.ndarray
     most: float
+    tasks: tuple[str, ...]
+    task_TL: np.ndarray
+    task_permuted_TL: np.ndarray
+    task_permuted_high_TL: np.ndarray
 
 
 def deviation(shares: np.ndarray) -> np.ndarray:
@@ -59,26 +65,36 @@ def mutual_information(
     The estimate is biased upward (a finite sample never has equal shares), so it is to be read against the mean under
     shuffled labels: the same cases, the same shares, the tasks dealt out anew.
     """
-    _, indices = np.unique(np.asarray(tasks), return_inverse=True)
-    member_CT = np.eye(int(indices.max()) + 1)[indices]
-    rng = np.random.default_rng(seed)
-    value_L = _information(shares_CLN, member_CT)
-    shuffled = np.stack([_information(shares_CLN, member_CT[rng.permutation(len(tasks))]) for _ in range(permutations)])
+    names = list(dict.fromkeys(tasks))
+    member_CT = np.eye(len(names))[[names.index(task) for task in tasks]]
     prior_T = member_CT.mean(axis=0)
+    rng = np.random.default_rng(seed)
+    task_TL = _divergence(shares_CLN, member_CT)
+    shuffled_RTL = np.stack(
+        [_divergence(shares_CLN, member_CT[rng.permutation(len(tasks))]) for _ in range(permutations)]
+    )
+    value_L, shuffled_RL = prior_T @ task_TL, prior_T @ shuffled_RTL
     return MutualInformation(
         value_L=value_L,
-        permuted_L=shuffled.mean(axis=0),
-        permuted_high_L=np.quantile(shuffled, 0.95, axis=0),
-        p_L=(1 + (shuffled >= value_L).sum(axis=0)) / (1 + permutations),
+        permuted_L=shuffled_RL.mean(axis=0),
+        permuted_high_L=np.quantile(shuffled_RL, 0.95, axis=0),
+        p_L=(1 + (shuffled_RL >= value_L).sum(axis=0)) / (1 + permutations),
         most=float(min(-(prior_T * np.log(prior_T)).sum(), np.log(shares_CLN.shape[-1]))),
+        tasks=tuple(names),
+        task_TL=task_TL,
+        task_permuted_TL=shuffled_RTL.mean(axis=0),
+        task_permuted_high_TL=np.quantile(shuffled_RTL, 0.95, axis=0),
     )
 
 
-def _information(shares_CLN: np.ndarray, member_CT: np.ndarray) -> np.ndarray:
-    joint_LTN = np.einsum("ct,cln->ltn", member_CT, shares_CLN, optimize=True) / len(shares_CLN)
-    task_LT1, expert_L1N = joint_LTN.sum(axis=2, keepdims=True), joint_LTN.sum(axis=1, keepdims=True)
-    ratio = np.divide(joint_LTN, task_LT1 * expert_L1N, out=np.ones_like(joint_LTN), where=joint_LTN > 0)
-    return np.asarray((joint_LTN * np.log(ratio)).sum(axis=(1, 2)))
+def _divergence(shares_CLN: np.ndarray, member_CT: np.ndarray) -> np.ndarray:
+    """Kullback-Leibler divergence of each task's mean shares from the mean of all cases, nats: (T, L)."""
+    cases, layers, experts = shares_CLN.shape
+    of_task_TLN = (member_CT.T @ shares_CLN.reshape(cases, -1)).reshape(-1, layers, experts)
+    of_task_TLN /= member_CT.sum(axis=0)[:, None, None]
+    of_all_LN = shares_CLN.mean(axis=0)
+    ratio = np.divide(of_task_TLN, of_all_LN, out=np.ones_like(of_task_TLN), where=of_task_TLN > 0)
+    return np.asarray((of_task_TLN * np.log(ratio)).sum(axis=2))
 
 
 def bootstrap(values: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:

@@ -33,6 +33,11 @@ class CaseSummary:
     elsewhere: np.ndarray | None
     inside_reference: np.ndarray | None
 
+    @property
+    def target_LN(self) -> np.ndarray:
+        """`target_SLN`, mean over steps."""
+        return np.asarray(self.target_SLN.mean(axis=0))
+
 
 def summarise(recording: Recording) -> list[CaseSummary]:
     """Every case of a recording, in its order. Raises ResultError for damaged tensors."""

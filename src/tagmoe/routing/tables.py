@@ -72,11 +72,14 @@ def _utilisation(found: Findings) -> Rows:
 
 
 def _information(found: Findings) -> Rows:
-    rows: Rows = [["tokens", "layer", "nats", "shuffled_mean", "shuffled_95", "p", "most"]]
+    rows: Rows = [["tokens", "task", "layer", "nats", "shuffled_mean", "shuffled_95", "p", "most"]]
     for tokens, one in (("target", found.information), ("references", found.information_references)):
         if isinstance(one, MutualInformation):
             table = zip(one.value_L, one.permuted_L, one.permuted_high_L, one.p_L, strict=True)
-            rows += [[tokens, layer, *_numbers([*values, one.most])] for layer, values in enumerate(table, 1)]
+            rows += [[tokens, "(all)", layer, *_numbers([*values, one.most])] for layer, values in enumerate(table, 1)]
+            for (task, layer), value in np.ndenumerate(one.task_TL):
+                chance = [one.task_permuted_TL[task, layer], one.task_permuted_high_TL[task, layer]]
+                rows.append([tokens, one.tasks[task], layer + 1, *_numbers([value, *chance])])
     return rows
 
 
