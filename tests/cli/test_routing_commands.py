@@ -145,8 +145,10 @@ def test_what_is_no_recording_is_refused(tagmoe, tmp_path: Path) -> None:
     tmp_path.mkdir()
 
 
-def test_without_a_verb_the_help_is_shown(tagmoe) -> None:
-    outcome = tagmoe("routing", "--help")
+@pytest.mark.parametrize("arguments", [(), ("--help",)])
+def test_without_a_verb_the_help_is_shown(tagmoe, arguments) -> None:
+    outcome = tagmoe("routing", *arguments)
     assert outcome.code == 0
+    assert outcome.err == ""
     assert "record" in outcome.out
     assert "report" in outcome.out

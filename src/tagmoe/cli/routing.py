@@ -31,7 +31,14 @@ DEFAULT_CASES = 8
 DEFAULT_CONTROLS = 6
 BATCH = 32
 
-app = typer.Typer(no_args_is_help=True, help="Record what the experts do, and show it (paper Fig. 6).")
+app = typer.Typer()
+
+
+@app.callback(invoke_without_command=True)
+def routing(ctx: typer.Context) -> None:
+    """Record what the experts do, and show it (paper Fig. 6)."""
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
 
 
 @app.command()

@@ -43,19 +43,15 @@ def utilisation(shares: TaskRouting) -> str:
     layers, experts = shares.target_LN.shape
     rows, columns = layer_names(layers), expert_names(experts)
     widest = max(1 - 1 / experts, 1e-9)
-    drawing = Drawing(0.5 + 2 * len(panels) * (CELL * experts + 0.35), 0.55 + CELL * layers)
+    drawing = Drawing(0.5 + 2 * (CELL * 1.25 * experts + 0.3), 0.1 + len(panels) * (0.5 + 0.8 * CELL * layers))
     with drawing as figure:
-        axes = figure.subplots(1, 2 * len(panels), squeeze=False)[0]
-        for i, (title, values) in enumerate(panels):
-            heat(axes[2 * i], values, rows, columns, low=0, high=1, scale=100)
-            axes[2 * i].set_title(f"{title}, %", fontsize=8, pad=4)
-            heat(
-                axes[2 * i + 1], deviation(values), rows, columns, low=-widest, high=widest, write="{:+.0f}", scale=100
-            )
-            axes[2 * i + 1].set_title("from uniform", fontsize=8, pad=4)
-            axes[2 * i + 1].set_yticks([])
-        for one in axes[1:]:
-            one.set_yticks([])
+        axes = figure.subplots(len(panels), 2, squeeze=False)
+        for (paper, uniform), (title, values) in zip(axes, panels, strict=True):
+            heat(paper, values, rows, columns, low=0, high=1, scale=100)
+            paper.set_title(f"{title}, %", fontsize=8.5, pad=4)
+            away = deviation(values)
+            heat(uniform, away, [""] * layers, columns, low=-widest, high=widest, write="{:+.0f}", scale=100)
+            uniform.set_title("from uniform", fontsize=8.5, pad=4)
     return drawing.text
 
 
