@@ -21,6 +21,7 @@ from tagmoe.cli.edit import edit
 from tagmoe.cli.generate import generate
 from tagmoe.cli.info import info
 from tagmoe.cli.output import say
+from tagmoe.cli.routing import app as routing
 from tagmoe.cli.train import train
 from tagmoe.cli.upcycle import upcycle
 from tagmoe.errors import TagMoEError
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 for verb in (demo, edit, generate, train, upcycle, convert_release, info):
     app.command()(verb)
+app.add_typer(routing, name="routing")
 app.add_typer(ablation, name="ablation")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Protocol
 
 import numpy as np
 
@@ -25,6 +26,16 @@ class CaseRouting:
     target_LN: np.ndarray
     references_LN: np.ndarray | None
     maps_LhwN: np.ndarray
+
+
+class Shares(Protocol):
+    """Anything that has a case's shares as `CaseRouting` has them."""
+
+    @property
+    def target_LN(self) -> np.ndarray: ...
+
+    @property
+    def references_LN(self) -> np.ndarray | None: ...
 
 
 @dataclass(frozen=True)
@@ -56,15 +67,16 @@ def record(traces: Sequence[RoutingTrace]) -> list[CaseRouting]:
     ]
 
 
-def by_task(tasks: Sequence[str], cases: Sequence[CaseRouting]) -> dict[str, TaskRouting]:
+def by_task(tasks: Sequence[str], cases: Sequence[Shares]) -> dict[str, TaskRouting]:
     """Mean routing of each task (Fig. 6), in order of first appearance; `tasks[i]` is the task of `cases[i]`."""
-    grouped: dict[str, list[CaseRouting]] = {}
+    grouped: dict[str, list[Shares]] = {}
     for task, case in zip(tasks, cases, strict=True):
         grouped.setdefault(task, []).append(case)
-    return {task: _task_routing(members) for task, members in grouped.items()}
+    return {task: mean_routing(members) for task, members in grouped.items()}
 
 
-def _task_routing(members: list[CaseRouting]) -> TaskRouting:
+def mean_routing(members: Sequence[Shares]) -> TaskRouting:
+    """The mean of some cases; of the references over those that have any."""
     references = [case.references_LN for case in members if case.references_LN is not None]
     return TaskRouting(
         cases=len(members),

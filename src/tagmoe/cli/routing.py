@@ -1,0 +1,211 @@
+"""`tagmoe routing record | report`: what the experts do, recorded from a model, then shown without it (Fig. 6)."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tagmoe.cli.models import check_model, hush, load_model, model_name, plan_memory
+from tagmoe.cli.options import AsJson, Cfg, FixedSeed, Force, Memory, MemoryChoice, Model, Steps, Threads
+from tagmoe.cli.output import check_output_folder, give, new_folder, say
+from tagmoe.errors import UsageError
+from tagmoe.json_files import read_object
+from tagmoe.resumable import size_text
+from tagmoe.world import TASKS
+
+if TYPE_CHECKING:
+    from tagmoe.evaluate.recording import RoutingCase
+    from tagmoe.pipeline import TagMoEPipeline
+    from tagmoe.routing.recording import About
+
+DEFAULT_CASES = 8
+DEFAULT_CONTROLS = 6
+BATCH = 32
+
+app = typer.Typer()
+
+
+@app.callback(invoke_without_command=True)
+def routing(ctx: typer.Context) -> None:
+    """Record what the experts do, and show it (paper Fig. 6)."""
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+
+
+@app.command()
+def record(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write: the recording.")],
+    model: Model = None,
+    cases: Annotated[int, typer.Option(min=1, help="TagWorld cases of each task.")] = DEFAULT_CASES,
+    tasks: Annotated[str | None, typer.Option(help="TagWorld tasks, separated by commas; by default all 25.")] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help='Your own cases instead: a JSONL file of {"instruction", "images", "task"?, ...}.'),
+    ] = None,
+    controls: Annotated[
+        int, typer.Option(min=0, max=100, help="TagWorld pictures that each get the same 18 instructions; 0 for none.")
+    ] = DEFAULT_CONTROLS,
+    interventions: Annotated[
+        int, typer.Option(min=0, help="Cases of each task drawn again with each expert off, and forced.")
+    ] = 0,
+    steps: Steps = None,
+    cfg: Cfg = None,
+    seed: FixedSeed = 0,
+    case_mb: Annotated[
+        float, typer.Option(min=0.001, help="MB that the tokens of a case may take; of longer ones every n-th step.")
+    ] = 32.0,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Mark the model as untrained: the report says so.")
+    ] = False,
+    memory: MemoryChoice = Memory.auto,
+    threads: Threads = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a mixture model over cases and record every decision of its gates.
+
+    Example: tagmoe routing record --interventions 2 --out recording
+    """
+    from tagmoe.routing.recording import FILES
+
+    check_output_folder(out, force=force, ours=FILES)
+    _check_mixture(model)
+    chosen = _cases(source, cases, tasks, controls, seed)
+    plan = plan_memory(model, memory)
+    pipeline = load_model(model, threads=threads, plan=plan)
+    from tagmoe.evaluate.recording import record_cases
+    from tagmoe.routing.recording import RecordingWriter
+
+    batch = BATCH if pipeline.config.known_words is not None else 1
+    started = time.perf_counter()
+    with new_folder(out) as folder:
+        about = _about(pipeline, model, random_weights, seed, steps, cfg)
+        writer = RecordingWriter(folder, about, case_bytes=int(case_mb * 1e6))
+        with _bar("recording", len(chosen)) as done:
+            ids = record_cases(pipeline, chosen, writer, steps=steps, cfg=cfg, batch=batch, on_case=done)
+        switched = None
+        if interventions:
+            from tagmoe.evaluate.intervention import run_interventions
+
+            some = {ids[i]: chosen[i] for i in _first_of_each_task(chosen, interventions)}
+            with _bar("switching experts", 1) as done:
+                switched = run_interventions(
+                    pipeline, some, writer, steps=steps, cfg=cfg, batch=batch, on_condition=done
+                )
+        writer.close(switched)
+        nbytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    seconds = time.perf_counter() - started
+    say(f"{len(chosen)} cases, {size_text(nbytes)}, {seconds:.1f} s; see them: tagmoe routing report {out} -o report")
+    data = {"recording": str(out), "cases": len(chosen), "bytes": nbytes, "seconds": round(seconds, 3)}
+    give(data, str(out), as_json=as_json)
+
+
+@app.command()
+def report(
+    recording: Annotated[Path, typer.Argument(metavar="RECORDING", help="Folder that `tagmoe routing record` wrote.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write: report.html, figures, CSV and JSON.")],
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show a recording: one offline page with figures, tables beside it. No model is loaded.
+
+    Example: tagmoe routing report recording --out report
+    """
+    from tagmoe.routing.reading import read_recording
+    from tagmoe.routing.report import FILES, PAGE, headline, write_report
+
+    check_output_folder(out, force=force, ours=FILES)
+    opened = read_recording(recording)
+    with new_folder(out) as folder:
+        data, found = write_report(opened, folder)
+    say(f"{headline(found)}.")
+    page = out / PAGE
+    give({"report": str(page), **data}, str(page), as_json=as_json)
+
+
+def _check_mixture(model: Path | None) -> None:
+    """Refuse a dense model by its config, before gigabytes are loaded."""
+    config = check_model(model) / "transformer" / "config.json"
+    if config.is_file() and not read_object(config).get("num_moe_blocks", 0):
+        raise UsageError(
+            f"The model {model_name(model)!r} has no mixture layers, so there is no routing to record; give a mixture "
+            "model (tagmoe upcycle makes one of a dense one)."
+        )
+
+
+def _cases(source: Path | None, cases: int, tasks: str | None, controls: int, seed: int) -> list[RoutingCase]:
+    if source is not None:
+        if tasks is not None:
+            raise UsageError("--tasks chooses TagWorld tasks and --from takes cases from a file; give one of them.")
+        hush()
+        from tagmoe.evaluate.case_file import read_case_file
+
+        return read_case_file(source, seed)
+    names = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
+    unknown = sorted(set(names or ()) - TASKS.keys())
+    if unknown or names == []:
+        raise UsageError(f"--tasks names {', '.join(unknown) or 'nothing'}; give some of {', '.join(TASKS)}.")
+    hush()
+    from tagmoe.evaluate.controls import tagworld_controls
+    from tagmoe.evaluate.recording import tagworld_cases
+
+    chosen = tagworld_cases(cases, seed, names)
+    return chosen + (tagworld_controls(controls, seed) if controls else [])
+
+
+def _first_of_each_task(cases: list[RoutingCase], number: int) -> list[int]:
+    """Indices of the first `number` cases of every task, controls left out."""
+    seen: dict[str | None, int] = {}
+    chosen = []
+    for index, case in enumerate(cases):
+        if case.facts.control or seen.get(case.facts.task, 0) >= number:
+            continue
+        seen[case.facts.task] = seen.get(case.facts.task, 0) + 1
+        chosen.append(index)
+    return chosen
+
+
+def _about(
+    pipeline: TagMoEPipeline, model: Path | None, random_weights: bool, seed: int, steps: int | None, cfg: float | None
+) -> About:
+    from tagmoe.routing.recording import About
+    from tagmoe.train.recipe import versions
+
+    return About(
+        model=model_name(model),
+        random_weights=True if random_weights else False if model is None else None,
+        versions=versions(),
+        seed=seed,
+        steps=pipeline.config.default_steps if steps is None else steps,
+        cfg=pipeline.config.default_cfg if cfg is None else cfg,
+        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        command=_command(),
+    )
+
+
+def _command() -> str:
+    """The command line as it can be typed again; of folders only the names, as a report is shown to others."""
+    words = [os.path.basename(word) if os.path.isabs(word) else word for word in sys.argv[1:]]
+    return shlex.join(["tagmoe", *words]) if sys.argv[1:2] == ["routing"] else "tagmoe routing record"
+
+
+@contextmanager
+def _bar(title: str, total: int) -> Iterator[Callable[..., None]]:
+    """Yields what is told how much is done (and of how much); a bar on a terminal, silence elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(title, total=total)
+        yield lambda done, of=total: progress.update(bar, completed=done, total=of)

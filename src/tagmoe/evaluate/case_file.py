@@ -1,0 +1,85 @@
+"""Cases of one's own for a routing recording: a JSONL file of instructions and pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from tagmoe.errors import ImageError, UsageError, VocabularyError
+from tagmoe.evaluate.recording import RoutingCase, image_digest
+from tagmoe.images import load_image
+from tagmoe.routing.recording import Facts
+from tagmoe.tags import TaskDescriptor
+
+
+class _Line(BaseModel):
+    """One line of the file; paths are relative to it. tags: those of `tagmoe info tags`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    instruction: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+    images: tuple[str, ...] = ()
+    task: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] | None = None
+    tags: tuple[str, ...] = ()
+    mask: str | None = None
+    seed: Annotated[int, Field(ge=0)] | None = None
+
+
+def read_case_file(path: Path, seed: int) -> list[RoutingCase]:
+    """The cases of a JSONL file: {"instruction", "images"?, "task"?, "tags"?, "mask"?, "seed"?} a line.
+
+    A mask is a picture of the output's shape, white where the edit may change it. Without a seed of its own every line
+    has the noise of `seed`, so that lines differ by picture and instruction alone. Raises UsageError naming the line
+    for a bad one, an unreadable picture, an unknown tag, and for a file without lines.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UsageError(
+            f"The file of cases {str(path)!r} cannot be read ({error.strerror}); check its path."
+        ) from None
+    except UnicodeDecodeError:
+        raise UsageError(f"The file of cases {str(path)!r} is not text in UTF-8; give a JSONL file.") from None
+    cases = [_case(text, path, number, seed) for number, text in enumerate(lines, 1) if text.strip()]
+    if not cases:
+        raise UsageError(f'The file of cases {str(path)!r} is empty; give lines such as {{"instruction": "..."}}.')
+    return cases
+
+
+def _case(text: str, path: Path, number: int, seed: int) -> RoutingCase:
+    try:
+        line = _Line.model_validate(json.loads(text))
+        tags = TaskDescriptor.from_tags(line.tags)
+        sources = tuple(load_image(path.parent / name) for name in line.images)
+        mask = None if line.mask is None else _mask(path.parent / line.mask)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"]) or "the line"
+        reason = f"{name}: {first['msg']}"
+    except (ImageError, VocabularyError) as error:
+        reason = str(error).rstrip(".")
+    except ValueError as error:
+        reason = f"no JSON: {' '.join(str(error).split())[:80]}"
+    else:
+        facts = Facts(
+            instruction=line.instruction,
+            seed=seed if line.seed is None else line.seed,
+            image=image_digest([np.asarray(source) for source in sources]),
+            task=line.task,
+            tags=(*tags.scope, *tags.types, *tags.preservation),
+        )
+        return RoutingCase(facts, sources, mask=mask)
+    raise UsageError(f"Line {number} of {str(path)!r} is no case ({reason}); correct or remove it.")
+
+
+def _mask(path: Path) -> np.ndarray:
+    image: Image.Image = load_image(path)
+    mask = np.asarray(image.convert("L")) >= 128
+    if not mask.any():
+        raise ImageError(f"The mask {str(path)!r} is black all over; it must be white where the edit may change.")
+    return mask

@@ -1,0 +1,234 @@
+"""The heat maps of a routing report, each a function from numbers to SVG text; layers and experts count from 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tagmoe.routing.record import TaskRouting
+from tagmoe.routing.specialization import Interval, MutualInformation, deviation
+from tagmoe.routing.svg import CARD, INK, Drawing, quiet
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+CELL = 0.34
+# Of a heat map of interventions: title, values (rows, N), where they are sure, "change" or "success", format.
+SwitchPanel = tuple[str, np.ndarray, np.ndarray | None, str, str]
+
+
+def expert_names(count: int) -> list[str]:
+    """E1, E2, ..."""
+    return [f"E{n + 1}" for n in range(count)]
+
+
+def layer_names(count: int) -> list[str]:
+    """L1, L2, ..., mixture layers from the first."""
+    return [f"L{n + 1}" for n in range(count)]
+
+
+def short(name: str, limit: int = 30) -> str:
+    """A name that a figure has room for."""
+    return name if len(name) <= limit else name[: limit - 3] + "..."
+
+
+def utilisation(shares: TaskRouting) -> str:
+    """Fig. 6 middle, of one task: the paper's 0 to 100 % scale beside the deviation from uniform, target then
+    references."""
+    panels = [("picture being made", shares.target_LN)]
+    if shares.references_LN is not None:
+        panels.append(("reference", shares.references_LN))
+    layers, experts = shares.target_LN.shape
+    rows, columns = layer_names(layers), expert_names(experts)
+    widest = max(1 - 1 / experts, 1e-9)
+    drawing = Drawing(0.5 + 2 * (CELL * 1.25 * experts + 0.3), 0.1 + len(panels) * (0.5 + 0.8 * CELL * layers))
+    with drawing as figure:
+        axes = figure.subplots(len(panels), 2, squeeze=False)
+        for (paper, uniform), (title, values) in zip(axes, panels, strict=True):
+            heat(paper, values, rows, columns, low=0, high=1, scale=100)
+            paper.set_title(f"{title}, %", fontsize=8.5, pad=4)
+            away = deviation(values)
+            heat(uniform, away, [""] * layers, columns, low=-widest, high=widest, write="{:+.0f}", scale=100)
+            uniform.set_title("from uniform", fontsize=8.5, pad=4)
+    return drawing.text
+
+
+def overview(shares_by_row: dict[str, np.ndarray], width: float = 10.0) -> str:
+    """All rows (tasks or tags) at a glance: deviation from uniform (L, N) of each, layer after layer, numbers in %."""
+    values = np.stack([deviation(shares) for shares in shares_by_row.values()])
+    return stacked(values, list(shares_by_row), write="{:+.0f}", scale=100, width=width)
+
+
+def stacked(
+    values_RLN: np.ndarray,
+    rows: Sequence[str],
+    *,
+    write: str,
+    scale: float,
+    width: float = 10.0,
+    strong: np.ndarray | None = None,
+    high: float | None = None,
+) -> str:
+    """One heat map a layer side by side, a row for each name; the colours reach to the largest value."""
+    _, layers, experts = values_RLN.shape
+    reach = high or max(float(np.abs(values_RLN).max()), 1e-6)
+    width = min(width, 1.8 + CELL * 1.3 * layers * experts)
+    numbers = layers * experts <= 24
+    drawing = Drawing(width, 0.6 + 0.235 * len(rows))
+    with drawing as figure:
+        axes = figure.subplots(1, layers, squeeze=False)[0]
+        for layer, one in enumerate(axes):
+            heat(
+                one,
+                values_RLN[:, layer],
+                rows if layer == 0 else [""] * len(rows),
+                expert_names(experts) if experts <= 8 else [""] * experts,
+                low=-reach,
+                high=reach,
+                write=write if numbers else None,
+                scale=scale,
+                strong=None if strong is None else strong[:, layer],
+            )
+            one.set_title(f"layer {layer + 1}", pad=4)
+    return drawing.text
+
+
+def task_information(found: MutualInformation) -> str:
+    """Nats between each task's first choices and those of all cases, by layer; faint below 95 % of shuffled labels."""
+    layers = found.task_TL.shape[1]
+    drawing = Drawing(2.2 + 0.6 * layers, 0.55 + 0.235 * len(found.tasks))
+    with drawing as figure:
+        heat(
+            figure.subplots(),
+            found.task_TL,
+            found.tasks,
+            layer_names(layers),
+            low=0,
+            high=max(float(found.task_TL.max()), 1e-6),
+            write="{:.2f}",
+            colours="Blues",
+            strong=found.task_TL > found.task_permuted_high_TL,
+        )
+    return drawing.text
+
+
+def similarity(tasks: Sequence[str], cosine: np.ndarray) -> str:
+    """Cosines between tasks as a square heat map, without numbers."""
+    side = 1.6 + 0.2 * len(tasks)
+    drawing = Drawing(side + 0.9, side)
+    with drawing as figure:
+        one = figure.subplots()
+        heat(one, cosine, tasks, tasks, low=-1, high=1, write=None)
+        one.tick_params(axis="x", labelrotation=90, labelcolor=INK)
+        one.set_aspect("equal")
+        bar = figure.colorbar(one.collections[0], ax=one, shrink=0.5, ticks=[-1, 0, 1])
+        bar.outline.set_visible(False)  # type: ignore[operator]
+    return drawing.text
+
+
+def concentration(panels: Sequence[tuple[str, Interval]]) -> str:
+    """Mask concentration (L, N) of each panel, its logarithm coloured about 1; faint where the interval holds 1."""
+    layers, experts = panels[0][1].value.shape
+    rows, columns = layer_names(layers), expert_names(experts)
+    reach = max(0.5, *(float(np.abs(np.log2(np.maximum(one.value, 1e-3))).max()) for _, one in panels))
+    drawing = Drawing(0.5 + len(panels) * (0.52 * experts + 0.4), 0.65 + 0.38 * layers)
+    with drawing as figure:
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for i, (one, (title, found)) in enumerate(zip(axes, panels, strict=True)):
+            shown = np.log2(np.maximum(found.value, 1e-3))
+            heat(one, shown, rows if i == 0 else [""] * layers, columns, low=-reach, high=reach, write=None)
+            _write(one, found.value, shown / reach, (found.low > 1) | (found.high < 1))
+            one.set_title(f"{title} (n {found.n})", pad=4, fontsize=9)
+    return drawing.text
+
+
+def differences(panels: Sequence[tuple[str, Interval]]) -> str:
+    """Differences of concentration (L, N) of each panel about 0; faint where the interval holds 0."""
+    layers, experts = panels[0][1].value.shape
+    reach = max(0.1, *(float(np.abs(one.value).max()) for _, one in panels))
+    drawing = Drawing(0.5 + len(panels) * (0.52 * experts + 0.4), 0.65 + 0.38 * layers)
+    with drawing as figure:
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for i, (one, (title, found)) in enumerate(zip(axes, panels, strict=True)):
+            rows = layer_names(layers) if i == 0 else [""] * layers
+            sure = (found.low > 0) | (found.high < 0)
+            columns = expert_names(experts)
+            heat(one, found.value, rows, columns, low=-reach, high=reach, write="{:+.2f}", strong=sure)
+            one.set_title(title, pad=4, fontsize=9)
+    return drawing.text
+
+
+def switches(panels: Sequence[SwitchPanel], rows: Sequence[str]) -> str:
+    """Heat maps of interventions side by side, those of one kind on one scale; values are shares, written times 100."""
+    experts = panels[0][1].shape[1]
+    drawing = Drawing(min(11.0, 1.0 + len(panels) * (0.5 * experts + 0.45)), 0.75 + 0.36 * len(rows))
+    with drawing as figure:
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for i, (one, (title, values, strong, kind, write)) in enumerate(zip(axes, panels, strict=True)):
+            reach = max(1e-6, *(float(np.abs(other[1]).max()) for other in panels if other[3] == kind))
+            options: dict[str, Any] = {"low": -reach, "high": reach, "colours": "coolwarm_r"}
+            if kind == "change":
+                options = {"low": 0, "high": reach, "colours": "Blues"}
+            names = rows if i == 0 else [""] * len(rows)
+            heat(one, values, names, expert_names(experts), write=write, scale=100, strong=strong, **options)
+            one.set_title(title, pad=4, fontsize=9)
+    return drawing.text
+
+
+def heat(
+    axes: Axes,
+    values: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    low: float,
+    high: float,
+    write: str | None = "{:.0f}",
+    scale: float = 1.0,
+    colours: str = "coolwarm",
+    strong: np.ndarray | None = None,
+) -> None:
+    """A heat map with its numbers (times `scale`) in the cells; cells where `strong` is false are written faintly."""
+    from matplotlib import colormaps
+    from matplotlib.colors import Normalize
+
+    norm, cmap = Normalize(low, high, clip=True), colormaps[colours]
+    axes.pcolormesh(values, cmap=cmap, norm=norm, edgecolor=CARD, linewidth=1.5)
+    axes.invert_yaxis()
+    axes.set_xticks(np.arange(len(columns)) + 0.5, [short(name) for name in columns])
+    axes.set_yticks(np.arange(len(rows)) + 0.5, [short(name) for name in rows])
+    axes.xaxis.tick_top()
+    quiet(axes)
+    if write is None:
+        return
+    for y, x in np.ndindex(values.shape):
+        if np.isfinite(values[y, x]):
+            red, green, blue, _ = cmap(norm(values[y, x]))
+            dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.55
+            sure = strong is None or bool(strong[y, x])
+            axes.text(
+                x + 0.5,
+                y + 0.5,
+                _number(write, scale * float(values[y, x])),
+                ha="center",
+                va="center",
+                fontsize=7.5,
+                color="#ffffff" if dark else "#1b1d21",
+                alpha=1.0 if sure else 0.45,
+            )
+
+
+def _write(axes: Axes, values: np.ndarray, relative: np.ndarray, strong: np.ndarray) -> None:
+    for y, x in np.ndindex(values.shape):
+        colour = "#ffffff" if abs(relative[y, x]) > 0.75 else "#1b1d21"
+        alpha = 1.0 if strong[y, x] else 0.45
+        text = f"{values[y, x]:.2f}"
+        axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=7.5, color=colour, alpha=alpha)
+
+
+def _number(write: str, value: float) -> str:
+    """A number for a cell; what rounds to zero has no sign."""
+    text = write.format(value)
+    return text.lstrip("+-") if float(text) == 0 else text

@@ -1,0 +1,226 @@
+"""The routing report (paper 4.5, Fig. 6): one offline HTML page, its figures as SVG, its numbers as CSV and JSON.
+
+It is made of a recording alone; no model is known here. The page needs nothing but itself.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from tagmoe.routing.effects import Effect, Effects
+from tagmoe.routing.figure_set import figure_files, figure_set, task_figures
+from tagmoe.routing.findings import Findings, Missing, find
+from tagmoe.routing.maps import address, mapped_cases
+from tagmoe.routing.predictability import Accuracy
+from tagmoe.routing.reading import Recording
+from tagmoe.routing.specialization import MutualInformation
+from tagmoe.routing.svg import inline
+from tagmoe.routing.tables import csv_tables, plain
+
+PAGE, DATA, FIGURES = "report.html", "report.json", "figures"
+FILES = (PAGE, DATA, FIGURES, "*.csv")
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One number at the top of the page, what it is, and what it would be by chance."""
+
+    value: str
+    name: str
+    beside: str
+
+
+@dataclass(frozen=True)
+class SwitchedPicture:
+    """A picture of the table of switched experts; `success` None where it was not judged."""
+
+    picture: str
+    success: bool | None
+
+
+@dataclass(frozen=True)
+class SwitchedRow:
+    """One case drawn under every condition that acts in all layers."""
+
+    instruction: str
+    task: str | None
+    source: str | None
+    pictures: list[SwitchedPicture]
+
+
+def write_report(recording: Recording, folder: Path) -> tuple[dict[str, Any], Findings]:
+    """Write the report into an existing folder; returns the content of report.json and what it was made of.
+
+    Raises ResultError for a damaged recording, MissingError without matplotlib or scikit-learn.
+    """
+    found = find(recording)
+    figures, tasks = figure_set(found), task_figures(found)
+    data = {
+        "recording": recording.header.model_dump(mode="json", exclude={"files"}),
+        "numbering": "layers and experts in effects count from 0, in the CSV tables and on the page from 1",
+        "findings": {name: plain(value) for name, value in vars(found).items() if name != "case_signatures"},
+    }
+    (folder / FIGURES).mkdir()
+    for name, svg in figure_files(figures, tasks).items():
+        (folder / FIGURES / name).write_text(svg, encoding="utf-8")
+    for name, text in csv_tables(recording, found).items():
+        (folder / name).write_text(text, encoding="utf-8")
+    (folder / DATA).write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    files = sorted(path.name for path in folder.iterdir())
+    (folder / PAGE).write_text(_render(recording, found, figures, tasks, files), encoding="utf-8")
+    return data, found
+
+
+def _render(
+    recording: Recording, found: Findings, figures: dict[str, str | Missing], tasks: dict[str, str], files: list[str]
+) -> str:
+    environment = Environment(
+        loader=PackageLoader("tagmoe.routing", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": _percent}
+    shown = {name: _embedded(figure, name) for name, figure in figures.items()}
+    return environment.get_template("report.html.j2").render(
+        about=recording.header.about,
+        found=found,
+        title=headline(found),
+        tiles=tiles(found),
+        figures=shown,
+        tasks={task: _embedded(svg, f"task{i}") for i, (task, svg) in enumerate(tasks.items())},
+        maps=mapped_cases(recording, _mixed(found.everything.target_LN)),
+        switched=_switched(recording, found),
+        conditions=_condition_names(found.experts),
+        files=files,
+    )
+
+
+def _embedded(figure: str | Missing, name: str) -> Markup | Missing:
+    # The SVG is matplotlib's own, which escapes the text in it.
+    return figure if isinstance(figure, Missing) else Markup(inline(figure, name))
+
+
+def headline(found: Findings) -> str:
+    """What the page says first: how well the task can be read off the routing, as far as it could be measured."""
+    one = found.accuracy_layers
+    if isinstance(one, Accuracy):
+        return (
+            f"The task can be read off the routing in {one.value:.0%} of cases, with shuffled labels in "
+            f"{one.permuted:.0%}"
+        )
+    return f"The routing of {found.cases} case{'' if found.cases == 1 else 's'}"
+
+
+def tiles(found: Findings) -> list[Tile]:
+    """The numbers at the top of the page, those that there are."""
+    made = []
+    if isinstance(found.accuracy_signature, Accuracy):
+        one = found.accuracy_signature
+        made.append(
+            Tile(f"{one.value:.0%}", "task read off g alone", f"{one.permuted:.0%} shuffled; {one.tasks} tasks")
+        )
+    if isinstance(found.controlled.accuracy, Accuracy):
+        one = found.controlled.accuracy
+        made.append(
+            Tile(
+                f"{one.value:.0%}", "task read off on equal pictures", f"{one.permuted:.0%} shuffled; {one.tasks} tasks"
+            )
+        )
+    if isinstance(found.information, MutualInformation):
+        info = found.information
+        layer = int(np.argmax(info.value_L - info.permuted_L))
+        made.append(
+            Tile(
+                f"{info.value_L[layer]:.3f} nats",
+                f"task and expert share, layer {layer + 1}",
+                f"{info.permuted_L[layer]:.3f} shuffled; {info.most:.2f} at most",
+            )
+        )
+    if not isinstance(found.mask, Missing):
+        inside = found.mask.inside
+        layer, expert = divmod(int(np.argmax(inside.value)), found.experts)
+        low, high = inside.low[layer, expert], inside.high[layer, expert]
+        made.append(
+            Tile(
+                f"{inside.value[layer, expert]:.2f} x",
+                f"inside the edit mask, layer {layer + 1} expert {expert + 1}",
+                f"interval {low:.2f} to {high:.2f}; 1 is no preference",
+            )
+        )
+    if not isinstance(found.effects, Missing):
+        made.append(_switch_tile(found.effects))
+    return made
+
+
+def _switch_tile(found: Effects) -> Tile:
+    off = [one for one in found.switched if one.mode == "off" and one.layer is None]
+    if found.success is not None:
+        worst = min(off, key=lambda one: float(one.success.value) if one.success is not None else 0.0)
+        success = worst.success
+        value = 0.0 if success is None else float(success.value)
+        beside = "" if success is None else f"interval {100 * success.low:+.0f} to {100 * success.high:+.0f}"
+        return Tile(f"{100 * value:+.0f} points", f"success without expert {_number(worst)} in any layer", beside)
+    worst = max(off, key=lambda one: float(one.change.value))
+    noise = "" if found.noise is None else f"{100 * float(found.noise.change.value):.1f} % by other noise"
+    return Tile(f"{100 * float(worst.change.value):.1f} %", f"picture changed without expert {_number(worst)}", noise)
+
+
+def _number(effect: Effect) -> int:
+    return (effect.expert or 0) + 1
+
+
+def _mixed(shares_LN: np.ndarray) -> np.ndarray:
+    """Entropy of each layer's shares: the paper looks at the layers whose utilisation is mixed."""
+    return np.asarray(-(shares_LN * np.log(np.maximum(shares_LN, 1e-12))).sum(axis=1))
+
+
+def _condition_names(experts: int) -> list[str]:
+    return [f"{mode} {n + 1}" for mode in ("without", "only") for n in range(experts)]
+
+
+def _switched(recording: Recording, found: Findings) -> list[SwitchedRow]:
+    interventions = recording.interventions
+    if interventions is None or isinstance(found.effects, Missing):
+        return []
+    conditions = [
+        one
+        for mode in ("off", "forced")
+        for n in range(found.experts)
+        for one in interventions.conditions
+        if (one.mode, one.layer, one.expert) == (mode, None, n)
+    ]
+    if len(conditions) != 2 * found.experts:
+        return []
+    by_id = {case.id: case for case in recording.cases}
+    rows = []
+    for index, name in enumerate(interventions.cases):
+        if name not in interventions.pictures or any(name not in one.pictures for one in conditions):
+            continue
+        case = by_id[name]
+        source = case.pictures.get("source0")
+        columns = [(interventions.pictures, interventions.success), *((c.pictures, c.success) for c in conditions)]
+        rows.append(
+            SwitchedRow(
+                instruction=case.facts.instruction,
+                task=case.facts.task,
+                source=None if source is None else address(recording.picture(source)),
+                pictures=[
+                    SwitchedPicture(address(recording.picture(pictures[name])), success[index])
+                    for pictures, success in columns
+                ],
+            )
+        )
+    return rows
+
+
+def _percent(value: float | None, digits: int = 0) -> str:
+    return "-" if value is None else f"{100 * value:.{digits}f} %"
