@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from tiny_training import write_components
 
 from tagmoe.ablation.interference import FAMILIES, GRADIENT_SEED, task_gradients
@@ -22,7 +20,6 @@ from tagmoe.ablation.measure import (
     described,
     edit_cases,
     judged,
-    mutual_information,
     routed,
 )
 from tagmoe.evaluate.tagworld import score
@@ -135,14 +132,6 @@ def test_routing_is_read_by_task() -> None:
     np.testing.assert_allclose(routing.mutual_information_L, [np.log(3), 0], atol=1e-12)
     assert routing.utilisation["style"] == ((0, 0, 1, 0), (0.25, 0.25, 0.25, 0.25))
     assert routed(samples, Measured(np.zeros(0))) is None
-
-
-@given(st.integers(2, 6), st.integers(2, 5), st.integers(0, 1000))
-def test_mutual_information_lies_between_zero_and_the_entropies(tasks: int, experts: int, seed: int) -> None:
-    random = np.random.default_rng(seed)
-    share_KN, weight_K = random.dirichlet(np.ones(experts), tasks), random.dirichlet(np.ones(tasks))
-    found = mutual_information(share_KN, weight_K)
-    assert -1e-12 <= found <= min(np.log(tasks), np.log(experts)) + 1e-12
 
 
 def test_validation_on_the_way_reads_flow_and_success(dense: TagMoEPipeline, tmp_path: Path) -> None:

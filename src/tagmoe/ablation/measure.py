@@ -23,6 +23,7 @@ from tagmoe.losses.flow import flow_loss, interpolate
 from tagmoe.pipeline import TagMoEPipeline, TagMoEPipelineOutput
 from tagmoe.routing import predicted_tags
 from tagmoe.routing.predicted_tags import Alignment
+from tagmoe.routing.specialization import group_means, mutual_information
 from tagmoe.train.encoded import EDITING
 from tagmoe.world import Sample, rule_sets
 
@@ -214,29 +215,15 @@ def routed(samples: Sequence[Sample], measured: Measured, alignment: Alignment |
     if alignment is not None and measured.signature_CN is not None:
         predicted = alignment.predict(torch.from_numpy(measured.signature_CN), candidates=rule_sets())
         tags = predicted_tags.score(predicted, [case.tags for case in samples])
-    names = [case.task for case in samples]
-    tasks = list(dict.fromkeys(names))
-    number_C = np.array([tasks.index(name) for name in names])
-    mean_KLN = np.stack([measured.target_CLN[number_C == k].mean(axis=0) for k in range(len(tasks))])
-    weight_K = np.bincount(number_C) / len(number_C)
+    tasks = [case.task for case in samples]
+    shares_CLN = measured.target_CLN.astype(np.float64)
+    means = group_means(shares_CLN, tasks)
     return Routing(
-        mutual_information_L=tuple(
-            float(mutual_information(mean_KLN[:, layer], weight_K)) for layer in range(mean_KLN.shape[1])
-        ),
-        utilisation={
-            task: tuple(tuple(round(float(v), 4) for v in row) for row in mean_KLN[k]) for k, task in enumerate(tasks)
-        },
+        mutual_information_L=tuple(mutual_information(shares_CLN, tasks).value_L.tolist()),
+        utilisation={task: tuple(map(tuple, mean_LN.round(4).tolist())) for task, mean_LN in means.items()},
         tags_exact=None if tags is None else tags.exact,
         tags_f1=None if tags is None else tags.f1,
     )
-
-
-def mutual_information(share_KN: np.ndarray, weight_K: np.ndarray) -> float:
-    """I(task; expert) in nats, from each task's share of tokens by expert and the tasks' weights."""
-    joint_KN = share_KN * weight_K[:, None]
-    independent_KN = weight_K[:, None] * joint_KN.sum(axis=0)[None, :]
-    present = joint_KN > 0
-    return float((joint_KN[present] * np.log(joint_KN[present] / independent_KN[present])).sum())
 
 
 @torch.no_grad()

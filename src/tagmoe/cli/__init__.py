@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from tagmoe import __version__
-from tagmoe.cli.ablation import ablation
+from tagmoe.cli.ablation import app as ablation
 from tagmoe.cli.convert_release import convert_release
 from tagmoe.cli.demo import demo
 from tagmoe.cli.edit import edit

@@ -15,7 +15,14 @@ from tagmoe.errors import UsageError
 if TYPE_CHECKING:
     from tagmoe.ablation.job import Job
 
-ablation = typer.Typer(no_args_is_help=True, help="Train arms of the ablation over seeds, and compare them.")
+app = typer.Typer()
+
+
+@app.callback(invoke_without_command=True)
+def ablation(ctx: typer.Context) -> None:
+    """Train arms of the paper's ablation over seeds, and compare them (Table 4)."""
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
 
 
 Recipes = Annotated[Path, typer.Argument(help="Folder of arms: common.yaml and one YAML an arm.")]
@@ -28,7 +35,7 @@ Changes = Annotated[
 ]
 
 
-@ablation.command()
+@app.command()
 def run(
     recipes: Recipes,
     out: Out,
@@ -60,7 +67,7 @@ def run(
     give({"out": str(out), "results": [str(job.folder / "result.json") for job in done]}, str(out), as_json=as_json)
 
 
-@ablation.command()
+@app.command()
 def interference(
     recipes: Recipes,
     out: Out,
@@ -91,7 +98,7 @@ def interference(
     give({"out": str(out), "interference": str(path)}, str(path), as_json=as_json)
 
 
-@ablation.command()
+@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder of results, as run writes it.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write: report.html, figures, JSON and CSV.")],

@@ -1,4 +1,4 @@
-"""Everything that a routing report says, computed from a recording; what cannot be said carries its reason."""
+"""Everything that a routing report says (paper 4.5), computed from a recording; what cannot be said has its reason."""
 
 from __future__ import annotations
 
