@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "src" / "tagmoe"
 LAYERS = (
-    ("errors", "config", "json_files", "presets", "resumable", "hub"),
+    ("errors", "config", "json_files", "presets", "resumable", "hub", "pages"),
     ("tags",),
     ("model",),
     ("losses",),

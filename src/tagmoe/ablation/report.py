@@ -11,8 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from tagmoe.ablation.figures import INK, figures
 from tagmoe.ablation.results import Result
 from tagmoe.ablation.statistics import Estimate, cases_needed, half_width
@@ -28,6 +26,7 @@ from tagmoe.ablation.table import (
     interval,
     phrase,
 )
+from tagmoe.pages import page_environment
 
 FILES = ("report.html", "ablation.json", "runs.csv", "differences.csv", "*.svg")
 SOUGHT = 0.02
@@ -142,13 +141,7 @@ def outcomes(summary: Summary) -> dict[str, list[Claim]]:
 
 def render(summary: Summary, drawn: dict[str, str]) -> str:
     """The HTML page. All text but the figures, which are made here, is escaped."""
-    environment = Environment(
-        loader=PackageLoader("tagmoe.ablation", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment("tagmoe.ablation")
     environment.filters |= FILTERS | {"inline": inline_svg, "tone": _tone}
     return environment.get_template("report.html.j2").render(**facts(summary), figures=drawn)
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from tagmoe.evaluate.tagworld import TagWorldScores
+from tagmoe.pages import page_environment
 from tagmoe.routing.record import CaseRouting, by_task
 from tagmoe.world import Sample, Verdict
 
@@ -80,13 +80,7 @@ def write_report(evaluation: Evaluation, folder: Path) -> dict[str, Any]:
 
 def render(evaluation: Evaluation) -> str:
     """The HTML page. All text is escaped: instructions and model names come from outside."""
-    environment = Environment(
-        loader=PackageLoader("tagmoe.evaluate", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment("tagmoe.evaluate")
     environment.filters |= {"percent": _percent, "png": png_address, "tint": _tint}
     routing = evaluation.routing
     tasks = [case.task for case in evaluation.samples]

@@ -1,7 +1,7 @@
 """Switching an expert off, or forcing it, while a block of code runs: what an expert does is seen by changing it.
 
-Routing statistics do not predict what an expert is for (arXiv 2606.10703): a heat map says where tokens go, this says
-what changes when they cannot, or must.
+Paper 4.5 reads the experts' work off heat maps. But routing statistics do not predict what an expert is for (arXiv
+2606.10703): a heat map says where tokens go, this says what changes when they cannot, or must.
 """
 
 from __future__ import annotations

@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from tagmoe.model.routing import RoutingTrace
+from tagmoe.pages import page_environment
 from tagmoe.routing.predicted_tags import PredictedTags
 from tagmoe.routing.tags_right import TagsRight
 from tagmoe.tags import TAG_NAMES, TaskDescriptor
@@ -109,13 +109,7 @@ class TagRow:
 
 def render(explanation: Explanation) -> str:
     """The HTML page. All text is escaped: instructions and model names come from outside."""
-    environment = Environment(
-        loader=PackageLoader("tagmoe.routing", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment("tagmoe.routing")
     environment.filters |= {"percent": _percent}
     traces = explanation.traces
     experts = traces[0].scores_LBTN.shape[-1]

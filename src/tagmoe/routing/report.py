@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from tagmoe.pages import page_environment
 from tagmoe.routing.effects import Effect, Effects
 from tagmoe.routing.figure_set import figure_files, figure_set, task_figures
 from tagmoe.routing.findings import Findings, Missing, find
@@ -81,13 +81,7 @@ def write_report(recording: Recording, folder: Path) -> tuple[dict[str, Any], Fi
 def _render(
     recording: Recording, found: Findings, figures: dict[str, str | Missing], tasks: dict[str, str], files: list[str]
 ) -> str:
-    environment = Environment(
-        loader=PackageLoader("tagmoe.routing", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment("tagmoe.routing")
     environment.filters |= {"percent": _percent}
     shown = {name: _embedded(figure, name) for name, figure in figures.items()}
     return environment.get_template("report.html.j2").render(
