@@ -127,6 +127,8 @@ def main(folder: Path) -> int:
     """Do the job recorded in a folder; what is already there is not done again. Returns an exit code."""
     from tagmoe.errors import TagMoEError
 
+    # a shell that starts us in the background leaves Ctrl-C ignored, and then nothing would stop us
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     _stop_with_parent()
     try:
         do(read_job(folder))
