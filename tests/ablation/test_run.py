@@ -169,7 +169,8 @@ def test_families_are_compared_on_their_own_cases(arms: Path, tmp_path: Path) ->
 def test_kill_9_of_parent_and_child_loses_nothing(arms: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from tagmoe.cli import main; main()"]
     command += ["ablation", "run", str(arms), "--arms", "moe", "--seeds", "0"]
-    command += ["--cases", "1", "--set", "unified.steps=400", "--set", "save_every=20"]
+    command += ["--cases", "1", "--set", "unified.steps=200", "--set", "save_every=20"]
+    command += ["--set", "validate_every=200"]
     whole = subprocess.run([*command, "--out", str(tmp_path / "whole")], capture_output=True, text=True, check=False)
     assert whole.returncode == 0, whole.stderr
     expected = read_result(tmp_path / "whole" / "moe" / "seed-0" / "result.json")
@@ -177,7 +178,7 @@ def test_kill_9_of_parent_and_child_loses_nothing(arms: Path, tmp_path: Path) ->
     log = out / "moe" / "seed-0" / "run" / "metrics.jsonl"
     for kills in range(3):
         process = subprocess.Popen([*command, "--out", str(out)], stderr=subprocess.DEVNULL)
-        wanted = 60 * (kills + 1)
+        wanted = 45 * (kills + 1)
         while process.poll() is None and (not log.exists() or log.read_text().count("\n") < wanted):
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
