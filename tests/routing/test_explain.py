@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 import torch
+from html_page import Page
 from PIL import Image, PngImagePlugin
 
 from tagmoe.model.routing import RoutingTrace
@@ -58,26 +58,6 @@ def decode(address: str) -> np.ndarray:
     head, data = address.split(",", 1)
     assert head == "data:image/png;base64"
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGBA"))
-
-
-class Page(HTMLParser):
-    """What a page loads or runs, and the words that a reader sees."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.addresses: list[str] = []
-        self.words = ""
-        self.hidden = False
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "action", "data")]
-        self.hidden = tag == "style"
-
-    def handle_data(self, data: str) -> None:
-        self.words += "" if self.hidden else data
 
 
 # Maps -------------------------------------------------------------------------------------------------------------
@@ -150,7 +130,7 @@ def test_experts_have_different_colours(experts: int) -> None:
 def test_the_page_loads_nothing_and_runs_nothing() -> None:
     html = render(explanation())
     page = Page(html)
-    assert not {"script", "link", "iframe", "object", "form"} & set(page.tags)
+    assert not {"script", "link", "iframe", "object", "form"} & set(page.names)
     assert page.addresses
     assert all(address.startswith("data:image/") for address in page.addresses)
     assert html.count("url(") == html.count("url(data:image/") > 0
@@ -162,17 +142,17 @@ def test_text_from_outside_is_escaped() -> None:
     tags = TagReading(None, hostile, None, hostile)
     html = render(explanation(instruction=hostile, facts={hostile: hostile}, tags=tags))
     page = Page(html)
-    assert "script" not in page.tags
+    assert "script" not in page.names
     assert all(address.startswith("data:image/") for address in page.addresses)
-    assert page.words.count("<script>alert(1)</script>") >= 4
+    assert "".join(page.visible).count("<script>alert(1)</script>") >= 4
 
 
 def test_prediction_and_rules_stand_beside_each_other() -> None:
-    words = Page(render(explanation())).words
+    words = "".join(Page(render(explanation())).visible)
     assert "Differ. Of the rules' tags, 2 of 3 are predicted" in " ".join(words.split())
     assert "wrongly predicted: object editing; missed: attribute editing." in words
     same = explanation(tags=TagReading(predicted(RED), "", RED, "because", right=None))
-    words = " ".join(Page(render(same)).words.split())
+    words = " ".join("".join(Page(render(same)).visible).split())
     assert "Agree. The predicted tags are those of the rules." in words
     assert "was not measured for this model" in words
     rows = explain.tag_rows(same.tags)
@@ -181,7 +161,8 @@ def test_prediction_and_rules_stand_beside_each_other() -> None:
 
 
 def test_without_alignment_or_rules_the_page_gives_the_reason() -> None:
-    words = Page(render(explanation(tags=TagReading(None, "It has none.", None, "TagWorld only.")))).words
+    page = Page(render(explanation(tags=TagReading(None, "It has none.", None, "TagWorld only."))))
+    words = "".join(page.visible)
     assert "No prediction. It has none." in words
     assert "TagWorld only." in words
     assert "All tags" not in words
@@ -206,7 +187,7 @@ def test_any_number_of_references_and_experts_has_a_page(references: int, expert
     page = Page(render(explanation(sources=[picture] * references, traces=[one], signature_N=[1 / experts] * experts)))
     assert page.addresses
     assert len(page.addresses) == (1 + references) * (1 + experts) + 1
-    assert ("only the first choice is counted" in page.words) == (top_k > 1)
+    assert ("only the first choice is counted" in "".join(page.visible)) == (top_k > 1)
 
 
 def test_the_page_of_a_full_size_model_stays_small() -> None:

@@ -12,15 +12,15 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tagmoe.ablation.results import Cases, FlowByTimestep, Routing, Verdicts
-from tagmoe.evaluate.tagworld import Picture, cases, run_editor, score
+from tagmoe.evaluate.tagworld import cases, pipeline_editor, run_editor, score
 from tagmoe.losses.flow import flow_loss, interpolate
-from tagmoe.pipeline import TagMoEPipeline, TagMoEPipelineOutput
+from tagmoe.model.routing import RoutingTrace
+from tagmoe.pipeline import TagMoEPipeline
 from tagmoe.routing import predicted_tags
 from tagmoe.routing.predicted_tags import Alignment
 from tagmoe.routing.specialization import group_means, mutual_information
@@ -148,31 +148,18 @@ def edit_cases(
     pipeline: TagMoEPipeline, samples: Sequence[Sample], plan: Plan, on_batch: Callable[[int], None] | None = None
 ) -> Measured:
     """Edit (or generate) all cases; case i has the noise of plan.seed + i, whatever the arm."""
-    pipeline.set_progress_bar_config(disable=True)
     sparse = bool(pipeline.transformer.config.num_moe_blocks)
     shares: dict[int, np.ndarray] = {}
     signatures: dict[int, np.ndarray] = {}
 
-    def editor(
-        instructions: Sequence[str], images: Sequence[Sequence[Image.Image]], seeds: Sequence[int]
-    ) -> Sequence[Picture]:
-        answer = pipeline(
-            list(instructions),
-            [list(pictures) for pictures in images] if images[0] else None,
-            num_inference_steps=plan.steps,
-            true_cfg_scale=plan.cfg,
-            seed=list(seeds),
-            return_routing="full" if sparse else None,
-        )
-        output = cast(TagMoEPipelineOutput, answer)
-        if output.routing is not None:
-            share_LBN = torch.stack([trace.utilisation(0) for trace in output.routing]).mean(dim=0)
-            probs_LBN = torch.stack([trace.stats().mean_probs_LBN for trace in output.routing]).mean(dim=0)
-            for row, seed in enumerate(seeds):
-                shares[seed] = share_LBN[:, row].numpy()
-                signatures[seed] = probs_LBN.mean(dim=0)[row].numpy()
-        return output.images
+    def keep(seeds: Sequence[int], routing: list[RoutingTrace]) -> None:
+        share_BLN = torch.stack([trace.utilisation(0) for trace in routing]).mean(dim=0).transpose(0, 1)
+        shares.update(zip(seeds, share_BLN.numpy(), strict=True))
+        signatures.update(zip(seeds, predicted_tags.signature(routing).numpy(), strict=True))
 
+    editor = pipeline_editor(
+        pipeline, steps=plan.steps, cfg=plan.cfg, return_routing="full" if sparse else None, on_routing=keep
+    )
     images = np.stack(run_editor(editor, samples, batch=64, seed=plan.seed, on_batch=on_batch))
     if not sparse:
         return Measured(images)

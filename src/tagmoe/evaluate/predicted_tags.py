@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import torch
-from PIL import Image
 
-from tagmoe.evaluate.tagworld import Picture, run_editor, wilson
-from tagmoe.pipeline import TagMoEPipeline, TagMoEPipelineOutput
+from tagmoe.evaluate.tagworld import pipeline_editor, run_editor, wilson
+from tagmoe.pipeline import TagMoEPipeline
 from tagmoe.routing.predicted_tags import Alignment, TagScore, score, signature
 from tagmoe.routing.tags_right import TagsRight, checksum
 from tagmoe.world import Sample, rule_sets
@@ -32,25 +31,12 @@ def signatures(
 ) -> torch.Tensor:
     """The routing signature g of every case, (cases, N), from editing them; case i gets seed + i."""
     found: dict[int, torch.Tensor] = {}
-    pipeline.set_progress_bar_config(disable=True)
 
-    def editor(
-        instructions: Sequence[str], images: Sequence[Sequence[Image.Image]], seeds: Sequence[int]
-    ) -> Sequence[Picture]:
-        answer = pipeline(
-            list(instructions),
-            [list(pictures) for pictures in images] if images[0] else None,
-            num_inference_steps=steps,
-            true_cfg_scale=cfg,
-            seed=list(seeds),
-            return_routing="stats",
-        )
-        output = cast(TagMoEPipelineOutput, answer)
-        assert output.routing is not None
+    def keep(seeds: Sequence[int], routing: list[Any]) -> None:
         # run_editor puts cases with as many references into one call; the seed says which case it is.
-        found.update(zip((one - seed for one in seeds), signature(output.routing), strict=True))
-        return output.images
+        found.update(zip((one - seed for one in seeds), signature(routing), strict=True))
 
+    editor = pipeline_editor(pipeline, steps=steps, cfg=cfg, return_routing="stats", on_routing=keep)
     run_editor(editor, samples, batch=batch, seed=seed, on_batch=on_batch)
     return torch.stack([found[i] for i in range(len(samples))])
 

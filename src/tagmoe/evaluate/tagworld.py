@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 from PIL import Image
@@ -121,6 +121,37 @@ def run_editor(
     return [images[i] for i in range(len(samples))]
 
 
+def pipeline_editor(
+    pipeline: TagMoEPipeline,
+    *,
+    steps: int | None = None,
+    cfg: float | None = None,
+    return_routing: str | None = None,
+    on_routing: Callable[[Sequence[int], list[Any]], None] | None = None,
+) -> Editor:
+    """A pipeline as an editor. `on_routing` is told of each call's seeds and routing, one entry a denoising step."""
+    # One bar for all cases is the caller's business; a bar for each batch would hide it.
+    pipeline.set_progress_bar_config(disable=True)
+
+    def editor(
+        instructions: Sequence[str], images: Sequence[Sequence[Image.Image]], seeds: Sequence[int]
+    ) -> Sequence[Picture]:
+        answer = pipeline(
+            list(instructions),
+            [list(pictures) for pictures in images] if images[0] else None,
+            num_inference_steps=steps,
+            true_cfg_scale=cfg,
+            seed=list(seeds),
+            return_routing=return_routing,
+        )
+        output = cast(TagMoEPipelineOutput, answer)
+        if output.routing is not None and on_routing is not None:
+            on_routing(seeds, output.routing)
+        return output.images
+
+    return editor
+
+
 def edit(
     pipeline: TagMoEPipeline,
     samples: Sequence[Sample],
@@ -134,25 +165,13 @@ def edit(
 ) -> Edits:
     """Edit (or generate) all cases with a pipeline, and record the routing of each if asked."""
     recorded: list[CaseRouting] = []
-    # One bar for all cases is the caller's business; a bar for each batch would hide it.
-    pipeline.set_progress_bar_config(disable=True)
-
-    def editor(
-        instructions: Sequence[str], images: Sequence[Sequence[Image.Image]], seeds: Sequence[int]
-    ) -> Sequence[Picture]:
-        answer = pipeline(
-            list(instructions),
-            [list(pictures) for pictures in images] if images[0] else None,
-            num_inference_steps=steps,
-            true_cfg_scale=cfg,
-            seed=list(seeds),
-            return_routing="full" if return_routing else None,
-        )
-        output = cast(TagMoEPipelineOutput, answer)
-        if output.routing is not None:
-            recorded.extend(record(output.routing))
-        return output.images
-
+    editor = pipeline_editor(
+        pipeline,
+        steps=steps,
+        cfg=cfg,
+        return_routing="full" if return_routing else None,
+        on_routing=lambda _, routing: recorded.extend(record(routing)),
+    )
     images = run_editor(editor, samples, batch=batch, seed=seed, on_batch=on_batch)
     if not return_routing:
         return Edits(images)
