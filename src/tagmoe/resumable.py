@@ -116,6 +116,16 @@ def partial_folder(target: Path) -> Path:
     return target.with_name(f".{target.name}.partial")
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file beside its place, then move it there: whole or not at all. Raises OSError."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
 def put_in_place(partial: Path, target: Path) -> None:
     """Rename a finished folder to `target`, replacing a folder there; when that fails the old one comes back."""
     if not target.exists():

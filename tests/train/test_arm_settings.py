@@ -45,6 +45,7 @@ def test_a_dense_run_trains_all_stages_and_has_no_mixture(config: Make, run_trai
     pipeline = TagMoEPipeline.from_pretrained(model)
     assert pipeline.transformer.config.num_moe_blocks == 0
     assert not any(".experts." in name for name in weights(model))
+    assert not (model / "alignment.safetensors").exists()
 
 
 def test_arms_start_from_the_given_base_exactly(config: Make, run_training: Train, tmp_path: Path) -> None:

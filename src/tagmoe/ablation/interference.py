@@ -24,6 +24,7 @@ from tagmoe.ablation.results import BASE, NAME, Result, read_result
 from tagmoe.ablation.statistics import CaseBootstrap
 from tagmoe.config import MoEConfig
 from tagmoe.pipeline import TagMoEPipeline
+from tagmoe.resumable import write_whole
 from tagmoe.train.encoded import EDITING
 from tagmoe.world import sample
 
@@ -149,9 +150,7 @@ def summarise(out: Path, arms: Sequence[str], seeds: Sequence[int], *, samples: 
         }
     data["gradients"] = {arm: _gradients(out, arm, seeds, samples) for arm in arms}
     path = out / "interference.json"
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
     return path
 
 

@@ -28,6 +28,7 @@ from tagmoe.ablation.arms import FREE, Arm, common_digest
 from tagmoe.ablation.results import BASE, NAME
 from tagmoe.config import RunConfig, check_config
 from tagmoe.errors import ResultError
+from tagmoe.resumable import write_whole
 
 EVERY = 20
 """Every n-th step's terms are kept in the result."""
@@ -83,9 +84,7 @@ class Job:
                 f"The folder {str(self.folder)!r} holds this arm with other settings; choose another --out, or delete "
                 "the folder to run the arm again."
             )
-        partial = path.with_name(".job.json.partial")
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        write_whole(path, text)
 
 
 def base_job(out: Path, seed: int, arm: Arm) -> Job:

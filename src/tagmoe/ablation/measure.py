@@ -144,9 +144,7 @@ class Measured:
         return cls(**{name: value.numpy() for name, value in tensors.items()})
 
 
-def edit_cases(
-    pipeline: TagMoEPipeline, samples: Sequence[Sample], plan: Plan, on_batch: Callable[[int], None] | None = None
-) -> Measured:
+def edit_cases(pipeline: TagMoEPipeline, samples: Sequence[Sample], plan: Plan) -> Measured:
     """Edit (or generate) all cases; case i has the noise of plan.seed + i, whatever the arm."""
     sparse = bool(pipeline.transformer.config.num_moe_blocks)
     shares: dict[int, np.ndarray] = {}
@@ -160,7 +158,7 @@ def edit_cases(
     editor = pipeline_editor(
         pipeline, steps=plan.steps, cfg=plan.cfg, return_routing="full" if sparse else None, on_routing=keep
     )
-    images = np.stack(run_editor(editor, samples, batch=64, seed=plan.seed, on_batch=on_batch))
+    images = np.stack(run_editor(editor, samples, batch=64, seed=plan.seed))
     if not sparse:
         return Measured(images)
     order = range(plan.seed, plan.seed + len(samples))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tagmoe.errors import ResultError
+from tagmoe.resumable import write_whole
 
 NAME = "result.json"
 BASE = "base"
@@ -95,12 +95,7 @@ class Result(Part):
 
     def write(self, path: Path) -> None:
         """Write the file whole or not at all."""
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            partial.write_text(self.model_dump_json() + "\n", encoding="utf-8")
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_whole(path, self.model_dump_json() + "\n")
 
 
 def read_result(path: Path) -> Result:

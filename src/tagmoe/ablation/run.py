@@ -59,7 +59,6 @@ def run_jobs(bases: Sequence[Job], work: Sequence[Job], *, jobs: int = 1, consol
 
 def _run(waiting: list[Job], jobs: int, outcome: Outcome, show: Callable[[], None], console: Console) -> None:
     running: list[tuple[Job, subprocess.Popen[bytes], float]] = []
-    waiting = list(waiting)
     try:
         while waiting or running:
             while waiting and len(running) < jobs:

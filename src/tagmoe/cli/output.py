@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tagmoe.errors import TagMoEError, UsageError
-from tagmoe.resumable import put_in_place
+from tagmoe.resumable import put_in_place, write_whole
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -80,15 +80,11 @@ def write_image(image: Image, path: Path, metadata: Mapping[str, str]) -> None:
 
 
 def write_text(text: str, path: Path) -> None:
-    """Write a text file beside its place, then move it there."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    """Write a text file whole or not at all. Raises TagMoEError where it cannot be written."""
     try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        write_whole(path, text)
     except OSError as error:
         raise TagMoEError(f"The output {str(path)!r} cannot be written ({error.strerror or error}).") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def check_output_folder(path: Path, *, force: bool, ours: Sequence[str]) -> None:

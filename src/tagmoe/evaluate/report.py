@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from PIL import Image
 
 from tagmoe.evaluate.tagworld import TagWorldScores
 from tagmoe.pages import page_environment
+from tagmoe.resumable import write_whole
 from tagmoe.routing.record import CaseRouting, by_task
 from tagmoe.world import Sample, Verdict
 
@@ -73,8 +73,8 @@ def results(evaluation: Evaluation) -> dict[str, Any]:
 def write_report(evaluation: Evaluation, folder: Path) -> dict[str, Any]:
     """Write report.html and results.json into an existing folder; returns the results."""
     data = results(evaluation)
-    _write(folder / "results.json", json.dumps(data, indent=1, allow_nan=False) + "\n")
-    _write(folder / "report.html", render(evaluation))
+    write_whole(folder / "results.json", json.dumps(data, indent=1, allow_nan=False) + "\n")
+    write_whole(folder / "report.html", render(evaluation))
     return data
 
 
@@ -144,9 +144,3 @@ def _tint(share: float, uniform: float) -> str:
     else:
         strength, colour = (uniform - share) / max(uniform, 1e-9), "var(--below)"
     return f"color-mix(in srgb, {colour} {100 * strength:.0f}%, transparent)"
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

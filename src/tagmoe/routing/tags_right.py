@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from tagmoe.errors import CheckpointError
 from tagmoe.folder import ALIGNMENT
 from tagmoe.json_files import read_object
+from tagmoe.resumable import write_whole
 
 FILE = "tags_right.json"
 
@@ -58,9 +58,7 @@ class TagsRight:
     def save(self, folder: Path) -> Path:
         """Write the figures beside the weights, whole or not at all."""
         file = folder / FILE
-        partial = file.with_name(f".{FILE}.{os.getpid()}.partial")
-        partial.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, file)
+        write_whole(file, json.dumps(asdict(self), indent=1) + "\n")
         return file
 
 

@@ -97,7 +97,7 @@ def _train(run: Run, parts: Components, validator: Validator) -> Path:
     target = run.folder / "model"
     prefix = "objective."
     alignment = {name.removeprefix(prefix): value for name, value in ema.items() if name.startswith(prefix)}
-    save_model(pipeline, target, alignment=alignment)
+    save_model(pipeline, target, alignment=alignment or None)  # a dense model has none
     shutil.rmtree(own_cache, ignore_errors=True)
     return target
 
