@@ -7,6 +7,7 @@ TagMoEError                 1   what was wrong (with its value), what is allowed
 |   `-- ImageError          2   a file that is no usable picture
 |-- MissingError            3   weights or an optional dependency are not there (names the install line)
 |-- CheckpointError         1   a model folder or checkpoint is incomplete or damaged
+|-- DataError               1   a store or a source of data is damaged, of another version, or in use
 |-- TrainingError           1   a run cannot go on (NaN, mismatch on resume)
 `-- ResultError             1   a result or recording is damaged, of another version, or does not belong to the others
 """
@@ -46,6 +47,10 @@ class MissingError(TagMoEError):
 
 class CheckpointError(TagMoEError):
     """A model folder or a checkpoint is incomplete or damaged."""
+
+
+class DataError(TagMoEError):
+    """A store or a source of data is damaged, of another version, or being written by another process."""
 
 
 class TrainingError(TagMoEError):

@@ -51,6 +51,7 @@ LIGHT = (
     "tagmoe.model.upcycle_folder",
     "tagmoe.tags",
     "tagmoe.world",
+    "tagmoe.data.store",
     "tagmoe.memory.plans",
     "tagmoe.cli",
 )

@@ -1,0 +1,7 @@
+"""`tagmoe data`: import, look at, check, enlarge, encode and export a store of training data."""
+
+from __future__ import annotations
+
+import typer
+
+app = typer.Typer(help="Fill, look at, check, enlarge, encode and export a store of training data.")

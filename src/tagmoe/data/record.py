@@ -1,0 +1,201 @@
+"""One sample of editing or generation, and its columns in a store.
+
+The pictures are an ordered list with roles, so that none, one or several references fit one record and whoever trains
+composes them late. Tags stand in columns of their own, with their provenance: an annotator fills them without
+touching a picture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import pyarrow as pa
+
+from tagmoe.errors import UsageError
+from tagmoe.tags import TAGS
+
+Role = Literal["source", "reference", "garment", "person", "mask"]
+"""source: the picture to edit; reference: subject, style or structure to follow; mask: white where the edit is."""
+ROLES: tuple[Role, ...] = get_args(Role)
+Operation = Literal["none", "inverse", "compose", "video"]
+OPERATIONS: tuple[Operation, ...] = get_args(Operation)
+VALIDATION_SHARE = 0.01
+"""Share of root pictures whose records are kept for validation."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An encoded picture (PNG, JPEG or WebP bytes, as the source had them) with its size in pixels."""
+
+    data: bytes = field(repr=False)
+    width: int
+    height: int
+    role: Role = "source"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the bytes."""
+        return hashlib.sha256(self.data).hexdigest()
+
+
+@dataclass(frozen=True)
+class TagProvenance:
+    """Who gave the tags. status: ok, invalid, refused or failed; rules_version: that of the rule set, or ''."""
+
+    annotator: str
+    model: str = ""
+    rules_version: str = ""
+    seed: int = 0
+    status: str = "ok"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One sample. id: `record_id`; root: digest of the picture that all its relatives come from (`split_of` reads it).
+
+    images: what is given to the editor, in order, none for text-to-image; target: the picture to make (its role is
+    not stored). instructions: further wordings. quality: scores that the source gives, by name. tags: indices of the
+    vocabulary, None where nobody has annotated. origin: where the row came from (file and row, or address).
+    """
+
+    id: str
+    dataset: str
+    target: Picture
+    instruction: str
+    licence: str
+    images: tuple[Picture, ...] = ()
+    instructions: tuple[str, ...] = ()
+    instruction_rewritten: str | None = None
+    caption_source: str | None = None
+    caption_target: str | None = None
+    native_task: str = ""
+    quality: Mapping[str, float] = field(default_factory=dict)
+    origin: str = ""
+    root: str = ""
+    parent: str | None = None
+    operation: Operation = "none"
+    tags: tuple[int, ...] | None = None
+    tag_provenance: TagProvenance | None = None
+
+    def __post_init__(self) -> None:
+        if not self.root:
+            first = next((picture for picture in self.images if picture.role != "mask"), self.target)
+            object.__setattr__(self, "root", first.digest)
+        wrong = [index for index in self.tags or () if not 0 <= index < len(TAGS)]
+        if wrong:
+            raise UsageError(f"The record {self.id!r} has the tag {wrong[0]}; tags are numbers from 0 to 17.")
+
+    @property
+    def split(self) -> str:
+        """train or validation."""
+        return split_of(self.root)
+
+
+def record_id(dataset: str, key: str, view: str = "", operation: Operation = "none") -> str:
+    """32 hexadecimal digits: the same sample has the same id in every store and every import."""
+    return hashlib.sha256(json.dumps([dataset, key, view, operation]).encode()).hexdigest()[:32]
+
+
+def split_of(root: str) -> str:
+    """train or validation, by the root picture: an inverse or composed child never crosses to the other side."""
+    return "validation" if int(root[:8], 16) < VALIDATION_SHARE * 2**32 else "train"
+
+
+PICTURE = pa.struct([("role", pa.string()), ("data", pa.large_binary()), ("width", pa.int32()), ("height", pa.int32())])
+PROVENANCE = pa.struct(
+    [
+        ("annotator", pa.string()),
+        ("model", pa.string()),
+        ("rules_version", pa.string()),
+        ("seed", pa.int64()),
+        ("status", pa.string()),
+    ]
+)
+QUALITY = pa.list_(pa.struct([("name", pa.string()), ("value", pa.float64())]))
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("dataset", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("native_task", pa.string(), nullable=False),
+        pa.field("licence", pa.string(), nullable=False),
+        pa.field("origin", pa.string(), nullable=False),
+        pa.field("root", pa.string(), nullable=False),
+        pa.field("parent", pa.string()),
+        pa.field("operation", pa.string(), nullable=False),
+        pa.field("instruction", pa.string(), nullable=False),
+        pa.field("instructions", pa.list_(pa.string())),
+        pa.field("instruction_rewritten", pa.string()),
+        pa.field("caption_source", pa.string()),
+        pa.field("caption_target", pa.string()),
+        pa.field("quality", QUALITY),
+        pa.field("tags", pa.list_(pa.int8())),
+        pa.field("tag_provenance", PROVENANCE),
+        pa.field("images", pa.list_(PICTURE)),
+        pa.field("target", PICTURE),
+    ]
+)
+"""The columns every store has; annotating, validating and encoding add others."""
+
+
+def to_row(record: Record) -> dict[str, Any]:
+    """The record as a row of SCHEMA."""
+    given = record.tag_provenance
+    return {
+        "id": record.id,
+        "dataset": record.dataset,
+        "split": record.split,
+        "native_task": record.native_task,
+        "licence": record.licence,
+        "origin": record.origin,
+        "root": record.root,
+        "parent": record.parent,
+        "operation": record.operation,
+        "instruction": record.instruction,
+        "instructions": list(record.instructions),
+        "instruction_rewritten": record.instruction_rewritten,
+        "caption_source": record.caption_source,
+        "caption_target": record.caption_target,
+        "quality": [{"name": name, "value": value} for name, value in sorted(record.quality.items())],
+        "tags": None if record.tags is None else sorted(record.tags),
+        "tag_provenance": None if given is None else vars(given),
+        "images": [_picture_row(picture) for picture in record.images],
+        "target": _picture_row(record.target) | {"role": "target"},
+    }
+
+
+def from_row(row: Mapping[str, Any]) -> Record:
+    """The record of a row with all columns of SCHEMA; further columns are left out."""
+    given = row["tag_provenance"]
+    return Record(
+        id=row["id"],
+        dataset=row["dataset"],
+        native_task=row["native_task"],
+        licence=row["licence"],
+        origin=row["origin"],
+        root=row["root"],
+        parent=row["parent"],
+        operation=row["operation"],
+        instruction=row["instruction"],
+        instructions=tuple(row["instructions"] or ()),
+        instruction_rewritten=row["instruction_rewritten"],
+        caption_source=row["caption_source"],
+        caption_target=row["caption_target"],
+        quality={item["name"]: item["value"] for item in row["quality"] or ()},
+        tags=None if row["tags"] is None else tuple(row["tags"]),
+        tag_provenance=None if given is None else TagProvenance(**given),
+        images=tuple(_picture(item) for item in row["images"] or ()),
+        target=_picture(row["target"] | {"role": "source"}),
+    )
+
+
+def _picture_row(picture: Picture) -> dict[str, Any]:
+    return {"role": picture.role, "data": picture.data, "width": picture.width, "height": picture.height}
+
+
+def _picture(row: Mapping[str, Any]) -> Picture:
+    return Picture(data=row["data"], width=row["width"], height=row["height"], role=row["role"])

@@ -1,0 +1,359 @@
+"""The store: one Lance table of records, on a local folder or in an object store.
+
+What Lance gives, and what is built on it here:
+- appending writes new files only, and a batch with the note on how far the writer is becomes visible in one step;
+- a column is declared empty and then filled fragment by fragment, each in one step: no picture is rewritten, a killed
+  run loses the fragment at hand, and what is left to do is what is empty;
+- rows never move, so that a row's number names it as long as the store lives.
+
+STORE/records.lance   the table
+STORE/writer.lock     locked by the process that writes (local folders only)
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lance
+import numpy as np
+import pyarrow as pa
+from lance.dataset import LanceOperation
+from lance.fragment import LanceFragment
+
+from tagmoe.data.record import SCHEMA, Record, from_row, to_row
+from tagmoe.errors import DataError, UsageError
+
+TABLE = "records.lance"
+LOCK = "writer.lock"
+VERSION = 1
+_VERSION_KEY = b"tagmoe.store"
+_NOTE = "tagmoe.note."
+SCAN_ROWS = 256
+"""Rows of a batch of a scan: with pictures, a batch is tens of megabytes."""
+
+
+class Store:
+    """Records in one table. Reading is free for all; writing happens inside `with store.writing():`."""
+
+    def __init__(self, uri: str, table: lance.LanceDataset) -> None:
+        self.uri = uri
+        self._table = table
+        self._writing = False
+
+    @classmethod
+    def create(cls, uri: str | Path) -> Store:
+        """A new, empty store. Raises DataError when there is one already or nothing can be written there."""
+        uri = _uri(uri)
+        if _is_store(uri):
+            raise DataError(f"There is a store at {uri!r} already; choose another place.")
+        schema = SCHEMA.with_metadata({_VERSION_KEY: str(VERSION).encode()})
+        with _said(uri, "made"):
+            if _is_local(uri):
+                Path(uri).mkdir(parents=True, exist_ok=True)
+            table = lance.write_dataset(
+                schema.empty_table(), _table_uri(uri), mode="create", data_storage_version="stable"
+            )
+        return cls(uri, table)
+
+    @classmethod
+    def open(cls, uri: str | Path, *, version: int | None = None) -> Store:
+        """An existing store, as it was at `version` of its table or as it is now.
+
+        Raises UsageError when there is none, DataError when it is damaged or of a newer version.
+        """
+        uri = _uri(uri)
+        if _is_local(uri) and not (Path(uri) / TABLE).is_dir():
+            raise UsageError(f"There is no store at {uri!r}; make one with 'tagmoe data import'.")
+        with _said(uri, "read"):
+            table = lance.dataset(_table_uri(uri), version=version)
+        found = (table.schema.metadata or {}).get(_VERSION_KEY, b"0")
+        if not found.isdigit() or not 1 <= int(found) <= VERSION:
+            raise DataError(
+                f"The store {uri!r} has version {found.decode(errors='replace')!r}, and this tagmoe reads up to "
+                f"{VERSION}; use the tagmoe that wrote it, or a newer one."
+            )
+        return cls(uri, table)
+
+    @classmethod
+    def open_or_create(cls, uri: str | Path) -> Store:
+        """The store at `uri`, made when there is none."""
+        return cls.open(uri) if _is_store(_uri(uri)) else cls.create(uri)
+
+    def __len__(self) -> int:
+        return int(self._table.count_rows())
+
+    @property
+    def version(self) -> int:
+        """Version of the table; every write makes a new one, and `open` reads any."""
+        return int(self._table.version)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of all columns."""
+        return tuple(self._table.schema.names)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Names and types of all columns."""
+        return self._table.schema
+
+    # reading
+
+    def scan(
+        self, columns: Sequence[str] | None = None, *, where: str | None = None, rows: int = SCAN_ROWS
+    ) -> Iterator[pa.RecordBatch]:
+        """All rows in order, or those that the SQL filter keeps, `rows` at a time; only `columns` are read."""
+        with _said(self.uri, "read"):
+            yield from self._table.to_batches(
+                columns=None if columns is None else list(columns),
+                filter=where,
+                batch_size=rows,
+                # pictures: read ahead as little as keeps the disk busy, so that memory stays flat
+                batch_readahead=2,
+                fragment_readahead=1,
+                scan_in_order=True,
+            )
+
+    def take(self, rows: Sequence[int] | np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
+        """Rows by number, in the order asked for. Raises UsageError for a number that is not there."""
+        numbers = np.asarray(rows, dtype=np.int64)
+        if numbers.size and (numbers.min() < 0 or numbers.max() >= len(self)):
+            raise UsageError(
+                f"The store {self.uri!r} has rows 0 to {len(self) - 1}; {numbers.tolist()[:4]} were asked."
+            )
+        with _said(self.uri, "read"):
+            return self._table.take(numbers.tolist(), columns=None if columns is None else list(columns))
+
+    def records(self, rows: Sequence[int]) -> list[Record]:
+        """Records by row number, pictures and all."""
+        return [from_row(row) for row in self.take(rows, SCHEMA.names).to_pylist()]
+
+    def record(self, name: str) -> Record:
+        """The record of this id, or of the only id that begins so. Raises UsageError for none or several."""
+        if not re.fullmatch(r"[0-9a-f]{1,32}", name):
+            raise UsageError(f"{name!r} is no id; ids are 32 hexadecimal digits, and their beginning will do.")
+        where = f"id = '{name}'" if len(name) == 32 else f"id LIKE '{name}%'"
+        with _said(self.uri, "read"):
+            found = self._table.to_table(columns=list(SCHEMA.names), filter=where, limit=2).to_pylist()
+        if not found:
+            raise UsageError(f"The store {self.uri!r} has no record {name!r}.")
+        if len({row["id"] for row in found}) > 1:
+            raise UsageError(f"Several records of the store {self.uri!r} begin with {name!r}; give more digits.")
+        return from_row(found[0])
+
+    # writing
+
+    @contextmanager
+    def writing(self) -> Iterator[Store]:
+        """Be the one process that writes. Raises DataError when another is, or when the place cannot be written."""
+        if self._writing:
+            raise DataError(f"The store {self.uri!r} is being written by this process already.")
+        with _claimed(self.uri), _said(self.uri, "written"):
+            self._writing = True
+            try:
+                self._table = lance.dataset(_table_uri(self.uri))
+                self._recover_notes()
+                yield self
+            finally:
+                self._writing = False
+
+    def append(self, records: Iterable[Record], *, note: tuple[str, Mapping[str, Any]] | None = None) -> None:
+        """Add records as one fragment. `note` (name, JSON values) becomes visible in the same step, see `note`."""
+        table = pa.Table.from_pylist([to_row(record) for record in records], schema=SCHEMA)
+        self._must_write()
+        properties: dict[str, str | None] = (
+            {} if note is None else {_NOTE + note[0]: json.dumps(note[1], sort_keys=True)}
+        )
+        if len(table):
+            self._table = lance.write_dataset(
+                table, self._table, mode="append", transaction_properties=properties or None
+            )
+        if properties:
+            self._table.update_config(properties)
+            self._table = lance.dataset(_table_uri(self.uri))
+
+    def note(self, name: str) -> dict[str, Any] | None:
+        """What a writer noted last under this name: how far an import is, the fingerprint of a column."""
+        text = {**self._table.config(), **self._newest_properties()}.get(_NOTE + name)
+        return None if text is None else json.loads(text)
+
+    def set_note(self, name: str, values: Mapping[str, Any] | None) -> None:
+        """Note something about the store, or with None forget it."""
+        self._must_write()
+        if values is not None:
+            self._table.update_config({_NOTE + name: json.dumps(values, sort_keys=True)})
+        elif _NOTE + name in self._table.config():
+            self._table.delete_config_keys([_NOTE + name])
+        self._table = lance.dataset(_table_uri(self.uri))
+
+    def notes(self, prefix: str = "") -> dict[str, dict[str, Any]]:
+        """All notes whose names begin so."""
+        names = [key[len(_NOTE) :] for key in self._table.config() if key.startswith(_NOTE + prefix)]
+        return {name: self.note(name) or {} for name in sorted(names)}
+
+    def declare(self, fields: Sequence[pa.Field]) -> None:
+        """Add columns, empty in all rows; those that are there with this type already are left alone.
+
+        Raises DataError when a column is there with another type.
+        """
+        self._must_write()
+        new = []
+        for field in fields:
+            if field.name not in self.columns:
+                new.append(field)
+            elif self.schema.field(field.name).type != field.type:
+                raise DataError(f"The store {self.uri!r} has a column {field.name!r} of another type; drop it first.")
+        if new:
+            self._table.add_columns(pa.schema(new))
+            self._table = lance.dataset(_table_uri(self.uri))
+
+    def drop(self, columns: Sequence[str]) -> None:
+        """Remove columns that are not of SCHEMA."""
+        self._must_write()
+        fixed = [name for name in columns if name in SCHEMA.names]
+        if fixed:
+            raise UsageError(f"The column {fixed[0]!r} belongs to every store and cannot be dropped.")
+        self._table.drop_columns([name for name in columns if name in self.columns])
+        self._table = lance.dataset(_table_uri(self.uri))
+
+    def fragments(self) -> list[int]:
+        """Numbers of the fragments, in the order of their rows. A fragment is the unit of work of `fill`."""
+        return [fragment.fragment_id for fragment in self._table.get_fragments()]
+
+    def unfilled(self, column: str) -> list[int]:
+        """The fragments in which some row of this column is empty."""
+        with _said(self.uri, "read"):
+            return [
+                fragment.fragment_id
+                for fragment in self._table.get_fragments()
+                if fragment.count_rows(filter=f"`{column}` IS NULL")
+            ]
+
+    def fragment(
+        self, number: int, columns: Sequence[str] | None = None, *, rows: int = SCAN_ROWS
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows of one fragment in order, `rows` at a time."""
+        with _said(self.uri, "read"):
+            yield from self._fragment(number).to_batches(
+                columns=None if columns is None else list(columns), batch_size=rows, batch_readahead=2
+            )
+
+    def fill(self, number: int, values: pa.Table) -> None:
+        """Give one fragment's rows these values, in the order of its rows; the columns must be declared.
+
+        One step: after a kill the fragment is as before. Files of other columns are not touched.
+        """
+        self._must_write()
+        metadata, fields = fill_fragment(self._fragment(number), values)
+        self._table = lance.LanceDataset.commit(
+            self._table,
+            LanceOperation.Update(updated_fragments=[metadata], fields_modified=fields),
+            read_version=self._table.version,
+        )
+
+    def content_hash(self, columns: Sequence[str] | None = None) -> str:
+        """A digest of all rows, whatever their order and their fragments: equal stores hold equal records."""
+        total = 0
+        names = sorted(self.columns if columns is None else columns)
+        for batch in self.scan(names):
+            for row in batch.to_pylist():
+                digest = hashlib.sha256()
+                for name in names:
+                    digest.update(repr((name, row[name])).encode())
+                total += int.from_bytes(digest.digest(), "big")
+        return f"{total % 2**256:064x}"
+
+    def _fragment(self, number: int) -> LanceFragment:
+        fragment = self._table.get_fragment(number)
+        if fragment is None:
+            raise UsageError(f"The store {self.uri!r} has no fragment {number}.")
+        return fragment
+
+    def _must_write(self) -> None:
+        if not self._writing:
+            raise DataError(f"The store {self.uri!r} is open for reading; write inside 'with store.writing()'.")
+
+    def _newest_properties(self) -> dict[str, str | None]:
+        transaction = self._table.read_transaction(self._table.version)
+        found = {} if transaction is None else dict(transaction.transaction_properties or {})
+        return {key: value for key, value in found.items() if key.startswith(_NOTE)}
+
+    def _recover_notes(self) -> None:
+        """A writer that was killed between a batch and its note has left the note with the batch."""
+        left = self._newest_properties()
+        if left:
+            self._table.update_config(left)
+            self._table = lance.dataset(_table_uri(self.uri))
+
+
+def fill_fragment(fragment: LanceFragment, values: pa.Table) -> tuple[Any, list[int]]:
+    """Write a fragment's new columns to a file of their own; they are seen once the returned metadata is committed."""
+    ids = fragment.to_table(columns=[], with_row_id=True)["_rowid"]
+    if len(ids) != len(values):
+        raise DataError(f"Fragment {fragment.fragment_id} has {len(ids)} rows; {len(values)} values were given.")
+    metadata, fields = fragment.update_columns(values.append_column("_rowid", ids))
+    return metadata, list(fields)
+
+
+def _uri(uri: str | Path) -> str:
+    text = str(uri)
+    return text.rstrip("/") if not _is_local(text) else os.path.abspath(text)
+
+
+def _is_local(uri: str) -> bool:
+    return "://" not in uri
+
+
+def _table_uri(uri: str) -> str:
+    return f"{uri}/{TABLE}"
+
+
+def _is_store(uri: str) -> bool:
+    if _is_local(uri):
+        return (Path(uri) / TABLE).is_dir()
+    try:
+        lance.dataset(_table_uri(uri))
+    except (ValueError, OSError):
+        return False
+    return True
+
+
+@contextmanager
+def _claimed(uri: str) -> Iterator[None]:
+    """The lock of a local store. In an object store Lance itself lets only one of two clashing writes through."""
+    if not _is_local(uri):
+        yield
+        return
+    try:
+        handle = os.open(Path(uri) / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise DataError(f"Nothing can be written in the store {uri!r} ({error.strerror}).") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise DataError(f"Another process is writing the store {uri!r}; wait until it has finished.") from None
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _said(uri: str, action: str) -> Iterator[None]:
+    """What Lance raises, in one sentence: it gives OSError, ValueError and RuntimeError for anything on a disk."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split()).split(", rust/")[0].split(", /")[0]
+        if "No space left" in reason or "os error 28" in reason:
+            reason = "the disk is full; free some space and run the same command again"
+        elif "ermission denied" in reason or "os error 13" in reason or "os error 30" in reason:
+            reason = "permission denied"
+        raise DataError(f"The store {uri!r} cannot be {action}: {reason[:300]}.") from error

@@ -1,0 +1,175 @@
+"""The store: what is appended comes back, columns fill without touching pictures, and writers exclude each other."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from tagmoe.data.record import Picture, Record, TagProvenance, record_id
+from tagmoe.data.store import TABLE, Store
+from tagmoe.errors import DataError, UsageError
+
+
+def record(number: int, **changes) -> Record:
+    fields = {
+        "id": record_id("test", str(number)),
+        "dataset": "test",
+        "target": Picture(b"target %d" % number, 4, 3),
+        "instruction": f"make it {number}",
+        "licence": "CC-BY-4.0",
+        "images": (Picture(b"source %d" % number, 4, 3), Picture(b"mask", 4, 3, "mask")),
+        "quality": {"clip": 0.5 + number},
+        "tags": (number % 18,),
+        "tag_provenance": TagProvenance("test"),
+    }
+    return Record(**{**fields, **changes})
+
+
+def filled(path: Path, counts=(3, 2)) -> Store:
+    store = Store.create(path)
+    with store.writing():
+        start = 0
+        for count in counts:
+            store.append([record(number) for number in range(start, start + count)])
+            start += count
+    return store
+
+
+def data_files(path: Path) -> dict[str, str]:
+    return {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in (path / TABLE / "data").rglob("*.lance")
+    }
+
+
+def test_records_come_back_as_they_were(tmp_path):
+    store = filled(tmp_path / "s")
+    assert store.records([4, 0]) == [record(4), record(0)]
+    assert Store.open(tmp_path / "s").record(record(2).id[:9]) == record(2)
+
+
+def test_a_record_without_pictures_and_tags(tmp_path):
+    bare = record(7, images=(), tags=None, tag_provenance=None, quality={}, instructions=("a", "b"))
+    store = Store.create(tmp_path / "s")
+    with store.writing():
+        store.append([bare])
+    assert store.records([0]) == [bare]
+    assert bare.root == bare.target.digest
+
+
+def test_filling_a_column_rewrites_no_file(tmp_path):
+    store = filled(tmp_path / "s")
+    before = data_files(tmp_path / "s")
+    with store.writing():
+        store.declare([pa.field("note", pa.string())])
+        assert store.unfilled("note") == store.fragments()
+        store.fill(store.fragments()[1], pa.table({"note": ["x", "y"]}))
+    after = data_files(tmp_path / "s")
+    assert before.items() <= after.items()
+    assert len(after) == len(before) + 1
+    assert store.unfilled("note") == store.fragments()[:1]
+    assert store.take([2, 3, 4], ["note"])["note"].to_pylist() == [None, "x", "y"]
+
+
+def test_rows_added_later_are_empty_in_a_declared_column(tmp_path):
+    store = filled(tmp_path / "s", (2,))
+    with store.writing():
+        store.declare([pa.field("note", pa.string())])
+        store.fill(store.fragments()[0], pa.table({"note": ["x", "y"]}))
+        store.append([record(9)])
+    assert len(store.unfilled("note")) == 1
+
+
+def test_a_fixed_column_can_be_filled_too(tmp_path):
+    store = filled(tmp_path / "s", (2,))
+    with store.writing():
+        store.fill(store.fragments()[0], pa.table({"tags": pa.array([[3], None], pa.list_(pa.int8()))}))
+    assert [found.tags for found in store.records([0, 1])] == [(3,), None]
+
+
+def test_the_content_hash_knows_no_order_and_no_fragments(tmp_path):
+    one, other = filled(tmp_path / "a", (5,)), Store.create(tmp_path / "b")
+    with other.writing():
+        other.append([record(number) for number in (4, 2)])
+        other.append([record(number) for number in (0, 1, 3)])
+    assert one.content_hash() == other.content_hash()
+    with other.writing():
+        other.append([record(5)])
+    assert one.content_hash() != other.content_hash()
+
+
+def test_a_note_comes_with_its_batch_even_when_the_writer_dies_after_it(tmp_path, monkeypatch):
+    store = filled(tmp_path / "s", (1,))
+    with store.writing():
+        store.set_note("import", {"position": 1})
+    with store.writing(), monkeypatch.context() as patch:
+        patch.setattr("lance.LanceDataset.update_config", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.append([record(1)], note=("import", {"position": 2}))
+    again = Store.open(tmp_path / "s")
+    assert (len(again), again.note("import")) == (2, {"position": 2})
+    with again.writing():
+        again.append([record(2)])
+    assert Store.open(tmp_path / "s").note("import") == {"position": 2}
+
+
+def killed(*_args, **_kwargs):
+    raise KeyboardInterrupt
+
+
+def hold(path, ready, done):
+    store = Store.open(path)
+    with store.writing():
+        ready.set()
+        done.wait(30)
+
+
+def test_two_writers_at_once(tmp_path):
+    store = filled(tmp_path / "s", (1,))
+    context = multiprocessing.get_context("spawn")
+    ready, done = context.Event(), context.Event()
+    process = context.Process(target=hold, args=(tmp_path / "s", ready, done))
+    process.start()
+    assert ready.wait(60)
+    with pytest.raises(DataError, match="Another process is writing"), store.writing():
+        pass
+    done.set()
+    process.join()
+    with store.writing():
+        store.append([record(1)])
+    assert len(store) == 2
+
+
+def test_what_is_no_store_is_said_in_one_sentence(tmp_path):
+    with pytest.raises(UsageError, match="There is no store"):
+        Store.open(tmp_path / "none")
+    filled(tmp_path / "s")
+    with pytest.raises(DataError, match="already"):
+        Store.create(tmp_path / "s")
+    for manifest in (tmp_path / "s" / TABLE / "_versions").iterdir():
+        manifest.write_bytes(b"rubbish")
+    with pytest.raises(DataError, match="cannot be read"):
+        Store.open(tmp_path / "s")
+
+
+def test_a_newer_store_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("tagmoe.data.store.VERSION", 2)
+    filled(tmp_path / "s")
+    monkeypatch.undo()
+    with pytest.raises(DataError, match="version '2'"):
+        Store.open(tmp_path / "s")
+
+
+def test_writing_needs_the_lock(tmp_path):
+    with pytest.raises(DataError, match="open for reading"):
+        filled(tmp_path / "s").append([record(9)])
+
+
+def test_relatives_are_on_the_same_side():
+    child = record(1, images=(record(1).target,), target=record(1).images[0], root=record(1).root)
+    assert child.split == record(1).split
+    sides = [record(number).split for number in range(2000)]
+    assert 5 <= sides.count("validation") <= 40
