@@ -199,7 +199,7 @@ def pair_findings(source: View, target: View) -> list[Finding]:
 
 def shift_of(source: View, target: View) -> tuple[float, float] | None:
     """(right, down) in pixels of the pictures by which the target's scene lies off the source's; None: not alike."""
-    if source.copy.shape != target.copy.shape or min(source.copy.shape[:2]) < MIN_SIDE // 2:
+    if source.copy.shape != target.copy.shape:
         return None
     moved = measure_shift(source.grey, target.grey)
     return None if moved is None else (moved[0] * source.factor, moved[1] * source.factor)

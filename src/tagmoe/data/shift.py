@@ -17,20 +17,25 @@ STRUCTURE = 9.0
 """Variance of grey levels from which a block has structure."""
 STRUCTURE_SHARE = 0.2
 """Share of blocks with structure below which a thing that was moved looks like a picture that was."""
+BLOCK = 16
+"""Side of a block in pixels."""
+MIN_BLOCKS = 48
+"""Of fewer blocks, some are alike by chance."""
 SMOOTHING = 0.12
 """Width (cycles a pixel) of the low pass: fine noise is no evidence, and a broad peak can be read between pixels."""
 
 
 def measure_shift(first: np.ndarray, second: np.ndarray) -> tuple[float, float] | None:
-    """(dx, dy) in pixels from `first` to `second`, right and down positive; grey (H, W), sides of 32 or more.
+    """(dx, dy) in pixels from `first` to `second`, right and down positive; grey (H, W), both of one shape.
 
-    None where the two are not mostly alike at any shift, or too smooth to tell.
+    None where the two are not mostly alike at any shift, or too small or too smooth to tell.
     """
-    size = 16 if min(first.shape) >= 128 else 8
-    height, width = (side // size * size for side in first.shape)
+    height, width = (side // BLOCK * BLOCK for side in first.shape)
+    if height * width < MIN_BLOCKS * BLOCK**2:
+        return None
     first, second = (np.asarray(grey[:height, :width], dtype=np.float32) for grey in (first, second))
     shift = _peak(first, second)
-    return shift if shift is not None and _is_credible(first, second, shift, size) else None
+    return shift if shift is not None and _is_credible(first, second, shift) else None
 
 
 def _peak(first: np.ndarray, second: np.ndarray) -> tuple[float, float] | None:
@@ -59,7 +64,7 @@ def _vertex(line: np.ndarray, place: int) -> float:
     return 0.5 * (left - right) / bend if bend else 0.0
 
 
-def _is_credible(first: np.ndarray, second: np.ndarray, shift: tuple[float, float], size: int) -> bool:
+def _is_credible(first: np.ndarray, second: np.ndarray, shift: tuple[float, float]) -> bool:
     """Whether most blocks with structure are alike once the shift is taken back, and more so than before."""
     dx, dy = shift
     rows, columns = _frequencies(first.shape)
@@ -67,8 +72,8 @@ def _is_credible(first: np.ndarray, second: np.ndarray, shift: tuple[float, floa
     # What came in over an edge is no evidence.
     edge = int(np.ceil(max(abs(dx), abs(dy)))) + 1
     inner = (slice(edge, -edge), slice(edge, -edge))
-    before, structured = _correlation(first[inner], second[inner], size)
-    after, _ = _correlation(moved[inner], second[inner], size)
+    before, structured = _correlation(first[inner], second[inner])
+    after, _ = _correlation(moved[inner], second[inner])
     if structured.size == 0 or structured.mean() < STRUCTURE_SHARE:
         return False
     alike = structured & (after > ALIKE)
@@ -77,20 +82,20 @@ def _is_credible(first: np.ndarray, second: np.ndarray, shift: tuple[float, floa
     return bool(alike.sum() >= ALIKE_SHARE * structured.sum() and (better >= 0.5 or np.hypot(dx, dy) < 0.5))
 
 
-def _correlation(first: np.ndarray, second: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+def _correlation(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Correlation of each block of two pictures, and which blocks have structure in both."""
-    mean, other = _blocks(first, size), _blocks(second, size)
-    variance = _blocks(first * first, size) - mean**2
-    others = _blocks(second * second, size) - other**2
-    together = _blocks(first * second, size) - mean * other
+    mean, other = _blocks(first), _blocks(second)
+    variance = _blocks(first * first) - mean**2
+    others = _blocks(second * second) - other**2
+    together = _blocks(first * second) - mean * other
     value = together / np.sqrt(np.maximum(variance * others, 1e-6))
     return value, np.minimum(variance, others) > STRUCTURE
 
 
-def _blocks(values: np.ndarray, size: int) -> np.ndarray:
+def _blocks(values: np.ndarray) -> np.ndarray:
     """Means of the whole blocks."""
-    height, width = (side // size for side in values.shape)
-    return values[: height * size, : width * size].reshape(height, size, width, size).mean((1, 3))
+    height, width = (side // BLOCK for side in values.shape)
+    return values[: height * BLOCK, : width * BLOCK].reshape(height, BLOCK, width, BLOCK).mean((1, 3))
 
 
 def _frequencies(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,108 @@
+"""Instructions for edits that are undone, by template: only where a person would write the same.
+
+What is not understood for certain is None, for a VLM to write.
+"""
+
+from __future__ import annotations
+
+import re
+
+_POLITE = re.compile(r"^(?:please|(?:can|could|would) you(?: please)?|let's|let us)[ ,]+", re.IGNORECASE)
+_ADD = re.compile(r"^(?:add|insert|include|introduce|place|put|draw|paint)(?: in)? (?P<rest>.+)$", re.IGNORECASE)
+_GIVE = re.compile(r"^give (?P<who>(?:the|his|her|its|their)(?: \w+){1,3}?) (?P<rest>(?:an?|some) .+)$", re.IGNORECASE)
+_WEAR = re.compile(
+    r"^(?:make|let|have) (?P<who>(?:the)(?: \w+){1,3}?) (?:wear|wearing) (?P<rest>(?:an?|some) .+|\w+s)$", re.IGNORECASE
+)
+_NUMBERS = "two|three|four|five|six|seven|eight|nine|ten|2|3|4|5|6|7|8|9|10"
+_DETERMINED = re.compile(rf"^(?:an?|some|several|(?:a )?few|the|{_NUMBERS}) ", re.IGNORECASE)
+_COUNTED = re.compile(rf"^(?:{_NUMBERS}) ", re.IGNORECASE)
+_PLURAL = re.compile(r"^(?:[a-z]+ ){0,2}[a-z]{3,}s(?= |$)")
+# Of these there is more than one in the picture afterwards, or no thing at all that could be taken away.
+_NO_THING = re.compile(
+    r"^(?:an? |some |the )?(?:\w+ ){0,2}?(?:touch|hint|bit|sense|splash|dash|pop|layer|effects?|filter|tint|tone|feel|"
+    r"feeling|look|mood|atmosphere|style|vibe|texture|blur|contrast|colou?rs?|saturation|brightness|warmth|depth|"
+    r"details?|focus|border|frame|background|variety|lot|text|caption|words?|more|another|extra|additional|other|"
+    r"similar|same|second|third)\b",
+    re.IGNORECASE,
+)
+# Two edits in one sentence, or a clause about something else.
+_MORE_THAN_ONE = re.compile(
+    r"[.;:!?\"]|,|\b(?:then|also|so|such that|instead|as if|while|because|but|it|them|they|who|which|that|more|another|"
+    r"behind it|like|"
+    r"(?:and|or) (?:add|insert|remove|delete|make|change|turn|replace|put|place|give|let|have|set|move|draw|paint|blur))"
+    r"\b",
+    re.IGNORECASE,
+)
+_WHOLE_PICTURE = re.compile(r" (?:to|in|into|onto|on) (?:the|this) (?:image|picture|photo|photograph|scene)$", re.IGNORECASE)
+_GOAL = re.compile(r" (?:into|onto|to)(?= (?:the|his|her|its|their|each|both|one)\b)(?! the (?:left|right)\b)", re.IGNORECASE)
+_MAPS = {
+    "depth": "depth map",
+    "canny": "edge map",
+    "edge": "edge map",
+    "edges": "edge map",
+    "hed": "edge map",
+    "pose": "pose map",
+    "segmentation": "segmentation map",
+    "scribble": "scribble",
+    "sketch": "line sketch",
+}
+_NO_PHOTOGRAPH = re.compile(
+    r"\b(?:paint\w*|draw\w*|sketch\w*|illustrat\w*|cartoon\w*|comic\w*|anime|manga|render\w*|3d|art|artwork|poster|"
+    r"logo|icon|engraving|watercolou?r|statue|pixel\w*|clip ?art|screenshot|diagram)\b",
+    re.IGNORECASE,
+)
+_NOUN_PHRASE = re.compile(r"^(?:an?|the|two|three|four|five|some|several|many) [^.;:!?]+$", re.IGNORECASE)
+MAX_WORDS = 16
+"""Words of a phrase up to which it is taken over: longer ones hold clauses that no template understands."""
+MAX_CAPTION_WORDS = 24
+
+
+def removal_of(instruction: str) -> str | None:
+    """"Remove X" for an instruction that adds X; None where the object's phrase is not understood for certain."""
+    text = " ".join(instruction.split()).rstrip(".!? ")
+    text = _POLITE.sub("", text)
+    where = ""
+    for pattern in (_ADD, _GIVE, _WEAR):
+        match = pattern.match(text)
+        if match is not None:
+            where = f" from {match['who']}" if pattern is not _ADD else ""
+            break
+    else:
+        return None
+    phrase = _WHOLE_PICTURE.sub("", match["rest"])
+    if _MORE_THAN_ONE.search(phrase) or _NO_THING.match(phrase) or len(phrase.split()) > MAX_WORDS:
+        return None
+    # "Put the cup on the table" moves one that is there.
+    if phrase.lower().startswith("the ") and not re.match(r"(?:add|insert|include)\b", text, re.IGNORECASE):
+        return None
+    if not _DETERMINED.match(phrase) and not _PLURAL.match(phrase):
+        return None
+    goals = _GOAL.findall(phrase)
+    if len(goals) > 1 or (where and goals):
+        return None
+    phrase = _GOAL.sub(" from", phrase)
+    return f"Remove {_definite(phrase)}{where}."
+
+
+def photograph_of(caption: str | None) -> str | None:
+    """"Turn this into a photograph", of the source's caption if it is one phrase; None if that was no photograph."""
+    caption = " ".join((caption or "").split()).rstrip(". ")
+    if _NO_PHOTOGRAPH.search(caption):
+        return None
+    caption = re.sub(r"^(?:an? |the )?(?:photo|photograph|picture|image) of ", "", caption, flags=re.IGNORECASE)
+    if _NOUN_PHRASE.match(caption) and len(caption.split()) <= MAX_CAPTION_WORDS:
+        return f"Turn this picture into a photograph of {caption[0].lower()}{caption[1:]}."
+    return "Turn this picture into a photograph."
+
+
+def map_of(native_task: str) -> tuple[str, str] | None:
+    """The kind of map and "Draw its depth map" for a task that makes a picture from a map; None for another map."""
+    kind = _MAPS.get(re.split(r"[\s_-]+(?:to|2)[\s_-]+|2|[\s_-]+", native_task.strip().lower())[0])
+    return None if kind is None else (kind, f"Draw the {kind} of this picture.")
+
+
+def _definite(phrase: str) -> str:
+    """A new thing, spoken of as one that is there."""
+    words = re.sub(r"^(?:an?|some|several|(?:a )?few) ", "", phrase, flags=re.IGNORECASE)
+    words = re.sub(r"\band (?:an?|some) ", "and the ", words)
+    return words if words.lower().startswith("the ") else f"the {words}"
