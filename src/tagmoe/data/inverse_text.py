@@ -16,7 +16,7 @@ _WEAR = re.compile(
 _NUMBERS = "two|three|four|five|six|seven|eight|nine|ten|2|3|4|5|6|7|8|9|10"
 _DETERMINED = re.compile(rf"^(?:an?|some|several|(?:a )?few|the|{_NUMBERS}) ", re.IGNORECASE)
 _COUNTED = re.compile(rf"^(?:{_NUMBERS}) ", re.IGNORECASE)
-_PLURAL = re.compile(r"^(?:[a-z]+ ){0,2}[a-z]{3,}s(?= |$)")
+_PLURAL = re.compile(r"^(?:[a-z]+ ){0,2}[a-z]{2,}[^\Ws]s(?= |$)")
 # Of these there is more than one in the picture afterwards, or no thing at all that could be taken away.
 _NO_THING = re.compile(
     r"^(?:an? |some |the )?(?:\w+ ){0,2}?(?:touch|hint|bit|sense|splash|dash|pop|layer|effects?|filter|tint|tone|feel|"
@@ -34,7 +34,18 @@ _MORE_THAN_ONE = re.compile(
     re.IGNORECASE,
 )
 _WHOLE_PICTURE = re.compile(r" (?:to|in|into|onto|on) (?:the|this) (?:image|picture|photo|photograph|scene)$", re.IGNORECASE)
-_GOAL = re.compile(r" (?:into|onto|to)(?= (?:the|his|her|its|their|each|both|one)\b)(?! the (?:left|right)\b)", re.IGNORECASE)
+_GOAL = re.compile(r" (?:into|onto|to)(?= (?:the|his|her|its|their|each|both|one|him|me|us)\b)(?! the (?:left|right)\b)", re.IGNORECASE)
+# After these, "to" says how a thing lies or goes, and not where it is put.
+_KEEPS_TO = re.compile(
+    r"\b(?:next|close|adjacent|opposite|parallel|attached|connected|tied|pinned|glued|leading|pointing|walking|running|"
+    r"talking|speaking|listening|waving|flying|going|heading|clinging|driving) to\b",
+    re.IGNORECASE,
+)
+_ING = re.compile(r"(\w+(?:ing|ed)s?) (?:into|onto|to) ", re.IGNORECASE)
+_ING_NOUNS = re.compile(
+    r"(?:building|painting|ring|earring|string|wing|king|ceiling|railing|awning|swing|bed|shed|sled|seed|weed|reed)s?",
+    re.IGNORECASE,
+)
 _MAPS = {
     "depth": "depth map",
     "canny": "edge map",
@@ -77,10 +88,11 @@ def removal_of(instruction: str) -> str | None:
         return None
     if not _DETERMINED.match(phrase) and not _PLURAL.match(phrase):
         return None
-    goals = _GOAL.findall(phrase)
-    if len(goals) > 1 or (where and goals):
-        return None
-    phrase = _GOAL.sub(" from", phrase)
+    if not _KEEPS_TO.search(phrase):
+        goals, doing = _GOAL.findall(phrase), _ING.search(phrase)
+        if len(goals) > 1 or (where and goals) or (doing and not _ING_NOUNS.fullmatch(doing[1])):
+            return None
+        phrase = _GOAL.sub(" from", phrase)
     return f"Remove {_definite(phrase)}{where}."
 
 
@@ -103,6 +115,6 @@ def map_of(native_task: str) -> tuple[str, str] | None:
 
 def _definite(phrase: str) -> str:
     """A new thing, spoken of as one that is there."""
-    words = re.sub(r"^(?:an?|some|several|(?:a )?few) ", "", phrase, flags=re.IGNORECASE)
+    words = re.sub(r"^(?:a few|an?|some|several|few) ", "", phrase, flags=re.IGNORECASE)
     words = re.sub(r"\band (?:an?|some) ", "and the ", words)
     return words if words.lower().startswith("the ") else f"the {words}"
