@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tagmoe.data.sources.source import Source
 from tagmoe.errors import UsageError
+
+if TYPE_CHECKING:
+    from tagmoe.data.sources.source import Source
 
 
 @dataclass(frozen=True)
