@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from tagmoe.cli.data_export import export
 from tagmoe.cli.data_import import import_
 
 app = typer.Typer()
@@ -17,3 +18,4 @@ def data(ctx: typer.Context) -> None:
 
 
 app.command("import")(import_)
+app.command()(export)
