@@ -72,6 +72,5 @@ def _counted(values: pa.Array) -> dict[str, int]:
 
 
 def _sorted(counts: Mapping[str, int]) -> dict[str, int]:
-    return dict(
-        sorted(((name, count) for name, count in counts.items() if count), key=lambda item: (-item[1], item[0]))
-    )
+    found = [(name, count) for name, count in counts.items() if count]
+    return dict(sorted(found, key=lambda item: (-item[1], item[0])))
