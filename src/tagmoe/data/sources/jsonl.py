@@ -72,8 +72,12 @@ class JsonlSource:
         """Number of lines, estimated from the length of the first ones where the files are large."""
         if self._lines is None:
             size = sum(file.stat().st_size for file in self._files)
-            with self._files[0].open("rb") as handle:
-                sample = handle.read(_SAMPLE_BYTES)
+            sample = b""
+            for file in self._files:
+                with file.open("rb") as handle:
+                    sample += handle.read(_SAMPLE_BYTES - len(sample))
+                if len(sample) == _SAMPLE_BYTES:
+                    break
             self._lines = round(sample.count(b"\n") * size / max(1, len(sample)))
         return self._lines
 
