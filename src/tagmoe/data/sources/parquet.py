@@ -103,11 +103,9 @@ class ParquetSource:
             elif what != "target" and not (what == "mask" and value is None):
                 items = value if isinstance(value, list) else [value]
                 images += [picture(_bytes(item, what), _role(what)) for item in items]
-        return (
-            fields | ({"quality": quality} if quality else {}),
-            images,
-            picture(_bytes(values[self._map["target"]], "target")),
-        )
+        if quality:
+            fields["quality"] = quality
+        return fields, images, picture(_bytes(values[self._map["target"]], "target"))
 
     def _columns(self, schema: pa.Schema) -> list[str]:
         wanted = self._map.values() if self._map else (*FIELDS, *OWN_PICTURES)
