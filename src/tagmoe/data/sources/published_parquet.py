@@ -19,7 +19,7 @@ from tagmoe.data.sources.source import Licence, Row
 class PublishedParquet(ABC):
     """A Source on Parquet files. A subclass names its columns and makes the records of a row."""
 
-    name: ClassVar[str]
+    name: str
     columns: ClassVar[Sequence[Column]]
     records_a_row: ClassVar[int] = 1
 

@@ -29,6 +29,7 @@ INVALID_DESCRIPTION = "description marked invalid"
 UNPAIRED = "unpaired garment, no target"
 HELD_OUT = "held-out split"
 TEST = "test set of a benchmark"
+TEST_UNPAIRED = "test list, unpaired and without target"
 
 
 class Skipped(Exception):
