@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from tagmoe.cli.data_import import import_
+
 app = typer.Typer()
 
 
@@ -12,3 +14,6 @@ def data(ctx: typer.Context) -> None:
     """Fill, look at, check, enlarge, encode and export a store of training data."""
     if ctx.invoked_subcommand is None:
         typer.echo(ctx.get_help())
+
+
+app.command("import")(import_)

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tagmoe.data.sources.source import Source
 from tagmoe.errors import UsageError
+
+if TYPE_CHECKING:
+    from tagmoe.data.sources.source import Source
 
 
 @dataclass(frozen=True)
