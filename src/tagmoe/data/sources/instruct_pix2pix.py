@@ -19,10 +19,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tagmoe.data.fields import UnusableRow
 from tagmoe.data.record import Record, record_id
+from tagmoe.data.sources.files import picture_of_file
 from tagmoe.data.sources.parquet_rows import Column, ParquetRow
-from tagmoe.data.sources.published_parquet import PublishedParquet, caption, content_key, encoded, scores
-from tagmoe.data.sources.skipped import MISSING_FOLDER, Skipped, instruction, picture, row
+from tagmoe.data.sources.published_parquet import PublishedParquet, caption, content_key, picture_in, scores
+from tagmoe.data.sources.skipped import MISSING_FOLDER, instruction, row
 from tagmoe.data.sources.source import Licence, Row, Source
 from tagmoe.errors import DataError
 
@@ -58,8 +60,8 @@ class InstructPix2Pix(PublishedParquet):
     def _record(self, found: ParquetRow) -> Record:
         values = found.values
         text = instruction(values["edit_prompt"])
-        source = picture(encoded(values["original_image"]))
-        target = picture(encoded(values["edited_image"]))
+        source = picture_in(values["original_image"])
+        target = picture_in(values["edited_image"])
         return Record(
             id=record_id(NAME, content_key(source, target, text)),
             dataset=NAME,
@@ -104,8 +106,8 @@ class InstructPix2PixFolder:
 
     def _record(self, folder: str, seed: str, prompt: Mapping[str, Any] | None, metadata: Mapping[str, Any]) -> Record:
         if prompt is None:
-            raise Skipped(MISSING_FOLDER)
-        source, target = (picture(_bytes(self._path / folder / f"{seed}_{side}.jpg")) for side in (0, 1))
+            raise UnusableRow(MISSING_FOLDER)
+        source, target = (picture_of_file(self._path / folder / f"{seed}_{side}.jpg") for side in (0, 1))
         return Record(
             id=record_id(NAME, f"{folder}/{seed}"),
             dataset=NAME,
@@ -160,10 +162,3 @@ def _read_metadata(folder: Path) -> dict[str, dict[str, Any]]:
         if isinstance(value, dict) and "seed" in value:
             found[str(value["seed"])] = value
     return found
-
-
-def _bytes(file: Path) -> bytes | None:
-    try:
-        return file.read_bytes()
-    except OSError:
-        return None

@@ -17,12 +17,13 @@ from typing import Any
 
 from PIL import ImageOps
 
+from tagmoe.data.fields import UnusableRow
 from tagmoe.data.record import Picture, Record, record_id
 from tagmoe.data.sources.option_values import yes_or_no
 from tagmoe.data.sources.parquet_rows import Column, ParquetRow
 from tagmoe.data.sources.pixels import decoded, encoded_like, has_alpha
-from tagmoe.data.sources.published_parquet import PublishedParquet, encoded
-from tagmoe.data.sources.skipped import HELD_OUT, NO_ID, TEST, Skipped, instruction, picture
+from tagmoe.data.sources.published_parquet import PublishedParquet, picture_in
+from tagmoe.data.sources.skipped import HELD_OUT, NO_ID, TEST, instruction
 from tagmoe.data.sources.source import Licence
 
 LICENCE = Licence("CC-BY-4.0")
@@ -61,15 +62,15 @@ class MagicBrush(PublishedParquet):
         values = found.values
         name, turn = values["img_id"], values["turn_index"]
         if not name or turn is None:
-            raise Skipped(NO_ID)
+            raise UnusableRow(NO_ID)
         text = instruction(values["instruction"])
-        mask = encoded(values["mask_img"])
-        images = (picture(encoded(values["source_img"])), *(() if mask is None else (_mask(picture(mask, "mask")),)))
+        mask = values["mask_img"]
+        images = (picture_in(values["source_img"]), *(() if mask is None else (_mask(picture_in(mask, "mask")),)))
         return Record(
             id=record_id(self.name, f"{name}/{turn}"),
             dataset=self.name,
             images=tuple(self._cut(image) for image in images),
-            target=self._cut(picture(encoded(values["target_img"]))),
+            target=self._cut(picture_in(values["target_img"])),
             instruction=text,
             licence=self.licence.name,
             origin=found.origin,

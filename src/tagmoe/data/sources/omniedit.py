@@ -13,11 +13,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tagmoe.data.fields import UnusableRow
 from tagmoe.data.record import Record, record_id
 from tagmoe.data.sources.option_values import yes_or_no
 from tagmoe.data.sources.parquet_rows import Column, ParquetRow
-from tagmoe.data.sources.published_parquet import PublishedParquet, encoded, scores
-from tagmoe.data.sources.skipped import HELD_OUT, NO_ID, NO_INSTRUCTION, Skipped, picture
+from tagmoe.data.sources.published_parquet import PublishedParquet, picture_in, scores
+from tagmoe.data.sources.skipped import HELD_OUT, NO_ID, NO_INSTRUCTION
 from tagmoe.data.sources.source import Licence
 
 LICENCE = Licence("MIT")
@@ -48,16 +49,16 @@ class OmniEdit(PublishedParquet):
     def _record(self, found: ParquetRow) -> Record:
         values = found.values
         if not values["omni_edit_id"]:
-            raise Skipped(NO_ID)
+            raise UnusableRow(NO_ID)
         given = [text.strip() for text in values["edited_prompt_list"] or () if text and text.strip()]
         if not given:
-            raise Skipped(NO_INSTRUCTION)
+            raise UnusableRow(NO_INSTRUCTION)
         first, *others = dict.fromkeys(given)
         return Record(
             id=record_id(self.name, values["omni_edit_id"]),
             dataset=self.name,
-            images=(picture(encoded(values["src_img"])),),
-            target=picture(encoded(values["edited_img"])),
+            images=(picture_in(values["src_img"]),),
+            target=picture_in(values["edited_img"]),
             instruction=first,
             instructions=tuple(others),
             native_task=values["task"] or "",

@@ -51,6 +51,7 @@ class _File:
     name: str
     split: str
     groups: tuple[int, ...]
+    group_bytes: tuple[int, ...]
     columns: tuple[str, ...]
 
     @property
@@ -74,8 +75,8 @@ class ParquetRows:
         return {name for file in self._files for name in file.columns}
 
     def fingerprint(self) -> dict[str, Any]:
-        """Number of files and rows, and a digest of the files' names, sizes and row groups."""
-        listed = [[file.name, file.path.stat().st_size, file.groups] for file in self._files]
+        """Number of files and rows, and a digest of the names and sizes of files and row groups."""
+        listed = [[file.name, file.path.stat().st_size, file.groups, file.group_bytes] for file in self._files]
         digest = hashlib.sha256(json.dumps(listed).encode()).hexdigest()
         return {"files": len(self._files), "rows": len(self), "names_and_sizes": digest}
 
@@ -84,8 +85,8 @@ class ParquetRows:
         (its rows come empty). A column that a file does not have is None. Raises DataError for a damaged file."""
         first = 0
         for file in self._files:
-            if start < first + file.rows:
-                skip = max(0, start - first)
+            skip = max(0, start - first)
+            if skip < file.rows:
                 rows = ({} for _ in range(file.rows - skip)) if file.split in left_out else self._values(file, skip)
                 for number, values in enumerate(rows, skip):
                     yield ParquetRow(first + number + 1, values, f"{file.name}:{number}", file.split)
@@ -117,7 +118,9 @@ class ParquetRows:
         try:
             with pq.ParquetFile(path) as opened:
                 schema = opened.schema_arrow
-                groups = tuple(opened.metadata.row_group(index).num_rows for index in range(opened.num_row_groups))
+                footers = [opened.metadata.row_group(index) for index in range(opened.num_row_groups)]
+                groups = tuple(footer.num_rows for footer in footers)
+                group_bytes = tuple(footer.total_byte_size for footer in footers)
         except (OSError, pa.ArrowException) as error:
             raise _damaged(path, error) from None
         for column in self._columns:
@@ -134,7 +137,7 @@ class ParquetRows:
                 )
         columns = tuple(column.name for column in self._columns if column.name in schema.names)
         name = path.relative_to(root).as_posix() if path != root else path.name
-        return _File(path, name, split_in_name(path, root), groups, columns)
+        return _File(path, name, split_in_name(path, root), groups, group_bytes, columns)
 
 
 def split_in_name(path: Path, root: Path) -> str:

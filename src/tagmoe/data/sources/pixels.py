@@ -7,16 +7,17 @@ import warnings
 
 from PIL import Image, ImageOps
 
+from tagmoe.data.fields import UnusableRow
 from tagmoe.data.picture_file import FORMATS
 from tagmoe.data.record import Picture, Role
-from tagmoe.data.sources.skipped import DAMAGED_PICTURE, Skipped
+from tagmoe.data.sources.skipped import DAMAGED_PICTURE
 
 JPEG_QUALITY = 95
 """Of pictures that were JPEG already, with full colour resolution: lossless, 200,000 pairs would be 300 GB."""
 
 
 def decoded(picture: Picture, mode: str = "RGB") -> Image.Image:
-    """The upright pixels. Raises Skipped when the bytes are cut off or damaged."""
+    """The upright pixels. Raises UnusableRow when the bytes are cut off or damaged."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of damaged EXIF
@@ -24,7 +25,7 @@ def decoded(picture: Picture, mode: str = "RGB") -> Image.Image:
                 return ImageOps.exif_transpose(image).convert(mode)
     except Exception:
         # A decoder may fail in any way at all on bytes that somebody made to that end.
-        raise Skipped(DAMAGED_PICTURE) from None
+        raise UnusableRow(DAMAGED_PICTURE) from None
 
 
 def has_alpha(picture: Picture) -> bool:

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tagmoe.data.record import Picture, Record
+from tagmoe.data.fields import UnusableRow
+from tagmoe.data.record import Picture, Record, Role
+from tagmoe.data.sources.files import picture
 from tagmoe.data.sources.parquet_rows import Column, ParquetRow, ParquetRows
-from tagmoe.data.sources.skipped import row
+from tagmoe.data.sources.skipped import MISSING_PICTURE, row
 from tagmoe.data.sources.source import Licence, Row
 
 
@@ -53,15 +55,18 @@ class PublishedParquet(ABC):
 
     @abstractmethod
     def makers(self, found: ParquetRow) -> Sequence[Callable[[], Record]]:
-        """`records_a_row` functions that each give a record or raise Skipped."""
+        """`records_a_row` functions that each give a record or raise UnusableRow."""
 
 
-def encoded(value: Any) -> bytes | None:
-    """The bytes of a picture column's value, None where it has none.
+def picture_in(value: Any, role: Role = "source") -> Picture:
+    """The picture in a picture column. Raises UnusableRow for none and for what is no picture.
 
     A path without bytes points to a file on the machine of whoever wrote the row: it is not followed.
     """
-    return value.get("bytes") if isinstance(value, Mapping) else value
+    data = value.get("bytes") if isinstance(value, Mapping) else value
+    if data is None:
+        raise UnusableRow(MISSING_PICTURE)
+    return picture(data, role)
 
 
 def scores(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:

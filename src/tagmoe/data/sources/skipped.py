@@ -1,6 +1,6 @@
-"""Why a record that a row should give is not there: the reasons, and what raises them.
+"""Why a record that a row of a published dataset should give is not there: the reasons in one place.
 
-The reasons of unreadable pictures are those of `tagmoe.data.picture_file`.
+Those of unreadable pictures are in `tagmoe.data.picture_file` and `tagmoe.data.sources.files`.
 """
 
 from __future__ import annotations
@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tagmoe.data.picture_file import read_picture
-from tagmoe.data.record import Picture, Record, Role
+from tagmoe.data.fields import UnusableRow
+from tagmoe.data.record import Record
 from tagmoe.data.sources.source import Row
-from tagmoe.errors import ImageError
 
 NO_INSTRUCTION = "no instruction"
 MISSING_PICTURE = "missing picture"
@@ -32,34 +31,20 @@ TEST = "test set of a benchmark"
 TEST_UNPAIRED = "test list, unpaired and without target"
 
 
-class Skipped(Exception):
-    """One record cannot be made; its text is one of the reasons."""
-
-
 def row(next_start: int, *makers: Callable[[], Record]) -> Row:
-    """The Row with what these makers give; each that raises Skipped leaves its reason instead."""
+    """The Row with what these makers give; each that raises UnusableRow leaves its reason instead."""
     records: list[Record] = []
     skipped: list[str] = []
     for make in makers:
         try:
             records.append(make())
-        except Skipped as reason:
+        except UnusableRow as reason:
             skipped.append(str(reason))
     return Row(next_start, tuple(records), tuple(skipped))
 
 
-def picture(data: bytes | None, role: Role = "source", *, missing: str = MISSING_PICTURE) -> Picture:
-    """A picture of these bytes. Raises Skipped for None and for what is no picture."""
-    if data is None:
-        raise Skipped(missing)
-    try:
-        return read_picture(data, role)
-    except ImageError as error:
-        raise Skipped(str(error)) from None
-
-
 def instruction(value: Any) -> str:
-    """The text without blanks around it. Raises Skipped for what is none or empty."""
+    """The text without blanks around it. Raises UnusableRow for what is none or empty."""
     if not isinstance(value, str) or not value.strip():
-        raise Skipped(NO_INSTRUCTION)
+        raise UnusableRow(NO_INSTRUCTION)
     return value.strip()

@@ -14,19 +14,18 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from tagmoe.data.fields import UnusableRow
 from tagmoe.data.record import Picture, Record, Role, record_id
 from tagmoe.data.sources.option_values import whole_number
 from tagmoe.data.sources.parquet_rows import Column, ParquetRow
 from tagmoe.data.sources.pixels import decoded, encoded_like
-from tagmoe.data.sources.published_parquet import PublishedParquet, caption, encoded, scores
+from tagmoe.data.sources.published_parquet import PublishedParquet, caption, picture_in, scores
 from tagmoe.data.sources.skipped import (
     INVALID_DESCRIPTION,
     LOW_SCORE,
     NO_SCORE,
     TOO_SMALL,
-    Skipped,
     instruction,
-    picture,
 )
 from tagmoe.data.sources.source import Licence
 
@@ -68,7 +67,7 @@ class Subjects200K(PublishedParquet):
         quality = self._scores(found.values["quality_assessment"])
         described = found.values["description"] or {}
         if described.get("description_valid") is False:
-            raise Skipped(INVALID_DESCRIPTION)
+            raise UnusableRow(INVALID_DESCRIPTION)
         texts = [described.get(f"description_{view}") for view in (LEFT, RIGHT)]
         text = instruction(texts[target])
         *views, root = cut()
@@ -89,17 +88,17 @@ class Subjects200K(PublishedParquet):
     def _scores(self, given: Mapping[str, Any] | None) -> dict[str, float]:
         found = scores(given or {}, SCORES)
         if self._least and len(found) < len(SCORES):
-            raise Skipped(NO_SCORE)
+            raise UnusableRow(NO_SCORE)
         if any(score < self._least for score in found.values()):
-            raise Skipped(LOW_SCORE)
+            raise UnusableRow(LOW_SCORE)
         return found
 
     def _views(self, values: Mapping[str, Any]) -> tuple[Picture, Picture, str]:
         """Left and right view, and the digest of the whole picture."""
-        both = picture(encoded(values["image"]))
+        both = picture_in(values["image"])
         size, padding = self._size, self._padding
         if both.width < 2 * size + 2 * padding or both.height < size + padding:
-            raise Skipped(TOO_SMALL)
+            raise UnusableRow(TOO_SMALL)
         pixels = decoded(both)
         starts = (padding, size + 2 * padding)
         left, right = (pixels.crop((start, padding, start + size, padding + size)) for start in starts)

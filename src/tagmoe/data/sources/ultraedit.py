@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tagmoe.data.record import Picture, Record, record_id
+from tagmoe.data.record import Record, record_id
 from tagmoe.data.sources.parquet_rows import Column, ParquetRow
-from tagmoe.data.sources.published_parquet import PublishedParquet, caption, content_key, encoded, scores
-from tagmoe.data.sources.skipped import instruction, picture
+from tagmoe.data.sources.published_parquet import PublishedParquet, caption, content_key, picture_in, scores
+from tagmoe.data.sources.skipped import instruction
 from tagmoe.data.sources.source import Licence
 
 LICENCE = Licence("CC-BY-4.0")
@@ -46,10 +46,10 @@ class UltraEdit(PublishedParquet):
     def _record(self, found: ParquetRow) -> Record:
         values = found.values
         text = instruction(values["edit_prompt"])
-        source = picture(encoded(values["source_image"]))
-        target = picture(encoded(values["edited_image"]))
-        mask = encoded(values["mask_image"])
-        masks: tuple[Picture, ...] = () if mask is None else (picture(mask, "mask"),)
+        source = picture_in(values["source_image"])
+        target = picture_in(values["edited_image"])
+        mask = values["mask_image"]
+        masks = () if mask is None else (picture_in(mask, "mask"),)
         return Record(
             id=record_id(self.name, content_key(source, target, text)),
             dataset=self.name,

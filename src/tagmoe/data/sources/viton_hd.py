@@ -19,7 +19,9 @@ from typing import Any
 
 from PIL import Image
 
-from tagmoe.data.record import Picture, Record, record_id
+from tagmoe.data.fields import UnusableRow
+from tagmoe.data.record import Picture, Record, Role, record_id
+from tagmoe.data.sources.files import picture_of_file
 from tagmoe.data.sources.option_values import one_of
 from tagmoe.data.sources.pixels import decoded, encoded_like
 from tagmoe.data.sources.skipped import (
@@ -29,8 +31,6 @@ from tagmoe.data.sources.skipped import (
     OTHER_SIZE,
     TEST_UNPAIRED,
     UNPAIRED,
-    Skipped,
-    picture,
     row,
 )
 from tagmoe.data.sources.source import Licence, Row
@@ -85,16 +85,17 @@ class VitonHD:
 
     def _record(self, file: str, line: str) -> Record:
         if file == TEST:
-            raise Skipped(TEST_UNPAIRED)
+            raise UnusableRow(TEST_UNPAIRED)
         names = line.split()
         if len(names) != 2 or any(Path(name).name != name for name in names):
-            raise Skipped(DAMAGED_LINE)
+            raise UnusableRow(DAMAGED_LINE)
         if names[0] != names[1]:
-            raise Skipped(UNPAIRED)
+            raise UnusableRow(UNPAIRED)
         name = names[0]
-        target = picture(self._bytes("image", name))
-        garment = picture(self._bytes("cloth", name), "garment", missing=MISSING_GARMENT)
-        mask = picture(self._bytes("agnostic-mask", f"{Path(name).stem}_mask.png"), "mask", missing=MISSING_MASK)
+        train = self._path / "train"
+        target = picture_of_file(train / "image" / name)
+        garment = _picture(train / "cloth" / name, "garment", MISSING_GARMENT)
+        mask = _picture(train / "agnostic-mask" / f"{Path(name).stem}_mask.png", "mask", MISSING_MASK)
         text, kind = INSTRUCTIONS[self._layout], self._garments.get(name)
         return Record(
             id=record_id(NAME, name, self._layout),
@@ -112,24 +113,24 @@ class VitonHD:
         worn = decoded(mask, "L").point(lambda value: 255 if value >= 128 else 0)
         person = decoded(target)
         if worn.size != person.size:
-            raise Skipped(OTHER_SIZE)
+            raise UnusableRow(OTHER_SIZE)
         person.paste(GREY, mask=worn)
         if self._layout == "references":
             return encoded_like(person, target, "person"), garment
         right = decoded(garment)
         if right.height != person.height:
-            raise Skipped(OTHER_SIZE)
+            raise UnusableRow(OTHER_SIZE)
         canvas = Image.new("RGB", (person.width + right.width, person.height))
         canvas.paste(person, (0, 0))
         canvas.paste(right, (person.width, 0))
         # No "source": its pixels do not lie where those of the target do.
         return (encoded_like(canvas, target, "reference"),)
 
-    def _bytes(self, folder: str, name: str) -> bytes | None:
-        try:
-            return (self._path / "train" / folder / name).read_bytes()
-        except OSError:
-            return None
+
+def _picture(file: Path, role: Role, missing: str) -> Picture:
+    if not file.exists():
+        raise UnusableRow(missing)
+    return picture_of_file(file, role)
 
 
 def _lines(file: Path) -> list[str]:
