@@ -127,7 +127,7 @@ def _read_seeds(file: Path) -> list[tuple[str, list[str]]]:
         listed = json.loads(file.read_text(encoding="utf-8"))
         folders = [(name, [str(seed) for seed in seeds]) for name, seeds in listed]
         # Names of a list that somebody made must not lead out of the folder.
-        if any(not isinstance(name, str) or Path(name).name != name for name, _ in folders):
+        if any(not isinstance(name, str) or Path(name).name != name or name == ".." for name, _ in folders):
             raise ValueError("a folder is no plain name")
         if any(not seed.isalnum() for _, seeds in folders for seed in seeds):
             raise ValueError("a seed is no plain number")

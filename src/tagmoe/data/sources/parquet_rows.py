@@ -94,23 +94,19 @@ class ParquetRows:
 
     def _values(self, file: _File, skip: int) -> Iterator[dict[str, Any]]:
         empty = dict.fromkeys(column.name for column in self._columns)
-        group = 0
-        while skip >= file.groups[group]:
-            skip -= file.groups[group]
-            group += 1
+        first = 0
         try:
             # Buffered, without pre-buffering: pages as they are needed instead of whole row groups of pictures.
             with pq.ParquetFile(file.path, buffer_size=READ_BYTES, pre_buffer=False) as opened:
-                batches = opened.iter_batches(
-                    BATCH_ROWS,
-                    row_groups=range(group, len(file.groups)),
-                    columns=list(file.columns),
-                    use_threads=False,
-                )
-                for batch in batches:
-                    for values in batch.slice(min(skip, len(batch))).to_pylist():
-                        yield empty | values
-                    skip = max(0, skip - len(batch))
+                for group, count in enumerate(file.groups):
+                    if first + count > skip:
+                        # One group at a time: a damaged one does not take rows of the one before it along.
+                        for batch in opened.iter_batches(BATCH_ROWS, [group], list(file.columns), use_threads=False):
+                            for values in batch.slice(max(0, skip - first)).to_pylist():
+                                yield empty | values
+                            first += len(batch)
+                    else:
+                        first += count
         except (OSError, pa.ArrowException) as error:
             raise _damaged(file.path, error) from None
 
