@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import typer
 
+from tagmoe.cli.data_export import export
 from tagmoe.cli.data_import import import_
+from tagmoe.cli.data_stats import stats
+from tagmoe.cli.data_view import view
 
 app = typer.Typer()
 
@@ -17,3 +20,6 @@ def data(ctx: typer.Context) -> None:
 
 
 app.command("import")(import_)
+app.command()(export)
+app.command()(stats)
+app.command()(view)

@@ -72,7 +72,7 @@ def import_(
     # Everything that can be refused is refused before a store is made.
     source = open_source(kind, path, options)
     accepted = accept_licence or []
-    if source.licence.name == "none" not in accepted and "licence" in KINDS[kind].options:
+    if source.licence.name == "none" and "none" not in accepted and "licence" in KINDS[kind].options:
         raise UsageError(
             f"No licence is known of {str(path)!r}; name it with --licence NAME, or if there is none and you may use "
             "the data, add --accept-licence none."

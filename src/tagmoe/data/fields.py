@@ -80,22 +80,22 @@ def from_fields(
     """
     if not isinstance(fields.get("instruction"), str):
         raise UnusableRow("no instruction")
-    own = _text(fields, "dataset") or dataset
+    own = _text(fields, "dataset", dataset)
     return Record(
         id=_id(fields, own, images, target),
         dataset=own,
         target=target,
-        instruction=_text(fields, "instruction") or "",
-        licence=_text(fields, "licence") or licence,
+        instruction=_text(fields, "instruction", ""),
+        licence=_text(fields, "licence", licence),
         images=tuple(images),
         instructions=_texts(fields, "instructions"),
-        instruction_rewritten=_text(fields, "instruction_rewritten"),
-        caption_source=_text(fields, "caption_source"),
-        caption_target=_text(fields, "caption_target"),
-        native_task=_text(fields, "native_task") or "",
+        instruction_rewritten=_optional(fields, "instruction_rewritten"),
+        caption_source=_optional(fields, "caption_source"),
+        caption_target=_optional(fields, "caption_target"),
+        native_task=_text(fields, "native_task", ""),
         quality=_quality(fields),
         # names of files need not be text in UTF-8
-        origin=_text(fields, "origin") or origin.encode("utf-8", "backslashreplace").decode(),
+        origin=_text(fields, "origin", origin.encode("utf-8", "backslashreplace").decode()),
         root=_matching(fields, "root", _ROOT) or "",
         parent=_matching(fields, "parent", _ID),
         operation=_operation(fields),
@@ -124,13 +124,18 @@ def _id(fields: Mapping[str, Any], dataset: str, images: Sequence[Picture], targ
     if given is None or isinstance(given, int):
         native = "" if given is None else str(given)
     else:
-        native = _text(fields, "id") or ""
+        native = _text(fields, "id", "")
     if _ID.fullmatch(native):
         return native
     return record_id(dataset, content_key(images, target, fields["instruction"], native))
 
 
-def _text(fields: Mapping[str, Any], name: str) -> str | None:
+def _text(fields: Mapping[str, Any], name: str, default: str) -> str:
+    value = _optional(fields, name)
+    return default if value is None else value
+
+
+def _optional(fields: Mapping[str, Any], name: str) -> str | None:
     value = fields.get(name)
     if value is not None and not _is_text(value):
         raise _bad(name)
@@ -152,7 +157,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _matching(fields: Mapping[str, Any], name: str, pattern: re.Pattern[str]) -> str | None:
-    value = _text(fields, name)
+    value = _optional(fields, name)
     if value is not None and not pattern.fullmatch(value):
         raise _bad(name)
     return value
