@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from made_published import MAKERS, Expected
 
+from tagmoe.cli import run
 from tagmoe.data.importing import import_source
 from tagmoe.data.sources import instruct_pix2pix, magicbrush, omniedit, skipped, subjects200k, ultraedit, viton_hd
 from tagmoe.data.sources.registry import open_source
@@ -108,6 +110,18 @@ def test_an_interrupted_import_gives_the_same_store(made, tmp_path):
     assert parts.content_hash() == whole.content_hash()
 
 
+def test_the_command_line_imports_it(made, tmp_path, capsys):
+    source, expected, folder = made
+    command = ["data", "import", source.name, str(folder), str(tmp_path / "s"), "--json"]
+    assert run([*command, "--accept-licence", source.licence.name]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["rows"], result["accepted"]) == (expected.rows, expected.records)
+    assert result["skipped"] == expected.skipped
+    assert len(Store.open(tmp_path / "s")) == expected.records
+    assert run([*command, "--set", "colour=red", "--accept-licence", source.licence.name]) == 2
+    assert "has no option 'colour'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", LICENCES)
 def test_licences_are_those_of_the_authors(name):
     stated, expected, restricted = LICENCES[name]
@@ -132,3 +146,20 @@ def test_another_option_is_another_import(tmp_path):
     maker(tmp_path)
     prints = [open_source(kind, tmp_path, {"crop_bottom": value}).fingerprint() for value in ("no", "yes", False)]
     assert prints[0] == prints[2] != prints[1]
+
+
+@pytest.mark.parametrize(
+    ("case", "file", "before", "after"),
+    [
+        ("instruct-pix2pix with seeds.json", "seeds.json", "11", "17"),
+        ("viton-hd", "train_pairs.txt", "00001_00.jpg 00001_00.jpg", "00001_00.jpg 00003_00.jpg"),
+    ],
+)
+def test_another_list_of_the_same_size_is_another_import(tmp_path, case, file, before, after):
+    kind, maker = MAKERS[case]
+    maker(tmp_path)
+    first = open_source(kind, tmp_path).fingerprint()
+    text = (tmp_path / file).read_text()
+    (tmp_path / file).write_text(text.replace(before, after))
+    assert len(after) == len(before)
+    assert open_source(kind, tmp_path).fingerprint() != first

@@ -21,7 +21,7 @@ from typing import Any
 
 from tagmoe.data.fields import UnusableRow
 from tagmoe.data.record import Record, record_id
-from tagmoe.data.sources.files import picture_of_file
+from tagmoe.data.sources.files import marks, picture_of_file
 from tagmoe.data.sources.parquet_rows import Column, ParquetRow
 from tagmoe.data.sources.published_parquet import PublishedParquet, caption, content_key, picture_in, scores
 from tagmoe.data.sources.skipped import MISSING_FOLDER, instruction, row
@@ -91,8 +91,7 @@ class InstructPix2PixFolder:
         return self._ends[-1] if self._ends else 0
 
     def fingerprint(self) -> Mapping[str, Any]:
-        size = (self._path / SEEDS).stat().st_size
-        return {"source": NAME, "layout": SEEDS, "folders": len(self._folders), "rows": len(self), "bytes": size}
+        return {"source": NAME, "rows": len(self), "lists": marks([self._path / SEEDS])}
 
     def rows(self, start: int = 0) -> Iterator[Row]:
         for index in range(bisect.bisect_right(self._ends, start), len(self._folders)):

@@ -21,8 +21,10 @@ import pyarrow.parquet as pq
 from tagmoe.errors import DataError
 
 BATCH_ROWS = 16
-"""Rows decoded at once: with pictures of 2 MB, 100 MB at most whatever the size of a row group."""
+"""Rows made into Python values at once."""
 READ_BYTES = 1 << 20
+"""Read at once, as pages are needed. A page of pictures is decompressed whole: reading takes about two and a half times
+the bytes of a row group (measured on groups of 100 rows of two 1.2 MB pictures), however many groups there are."""
 SPLITS = ("train", "dev", "validation", "val", "test")
 
 
@@ -53,10 +55,7 @@ class _File:
     groups: tuple[int, ...]
     group_bytes: tuple[int, ...]
     columns: tuple[str, ...]
-
-    @property
-    def rows(self) -> int:
-        return sum(self.groups)
+    rows: int
 
 
 class ParquetRows:
@@ -66,9 +65,10 @@ class ParquetRows:
         """Raises DataError when there is no Parquet file, when one is damaged or lacks a column or has it otherwise."""
         self._columns = columns
         self._files = [self._opened(file, path) for file in _parquet_files(path)]
+        self._rows = sum(file.rows for file in self._files)
 
     def __len__(self) -> int:
-        return sum(file.rows for file in self._files)
+        return self._rows
 
     def names(self) -> set[str]:
         """The columns that some file has, out of those asked for."""
@@ -96,7 +96,6 @@ class ParquetRows:
         empty = dict.fromkeys(column.name for column in self._columns)
         first = 0
         try:
-            # Buffered, without pre-buffering: pages as they are needed instead of whole row groups of pictures.
             with pq.ParquetFile(file.path, buffer_size=READ_BYTES, pre_buffer=False) as opened:
                 for group, count in enumerate(file.groups):
                     if first + count > skip:
@@ -133,7 +132,7 @@ class ParquetRows:
                 )
         columns = tuple(column.name for column in self._columns if column.name in schema.names)
         name = path.relative_to(root).as_posix() if path != root else path.name
-        return _File(path, name, split_in_name(path, root), groups, group_bytes, columns)
+        return _File(path, name, split_in_name(path, root), groups, group_bytes, columns, sum(groups))
 
 
 def split_in_name(path: Path, root: Path) -> str:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from tagmoe.data.fields import UnusableRow
 from tagmoe.data.record import Picture, Record, Role, record_id
-from tagmoe.data.sources.files import picture_of_file
+from tagmoe.data.sources.files import marks, picture_of_file
 from tagmoe.data.sources.option_values import one_of
 from tagmoe.data.sources.pixels import decoded, encoded_like
 from tagmoe.data.sources.skipped import (
@@ -75,9 +75,9 @@ class VitonHD:
         return len(self._lines)
 
     def fingerprint(self) -> Mapping[str, Any]:
-        files = [file for file in (TRAIN, TEST, f"train/{TAGGED}") if (self._path / file).exists()]
-        sizes = {file: (self._path / file).stat().st_size for file in files}
-        return {"source": NAME, "rows": len(self), "lists": sizes, "options": {"layout": self._layout}}
+        lists = [self._path / name for name in (TRAIN, TEST, f"train/{TAGGED}")]
+        found = marks([file for file in lists if file.exists()])
+        return {"source": NAME, "rows": len(self), "lists": found, "options": {"layout": self._layout}}
 
     def rows(self, start: int = 0) -> Iterator[Row]:
         for number in range(start, len(self)):
