@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 from edit_files import jsonl_folder, picture_bytes
+from PIL import Image
 
 
 @pytest.fixture
@@ -77,7 +74,7 @@ def test_import_refuses_benchmark_pictures(tagmoe, edits, tmp_path) -> None:
         (("jsonl", "{edits}", "{new}", "--set", "a=b", "--set", "a=c"), 2, ("'a' twice",)),
         (("jsonl", "{edits}", "{new}", "--licence", "MIT", "--refuse-hashes", "{edits}"), 2, ("Line 1", "SHA-256")),
         (("jsonl", "{edits}", "{edits}/s", "--licence", "MIT"), 1, ("cannot be made",)),
-        (("parquet", "{edits}", "{new}"), 1, ("cannot be read",)),
+        (("parquet", "{edits}", "{new}"), 1, ("no Parquet file",)),
         (("pairs", "{folder}", "{new}"), 1, ("no folder 'before'",)),
     ],
 )

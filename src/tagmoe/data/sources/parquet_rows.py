@@ -30,10 +30,11 @@ SPLITS = ("train", "dev", "validation", "val", "test")
 
 @dataclass(frozen=True)
 class Column:
-    """A column that is read. picture: Image of `datasets` (struct of bytes and path) or plain bytes; texts: a list."""
+    """A column that is read. picture: Image of `datasets` (struct of bytes and path) or plain bytes; texts: a list;
+    any: whoever reads the rows looks at each value."""
 
     name: str
-    kind: Literal["picture", "text", "texts", "number", "struct"]
+    kind: Literal["picture", "text", "texts", "number", "struct", "any"]
     required: bool = True
 
 
@@ -61,9 +62,12 @@ class _File:
 class ParquetRows:
     """The rows of one Parquet file, or of all below a folder in the order of their names."""
 
-    def __init__(self, path: Path, columns: Sequence[Column]) -> None:
-        """Raises DataError when there is no Parquet file, when one is damaged or lacks a column or has it otherwise."""
-        self._columns = columns
+    def __init__(
+        self, path: Path, columns: Sequence[Column], *, advice: str = "give the files as they were published"
+    ) -> None:
+        """advice: what to do where a column is missing. Raises DataError when there is no Parquet file, when one is
+        damaged or lacks a column or has it otherwise."""
+        self._columns, self._advice = columns, advice
         self._files = [self._opened(file, path) for file in _parquet_files(path)]
         self._rows = sum(file.rows for file in self._files)
 
@@ -123,12 +127,12 @@ class ParquetRows:
                 if column.required:
                     raise DataError(
                         f"{str(path)!r} has no column {column.name!r}, only {', '.join(schema.names[:12])}; "
-                        "give the files as they were published."
+                        f"{self._advice}."
                     )
             elif not _fits(column.kind, schema.field(column.name).type):
                 raise DataError(
                     f"The column {column.name!r} of {str(path)!r} is {schema.field(column.name).type}, not a "
-                    f"{column.kind}; give the files as they were published."
+                    f"{column.kind}; {self._advice}."
                 )
         columns = tuple(column.name for column in self._columns if column.name in schema.names)
         name = path.relative_to(root).as_posix() if path != root else path.name
@@ -168,6 +172,7 @@ def _fits(kind: str, found: pa.DataType) -> bool:
         "texts": is_list and _fits("text", found.value_type),
         "number": pa.types.is_integer(found) or pa.types.is_floating(found) or pa.types.is_boolean(found),
         "struct": pa.types.is_struct(found),
+        "any": True,
         # A column that is empty all through has the type null.
     }[kind] or pa.types.is_null(found)
 
