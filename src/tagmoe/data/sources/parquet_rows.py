@@ -105,7 +105,7 @@ class ParquetRows:
                     if first + count > skip:
                         # One group at a time: a damaged one does not take rows of the one before it along.
                         for batch in opened.iter_batches(BATCH_ROWS, [group], list(file.columns), use_threads=False):
-                            for values in _python_values(batch.slice(max(0, skip - first))):
+                            for values in python_values(batch.slice(max(0, skip - first))):
                                 yield empty | values
                             first += len(batch)
                     else:
@@ -139,7 +139,8 @@ class ParquetRows:
         return _File(path, name, split_in_name(path, root), groups, group_bytes, columns, sum(groups))
 
 
-def _python_values(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+def python_values(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """The rows of a batch as Python values."""
     try:
         return batch.to_pylist()
     except UnicodeDecodeError:
