@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
+from tagmoe.data.picture_file import FORMATS, MAX_PIXELS
 from tagmoe.data.record import PARTIAL
 from tagmoe.data.shift import measure_shift
 from tagmoe.tags import TAGS, TaskDescriptor
@@ -45,7 +46,6 @@ CHECKS: dict[str, str] = {
 """Every check by name, in words that are true where it finds something."""
 
 MIN_SIDE = 64
-MAX_PIXELS = 64_000_000
 MAX_ASPECT = 4.0
 ASPECT_TOLERANCE = 0.02
 """How far two aspects may lie apart: sizes are rounded to whole pixels, or to 8 or 16 of them."""
@@ -60,7 +60,6 @@ MIN_SHIFT_SEEN = 0.3
 MAX_CHARACTERS = 2000
 COPY_SIDE = 256
 """The longer side of a copy is at least so long, and less than twice that, in pixels."""
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 _TURNED = (5, 6, 7, 8)
 
 COLUMNS = ("instruction", "instructions", "instruction_rewritten", "tags", "tag_provenance", "images", "target")
