@@ -6,6 +6,7 @@ import typer
 
 from tagmoe.cli.data_export import export
 from tagmoe.cli.data_import import import_
+from tagmoe.cli.data_invert import invert
 from tagmoe.cli.data_stats import stats
 from tagmoe.cli.data_validate import validate
 from tagmoe.cli.data_view import view
@@ -25,3 +26,4 @@ app.command()(export)
 app.command()(stats)
 app.command()(view)
 app.command()(validate)
+app.command()(invert)

@@ -237,7 +237,7 @@ def mask_findings(data: bytes, ground: View | None) -> list[Finding]:
     try:
         with _opened(data) as image:
             size = _upright_size(image)
-            brightest = image.convert("L").getextrema()[1] if size[0] * size[1] <= MAX_PIXELS else 255
+            brightest = int(np.asarray(image.convert("L")).max()) if size[0] * size[1] <= MAX_PIXELS else 255
     except Exception as error:
         # A decoder may fail in any way at all on a damaged file.
         return [Finding("undecodable", f"the mask is {' '.join(str(error).split())[:100]}")]

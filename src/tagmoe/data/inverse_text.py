@@ -29,12 +29,16 @@ _NO_THING = re.compile(
 _MORE_THAN_ONE = re.compile(
     r"[.;:!?\"]|,|\b(?:then|also|so|such that|instead|as if|while|because|but|it|them|they|who|which|that|more|another|"
     r"behind it|like|"
-    r"(?:and|or) (?:add|insert|remove|delete|make|change|turn|replace|put|place|give|let|have|set|move|draw|paint|blur))"
-    r"\b",
+    r"(?:and|or) (?:add|insert|remove|delete|make|change|turn|replace|put|place|give|let|have|set|move|draw|paint|"
+    r"blur))\b",
     re.IGNORECASE,
 )
-_WHOLE_PICTURE = re.compile(r" (?:to|in|into|onto|on) (?:the|this) (?:image|picture|photo|photograph|scene)$", re.IGNORECASE)
-_GOAL = re.compile(r" (?:into|onto|to)(?= (?:the|his|her|its|their|each|both|one|him|me|us)\b)(?! the (?:left|right)\b)", re.IGNORECASE)
+_WHOLE_PICTURE = re.compile(
+    r" (?:to|in|into|onto|on) (?:the|this) (?:image|picture|photo|photograph|scene)$", re.IGNORECASE
+)
+_GOAL = re.compile(
+    r" (?:into|onto|to)(?= (?:the|his|her|its|their|each|both|one|him|me|us)\b)(?! the (?:left|right)\b)", re.IGNORECASE
+)
 # After these, "to" says how a thing lies or goes, and not where it is put.
 _KEEPS_TO = re.compile(
     r"\b(?:next|close|adjacent|opposite|parallel|attached|connected|tied|pinned|glued|leading|pointing|walking|running|"
@@ -69,7 +73,7 @@ MAX_CAPTION_WORDS = 24
 
 
 def removal_of(instruction: str) -> str | None:
-    """"Remove X" for an instruction that adds X; None where the object's phrase is not understood for certain."""
+    """ "Remove X" for an instruction that adds X; None where the object's phrase is not understood for certain."""
     text = " ".join(instruction.split()).rstrip(".!? ")
     text = _POLITE.sub("", text)
     where = ""
@@ -97,7 +101,7 @@ def removal_of(instruction: str) -> str | None:
 
 
 def photograph_of(caption: str | None) -> str | None:
-    """"Turn this into a photograph", of the source's caption if it is one phrase; None if that was no photograph."""
+    """ "Turn this into a photograph", of the source's caption if it is one phrase; None if that was no photograph."""
     caption = " ".join((caption or "").split()).rstrip(". ")
     if _NO_PHOTOGRAPH.search(caption):
         return None

@@ -1,0 +1,93 @@
+"""`tagmoe data invert`: exchange source and target where that makes a sound record."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tagmoe.cli.data_extra import need_data_extra
+from tagmoe.cli.options import AsJson
+from tagmoe.cli.output import give, say
+from tagmoe.cli.progress import count_bar
+from tagmoe.errors import UsageError
+
+if TYPE_CHECKING:
+    from tagmoe.data.invert import Outcome
+
+
+def invert(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="Folder or object-store address of a store.")],
+    quality: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=CUT", help="Least score of the source that a record must have; may be given for several."
+        ),
+    ] = None,
+    share: Annotated[
+        float, typer.Option(min=0.0, max=0.5, help="Share of a task's records and inverses that may be inverses.")
+    ] = 0.3,
+    maps: Annotated[bool, typer.Option("--maps", help="Also: draw the map that a picture was made from.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, and write nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Add inverse records: what was added is removed, a style becomes a photograph; TagWorld by its oracle.
+
+    What needs a look at the pictures is counted as waiting for a VLM. Killed, the same command goes on; done, it adds
+    nothing.
+    Example: tagmoe data invert data/omniedit --quality o_score=7 --dry-run
+    """
+    need_data_extra()
+    cuts = _cuts(quality or [])
+    from tagmoe.data.invert import Rules
+    from tagmoe.data.invert import invert as run
+    from tagmoe.data.store import Store
+
+    opened = Store.open(store)
+    with count_bar("inverting") as progress:
+        outcome = run(opened, Rules(cuts, share, maps), dry_run=dry_run, progress=progress)
+    if outcome.unchecked:
+        say(
+            f"{outcome.unchecked} of these were made from records that are not checked; 'tagmoe data validate' before "
+            "this command keeps unsound ones out."
+        )
+    data = {"store": store, "dry_run": dry_run, **_data(outcome)}
+    give(data, _text(outcome, dry_run), as_json=as_json)
+
+
+def _cuts(given: list[str]) -> dict[str, float]:
+    cuts: dict[str, float] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        try:
+            cut = float(value)
+        except ValueError:
+            cut = math.nan
+        if not name.strip() or not equals or not math.isfinite(cut) or name.strip() in cuts:
+            raise UsageError(f"--quality is {text!r}; give each score once as NAME=NUMBER, such as o_score=7.")
+        cuts[name.strip()] = cut
+    return cuts
+
+
+def _data(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "made": outcome.made.total(),
+        "already": outcome.already,
+        "made_by_task": dict(outcome.made.most_common()),
+        "waiting": dict(outcome.waiting.most_common()),
+        "refused": dict(outcome.refused.most_common()),
+        "unchecked": outcome.unchecked,
+    }
+
+
+def _text(outcome: Outcome, dry_run: bool) -> str:
+    def part(title: str, counts: Counter[str]) -> list[str]:
+        rows = [f"  {count:>10,}  {reason}" for reason, count in counts.most_common()]
+        return [f"{title}: {counts.total():,}", *rows]
+
+    lines = part("inverses that would be made" if dry_run else "inverses made", outcome.made)
+    lines += [f"made before: {outcome.already:,}"]
+    lines += part("waiting for a VLM", outcome.waiting)
+    return "\n".join(lines + part("without an inverse", outcome.refused))

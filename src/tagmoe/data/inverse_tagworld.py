@@ -1,0 +1,126 @@
+"""Inverses of TagWorld: its oracle reads both pictures exactly, so that no model has to describe what comes back."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import numpy as np
+from PIL import Image
+
+from tagmoe.data.record import Picture
+from tagmoe.world import Item, Scene, read, render
+from tagmoe.world.dice import Dice
+from tagmoe.world.instructions import (
+    LIGHT_PHRASES,
+    STYLE_PHRASES,
+    background_phrase,
+    phrase,
+    refer,
+    thing_phrase,
+)
+from tagmoe.world.scene import PLACES
+
+UNREADABLE = "TagWorld: the oracle cannot read a picture exactly"
+NOT_SAID = "TagWorld: no instruction of its grammar says the inverse"
+LOSSY = "TagWorld: the target does not show what the source had"
+# Their pictures do not show the colours that a flat picture has.
+_HIDING = ("sketch", "sepia")
+
+
+def inverse_of(task: str, source: Picture, target: Picture, seed: int) -> tuple[str, str] | str:
+    """Task and instruction that lead from a sample's target back to its source, or in words why there is none.
+
+    seed: draws among the wordings of the training templates.
+    """
+    scenes = [_scene(picture) for picture in (source, target)]
+    if scenes[0] is None or scenes[1] is None:
+        return UNREADABLE
+    before, after = scenes[0], scenes[1]
+    if task == "style" and after.style in _HIDING:
+        return LOSSY
+    dice = Dice(np.random.Generator(np.random.PCG64(seed)))
+    said = _said(task, before, after, dice)
+    if said is None:
+        return NOT_SAID
+    key, values = said
+    return key.split(".")[0], phrase(dice, key, values, held_out=False)
+
+
+def _scene(picture: Picture) -> Scene | None:
+    """What a picture shows, if drawing it gives the same pixels."""
+    with Image.open(io.BytesIO(picture.data)) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    scene = read(pixels).scene
+    return scene if scene is not None and np.array_equal(render(scene), pixels) else None
+
+
+def _said(task: str, before: Scene, after: Scene, dice: Dice) -> tuple[str, dict[str, str]] | None:
+    """The key of the templates and what fills them, for the way from `after` to `before`."""
+    if (rest := _setting(task, before, after)) is not None:
+        return rest
+    changed = [place for place in range(len(PLACES)) if before.cells[place] != after.cells[place]]
+    if not changed or replace(before, cells=after.cells) != after:
+        return None
+    if len(changed) == 2 and task in ("move", "swap"):
+        return _moved(task, before, after, changed, dice)
+    if len(changed) > 1:
+        return None
+    place = changed[0]
+    old, new = before.cells[place], after.cells[place]
+    if task == "add" and old is None:
+        return "remove", {"ref": refer(dice, after, place)[0]}
+    if task == "remove" and old is not None and new is None:
+        return "add", {"new": thing_phrase(old), "place": PLACES[place]}
+    if isinstance(old, Item) and isinstance(new, Item):
+        return _item(task, old, new, refer(dice, after, place)[0])
+    if old is None or new is None or isinstance(old, Item) or isinstance(new, Item):
+        return None
+    if task == "expression":
+        return task, {"look": old.expression}
+    if task == "hair":
+        return task, {"hair": old.hair}
+    if task == "wear":
+        return "take_off", {"clothes": "hat" if old.hat is None and new.hat is not None else "sunglasses"}
+    if task == "take_off":
+        return "wear", {"clothes": "sunglasses" if old.hat == new.hat else f"a {old.hat} hat"}
+    return None
+
+
+def _setting(task: str, before: Scene, after: Scene) -> tuple[str, dict[str, str]] | None:
+    """Tasks that change the whole picture."""
+    ground, other = before.background, after.background
+    if task == "background":
+        if ground.pattern == other.pattern:
+            return task, {"colour": ground.colour}
+        return "background.both", {"background": background_phrase(ground, say_plain=True)}
+    if task == "pattern":
+        return task, {"pattern": ground.pattern}
+    if task == "style":
+        return "destyle", {"style": f"the {STYLE_PHRASES[after.style].removeprefix('a ')}"}
+    if task == "destyle":
+        return "style", {"style": STYLE_PHRASES[before.style]}
+    if task == "light":
+        return "relight", {}
+    if task == "relight":
+        return "light", {"light": LIGHT_PHRASES[before.light]}
+    return (task, {}) if task == "viewpoint" else None
+
+
+def _moved(task: str, before: Scene, after: Scene, changed: list[int], dice: Dice) -> tuple[str, dict[str, str]] | None:
+    first, second = changed
+    if task == "swap":
+        return task, {"ref": refer(dice, after, first)[0], "ref2": refer(dice, after, second)[0]}
+    here, there = (first, second) if after.cells[first] is not None else (second, first)
+    return task, {"ref": refer(dice, after, here)[0], "place": PLACES[there]}
+
+
+def _item(task: str, old: Item, new: Item, ref: str) -> tuple[str, dict[str, str]] | None:
+    if task == "replace":
+        says = f"a {old.shape}" if old.colour == new.colour else thing_phrase(Item(old.shape, old.colour))
+        return task, {"ref": ref, "new": says}
+    if task == "recolour":
+        return task, {"ref": ref, "colour": old.colour}
+    if task == "retexture":
+        return task, {"ref": ref, "texture": old.texture}
+    return (f"resize.{old.size}", {"ref": ref}) if task == "resize" else None

@@ -1,0 +1,336 @@
+"""Inverse records: source and target exchanged, so that a real picture becomes the target of a synthetic edit.
+
+Published before by HQ-Edit (`inverse_edit`), ImgEdit and Paint-by-Inpaint (adding, made by removing) and NHR-Edit. The
+rules: the forward edit must be good, no inverse of an inverse, one inverse a parent, a limited share of each task, and
+no text that is not certain: what needs a look at the picture waits for a VLM, and is counted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from tagmoe.data.importing import BATCH_BYTES, BATCH_ROWS
+from tagmoe.data.inverse_tagworld import inverse_of
+from tagmoe.data.inverse_text import map_of, photograph_of, removal_of
+from tagmoe.data.known_ids import KnownIds
+from tagmoe.data.native_tasks import Edit, edit_of
+from tagmoe.data.record import PARTIAL, Picture, Record, record_id
+from tagmoe.data.sources.source import Licence
+from tagmoe.data.store import Store
+from tagmoe.tags import TAGS
+
+TAGWORLD = "tagworld"
+MAX_SHARE = 0.3
+"""Share of the records of a task and their inverses that may be inverses, unless told otherwise."""
+WEIGHT: dict[Edit, float] = {"style": 0.5}
+"""What the share is multiplied by: "turn this into a photograph" says the same for every style."""
+SCAN_ROWS = 8192
+LOADED_ROWS = 32
+"""Records whose pictures are read at once."""
+
+NEVER: dict[Edit, str] = {
+    "generate": "text-to-image has no source",
+    "restore": "lossy: the damage cannot be told from the picture",
+    "try-on": "try-on: the person's own clothes are not known",
+    "subject": "subject: both directions are in the source already",
+    "style reference": "style reference: the reference does not follow from the picture",
+    "several": "several edits in one",
+}
+"""Tasks without an inverse, by the table of inverses."""
+WAITING: dict[Edit, str] = {
+    "remove": "remove: what comes back, and where, must be described",
+    "replace": "replace: what was there must be described",
+    "attribute": "attribute: what was there must be described",
+    "background": "background: the source must be described",
+    "light": "light: the source must be described",
+    "pose": "pose: the source must be described",
+    "viewpoint": "viewpoint: the source must be described",
+    "move": "move: the place must be described",
+    "text": "text: what was written must be read",
+}
+"""Tasks whose inverse needs somebody to look at the pictures."""
+UNKNOWN = "the source names no task that is known"
+NOT_UNDERSTOOD = "add: what was added is not certain from the words"
+NO_PHOTOGRAPH = "style: the source is no photograph"
+UNKNOWN_MAP = "control map: of an unknown kind"
+IS_INVERSE = "an inverse itself"
+QUARANTINED = "in quarantine"
+NO_DERIVATIVES = "the licence allows no derivatives"
+NO_SCORE = "no quality score of these names"
+LOW_SCORE = "quality below the cut"
+OVER_SHARE = "over the share of inverses"
+MAPS_OFF = "control map: only with --maps"
+PICTURES = "not exactly one picture to edit"
+
+
+@dataclass
+class Outcome:
+    """Counts of records. made: by "add -> remove"; waiting: for a VLM, by reason; refused: by reason;
+    already: parents whose inverse was there; unchecked: parents of new inverses that no validation has looked at."""
+
+    made: Counter[str] = field(default_factory=Counter)
+    waiting: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    already: int = 0
+    unchecked: int = 0
+
+
+class Waits(NamedTuple):
+    """A record that needs a VLM, and for what."""
+
+    reason: str
+
+
+class Refused(NamedTuple):
+    """A record that gets no inverse, and why."""
+
+    reason: str
+
+
+class Inverse(NamedTuple):
+    """What the inverse is called and says: task, instruction, further wordings."""
+
+    task: str
+    instruction: str
+    further: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rules:
+    """cuts: least score by name; a record must have one of them and reach all it has. share: see MAX_SHARE;
+    maps: also "draw the depth map of this picture" from records that made a picture from one."""
+
+    cuts: Mapping[str, float] = field(default_factory=dict)
+    share: float = MAX_SHARE
+    maps: bool = False
+
+
+def invert(
+    store: Store,
+    rules: Rules,
+    *,
+    dry_run: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Outcome:
+    """Append the inverses that the store does not have yet; with `dry_run` only count them.
+
+    Whether a record gets one depends on it and on the share alone: a killed run is finished by the next, and a third
+    adds nothing. Raises DataError when the store cannot be written.
+    """
+    if dry_run:
+        return _Run(store, rules, write=False).run(progress)
+    with store.writing():
+        return _Run(store, rules, write=True).run(progress)
+
+
+def inverse_id(dataset: str, parent: str) -> str:
+    """The id of a record's one inverse."""
+    return record_id(dataset, parent, "", "inverse")
+
+
+def judged(row: Mapping[str, Any], rules: Rules) -> Inverse | Waits | Refused | None:
+    """What becomes of a record, as far as its columns say; None where its pictures (of TagWorld) say the text."""
+    edit = edit_of(row["dataset"], row["native_task"])
+    if edit in NEVER:
+        return Refused(NEVER[edit])
+    if row.get("quarantine"):
+        return Refused(QUARANTINED)
+    if not Licence.named(row["licence"]).derivatives:
+        return Refused(NO_DERIVATIVES)
+    if rules.cuts:
+        scores = {item["name"]: item["value"] for item in row["quality"] or ()}
+        named = [(scores[name], cut) for name, cut in rules.cuts.items() if name in scores]
+        if not named or any(score < cut for score, cut in named):
+            return Refused(LOW_SCORE if named else NO_SCORE)
+    if row["dataset"] == TAGWORLD:
+        return Refused(PICTURES) if edit == "control map" else Waits(UNKNOWN) if edit is None else None
+    return text_of(edit, row, rules)
+
+
+def text_of(edit: Edit | None, row: Mapping[str, Any], rules: Rules) -> Inverse | Waits | Refused:
+    """The inverse of a record of this task by template, where that is certain."""
+    if edit is None:
+        return Waits(UNKNOWN)
+    if edit == "add":
+        found = [removal_of(text) for text in (row["instruction"], *(row["instructions"] or ()))]
+        texts = tuple(dict.fromkeys(text for text in found if text is not None))
+        return Inverse("remove", texts[0], texts[1:]) if texts else Waits(NOT_UNDERSTOOD)
+    if edit == "style":
+        text = photograph_of(row["caption_source"])
+        return Waits(NO_PHOTOGRAPH) if text is None else Inverse("style", text)
+    if edit == "control map":
+        if not rules.maps:
+            return Refused(MAPS_OFF)
+        drawn = map_of(row["native_task"])
+        return Waits(UNKNOWN_MAP) if drawn is None else Inverse(*drawn)
+    return Waits(WAITING[edit])
+
+
+def inverted(parent: Record, inverse: Inverse) -> Record | None:
+    """The record with its picture and target exchanged; None unless it has exactly one picture that could be.
+
+    Masks stay: the edit is where it was. Scope and type tags are carried over, for they say where and what is edited;
+    preservation is open, which the status of the tags says. Scores are of the forward edit and stay with it.
+    """
+    pictures = [image for image in parent.images if image.role != "mask"]
+    if len(pictures) != 1 or pictures[0].role not in ("source", "reference"):
+        return None
+    images = tuple(image if image.role == "mask" else replace(parent.target, role="source") for image in parent.images)
+    given = parent.tag_provenance
+    known = parent.tags is not None and given is not None and given.status == "ok" and pictures[0].role == "source"
+    return Record(
+        id=inverse_id(parent.dataset, parent.id),
+        dataset=parent.dataset,
+        target=replace(pictures[0], role="source"),
+        instruction=inverse.instruction,
+        instructions=inverse.further,
+        licence=parent.licence,
+        images=images,
+        caption_source=parent.caption_target,
+        caption_target=parent.caption_source,
+        native_task=inverse.task,
+        origin=parent.origin,
+        root=parent.root,
+        parent=parent.id,
+        operation="inverse",
+        tags=tuple(tag for tag in parent.tags or () if TAGS[tag].tier in ("scope", "type")) if known else None,
+        tag_provenance=replace(given, status=PARTIAL) if known and given is not None else None,
+    )
+
+
+class _Candidate(NamedTuple):
+    row: int
+    edit: Edit
+    inverse: Inverse | None
+    checked: bool
+
+
+class _Run:
+    """One pass over the store as it was at the start: new rows are inverses, and come after it."""
+
+    def __init__(self, store: Store, rules: Rules, *, write: bool) -> None:
+        self._store, self._rules, self._write = store, rules, write
+        self._rows = len(store)
+        self._known = KnownIds(store)
+        self._outcome = Outcome()
+        self._buffer: list[Record] = []
+        self._bytes = 0
+        self._waiting_ids: set[str] = set()
+        ratio = rules.share / (1 - rules.share)
+        self._forward, self._used = self._counts()
+        self._ratio = {edit: ratio * WEIGHT.get(edit, 1.0) for edit in self._forward}
+
+    def run(self, progress: Callable[[int, int], None] | None) -> Outcome:
+        candidates: list[_Candidate] = []
+        done = 0
+        for batch in self._scan():
+            have = self._inverted(batch)
+            for number, row in enumerate(batch, start=done):
+                candidate = self._candidate(number, row, have)
+                candidates += [] if candidate is None else [candidate]
+                if len(candidates) == LOADED_ROWS:
+                    self._make(candidates)
+                    candidates = []
+            done += len(batch)
+            if progress is not None:
+                progress(done, self._rows)
+        self._make(candidates)
+        self._flush()
+        return self._outcome
+
+    def _scan(self) -> Iterator[list[dict[str, Any]]]:
+        names = ["id", "dataset", "native_task", "licence", "operation", "instruction", "instructions"]
+        names += ["caption_source", "quality", *(["quarantine"] if "quarantine" in self._store.columns else [])]
+        for batch in self._store.scan(names, rows=SCAN_ROWS):
+            yield batch.to_pylist()
+
+    def _inverted(self, batch: Sequence[Mapping[str, Any]]) -> set[str]:
+        """The inverses that the store has of these records."""
+        return self._known.among([inverse_id(row["dataset"], row["id"]) for row in batch])
+
+    def _counts(self) -> tuple[Counter[Edit], Counter[Edit]]:
+        """Records that are no inverses, and those of them that have one, by task."""
+        forward: Counter[Edit] = Counter()
+        used: Counter[Edit] = Counter()
+        for batch in self._scan():
+            have = self._inverted(batch)
+            for row in batch:
+                edit = edit_of(row["dataset"], row["native_task"])
+                if edit is not None and row["operation"] != "inverse":
+                    forward[edit] += 1
+                    used[edit] += inverse_id(row["dataset"], row["id"]) in have
+        return forward, used
+
+    def _candidate(self, number: int, row: Mapping[str, Any], have: set[str]) -> _Candidate | None:
+        child = inverse_id(row["dataset"], row["id"])
+        if row["operation"] == "inverse":
+            self._outcome.refused[IS_INVERSE] += 1
+        elif child in have:
+            self._outcome.already += 1
+        else:
+            said = judged(row, self._rules)
+            edit = edit_of(row["dataset"], row["native_task"])
+            if isinstance(said, Refused):
+                self._outcome.refused[said.reason] += 1
+            elif isinstance(said, Waits) or edit is None:
+                self._outcome.waiting[said.reason if isinstance(said, Waits) else UNKNOWN] += 1
+            elif int(child[:8], 16) >= self._ratio[edit] * 2**32:
+                self._outcome.refused[OVER_SHARE] += 1
+            else:
+                return _Candidate(number, edit, said, row.get("quarantine") is not None)
+        return None
+
+    def _make(self, candidates: list[_Candidate]) -> None:
+        parents = self._store.records([item.row for item in candidates])
+        have = self._known.among([inverse_id(parent.dataset, parent.id) for parent in parents])
+        for candidate, parent in zip(candidates, parents, strict=True):
+            edit, inverse = candidate.edit, candidate.inverse
+            # Only where two records have one id.
+            if inverse_id(parent.dataset, parent.id) in have | self._waiting_ids:
+                self._outcome.already += 1
+                continue
+            if inverse is None:
+                said = _of_tagworld(parent)
+                if not isinstance(said, Inverse):
+                    counter = self._outcome.waiting if isinstance(said, Waits) else self._outcome.refused
+                    counter[said.reason] += 1
+                    continue
+                inverse = said
+            record = inverted(parent, inverse)
+            if record is None:
+                self._outcome.refused[PICTURES] += 1
+            elif self._used[edit] + 1 > self._ratio[edit] * self._forward[edit]:
+                self._outcome.refused[OVER_SHARE] += 1
+            else:
+                self._used[edit] += 1
+                self._outcome.made[f"{parent.native_task} -> {record.native_task}"] += 1
+                self._outcome.unchecked += not candidate.checked
+                self._keep(record)
+
+    def _keep(self, record: Record) -> None:
+        self._waiting_ids.add(record.id)
+        if self._write:
+            self._buffer.append(record)
+            self._bytes += sum(len(picture.data) for picture in (*record.images, record.target))
+        if len(self._waiting_ids) >= BATCH_ROWS or self._bytes >= BATCH_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._buffer:
+            self._store.append(self._buffer)
+            self._known.add([record.id for record in self._buffer])
+        self._buffer, self._bytes, self._waiting_ids = [], 0, set()
+
+
+def _of_tagworld(parent: Record) -> Inverse | Waits | Refused:
+    source: Picture | None = next((image for image in parent.images if image.role == "source"), None)
+    if source is None:
+        return Refused(PICTURES)
+    try:
+        said = inverse_of(parent.native_task, source, parent.target, int(parent.id[:16], 16))
+    except (OSError, SyntaxError):
+        return Refused("a picture is damaged")
+    return Refused(said) if isinstance(said, str) else Inverse(*said)
