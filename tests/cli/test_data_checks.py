@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from html_page import Page
 from made_pictures import sound
 
+from tagmoe.data.record import Picture
 from tagmoe.data.store import Store
 
 
@@ -70,3 +72,25 @@ def test_other_bad_options(tagmoe, store):
 def test_a_store_that_another_process_writes(tagmoe, store, verb):
     with Store.open(store).writing():
         tagmoe("data", verb, store).refused(1, "Another process is writing")
+
+
+def test_the_page_shows_what_was_found(tagmoe, tmp_path):
+    made = Store.create(tmp_path / "s")
+    cut = Picture(sound(3).images[0].data[:2000], 128, 128)
+    with made.writing():
+        made.append([sound(0), sound(1, instruction="<b>Add</b>" + "x" * 3000), sound(3, images=(cut,))])
+    page = tmp_path / "page.html"
+    assert tagmoe("data", "validate", tmp_path / "s", "--workers", 1, "--out", page).code == 1
+    shown = Page(page.read_text())
+    assert "<b>Add</b>" in shown.text
+    assert "b" not in shown.names[: shown.names.index("header")]
+    assert shown.count("div", "card") == 2
+    assert shown.count("div", "blank") == 1
+    assert all(address.startswith(("data:image/jpeg", "#check-")) for address in shown.addresses)
+    assert "truncated" in shown.text
+    assert tagmoe("data", "validate", tmp_path / "s", "--out", page).code == 2
+    sound_page = tmp_path / "sound.html"
+    empty = Store.create(tmp_path / "t")
+    assert len(empty) == 0
+    assert tagmoe("data", "validate", tmp_path / "t", "--workers", 1, "--out", sound_page).code == 0
+    assert "Nothing was found" in Page(sound_page.read_text()).text

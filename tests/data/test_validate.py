@@ -54,7 +54,7 @@ def test_the_column_says_what_was_found(tmp_path, workers):
         "duplicate id": {"made": 1},
         "tag rules": {"other": 1},
     }
-    assert summary.first["undecodable"] == [sound(3).id]
+    assert summary.first["undecodable"] == [(3, sound(3).id)]
 
 
 def test_only_what_is_not_checked_is_checked(tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ def validate(
         int | None, typer.Option(min=1, help="Processes; by default one for each processor core.")
     ] = None,
     again: Annotated[bool, typer.Option("--again", help="Check all records anew, not only the unchecked.")] = False,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Page to write (.html): the worst records.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Page to write (.html), with pictures.")] = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -48,7 +48,7 @@ def validate(
         from tagmoe.data.validate_page import render
 
         write_text(render(opened, summary), out)
-        say(f"The worst records: {out}")
+        say(f"what was found, with pictures: {out}")
     give({"store": store, "checked": checked, **_data(summary)}, _text(summary), as_json=as_json)
     if summary.unsound:
         raise typer.Exit(1)
@@ -62,7 +62,7 @@ def _data(summary: Summary) -> dict[str, Any]:
             name: {
                 "records": counts.total(),
                 "datasets": dict(sorted(counts.items())),
-                "first_ids": summary.first[name],
+                "first_ids": [record for _, record in summary.first[name]],
             }
             for name, counts in summary.most_common()
         },
@@ -76,5 +76,5 @@ def _text(summary: Summary) -> str:
     for name, counts in summary.most_common():
         lines.append(f"  {name:<18}{counts.total():>8}  {CHECKS[name]}")
         lines += [f"{'':20}{count:>8}  {dataset}" for dataset, count in sorted(counts.items())]
-        lines.append(f"{'':30}first: {', '.join(summary.first[name])}")
+        lines.append(f"{'':30}first: {', '.join(record for _, record in summary.first[name])}")
     return "\n".join(lines)

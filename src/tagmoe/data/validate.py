@@ -33,8 +33,8 @@ ROWS = 16
 ID_ROWS = 65536
 IDS_AT_ONCE = 2_000_000
 """Ids compared in one pass over the store, which bounds the memory: 16 bytes each, and again to sort them."""
-FIRST_IDS = 5
-"""Ids that the summary names for each check."""
+FIRST_ROWS = 5
+"""Records that the summary names for each check."""
 
 Examine = Callable[[Sequence[Mapping[str, Any]]], list[list[str]]]
 
@@ -43,13 +43,14 @@ Examine = Callable[[Sequence[Mapping[str, Any]]], list[list[str]]]
 class Summary:
     """What the checks found in a store, as its column says.
 
-    counts: records by check and dataset; first: the first ids by check; unsound: records with any finding.
+    counts: records by check and dataset; first: numbers and ids of the first rows by check; unsound: records with any
+    finding.
     """
 
     records: int = 0
     unsound: int = 0
     counts: dict[str, Counter[str]] = field(default_factory=dict)
-    first: dict[str, list[str]] = field(default_factory=dict)
+    first: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
 
     def most_common(self) -> list[tuple[str, Counter[str]]]:
         """Checks and their counts by dataset, what was found most often first."""
@@ -96,16 +97,18 @@ def summarise(store: Store) -> Summary:
     summary = Summary()
     if QUARANTINE.name not in store.columns:
         return summary
+    start = 0
     for batch in store.scan(["id", "dataset", QUARANTINE.name], rows=ID_ROWS):
-        for row in batch.to_pylist():
+        for number, row in enumerate(batch.to_pylist(), start=start):
             found = row[QUARANTINE.name]
             summary.records += found is not None
             summary.unsound += bool(found)
             for name in found or ():
                 summary.counts.setdefault(name, Counter())[row["dataset"]] += 1
-                ids = summary.first.setdefault(name, [])
-                if len(ids) < FIRST_IDS:
-                    ids.append(row["id"])
+                first = summary.first.setdefault(name, [])
+                if len(first) < FIRST_ROWS:
+                    first.append((number, row["id"]))
+        start += batch.num_rows
     return summary
 
 

@@ -1,0 +1,77 @@
+"""What the checks found in a store, as one offline page: counts by data set, and the first records of each check."""
+
+from __future__ import annotations
+
+import base64
+import io
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from PIL import Image, ImageOps
+
+from tagmoe.data import checks
+from tagmoe.data.picture_file import FORMATS
+from tagmoe.data.store import Store
+from tagmoe.data.validate import Summary
+from tagmoe.pages import page_environment
+
+SIDE = 200
+"""Longest side of a picture on the page, in pixels."""
+MAX_TEXT = 300
+"""Characters of an instruction that are shown."""
+
+
+def render(store: Store, summary: Summary) -> str:
+    """The HTML page. All text is escaped: instructions, ids and names come from outside."""
+    rows = sorted({row for first in summary.first.values() for row, _ in first})
+    read = store.take(rows, ["id", "dataset", "origin", *checks.COLUMNS]).to_pylist() if rows else []
+    records = dict(zip(rows, map(_shown, read), strict=True))
+    return (
+        page_environment("tagmoe.data")
+        .get_template("validate.html.j2")
+        .render(
+            store=store.uri.rsplit("/", 1)[-1],
+            summary=summary,
+            words=checks.CHECKS,
+            found=summary.most_common(),
+            records={name: [records[row] for row, _ in first] for name, first in summary.first.items()},
+        )
+    )
+
+
+def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    pictures = [*(row["images"] or ()), {**row["target"], "role": "target"}]
+    details: dict[str, list[str]] = {}
+    for finding in checks.examine(row):
+        details.setdefault(finding.check, []).append(finding.detail)
+    return {
+        "id": row["id"],
+        "dataset": row["dataset"],
+        "origin": row["origin"],
+        "instruction": row["instruction"][:MAX_TEXT],
+        "details": details,
+        "pictures": [
+            {"role": item["role"], "size": f"{item['width']}x{item['height']}", "address": _address(item["data"])}
+            for item in pictures
+        ],
+    }
+
+
+def _address(data: bytes) -> str | None:
+    """A small copy to be put into the page; None for what cannot be decoded or is too large to be."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                if image.size[0] * image.size[1] > checks.MAX_PIXELS:
+                    return None
+                image.draft("RGB", (SIDE, SIDE))
+                small = ImageOps.exif_transpose(image).convert("RGB")
+                small.thumbnail((SIDE, SIDE))
+    except Exception:
+        # A decoder may fail in any way at all on a damaged file.
+        return None
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
