@@ -22,10 +22,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from tagmoe.ablation.arms import arm_names
-from tagmoe.ablation.collection import Collection, read_collection
+from tagmoe.ablation.collection import QUANTITIES, Collection, read_collection
 from tagmoe.ablation.figures import figures, gradient_figure
 from tagmoe.ablation.report import FILTERS, facts
-from tagmoe.ablation.table import FLOW, INFORMATION, PAPER_ARMS, SUCCESS, phrase, summarise
+from tagmoe.ablation.table import FLOW, INFORMATION, LOGGED, PAPER_ARMS, SUBSETS, SUCCESS, TAGS, phrase, summarise
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS / "results"
@@ -37,6 +37,12 @@ BASELINE, FULL = "moe", "align"
 """What differences are taken to: the mixture alone; for the switches, which change one thing each, the paper's arm."""
 
 COMPARED = (SUCCESS, FLOW, INFORMATION)
+GROUPS = {
+    "Quality": QUANTITIES,
+    "Success by kind of case": SUBSETS,
+    "Training and routing": (FLOW.name, INFORMATION.name, *LOGGED, TAGS.name),
+}
+"""Tables narrow enough for a page."""
 PLACES = ("output_dir", "cache_dir", "dense")
 
 
@@ -92,6 +98,8 @@ def ablation(collection: Collection, results: Path) -> str:
         **facts(summary),
         figure=lambda name, text: f"![{text}](ablation/{name}.svg)\n" if name in drawn else f"No data: {text}.\n",
         compared=COMPARED,
+        fewer=[row for row in summary.rows if row.missing_seeds],
+        groups={title: [c for c in summary.columns if c.name in names] for title, names in GROUPS.items()},
         switches=summarise(collection, FULL) if others and FULL in collection.arms else None,
     )
 
