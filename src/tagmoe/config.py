@@ -97,8 +97,8 @@ class LossConfig(Settings):
     head_hidden: int = Field(256, ge=1)
     head_layers: Literal[2, 3] = 2
     """[paper 3.3.3]; the release has 3."""
-    tag_embedding: Literal["learned", "frozen-orthogonal"] = "learned"
-    """[paper 3.3.1]"""
+    tag_embedding: Literal["learned", "frozen-orthogonal"] = "frozen-orthogonal"
+    """learned [paper 3.3.1] falls to a constant answer on TagWorld and scored 1.2 points lower. [ours]"""
     align_target: Literal["grad", "stop-grad"] = "grad"
     """Whether L_align also moves W_tag. [paper: learnable]"""
     align_tags: Literal["own", "shuffled", "other-task"] = "own"
