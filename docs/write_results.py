@@ -3,7 +3,7 @@
     tagmoe demo --cases 24 --seed 1000 --out /path/to/demo && cp /path/to/demo/results.json docs/results/tagworld.json
     tagmoe ablation run recipes/tagworld/ablation --out runs/ablation
     tagmoe ablation interference recipes/tagworld/ablation --out runs/ablation
-    tagmoe ablation run recipes/tagworld/ablation --out runs/longer --arms dense,moe,align --set unified.steps=2400
+    tagmoe ablation run recipes/tagworld/ablation --out runs/longer --arms dense,moe,align --set unified.steps=1600
     python docs/write_results.py [runs/ablation] [longer=runs/longer]
 
 A folder of runs is copied to docs/results/ablation first, so that the page can be written again without it. One that
@@ -174,7 +174,10 @@ def card(data: dict[str, Any]) -> str:
     """The model card that ships beside the weights."""
     worst = sorted(data["tasks"], key=lambda row: row["success"])[:3]
     template = (DOCS / "model_card.md.j2").read_text(encoding="utf-8")
-    return Template(template, keep_trailing_newline=True, undefined=StrictUndefined).render(**data, worst=worst)
+    tags = json.loads((CARD.parent / "tags_right.json").read_text(encoding="utf-8"))
+    return Template(template, keep_trailing_newline=True, undefined=StrictUndefined).render(
+        **data, worst=worst, tags=tags
+    )
 
 
 if __name__ == "__main__":
