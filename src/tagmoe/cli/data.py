@@ -4,4 +4,22 @@ from __future__ import annotations
 
 import typer
 
-app = typer.Typer(help="Fill, look at, check, enlarge, encode and export a store of training data.")
+from tagmoe.cli.data_export import export
+from tagmoe.cli.data_import import import_
+from tagmoe.cli.data_stats import stats
+from tagmoe.cli.data_view import view
+
+app = typer.Typer()
+
+
+@app.callback(invoke_without_command=True)
+def data(ctx: typer.Context) -> None:
+    """Fill, look at, check, enlarge, encode and export a store of training data."""
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
+
+
+app.command("import")(import_)
+app.command()(export)
+app.command()(stats)
+app.command()(view)

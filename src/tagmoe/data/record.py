@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import pyarrow as pa
@@ -36,9 +37,9 @@ class Picture:
     height: int
     role: Role = "source"
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """SHA-256 of the bytes."""
+        """SHA-256 of the bytes, computed once."""
         return hashlib.sha256(self.data).hexdigest()
 
 

@@ -63,7 +63,7 @@ class Drawing:
             import matplotlib
             from matplotlib.figure import Figure
         except ImportError:
-            raise MissingError("The routing report needs matplotlib; run: pip install 'tagmoe[reports]'.") from None
+            raise MissingError("Figures need matplotlib; run: pip install 'tagmoe[reports]'.") from None
         self._style = matplotlib.rc_context(_STYLE)
         self._figure_class, self._size = Figure, (width, height)
 

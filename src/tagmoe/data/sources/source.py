@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -21,6 +22,20 @@ class Licence:
     def restricted(self) -> bool:
         """Whether a user must accept it by name: no commercial use, no derivatives, or no licence at all."""
         return self.name == "none" or not (self.commercial and self.derivatives)
+
+    @classmethod
+    def named(cls, name: str) -> Licence:
+        """The terms that a name such as CC-BY-NC-4.0 says: NC is no commercial use, ND no derivatives."""
+        parts = re.split(r"[^A-Z]+", name.upper())
+        return cls(name, commercial="NC" not in parts, derivatives="ND" not in parts)
+
+    @property
+    def limits(self) -> str:
+        """What the licence keeps a user from, in words; empty when it is not restricted."""
+        if self.name == "none":
+            return "its authors state no licence"
+        found = (("no commercial use", self.commercial), ("no derivatives", self.derivatives))
+        return " and ".join(text for text, allowed in found if not allowed)
 
 
 @dataclass(frozen=True)

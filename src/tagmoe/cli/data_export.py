@@ -1,0 +1,59 @@
+"""`tagmoe data export`: a store as files that others read."""
+
+from __future__ import annotations
+
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tagmoe.cli.data_extra import need_data_extra
+from tagmoe.cli.options import AsJson, Force
+from tagmoe.cli.output import check_output_folder, give, new_folder
+from tagmoe.cli.progress import count_bar
+from tagmoe.resumable import size_text
+
+
+class Format(StrEnum):
+    """The formats of tagmoe.data.export, as the parser wants them."""
+
+    jsonl = "jsonl"
+    parquet = "parquet"
+    webdataset = "webdataset"
+
+
+def export(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="Store to read.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")],
+    kind: Annotated[
+        Format, typer.Option("--format", help="JSONL and pictures, Hugging Face Parquet, or WebDataset tar.")
+    ] = Format.jsonl,
+    where: Annotated[
+        str | None, typer.Option(metavar="SQL", help="Only rows that this keeps, as \"dataset = 'ultraedit'\".")
+    ] = None,
+    shard_mb: Annotated[float, typer.Option(min=0.001, help="MB of pictures after which a new file begins.")] = 512.0,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the records of a store as files, each split apart, whole or not at all.
+
+    Example: tagmoe data export my/store --format parquet --out my/parquet
+    """
+    need_data_extra()
+    from tagmoe.data.export import FILES
+    from tagmoe.data.export import export as write
+    from tagmoe.data.store import Store
+
+    check_output_folder(out, force=force, ours=FILES)
+    opened = Store.open(store)
+    started = time.perf_counter()
+    with new_folder(out) as partial, count_bar(f"export {kind.value}") as progress:
+        done = write(opened, partial, kind.value, where=where, shard_bytes=int(shard_mb * 2**20), progress=progress)
+    seconds = time.perf_counter() - started
+    give(
+        {"output": str(out), "format": kind.value, **vars(done), "seconds": round(seconds, 3)},
+        f"{out}\n{done.records:,} records, {done.files:,} files, {size_text(done.bytes)}, in {seconds:.1f} s",
+        as_json=as_json,
+    )

@@ -1,0 +1,130 @@
+"""`tagmoe data import`: fill a store from a source."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tagmoe.cli.data_extra import need_data_extra
+from tagmoe.cli.options import AsJson
+from tagmoe.cli.output import give
+from tagmoe.cli.progress import count_bar
+from tagmoe.data.sources.registry import KINDS, open_source
+from tagmoe.errors import UsageError
+from tagmoe.resumable import size_text
+
+
+def import_(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help=f"Kind of source: {', '.join(KINDS)}.")],
+    places: Annotated[
+        list[str], typer.Argument(metavar="[PATH] STORE", help="Files to read, where the kind has any; store to fill.")
+    ],
+    name: Annotated[str | None, typer.Option(help="Name of the data set, where rows have none.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Licence (SPDX name) of rows that state none.")] = None,
+    accept_licence: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Accept a licence that restricts use, or 'none'.")
+    ] = None,
+    refuse_hashes: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="SHA-256 of benchmark pictures, one a line: none is imported.")
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="FIELD=COLUMN", help="Of foreign Parquet: which column is what (several times)."),
+    ] = None,
+    instruction: Annotated[str | None, typer.Option(help="Instruction of pairs that have no text file.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Samples to make, for kinds that are made.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of samples that are made.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Another option of this kind.")
+    ] = None,
+    batch_rows: Annotated[int, typer.Option(min=1, help="Records written at once.")] = 1024,
+    batch_mb: Annotated[float, typer.Option(min=0.001, help="MB of pictures written at once.")] = 128.0,
+    as_json: AsJson = False,
+) -> None:
+    """Fill a store with a data set; the same command goes on after a kill, and adds nothing twice.
+
+    Example: tagmoe data import jsonl my/edits.jsonl my/store --licence CC-BY-4.0
+    """
+    need_data_extra()
+    path, target = _places(kind, places)
+    options: dict[str, Any] = {
+        **_assigned(settings, "--set"),
+        **{
+            key: value
+            for key, value in (
+                ("name", name),
+                ("licence", licence),
+                ("instruction", instruction),
+                ("count", count),
+                ("seed", seed),
+                ("map", _assigned(columns, "--map")),
+            )
+            if value not in (None, {})
+        },
+    }
+    from tagmoe.data.importing import check_licence, import_source, read_refused_pictures
+    from tagmoe.data.store import Store
+
+    # Everything that can be refused is refused before a store is made.
+    source = open_source(kind, path, options)
+    accepted = accept_licence or []
+    if source.licence.name == "none" and "none" not in accepted and "licence" in KINDS[kind].options:
+        raise UsageError(
+            f"No licence is known of {str(path)!r}; name it with --licence NAME, or if there is none and you may use "
+            "the data, add --accept-licence none."
+        )
+    check_licence(source, accepted)
+    refused = frozenset() if refuse_hashes is None else read_refused_pictures(refuse_hashes)
+    store = Store.open_or_create(target)
+    started = time.perf_counter()
+    with count_bar(f"import {kind}") as progress:
+        found = import_source(
+            store,
+            source,
+            accepted_licences=accepted,
+            refused_pictures=refused,
+            batch_rows=batch_rows,
+            batch_bytes=int(batch_mb * 2**20),
+            progress=progress,
+        )
+    seconds = time.perf_counter() - started
+    skipped = sum(found.skipped.values())
+    lines = [target]
+    if found.already:
+        lines.append("this source had been imported before; nothing was added")
+    elif found.resumed:
+        lines.append(f"went on after row {found.resumed:,} of an earlier import")
+    lines.append(
+        f"{found.accepted:,} records of {found.rows:,} rows, {size_text(found.bytes)} of pictures, in {seconds:.1f} s"
+    )
+    if skipped:
+        reasons = sorted(found.skipped.items(), key=lambda item: (-item[1], item[0]))
+        lines.append(f"{skipped:,} skipped: " + ", ".join(f"{number:,} {reason}" for reason, number in reasons))
+    data = {"store": target, "source": source.name, "licence": source.licence.name, **vars(found)}
+    give(data | {"records": len(store), "seconds": round(seconds, 3)}, "\n".join(lines), as_json=as_json)
+
+
+def _assigned(given: Sequence[str] | None, option: str) -> dict[str, str]:
+    """NAME=VALUE given several times. Raises UsageError for a text without =, and for a name given twice."""
+    found: dict[str, str] = {}
+    for text in given or ():
+        key, equals, value = text.partition("=")
+        if not equals or not key or not value:
+            raise UsageError(f"{option} {text!r} is not understood; write {option} NAME=VALUE.")
+        if key in found:
+            raise UsageError(f"{option} gives {key!r} twice; give it once.")
+        found[key] = value
+    return found
+
+
+def _places(kind: str, places: Sequence[str]) -> tuple[Path | None, str]:
+    if kind not in KINDS:
+        raise UsageError(f"There is no kind of source {kind!r}; choose one of {', '.join(KINDS)}.")
+    wanted = "PATH STORE" if KINDS[kind].needs_path else "STORE"
+    if len(places) != len(wanted.split()):
+        raise UsageError(f"{kind!r} takes {wanted}, not {' '.join(places)!r}; see 'tagmoe data import --help'.")
+    return (Path(places[0]) if KINDS[kind].needs_path else None), places[-1]

@@ -1,0 +1,103 @@
+"""`tagmoe data stats`: what a store holds, as a table and as bars."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tagmoe.cli.data_extra import need_data_extra
+from tagmoe.cli.options import AsJson, Force
+from tagmoe.cli.output import check_output_file, give, write_text
+from tagmoe.cli.progress import count_bar
+
+if TYPE_CHECKING:
+    from tagmoe.data.statistics import Statistics
+
+SHOWN = 20
+"""Values of a group in the table and in the plot; --json has all."""
+
+
+def stats(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="Store to read.")],
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Bars to write.")] = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Count the records of a store by data set, task, tag, size, licence, split, operation and quarantine.
+
+    Example: tagmoe data stats my/store --plot stats.svg
+    """
+    need_data_extra()
+    if plot is not None:
+        check_output_file(plot, force=force, extensions=(".svg",), kind="SVG")
+    from tagmoe.data.statistics import statistics
+    from tagmoe.data.store import Store
+
+    opened = Store.open(store)
+    with count_bar("count") as progress:
+        found = statistics(opened, progress=progress)
+    if plot is not None:
+        write_text(draw(found), plot)
+    data = {
+        "store": store,
+        "records": found.records,
+        "groups": found.groups,
+        "imports": list(found.imports),
+        "plot": None if plot is None else str(plot),
+    }
+    give(data, "\n".join([f"{store}: {found.records:,} records", *_table(found)]), as_json=as_json)
+
+
+def draw(found: Statistics) -> str:
+    """The counts as SVG, a panel of bars for each group that tells something apart."""
+    from tagmoe.routing.svg import ACCENT, Drawing, quiet
+
+    groups = {name: _shown(counts) for name, counts in found.groups.items() if counts}
+    heights = [0.5 + 0.24 * len(counts) for counts in groups.values()]
+    drawing = Drawing(8.0, sum(heights) + 0.3 * len(heights) + 0.2)
+    with drawing as figure:
+        if groups:
+            panels = figure.subplots(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
+            for axes, (name, counts) in zip(panels, groups.items(), strict=True):
+                values = list(counts.values())
+                axes.barh(range(len(values)), values, height=0.7, color=ACCENT)
+                for place, value in enumerate(values):
+                    axes.text(value, place, f" {value:,}", va="center", fontsize=8)
+                axes.set_yticks(range(len(values)), [label[:40] for label in counts])
+                axes.set_xlim(0, 1.12 * max(values))
+                axes.set_xticks([])
+                axes.set_ylim(len(values) - 0.4, -0.6)
+                axes.set_title(f"records by {name}")
+                quiet(axes)
+        else:
+            figure.text(0.5, 0.5, "no records", ha="center")
+    return drawing.text
+
+
+def _table(found: Statistics) -> list[str]:
+    lines = []
+    for name, counts in found.groups.items():
+        shown = _shown(counts)
+        width = max((len(value) for value in shown), default=0)
+        lines += ["", name]
+        for value, count in shown.items():
+            share = count / max(1, found.records)
+            lines.append(f"  {value:<{width}}  {count:>10,}  {share:6.1%}")
+    if found.imports:
+        lines += ["", "imports"]
+    for note in found.imports:
+        state = "finished" if note["finished"] else "not finished"
+        skipped = sum(note["skipped"].values())
+        lines.append(f"  {note['source']}: {note['accepted']:,} of {note['rows']:,} rows, {skipped:,} skipped, {state}")
+        lines += [f"    {count:,} {reason}" for reason, count in sorted(note["skipped"].items())]
+    return lines
+
+
+def _shown(counts: Mapping[str, int]) -> dict[str, int]:
+    """The most frequent values, and the sum of the others."""
+    items = list(counts.items())
+    rest = items[SHOWN:]
+    return dict(items[:SHOWN]) | ({f"({len(rest)} others)": sum(count for _, count in rest)} if rest else {})

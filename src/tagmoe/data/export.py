@@ -1,0 +1,288 @@
+"""A store as files that others read: JSONL and pictures, Hugging Face Parquet, WebDataset tar.
+
+The same store gives the same files, byte for byte. JSONL and Parquet are read back by `tagmoe data import` as the same
+records. Each split has files of its own, cut into shards.
+
+jsonl        train-00000.jsonl ..., images/ab/SHA256.png (a picture that several records share is written once)
+parquet      data/train-00000-of-00007.parquet ..., as datasets.load_dataset reads it, pictures as Image
+webdataset   train-000000.tar ..., per record ID.json, ID.image0.png ..., ID.target.png
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args
+
+import pyarrow as pa
+import pyarrow.parquet
+
+from tagmoe.data.fields import finite_or_text, to_fields
+from tagmoe.data.picture_file import extension
+from tagmoe.data.record import QUALITY, SCHEMA, Picture, Record, from_row
+from tagmoe.data.store import Store
+from tagmoe.errors import DataError, ImageError, MissingError
+
+Format = Literal["jsonl", "parquet", "webdataset"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+FILES = ("*.jsonl", "images", "data", "*.tar")
+"""What an export may hold, as patterns."""
+SHARD_BYTES = 512 << 20
+SCAN_ROWS = 32
+GROUP_ROWS = 100
+GROUP_BYTES = 32 << 20
+"""A row group of Parquet, as the viewer of the hub wants it: it is the least that a reader takes."""
+Progress = Callable[[int, int], None]
+
+_HF_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+_HF_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("dataset", pa.string()),
+        ("instruction", pa.string()),
+        ("instructions", pa.list_(pa.string())),
+        ("instruction_rewritten", pa.string()),
+        ("caption_source", pa.string()),
+        ("caption_target", pa.string()),
+        ("native_task", pa.string()),
+        ("tags", pa.list_(pa.string())),
+        ("tag_provenance", SCHEMA.field("tag_provenance").type),
+        ("quality", QUALITY),
+        ("licence", pa.string()),
+        ("origin", pa.string()),
+        ("root", pa.string()),
+        ("parent", pa.string()),
+        ("operation", pa.string()),
+        ("input_roles", pa.list_(pa.string())),
+        ("input_images", pa.list_(_HF_IMAGE)),
+        ("output_image", _HF_IMAGE),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written. bytes: those of all files."""
+
+    records: int
+    files: int
+    bytes: int
+
+
+class _Shard(Protocol):
+    """One file being written."""
+
+    def add(self, record: Record) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def export(
+    store: Store,
+    folder: Path,
+    kind: Format,
+    *,
+    where: str | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Progress | None = None,
+) -> Exported:
+    """Write the records that the SQL filter `where` keeps, or all, into an empty folder; a shard ends after
+    `shard_bytes` bytes of pictures. progress(rows done, in all).
+
+    Raises DataError when there is no such record or the store is damaged, MissingError without webdataset, OSError
+    when the folder cannot be written; the caller throws the folder away then.
+    """
+    shards = _Shards(folder, kind, shard_bytes)
+    try:
+        done = 0
+        for record in _records(store, where):
+            shards.add(record)
+            done += 1
+            if progress is not None:
+                progress(done, len(store) if where is None else 0)
+    finally:
+        shards.close()
+    if not done:
+        raise DataError(f"The store {store.uri!r} has no record{'' if where is None else f' where {where}'}.")
+    if kind == "parquet":
+        _number_shards(folder / "data")
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return Exported(done, len(files), sum(path.stat().st_size for path in files))
+
+
+def _records(store: Store, where: str | None) -> Iterator[Record]:
+    for batch in store.scan(SCHEMA.names, where=where, rows=SCAN_ROWS):
+        for row in batch.to_pylist():
+            yield from_row(row)
+
+
+class _Shards:
+    """The open shard of each split."""
+
+    def __init__(self, folder: Path, kind: Format, shard_bytes: int) -> None:
+        self._folder, self._kind, self._shard_bytes = folder, kind, shard_bytes
+        self._open: dict[str, _Shard] = {}
+        self._bytes: dict[str, int] = {}
+        self._count: dict[str, int] = {}
+
+    def add(self, record: Record) -> None:
+        split = record.split
+        if split in self._open and self._bytes[split] >= self._shard_bytes:
+            self._open.pop(split).close()
+        if split not in self._open:
+            number = self._count.get(split, 0)
+            self._open[split] = _SHARDS[self._kind](self._folder, split, number)
+            self._bytes[split], self._count[split] = 0, number + 1
+        self._open[split].add(record)
+        self._bytes[split] += _size(record)
+
+    def close(self) -> None:
+        for shard in self._open.values():
+            shard.close()
+
+
+class _JsonlShard:
+    def __init__(self, folder: Path, split: str, number: int) -> None:
+        self._folder = folder
+        self._lines = (folder / f"{split}-{number:05d}.jsonl").open("w", encoding="utf-8", newline="\n")
+
+    def add(self, record: Record) -> None:
+        line = {
+            **_json_fields(record),
+            "input_images": [self._picture(picture) for picture in record.images],
+            "output_image": self._picture(record.target),
+        }
+        self._lines.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def close(self) -> None:
+        self._lines.close()
+
+    def _picture(self, picture: Picture) -> str:
+        name = f"images/{picture.digest[:2]}/{_file_name(picture)}"
+        path = self._folder / name
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(picture.data)
+        return name
+
+
+class _ParquetShard:
+    def __init__(self, folder: Path, split: str, number: int) -> None:
+        (folder / "data").mkdir(exist_ok=True)
+        features = json.dumps({"info": {"features": _features()}}, sort_keys=True)
+        schema = _HF_SCHEMA.with_metadata({"huggingface": features})
+        self._writer = pyarrow.parquet.ParquetWriter(folder / "data" / f"{split}-{number:05d}.parquet", schema)
+        self._rows: list[dict[str, Any]] = []
+        self._bytes = 0
+
+    def add(self, record: Record) -> None:
+        fields = to_fields(record)
+        self._rows.append(
+            {
+                **fields,
+                "quality": [{"name": name, "value": value} for name, value in fields["quality"].items()],
+                "input_roles": [picture.role for picture in record.images],
+                "input_images": [_hf_image(picture) for picture in record.images],
+                "output_image": _hf_image(record.target),
+            }
+        )
+        self._bytes += _size(record)
+        if len(self._rows) >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
+            self._write()
+
+    def close(self) -> None:
+        if self._rows:
+            self._write()
+        self._writer.close()
+
+    def _write(self) -> None:
+        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=_HF_SCHEMA))
+        self._rows, self._bytes = [], 0
+
+
+class _TarShard:
+    def __init__(self, folder: Path, split: str, number: int) -> None:
+        try:
+            from webdataset import TarWriter
+        except ImportError:
+            raise MissingError("The format webdataset needs webdataset; run: pip install 'tagmoe[data]'.") from None
+        self._handle = (folder / f"{split}-{number:06d}.tar").open("wb")
+        # No encoder: bytes as they are. A fixed time: the same records give the same file.
+        self._tar = TarWriter(self._handle, encoder=False, mtime=0)
+
+    def add(self, record: Record) -> None:
+        inputs = {f"image{number}.{_ending(picture)}": picture for number, picture in enumerate(record.images)}
+        target = f"target.{_ending(record.target)}"
+        about = {**_json_fields(record), "input_images": list(inputs), "output_image": target}
+        self._tar.write(
+            {
+                "__key__": record.id,
+                "json": json.dumps(about, ensure_ascii=False).encode(),
+                **{name: picture.data for name, picture in inputs.items()},
+                target: record.target.data,
+            }
+        )
+
+    def close(self) -> None:
+        self._tar.close()
+        self._handle.close()
+
+
+_SHARDS: dict[Format, Callable[[Path, str, int], _Shard]] = {
+    "jsonl": _JsonlShard,
+    "parquet": _ParquetShard,
+    "webdataset": _TarShard,
+}
+
+
+def _json_fields(record: Record) -> dict[str, Any]:
+    fields = to_fields(record)
+    fields["quality"] = {name: finite_or_text(value) for name, value in fields["quality"].items()}
+    # Empty tags say that none applies, and no tags that nobody has looked: both are kept.
+    given = {name: value for name, value in fields.items() if value not in (None, {}, []) or name == "tags"}
+    return {**given, "input_roles": [picture.role for picture in record.images]}
+
+
+def _hf_image(picture: Picture) -> dict[str, Any]:
+    return {"bytes": picture.data, "path": _file_name(picture)}
+
+
+def _file_name(picture: Picture) -> str:
+    return f"{picture.digest}.{_ending(picture)}"
+
+
+def _ending(picture: Picture) -> str:
+    try:
+        return extension(picture.data)
+    except ImageError:
+        # An importer lets no such picture in; whoever wrote the store otherwise still gets all bytes out.
+        return "bin"
+
+
+def _size(record: Record) -> int:
+    return sum(len(picture.data) for picture in (*record.images, record.target))
+
+
+def _number_shards(folder: Path) -> None:
+    """The names that the hub knows: how many shards there are stands in each."""
+    for split in ("train", "validation"):
+        shards = sorted(folder.glob(f"{split}-*.parquet"))
+        for number, path in enumerate(shards):
+            path.rename(folder / f"{split}-{number:05d}-of-{len(shards):05d}.parquet")
+
+
+def _features() -> dict[str, Any]:
+    """The columns as `datasets.Features` writes them down."""
+    return {field.name: _feature(field.type) for field in _HF_SCHEMA}
+
+
+def _feature(kind: pa.DataType) -> dict[str, Any]:
+    if kind == _HF_IMAGE:
+        return {"_type": "Image"}
+    if pa.types.is_list(kind):
+        return {"feature": _feature(kind.value_type), "_type": "List"}
+    if pa.types.is_struct(kind):
+        return {field.name: _feature(field.type) for field in kind}
+    return {"dtype": {"double": "float64"}.get(str(kind), str(kind)), "_type": "Value"}

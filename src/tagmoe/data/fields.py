@@ -1,0 +1,224 @@
+"""A record without its pictures as plain values: a line of JSONL, a row of Parquet, the JSON of a tar.
+
+Tags are names here and numbers in a store. The split is not among the values: it follows from `root`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, get_args
+
+from tagmoe.data.record import OPERATIONS, Operation, Picture, Record, Role, TagProvenance, record_id
+from tagmoe.errors import VocabularyError
+from tagmoe.tags import TAGS, TaskDescriptor
+
+TEXTS = ("instruction_rewritten", "caption_source", "caption_target")
+FIELDS = (
+    "id",
+    "dataset",
+    "instruction",
+    "instructions",
+    *TEXTS,
+    "native_task",
+    "tags",
+    "tag_provenance",
+    "quality",
+    "licence",
+    "origin",
+    "root",
+    "parent",
+    "operation",
+)
+"""Names of the values, those of the record."""
+_ID = re.compile(r"[0-9a-f]{32}")
+_ROOT = re.compile(r"[0-9a-f]{64}")
+
+
+class UnusableRow(Exception):
+    """A native row that gives no record; the message is the short fixed reason that it is counted under."""
+
+
+def to_fields(record: Record) -> dict[str, Any]:
+    """The record's values, in the order of FIELDS; `from_fields` reads them back."""
+    given = record.tag_provenance
+    return {
+        "id": record.id,
+        "dataset": record.dataset,
+        "instruction": record.instruction,
+        "instructions": list(record.instructions),
+        **{name: getattr(record, name) for name in TEXTS},
+        "native_task": record.native_task,
+        "tags": None if record.tags is None else [TAGS[index].name for index in sorted(record.tags)],
+        "tag_provenance": None if given is None else dict(vars(given)),
+        "quality": dict(sorted(record.quality.items())),
+        "licence": record.licence,
+        "origin": record.origin,
+        "root": record.root,
+        "parent": record.parent,
+        "operation": record.operation,
+    }
+
+
+def from_fields(
+    fields: Mapping[str, Any],
+    images: Sequence[Picture],
+    target: Picture,
+    *,
+    dataset: str,
+    licence: str,
+    origin: str,
+) -> Record:
+    """The record of some of FIELDS; `dataset`, `licence` and `origin` stand where the row has none of its own.
+
+    Only the instruction must be there. An id of 32 hexadecimal digits is kept; otherwise it is made of the content
+    and of the id given, so that the same row has the same id wherever it lies, and two datasets never share one.
+    Raises UnusableRow for a missing instruction and a value that does not fit.
+    """
+    if not isinstance(fields.get("instruction"), str):
+        raise UnusableRow("no instruction")
+    own = _text(fields, "dataset", dataset)
+    return Record(
+        id=_id(fields, own, images, target),
+        dataset=own,
+        target=target,
+        instruction=_text(fields, "instruction", ""),
+        licence=_text(fields, "licence", "") or licence,
+        images=tuple(images),
+        instructions=_texts(fields, "instructions"),
+        instruction_rewritten=_optional(fields, "instruction_rewritten"),
+        caption_source=_optional(fields, "caption_source"),
+        caption_target=_optional(fields, "caption_target"),
+        native_task=_text(fields, "native_task", ""),
+        quality=_quality(fields),
+        # names of files need not be text in UTF-8
+        origin=_text(fields, "origin", origin.encode("utf-8", "backslashreplace").decode()),
+        root=_matching(fields, "root", _ROOT) or "",
+        parent=_matching(fields, "parent", _ID),
+        operation=_operation(fields),
+        tags=_tags(fields),
+        tag_provenance=_provenance(fields),
+    )
+
+
+def content_key(images: Iterable[Picture], target: Picture, instruction: str, native: str = "") -> str:
+    """A digest of what the sample is; `native` is the row's own name in its dataset, where it has one."""
+    content = [*((picture.role, picture.digest) for picture in images), ("target", target.digest), instruction, native]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def roles_of(given: Any, count: int) -> tuple[Role, ...]:
+    """The roles of `count` pictures, as given or else a source followed by references. Raises UnusableRow."""
+    if given is None:
+        return tuple("reference" if number else "source" for number in range(count))
+    if not isinstance(given, list | tuple) or len(given) != count or not set(given) <= set(get_args(Role)):
+        raise UnusableRow("bad value of 'input_roles'")
+    return tuple(given)
+
+
+def _id(fields: Mapping[str, Any], dataset: str, images: Sequence[Picture], target: Picture) -> str:
+    given = fields.get("id")
+    if given is None or isinstance(given, int):
+        native = "" if given is None else str(given)
+    else:
+        native = _text(fields, "id", "")
+    if _ID.fullmatch(native):
+        return native
+    return record_id(dataset, content_key(images, target, fields["instruction"], native))
+
+
+def _text(fields: Mapping[str, Any], name: str, default: str) -> str:
+    value = _optional(fields, name)
+    return default if value is None else value
+
+
+def _optional(fields: Mapping[str, Any], name: str) -> str | None:
+    value = fields.get(name)
+    if value is not None and not _is_text(value):
+        raise _bad(name)
+    return value
+
+
+def _texts(fields: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    value = fields.get(name)
+    if value is None:
+        return ()
+    if not isinstance(value, list | tuple) or not all(_is_text(item) for item in value):
+        raise _bad(name)
+    return tuple(value)
+
+
+def _is_text(value: Any) -> bool:
+    # JSON can hold half of a surrogate pair, which is no text in UTF-8 and cannot be stored.
+    return isinstance(value, str) and (value.isascii() or not re.search(r"[\ud800-\udfff]", value))
+
+
+def _matching(fields: Mapping[str, Any], name: str, pattern: re.Pattern[str]) -> str | None:
+    value = _optional(fields, name)
+    if value is not None and not pattern.fullmatch(value):
+        raise _bad(name)
+    return value
+
+
+def _operation(fields: Mapping[str, Any]) -> Operation:
+    value = fields.get("operation") or "none"
+    for known in OPERATIONS:
+        if value == known:
+            return known
+    raise _bad("operation")
+
+
+def _quality(fields: Mapping[str, Any]) -> dict[str, float]:
+    value = fields.get("quality") or {}
+    try:
+        items = value.items() if isinstance(value, Mapping) else [(item["name"], item["value"]) for item in value]
+        # A score that is no number at all (null) is no score; JSON has no infinity, which is written as a text.
+        found = {name: float(score) for name, score in items if score is not None}
+    except (TypeError, KeyError, ValueError, OverflowError):
+        raise _bad("quality") from None
+    if not all(_is_text(name) for name in found):
+        raise _bad("quality")
+    return found
+
+
+def _tags(fields: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """Names of tags, or the paper's form "Scope: ...; Type: ..."."""
+    value = fields.get("tags")
+    if value is None:
+        return None
+    try:
+        if isinstance(value, str):
+            return TaskDescriptor.parse(value).indices
+        if isinstance(value, list | tuple) and all(isinstance(name, str) for name in value):
+            return TaskDescriptor.from_tags(value).indices
+    except VocabularyError:
+        raise UnusableRow("unknown tag, or one given twice") from None
+    raise _bad("tags")
+
+
+def _provenance(fields: Mapping[str, Any]) -> TagProvenance | None:
+    value = fields.get("tag_provenance")
+    if value is None:
+        return None
+    if not isinstance(value, Mapping) or not isinstance(value.get("annotator"), str):
+        raise _bad("tag_provenance")
+    seed = value.get("seed") or 0
+    names = ("annotator", "model", "rules_version", "status")
+    texts = {name: value[name] for name in names if value.get(name) is not None}
+    if not all(_is_text(text) for text in texts.values()):
+        raise _bad("tag_provenance")
+    if not isinstance(seed, int) or isinstance(seed, bool) or not -(2**63) <= seed < 2**63:
+        raise _bad("tag_provenance")
+    return TagProvenance(seed=seed, **texts)
+
+
+def _bad(name: str) -> UnusableRow:
+    return UnusableRow(f"bad value of {name!r}")
+
+
+def finite_or_text(value: float) -> float | str:
+    """The score as JSON can hold it; `from_fields` reads the text of an infinity or of no number back."""
+    return value if math.isfinite(value) else repr(value)

@@ -1,0 +1,206 @@
+"""Fill a store from a source, batch by batch; how far it is stands in the store itself.
+
+Each batch and the note on the position after it become visible in one step, so a killed import goes on where it was:
+no row is lost and none is there twice. Records whose id the store has already are counted and not added again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tagmoe.data.known_ids import KnownIds
+from tagmoe.data.record import Record
+from tagmoe.data.sources.source import Licence, Row, Source
+from tagmoe.data.store import Store
+from tagmoe.errors import DataError, UsageError
+
+BATCH_ROWS = 1024
+BATCH_BYTES = 128 << 20
+"""A batch becomes a fragment of the store, and is held in memory about three times over while it is written."""
+NOTE_AFTER = 20_000
+"""Native rows after which the position is noted even when they gave no batch of records."""
+NOTE = "import/"
+KNOWN = "already in the store"
+BENCHMARK = "benchmark picture"
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import has done, all its calls together. rows: native rows read; bytes: those of the pictures added;
+    resumed: rows that an earlier call had read; already: whether it had been finished before, and nothing was done."""
+
+    accepted: int
+    skipped: Mapping[str, int]
+    rows: int
+    bytes: int
+    resumed: int = 0
+    already: bool = False
+
+
+@dataclass
+class _State:
+    position: int = 0
+    rows: int = 0
+    accepted: int = 0
+    bytes: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    finished: bool = False
+
+    @classmethod
+    def from_note(cls, note: Mapping[str, Any]) -> _State:
+        names = ("position", "rows", "accepted", "bytes", "finished")
+        return cls(**{name: note[name] for name in names}, skipped=Counter(note["skipped"]))
+
+    def note(self, source: Source) -> dict[str, Any]:
+        return {**vars(self), "skipped": dict(self.skipped), "source": source.name, "licence": source.licence.name}
+
+
+def import_source(
+    store: Store,
+    source: Source,
+    *,
+    accepted_licences: Collection[str] = (),
+    refused_pictures: Collection[str] = (),
+    batch_rows: int = BATCH_ROWS,
+    batch_bytes: int = BATCH_BYTES,
+    progress: Progress | None = None,
+) -> Imported:
+    """Append what the source gives, or the rest of it after an earlier call that did not finish.
+
+    refused_pictures: SHA-256 of pictures that must not be trained on, in hexadecimal; a record with one is skipped.
+    A batch ends after `batch_rows` records or `batch_bytes` bytes of pictures. progress(native rows done, in all).
+
+    Raises UsageError for a restricted licence that is not in `accepted_licences`, DataError when the source is damaged
+    or the store cannot be written; what was appended until then stays, and the next call goes on behind it.
+    """
+    check_licence(source, accepted_licences)
+    name = note_name(source, accepted_licences, refused_pictures)
+    with store.writing():
+        note = store.note(name)
+        state = _State() if note is None else _State.from_note(note)
+        already, resumed = state.finished, state.rows
+        if not already:
+            batch = _Batch(store, KnownIds(store), state)
+            noted = state.rows
+            for row in _rows(source, state.position):
+                for record in row.records:
+                    reason = _refusal(record, accepted_licences, refused_pictures)
+                    if reason:
+                        state.skipped[reason] += 1
+                    else:
+                        batch.add(record)
+                state.skipped.update(row.skipped)
+                state.position, state.rows = row.next, state.rows + 1
+                if len(batch) >= batch_rows or batch.nbytes >= batch_bytes or state.rows - noted >= NOTE_AFTER:
+                    batch.write(name, source)
+                    noted = state.rows
+                if progress is not None:
+                    progress(state.rows, max(len(source), state.rows))
+            state.finished = True
+            batch.write(name, source)
+    skipped = dict(sorted(state.skipped.items()))
+    return Imported(state.accepted, skipped, state.rows, state.bytes, resumed=resumed, already=already)
+
+
+def check_licence(source: Source, accepted: Collection[str]) -> None:
+    """Raise UsageError when the source may not be used without saying so."""
+    licence = source.licence
+    if licence.restricted and licence.name not in accepted:
+        raise UsageError(
+            f"The source {source.name!r} has the licence {licence.name!r} ({licence.limits}); if that allows what you "
+            f"do, add --accept-licence {shlex.quote(licence.name)}."
+        )
+
+
+def note_name(source: Source, accepted: Collection[str], refused: Collection[str]) -> str:
+    """The note of this import: other files, options, licences or refused pictures make another one."""
+    conditions = [dict(source.fingerprint()), sorted(set(accepted)), _digest(sorted(set(refused)))]
+    return NOTE + _digest(conditions)[:32]
+
+
+def read_refused_pictures(path: Path) -> frozenset[str]:
+    """The SHA-256 of pictures in a text file, one a line as `sha256sum` writes them; # begins a comment.
+
+    Raises UsageError for a file that cannot be read and for a line that is no digest.
+    """
+    found: set[str] = set()
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                words = line.partition("#")[0].split(maxsplit=1)
+                if words and not re.fullmatch(r"[0-9a-fA-F]{64}", words[0]):
+                    raise UsageError(
+                        f"Line {number} of {str(path)!r} has no SHA-256 ({words[0][:20]!r}); write 64 hexadecimal "
+                        "digits a line."
+                    )
+                found.update(word.lower() for word in words[:1])
+    except OSError as error:
+        raise UsageError(f"The file of hashes {str(path)!r} cannot be read ({error.strerror}).") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"The file of hashes {str(path)!r} is no text in UTF-8.") from None
+    return frozenset(found)
+
+
+class _Batch:
+    """Records that wait to be appended, each id once."""
+
+    def __init__(self, store: Store, known: KnownIds, state: _State) -> None:
+        self._store, self._known, self._state = store, known, state
+        self._records: dict[str, Record] = {}
+        self.nbytes = 0
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def add(self, record: Record) -> None:
+        if record.id in self._records:
+            self._state.skipped[KNOWN] += 1
+        else:
+            self._records[record.id] = record
+            self.nbytes += _size(record)
+
+    def write(self, name: str, source: Source) -> None:
+        """Append those that the store has not, with the note on how far the import is."""
+        known = self._known.among(list(self._records))
+        records = [record for record in self._records.values() if record.id not in known]
+        if known:
+            self._state.skipped[KNOWN] += len(known)
+        self._state.accepted += len(records)
+        self._state.bytes += sum(map(_size, records))
+        self._records, self.nbytes = {}, 0
+        self._store.append(records, note=(name, self._state.note(source)))
+        self._known.add([record.id for record in records])
+
+
+def _rows(source: Source, start: int) -> Iterator[Row]:
+    """The source's rows; what a reader of files raises is said of the source, not of the store."""
+    try:
+        yield from source.rows(start)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(f"The source {source.name!r} cannot be read ({reason}); check its files.") from error
+
+
+def _refusal(record: Record, accepted: Collection[str], refused: Collection[str]) -> str | None:
+    if record.licence not in accepted and Licence.named(record.licence).restricted:
+        return f"licence {record.licence} not accepted"
+    if refused and any(picture.digest in refused for picture in (*record.images, record.target)):
+        return BENCHMARK
+    return None
+
+
+def _size(record: Record) -> int:
+    return sum(len(picture.data) for picture in (*record.images, record.target))
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,55 @@
+"""What the sources of files share: which files they are, and how one picture file is read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tagmoe.data.fields import UnusableRow
+from tagmoe.data.picture_file import read_picture
+from tagmoe.data.record import Picture, Role
+from tagmoe.errors import DataError, ImageError
+
+MARK_BYTES = 65_536
+MAX_FILE_BYTES = 256 << 20
+
+
+def marks(files: Sequence[Path]) -> list[list[Any]]:
+    """Path, size and a digest of the two ends of each file, for a fingerprint. Raises DataError."""
+    return [_mark(file) for file in files]
+
+
+def picture(data: bytes, role: Role = "source") -> Picture:
+    """The picture in these bytes. Raises UnusableRow with the reason."""
+    try:
+        return read_picture(data, role)
+    except ImageError as error:
+        raise UnusableRow(str(error)) from None
+
+
+def picture_of_file(path: Path, role: Role = "source") -> Picture:
+    """The picture in a file, its bytes as they are. Raises UnusableRow with the reason."""
+    try:
+        if not path.is_file():
+            raise UnusableRow("missing picture file")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise UnusableRow("picture file of more than 256 MB")
+        data = path.read_bytes()
+    except (OSError, ValueError):
+        # ValueError: a path with a zero byte
+        raise UnusableRow("picture file that cannot be read") from None
+    return picture(data, role)
+
+
+def _mark(file: Path) -> list[Any]:
+    try:
+        with file.open("rb") as handle:
+            digest = hashlib.sha256(handle.read(MARK_BYTES))
+            size = handle.seek(0, 2)
+            handle.seek(max(MARK_BYTES, size - MARK_BYTES))
+            digest.update(handle.read(MARK_BYTES))
+    except OSError as error:
+        raise DataError(f"The file {str(file)!r} cannot be read ({error.strerror}).") from None
+    return [str(file.resolve()), size, digest.hexdigest()]
