@@ -16,6 +16,7 @@ import typer
 from tagmoe import __version__
 from tagmoe.cli.ablation import app as ablation
 from tagmoe.cli.convert_release import convert_release
+from tagmoe.cli.data import app as data
 from tagmoe.cli.demo import demo
 from tagmoe.cli.edit import edit
 from tagmoe.cli.generate import generate
@@ -38,6 +39,7 @@ for verb in (demo, edit, generate, train, upcycle, convert_release, info):
     app.command()(verb)
 app.add_typer(routing, name="routing")
 app.add_typer(ablation, name="ablation")
+app.add_typer(data, name="data")
 
 
 @app.callback(invoke_without_command=True)

@@ -1,4 +1,4 @@
-"""A progress bar in bytes on stderr, for commands that move whole checkpoints; silent where nobody watches."""
+"""Progress bars on stderr, in bytes or in pieces of work; silent where nobody watches."""
 
 from __future__ import annotations
 
@@ -23,3 +23,19 @@ def byte_bar(title: str) -> Iterator[Progress | None]:
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def count_bar(title: str, unit: str = "rows") -> Iterator[Progress | None]:
+    """Yields a callback (done, total; a total of 0 is unknown), or None when stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
+    with Bar(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total or None)

@@ -260,6 +260,10 @@ class Store:
                 columns=None if columns is None else list(columns), batch_size=rows, batch_readahead=2
             )
 
+    def fragment_rows(self, number: int) -> int:
+        """How many rows a fragment has."""
+        return int(self._fragment(number).count_rows())
+
     def fill(self, number: int, values: pa.Table) -> None:
         """Give one fragment's rows these values, in the order of its rows; the columns must be declared.
 
