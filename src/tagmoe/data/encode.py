@@ -325,7 +325,8 @@ def encode_store(
 ) -> Encoded:
     """Fill the columns of FIELDS in all fragments that lack them; whatever is killed, the same call goes on.
 
-    load: makes the encoder in each worker, and must pickle. fingerprint: JSON values that tell it from others. limit: stop with the fragment
+    load: makes the encoder in each worker, and must pickle. fingerprint: JSON values that tell it from
+    others. limit: stop with the fragment
     in which so many rows are reached. again: drop the columns and begin anew. progress: called with rows done and all.
 
     Raises DataError for columns of another encoder, and when fragments failed: the others are kept.
