@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from tagmoe.cli.data_encode import encode
 from tagmoe.cli.data_export import export
 from tagmoe.cli.data_import import import_
 from tagmoe.cli.data_stats import stats
@@ -23,3 +24,4 @@ app.command("import")(import_)
 app.command()(export)
 app.command()(stats)
 app.command()(view)
+app.command()(encode)
