@@ -1,0 +1,81 @@
+"""The rows of a store that can be trained on, by data set and by bucket, as the sampler wants them."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from tagmoe.data.sampler import SourceRows
+from tagmoe.data.store import SCAN_ROWS, Store
+from tagmoe.errors import UsageError
+
+Size = tuple[int, int]
+
+
+def bucket_name(target: Size, references: tuple[Size, ...] | list[Size] = ()) -> str:
+    """The bucket of a (width, height) of the target and those of its references in order: "64x64 64x64 32x48"."""
+    return " ".join(f"{width}x{height}" for width, height in (target, *references))
+
+
+def bucket_sizes(bucket: str) -> list[Size]:
+    """The (width, height) of the target, then those of the references."""
+    sides = (text.split("x") for text in bucket.split())
+    return [(int(width), int(height)) for width, height in sides]
+
+
+def rows_by_bucket(
+    store: Store, *, weights: Mapping[str, float] | None = None, split: str = "train"
+) -> dict[str, SourceRows]:
+    """Every data set of a store with its weight and its rows of a split.
+
+    weights: by data set; those not named are left out. By default each weighs as many rows as it has. Rows in
+    quarantine are left out, rows that nobody has validated are not. Masks are no references.
+
+    The sizes of references are read with the pictures (Lance reads a list of structs whole).
+    Raises UsageError for a data set that the store does not have.
+    """
+    found: dict[str, dict[str, array[int]]] = {}
+    columns = ["dataset", "split", "target.width", "target.height", "images"]
+    if "quarantine" in store.columns:
+        columns.append("quarantine")
+    start = 0
+    for batch in store.scan(columns, rows=SCAN_ROWS):
+        kept = zip(batch["dataset"].to_pylist(), batch["split"].to_pylist(), _quarantined(batch), strict=True)
+        for row, ((dataset, side, is_bad), bucket) in enumerate(zip(kept, _buckets(batch), strict=True), start):
+            rows = found.setdefault(dataset, {})
+            if side == split and not is_bad:
+                rows.setdefault(bucket, array("q")).append(row)
+        start += len(batch)
+    unknown = [name for name in weights or () if name not in found]
+    if unknown:
+        raise UsageError(
+            f"The store {store.uri!r} has no data set {unknown[0]!r}; it has {', '.join(sorted(found)) or 'none'}."
+        )
+    return {
+        name: SourceRows(
+            float(sum(map(len, rows.values()))) if weights is None else weights[name],
+            {bucket: np.array(numbers, dtype=np.int64) for bucket, numbers in sorted(rows.items())},
+        )
+        for name, rows in sorted(found.items())
+        if weights is None or name in weights
+    }
+
+
+def _quarantined(batch: pa.RecordBatch) -> list[bool]:
+    if "quarantine" not in batch.schema.names:
+        return [False] * len(batch)
+    return [bool(reasons) for reasons in batch["quarantine"].to_pylist()]
+
+
+def _buckets(batch: pa.RecordBatch) -> Iterator[str]:
+    targets = zip(batch["target.width"].to_pylist(), batch["target.height"].to_pylist(), strict=True)
+    pictures = batch["images"].flatten()  # the column apart from the bytes, which stay in Arrow's memory
+    names = ("role", "width", "height")
+    images = list(zip(*(pictures.field(name).to_pylist() for name in names), strict=True))
+    end = 0
+    for target, count in zip(targets, batch["images"].value_lengths().to_pylist(), strict=True):
+        start, end = end, end + (count or 0)
+        yield bucket_name(target, [(width, height) for role, width, height in images[start:end] if role != "mask"])
