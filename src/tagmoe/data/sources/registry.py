@@ -66,10 +66,24 @@ def _pairs(path: Path | None, options: Mapping[str, Any]) -> Source:
     return PairsSource(path, **options)
 
 
+def _tagworld(path: Path | None, options: Mapping[str, Any]) -> Source:
+    from tagmoe.data.sources.tagworld import TagWorldSource
+
+    if "count" not in options:
+        raise UsageError("TagWorld has no end; say with --count how many samples to make.")
+    return TagWorldSource(**options)
+
+
 KINDS: dict[str, Kind] = {
     "jsonl": Kind(_jsonl, "JSONL and picture files, as `tagmoe data export` writes them", ("name", "licence")),
     "parquet": Kind(_parquet, "Hugging Face Parquet, or a folder of save_to_disk", ("name", "licence", "map")),
     "pairs": Kind(
         _pairs, "a folder with before/NAME.png, after/NAME.png, NAME.txt", ("name", "licence", "instruction")
+    ),
+    "tagworld": Kind(
+        _tagworld,
+        "samples of TagWorld, made here; tasks: editing, or names",
+        ("count", "seed", "tasks"),
+        needs_path=False,
     ),
 }
