@@ -288,12 +288,12 @@ def test_foreign_columns_are_mapped(tmp_path):
     assert [picture.role for picture in second.images] == ["source", "mask"]
     assert second.images[0].data == picture_bytes(2)
     assert second.target.data == picture_bytes(3)
-    assert (second.instruction, second.quality, second.origin) == ("edit 1", {"clip": 0.5}, "x.parquet:2")
+    assert (second.instruction, second.quality, second.origin) == ("edit 1", {"clip": 0.5}, "x.parquet:1")
 
 
 @pytest.mark.parametrize("group", [1, 3, 40])
 def test_any_row_of_several_files_can_be_the_first(tmp_path, group, monkeypatch):
-    monkeypatch.setattr("tagmoe.data.sources.parquet.BATCH_ROWS", 4)
+    monkeypatch.setattr("tagmoe.data.sources.parquet_rows.BATCH_ROWS", 4)
     foreign_file(tmp_path / "data" / "b.parquet", 6, first=11, group=group)
     foreign_file(tmp_path / "data" / "a.parquet", 11, group=group)
     source = ParquetSource(tmp_path, map=MAP)
@@ -319,7 +319,7 @@ def test_files_before_the_start_are_not_read(tmp_path):
         data[at] = 0
     first.write_bytes(data)
     assert [row.records[0].id for row in source.rows(2)] == wanted
-    with pytest.raises(OSError, match=r".+"):
+    with pytest.raises(DataError, match="is damaged"):
         list(source.rows())
 
 
@@ -383,20 +383,43 @@ def test_a_folder_of_save_to_disk(tmp_path, split):
 
 
 def test_files_that_are_no_parquet_and_columns_that_are_not_there(tmp_path):
-    with pytest.raises(DataError, match="neither"):
+    with pytest.raises(DataError, match="no Parquet file in"):
         ParquetSource(tmp_path)
     path = foreign_file(tmp_path / "x.parquet", 1)
-    with pytest.raises(DataError, match=r"no column 'instruction' but edit_prompt, .*--map instruction=COLUMN"):
+    with pytest.raises(DataError, match=r"no column 'instruction', only edit_prompt, .*--map instruction=COLUMN"):
         ParquetSource(path)
-    with pytest.raises(DataError, match="no column 'prompt' but"):
+    with pytest.raises(DataError, match="no column 'prompt', only"):
         ParquetSource(path, map={**MAP, "instruction": "prompt"})
     with pytest.raises(UsageError, match=r"--map text=\.\.\. names nothing"):
         ParquetSource(path, map={"text": "edit_prompt"})
     with pytest.raises(UsageError, match="nothing of the target"):
         ParquetSource(path, map={"instruction": "edit_prompt"})
     path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="is damaged or no Parquet file"):
         ParquetSource(path, map=MAP)
+
+
+def test_a_damaged_folder_of_save_to_disk(tmp_path):
+    options = {"map": {"instruction": "a", "target": "b"}}
+    for state, words in (
+        ("rubbish", "state.json' is damaged"),
+        ("[1]", "state.json' is damaged"),
+        ('{"_data_files": [{"name": "x"}]}', "state.json' is damaged"),
+        ('{"_data_files": [{"filename": "../none.arrow"}]}', "saved/none.arrow' is damaged"),
+    ):
+        (tmp_path / "saved").mkdir(exist_ok=True)
+        (tmp_path / "saved" / "state.json").write_text(state)
+        with pytest.raises(DataError, match=words):
+            ParquetSource(tmp_path / "saved", **options)
+    (tmp_path / "saved" / "dataset_dict.json").write_text('{"splits": ["../.."]}')
+    with pytest.raises(DataError, match="a split is no plain name"):
+        ParquetSource(tmp_path / "saved", **options)
+    (tmp_path / "saved" / "dataset_dict.json").unlink()
+    with pa.OSFile(str(tmp_path / "saved" / "none.arrow"), "wb") as file, pa.ipc.new_stream(file, FOREIGN):
+        pass
+    with pytest.raises(DataError, match="no column 'a', only edit_prompt"):
+        ParquetSource(tmp_path / "saved", **options)
+    assert list(ParquetSource(tmp_path / "saved", map=MAP).rows()) == []
 
 
 # the registry

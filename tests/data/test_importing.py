@@ -293,6 +293,44 @@ def test_known_ids_are_exact_when_beginnings_collide(first, batches):
     assert len(known) == len(rows.ids)
 
 
+MANY = """
+import os, sys
+from tagmoe.data.importing import import_source
+from tagmoe.data.record import Picture, Record, record_id
+from tagmoe.data.sources.source import Licence, Row
+from tagmoe.data.store import Store
+
+class Made:
+    name, licence = "made", Licence("MIT")
+    def fingerprint(self): return {}
+    def __len__(self): return 20_000
+    def rows(self, start=0):
+        for number in range(start, 20_000):
+            one, other = (Picture(os.urandom(5000), 8, 8) for _ in range(2))
+            record = Record(record_id("made", str(number)), "made", one, "x", "MIT", (other,))
+            yield Row(number + 1, (record,))
+
+def watch(done, total):
+    if done % 1000 == 0:
+        pages = int(open("/proc/self/statm").read().split()[1])
+        print(pages * os.sysconf("SC_PAGE_SIZE"), flush=True)
+
+import_source(Store.create(sys.argv[1]), Made(), batch_rows=500, progress=watch)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+def test_memory_is_flat_over_20000_rows(tmp_path):
+    found = subprocess.run(
+        [sys.executable, "-c", MANY, str(tmp_path / "s")], stdout=subprocess.PIPE, text=True, check=True
+    )
+    resident = [int(line) for line in found.stdout.split()]
+    assert len(Store.open(tmp_path / "s")) == len(resident) * 1000 == 20_000
+    # 200 MB of pictures come in; what is held must not grow with them
+    assert max(resident[10:]) < max(resident[2:10]) + 30e6
+
+
 KILLED = """
 import sys
 from pathlib import Path

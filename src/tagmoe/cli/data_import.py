@@ -52,7 +52,7 @@ def import_(
     need_data_extra()
     path, target = _places(kind, places)
     options: dict[str, Any] = {
-        **pairs(settings, "--set"),
+        **_assigned(settings, "--set"),
         **{
             key: value
             for key, value in (
@@ -61,7 +61,7 @@ def import_(
                 ("instruction", instruction),
                 ("count", count),
                 ("seed", seed),
-                ("map", pairs(columns, "--map")),
+                ("map", _assigned(columns, "--map")),
             )
             if value not in (None, {})
         },
@@ -108,7 +108,7 @@ def import_(
     give(data | {"records": len(store), "seconds": round(seconds, 3)}, "\n".join(lines), as_json=as_json)
 
 
-def pairs(given: Sequence[str] | None, option: str) -> dict[str, str]:
+def _assigned(given: Sequence[str] | None, option: str) -> dict[str, str]:
     """NAME=VALUE given several times. Raises UsageError for a text without =, and for a name given twice."""
     found: dict[str, str] = {}
     for text in given or ():

@@ -86,7 +86,7 @@ def from_fields(
         dataset=own,
         target=target,
         instruction=_text(fields, "instruction", ""),
-        licence=_text(fields, "licence", licence),
+        licence=_text(fields, "licence", "") or licence,
         images=tuple(images),
         instructions=_texts(fields, "instructions"),
         instruction_rewritten=_optional(fields, "instruction_rewritten"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +75,15 @@ def _tagworld(path: Path | None, options: Mapping[str, Any]) -> Source:
     return TagWorldSource(**options)
 
 
+def _published(module: str, opener: str) -> Callable[[Path | None, Mapping[str, Any]], Source]:
+    """A published dataset: its own module, imported when it is asked for."""
+
+    def opened(path: Path | None, options: Mapping[str, Any]) -> Source:
+        return getattr(import_module(f"tagmoe.data.sources.{module}"), opener)(path, **options)
+
+    return opened
+
+
 KINDS: dict[str, Kind] = {
     "jsonl": Kind(_jsonl, "JSONL and picture files, as `tagmoe data export` writes them", ("name", "licence")),
     "parquet": Kind(_parquet, "Hugging Face Parquet, or a folder of save_to_disk", ("name", "licence", "map")),
@@ -81,9 +91,18 @@ KINDS: dict[str, Kind] = {
         _pairs, "a folder with before/NAME.png, after/NAME.png, NAME.txt", ("name", "licence", "instruction")
     ),
     "tagworld": Kind(
-        _tagworld,
-        "samples of TagWorld, made here; tasks: editing, or names",
-        ("count", "seed", "tasks"),
-        needs_path=False,
+        _tagworld, "samples of TagWorld (tasks: editing, or names)", ("count", "seed", "tasks"), needs_path=False
     ),
+    "instruct-pix2pix": Kind(
+        _published("instruct_pix2pix", "open_instruct_pix2pix"), "InstructPix2Pix, of the hub or with seeds.json"
+    ),
+    "ultraedit": Kind(_published("ultraedit", "UltraEdit"), "UltraEdit, UltraEdit_500k, UltraEdit_Region_Based_100k"),
+    "omniedit": Kind(_published("omniedit", "OmniEdit"), "OmniEdit-Filtered-1.2M", ("dev",)),
+    "viton-hd": Kind(_published("viton_hd", "VitonHD"), "VITON-HD with agnostic masks", ("layout",)),
+    "subjects200k": Kind(
+        _published("subjects200k", "Subjects200K"),
+        "Subjects200K, both directions",
+        ("image_size", "padding", "min_quality"),
+    ),
+    "magicbrush": Kind(_published("magicbrush", "MagicBrush"), "MagicBrush, all turns", ("dev", "crop_bottom")),
 }

@@ -1,0 +1,186 @@
+"""Parquet files of the Hugging Face hub as one numbered list of rows, read from any of them on.
+
+The footers of all files are read first, so that a wrong or cut off file is known before a row is imported, and so that
+a start position is found without reading what lies before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tagmoe.errors import DataError
+
+BATCH_ROWS = 16
+"""Rows made into Python values at once."""
+READ_BYTES = 1 << 20
+"""Read at once, as pages are needed. A page of pictures is decompressed whole: reading takes about two and a half times
+the bytes of a row group (measured on groups of 100 rows of two 1.2 MB pictures), however many groups there are."""
+SPLITS = ("train", "dev", "validation", "val", "test")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column that is read. picture: Image of `datasets` (struct of bytes and path) or plain bytes; texts: a list;
+    any: whoever reads the rows looks at each value."""
+
+    name: str
+    kind: Literal["picture", "text", "texts", "number", "struct", "any"]
+    required: bool = True
+
+
+@dataclass(frozen=True)
+class ParquetRow:
+    """One row. next: number of the row after it; origin: file and row in it; split: see `split_in_name`."""
+
+    next: int
+    values: Mapping[str, Any] = field(repr=False)
+    origin: str
+    split: str
+
+
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    name: str
+    split: str
+    groups: tuple[int, ...]
+    group_bytes: tuple[int, ...]
+    columns: tuple[str, ...]
+    rows: int
+
+
+class ParquetRows:
+    """The rows of one Parquet file, or of all below a folder in the order of their names."""
+
+    def __init__(
+        self, path: Path, columns: Sequence[Column], *, advice: str = "give the files as they were published"
+    ) -> None:
+        """advice: what to do where a column is missing. Raises DataError when there is no Parquet file, when one is
+        damaged or lacks a column or has it otherwise."""
+        self._columns, self._advice = columns, advice
+        self._files = [self._opened(file, path) for file in _parquet_files(path)]
+        self._rows = sum(file.rows for file in self._files)
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def names(self) -> set[str]:
+        """The columns that some file has, out of those asked for."""
+        return {name for file in self._files for name in file.columns}
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Number of files and rows, and a digest of the names and sizes of files and row groups."""
+        listed = [[file.name, file.path.stat().st_size, file.groups, file.group_bytes] for file in self._files]
+        digest = hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+        return {"files": len(self._files), "rows": len(self), "names_and_sizes": digest}
+
+    def read(self, start: int = 0, *, left_out: frozenset[str] = frozenset()) -> Iterator[ParquetRow]:
+        """Rows from number `start` on; no row group that lies before it is read, nor any value of a split `left_out`
+        (its rows come empty). A column that a file does not have is None. Raises DataError for a damaged file."""
+        first = 0
+        for file in self._files:
+            skip = max(0, start - first)
+            if skip < file.rows:
+                rows = ({} for _ in range(file.rows - skip)) if file.split in left_out else self._values(file, skip)
+                for number, values in enumerate(rows, skip):
+                    yield ParquetRow(first + number + 1, values, f"{file.name}:{number}", file.split)
+            first += file.rows
+
+    def _values(self, file: _File, skip: int) -> Iterator[dict[str, Any]]:
+        empty = dict.fromkeys(column.name for column in self._columns)
+        first = 0
+        try:
+            with pq.ParquetFile(file.path, buffer_size=READ_BYTES, pre_buffer=False) as opened:
+                for group, count in enumerate(file.groups):
+                    if first + count > skip:
+                        # One group at a time: a damaged one does not take rows of the one before it along.
+                        for batch in opened.iter_batches(BATCH_ROWS, [group], list(file.columns), use_threads=False):
+                            for values in batch.slice(max(0, skip - first)).to_pylist():
+                                yield empty | values
+                            first += len(batch)
+                    else:
+                        first += count
+        except (OSError, pa.ArrowException) as error:
+            raise _damaged(file.path, error) from None
+
+    def _opened(self, path: Path, root: Path) -> _File:
+        try:
+            with pq.ParquetFile(path) as opened:
+                schema = opened.schema_arrow
+                footers = [opened.metadata.row_group(index) for index in range(opened.num_row_groups)]
+                groups = tuple(footer.num_rows for footer in footers)
+                group_bytes = tuple(footer.total_byte_size for footer in footers)
+        except (OSError, pa.ArrowException) as error:
+            raise _damaged(path, error) from None
+        for column in self._columns:
+            if column.name not in schema.names:
+                if column.required:
+                    raise DataError(
+                        f"{str(path)!r} has no column {column.name!r}, only {', '.join(schema.names[:12])}; "
+                        f"{self._advice}."
+                    )
+            elif not _fits(column.kind, schema.field(column.name).type):
+                raise DataError(
+                    f"The column {column.name!r} of {str(path)!r} is {schema.field(column.name).type}, not a "
+                    f"{column.kind}; {self._advice}."
+                )
+        columns = tuple(column.name for column in self._columns if column.name in schema.names)
+        name = path.relative_to(root).as_posix() if path != root else path.name
+        return _File(path, name, split_in_name(path, root), groups, group_bytes, columns, sum(groups))
+
+
+def split_in_name(path: Path, root: Path) -> str:
+    """The split that a file below `root` (or `root` itself) belongs to by its name or else by a folder's: 'train' of
+    data/train-00000-of-00262.parquet and of default/partial-train/0000.parquet, '' where nothing tells it."""
+    found = re.match(r"[a-z]+", path.stem.lower())
+    if found and found[0] in SPLITS:
+        return found[0]
+    folders = path.parent.relative_to(root.parent).parts if path != root else (path.parent.name,)
+    names = [name.lower().removeprefix("partial-") for name in reversed(folders)]
+    return next((name for name in names if name in SPLITS), "")
+
+
+def _parquet_files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    found = []
+    for folder, folders, names in os.walk(path, onerror=_unreadable):
+        # Downloads leave their state in hidden folders.
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(folder, name) for name in names if name.endswith(".parquet") and not name.startswith(".")]
+    if not found:
+        raise DataError(f"There is no Parquet file in {str(path)!r}; give the folder that was downloaded.")
+    return sorted(found, key=lambda file: file.relative_to(path).as_posix())
+
+
+def _fits(kind: str, found: pa.DataType) -> bool:
+    is_bytes = pa.types.is_binary(found) or pa.types.is_large_binary(found)
+    is_list = pa.types.is_list(found) or pa.types.is_large_list(found)
+    return {
+        "picture": is_bytes or (pa.types.is_struct(found) and found.get_field_index("bytes") >= 0),
+        "text": pa.types.is_string(found) or pa.types.is_large_string(found),
+        "texts": is_list and _fits("text", found.value_type),
+        "number": pa.types.is_integer(found) or pa.types.is_floating(found) or pa.types.is_boolean(found),
+        "struct": pa.types.is_struct(found),
+        "any": True,
+        # A column that is empty all through has the type null.
+    }[kind] or pa.types.is_null(found)
+
+
+def _unreadable(error: OSError) -> None:
+    raise DataError(f"{error.filename!r} cannot be read ({error.strerror}).")
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    reason = " ".join(str(error).split())[:100]
+    return DataError(f"{str(path)!r} is damaged or no Parquet file ({reason}); download it again.")

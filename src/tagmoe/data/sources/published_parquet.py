@@ -1,0 +1,85 @@
+"""What the sources that read published Parquet files have in common: everything but how a row becomes records."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from tagmoe.data.fields import UnusableRow
+from tagmoe.data.record import Picture, Record, Role
+from tagmoe.data.sources.files import picture
+from tagmoe.data.sources.parquet_rows import Column, ParquetRow, ParquetRows
+from tagmoe.data.sources.skipped import MISSING_PICTURE, row
+from tagmoe.data.sources.source import Licence, Row
+
+
+class PublishedParquet(ABC):
+    """A Source on Parquet files. A subclass names its columns and makes the records of a row."""
+
+    name: str
+    columns: ClassVar[Sequence[Column]]
+    records_a_row: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        path: Path,
+        licence: Licence,
+        *,
+        options: Mapping[str, Any] | None = None,
+        left_out: Mapping[str, str] | None = None,
+    ) -> None:
+        """options: what changes the records, for the fingerprint. left_out: splits that give no record, each with the
+        reason. Raises DataError as `ParquetRows` does."""
+        self.licence = licence
+        self.files = ParquetRows(path, self.columns)
+        self._options = dict(options or {})
+        self._left_out = dict(left_out or {})
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        return {"source": self.name, **self.files.fingerprint(), "options": self._options}
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def rows(self, start: int = 0) -> Iterator[Row]:
+        for found in self.files.read(start, left_out=frozenset(self._left_out)):
+            if found.split in self._left_out:
+                yield Row(found.next, skipped=(self._left_out[found.split],) * self.records_a_row)
+            else:
+                yield row(found.next, *self.makers(found))
+
+    @abstractmethod
+    def makers(self, found: ParquetRow) -> Sequence[Callable[[], Record]]:
+        """`records_a_row` functions that each give a record or raise UnusableRow."""
+
+
+def picture_in(value: Any, role: Role = "source") -> Picture:
+    """The picture in a picture column. Raises UnusableRow for none and for what is no picture.
+
+    A path without bytes points to a file on the machine of whoever wrote the row: it is not followed.
+    """
+    data = value.get("bytes") if isinstance(value, Mapping) else value
+    if data is None:
+        raise UnusableRow(MISSING_PICTURE)
+    return picture(data, role)
+
+
+def scores(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
+    """Those of the numbers that are there and finite."""
+    found = {name: values[name] for name in names if isinstance(values.get(name), int | float)}
+    return {name: float(value) for name, value in found.items() if math.isfinite(value)}
+
+
+def caption(value: Any) -> str | None:
+    """The text, None where it is empty."""
+    return value.strip() or None if isinstance(value, str) else None
+
+
+def content_key(source: Picture, target: Picture, text: str) -> str:
+    """A key for rows that have no id of their own: it does not depend on how the rows are spread over files."""
+    return hashlib.sha256(json.dumps([source.digest, target.digest, text]).encode()).hexdigest()

@@ -1,0 +1,94 @@
+"""A data set that `datasets` wrote with save_to_disk: Arrow files mapped into memory, so that passing over is free."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.ipc
+
+from tagmoe.data.sources.files import marks
+from tagmoe.data.sources.parquet_rows import BATCH_ROWS, Column, ParquetRow
+from tagmoe.errors import DataError
+
+STATE, SPLITS = "state.json", "dataset_dict.json"
+
+
+def is_saved(path: Path) -> bool:
+    """Whether a folder was written by save_to_disk."""
+    return (path / STATE).is_file() or (path / SPLITS).is_file()
+
+
+class SavedRows:
+    """The rows of all splits in the order that the data set says, as `ParquetRows` gives those of Parquet files."""
+
+    def __init__(self, path: Path, columns: Sequence[Column], *, advice: str) -> None:
+        """Raises DataError when a file is missing, damaged or lacks a column."""
+        self._columns = columns
+        splits = _state(path / SPLITS).get("splits", ()) if (path / SPLITS).is_file() else ("",)
+        self._files: list[tuple[Path, str, int]] = []
+        for split in splits:
+            for item in _state(path / split / STATE).get("_data_files", ()):
+                file = path / split / Path(item["filename"]).name
+                with _opened(file) as reader:
+                    names = reader.schema.names
+                    missing = [column.name for column in columns if column.required and column.name not in names]
+                    if missing:
+                        known = ", ".join(names[:12])
+                        raise DataError(f"{str(file)!r} has no column {missing[0]!r}, only {known}; {advice}.")
+                    self._files.append((file, split, sum(len(batch) for batch in reader)))
+
+    def __len__(self) -> int:
+        return sum(count for _, _, count in self._files)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The files."""
+        return {"saved": marks([file for file, _, _ in self._files])}
+
+    def read(self, start: int = 0) -> Iterator[ParquetRow]:
+        """Rows from number `start` on; a column that a file does not have is None. Raises DataError."""
+        empty = dict.fromkeys(column.name for column in self._columns)
+        number = 0
+        for file, split, count in self._files:
+            if number + count <= start:
+                number += count
+                continue
+            first = number
+            with _opened(file) as reader:
+                for batch in reader:
+                    found = batch.select([name for name in empty if name in batch.schema.names])
+                    begin = min(max(0, start - number), len(batch))
+                    number += begin
+                    for at in range(begin, len(batch), BATCH_ROWS):
+                        for values in found.slice(at, BATCH_ROWS).to_pylist():
+                            number += 1
+                            yield ParquetRow(number, empty | values, f"{file.name}:{number - first - 1}", split)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    try:
+        with pa.memory_map(str(file)) as mapped, pyarrow.ipc.open_stream(mapped) as reader:
+            yield reader
+    except (OSError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise DataError(f"{str(file)!r} is damaged ({reason}); save the data set again.") from None
+
+
+def _state(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+        files, splits = value.get("_data_files", ()), value.get("splits", ())
+        if not all(isinstance(item["filename"], str) for item in files):
+            raise ValueError("a file has no name")
+        # The names of a list that somebody made must not lead out of the folder.
+        if not all(isinstance(split, str) and Path(split).name == split for split in splits):
+            raise ValueError("a split is no plain name")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise DataError(f"{str(file)!r} is damaged ({reason}); save the data set again.") from None
+    return value

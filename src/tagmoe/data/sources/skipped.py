@@ -1,0 +1,50 @@
+"""Why a record that a row of a published dataset should give is not there: the reasons in one place.
+
+Those of unreadable pictures are in `tagmoe.data.picture_file` and `tagmoe.data.sources.files`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tagmoe.data.fields import UnusableRow
+from tagmoe.data.record import Record
+from tagmoe.data.sources.source import Row
+
+NO_INSTRUCTION = "no instruction"
+MISSING_PICTURE = "missing picture"
+MISSING_MASK = "missing mask"
+MISSING_GARMENT = "missing garment"
+MISSING_FOLDER = "missing folder or prompt file"
+DAMAGED_PICTURE = "damaged picture"
+DAMAGED_LINE = "damaged line"
+OTHER_SIZE = "pictures of different sizes"
+TOO_SMALL = "picture too small to crop"
+NO_ID = "no id"
+NO_SCORE = "no quality score"
+LOW_SCORE = "low quality score"
+INVALID_DESCRIPTION = "description marked invalid"
+UNPAIRED = "unpaired garment, no target"
+HELD_OUT = "held-out split"
+TEST = "test set of a benchmark"
+TEST_UNPAIRED = "test list, unpaired and without target"
+
+
+def row(next_start: int, *makers: Callable[[], Record]) -> Row:
+    """The Row with what these makers give; each that raises UnusableRow leaves its reason instead."""
+    records: list[Record] = []
+    skipped: list[str] = []
+    for make in makers:
+        try:
+            records.append(make())
+        except UnusableRow as reason:
+            skipped.append(str(reason))
+    return Row(next_start, tuple(records), tuple(skipped))
+
+
+def instruction(value: Any) -> str:
+    """The text without blanks around it. Raises UnusableRow for what is none or empty."""
+    if not isinstance(value, str) or not value.strip():
+        raise UnusableRow(NO_INSTRUCTION)
+    return value.strip()

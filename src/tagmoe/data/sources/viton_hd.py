@@ -1,0 +1,158 @@
+"""VITON-HD (CVPR 2021): a person and the garment that the person wears, for virtual try-on. Research purposes only.
+
+Its own download, 1024x768: train_pairs.txt with a line "person garment" for each pair (the same name twice, as a
+person is paired with the garment worn), and below train/ the folders image, cloth and agnostic-mask (NAME_mask.png,
+white over the garment worn, as IDM-VTON publishes it). The person is given without the garment: grey under the mask.
+vitonhd_train_tagged.json, where it is there, gives a second wording with the kind of garment.
+
+test_pairs.txt pairs persons with other garments, so that no picture shows the result, and is a benchmark: each of its
+lines is skipped with this reason.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from tagmoe.data.fields import UnusableRow
+from tagmoe.data.record import Picture, Record, Role, record_id
+from tagmoe.data.sources.files import marks, picture_of_file
+from tagmoe.data.sources.option_values import one_of
+from tagmoe.data.sources.pixels import decoded, encoded_like
+from tagmoe.data.sources.skipped import (
+    DAMAGED_LINE,
+    MISSING_GARMENT,
+    MISSING_MASK,
+    OTHER_SIZE,
+    TEST_UNPAIRED,
+    UNPAIRED,
+    row,
+)
+from tagmoe.data.sources.source import Licence, Row
+from tagmoe.errors import DataError
+
+LICENCE = Licence("CC-BY-NC-4.0", commercial=False)
+NAME = "viton-hd"
+LAYOUTS = ("references", "canvas")
+TRAIN, TEST = "train_pairs.txt", "test_pairs.txt"
+FOLDERS = ("image", "cloth", "agnostic-mask")
+TAGGED = "vitonhd_train_tagged.json"
+TAGS = ("sleeveLength", "neckLine", "item")
+GREY = (128, 128, 128)
+INSTRUCTIONS = {
+    "references": "Dress the person of the first picture in the garment of the second picture.",
+    "canvas": "Dress the person on the left in the garment on the right.",
+}
+
+
+class VitonHD:
+    """Two references (person, garment), or one canvas with the person on the left and the garment on the right."""
+
+    name = NAME
+    licence = LICENCE
+
+    def __init__(self, path: Path, *, layout: Any = "references") -> None:
+        """Raises DataError when the list of training pairs or a folder is missing."""
+        self._layout = one_of("layout", layout, LAYOUTS)
+        self._path = path
+        missing = [name for name in (TRAIN, *(f"train/{name}" for name in FOLDERS)) if not (path / name).exists()]
+        if missing:
+            raise DataError(
+                f"{str(path)!r} has no {missing[0]}; give the folder with {TRAIN} and train/ with "
+                f"{', '.join(FOLDERS)} (its test pairs have no target and are not imported)."
+            )
+        self._lines = [(TRAIN, line) for line in _lines(path / TRAIN)]
+        if (path / TEST).exists():
+            self._lines += [(TEST, line) for line in _lines(path / TEST)]
+        self._garments = _garment_names(path / "train" / TAGGED)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        lists = [self._path / name for name in (TRAIN, TEST, f"train/{TAGGED}")]
+        found = marks([file for file in lists if file.exists()])
+        return {"source": NAME, "rows": len(self), "lists": found, "options": {"layout": self._layout}}
+
+    def rows(self, start: int = 0) -> Iterator[Row]:
+        for number in range(start, len(self)):
+            yield row(number + 1, partial(self._record, *self._lines[number]))
+
+    def _record(self, file: str, line: str) -> Record:
+        if file == TEST:
+            raise UnusableRow(TEST_UNPAIRED)
+        names = line.split()
+        if len(names) != 2 or any(Path(name).name != name for name in names):
+            raise UnusableRow(DAMAGED_LINE)
+        if names[0] != names[1]:
+            raise UnusableRow(UNPAIRED)
+        name = names[0]
+        train = self._path / "train"
+        target = picture_of_file(train / "image" / name)
+        garment = _picture(train / "cloth" / name, "garment", MISSING_GARMENT)
+        mask = _picture(train / "agnostic-mask" / f"{Path(name).stem}_mask.png", "mask", MISSING_MASK)
+        text, kind = INSTRUCTIONS[self._layout], self._garments.get(name)
+        return Record(
+            id=record_id(NAME, name, self._layout),
+            dataset=NAME,
+            images=self._images(target, garment, mask),
+            target=target,
+            instruction=text,
+            instructions=() if kind is None else (f"{text[:-1]}: {kind}.",),
+            licence=self.licence.name,
+            origin=f"{file}:{name}",
+            root=target.digest,
+        )
+
+    def _images(self, target: Picture, garment: Picture, mask: Picture) -> tuple[Picture, ...]:
+        worn = decoded(mask, "L").point(lambda value: 255 if value >= 128 else 0)
+        person = decoded(target)
+        if worn.size != person.size:
+            raise UnusableRow(OTHER_SIZE)
+        person.paste(GREY, mask=worn)
+        if self._layout == "references":
+            return encoded_like(person, target, "person"), garment
+        right = decoded(garment)
+        if right.height != person.height:
+            raise UnusableRow(OTHER_SIZE)
+        canvas = Image.new("RGB", (person.width + right.width, person.height))
+        canvas.paste(person, (0, 0))
+        canvas.paste(right, (person.width, 0))
+        # No "source": its pixels do not lie where those of the target do.
+        return (encoded_like(canvas, target, "reference"),)
+
+
+def _picture(file: Path, role: Role, missing: str) -> Picture:
+    if not file.exists():
+        raise UnusableRow(missing)
+    return picture_of_file(file, role)
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise DataError(f"{str(file)!r} cannot be read ({' '.join(str(error).split())[:100]}).") from None
+
+
+def _garment_names(file: Path) -> dict[str, str]:
+    """The kind of each garment in words, as IDM-VTON joins its tags; none without the file."""
+    if not file.exists():
+        return {}
+    try:
+        found = {}
+        for garments in json.loads(file.read_text(encoding="utf-8")).values():
+            for garment in garments:
+                given = {tag["tag_name"]: tag["tag_category"] for tag in garment["tag_info"]}
+                words = [given[tag] for tag in TAGS if given.get(tag)]
+                if words:
+                    found[garment["file_name"]] = " ".join(words)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise DataError(f"{str(file)!r} is damaged ({reason}); download it again or remove it.") from None
+    return found

@@ -1,0 +1,165 @@
+"""What every published source must do: no row lost in silence, any start gives the same rest, licences as they are."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from made_published import MAKERS, Expected
+
+from tagmoe.cli import run
+from tagmoe.data.importing import import_source
+from tagmoe.data.sources import instruct_pix2pix, magicbrush, omniedit, skipped, subjects200k, ultraedit, viton_hd
+from tagmoe.data.sources.registry import open_source
+from tagmoe.data.sources.source import Licence, Source
+from tagmoe.data.store import Store
+from tagmoe.errors import UsageError
+
+LICENCES = {
+    "instruct-pix2pix": (instruct_pix2pix.LICENCE, Licence("none"), True),
+    "ultraedit": (ultraedit.LICENCE, Licence("CC-BY-4.0"), False),
+    "omniedit": (omniedit.LICENCE, Licence("MIT"), False),
+    "viton-hd": (viton_hd.LICENCE, Licence("CC-BY-NC-4.0", commercial=False), True),
+    "subjects200k": (subjects200k.LICENCE, Licence("Apache-2.0"), False),
+    "subjects200k, collection3": (subjects200k.LICENCE_COLLECTION3, Licence("none"), True),
+    "magicbrush": (magicbrush.LICENCE, Licence("CC-BY-4.0"), False),
+}
+
+
+@pytest.fixture(scope="module", params=MAKERS)
+def made(request, tmp_path_factory) -> tuple[Source, Expected, Path]:
+    kind, maker = MAKERS[request.param]
+    folder = tmp_path_factory.mktemp("published")
+    expected = maker(folder)
+    return open_source(kind, folder), expected, folder
+
+
+@pytest.fixture(scope="module")
+def rows(made):
+    return list(made[0].rows())
+
+
+def test_every_row_is_a_record_or_a_reason(made, rows):
+    source, expected, _ = made
+    assert len(rows) == len(source) == expected.rows
+    assert sum(len(row.records) for row in rows) == expected.records
+    assert Counter(reason for row in rows for reason in row.skipped) == expected.skipped
+    records_a_row = getattr(source, "records_a_row", 1)
+    assert all(len(row.records) + len(row.skipped) == records_a_row for row in rows)
+
+
+def test_any_start_gives_the_same_rest(made, rows):
+    source = made[0]
+    assert [row.next for row in rows] == list(range(1, len(rows) + 1))
+    for start in range(len(rows) + 2):
+        assert list(source.rows(start)) == rows[start:], start
+
+
+def test_a_second_source_on_the_same_files_gives_the_same(made, rows):
+    source, _, folder = made
+    again = open_source(source.name, folder)
+    assert list(again.rows()) == rows
+    assert again.fingerprint() == source.fingerprint()
+
+
+def test_records_carry_what_the_dataset_says_and_no_tags(made, rows):
+    source = made[0]
+    records = [record for row in rows for record in row.records]
+    assert len({record.id for record in records}) == len(records)
+    for record in records:
+        assert record.dataset == source.name
+        assert record.licence == source.licence.name
+        assert record.tags is None
+        assert record.tag_provenance is None
+        assert record.instruction.strip() == record.instruction != ""
+        assert record.origin
+        assert record.target.data
+
+
+def test_reasons_are_short_and_fixed(rows):
+    texts = {value for name, value in vars(skipped).items() if name.isupper()}
+    pictures = {"empty picture", "damaged picture header", "no picture", "missing picture file"}
+    assert {reason for row in rows for reason in row.skipped} <= texts | pictures
+
+
+def test_an_interrupted_import_gives_the_same_store(made, tmp_path):
+    source, expected, _ = made
+    accepted = (source.licence.name,)
+    whole = Store.create(tmp_path / "whole")
+    done = import_source(whole, source, accepted_licences=accepted)
+    assert (done.rows, done.accepted, Counter(done.skipped)) == (expected.rows, expected.records, expected.skipped)
+
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(row: int, rows: int) -> None:
+        if row in stops:
+            stops.remove(row)
+            raise Interrupted
+
+    parts = Store.create(tmp_path / "parts")
+    stops = sorted({2, expected.rows // 2, expected.rows - 1})
+    while stops:
+        with pytest.raises(Interrupted):
+            import_source(parts, source, accepted_licences=accepted, batch_rows=1, progress=interrupt)
+    done = import_source(parts, source, accepted_licences=accepted, batch_rows=1)
+    assert done.resumed > 0
+    assert (done.rows, done.accepted, Counter(done.skipped)) == (expected.rows, expected.records, expected.skipped)
+    assert parts.content_hash() == whole.content_hash()
+
+
+def test_the_command_line_imports_it(made, tmp_path, capsys):
+    source, expected, folder = made
+    command = ["data", "import", source.name, str(folder), str(tmp_path / "s"), "--json"]
+    assert run([*command, "--accept-licence", source.licence.name]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["rows"], result["accepted"]) == (expected.rows, expected.records)
+    assert result["skipped"] == expected.skipped
+    assert len(Store.open(tmp_path / "s")) == expected.records
+    assert run([*command, "--set", "colour=red", "--accept-licence", source.licence.name]) == 2
+    assert "has no option 'colour'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", LICENCES)
+def test_licences_are_those_of_the_authors(name):
+    stated, expected, restricted = LICENCES[name]
+    assert stated == expected
+    assert stated.restricted is restricted
+
+
+def test_a_restricted_source_must_be_accepted_by_name(made, tmp_path):
+    source = made[0]
+    store = Store.create(tmp_path / "s")
+    if source.licence.restricted:
+        with pytest.raises(UsageError, match=source.licence.name):
+            import_source(store, source)
+        assert len(store) == 0
+    else:
+        import_source(store, source)
+        assert len(store) > 0
+
+
+def test_another_option_is_another_import(tmp_path):
+    kind, maker = MAKERS["magicbrush"]
+    maker(tmp_path)
+    prints = [open_source(kind, tmp_path, {"crop_bottom": value}).fingerprint() for value in ("no", "yes", False)]
+    assert prints[0] == prints[2] != prints[1]
+
+
+@pytest.mark.parametrize(
+    ("case", "file", "before", "after"),
+    [
+        ("instruct-pix2pix with seeds.json", "seeds.json", "11", "17"),
+        ("viton-hd", "train_pairs.txt", "00001_00.jpg 00001_00.jpg", "00001_00.jpg 00003_00.jpg"),
+    ],
+)
+def test_another_list_of_the_same_size_is_another_import(tmp_path, case, file, before, after):
+    kind, maker = MAKERS[case]
+    maker(tmp_path)
+    first = open_source(kind, tmp_path).fingerprint()
+    text = (tmp_path / file).read_text()
+    (tmp_path / file).write_text(text.replace(before, after))
+    assert len(after) == len(before)
+    assert open_source(kind, tmp_path).fingerprint() != first
