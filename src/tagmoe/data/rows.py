@@ -13,6 +13,8 @@ from tagmoe.data.store import SCAN_ROWS, Store
 from tagmoe.errors import UsageError
 
 Size = tuple[int, int]
+TEXT_ROWS = 16_384
+"""Rows of a batch of a scan without pictures."""
 
 
 def bucket_name(target: Size, references: tuple[Size, ...] | list[Size] = ()) -> str:
@@ -62,6 +64,15 @@ def rows_by_bucket(
         for name, rows in sorted(found.items())
         if weights is None or name in weights
     }
+
+
+def untagged_rows(store: Store) -> np.ndarray:
+    """Numbers of the rows that nobody has annotated."""
+    found, start = [np.zeros(0, dtype=np.int64)], 0
+    for batch in store.scan(["tags"], rows=TEXT_ROWS):
+        found.append(np.flatnonzero(np.asarray(batch["tags"].is_null())) + start)
+        start += len(batch)
+    return np.concatenate(found)
 
 
 def _quarantined(batch: pa.RecordBatch) -> list[bool]:
