@@ -19,6 +19,7 @@ import yaml
 from safetensors.torch import load_file
 from test_flow_stage import make_stage
 from test_resume import KILLED_RUN, metrics, weights
+from tiny_training import TAGWORLD_SEED
 
 from tagmoe.config import DataConfig, RunConfig, check_config
 from tagmoe.data.importing import import_source
@@ -27,21 +28,9 @@ from tagmoe.data.sources.tagworld import TagWorldSource
 from tagmoe.data.store import Store
 from tagmoe.errors import ConfigError, DataError, MissingError, TagMoEError
 from tagmoe.train import stored as stored_module
-from tagmoe.train.encoded import EDITING, TEXT_TO_IMAGE, EncodedSamples
+from tagmoe.train.encoded import EDITING, TEXT_TO_IMAGE, Batch, EncodedSamples
 from tagmoe.train.flow import FlowStage
 from tagmoe.train.stored import StoredRows, StoredSamples
-
-SEED = 5
-
-
-@pytest.fixture(scope="module")
-def tagworld(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of 40 edits and 24 generated pictures: in no stage below does a pass over the edits end."""
-    path = tmp_path_factory.mktemp("tagworld") / "store"
-    store = Store.create(path)
-    import_source(store, TagWorldSource(40, SEED, "editing"))
-    import_source(store, TagWorldSource(24, SEED, "generate"))
-    return path
 
 
 def changed(store: Path, target: Path, change: Callable[[Record], Record]) -> Path:
@@ -51,6 +40,12 @@ def changed(store: Path, target: Path, change: Callable[[Record], Record]) -> Pa
     with made.writing():
         made.append([change(record) for record in records])
     return target
+
+
+def numbers(store: Path, batch: Batch) -> list[int]:
+    """Numbers of the stream's samples that the records of a batch were made of."""
+    records = [Store.open(store).record(str(name)) for name in batch.samples]
+    return [int(record.origin.rsplit("-", 1)[1]) for record in records]
 
 
 def stored_stage(config: RunConfig, folder: Path) -> FlowStage:
@@ -71,9 +66,8 @@ def test_a_batch_is_that_of_the_stream_on_the_same_samples(
     samples = StoredSamples(pipeline, rows, kind, batch=8, seed=0, dropout=0.4)
     drawn = samples.sampler.draw(3)
     ours = samples.batch(drawn)
-    stream = EncodedSamples(pipeline, tasks, seed=SEED, unique=64, folder=tmp_path, name=kind)
-    numbers = [int(record.origin.rsplit("-", 1)[1]) for record in ours.samples]  # type: ignore[union-attr]
-    theirs = stream.batch(numbers, blank=drawn.blank.tolist())
+    stream = EncodedSamples(pipeline, tasks, seed=TAGWORLD_SEED, unique=64, folder=tmp_path, name=kind)
+    theirs = stream.batch(numbers(tagworld, ours), blank=drawn.blank.tolist())
     assert 0 < drawn.blank.sum() < 8
     for name in ("text_BSD", "mask_BS", "tags_BK", "edited_BT"):
         assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
@@ -97,10 +91,14 @@ def test_the_loss_is_that_of_the_stream_on_the_same_samples(
         loss, report = ours.loss(step, 0)
         drawn = ours._samples["edit" if step else "generate"].sampler.draw(0)  # type: ignore[union-attr]
         stream = EncodedSamples(
-            ours.pipeline, EDITING if step else TEXT_TO_IMAGE, seed=SEED, unique=64, folder=tmp_path, name=str(step)
+            ours.pipeline,
+            EDITING if step else TEXT_TO_IMAGE,
+            seed=TAGWORLD_SEED,
+            unique=64,
+            folder=tmp_path,
+            name=str(step),
         )
-        numbers = [int(record.origin.rsplit("-", 1)[1]) for record in batch.samples]  # type: ignore[union-attr]
-        theirs = stream.batch(numbers, blank=drawn.blank.tolist())
+        theirs = stream.batch(numbers(tagworld, batch), blank=drawn.blank.tolist())
         ours._next = lambda *_, drawn=(theirs, noise, t): drawn  # type: ignore[method-assign]
         expected, terms = ours.loss(step, 0)
         del ours._next  # type: ignore[method-assign]
@@ -126,7 +124,7 @@ def test_a_killed_run_goes_on_bit_for_bit_though_the_store_has_grown(
     recipe.write_text(yaml.safe_dump(killed.model_dump(mode="json")))
     process = subprocess.run([sys.executable, "-c", KILLED_RUN, str(recipe), stage, str(step)], capture_output=True)
     assert process.returncode == -signal.SIGKILL, process.stderr.decode()
-    import_source(Store.open(place), TagWorldSource(30, SEED + 1, "editing"))
+    import_source(Store.open(place), TagWorldSource(30, TAGWORLD_SEED + 1, "editing"))
     resumed = run_training(killed, resume=True)
     assert metrics(killed) == metrics(whole)
     assert weights(resumed) == weights(expected)
@@ -153,7 +151,7 @@ def test_accumulation_takes_the_samples_of_one_large_batch_in_order(
     for step in range(9):
         for micro in range(2):
             batch = stage.draw(step, micro)[0]
-            seen["generate" if batch.reference_BTC is None else "edit"] += [r.id for r in batch.samples]  # type: ignore[union-attr]
+            seen["generate" if batch.reference_BTC is None else "edit"] += batch.samples  # type: ignore[arg-type]
     # 3 and 6 steps of 8: each row once before any comes again
     assert len(set(seen["generate"])) == len(seen["generate"]) or len(seen["generate"]) == 24
     assert len(seen["edit"]) == 48
@@ -171,8 +169,8 @@ def test_another_store_at_the_same_place_is_refused(
     version = Store.open(place).version
     shutil.rmtree(place)
     other = Store.create(place)
-    import_source(other, TagWorldSource(20, SEED, "editing"))
-    import_source(other, TagWorldSource(24, SEED, "generate"))
+    import_source(other, TagWorldSource(20, TAGWORLD_SEED, "editing"))
+    import_source(other, TagWorldSource(24, TAGWORLD_SEED, "generate"))
     while Store.open(place).version < version:
         with other.writing():
             other.set_note("nothing", {"version": other.version})

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from tagmoe.data.sampler import SourceRows
 from tagmoe.data.store import SCAN_ROWS, Store
-from tagmoe.errors import UsageError
+from tagmoe.errors import DataError, UsageError
 
 Size = tuple[int, int]
 TEXT_ROWS = 16_384
@@ -29,28 +29,42 @@ def bucket_sizes(bucket: str) -> list[Size]:
 
 
 def rows_by_bucket(
-    store: Store, *, weights: Mapping[str, float] | None = None, split: str = "train"
+    store: Store,
+    *,
+    weights: Mapping[str, float] | None = None,
+    split: str = "train",
+    bucket_column: str | None = None,
 ) -> dict[str, SourceRows]:
     """Every data set of a store with its weight and its rows of a split.
 
     weights: by data set; those not named are left out. By default each weighs as many rows as it has. Rows in
     quarantine are left out, rows that nobody has validated are not. Masks are no references.
 
-    The sizes of references are read with the pictures (Lance reads a list of structs whole).
-    Raises UsageError for a data set that the store does not have.
+    bucket_column: holds the name of each row's bucket, empty for a row that is to be left out. Without it a bucket is
+    the sizes of the pictures, and the pictures are read for it (Lance reads a list of structs whole).
+    Raises UsageError for a data set that the store does not have, DataError for rows with no entry in the column.
     """
     found: dict[str, dict[str, array[int]]] = {}
-    columns = ["dataset", "split", "target.width", "target.height", "images"]
+    of_pictures = ["target.width", "target.height", "images"]
+    columns = ["dataset", "split", *(of_pictures if bucket_column is None else [bucket_column])]
     if "quarantine" in store.columns:
         columns.append("quarantine")
-    start = 0
-    for batch in store.scan(columns, rows=SCAN_ROWS):
+    start = missing = 0
+    for batch in store.scan(columns, rows=SCAN_ROWS if bucket_column is None else TEXT_ROWS):
+        buckets = _buckets(batch) if bucket_column is None else batch[bucket_column].to_pylist()
         kept = zip(batch["dataset"].to_pylist(), batch["split"].to_pylist(), _quarantined(batch), strict=True)
-        for row, ((dataset, side, is_bad), bucket) in enumerate(zip(kept, _buckets(batch), strict=True), start):
+        for row, ((dataset, side, is_bad), bucket) in enumerate(zip(kept, buckets, strict=True), start):
             rows = found.setdefault(dataset, {})
-            if side == split and not is_bad:
-                rows.setdefault(bucket, array("q")).append(row)
+            if side == split and not is_bad and (weights is None or dataset in weights):
+                if bucket:
+                    rows.setdefault(bucket, array("q")).append(row)
+                missing += bucket is None
         start += len(batch)
+    if missing:
+        raise DataError(
+            f"{missing} rows of the store {store.uri!r} have no {bucket_column!r} yet; run 'tagmoe data encode' on it "
+            "again, which does what is left."
+        )
     unknown = [name for name in weights or () if name not in found]
     if unknown:
         raise UsageError(

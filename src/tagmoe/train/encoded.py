@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,9 +16,6 @@ from torch import Tensor
 from tagmoe.errors import TrainingError
 from tagmoe.pipeline import TagMoEPipeline
 from tagmoe.world import SIZE, TASKS, Sample, sample
-
-if TYPE_CHECKING:
-    from tagmoe.data.record import Record
 
 CHUNK = 64
 TEXT_TO_IMAGE = ("generate",)
@@ -29,12 +26,13 @@ EDITING = tuple(name for name in TASKS if name not in TEXT_TO_IMAGE)
 class Batch:
     """B samples of one bucket, that is, with the same number of references of the same sizes.
 
+    samples: those of the stream, or the ids of records.
     target_BTC and reference_BTC (all references in order, None without): packed, normalised latents. text_BSD with
     mask_BS. tags_BK: zeros and ones. edited_BT: True where the edit may change the picture. grids: (rows, columns) of
     the tokens of the target, then of each reference.
     """
 
-    samples: Sequence[Sample] | Sequence[Record]
+    samples: Sequence[Sample] | Sequence[str]
     target_BTC: Tensor
     reference_BTC: Tensor | None
     text_BSD: Tensor

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tagmoe.components import make_scheduler
-from tagmoe.config import MoEConfig, RunConfig
+from tagmoe.config import DataConfig, MoEConfig, RunConfig
 from tagmoe.errors import ConfigError, MissingError, TrainingError, UsageError
 from tagmoe.model.attention import RealRoPEAttnProcessor
 from tagmoe.model.transformer import TagMoETransformer2DModel
@@ -73,7 +73,7 @@ def train(config: RunConfig, *, validator: Validator, resume: bool = False, cons
         torch.set_num_threads(config.threads)
     # before there is a folder: a recipe that names missing components can then simply be run again
     parts = None if config.components is None else _frozen(config.components)
-    stored = None if config.data is None else StoredRows.open(config.data)
+    stored = None if config.data is None else _stored_rows(config, config.data)
     with _run_folder(folder, settings, resume):
         run = Run(config, folder, settings, versions(), console or Console(stderr=True))
         return _train(run, parts or train_components(run), validator, stored)
@@ -168,8 +168,17 @@ def save_model(pipeline: TagMoEPipeline, folder: Path, *, alignment: Mapping[str
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _stored_rows(config: RunConfig, data: DataConfig) -> StoredRows:
+    # components that this run trains itself have encoded nothing yet
+    return StoredRows.open(data, None if config.components is None else _components_folder(config.components))
+
+
+def _components_folder(source: str) -> Path:
+    return packaged_folder() if source == "packaged" else Path(source).expanduser()
+
+
 def _frozen(source: str) -> Components:
-    folder = packaged_folder() if source == "packaged" else Path(source).expanduser()
+    folder = _components_folder(source)
     if not folder.is_dir():
         raise MissingError(
             f"There is no components folder {source!r}, which the recipe names; train it first with "

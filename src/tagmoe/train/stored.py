@@ -6,7 +6,8 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,33 +23,51 @@ from tagmoe.tags import TAGS
 from tagmoe.train.encoded import Batch
 
 if TYPE_CHECKING:
+    from tagmoe.data.encoded_rows import EncodedStore
     from tagmoe.data.record import Record
     from tagmoe.data.store import Store
 
 TAGWORLD = "tagworld"
 """The data set whose words are all known beforehand."""
+BUCKETS = "encoded_bucket"
+"""The column that tells of an encoded store (`tagmoe.data.encode.INDICATOR`)."""
 KINDS = {"generate": "text-to-image", "edit": "editing", "all": "any"}
 """Kinds of batches, and what the rows are called that they are made of."""
 
 
 @dataclass(frozen=True)
 class StoredRows:
-    """A store at one version, with the rows of its data sets that a run trains on. untagged: rows without tags."""
+    """A store at one version, with the rows of its data sets that a run trains on. untagged: rows without tags.
+
+    encoded: reads the store's encoded columns; None where pictures are to be encoded as they are drawn.
+    """
 
     store: Store
     sources: Mapping[str, SourceRows]
     settings: DataConfig
     untagged: np.ndarray
+    encoded: EncodedStore | None
 
     @classmethod
-    def open(cls, settings: DataConfig) -> StoredRows:
-        """Raises MissingError without the extra `data`, UsageError and DataError for a store that cannot be used."""
+    def open(cls, settings: DataConfig, components: Path | None = None) -> StoredRows:
+        """The store; a store that is encoded is read so when `components`, the folder of the encoder, is given.
+
+        Raises MissingError without the extra `data`, UsageError and DataError for a store that cannot be used, also
+        when it was encoded by another encoder or not to its end.
+        """
         _need_extra()
         from tagmoe.data.rows import rows_by_bucket, untagged_rows
         from tagmoe.data.store import Store
 
         store = Store.open(settings.store, version=settings.version)
-        return cls(store, rows_by_bucket(store, weights=settings.weights), settings, untagged_rows(store))
+        encoded = None
+        if components is not None and BUCKETS in store.columns:
+            from tagmoe.data.encoded_rows import EncodedStore
+
+            encoded = EncodedStore(store, _fingerprint(store, components))
+        column = None if encoded is None else BUCKETS
+        sources = rows_by_bucket(store, weights=settings.weights, bucket_column=column)
+        return cls(store, sources, settings, untagged_rows(store), encoded)
 
     def of_kind(self, kind: str) -> dict[str, SourceRows]:
         """The rows without references ("generate"), with some ("edit") or "all"; data sets without such rows are left
@@ -71,7 +90,7 @@ class StoredRows:
 class StoredSamples:
     """The samples of one kind, of a StoredRows: batch `number` is a pure function of seed and number.
 
-    Pictures are encoded as they are drawn. Raises UsageError when the store has no such rows.
+    Raises UsageError when the store has no such rows.
     """
 
     def __init__(
@@ -97,6 +116,31 @@ class StoredSamples:
 
     def batch(self, drawn: Draw) -> Batch:
         """The batch of these rows. Raises DataError naming the record that cannot be trained on."""
+        return self._of_pictures(drawn) if self.rows.encoded is None else self._of_columns(drawn, self.rows.encoded)
+
+    def _of_columns(self, drawn: Draw, encoded: EncodedStore) -> Batch:
+        rewritten = (drawn.choice < self.rows.settings.rewritten_share).tolist()
+        found = encoded.read(drawn.rows.tolist(), rewritten=rewritten, blank=drawn.blank.tolist())
+        given = self.rows.store.take(drawn.rows, ["id", "tags"]).to_pylist()
+        pictures = [torch.from_numpy(array).float() for array in (found.target, *found.references)]
+        tokens = [self.pipeline.pack_latents(latents) for latents in pictures]
+        patch = self.pipeline.patch_size
+        if found.edited is None:
+            edited_BT = torch.ones(tokens[0].shape[:2], dtype=torch.bool)
+        else:
+            edited_BT = torch.from_numpy(found.edited).flatten(1)
+        return Batch(
+            samples=[row["id"] for row in given],
+            target_BTC=tokens[0],
+            reference_BTC=torch.cat(tokens[1:], dim=1) if tokens[1:] else None,
+            text_BSD=torch.from_numpy(found.text).float(),
+            mask_BS=torch.from_numpy(found.mask),
+            tags_BK=_multi_hot([row["tags"] for row in given]),
+            edited_BT=edited_BT,
+            grids=tuple((latents.shape[2] // patch, latents.shape[3] // patch) for latents in pictures),
+        )
+
+    def _of_pictures(self, drawn: Draw) -> Batch:
         from tagmoe.data.rows import bucket_sizes
 
         records = self.rows.store.records(drawn.rows.tolist())
@@ -111,12 +155,12 @@ class StoredSamples:
             latents.append(tokens.half().float())  # as the cache of the stream and encoded stores hold them
         text_BSD, mask_BS = self._text(records, drawn)
         return Batch(
-            samples=records,
+            samples=[record.id for record in records],
             target_BTC=latents[0],
             reference_BTC=torch.cat(latents[1:], dim=1) if latents[1:] else None,
             text_BSD=text_BSD,
             mask_BS=mask_BS,
-            tags_BK=torch.tensor([_multi_hot(record.tags or ()) for record in records], dtype=torch.float32),
+            tags_BK=_multi_hot([record.tags for record in records]),
             edited_BT=torch.stack([self._edited(record, grids[0]) for record in records]),
             grids=tuple(grids),
         )
@@ -185,6 +229,16 @@ def newest_version(settings: DataConfig) -> int:
     return Store.open(settings.store).version
 
 
+def _fingerprint(store: Store, components: Path) -> Mapping[str, Any]:
+    """What the store would be noted to be encoded with, were it by these components to the same sizes."""
+    from tagmoe.data.encode import NOTE
+    from tagmoe.train.encoder import encoder_of
+
+    noted = store.note(NOTE) or {}
+    sizes = [(int(width), int(height)) for width, height in noted.get("sizes", ())]
+    return encoder_of(components, sizes or None, noted.get("dtype"))[1]
+
+
 def _need_extra() -> None:
     for name in ("lance", "pyarrow"):
         if find_spec(name) is None:
@@ -230,5 +284,6 @@ def _check_tags(sources: Mapping[str, SourceRows], rows: StoredRows) -> None:
             )
 
 
-def _multi_hot(tags: Sequence[int]) -> list[int]:
-    return [int(index in tags) for index in range(len(TAGS))]
+def _multi_hot(tags: Sequence[Sequence[int] | None]) -> Tensor:
+    """Zeros and ones (B, K)."""
+    return torch.tensor([[float(tag in (own or ())) for tag in range(len(TAGS))] for own in tags])
