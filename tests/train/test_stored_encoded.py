@@ -1,4 +1,4 @@
-"""Training on a store that `tagmoe data encode` has filled: the batches of its pictures, and none of another encoder."""
+"""Training on a store that is encoded: the batches of its pictures, and none of another encoder."""
 
 from __future__ import annotations
 
