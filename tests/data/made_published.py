@@ -130,7 +130,7 @@ def instruct_pix2pix(folder: Path) -> Expected:
         "no instruction": 2,
         "damaged picture header": 1,
         "empty picture": 1,
-        "missing picture": 2,
+        "row without its picture": 2,
         "no picture": 2,
     }
     return Expected(12, 4, Counter(skipped))

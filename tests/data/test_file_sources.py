@@ -382,6 +382,16 @@ def test_a_folder_of_save_to_disk(tmp_path, split):
         assert list(source.rows(start)) == rows[start:]
 
 
+def test_a_saved_text_that_is_no_text_costs_its_own_row_only(tmp_path):
+    broken = pa.array([b"good", b"\xff", b"also good"]).view(pa.string())
+    table = pa.table({"text": broken, "after": pa.array([picture_bytes(0)] * 3, pa.binary())})
+    (tmp_path / "state.json").write_text('{"_data_files": [{"filename": "a.arrow"}]}')
+    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+    rows = ParquetSource(tmp_path, map={"instruction": "text", "target": "after"}).rows()
+    assert [row.skipped for row in rows] == [(), ("no instruction",), ()]
+
+
 def test_files_that_are_no_parquet_and_columns_that_are_not_there(tmp_path):
     with pytest.raises(DataError, match="no Parquet file in"):
         ParquetSource(tmp_path)

@@ -170,6 +170,17 @@ def test_plain_bytes_stand_for_a_picture(tmp_path):
     assert found.records[0].images[0].data == data
 
 
+def test_a_text_that_is_no_utf8_costs_one_record(tmp_path):
+    path = write_shards(tmp_path, "train", IP2P, [ip2p_row(number) for number in range(3)], shards=1)[0]
+    table = pq.read_table(path)
+    texts = pa.array([b"make it a dog", b"\xff\xfe", b"make it a cow"], pa.binary()).view(pa.string())
+    pq.write_table(table.set_column(table.schema.get_field_index("edit_prompt"), "edit_prompt", texts), path)
+    rows = list(InstructPix2Pix(tmp_path).rows())
+    assert [len(row.records) for row in rows] == [1, 0, 1]
+    assert rows[1].skipped == ("no instruction",)
+    assert rows[2].records[0].instruction == "make it a cow"
+
+
 def test_a_changed_file_is_another_fingerprint(tmp_path):
     numbers(tmp_path / "a.parquet", range(4))
     before = ParquetRows(tmp_path, NUMBER).fingerprint()

@@ -69,7 +69,7 @@ def draw(found: Statistics) -> str:
                 axes.set_yticks(range(len(values)), [label[:40] for label in counts])
                 axes.set_xlim(0, 1.12 * max(values))
                 axes.set_xticks([])
-                axes.invert_yaxis()
+                axes.set_ylim(len(values) - 0.4, -0.6)
                 axes.set_title(f"records by {name}")
                 quiet(axes)
         else:

@@ -29,7 +29,7 @@ def picture_sheet(record: Record) -> Image.Image:
     font, small = ImageFont.load_default(size=13), ImageFont.load_default(size=11)
     lines = [(text, colour) for words, colour in _caption(record) for text in _wrapped(words, width - 2 * GAP, font)]
     top = GAP + LINE
-    sheet = Image.new("RGB", (width, top + TILE + GAP + LINE * (len(lines) + 1) + GAP), PAPER)
+    sheet = Image.new("RGB", (width, top + TILE + GAP + LINE * len(lines) + GAP), PAPER)
     draw = ImageDraw.Draw(sheet)
     for number, (title, picture) in enumerate(titled):
         left = GAP + number * (TILE + GAP)

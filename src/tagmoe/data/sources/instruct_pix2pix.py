@@ -19,11 +19,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tagmoe.data.fields import UnusableRow
+from tagmoe.data.fields import UnusableRow, content_key
 from tagmoe.data.record import Record, record_id
 from tagmoe.data.sources.files import marks, picture_of_file
 from tagmoe.data.sources.parquet_rows import Column, ParquetRow
-from tagmoe.data.sources.published_parquet import PublishedParquet, caption, content_key, picture_in, scores
+from tagmoe.data.sources.published_parquet import PublishedParquet, caption, picture_in, scores
 from tagmoe.data.sources.skipped import MISSING_FOLDER, instruction, row
 from tagmoe.data.sources.source import Licence, Row, Source
 from tagmoe.errors import DataError
@@ -63,7 +63,7 @@ class InstructPix2Pix(PublishedParquet):
         source = picture_in(values["original_image"])
         target = picture_in(values["edited_image"])
         return Record(
-            id=record_id(NAME, content_key(source, target, text)),
+            id=record_id(NAME, content_key((source,), target, text)),
             dataset=NAME,
             images=(source,),
             target=target,

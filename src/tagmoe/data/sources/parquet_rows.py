@@ -105,7 +105,7 @@ class ParquetRows:
                     if first + count > skip:
                         # One group at a time: a damaged one does not take rows of the one before it along.
                         for batch in opened.iter_batches(BATCH_ROWS, [group], list(file.columns), use_threads=False):
-                            for values in batch.slice(max(0, skip - first)).to_pylist():
+                            for values in python_values(batch.slice(max(0, skip - first))):
                                 yield empty | values
                             first += len(batch)
                     else:
@@ -137,6 +137,23 @@ class ParquetRows:
         columns = tuple(column.name for column in self._columns if column.name in schema.names)
         name = path.relative_to(root).as_posix() if path != root else path.name
         return _File(path, name, split_in_name(path, root), groups, group_bytes, columns, sum(groups))
+
+
+def python_values(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """The rows of a batch as Python values."""
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError:
+        # One row's text is no UTF-8: the others must not be lost with it, and it is None.
+        columns = [[_python_value(value) for value in column] for column in batch.columns]
+        return [dict(zip(batch.schema.names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def _python_value(value: pa.Scalar) -> Any:
+    try:
+        return value.as_py()
+    except UnicodeDecodeError:
+        return None
 
 
 def split_in_name(path: Path, root: Path) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -78,8 +76,3 @@ def scores(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
 def caption(value: Any) -> str | None:
     """The text, None where it is empty."""
     return value.strip() or None if isinstance(value, str) else None
-
-
-def content_key(source: Picture, target: Picture, text: str) -> str:
-    """A key for rows that have no id of their own: it does not depend on how the rows are spread over files."""
-    return hashlib.sha256(json.dumps([source.digest, target.digest, text]).encode()).hexdigest()

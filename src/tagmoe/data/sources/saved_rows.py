@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from tagmoe.data.sources.files import marks
-from tagmoe.data.sources.parquet_rows import BATCH_ROWS, Column, ParquetRow
+from tagmoe.data.sources.parquet_rows import BATCH_ROWS, Column, ParquetRow, python_values
 from tagmoe.errors import DataError
 
 STATE, SPLITS = "state.json", "dataset_dict.json"
@@ -64,7 +64,7 @@ class SavedRows:
                     begin = min(max(0, start - number), len(batch))
                     number += begin
                     for at in range(begin, len(batch), BATCH_ROWS):
-                        for values in found.slice(at, BATCH_ROWS).to_pylist():
+                        for values in python_values(found.slice(at, BATCH_ROWS)):
                             number += 1
                             yield ParquetRow(number, empty | values, f"{file.name}:{number - first - 1}", split)
 

@@ -13,7 +13,7 @@ from tagmoe.data.record import Record
 from tagmoe.data.sources.source import Row
 
 NO_INSTRUCTION = "no instruction"
-MISSING_PICTURE = "missing picture"
+MISSING_PICTURE = "row without its picture"
 MISSING_MASK = "missing mask"
 MISSING_GARMENT = "missing garment"
 MISSING_FOLDER = "missing folder or prompt file"

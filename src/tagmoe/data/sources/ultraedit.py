@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tagmoe.data.fields import content_key
 from tagmoe.data.record import Record, record_id
 from tagmoe.data.sources.parquet_rows import Column, ParquetRow
-from tagmoe.data.sources.published_parquet import PublishedParquet, caption, content_key, picture_in, scores
+from tagmoe.data.sources.published_parquet import PublishedParquet, caption, picture_in, scores
 from tagmoe.data.sources.skipped import instruction
 from tagmoe.data.sources.source import Licence
 
@@ -51,7 +52,7 @@ class UltraEdit(PublishedParquet):
         mask = values["mask_image"]
         masks = () if mask is None else (picture_in(mask, "mask"),)
         return Record(
-            id=record_id(self.name, content_key(source, target, text)),
+            id=record_id(self.name, content_key((source,), target, text)),
             dataset=self.name,
             images=(source, *masks),
             target=target,
