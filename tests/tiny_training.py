@@ -11,6 +11,8 @@ from tagmoe.train.components import Components
 from tagmoe.train.recipe import _transformer, assemble, save_model
 from tagmoe.train.text_encoder import instructions
 
+TAGWORLD_SEED = 5
+"""Of the samples in the store that the fixture `tagworld` makes."""
 SETTINGS: dict[str, Any] = {
     "precision": "fp32",
     "threads": 1,
