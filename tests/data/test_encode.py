@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import shutil
 import signal
 from collections import Counter
@@ -23,7 +22,7 @@ from tagmoe.data.store import Store
 from tagmoe.errors import CheckpointError, DataError, UsageError
 from tagmoe.packaged import load_packaged, packaged_folder
 from tagmoe.presets import RELEASE
-from tagmoe.train.encoded import CHUNK, TEXT_TO_IMAGE, EncodedSamples
+from tagmoe.train.encoded import CHUNK, EncodedSamples
 from tagmoe.train.encoder import default_sizes, encoder_of
 from tagmoe.world import sample
 
@@ -63,8 +62,6 @@ def encoded(tmp_path_factory, packaged):
 
 def test_latents_are_those_that_training_reads(tmp_path, pipeline, packaged):
     """Bit for bit in float16, for a chunk that `EncodedSamples` encodes at once."""
-    numbers = [number for number in range(400) if sample(SEED, number).task in TEXT_TO_IMAGE][:3]
-    assert numbers
     samples = EncodedSamples(pipeline, ("recolour",), seed=SEED, unique=CHUNK, folder=tmp_path, name="x")
     drawn = [sample(SEED, number, task=("recolour",)) for number in range(4)]
     changes = {
@@ -92,7 +89,6 @@ def test_rows_read_back_are_what_the_pipeline_gives(encoded, pipeline):
         case = sample(SEED, row)
         assert bucket == " ".join(["64x64"] * (1 + len(case.sources)))
         found = reader.read([row])
-        cells = case.mask.reshape(4, 16, 4, 16) if pipeline.size_multiple == 16 else None
         side = pipeline.size_multiple
         cells = case.mask.reshape(64 // side, side, 64 // side, side).any(axis=(1, 3))
         assert np.array_equal(found.edited[0], cells)
@@ -259,14 +255,14 @@ class Deadly:
         return self.load()
 
 
-@pytest.mark.parametrize("engine", ["local", "ray"])
-def test_a_worker_that_is_killed_changes_nothing(tmp_path, packaged, engine):
+@pytest.mark.parametrize("engine", [pytest.param("local", marks=pytest.mark.slow), "ray"])
+def test_a_worker_that_is_killed_changes_nothing(tmp_path, packaged, engine, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # Ray's workers import this file
     load, fingerprint = encoder_of(packaged_folder(), threads=1)
     undisturbed = make_store(tmp_path / "a", (2, 1, 2))
     encode_store(undisturbed, *packaged)
     store = make_store(tmp_path / "b", (2, 1, 2))
     deadly = Deadly(tmp_path / "mark", load)
-    assert pickle.loads(pickle.dumps(deadly)) == deadly or True
     result = encode_store(store, deadly, fingerprint, engine=engine, workers=2)
     assert (tmp_path / "mark").exists()
     assert (result.rows, result.left) == (5, 0)

@@ -53,8 +53,16 @@ def test_processes_that_die_lose_only_their_fragment(tmp_path):
     check(Work(tmp_path), "local")
 
 
-def test_ray_workers_that_die_lose_only_their_fragment(tmp_path):
-    pytest.importorskip("ray")
+def test_a_worker_that_cannot_start_says_why(tmp_path):
+    """Work of a module that Ray's workers do not find."""
+    (found,) = run([1], Work(tmp_path), engine="ray", workers=1)
+    assert found.error is not None
+    assert found.error.startswith("No worker starts on Ray: ")
+    assert "No module named" in found.error
+
+
+def test_ray_workers_that_die_lose_only_their_fragment(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     check(Work(tmp_path), "ray")
     import ray
 

@@ -21,10 +21,10 @@ import pyarrow as pa
 from PIL import Image
 
 from tagmoe.data.engine import Engine, run
+from tagmoe.data.rows import Size, bucket_name
 from tagmoe.data.store import Filling, Store
 from tagmoe.errors import DataError, ImageError, UsageError
 
-Size = tuple[int, int]
 ARRAY = pa.struct([("data", pa.large_binary()), ("shape", pa.list_(pa.int32()))])
 FIELDS = (
     pa.field("encoded_bucket", pa.string()),
@@ -87,11 +87,6 @@ class Encoder(Protocol):
 def nearest_size(width: int, height: int, sizes: Sequence[Size]) -> Size:
     """The (width, height) among `sizes` of the aspect nearest to a picture's; the narrower of two equally near."""
     return min(sizes, key=lambda size: (abs(width / height - size[0] / size[1]), size))
-
-
-def bucket_name(target: Size, references: Sequence[Size] = ()) -> str:
-    """The name of a bucket: "64x64 64x64 32x48"."""
-    return " ".join(f"{width}x{height}" for width, height in (target, *references))
 
 
 def fit(picture: Image.Image, size: Size, method: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:
@@ -231,7 +226,7 @@ def _decoded(values: Mapping[str, Any], row: _Row, encoder: Encoder) -> list[Ima
     if masks:
         try:
             cells = [_cells(encoder.decode(item["data"]), found[0].size, encoder.multiple) for item in masks]
-            row.mask = np.logical_or.reduce(cells).astype(np.uint8)
+            row.mask = np.asarray(np.stack(cells).any(axis=0), dtype=np.uint8)
         except ImageError as error:
             row.fail("mask", error, usable=True)
     return found
@@ -242,8 +237,7 @@ def _cells(mask: Image.Image, size: Size, multiple: int) -> np.ndarray:
     white = mask.convert("L").point(lambda value: 255 if value >= 128 else 0)
     pixels: np.ndarray = np.asarray(fit(white, size, Image.Resampling.BOX)) > 0
     rows, columns = size[1] // multiple, size[0] // multiple
-    cells: np.ndarray = pixels.reshape(rows, multiple, columns, multiple).any(axis=(1, 3))
-    return cells
+    return np.asarray(pixels.reshape(rows, multiple, columns, multiple).any(axis=(1, 3)))
 
 
 def _encode_texts(rows: Sequence[_Row], encoder: Encoder) -> None:

@@ -184,12 +184,11 @@ def _on_ray(fragments: Sequence[int], work: Work, workers: int, address: str | N
             try:
                 done = ray.get(ready[0])
                 idle.append(worker)
-            except ray.exceptions.RayTaskError as error:
-                # Only making the actor can raise here, `do` does not: another worker would raise it as well.
-                reason = " ".join(str(error.cause).split())[:300]
-                done = Done(fragment, error=f"Fragment {fragment} failed on Ray: {reason}.")
-            except ray.exceptions.RayError:
-                done = queue.died(fragment)
+            except ray.exceptions.RayError as error:
+                # An actor that cannot be made (a module is missing there) is no accident, and would fail again.
+                made = "creation task" not in str(error)
+                reason = str(error).strip().splitlines()[-1][:300]
+                done = queue.died(fragment) if made else Done(fragment, error=f"No worker starts on Ray: {reason}.")
             if done is not None:
                 yield done
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,7 @@ TEXT_ROWS = 16_384
 """Rows of a batch of a scan without pictures."""
 
 
-def bucket_name(target: Size, references: tuple[Size, ...] | list[Size] = ()) -> str:
+def bucket_name(target: Size, references: Sequence[Size] = ()) -> str:
     """The bucket of a (width, height) of the target and those of its references in order: "64x64 64x64 32x48"."""
     return " ".join(f"{width}x{height}" for width, height in (target, *references))
 

@@ -17,7 +17,8 @@ import numpy as np
 import PIL.Image
 import torch
 
-from tagmoe.data.encode import CODE_VERSION, Encoder, Size
+from tagmoe.data.encode import CODE_VERSION, Encoder
+from tagmoe.data.rows import Size
 from tagmoe.errors import ImageError, UsageError
 from tagmoe.folder import check_model_folder
 from tagmoe.images import FORMATS, images_to_tensor, load_image

@@ -13,11 +13,12 @@ from tagmoe.data.record import Picture, Record, Role, TagProvenance, record_id
 from tagmoe.data.sources.source import Licence, Row
 from tagmoe.errors import UsageError
 from tagmoe.world import SIZE, TASKS, Sample, sample
+from tagmoe.world.sample import Split
 
 DATASET = "tagworld"
 EDITING = "editing"
 """Stands for every task but that of text-to-image."""
-_SPLIT = "train"
+_SPLIT: Split = "train"
 # tasks whose picture is followed, not edited
 _FOLLOWED = frozenset({"subject", "style_ref", "structure"})
 
