@@ -26,19 +26,29 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet
+import torch
 from figures import Figure, report
+from train_speed import BATCH, seconds_a_step, stage
 
+from tagmoe.config import DataConfig
+from tagmoe.data.encode import encode_store
 from tagmoe.data.export import export
 from tagmoe.data.importing import import_source
 from tagmoe.data.record import Picture, Record, record_id
 from tagmoe.data.sources.jsonl import JsonlSource
+from tagmoe.data.sources.tagworld import TagWorldSource
 from tagmoe.data.store import TABLE, Store
+from tagmoe.packaged import packaged_folder
+from tagmoe.train.encoder import encoder_of
+from tagmoe.train.stored import StoredRows, StoredSamples
 
 PICTURE_BYTES = 55_000
 """A JPEG of 512x512 pixels, about."""
 SMALL_BYTES = 2_000
 READS = 200
 TAGGED_ROWS = 20_000
+ENCODED_ROWS = 2000
+BATCHES = 10
 ROUNDS = 5
 
 
@@ -48,6 +58,7 @@ def measure(rows: int = 2000, many: int = 100_000) -> Sequence[Figure]:
         folder = Path(name)
         store = filled(folder / "store", rows, PICTURE_BYTES)
         return [
+            *loading(folder),
             *importing(folder, store),
             *random_reads(folder, store),
             *new_column(folder),
@@ -87,6 +98,37 @@ def filled(path: Path, count: int, nbytes: int, batch: int = 1000) -> Store:
                 held = []
         store.append(held)
     return store
+
+
+def loading(folder: Path) -> list[Figure]:
+    """Batches of an encoded store against the training steps that eat them, in CPU time of the whole process."""
+    torch.set_num_threads(1)
+    made = Store.create(folder / "tagworld")
+    import_source(made, TagWorldSource(count=ENCODED_ROWS, seed=1))
+    started = time.process_time()
+    encode_store(made, *encoder_of(packaged_folder(), threads=1))
+    encoding = (time.process_time() - started) / ENCODED_ROWS
+    work = stage(True, folder / "cache")
+    rows = StoredRows.open(DataConfig(store=made.uri), packaged_folder())
+    samples = StoredSamples(work.pipeline, rows, "edit", batch=BATCH, seed=0, dropout=0.1)
+    for number in range(3):
+        samples.draw(number * BATCH, BATCH, np.random.default_rng(0))
+        work.draw(number + 1, 0)  # fills the cache of the stream outside the timing
+    ratios, seconds = [], []
+    for round_number in range(ROUNDS):
+        step = seconds_a_step(work, "bf16")
+        started = time.process_time()
+        for number in range(BATCHES):
+            samples.draw((3 + round_number * BATCHES + number) * BATCH, BATCH, np.random.default_rng(0))
+        seconds.append((time.process_time() - started) / BATCHES)
+        ratios.append(step / seconds[-1])
+    rate = BATCH / statistics.median(seconds)
+    note = "CPU time of a bf16 step at the packaged model's size"
+    return [
+        Figure("loader", rate, "samples/s", runs=ROUNDS, note=f"encoded TagWorld, batch {BATCH}"),
+        Figure("loader_to_training_step", statistics.median(ratios), "x", 5, True, ROUNDS, note),
+        Figure("encode", 1000 * encoding, "ms/row", note="CPU, model loaded once, 64x64, source and target"),
+    ]
 
 
 def importing(folder: Path, store: Store) -> list[Figure]:

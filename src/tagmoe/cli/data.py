@@ -8,6 +8,7 @@ from tagmoe.cli.data_encode import encode
 from tagmoe.cli.data_export import export
 from tagmoe.cli.data_import import import_
 from tagmoe.cli.data_stats import stats
+from tagmoe.cli.data_validate import validate
 from tagmoe.cli.data_view import view
 
 app = typer.Typer()
@@ -24,4 +25,5 @@ app.command("import")(import_)
 app.command()(export)
 app.command()(stats)
 app.command()(view)
+app.command()(validate)
 app.command()(encode)

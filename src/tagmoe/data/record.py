@@ -26,6 +26,8 @@ Operation = Literal["none", "inverse", "compose", "video"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 VALIDATION_SHARE = 0.01
 """Share of root pictures whose records are kept for validation."""
+PARTIAL = "partial"
+"""Status of tags of which only scope and type are known: what is preserved is still to be judged."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class TagProvenance:
-    """Who gave the tags. status: ok, invalid, refused or failed; rules_version: that of the rule set, or ''."""
+    """Who gave the tags. status: ok, invalid, refused, failed or PARTIAL; rules_version: of the rule set, or ''."""
 
     annotator: str
     model: str = ""

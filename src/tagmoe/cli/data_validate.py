@@ -1,0 +1,70 @@
+"""`tagmoe data validate`: check a store, put what is unsound into quarantine, and report."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tagmoe.cli.data_extra import need_data_extra
+from tagmoe.cli.options import AsJson
+from tagmoe.cli.output import give, say
+from tagmoe.cli.progress import count_bar
+
+if TYPE_CHECKING:
+    from tagmoe.data.validate import Summary
+
+
+def validate(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="Folder or object-store address of a store.")],
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; by default one for each processor core.")
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Check all records anew, not only the unchecked.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check pictures, pairs, instructions, tags and ids; exits with 1 when anything was found.
+
+    The column `quarantine` says which checks found something in a record. Killed, the same command goes on.
+    Example: tagmoe data validate data/omniedit
+    """
+    need_data_extra()
+    from tagmoe.data.store import Store
+    from tagmoe.data.validate import summarise
+    from tagmoe.data.validate import validate as run
+
+    opened = Store.open(store)
+    with count_bar("checking") as progress:
+        checked = run(opened, workers=workers or len(os.sched_getaffinity(0)), again=again, progress=progress)
+    summary = summarise(opened)
+    say(f"{checked} records were checked now, {summary.records - checked} before.")
+    give({"store": store, "checked": checked, **_data(summary)}, _text(summary), as_json=as_json)
+    if summary.unsound:
+        raise typer.Exit(1)
+
+
+def _data(summary: Summary) -> dict[str, Any]:
+    return {
+        "records": summary.records,
+        "unsound": summary.unsound,
+        "checks": {
+            name: {
+                "records": counts.total(),
+                "datasets": dict(sorted(counts.items())),
+                "first_ids": summary.first[name],
+            }
+            for name, counts in summary.most_common()
+        },
+    }
+
+
+def _text(summary: Summary) -> str:
+    from tagmoe.data.checks import CHECKS
+
+    lines = [f"{summary.unsound} of {summary.records} records are unsound"]
+    for name, counts in summary.most_common():
+        lines.append(f"  {name:<18}{counts.total():>8}  {CHECKS[name]}")
+        lines += [f"{'':20}{count:>8}  {dataset}" for dataset, count in sorted(counts.items())]
+        lines.append(f"{'':30}first: {', '.join(summary.first[name])}")
+    return "\n".join(lines)

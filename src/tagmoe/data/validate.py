@@ -1,0 +1,219 @@
+"""Check a whole store: a column `quarantine` says of each record which checks found something.
+
+quarantine: null = not checked yet, [] = sound, else names of CHECKS. It is filled fragment by fragment, so that a
+killed run goes on where it was; a note holds the version of the checks, and results of another version are dropped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import signal
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tagmoe.data import checks
+from tagmoe.data.store import Store
+from tagmoe.errors import DataError
+
+QUARANTINE = pa.field("quarantine", pa.list_(pa.string()))
+NOTE = "validate"
+ROWS = 16
+"""Rows that a worker gets at once: a few megabytes."""
+ID_ROWS = 65536
+IDS_AT_ONCE = 2_000_000
+"""Ids compared in one pass over the store, which bounds the memory: 16 bytes each, and again to sort them."""
+FIRST_IDS = 5
+"""Ids that the summary names for each check."""
+
+Examine = Callable[[Sequence[Mapping[str, Any]]], list[list[str]]]
+
+
+@dataclass
+class Summary:
+    """What the checks found in a store, as its column says.
+
+    counts: records by check and dataset; first: the first ids by check; unsound: records with any finding.
+    """
+
+    records: int = 0
+    unsound: int = 0
+    counts: dict[str, Counter[str]] = field(default_factory=dict)
+    first: dict[str, list[str]] = field(default_factory=dict)
+
+    def most_common(self) -> list[tuple[str, Counter[str]]]:
+        """Checks and their counts by dataset, what was found most often first."""
+        return sorted(self.counts.items(), key=lambda item: (-item[1].total(), item[0]))
+
+
+def validate(
+    store: Store,
+    *,
+    workers: int = 1,
+    again: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Check the records that are not checked yet, or with `again` all; returns how many were.
+
+    workers: processes; 1 is this one. progress: told how many rows of how many are done.
+    Raises DataError when the store cannot be written or a worker dies.
+    """
+    with store.writing():
+        _prepare(store, again)
+        todo = store.unfilled(QUARANTINE.name)
+        if not todo:
+            return 0
+        starts, copies = later_copies(store)
+        total = sum(starts[number][1] for number in todo)
+        done = 0
+        with _pool(workers) as submit:
+            for number in todo:
+                values: list[list[str]] = []
+                for names in _in_order(submit, _rows_of(store, number), 2 * workers):
+                    values += names
+                    done += len(names)
+                    if progress is not None:
+                        progress(done, total)
+                start, count = starts[number]
+                for row in copies[(copies >= start) & (copies < start + count)]:
+                    values[int(row) - start].append("duplicate id")
+                store.fill(number, pa.table({QUARANTINE.name: pa.array(values, QUARANTINE.type)}))
+    return done
+
+
+def summarise(store: Store) -> Summary:
+    """What the column says, for all records that are checked."""
+    summary = Summary()
+    if QUARANTINE.name not in store.columns:
+        return summary
+    for batch in store.scan(["id", "dataset", QUARANTINE.name], rows=ID_ROWS):
+        for row in batch.to_pylist():
+            found = row[QUARANTINE.name]
+            summary.records += found is not None
+            summary.unsound += bool(found)
+            for name in found or ():
+                summary.counts.setdefault(name, Counter())[row["dataset"]] += 1
+                ids = summary.first.setdefault(name, [])
+                if len(ids) < FIRST_IDS:
+                    ids.append(row["id"])
+    return summary
+
+
+def later_copies(store: Store) -> tuple[dict[int, tuple[int, int]], np.ndarray]:
+    """The fragments' first rows and lengths, and the ascending numbers of rows whose id an earlier row has.
+
+    The memory does not grow with the store: each pass compares the ids of one remainder of their digests.
+    """
+    passes = max(1, -(-len(store) // IDS_AT_ONCE))
+    starts: dict[int, tuple[int, int]] = {}
+    found = []
+    for part in range(passes):
+        keys, rows, row = [], [], 0
+        for number in store.fragments():
+            start = row
+            for batch in store.fragment(number, ["id"], rows=ID_ROWS):
+                digests = np.fromiter(map(_digest, batch.column("id").to_pylist()), np.uint64, batch.num_rows)
+                here = np.flatnonzero(digests % np.uint64(passes) == part)
+                keys.append(digests[here])
+                rows.append(here + row)
+                row += batch.num_rows
+            starts[number] = (start, row - start)
+        found.append(_repeated(np.concatenate(keys), np.concatenate(rows)) if keys else np.empty(0, np.int64))
+    return starts, np.sort(np.concatenate(found))
+
+
+def _repeated(keys: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The rows (ascending ones given) whose key an earlier row has."""
+    order = np.argsort(keys, kind="stable")
+    return rows[order[1:]][keys[order[1:]] == keys[order[:-1]]]
+
+
+def _digest(name: str) -> int:
+    """64 bits: among 11 million different ids, two have the same with a probability of 3 in a million."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
+
+
+def _prepare(store: Store, again: bool) -> None:
+    """Have the column, holding results of these checks only. Killed anywhere in between, a later run does the rest."""
+    current = {"version": checks.VERSION}
+    stale = again or store.note(NOTE) != current
+    if stale and QUARANTINE.name in store.columns:
+        store.drop([QUARANTINE.name])
+    if store.note(NOTE) != current:
+        store.set_note(NOTE, current)
+    store.declare([QUARANTINE])
+
+
+def _rows_of(store: Store, number: int) -> Iterator[list[dict[str, Any]]]:
+    for batch in store.fragment(number, checks.COLUMNS, rows=ROWS):
+        yield batch.to_pylist()
+
+
+def examine_rows(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The names of the checks that find something, each once and in the order of CHECKS, for each row."""
+    names = [{finding.check for finding in checks.examine(row)} for row in rows]
+    return [[check for check in checks.CHECKS if check in found] for found in names]
+
+
+def _in_order(
+    submit: Callable[[list[dict[str, Any]]], Future[list[list[str]]]],
+    batches: Iterable[list[dict[str, Any]]],
+    ahead: int,
+) -> Iterator[list[list[str]]]:
+    """The results in the order of the batches, of which no more than `ahead` are in memory."""
+    waiting: deque[Future[list[list[str]]]] = deque()
+    for batch in batches:
+        waiting.append(submit(batch))
+        if len(waiting) >= ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[Callable[[list[dict[str, Any]]], Future[list[list[str]]]]]:
+    """What takes rows to be examined: this process, or as many others."""
+    if workers == 1:
+        yield _at_once
+        return
+    # spawn: Lance runs threads, and a fork would copy their locks.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    try:
+        yield lambda rows: pool.submit(examine_rows, rows)
+    except BrokenProcessPool:
+        raise DataError(
+            "A worker process was killed, most likely for want of memory; run the same command again with fewer "
+            "--workers."
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _at_once(rows: list[dict[str, Any]]) -> Future[list[list[str]]]:
+    future: Future[list[list[str]]] = Future()
+    future.set_result(examine_rows(rows))
+    return future
+
+
+def _start_worker() -> None:
+    """A worker leaves an interrupt to its parent, and ends with it however that ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        signal.raise_signal(signal.SIGKILL)
