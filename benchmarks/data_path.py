@@ -8,6 +8,7 @@ Pictures are random bytes behind a real PNG header: they cannot be compressed, s
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -28,6 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import torch
 from figures import Figure, report
+from PIL import Image, ImageFilter
 from train_speed import BATCH, seconds_a_step, stage
 
 from tagmoe.config import DataConfig
@@ -38,6 +40,7 @@ from tagmoe.data.record import Picture, Record, record_id
 from tagmoe.data.sources.jsonl import JsonlSource
 from tagmoe.data.sources.tagworld import TagWorldSource
 from tagmoe.data.store import TABLE, Store
+from tagmoe.data.validate import validate
 from tagmoe.packaged import packaged_folder
 from tagmoe.train.encoder import encoder_of
 from tagmoe.train.stored import StoredRows, StoredSamples
@@ -48,6 +51,7 @@ SMALL_BYTES = 2_000
 READS = 200
 TAGGED_ROWS = 20_000
 ENCODED_ROWS = 2000
+CHECKED_ROWS = 100
 BATCHES = 10
 ROUNDS = 5
 
@@ -62,6 +66,7 @@ def measure(rows: int = 2000, many: int = 100_000) -> Sequence[Figure]:
             *importing(folder, store),
             *random_reads(folder, store),
             *new_column(folder),
+            *validating(folder),
             *flat_memory(folder, many),
         ]
 
@@ -225,6 +230,37 @@ def new_column(folder: Path) -> list[Figure]:
         Figure("column_bytes_a_row", added / TAGGED_ROWS, "bytes", note=f"of {nbytes / TAGGED_ROWS:,.0f} a row"),
         Figure("files_rewritten", changed, "files", 0, note="by SHA-256 of every data file"),
     ]
+
+
+def validating(folder: Path) -> list[Figure]:
+    """Checks of real JPEG pairs of 512x512 pixels, about 60 kB each: CPU time of one worker."""
+    store = Store.create(folder / "checked")
+    edits = []
+    for number in range(CHECKED_ROWS):
+        noise = np.random.default_rng(number)
+        blurred = Image.fromarray(np.kron(noise.integers(0, 255, (64, 64, 3)), np.ones((8, 8, 1))).astype(np.uint8))
+        grain = noise.integers(0, 24, (512, 512, 3))
+        before = np.clip(np.asarray(blurred.filter(ImageFilter.GaussianBlur(3))) + grain, 0, 255).astype(np.uint8)
+        after = before.copy()
+        after[100:220, 100:220] = (200, 30, 30)
+        pictures = [Picture(_jpeg(pixels), 512, 512) for pixels in (before, after)]
+        name = record_id("checked", str(number))
+        edits.append(Record(name, "checked", pictures[1], "make the thing red", "CC0-1.0", images=(pictures[0],)))
+    with store.writing():
+        store.append(edits)
+    rates = []
+    for _ in range(ROUNDS):
+        started = time.process_time()
+        validate(store, workers=1, again=True)
+        rates.append(2 * CHECKED_ROWS / (time.process_time() - started))
+    note = "one worker; 200 a second on 2 cores are wanted"
+    return [Figure("validate", statistics.median(rates), "images/s", 100, True, ROUNDS, note)]
+
+
+def _jpeg(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=82)
+    return buffer.getvalue()
 
 
 def flat_memory(folder: Path, many: int) -> list[Figure]:
