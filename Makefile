@@ -31,6 +31,7 @@ bench: $(READY)
 	$(PY) benchmarks/moe_layer.py --shapes small
 	$(PY) benchmarks/train_step.py --sizes tagworld
 	$(PY) benchmarks/memory.py
+	$(PY) benchmarks/data_path.py --rows 400 --many 20000
 
 setup: $(READY)
 

@@ -1,8 +1,9 @@
-"""Write docs/results/tagworld-release.md: the log of the run that made the packaged model, from its metrics.
+"""Write docs/results/NAME.md: the log of a run, from its metrics and what docs/results/NAME.txt says of it.
 
-    python docs/draw_training.py runs/tagworld-components runs/tagworld-release
+    python docs/draw_training.py tagworld-components runs/tagworld-components
+    python docs/draw_training.py tagworld-release runs/tagworld-release
 
-Also keeps every 50th step and every validation as docs/results/tagworld-release.jsonl.
+Also keeps every 50th step and every validation as docs/results/NAME.jsonl.
 """
 
 from __future__ import annotations
@@ -18,20 +19,16 @@ EVERY = 50
 ROWS = 12
 
 
-def main(folders: list[str]) -> None:
-    """Summarise the runs in these folders, in their order."""
-    records = [
-        json.loads(line)
-        for folder in folders
-        for line in (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+def main(name: str, folder: str) -> None:
+    """Summarise the run in this folder, stage by stage."""
+    lines = (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
     kept = [r for r in records if r["step"] % EVERY == 0 or any(key.startswith("validation/") for key in r)]
-    lines = "".join(json.dumps(record) + "\n" for record in kept)
-    (RESULTS / "tagworld-release.jsonl").write_text(lines, encoding="utf-8")
-    parts = ["# The run behind the packaged model\n", (RESULTS / "tagworld-release.txt").read_text(encoding="utf-8")]
+    (RESULTS / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+    parts = [(RESULTS / f"{name}.txt").read_text(encoding="utf-8").rstrip()]
     for stage in dict.fromkeys(record["stage"] for record in records):
         parts.append(_stage(stage, [record for record in records if record["stage"] == stage]))
-    (RESULTS / "tagworld-release.md").write_text("\n".join(parts), encoding="utf-8")
+    (RESULTS / f"{name}.md").write_text("\n".join(parts) + "\n", encoding="utf-8")
 
 
 def _stage(name: str, records: list[dict[str, Any]]) -> str:
@@ -55,4 +52,4 @@ def _stage(name: str, records: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(*sys.argv[1:])

@@ -3,9 +3,11 @@
     tagmoe demo --cases 24 --seed 1000 --out /path/to/demo && cp /path/to/demo/results.json docs/results/tagworld.json
     tagmoe ablation run recipes/tagworld/ablation --out runs/ablation
     tagmoe ablation interference recipes/tagworld/ablation --out runs/ablation
-    python docs/write_results.py [runs/ablation]
+    tagmoe ablation run recipes/tagworld/ablation --out runs/longer --arms dense,moe,align --set unified.steps=1600
+    python docs/write_results.py [runs/ablation] [longer=runs/longer]
 
-A folder of runs is copied to docs/results/ablation first, so that the page can be written again without it.
+A folder of runs is copied to docs/results/ablation first, so that the page can be written again without it. One that
+is given a name holds some arms again with other shared settings, and goes to docs/results/ablation/NAME.
 """
 
 from __future__ import annotations
@@ -13,16 +15,17 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from tagmoe.ablation.arms import arm_names
-from tagmoe.ablation.collection import Collection, read_collection
+from tagmoe.ablation.collection import QUANTITIES, Collection, read_collection
 from tagmoe.ablation.figures import figures, gradient_figure
 from tagmoe.ablation.report import FILTERS, facts
-from tagmoe.ablation.table import FLOW, INFORMATION, PAPER_ARMS, SUCCESS, summarise
+from tagmoe.ablation.table import FLOW, INFORMATION, LOGGED, PAPER_ARMS, SUBSETS, SUCCESS, TAGS, phrase, summarise
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS / "results"
@@ -33,19 +36,33 @@ START, END = "<!-- results: written by docs/write_results.py -->", "<!-- end of 
 BASELINE, FULL = "moe", "align"
 """What differences are taken to: the mixture alone; for the switches, which change one thing each, the paper's arm."""
 
+COMPARED = (SUCCESS, FLOW, INFORMATION)
+GROUPS = {
+    "Quality": QUANTITIES,
+    "Success by kind of case": SUBSETS,
+    "Training and routing": (FLOW.name, INFORMATION.name, *LOGGED, TAGS.name),
+}
+"""Tables narrow enough for a page."""
+PLACES = ("output_dir", "cache_dir", "dense")
+
 
 def main(folders: list[str]) -> None:
     """Render the results into all three files."""
     known = arm_names(ARMS)
-    for folder in folders:
-        copy_results(read_collection(Path(folder), known=known), RESULTS / "ablation")
+    for name, _, folder in (text.rpartition("=") for text in folders):
+        copy_results(read_collection(Path(folder), known=known), RESULTS / "ablation" / name)
         measured = Path(folder) / "interference.json"
-        if measured.exists():
+        if measured.exists() and not name:
             shutil.copy(measured, RESULTS / "interference.json")
     data = json.loads((RESULTS / "tagworld.json").read_text(encoding="utf-8"))
     text = f"# Results on TagWorld\n\n## The packaged model\n\n{page(data)}\n"
     if any((RESULTS / "ablation").glob("*.json")):
-        text += f"\n## The ablation\n\n{ablation(read_collection(RESULTS / 'ablation', known=known), RESULTS)}"
+        main_grid = read_collection(RESULTS / "ablation", known=known)
+        text += f"\n## The ablation\n\n{ablation(main_grid, RESULTS)}"
+        names = sorted(path.name for path in (RESULTS / "ablation").iterdir() if path.is_dir())
+        grids = {name: read_collection(RESULTS / "ablation" / name, known=known) for name in names}
+        if grids:
+            text += f"\n## Other sizes and lengths\n\n{other_grids(main_grid, grids)}"
     measured = RESULTS / "interference.json"
     if measured.exists():
         text += f"\n## Do tasks interfere?\n\n{interference(json.loads(measured.read_text(encoding='utf-8')))}"
@@ -59,7 +76,7 @@ def main(folders: list[str]) -> None:
 
 def copy_results(collection: Collection, folder: Path) -> None:
     """Keep every result as ARM-seed-S.json; results of earlier runs are replaced as a whole, never mixed in."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.json"):
         old.unlink()
     for result in collection.results():
@@ -80,9 +97,40 @@ def ablation(collection: Collection, results: Path) -> str:
     return environment.get_template("ablation.md.j2").render(
         **facts(summary),
         figure=lambda name, text: f"![{text}](ablation/{name}.svg)\n" if name in drawn else f"No data: {text}.\n",
-        compared=(SUCCESS, FLOW, INFORMATION),
+        compared=COMPARED,
+        fewer=[row for row in summary.rows if row.missing_seeds],
+        groups={title: [c for c in summary.columns if c.name in names] for title, names in GROUPS.items()},
         switches=summarise(collection, FULL) if others and FULL in collection.arms else None,
     )
+
+
+def other_grids(main_grid: Collection, grids: dict[str, Collection]) -> str:
+    """Markdown of the same arms under other shared settings, beside those of the ablation."""
+    rows = []
+    for name, collection in {"the ablation": main_grid, **grids}.items():
+        # the same arms and seeds in each grid: what differs is the setting
+        arms = [arm for arm in main_grid.arms if all(arm in grid.arms for grid in grids.values())]
+        seeds = sorted(set(main_grid.seeds).intersection(*(grid.seeds for grid in grids.values())))
+        chosen = replace(collection, arms={a: {s: collection.arms[a][s] for s in seeds} for a in arms}, missing=())
+        rows.append((name, changes(main_grid.first.settings, collection.first.settings), summarise(chosen, BASELINE)))
+    environment = Environment(
+        loader=FileSystemLoader(DOCS), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
+    )
+    return environment.get_template("grids.md.j2").render(
+        grids=rows, columns=COMPARED, phrase=phrase, success=SUCCESS, baseline=BASELINE
+    )
+
+
+def changes(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[str]:
+    """The settings in which two runs of one arm differ, with the second one's values; places do not count."""
+    found = []
+    for key in sorted(one.keys() | other.keys()):
+        before, after = one.get(key), other.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += changes(before, after, f"{prefix}{key}.")
+        elif before != after and f"{prefix}{key}" not in PLACES:
+            found.append(f"{prefix}{key}={after}")
+    return found
 
 
 def interference(data: dict[str, Any]) -> str:
@@ -126,7 +174,10 @@ def card(data: dict[str, Any]) -> str:
     """The model card that ships beside the weights."""
     worst = sorted(data["tasks"], key=lambda row: row["success"])[:3]
     template = (DOCS / "model_card.md.j2").read_text(encoding="utf-8")
-    return Template(template, keep_trailing_newline=True, undefined=StrictUndefined).render(**data, worst=worst)
+    tags = json.loads((CARD.parent / "tags_right.json").read_text(encoding="utf-8"))
+    return Template(template, keep_trailing_newline=True, undefined=StrictUndefined).render(
+        **data, worst=worst, tags=tags
+    )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from tagmoe.train.components import Components
 from tagmoe.train.recipe import _transformer, assemble, save_model
 from tagmoe.train.text_encoder import instructions
 
+TAGWORLD_SEED = 5
+"""Of the samples in the store that the fixture `tagworld` makes."""
 SETTINGS: dict[str, Any] = {
     "precision": "fp32",
     "threads": 1,
@@ -18,7 +20,7 @@ SETTINGS: dict[str, Any] = {
     "validate_every": 100,
     "transformer": {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 16, "axes_dims_rope": [4, 6, 6]},
     "moe": {"num_moe_blocks": 1},
-    "loss": {"semantic_dim": 16, "head_hidden": 16},
+    "loss": {"semantic_dim": 18, "head_hidden": 16},
     "optimizer": {"warmup_steps": 2},
     "base": {"steps": 6, "batch": 4, "unique_samples": 64},
     "unified": {"steps": 6, "batch": 4, "unique_samples": 64, "text_to_image_every": 3},

@@ -130,4 +130,4 @@ def test_the_smallest_frozen_embedding_that_is_accepted_can_be_built() -> None:
     assert TagEmbedding(config.loss.semantic_dim, kind="frozen-orthogonal").weight.shape == (18, 18)
     with pytest.raises(ConfigError, match="18"):
         TagEmbedding(17, kind="frozen-orthogonal")
-    assert check("loss.semantic_dim=17").loss.semantic_dim == 17
+    assert check("loss.semantic_dim=17", "loss.tag_embedding=learned").loss.semantic_dim == 17

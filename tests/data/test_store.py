@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import pickle
 from pathlib import Path
 
 import pyarrow as pa
@@ -81,6 +82,37 @@ def test_rows_added_later_are_empty_in_a_declared_column(tmp_path):
         store.fill(store.fragments()[0], pa.table({"note": ["x", "y"]}))
         store.append([record(9)])
     assert len(store.unfilled("note")) == 1
+
+
+def test_what_other_processes_prepared_is_committed_in_any_order(tmp_path):
+    store = filled(tmp_path / "s")
+    first, second = store.fragments()
+    with store.writing():
+        store.declare([pa.field("note", pa.string())])
+        reader = Store.open(tmp_path / "s")
+        one = reader.prepare(first, pa.table({"note": ["a", "b", "c"]}))
+        other = reader.prepare(second, pa.table({"note": ["x", "y"]}))
+        assert store.unfilled("note") == [first, second]
+        store.commit(pickle.loads(pickle.dumps(other)))
+        assert Store.open(tmp_path / "s").unfilled("note") == [first]
+        store.commit(one)
+    assert store.take(range(5), ["note"])["note"].to_pylist() == ["a", "b", "c", "x", "y"]
+    with pytest.raises(DataError, match="open for reading"):
+        reader.commit(one)
+
+
+def test_what_was_prepared_on_an_older_fragment_is_refused(tmp_path):
+    store = filled(tmp_path / "s", (2,))
+    with store.writing():
+        store.declare([pa.field("note", pa.string()), pa.field("mark", pa.string())])
+        old = Store.open(tmp_path / "s").prepare(0, pa.table({"mark": ["m", "n"]}))
+        store.fill(0, pa.table({"note": ["x", "y"]}))
+        with pytest.raises(DataError, match="was changed"):
+            store.commit(old)
+    assert store.take([0, 1], ["note", "mark"]).to_pylist() == [
+        {"note": "x", "mark": None},
+        {"note": "y", "mark": None},
+    ]
 
 
 def test_a_fixed_column_can_be_filled_too(tmp_path):

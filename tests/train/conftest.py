@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
-from tiny_training import SETTINGS, write_components
+from tiny_training import SETTINGS, TAGWORLD_SEED, write_components
 
 from tagmoe.config import RunConfig, check_config
 from tagmoe.train.recipe import train
@@ -45,3 +45,17 @@ def run_training() -> Callable[..., Path]:
         return train(config, validator=lambda *_: {}, resume=resume, console=Console(quiet=True))
 
     return run
+
+
+@pytest.fixture(scope="session")
+def tagworld(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of 40 edits and 24 generated pictures: in no stage below does a pass over the edits end."""
+    from tagmoe.data.importing import import_source
+    from tagmoe.data.sources.tagworld import TagWorldSource
+    from tagmoe.data.store import Store
+
+    path = tmp_path_factory.mktemp("tagworld") / "store"
+    store = Store.create(path)
+    import_source(store, TagWorldSource(40, TAGWORLD_SEED, "editing"))
+    import_source(store, TagWorldSource(24, TAGWORLD_SEED, "generate"))
+    return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from tagmoe.cli.data_encode import encode
 from tagmoe.cli.data_export import export
 from tagmoe.cli.data_import import import_
 from tagmoe.cli.data_invert import invert
@@ -27,3 +28,4 @@ app.command()(stats)
 app.command()(view)
 app.command()(validate)
 app.command()(invert)
+app.command()(encode)

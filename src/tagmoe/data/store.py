@@ -19,6 +19,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,19 @@ _VERSION_KEY = b"tagmoe.store"
 _NOTE = "tagmoe.note."
 SCAN_ROWS = 256
 """Rows of a batch of a scan: with pictures, a batch is tens of megabytes."""
+
+
+@dataclass(frozen=True)
+class Filling:
+    """Columns of one fragment, written to a file that nobody sees before `Store.commit` takes it in.
+
+    before, after: Lance's description of the fragment, as JSON text. fields: numbers of the columns.
+    """
+
+    fragment: int
+    before: str
+    after: str
+    fields: tuple[int, ...]
 
 
 class Store:
@@ -246,16 +260,42 @@ class Store:
                 columns=None if columns is None else list(columns), batch_size=rows, batch_readahead=2
             )
 
+    def fragment_rows(self, number: int) -> int:
+        """How many rows a fragment has."""
+        return int(self._fragment(number).count_rows())
+
     def fill(self, number: int, values: pa.Table) -> None:
         """Give one fragment's rows these values, in the order of its rows; the columns must be declared.
 
         One step: after a kill the fragment is as before. Files of other columns are not touched.
         """
         self._must_write()
-        metadata, fields = fill_fragment(self._fragment(number), values)
+        self.commit(self.prepare(number, values))
+
+    def prepare(self, number: int, values: pa.Table) -> Filling:
+        """The first half of `fill`, which any process may do without the lock: write the file, change nothing."""
+        fragment = self._fragment(number)
+        with _said(self.uri, "written"):
+            metadata, fields = fill_fragment(fragment, values)
+        return Filling(number, _as_json(fragment.metadata), _as_json(metadata), tuple(fields))
+
+    def commit(self, filling: Filling) -> None:
+        """The second half of `fill`, in the process that writes: what was prepared elsewhere is seen from now on.
+
+        Raises DataError when the fragment has changed since `prepare`: Lance would take back that change in silence.
+        """
+        self._must_write()
+        if _as_json(self._fragment(filling.fragment).metadata) != filling.before:
+            raise DataError(
+                f"Fragment {filling.fragment} of the store {self.uri!r} was changed while its new columns were made; "
+                "make them again."
+            )
         self._table = lance.LanceDataset.commit(
             self._table,
-            LanceOperation.Update(updated_fragments=[metadata], fields_modified=fields),
+            LanceOperation.Update(
+                updated_fragments=[lance.FragmentMetadata.from_json(filling.after)],
+                fields_modified=list(filling.fields),
+            ),
             read_version=self._table.version,
         )
 
@@ -301,6 +341,10 @@ def fill_fragment(fragment: LanceFragment, values: pa.Table) -> tuple[Any, list[
         raise DataError(f"Fragment {fragment.fragment_id} has {len(ids)} rows; {len(values)} values were given.")
     metadata, fields = fragment.update_columns(values.append_column("_rowid", ids))
     return metadata, list(fields)
+
+
+def _as_json(metadata: Any) -> str:
+    return json.dumps(metadata.to_json(), sort_keys=True)
 
 
 def _uri(uri: str | Path) -> str:

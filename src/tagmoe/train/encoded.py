@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,23 +24,36 @@ EDITING = tuple(name for name in TASKS if name not in TEXT_TO_IMAGE)
 
 @dataclass(frozen=True)
 class Batch:
-    """B samples of one bucket, that is, with the same number of references.
+    """B samples of one bucket, that is, with the same number of references of the same sizes.
 
-    target_BTC and reference_BTC (None without references): packed, normalised latents. text_BSD with mask_BS.
-    tags_BK: zeros and ones. edited_BT: True where the edit may change the picture.
+    samples: those of the stream, or the ids of records.
+    target_BTC and reference_BTC (all references in order, None without): packed, normalised latents. text_BSD with
+    mask_BS. tags_BK: zeros and ones. edited_BT: True where the edit may change the picture. grids: (rows, columns) of
+    the tokens of the target, then of each reference.
     """
 
-    samples: Sequence[Sample]
+    samples: Sequence[Sample] | Sequence[str]
     target_BTC: Tensor
     reference_BTC: Tensor | None
     text_BSD: Tensor
     mask_BS: Tensor
     tags_BK: Tensor
     edited_BT: Tensor
+    grids: tuple[tuple[int, int], ...]
+
+
+class Samples(Protocol):
+    """Where a stage takes its batches from."""
+
+    def draw(self, start: int, count: int, random: np.random.Generator) -> Batch:
+        """Samples number start to start + count - 1, a whole batch. `random` is the micro-batch's own."""
+        ...
 
 
 class EncodedSamples:
     """The first `unique` samples of a bucket; latents are computed on first use and kept in a memory-mapped file.
+
+    dropout: share of samples that `draw` gives without instruction, for classifier-free guidance.
 
     With `only`, the samples of these tasks among them: they share the others' file. Several runs may use one file at
     once, as whoever computes a chunk writes the same bytes.
@@ -58,11 +72,13 @@ class EncodedSamples:
         folder: Path,
         name: str,
         only: Sequence[str] | None = None,
+        dropout: float = 0.0,
     ) -> None:
         self.pipeline = pipeline
         self.tasks = tuple(tasks)
         self.seed = seed
         self.unique = unique
+        self.dropout = dropout
         self.pictures = 1 if self.tasks == TEXT_TO_IMAGE else 2
         grid = SIZE // pipeline.size_multiple
         channels = pipeline.transformer.config.in_channels
@@ -80,6 +96,11 @@ class EncodedSamples:
                 raise TrainingError(f"Among the first {unique} samples is none of {', '.join(only)}; raise the number.")
         self._epoch = 0
         self._order: np.ndarray | None = None
+
+    def draw(self, start: int, count: int, random: np.random.Generator) -> Batch:
+        """The samples at global positions start..start+count-1; a share `dropout` has the empty instruction."""
+        indices = self.positions(start, count)
+        return self.batch(indices, blank=(random.random(count) < self.dropout).tolist())
 
     def positions(self, start: int, count: int) -> list[int]:
         """Sample numbers at global positions start..start+count-1: every epoch is another permutation."""
@@ -112,6 +133,7 @@ class EncodedSamples:
             mask_BS=mask_BS,
             tags_BK=torch.tensor([drawn.tags.multi_hot() for drawn in samples], dtype=torch.float32),
             edited_BT=edited_BT,
+            grids=((grid, grid),) * self.pictures,
         )
 
     def _encoded(self, index: int) -> np.ndarray:

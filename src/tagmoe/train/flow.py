@@ -8,20 +8,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tagmoe.config import LossConfig, OptimizerConfig, StageConfig
+from tagmoe.errors import DataError
 from tagmoe.losses.balance import expert_load
 from tagmoe.losses.flow import interpolate, sample_timesteps
 from tagmoe.losses.objective import Objective
 from tagmoe.model.routing import RouterStats
 from tagmoe.pipeline import TagMoEPipeline
-from tagmoe.train.encoded import EDITING, TEXT_TO_IMAGE, Batch, EncodedSamples
+from tagmoe.train.encoded import EDITING, TEXT_TO_IMAGE, Batch, EncodedSamples, Samples
 from tagmoe.train.loop import Report
-from tagmoe.world import mistaken_tags
+from tagmoe.train.stored import StoredRows, StoredSamples, batch_kinds
+from tagmoe.world import Sample, mistaken_tags
 
 Validator = Callable[[TagMoEPipeline, int, Path], Report]
 Draw = tuple[Batch, Tensor, Tensor]
@@ -36,13 +39,14 @@ def aligned_tags(batch: Batch, kind: str) -> Tensor:
     if kind == "shuffled":
         return batch.tags_BK.roll(1, dims=0)
     if kind == "other-task":
-        rows = [mistaken_tags(sample).multi_hot() for sample in batch.samples]
+        rows = [mistaken_tags(case).multi_hot() for case in batch.samples if isinstance(case, Sample)]
         return torch.tensor(rows, dtype=torch.float32)
     return batch.tags_BK
 
 
 class FlowStage:
-    """One stage of flow matching on TagWorld. With mixture blocks the loss is L_total, without it is L_flow."""
+    """One stage of flow matching, on TagWorld's stream or on `stored` rows. With mixture blocks the loss is L_total,
+    without it is L_flow."""
 
     def __init__(
         self,
@@ -55,6 +59,7 @@ class FlowStage:
         seed: int,
         cache: Path,
         validator: Validator,
+        stored: StoredRows | None = None,
     ) -> None:
         self.name = name
         self.steps = config.steps
@@ -82,25 +87,69 @@ class FlowStage:
         self.modules: Mapping[str, nn.Module] = {"transformer": self.transformer}
         if self.is_moe:
             self.modules = {**self.modules, "objective": self.objective}
-        self._buckets: dict[str, EncodedSamples] = {}
         self._cache = cache
+        self._stored = stored
+        # a store that lacks what the stage trains on is refused now, a stream is encoded when it is first read
+        kinds = batch_kinds(config.text_to_image_every) if stored is not None and config.steps else []
+        self._samples: dict[str, Samples] = {kind: self._open(kind) for kind in kinds}
         self._load_LN: Tensor | None = None
         # the next micro-batch is drawn (rendered, encoded) while this one trains
         self._drawer = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"draw-{name}")
         self._ahead: tuple[tuple[int, int], Future[Draw]] | None = None
 
-    def _bucket(self, name: str) -> EncodedSamples:
-        if name not in self._buckets:
-            self._buckets[name] = EncodedSamples(
+    def _open(self, kind: str) -> Samples:
+        if self._stored is not None:
+            return StoredSamples(
                 self.pipeline,
-                TEXT_TO_IMAGE if name == "generate" else EDITING,
+                self._stored,
+                kind,
+                batch=self.config.batch,
                 seed=self.seed,
-                unique=self.config.unique_samples,
-                folder=self._cache,
-                name=name,
-                only=None if name == "generate" else self.config.edit_tasks,
+                dropout=self.config.condition_dropout,
             )
-        return self._buckets[name]
+        return EncodedSamples(
+            self.pipeline,
+            TEXT_TO_IMAGE if kind == "generate" else EDITING,
+            seed=self.seed,
+            unique=self.config.unique_samples,
+            folder=self._cache,
+            name=kind,
+            only=None if kind == "generate" else self.config.edit_tasks,
+            dropout=self.config.condition_dropout,
+        )
+
+    def _place(self, step: int) -> tuple[str, int]:
+        """What kind of batch a step takes, and how many steps before it took that kind."""
+        every = self.config.text_to_image_every
+        if every is None:
+            return "all", step
+        generate_steps = -(-step // every) if every else 0
+        if every > 0 and step % every == 0:
+            return "generate", generate_steps
+        return "edit", step - generate_steps
+
+    def state(self, step: int) -> dict[str, Any]:
+        """Where a stored stage is in its order before a step, by kind of batch; {} for a stream."""
+        return {
+            kind: samples.sampler.state(self._before(step, kind) * self.accumulate)
+            for kind, samples in self._samples.items()
+            if isinstance(samples, StoredSamples)
+        }
+
+    def check_state(self, state: Mapping[str, Any], step: int) -> None:
+        """Raise DataError when `state`, of a checkpoint at this step, is of another order than this stage's."""
+        for kind, samples in self._samples.items():
+            if isinstance(samples, StoredSamples):
+                number = samples.sampler.resume(state.get(kind, {}))
+                if number != self._before(step, kind) * self.accumulate:
+                    raise DataError(
+                        f"The checkpoint at step {step} was at batch {number} of its {kind} rows, and here that would "
+                        f"be batch {self._before(step, kind) * self.accumulate}; resume with the recipe of the run."
+                    )
+
+    def _before(self, step: int, kind: str) -> int:
+        here, nth = self._place(step)
+        return nth if here == kind else step - nth
 
     def _next(self, step: int, micro: int) -> Draw:
         """What `draw` gives, taken from the drawing thread, which then starts on the following micro-batch."""
@@ -117,15 +166,12 @@ class FlowStage:
     @torch.no_grad()
     def draw(self, step: int, micro: int) -> Draw:
         """(batch, noise_BTC, t_B) of a micro-batch: a pure function of the seed and the step number, in fp32."""
-        every = self.config.text_to_image_every
-        generate_steps = -(-step // every) if every else 0  # steps before this one that were text-to-image
-        is_generate = every > 0 and step % every == 0
-        nth = generate_steps if is_generate else step - generate_steps
-        bucket = self._bucket("generate" if is_generate else "edit")
+        kind, nth = self._place(step)
+        if kind not in self._samples:
+            self._samples[kind] = self._open(kind)
         size = self.config.batch
-        indices = bucket.positions((nth * self.accumulate + micro) * size, size)
         random = np.random.default_rng((self.seed, step, micro, len(self.name)))
-        batch = bucket.batch(indices, blank=(random.random(size) < self.config.condition_dropout).tolist())
+        batch = self._samples[kind].draw((nth * self.accumulate + micro) * size, size, random)
         generator = torch.Generator().manual_seed(int(random.integers(2**62)))
         noise_BTC = torch.randn(batch.target_BTC.shape, generator=generator)
         t_B = sample_timesteps(
@@ -174,11 +220,9 @@ class FlowStage:
         batch, noise_BTC, t_B = drawn
         tokens = interpolate(batch.target_BTC, noise_BTC, t_B)
         target_tokens = tokens.shape[1]
-        side = round(target_tokens**0.5)
-        shape = [(1, side, side)]
         if batch.reference_BTC is not None:
             tokens = torch.cat([tokens, batch.reference_BTC], dim=1)
-            shape = [*shape, (1, side, side)]
+        shape = [(1, rows, columns) for rows, columns in batch.grids]
         output = self.transformer(
             hidden_states=tokens,
             encoder_hidden_states=batch.text_BSD,

@@ -56,6 +56,18 @@ class Stage(Protocol):
         ...
 
 
+class Order(Protocol):
+    """Where a stage is in the order of its samples."""
+
+    def state(self, step: int) -> dict[str, Any]:
+        """The place before a step, as JSON values."""
+        ...
+
+    def check_state(self, state: Mapping[str, Any], step: int) -> None:
+        """Raise DataError when the state of a checkpoint at this step is of another order."""
+        ...
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C after the running step was finished and saved."""
 
@@ -164,8 +176,10 @@ def averaged_weights(modules: Mapping[str, nn.Module], ema: Mapping[str, Tensor]
                 value.copy_(current[name])
 
 
-def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
+def run_stage(stage: Stage, run: Run, *, order: Order | None = None) -> dict[str, Tensor]:
     """Train a stage to its last step, resuming from its newest checkpoint. Returns the averaged weights.
+
+    order: what a checkpoint records of the order of the samples, where it is not that of the step numbers alone.
 
     Raises TrainingError on a loss that is not finite, naming the step and the last good checkpoint; Interrupted after
     Ctrl-C, once the state is saved.
@@ -184,6 +198,8 @@ def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
                 f"start with precision: {state['precision']} in the recipe where both processors are used."
             )
         step = int(state["step"])
+        if order is not None:
+            order.check_state(state.get("samples", {}), step)
         restore_modules(stage.modules, tensors["modules"], found[-1])
         restore_optimizers(optimizers, tensors["optimizer"])
         ema = tensors["ema"]
@@ -198,7 +214,13 @@ def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
             modules=stage.modules,
             ema=ema,
             optimizers=optimizers,
-            state={"stage": stage.name, "precision": precision, "settings": run.settings, "versions": run.versions},
+            state={
+                "stage": stage.name,
+                "precision": precision,
+                "settings": run.settings,
+                "versions": run.versions,
+                "samples": {} if order is None else order.state(step),
+            },
             keep=config.keep_checkpoints,
         )
 

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tagmoe.components import make_scheduler
-from tagmoe.config import MoEConfig, RunConfig
+from tagmoe.config import DataConfig, MoEConfig, RunConfig
 from tagmoe.errors import ConfigError, MissingError, TrainingError, UsageError
 from tagmoe.model.attention import RealRoPEAttnProcessor
 from tagmoe.model.transformer import TagMoETransformer2DModel
@@ -34,6 +34,7 @@ from tagmoe.pipeline import TagMoEPipeline
 from tagmoe.train.components import Components, train_components
 from tagmoe.train.flow import FlowStage, Validator
 from tagmoe.train.loop import Run, run_stage
+from tagmoe.train.stored import TAGWORLD, StoredRows, check_rows, newest_version
 from tagmoe.train.text_encoder import TEMPLATE
 from tagmoe.world import SIZE, words
 
@@ -62,37 +63,54 @@ def train(config: RunConfig, *, validator: Validator, resume: bool = False, cons
     trains there, or when the settings differ from those of the run to resume (other than those in `HARMLESS`).
     """
     folder = Path(config.output_dir)
+    if not resume:
+        _check_new(folder)
+    config = _pinned(config, _recorded(folder) if resume else {})
     settings = config.model_dump(mode="json")
     if resume:
         _check_resumable(folder, settings)
-    else:
-        _check_new(folder)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     # before there is a folder: a recipe that names missing components can then simply be run again
     parts = None if config.components is None else _frozen(config.components)
+    stored = None if config.data is None else _stored_rows(config, config.data)
     with _run_folder(folder, settings, resume):
         run = Run(config, folder, settings, versions(), console or Console(stderr=True))
-        return _train(run, parts or train_components(run), validator)
+        return _train(run, parts or train_components(run), validator, stored)
 
 
-def _train(run: Run, parts: Components, validator: Validator) -> Path:
+def _pinned(config: RunConfig, recorded: Mapping[str, Any]) -> RunConfig:
+    """The config with the version of its store: as given, as recorded by the run to resume, or the newest."""
+    if config.data is None or config.data.version is not None:
+        return config
+    before = (recorded.get("data") or {}).get("version")
+    version = newest_version(config.data) if before is None else before
+    return config.model_copy(update={"data": config.data.model_copy(update={"version": version})})
+
+
+def _train(run: Run, parts: Components, validator: Validator, stored: StoredRows | None) -> Path:
     config = run.config
     dense = _transformer(config, parts)
     if config.compile:
         dense.compile_repeated_blocks()
     own_cache = run.folder / "cache"
     cache = own_cache if config.cache_dir is None else Path(config.cache_dir).expanduser()
-    stage = partial(FlowStage, loss=config.loss, optimizer=config.optimizer, seed=config.seed, cache=cache)
+    stage = partial(
+        FlowStage, loss=config.loss, optimizer=config.optimizer, seed=config.seed, cache=cache, stored=stored
+    )
+    any_words = stored is not None and set(stored.sources) != {TAGWORLD}
+    pipeline_of = partial(assemble, parts=parts, any_words=any_words)
+    if stored is not None:
+        check_rows(stored, config, pipeline_of(dense).size_multiple)
     text_to_image = config.base.model_copy(update={"text_to_image_every": 1})
     if config.dense is None:
-        base = stage("base", assemble(dense, parts), text_to_image, validator=lambda *_: {})
-        _adopt(dense, run_stage(base, run))
+        base = stage("base", pipeline_of(dense), text_to_image, validator=lambda *_: {})
+        _adopt(dense, run_stage(base, run, order=base))
 
     transformer = dense if config.moe is None else _upcycled(dense, config.moe, config)
-    pipeline = assemble(transformer, parts)
+    pipeline = pipeline_of(transformer)
     unified = stage("unified", pipeline, config.unified, validator=validator)
-    ema = run_stage(unified, run)
+    ema = run_stage(unified, run, order=unified)
     _adopt(transformer, ema)
     target = run.folder / "model"
     prefix = "objective."
@@ -110,8 +128,8 @@ def _upcycled(dense: TagMoETransformer2DModel, moe: MoEConfig, config: RunConfig
     return mixture
 
 
-def assemble(transformer: QwenImageTransformer2DModel, parts: Components) -> TagMoEPipeline:
-    """A TagWorld pipeline of these parts."""
+def assemble(transformer: QwenImageTransformer2DModel, parts: Components, *, any_words: bool = False) -> TagMoEPipeline:
+    """A TagWorld pipeline of these parts; `any_words` for one that learns other instructions than TagWorld's."""
     return TagMoEPipeline(
         transformer=transformer,
         vae=parts.vae,
@@ -120,7 +138,7 @@ def assemble(transformer: QwenImageTransformer2DModel, parts: Components) -> Tag
         scheduler=make_scheduler(),
         prompt_template=TEMPLATE,
         max_prompt_tokens=MAX_PROMPT_TOKENS,
-        known_words=sorted(words()),
+        known_words=None if any_words else sorted(words()),
         default_steps=DEFAULT_STEPS,
         default_cfg=DEFAULT_CFG,
         default_size=SIZE,
@@ -150,8 +168,17 @@ def save_model(pipeline: TagMoEPipeline, folder: Path, *, alignment: Mapping[str
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _stored_rows(config: RunConfig, data: DataConfig) -> StoredRows:
+    # components that this run trains itself have encoded nothing yet
+    return StoredRows.open(data, None if config.components is None else _components_folder(config.components))
+
+
+def _components_folder(source: str) -> Path:
+    return packaged_folder() if source == "packaged" else Path(source).expanduser()
+
+
 def _frozen(source: str) -> Components:
-    folder = packaged_folder() if source == "packaged" else Path(source).expanduser()
+    folder = _components_folder(source)
     if not folder.is_dir():
         raise MissingError(
             f"There is no components folder {source!r}, which the recipe names; train it first with "
@@ -222,7 +249,8 @@ def _check_new(folder: Path) -> None:
         raise UsageError(f"The output folder {str(folder)!r} exists and is not empty; add --resume or choose another.")
 
 
-def _check_resumable(folder: Path, settings: Mapping[str, Any]) -> None:
+def _recorded(folder: Path) -> dict[str, Any]:
+    """The settings of the run in a folder. Raises UsageError when there is none, TrainingError when it is damaged."""
     record = folder / RECORD
     try:
         text = record.read_text(encoding="utf-8")
@@ -238,6 +266,12 @@ def _check_resumable(folder: Path, settings: Mapping[str, Any]) -> None:
         raise _damaged(record) from error
     if not isinstance(recorded, dict) or not recorded:
         raise _damaged(record)
+    return recorded
+
+
+def _check_resumable(folder: Path, settings: Mapping[str, Any]) -> None:
+    record = folder / RECORD
+    recorded = _recorded(folder)
     before, now = _flat(recorded), _flat(settings)
     for name in [*now, *(before.keys() - now.keys())]:
         if name not in HARMLESS and before.get(name, "not recorded") != now.get(name, "not set"):

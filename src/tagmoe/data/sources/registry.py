@@ -67,6 +67,14 @@ def _pairs(path: Path | None, options: Mapping[str, Any]) -> Source:
     return PairsSource(path, **options)
 
 
+def _tagworld(path: Path | None, options: Mapping[str, Any]) -> Source:
+    from tagmoe.data.sources.tagworld import TagWorldSource
+
+    if "count" not in options:
+        raise UsageError("TagWorld has no end; say with --count how many samples to make.")
+    return TagWorldSource(**options)
+
+
 def _published(module: str, opener: str) -> Callable[[Path | None, Mapping[str, Any]], Source]:
     """A published dataset: its own module, imported when it is asked for."""
 
@@ -81,6 +89,9 @@ KINDS: dict[str, Kind] = {
     "parquet": Kind(_parquet, "Hugging Face Parquet, or a folder of save_to_disk", ("name", "licence", "map")),
     "pairs": Kind(
         _pairs, "a folder with before/NAME.png, after/NAME.png, NAME.txt", ("name", "licence", "instruction")
+    ),
+    "tagworld": Kind(
+        _tagworld, "samples of TagWorld (tasks: editing, or names)", ("count", "seed", "tasks"), needs_path=False
     ),
     "instruct-pix2pix": Kind(
         _published("instruct_pix2pix", "open_instruct_pix2pix"), "InstructPix2Pix, of the hub or with seeds.json"

@@ -1,0 +1,125 @@
+"""`tagmoe data encode`: latents and embeddings as columns of a store."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from enum import StrEnum
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tagmoe.cli.data_extra import need_data_extra
+from tagmoe.cli.models import check_model, hush
+from tagmoe.cli.options import AsJson, Model, Threads
+from tagmoe.cli.output import give
+from tagmoe.cli.progress import count_bar
+from tagmoe.errors import UsageError
+from tagmoe.presets import RELEASE
+
+if TYPE_CHECKING:
+    from tagmoe.data.encode import Encoder, Size
+
+
+class EngineName(StrEnum):
+    """What --engine takes; those of `tagmoe.data.engine.ENGINES`."""
+
+    local = "local"
+    ray = "ray"
+
+
+class DtypeName(StrEnum):
+    """What --dtype takes; those of `tagmoe.train.encoder.DTYPES`."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+def encode(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="Store to encode.")],
+    model: Model = None,
+    engine: Annotated[EngineName, typer.Option(help="Where to work: on this machine, or on Ray.")] = EngineName.local,
+    workers: Annotated[int, typer.Option(min=1, help="Processes, each with its own copy of the model.")] = 1,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to use; by default one is started here.")] = None,
+    sizes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WxH,WxH,...",
+            help="Sizes of the buckets, or release: its 33. By default these, or the one square of a smaller model.",
+        ),
+    ] = None,
+    dtype: Annotated[
+        DtypeName | None, typer.Option(help="Of the model; by default bfloat16 on a GPU. Columns are float16.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Stop with the batch of the import in which so many rows are reached.")
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Drop what is encoded and begin anew.")] = False,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Encode pictures and instructions once, so that training need not; the same command goes on after a kill.
+
+    Example: tagmoe data encode my/store --model my/model --workers 2
+    """
+    need_data_extra()
+    chosen = None if sizes is None else parse_sizes(sizes)
+    folder = check_model(model)
+    from tagmoe.data.encode import encode_store
+    from tagmoe.data.engine import need_ray
+    from tagmoe.data.store import Store
+
+    if engine is EngineName.ray:
+        need_ray()
+    elif address is not None:
+        raise UsageError(f"The address {address!r} is that of a Ray cluster; add --engine ray.")
+    opened = Store.open(store)
+    hush()
+    from tagmoe.train.encoder import encoder_of
+
+    if threads is None and (workers > 1 or engine is EngineName.ray):
+        threads = 1
+    load, fingerprint = encoder_of(folder, chosen, None if dtype is None else dtype.value, threads)
+    with count_bar("encode") as progress:
+        result = encode_store(
+            opened,
+            partial(_load_quietly, load),
+            fingerprint,
+            engine=engine.value,
+            workers=workers,
+            address=address,
+            limit=limit,
+            again=again,
+            progress=progress,
+        )
+    data: dict[str, Any] = {
+        "store": store,
+        "rows": result.rows,
+        "unusable_rows": result.unusable,
+        "errors": dict(sorted(result.errors.items())),
+        "fragments": result.fragments,
+        "fragments_before": result.before,
+        "fragments_left": result.left,
+        "sizes": fingerprint["sizes"],
+    }
+    lines = [f"{store}: {result.rows:,} rows encoded, {result.left:,} fragments are left"]
+    if result.errors:
+        parts = ", ".join(f"{part} {count:,}" for part, count in sorted(result.errors.items()))
+        lines.append(f"{result.unusable:,} rows cannot be trained on; not encoded: {parts} (reasons in encoded_error)")
+    give(data, "\n".join(lines), as_json=as_json)
+
+
+def parse_sizes(text: str) -> list[Size]:
+    """The (width, height) pairs of "WxH,WxH,...", or those of "release". Raises UsageError."""
+    if text == RELEASE.name:
+        return list(RELEASE.sizes)
+    if not re.fullmatch(r"\d{1,5}x\d{1,5}(,\d{1,5}x\d{1,5})*", text):
+        raise UsageError(f"The sizes are {text!r}; give WIDTHxHEIGHT, several of them with commas, or release.")
+    pairs = (pair.split("x") for pair in text.split(","))
+    return [(int(width), int(height)) for width, height in pairs]
+
+
+def _load_quietly(load: Callable[[], Encoder]) -> Encoder:
+    hush()
+    return load()

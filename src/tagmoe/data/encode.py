@@ -1,0 +1,388 @@
+"""Encoding a store: latents of the pictures and embeddings of the texts, as columns beside them.
+
+Encoding a picture costs as much as training on it, so it is done once. Every column of a fragment is filled in one
+step; what is left to do is the fragments without a bucket. A picture is fitted to the size of its bucket: scaled until
+it covers it, and the rest cut off on both sides, the mask exactly as the target.
+
+Shapes: z latent channels, h and w sides of a latent, S text tokens, D text channels; all values are float16.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from tagmoe.data.engine import Engine, run
+from tagmoe.data.rows import Size, bucket_name
+from tagmoe.data.store import Filling, Store
+from tagmoe.errors import DataError, ImageError, UsageError
+
+ARRAY = pa.struct([("data", pa.large_binary()), ("shape", pa.list_(pa.int32()))])
+FIELDS = (
+    pa.field("encoded_bucket", pa.string()),
+    pa.field("encoded_target", ARRAY),
+    pa.field("encoded_references", pa.list_(ARRAY)),
+    pa.field("encoded_instruction", ARRAY),
+    pa.field("encoded_rewritten", ARRAY),
+    pa.field("encoded_mask", ARRAY),
+    pa.field("encoded_error", pa.string()),
+)
+"""encoded_bucket: "64x64 64x64", width x height of the target and then of each reference, as `bucket_name`; empty for
+a row that cannot be trained on. encoded_target, encoded_references: normalised latents (z, h, w). encoded_instruction,
+encoded_rewritten: embeddings (S, D). encoded_mask: (rows, columns) of the token grid as bytes, 1 where the edit may
+change the picture; null where the row has no mask. encoded_error: why something is missing, null where nothing is.
+"""
+COLUMNS = tuple(item.name for item in FIELDS)
+INDICATOR = "encoded_bucket"
+NOTE = "encode"
+BLANK_NOTE = "encode.blank"
+BLANK = " "
+"""The text of a dropped instruction; its embedding is kept in a note."""
+CODE_VERSION = 1
+"""To be raised when the same encoder would give other columns."""
+READ_ROWS = 16
+BATCH_PIXELS = 4 * 1024 * 1024
+MOST_PICTURES = 128
+"""A batch of pictures: as many as BATCH_PIXELS hold, at most so many."""
+WAITING_PIXELS = 8 * BATCH_PIXELS
+"""Of decoded pictures that wait until their bucket's batch is full."""
+BATCH_TEXTS = 32
+FAILURES_AT_ONCE = 3
+"""So many fragments that fail before any succeeds, and the others are not tried."""
+
+
+class Encoder(Protocol):
+    """What encoding asks of a model.
+
+    sizes: (width, height) of the buckets. multiple: pixels of a token's side; all sizes are multiples of it.
+    """
+
+    @property
+    def sizes(self) -> Sequence[Size]: ...
+
+    @property
+    def multiple(self) -> int: ...
+
+    def decode(self, data: bytes) -> Image.Image:
+        """The upright RGB picture of encoded bytes. Raises ImageError."""
+        ...
+
+    def encode_pictures(self, pictures: Sequence[Image.Image]) -> np.ndarray:
+        """Normalised latents (B, z, h, w), float32, of RGB pictures of one size."""
+        ...
+
+    def encode_texts(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Embeddings (S, D), float32, of each text. Raises UsageError when one of them cannot be encoded."""
+        ...
+
+
+def nearest_size(width: int, height: int, sizes: Sequence[Size]) -> Size:
+    """The (width, height) among `sizes` of the aspect nearest to a picture's; the narrower of two equally near."""
+    return min(sizes, key=lambda size: (abs(width / height - size[0] / size[1]), size))
+
+
+def fit(picture: Image.Image, size: Size, method: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:
+    """The middle of a picture, as much as has the aspect of `size`, at that size; the same object when it has it."""
+    if picture.size == size:
+        return picture
+    scale = min(picture.width / size[0], picture.height / size[1])
+    width, height = scale * size[0], scale * size[1]
+    left, top = (picture.width - width) / 2, (picture.height - height) / 2
+    return picture.resize(size, method, box=(left, top, left + width, top + height))
+
+
+@dataclass
+class _Row:
+    """What is known of a row so far. wanted: pictures whose latents are still to come."""
+
+    sizes: list[Size] = field(default_factory=list)
+    latents: dict[int, np.ndarray] = field(default_factory=dict)
+    texts: tuple[str, str | None] = ("", None)
+    mask: np.ndarray | None = None
+    errors: list[str] = field(default_factory=list)
+    usable: bool = True
+
+    def fail(self, part: str, reason: object, *, usable: bool = False) -> None:
+        self.errors.append(f"{part}: {str(reason)[:300]}")
+        self.usable = self.usable and usable
+
+
+class _Pictures:
+    """Decoded pictures that wait for a full batch of their size."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._waiting: dict[Size, list[tuple[_Row, int, Image.Image]]] = {}
+        self._pixels = 0
+
+    def add(self, row: _Row, index: int, picture: Image.Image) -> None:
+        size = picture.size
+        batch = self._waiting.setdefault(size, [])
+        batch.append((row, index, picture))
+        self._pixels += size[0] * size[1]
+        if len(batch) >= min(MOST_PICTURES, max(1, BATCH_PIXELS // (size[0] * size[1]))):
+            self._encode(size)
+        elif self._pixels > WAITING_PIXELS:
+            self._encode(max(self._waiting, key=lambda one: (one[0] * one[1] * len(self._waiting[one]), one)))
+
+    def finish(self) -> None:
+        for size in sorted(self._waiting):
+            self._encode(size)
+
+    def _encode(self, size: Size) -> None:
+        batch = self._waiting.pop(size)
+        self._pixels -= size[0] * size[1] * len(batch)
+        latents = self._encoder.encode_pictures([picture for _, _, picture in batch])
+        for (row, index, _), latent in zip(batch, latents, strict=True):
+            row.latents[index] = halved(latent)
+            if not np.isfinite(row.latents[index]).all():
+                row.fail("target" if index == 0 else "reference", "its latent does not fit float16")
+
+
+@dataclass
+class EncodeWork:
+    """Encodes a fragment of the store at `uri`, as it was at `version`: the `work` of an engine.
+
+    load: makes the encoder, in the process that needs it. Returns the file of new columns, not yet committed.
+    """
+
+    uri: str
+    version: int
+    load: Callable[[], Encoder]
+    _open: tuple[Store, Encoder, np.ndarray] | None = field(default=None, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_open": None}
+
+    def __call__(self, fragment: int) -> EncodedFragment:
+        if self._open is None:
+            encoder = self.load()
+            blank = halved(encoder.encode_texts([BLANK])[0])
+            self._open = Store.open(self.uri, version=self.version), encoder, blank
+        store, encoder, blank = self._open
+        rows = encode_fragment(store, fragment, encoder)
+        errors = Counter(error.split(":")[0] for row in rows for error in row.errors)
+        unusable = sum(not row.usable for row in rows)
+        return EncodedFragment(store.prepare(fragment, _table(rows)), len(rows), unusable, dict(errors), blank)
+
+
+@dataclass(frozen=True)
+class EncodedFragment:
+    """rows, unusable: counts. errors: how often which part could not be encoded. blank: embedding of BLANK."""
+
+    filling: Filling
+    rows: int
+    unusable: int
+    errors: Mapping[str, int]
+    blank: np.ndarray
+
+
+def encode_fragment(store: Store, fragment: int, encoder: Encoder) -> list[_Row]:
+    """The rows of a fragment, encoded. Pixels in memory are bounded by WAITING_PIXELS; what is encoded stays there."""
+    rows: list[_Row] = []
+    pictures = _Pictures(encoder)
+    columns = ["instruction", "instruction_rewritten", "images", "target"]
+    for batch in store.fragment(fragment, columns, rows=READ_ROWS):
+        for values in batch.to_pylist():
+            row = _Row(texts=(values["instruction"], values["instruction_rewritten"]))
+            rows.append(row)
+            for index, picture in enumerate(_decoded(values, row, encoder)):
+                row.sizes.append(picture.size)
+                pictures.add(row, index, picture)
+    pictures.finish()
+    _encode_texts(rows, encoder)
+    return rows
+
+
+def halved(values: np.ndarray) -> np.ndarray:
+    """As float16; what is too large for it becomes infinite."""
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(values, dtype=np.float16)
+
+
+def _decoded(values: Mapping[str, Any], row: _Row, encoder: Encoder) -> list[Image.Image]:
+    """The target and the references of a row, each at the size of its bucket; nothing when one cannot be decoded."""
+    found = []
+    given = values["images"] or []
+    for part, item in [
+        ("target", values["target"]),
+        *(("reference", item) for item in given if item["role"] != "mask"),
+    ]:
+        try:
+            picture = encoder.decode(item["data"])
+        except ImageError as error:
+            row.fail(part, error)
+            return []
+        found.append(fit(picture, nearest_size(*picture.size, encoder.sizes)))
+    masks = [item for item in given if item["role"] == "mask"]
+    if masks:
+        try:
+            cells = [_cells(encoder.decode(item["data"]), found[0].size, encoder.multiple) for item in masks]
+            row.mask = np.asarray(np.stack(cells).any(axis=0), dtype=np.uint8)
+        except ImageError as error:
+            row.fail("mask", error, usable=True)
+    return found
+
+
+def _cells(mask: Image.Image, size: Size, multiple: int) -> np.ndarray:
+    """Which cells of the token grid have a white pixel, fitted as the target is."""
+    white = mask.convert("L").point(lambda value: 255 if value >= 128 else 0)
+    pixels: np.ndarray = np.asarray(fit(white, size, Image.Resampling.BOX)) > 0
+    rows, columns = size[1] // multiple, size[0] // multiple
+    return np.asarray(pixels.reshape(rows, multiple, columns, multiple).any(axis=(1, 3)))
+
+
+def _encode_texts(rows: Sequence[_Row], encoder: Encoder) -> None:
+    """Put the embeddings beside the texts of usable rows, at -1 (raw) and -2 (rewritten) of the latents."""
+    wanted: dict[str, list[tuple[_Row, int]]] = {}
+    for row in rows:
+        for index, text in zip((-1, -2), row.texts, strict=True):
+            if row.usable and text is not None:
+                wanted.setdefault(text, []).append((row, index))
+    # Texts of like length together: padding is computed as well.
+    texts = sorted(wanted, key=lambda text: (len(text), text))
+    for start in range(0, len(texts), BATCH_TEXTS):
+        batch = texts[start : start + BATCH_TEXTS]
+        for text, found in zip(batch, _embeddings(batch, encoder), strict=True):
+            for row, index in wanted[text]:
+                if isinstance(found, str):
+                    row.fail("instruction" if index == -1 else "rewritten", found, usable=index == -2)
+                else:
+                    row.latents[index] = found
+
+
+def _embeddings(texts: list[str], encoder: Encoder) -> list[np.ndarray | str]:
+    """The embedding of each text, or why it has none."""
+    try:
+        found = [halved(values) for values in encoder.encode_texts(texts)]
+    except UsageError as error:
+        if len(texts) == 1:
+            return [str(error)]
+        return [found for text in texts for found in _embeddings([text], encoder)]
+    return [values if np.isfinite(values).all() else "its embedding does not fit float16" for values in found]
+
+
+def _packed(values: np.ndarray | None) -> dict[str, Any] | None:
+    return None if values is None else {"data": values.tobytes(), "shape": list(values.shape)}
+
+
+def _table(rows: Sequence[_Row]) -> pa.Table:
+    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    for row in rows:
+        kept = row.latents if row.usable else {}
+        columns["encoded_bucket"].append(bucket_name(row.sizes[0], row.sizes[1:]) if row.usable else "")
+        columns["encoded_target"].append(_packed(kept.get(0)))
+        columns["encoded_references"].append([_packed(kept[i]) for i in range(1, len(row.sizes))] if kept else [])
+        columns["encoded_instruction"].append(_packed(kept.get(-1)))
+        columns["encoded_rewritten"].append(_packed(kept.get(-2)))
+        columns["encoded_mask"].append(_packed(row.mask) if row.usable else None)
+        columns["encoded_error"].append("; ".join(row.errors) or None)
+    return pa.table({item.name: pa.array(columns[item.name], item.type) for item in FIELDS})
+
+
+# The driver -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Encoded:
+    """What a run did. fragments, rows: encoded now. unusable: rows of them that cannot be trained on. errors: how often
+    which part could not be encoded. before: fragments that were encoded already. left: fragments that still are not.
+    """
+
+    fragments: int = 0
+    rows: int = 0
+    unusable: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    before: int = 0
+    left: int = 0
+
+
+def encode_store(
+    store: Store,
+    load: Callable[[], Encoder],
+    fingerprint: Mapping[str, Any],
+    *,
+    engine: Engine = "local",
+    workers: int = 1,
+    address: str | None = None,
+    limit: int | None = None,
+    again: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Encoded:
+    """Fill the columns of FIELDS in all fragments that lack them; whatever is killed, the same call goes on.
+
+    load: makes the encoder in each worker, and must pickle. fingerprint: JSON values that tell it from
+    others. limit: stop with the fragment
+    in which so many rows are reached. again: drop the columns and begin anew. progress: called with rows done and all.
+
+    Raises DataError for columns of another encoder, and when fragments failed: the others are kept.
+    """
+    with store.writing():
+        check_fingerprint(store, fingerprint, again=again)
+        if again:
+            store.drop(COLUMNS)
+        if store.note(NOTE) != fingerprint or INDICATOR not in store.columns:
+            store.set_note(BLANK_NOTE, None)
+            store.set_note(NOTE, fingerprint)
+        store.declare(FIELDS)
+        fragments = store.unfilled(INDICATOR)
+        result = Encoded(before=len(store.fragments()) - len(fragments), left=len(fragments))
+        sizes = {number: store.fragment_rows(number) for number in fragments}
+        if limit is not None:
+            reached = np.cumsum([0, *sizes.values()])
+            fragments = [number for number, so_far in zip(fragments, reached, strict=False) if so_far < limit]
+        total = sum(sizes[number] for number in fragments)
+        failures: list[str] = []
+        work = EncodeWork(store.uri, store.version, load)
+        if progress is not None:
+            progress(0, total)
+        with closing(run(fragments, work, engine=engine, workers=workers, address=address)) as results:
+            for done in results:
+                if done.error is not None:
+                    failures.append(done.error)
+                    if len(failures) >= FAILURES_AT_ONCE and not result.fragments:
+                        break
+                    continue
+                _commit(store, done.value, result)
+                if progress is not None:
+                    progress(result.rows, total)
+    if failures:
+        raise DataError(
+            f"{result.left} of the fragments are still to be encoded, as {len(failures)} failed; run the same command "
+            f"again. The first said: {failures[0]}"
+        )
+    return result
+
+
+def check_fingerprint(store: Store, fingerprint: Mapping[str, Any], *, again: bool = False) -> None:
+    """Raise DataError when the store's columns are of another encoder, naming what differs."""
+    if again or INDICATOR not in store.columns:
+        return
+    noted = store.note(NOTE) or {}
+    different = sorted(name for name in {*noted, *fingerprint} if noted.get(name) != fingerprint.get(name))
+    if different:
+        raise DataError(
+            f"The store {store.uri!r} was encoded with another encoder (different: {', '.join(different)}); use that "
+            "one, or encode with --again, which drops its columns and makes them anew."
+        )
+
+
+def _commit(store: Store, done: EncodedFragment, result: Encoded) -> None:
+    # Before the first fragment: whoever finds one that is encoded finds the blank instruction too.
+    if store.note(BLANK_NOTE) is None:
+        text = base64.b64encode(done.blank.tobytes()).decode()
+        store.set_note(BLANK_NOTE, {"data": text, "shape": list(done.blank.shape)})
+    store.commit(done.filling)
+    result.fragments += 1
+    result.left -= 1
+    result.rows += done.rows
+    result.unusable += done.unusable
+    result.errors.update(done.errors)

@@ -1,0 +1,120 @@
+"""Encoded rows of a store, read back as arrays: no picture is decoded and no model is needed."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tagmoe.data.encode import BLANK_NOTE, INDICATOR, check_fingerprint
+from tagmoe.data.store import Store
+from tagmoe.errors import DataError
+
+TEXT_ROWS = 16_384
+"""Rows of a batch of a scan without latents."""
+
+
+@dataclass(frozen=True)
+class EncodedRows:
+    """B rows of one bucket.
+
+    target (B, z, h, w) and one such array a reference: normalised latents, float16. text (B, S, D), float16, zero
+    where padded, with mask (B, S) of real tokens. edited (B, rows, columns) of the token grid: True where the edit may
+    change the picture, everywhere in rows without a mask; None when no row has one.
+    """
+
+    bucket: str
+    target: np.ndarray
+    references: tuple[np.ndarray, ...]
+    text: np.ndarray
+    mask: np.ndarray
+    edited: np.ndarray | None
+
+
+class EncodedStore:
+    """Reads the columns of `encode_store`. Raises DataError for a store without them, or, with `fingerprint`, for one
+    whose columns are of another encoder.
+    """
+
+    def __init__(self, store: Store, fingerprint: Mapping[str, Any] | None = None) -> None:
+        if INDICATOR not in store.columns:
+            raise DataError(f"The store {store.uri!r} is not encoded; run 'tagmoe data encode' on it.")
+        if fingerprint is not None:
+            check_fingerprint(store, fingerprint)
+        self.store = store
+        self._blank = store.note(BLANK_NOTE)
+
+    @property
+    def blank(self) -> np.ndarray:
+        """The embedding (S, D) of a dropped instruction, float16."""
+        if self._blank is None:
+            raise DataError(f"Nothing in the store {self.store.uri!r} is encoded; run 'tagmoe data encode' on it.")
+        return np.frombuffer(base64.b64decode(self._blank["data"]), np.float16).reshape(self._blank["shape"])
+
+    def buckets(self) -> Iterator[str | None]:
+        """The bucket of every row in order: empty for one that cannot be trained on, None for one not encoded yet."""
+        for batch in self.store.scan([INDICATOR], rows=TEXT_ROWS):
+            yield from batch[INDICATOR].to_pylist()
+
+    def read(
+        self, rows: Sequence[int], *, rewritten: Sequence[bool] | None = None, blank: Sequence[bool] | None = None
+    ) -> EncodedRows:
+        """The rows of these numbers, which must be of one bucket, in the order asked for.
+
+        rewritten: which rows give the embedding of their rewritten instruction, where they have one. blank: which give
+        that of a dropped instruction. Raises DataError for rows of several buckets and rows that are not encoded.
+        """
+        names = ["bucket", "target", "references", "instruction", "rewritten", "mask"]
+        found = self.store.take(rows, [f"encoded_{name}" for name in names]).to_pylist()
+        buckets = {row[INDICATOR] for row in found}
+        if len(buckets) != 1 or not all(buckets):
+            raise DataError(
+                f"A batch is of one bucket, and rows of {sorted(map(str, buckets))[:4]} were asked of the store "
+                f"{self.store.uri!r}; rows with none cannot be used."
+            )
+        texts = [
+            self.blank if dropped else _text(row, wanted)
+            for row, wanted, dropped in zip(
+                found, rewritten or [False] * len(found), blank or [False] * len(found), strict=True
+            )
+        ]
+        text, mask = _padded(texts)
+        return EncodedRows(
+            bucket=buckets.pop(),
+            target=np.stack([_array(row["encoded_target"]) for row in found]),
+            references=tuple(
+                np.stack([_array(item) for item in column])
+                for column in zip(*(row["encoded_references"] for row in found), strict=True)
+            ),
+            text=text,
+            mask=mask,
+            edited=_edited([row["encoded_mask"] for row in found]),
+        )
+
+
+def _array(value: Mapping[str, Any], dtype: type = np.float16) -> np.ndarray:
+    return np.frombuffer(value["data"], dtype).reshape(value["shape"])
+
+
+def _text(row: Mapping[str, Any], wanted: bool) -> np.ndarray:
+    return _array((wanted and row["encoded_rewritten"]) or row["encoded_instruction"])
+
+
+def _padded(texts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    longest = max(len(text) for text in texts)
+    values = np.zeros((len(texts), longest, texts[0].shape[1]), dtype=np.float16)
+    mask = np.zeros((len(texts), longest), dtype=bool)
+    for number, text in enumerate(texts):
+        values[number, : len(text)] = text
+        mask[number, : len(text)] = True
+    return values, mask
+
+
+def _edited(masks: Sequence[Mapping[str, Any] | None]) -> np.ndarray | None:
+    shape = next((mask["shape"] for mask in masks if mask is not None), None)
+    if shape is None:
+        return None
+    return np.stack([np.ones(shape, bool) if m is None else _array(m, np.uint8).astype(bool) for m in masks])

@@ -1,0 +1,190 @@
+"""Which row stands at which place of a training run: a pure function of the seed and the global sample number.
+
+Global batch k holds the samples number k B to (k + 1) B - 1, all of one bucket, as one batch has one shape. Three
+steps, each exact without history, lead from the number to the row:
+
+1. the bucket of batch k, by the buckets' shares: sum over sources of weight * rows in the bucket / rows
+   (`apportion`: any window of batches is less than 4 from its shares), and how many batches it had before;
+2. the source of each slot of that bucket's batches, by the sources' shares of it, and how many slots it had before;
+3. that count is a pass over the source's rows of the bucket and an offset in it; every pass is another permutation.
+
+So a run goes on at any batch, and ranks that come and go take their slots of the same global batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tagmoe.data.apportion import Apportion, hash64
+from tagmoe.errors import DataError, UsageError
+
+LARGEST_WEIGHT = 1e9
+
+
+@dataclass(frozen=True)
+class SourceRows:
+    """weight: share of the samples that come from this source, against the other sources' weights.
+
+    rows: bucket to the numbers of the rows in it. A bucket is a name for the sizes of target and references.
+    """
+
+    weight: float
+    rows: Mapping[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return sum(len(rows) for rows in self.rows.values())
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One rank's part of a global batch; arrays have one entry a sample.
+
+    numbers: global sample numbers. sources: the source of each. rows: row numbers. blank: True where the instruction
+    is to be dropped. choice: in [0, 1), which of a record's wordings is taken (`wording`).
+    """
+
+    bucket: str
+    numbers: np.ndarray
+    sources: tuple[str, ...]
+    rows: np.ndarray
+    blank: np.ndarray
+    choice: np.ndarray
+
+
+class Sampler:
+    """The order of a run over these sources. batch: samples of a global batch, over all ranks.
+
+    dropout: share of samples without instruction. version: of the store that the rows were read from.
+
+    Every source and bucket has each of its rows once a pass; where it has fewer rows than its part of a batch, a batch
+    holds several passes. Sources of weight 0 are left out. Raises UsageError for settings that cannot be met.
+    """
+
+    def __init__(
+        self, sources: Mapping[str, SourceRows], *, batch: int, seed: int, dropout: float = 0.0, version: int = 0
+    ) -> None:
+        if batch < 1:
+            raise UsageError(f"The batch is {batch}; give 1 or more samples.")
+        if not 0 <= dropout < 1:
+            raise UsageError(f"The share of dropped instructions is {dropout}; give a number from 0 to below 1.")
+        for name, source in sources.items():
+            if source.weight and not 1 / LARGEST_WEIGHT <= source.weight <= LARGEST_WEIGHT:
+                raise UsageError(
+                    f"The weight of {name!r} is {source.weight}; give 0, or a number from {1 / LARGEST_WEIGHT:g} to "
+                    f"{LARGEST_WEIGHT:g}."
+                )
+            if source.weight > 0 and not len(source):
+                raise UsageError(f"The source {name!r} has no rows for its weight {source.weight}; leave it out.")
+        self.batch, self.seed, self.dropout, self.version = batch, seed, dropout, version
+        self.sources = {name: sources[name] for name in sorted(sources) if sources[name].weight > 0}
+        if not self.sources:
+            raise UsageError("There is no row to train on; give at least one source with rows a weight above 0.")
+        mass: dict[str, dict[str, float]] = {}
+        for name, source in self.sources.items():
+            for bucket, rows in source.rows.items():
+                if len(rows):
+                    mass.setdefault(bucket, {})[name] = source.weight * len(rows) / len(source)
+        self._buckets = Apportion({b: math.fsum(parts.values()) for b, parts in mass.items()}, seed=seed)
+        self._mixes = {bucket: Apportion(parts, seed=seed, name=bucket) for bucket, parts in mass.items()}
+        self._orders: dict[tuple[str, str], tuple[int, np.ndarray]] = {}
+        self.digest = self._digest()
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of the batches that each bucket gets."""
+        return dict(self._buckets.shares)
+
+    def __len__(self) -> int:
+        """Rows of all sources."""
+        return sum(map(len, self.sources.values()))
+
+    def draw(self, number: int, *, rank: int = 0, world_size: int = 1) -> Draw:
+        """What rank `rank` of `world_size` takes of global batch `number`: slots [rank B / W, (rank + 1) B / W).
+
+        Raises UsageError when the batch cannot be shared evenly, or for a rank that there is not.
+        """
+        if world_size < 1 or self.batch % world_size:
+            raise UsageError(
+                f"A global batch of {self.batch} samples cannot be shared evenly by {world_size} ranks; choose a batch "
+                f"that {world_size} divides."
+            )
+        if not 0 <= rank < world_size or number < 0:
+            raise UsageError(f"There is no rank {rank} of {world_size} or no batch {number}; both count from 0.")
+        bucket, nth = self._buckets.locate(number)
+        mix, part = self._mixes[bucket], self.batch // world_size
+        places = [mix.locate(nth * self.batch + slot) for slot in range(rank * part, (rank + 1) * part)]
+        numbers = np.arange(rank * part, (rank + 1) * part, dtype=np.int64) + number * self.batch
+        return Draw(
+            bucket=bucket,
+            numbers=numbers,
+            sources=tuple(source for source, _ in places),
+            rows=np.array([self._row(source, bucket, count) for source, count in places], dtype=np.int64),
+            blank=uniform(self.seed, "dropout", numbers) < self.dropout,
+            choice=uniform(self.seed, "wording", numbers),
+        )
+
+    def state(self, number: int) -> dict[str, Any]:
+        """What a checkpoint before global batch `number` must hold, as JSON values."""
+        return {"seed": self.seed, "batch": number, "version": self.version, "digest": self.digest}
+
+    def resume(self, state: Mapping[str, Any]) -> int:
+        """The number of the next global batch. Raises DataError when the state is of another order of samples."""
+        for name, here in (("seed", self.seed), ("version", self.version), ("digest", self.digest)):
+            if state.get(name) != here:
+                raise DataError(
+                    f"The run read its samples in another order ({name} {state.get(name)!r}, here {here!r}); resume "
+                    "with the same seed, batch, weights and store, or start a new run."
+                )
+        return int(state["batch"])
+
+    def _row(self, source: str, bucket: str, count: int) -> int:
+        rows = self.sources[source].rows[bucket]
+        number, offset = divmod(count, len(rows))
+        known = self._orders.get((source, bucket))
+        if known is None or known[0] != number:
+            known = number, permutation(len(rows), self.seed, source, bucket, number)
+            self._orders[source, bucket] = known
+        return int(rows[known[1][offset]])
+
+    def _digest(self) -> str:
+        digest = hashlib.sha256(repr((self.batch, self.dropout)).encode())
+        for name, source in self.sources.items():
+            digest.update(repr((name, float(source.weight))).encode())
+            for bucket, rows in sorted(source.rows.items()):
+                digest.update(repr((bucket, len(rows))).encode())
+                digest.update(np.ascontiguousarray(rows, dtype="<i8").tobytes())
+        return digest.hexdigest()[:32]
+
+
+def permutation(length: int, seed: int, source: str, bucket: str, number: int) -> np.ndarray:
+    """The order of pass `number` over a source's rows of a bucket."""
+    order = np.random.Generator(np.random.PCG64([hash64(seed, source, bucket), number])).permutation(length)
+    return order.astype(np.uint32 if length < 2**32 else np.int64)
+
+
+def uniform(seed: int, purpose: str, numbers: np.ndarray) -> np.ndarray:
+    """A number in [0, 1) for each global sample number: a hash (splitmix64), so that no order of asking matters."""
+    with np.errstate(over="ignore"):
+        x = numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(hash64(seed, purpose))
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return ((x ^ (x >> np.uint64(31))) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def wording(
+    choice: float, instruction: str, further: tuple[str, ...] = (), rewritten: str | None = None, *, share: float = 0.0
+) -> str:
+    """The instruction that a sample is given: the rewritten one in `share` of the cases where there is one, else the
+    raw one or one of its `further` wordings, all alike often. choice: in [0, 1)."""
+    if rewritten is not None:
+        if choice < share:
+            return rewritten
+        choice = (choice - share) / (1 - share)
+    every = (instruction, *further)
+    return every[min(int(choice * len(every)), len(every) - 1)]

@@ -1,0 +1,93 @@
+"""TagWorld through the same door as every data set: the samples of its endless stream, with their exact tags."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tagmoe.data.record import Picture, Record, Role, TagProvenance, record_id
+from tagmoe.data.sources.source import Licence, Row
+from tagmoe.errors import UsageError
+from tagmoe.world import SIZE, TASKS, Sample, sample
+from tagmoe.world.sample import Split
+
+DATASET = "tagworld"
+EDITING = "editing"
+"""Stands for every task but that of text-to-image."""
+_SPLIT: Split = "train"
+# tasks whose picture is followed, not edited
+_FOLLOWED = frozenset({"subject", "style_ref", "structure"})
+
+
+class TagWorldSource:
+    """Samples 0 to count - 1 of `tagmoe.world.sample(seed, number, task=tasks)`.
+
+    tasks: names with commas between, "editing" for all but generate, None for all; other tasks give other samples of
+    the same numbers. Raises UsageError for an unknown task, and for numbers out of range.
+    """
+
+    name = DATASET
+    licence = Licence("Apache-2.0")
+
+    def __init__(self, count: int, seed: int = 0, tasks: str | None = None) -> None:
+        if count < 1 or seed < 0:
+            raise UsageError(f"TagWorld cannot give {count} samples of seed {seed}; give 1 or more, and a seed from 0.")
+        self._count, self._seed = count, seed
+        self._tasks = None if tasks is None else _names(tasks)
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """Number, seed and tasks."""
+        return {"kind": DATASET, "count": self._count, "seed": self._seed, "tasks": self._tasks}
+
+    def rows(self, start: int = 0) -> Iterator[Row]:
+        """A row for each sample."""
+        for number in range(start, self._count):
+            yield Row(number + 1, (self._record(number),))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def _record(self, number: int) -> Record:
+        drawn = sample(self._seed, number, split=_SPLIT, task=self._tasks)
+        key = f"{_SPLIT}-{self._seed}-{number}"
+        return Record(
+            id=record_id(DATASET, key, "" if self._tasks is None else ",".join(self._tasks)),
+            dataset=DATASET,
+            target=_picture(drawn.target),
+            instruction=drawn.instruction,
+            licence=self.licence.name,
+            images=_images(drawn),
+            native_task=drawn.task,
+            origin=key,
+            tags=drawn.tags.indices,
+            tag_provenance=TagProvenance(annotator="oracle"),
+        )
+
+
+def _names(tasks: str) -> tuple[str, ...]:
+    if tasks == EDITING:
+        return tuple(name for name in TASKS if name != "generate")
+    names = tuple(tasks.split(","))
+    unknown = [name for name in names if name not in TASKS]
+    if unknown:
+        raise UsageError(f"Unknown TagWorld task {unknown[0]!r}; choose among {EDITING}, {', '.join(TASKS)}.")
+    return names
+
+
+def _images(drawn: Sample) -> tuple[Picture, ...]:
+    if not drawn.sources:
+        return ()
+    role: Role = "reference" if drawn.task in _FOLLOWED else "source"
+    mask = drawn.mask.astype(np.uint8) * 255
+    return (*(_picture(source, role) for source in drawn.sources), _picture(mask, "mask"))
+
+
+def _picture(array: np.ndarray, role: Role = "source") -> Picture:
+    """A lossless PNG of (64, 64[, 3]) uint8."""
+    data = io.BytesIO()
+    Image.fromarray(array).save(data, "PNG")
+    return Picture(data.getvalue(), SIZE, SIZE, role)

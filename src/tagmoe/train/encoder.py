@@ -1,0 +1,161 @@
+"""The encoder of a pipeline's folder, as `tagmoe.data.encode` asks for one: its VAE and its text encoder, nothing else.
+
+What it gives is what training and drawing compute: the same methods of `TagMoEPipeline` on the same pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+
+from tagmoe.data.encode import CODE_VERSION, Encoder
+from tagmoe.data.rows import Size
+from tagmoe.errors import ImageError, UsageError
+from tagmoe.folder import check_model_folder
+from tagmoe.images import FORMATS, images_to_tensor, load_image
+from tagmoe.json_files import read_object
+from tagmoe.model.shards import read_files
+from tagmoe.model.transformer import TagMoETransformer2DModel
+from tagmoe.pipeline import TagMoEPipeline
+from tagmoe.presets import RELEASE
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+READ_BYTES = 1 << 24
+
+
+class PipelineEncoder:
+    """An `Encoder` over a pipeline. sizes: (width, height) of the buckets."""
+
+    def __init__(self, pipeline: TagMoEPipeline, sizes: Sequence[Size]) -> None:
+        self.pipeline = pipeline
+        self.sizes = tuple(sizes)
+        self.multiple = pipeline.size_multiple
+
+    def decode(self, data: bytes) -> PIL.Image.Image:
+        """The upright RGB picture, by the rules of `load_image`. Raises ImageError."""
+        try:
+            picture = PIL.Image.open(io.BytesIO(data), formats=FORMATS)
+        except Exception:
+            # A decoder may fail in any way at all on bytes that somebody made to that end.
+            raise ImageError("these bytes are no picture that can be read.") from None
+        with picture:
+            return load_image(picture)
+
+    def encode_pictures(self, pictures: Sequence[PIL.Image.Image]) -> np.ndarray:
+        """Normalised latents (B, z, h, w), float32."""
+        return self.pipeline.encode_images(images_to_tensor(pictures)).cpu().numpy()
+
+    def encode_texts(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Embeddings (S, D), float32, without padding. Raises UsageError for a text that the pipeline refuses."""
+        embeddings, mask = self.pipeline.encode_prompt(list(texts))
+        lengths = mask.sum(dim=1).tolist()
+        return [values[:length].float().cpu().numpy() for values, length in zip(embeddings, lengths, strict=True)]
+
+
+class _Encoding(TagMoEPipeline):
+    """A pipeline whose transformer is only described: of the full-size model, it is 40 GB that encoding has no use
+    for."""
+
+    @property
+    def _execution_device(self) -> torch.device:
+        return self.vae.device
+
+
+def encoder_of(
+    folder: Path, sizes: Sequence[Size] | None = None, dtype: str | None = None, threads: int | None = None
+) -> tuple[partial[Encoder], dict[str, Any]]:
+    """What makes the encoder in a worker (it pickles), and its fingerprint; no weights are loaded.
+
+    sizes: (width, height) of the buckets, by default `default_sizes`. dtype: a key of DTYPES, by default bfloat16 on a
+    GPU and else float32. threads: of torch, by default its own choice, for TagWorld 1.
+    Raises UsageError for sizes that the model cannot encode, and what `check_model_folder` does for a bad folder.
+    """
+    check_model_folder(folder)
+    index = read_object(folder / "model_index.json")
+    chosen = default_sizes(index) if sizes is None else list(sizes)
+    dtype = dtype or ("bfloat16" if torch.cuda.is_available() else "float32")
+    if dtype not in DTYPES:
+        raise UsageError(f"The dtype is {dtype!r}; choose one of {', '.join(DTYPES)}.")
+    _check_sizes(chosen, _size_multiple(folder))
+    if threads is None and index.get("known_words") is not None:
+        threads = 1
+    load = partial(_load, folder.resolve(), chosen, dtype, threads)
+    return load, _fingerprint(folder, index, chosen, dtype)
+
+
+def default_sizes(index: dict[str, Any]) -> list[Size]:
+    """The buckets of a pipeline by its model_index.json: the release's 33, or of a smaller model its one square."""
+    side = int(index.get("default_size", RELEASE.square[0]))
+    return list(RELEASE.sizes) if side >= min(RELEASE.square) else [(side, side)]
+
+
+def _load(folder: Path, sizes: list[Size], dtype: str, threads: int | None) -> Encoder:
+    if threads is not None:
+        torch.set_num_threads(threads)
+    with torch.device("meta"):
+        transformer = TagMoETransformer2DModel.from_config(read_object(folder / "transformer" / "config.json"))
+    pipeline = _Encoding.from_pretrained(folder, transformer=transformer, dtype=DTYPES[dtype])
+    if torch.cuda.is_available():
+        pipeline.vae.to("cuda")
+        pipeline.text_encoder.to("cuda")
+    return PipelineEncoder(pipeline, sizes)
+
+
+def _size_multiple(folder: Path) -> int:
+    """Pixels of a token's side, from the configs alone; as `TagMoEPipeline.size_multiple`."""
+    vae, transformer = (read_object(folder / part / "config.json") for part in ("vae", "transformer"))
+    return int(2 ** len(vae.get("temperal_downsample", (False, True, True))) * transformer.get("patch_size", 2))
+
+
+def _check_sizes(sizes: Sequence[Size], multiple: int) -> None:
+    if not sizes:
+        raise UsageError("There is no bucket; give at least one size.")
+    for width, height in sizes:
+        if width < multiple or height < multiple or width % multiple or height % multiple:
+            raise UsageError(f"The size {width}x{height} is not one of multiples of {multiple}, which the model needs.")
+    if len(set(sizes)) < len(sizes):
+        raise UsageError("A size is given twice; give each bucket once.")
+
+
+def _fingerprint(folder: Path, index: dict[str, Any], sizes: Sequence[Size], dtype: str) -> dict[str, Any]:
+    """By part, so that a refusal can say which differs. Names and shards of files do not count, weights do."""
+    prompt = [index.get(name) for name in ("prompt_template", "max_prompt_tokens", "known_words")]
+    return {
+        "vae": _digest_of_weights(folder / "vae"),
+        "text_encoder": _digest_of_weights(folder / "text_encoder"),
+        "tokenizer": _digest_of_files(folder / "tokenizer"),
+        "prompt": hashlib.sha256(json.dumps(prompt).encode()).hexdigest()[:16],
+        "sizes": [list(size) for size in sizes],
+        "dtype": dtype,
+        "code": CODE_VERSION,
+    }
+
+
+def _digest_of_weights(part: Path) -> str:
+    config = read_object(part / "config.json")
+    # What libraries note about themselves changes with their version, not with the model.
+    settings = {name: value for name, value in config.items() if not name.startswith("_")}
+    settings.pop("transformers_version", None)
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name, entry in sorted(read_files(sorted(part.glob("*.safetensors"))).items()):
+        digest.update(json.dumps([name, entry.dtype, entry.shape]).encode())
+        for chunk in entry.read(READ_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()[:16]
+
+
+def _digest_of_files(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content = file.read_bytes()
+        digest.update(json.dumps([file.relative_to(folder).as_posix(), len(content)]).encode() + content)
+    return digest.hexdigest()[:16]

@@ -1,0 +1,289 @@
+"""Training samples from a store: batches as those of TagWorld's stream, of any pictures, in the sampler's order."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tagmoe.config import DataConfig, RunConfig
+from tagmoe.data.sampler import Draw, Sampler, SourceRows, wording
+from tagmoe.errors import DataError, ImageError, MissingError, TrainingError, UsageError
+from tagmoe.images import images_to_tensor, load_image
+from tagmoe.pipeline import TagMoEPipeline
+from tagmoe.tags import TAGS
+from tagmoe.train.encoded import Batch
+
+if TYPE_CHECKING:
+    from tagmoe.data.encoded_rows import EncodedStore
+    from tagmoe.data.record import Record
+    from tagmoe.data.store import Store
+
+TAGWORLD = "tagworld"
+"""The data set whose words are all known beforehand."""
+BUCKETS = "encoded_bucket"
+"""The column that tells of an encoded store (`tagmoe.data.encode.INDICATOR`)."""
+KINDS = {"generate": "text-to-image", "edit": "editing", "all": "any"}
+"""Kinds of batches, and what the rows are called that they are made of."""
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """A store at one version, with the rows of its data sets that a run trains on. untagged: rows without tags.
+
+    encoded: reads the store's encoded columns; None where pictures are to be encoded as they are drawn.
+    """
+
+    store: Store
+    sources: Mapping[str, SourceRows]
+    settings: DataConfig
+    untagged: np.ndarray
+    encoded: EncodedStore | None
+
+    @classmethod
+    def open(cls, settings: DataConfig, components: Path | None = None) -> StoredRows:
+        """The store; a store that is encoded is read so when `components`, the folder of the encoder, is given.
+
+        Raises MissingError without the extra `data`, UsageError and DataError for a store that cannot be used, also
+        when it was encoded by another encoder or not to its end.
+        """
+        _need_extra()
+        from tagmoe.data.rows import rows_by_bucket, untagged_rows
+        from tagmoe.data.store import Store
+
+        store = Store.open(settings.store, version=settings.version)
+        encoded = None
+        if components is not None and BUCKETS in store.columns:
+            from tagmoe.data.encoded_rows import EncodedStore
+
+            encoded = EncodedStore(store, _fingerprint(store, components))
+        column = None if encoded is None else BUCKETS
+        sources = rows_by_bucket(store, weights=settings.weights, bucket_column=column)
+        return cls(store, sources, settings, untagged_rows(store), encoded)
+
+    def of_kind(self, kind: str) -> dict[str, SourceRows]:
+        """The rows without references ("generate"), with some ("edit") or "all"; data sets without such rows are left
+        out, and the weights hold among the others. Raises UsageError when no row is left."""
+        found = {}
+        for name, source in self.sources.items():
+            kept = {b: r for b, r in source.rows.items() if kind == "all" or (" " in b) == (kind == "edit")}
+            if source.weight > 0 and any(map(len, kept.values())):
+                # weights by number of rows: by that of these rows
+                weight = source.weight if self.settings.weights is not None else float(sum(map(len, kept.values())))
+                found[name] = SourceRows(weight, kept)
+        if not found:
+            raise UsageError(
+                f"The store {self.settings.store!r} has no {KINDS[kind]} rows to train on; add some, or set the steps "
+                "of the stage to 0 or its 'text_to_image_every' to what there is (0: editing only)."
+            )
+        return found
+
+
+class StoredSamples:
+    """The samples of one kind, of a StoredRows: batch `number` is a pure function of seed and number.
+
+    Raises UsageError when the store has no such rows.
+    """
+
+    def __init__(
+        self,
+        pipeline: TagMoEPipeline,
+        rows: StoredRows,
+        kind: str,
+        *,
+        batch: int,
+        seed: int,
+        dropout: float,
+    ) -> None:
+        self.pipeline = pipeline
+        self.rows = rows
+        self.sampler = Sampler(rows.of_kind(kind), batch=batch, seed=seed, dropout=dropout, version=rows.store.version)
+
+    def draw(self, start: int, count: int, random: np.random.Generator) -> Batch:
+        """Samples number start to start + count - 1, which must be one batch. `random` is left alone: what is drawn by
+        chance here is a hash of the sample number."""
+        assert count == self.sampler.batch
+        assert start % count == 0
+        return self.batch(self.sampler.draw(start // count))
+
+    def batch(self, drawn: Draw) -> Batch:
+        """The batch of these rows. Raises DataError naming the record that cannot be trained on."""
+        return self._of_pictures(drawn) if self.rows.encoded is None else self._of_columns(drawn, self.rows.encoded)
+
+    def _of_columns(self, drawn: Draw, encoded: EncodedStore) -> Batch:
+        rewritten = (drawn.choice < self.rows.settings.rewritten_share).tolist()
+        found = encoded.read(drawn.rows.tolist(), rewritten=rewritten, blank=drawn.blank.tolist())
+        given = self.rows.store.take(drawn.rows, ["id", "tags"]).to_pylist()
+        pictures = [torch.from_numpy(array).float() for array in (found.target, *found.references)]
+        tokens = [self.pipeline.pack_latents(latents) for latents in pictures]
+        patch = self.pipeline.patch_size
+        if found.edited is None:
+            edited_BT = torch.ones(tokens[0].shape[:2], dtype=torch.bool)
+        else:
+            edited_BT = torch.from_numpy(found.edited).flatten(1)
+        return Batch(
+            samples=[row["id"] for row in given],
+            target_BTC=tokens[0],
+            reference_BTC=torch.cat(tokens[1:], dim=1) if tokens[1:] else None,
+            text_BSD=torch.from_numpy(found.text).float(),
+            mask_BS=torch.from_numpy(found.mask),
+            tags_BK=_multi_hot([row["tags"] for row in given]),
+            edited_BT=edited_BT,
+            grids=tuple((latents.shape[2] // patch, latents.shape[3] // patch) for latents in pictures),
+        )
+
+    def _of_pictures(self, drawn: Draw) -> Batch:
+        from tagmoe.data.rows import bucket_sizes
+
+        records = self.rows.store.records(drawn.rows.tolist())
+        multiple = self.pipeline.size_multiple
+        sizes = bucket_sizes(drawn.bucket)
+        grids = [(height // multiple, width // multiple) for width, height in sizes]
+        pictures = [[record.target, *(p for p in record.images if p.role != "mask")] for record in records]
+        latents = []
+        for place, size in enumerate(sizes):
+            column = [self._pixels(r, own[place].data, size) for r, own in zip(records, pictures, strict=True)]
+            tokens = self.pipeline.pack_latents(self.pipeline.encode_images(images_to_tensor(column)))
+            latents.append(tokens.half().float())  # as the cache of the stream and encoded stores hold them
+        text_BSD, mask_BS = self._text(records, drawn)
+        return Batch(
+            samples=[record.id for record in records],
+            target_BTC=latents[0],
+            reference_BTC=torch.cat(latents[1:], dim=1) if latents[1:] else None,
+            text_BSD=text_BSD,
+            mask_BS=mask_BS,
+            tags_BK=_multi_hot([record.tags for record in records]),
+            edited_BT=torch.stack([self._edited(record, grids[0]) for record in records]),
+            grids=tuple(grids),
+        )
+
+    def _text(self, records: Sequence[Record], drawn: Draw) -> tuple[Tensor, Tensor]:
+        share = self.rows.settings.rewritten_share
+        texts = []
+        for record, is_blank, choice in zip(records, drawn.blank.tolist(), drawn.choice.tolist(), strict=True):
+            text = wording(choice, record.instruction, record.instructions, record.instruction_rewritten, share=share)
+            texts.append(" " if is_blank else text)
+        try:
+            return self.pipeline.encode_prompt(texts)
+        except UsageError:
+            for record, text in zip(records, texts, strict=True):
+                try:
+                    self.pipeline.encode_prompt(text)
+                except UsageError as error:
+                    raise self._unusable(record, error) from error
+            raise
+
+    def _pixels(self, record: Record, data: bytes, size: tuple[int, int]) -> Image.Image:
+        try:
+            image = load_image(Image.open(io.BytesIO(data)))
+        except (OSError, ImageError) as error:
+            raise self._unusable(record, error) from error
+        if image.size != size:
+            raise self._unusable(record, f"a picture is {image.width}x{image.height} and stored as {size[0]}x{size[1]}")
+        return image
+
+    def _edited(self, record: Record, grid: tuple[int, int]) -> Tensor:
+        """(T) bool: where the masks are white, by token; everywhere without a mask."""
+        masks = [picture for picture in record.images if picture.role == "mask"]
+        multiple = self.pipeline.size_multiple
+        rows, columns = grid
+        edited = torch.full((rows, columns), not masks)
+        for mask in masks:
+            try:
+                image = Image.open(io.BytesIO(mask.data)).convert("L")
+            except OSError as error:
+                raise self._unusable(record, error) from error
+            image = image.resize((columns * multiple, rows * multiple), Image.Resampling.NEAREST)
+            white = torch.from_numpy(np.asarray(image) > 127)
+            edited |= white.view(rows, multiple, columns, multiple).any(dim=3).any(dim=1)
+        return edited.flatten()
+
+    def _unusable(self, record: Record, reason: object) -> DataError:
+        text = " ".join(str(reason).split()).rstrip(".")
+        return DataError(
+            f"The record {record.id} of the store {self.rows.settings.store!r} cannot be trained on ({text}); run "
+            "'tagmoe data validate', which puts such rows into quarantine, and start a new run."
+        )
+
+
+def batch_kinds(text_to_image_every: int | None) -> list[str]:
+    """The kinds of batches that a stage with this setting takes."""
+    if text_to_image_every is None:
+        return ["all"]
+    return {0: ["edit"], 1: ["generate"]}.get(text_to_image_every, ["generate", "edit"])
+
+
+def newest_version(settings: DataConfig) -> int:
+    """Version of the store now. Raises as `StoredRows.open`."""
+    _need_extra()
+    from tagmoe.data.store import Store
+
+    return Store.open(settings.store).version
+
+
+def _fingerprint(store: Store, components: Path) -> Mapping[str, Any]:
+    """What the store would be noted to be encoded with, were it by these components to the same sizes."""
+    from tagmoe.data.encode import NOTE
+    from tagmoe.train.encoder import encoder_of
+
+    noted = store.note(NOTE) or {}
+    sizes = [(int(width), int(height)) for width, height in noted.get("sizes", ())]
+    return encoder_of(components, sizes or None, noted.get("dtype"))[1]
+
+
+def _need_extra() -> None:
+    for name in ("lance", "pyarrow"):
+        if find_spec(name) is None:
+            raise MissingError(f"A store of data needs {name}; run: pip install 'tagmoe[data]'.")
+
+
+def check_rows(rows: StoredRows, config: RunConfig, multiple: int) -> None:
+    """Find before the first step what would stop a stage later, after hours. multiple: of the sides of pictures.
+
+    Raises UsageError for rows that are missing and for pictures that cannot be cut into whole tokens, TrainingError for
+    rows without tags where a loss needs them.
+    """
+    if config.base.steps:
+        _check_sizes(rows.of_kind("generate"), multiple, rows.settings.store)
+    for kind in batch_kinds(config.unified.text_to_image_every) if config.unified.steps else ():
+        sources = rows.of_kind(kind)
+        _check_sizes(sources, multiple, rows.settings.store)
+        if config.moe is not None and config.loss.lambda_align > 0:
+            _check_tags(sources, rows)
+
+
+def _check_sizes(sources: Mapping[str, SourceRows], multiple: int, store: str) -> None:
+    from tagmoe.data.rows import bucket_sizes
+
+    for name, source in sources.items():
+        for bucket in source.rows:
+            for width, height in bucket_sizes(bucket):
+                if width % multiple or height % multiple or not width or not height:
+                    raise UsageError(
+                        f"The data set {name!r} of the store {store!r} has pictures of {width}x{height}; this model "
+                        f"trains on sides that are multiples of {multiple}: leave the data set out of 'data.weights', "
+                        "or import resized pictures."
+                    )
+
+
+def _check_tags(sources: Mapping[str, SourceRows], rows: StoredRows) -> None:
+    for name, source in sources.items():
+        missing = sum(int(np.isin(numbers, rows.untagged).sum()) for numbers in source.rows.values())
+        if missing:
+            raise TrainingError(
+                f"{missing} of the {len(source)} rows of the data set {name!r} have no tags, which the alignment loss "
+                "needs; annotate them, leave the data set out of 'data.weights', or set 'loss.lambda_align' to 0."
+            )
+
+
+def _multi_hot(tags: Sequence[Sequence[int] | None]) -> Tensor:
+    """Zeros and ones (B, K)."""
+    return torch.tensor([[float(tag in (own or ())) for tag in range(len(TAGS))] for own in tags])

@@ -1,0 +1,322 @@
+"""Training on a store: the samples of the stream give its loss, and a run goes on bit for bit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from test_flow_stage import make_stage
+from test_resume import KILLED_RUN, metrics, weights
+from tiny_training import TAGWORLD_SEED
+
+from tagmoe.config import DataConfig, RunConfig, check_config
+from tagmoe.data.importing import import_source
+from tagmoe.data.record import Picture, Record
+from tagmoe.data.sources.tagworld import TagWorldSource
+from tagmoe.data.store import Store
+from tagmoe.errors import ConfigError, DataError, MissingError, TagMoEError
+from tagmoe.train import stored as stored_module
+from tagmoe.train.encoded import EDITING, TEXT_TO_IMAGE, Batch, EncodedSamples
+from tagmoe.train.flow import FlowStage
+from tagmoe.train.stored import StoredRows, StoredSamples
+
+
+def changed(store: Path, target: Path, change: Callable[[Record], Record]) -> Path:
+    """A copy of a store with other records."""
+    records = Store.open(store).records(range(len(Store.open(store))))
+    made = Store.create(target)
+    with made.writing():
+        made.append([change(record) for record in records])
+    return target
+
+
+def numbers(store: Path, batch: Batch) -> list[int]:
+    """Numbers of the stream's samples that the records of a batch were made of."""
+    records = [Store.open(store).record(str(name)) for name in batch.samples]
+    return [int(record.origin.rsplit("-", 1)[1]) for record in records]
+
+
+def stored_stage(config: RunConfig, folder: Path) -> FlowStage:
+    stage = make_stage(config, folder)
+    assert config.data is not None
+    return FlowStage(
+        "unified", stage.pipeline, config.unified, config.loss, config.optimizer,
+        seed=0, cache=folder, validator=lambda *_: {}, stored=StoredRows.open(config.data),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "tasks"), [("edit", EDITING), ("generate", TEXT_TO_IMAGE)])
+def test_a_batch_is_that_of_the_stream_on_the_same_samples(
+    kind: str, tasks: tuple[str, ...], tagworld: Path, config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    pipeline = make_stage(config(), tmp_path).pipeline
+    rows = StoredRows.open(DataConfig(store=str(tagworld)))
+    samples = StoredSamples(pipeline, rows, kind, batch=8, seed=0, dropout=0.4)
+    drawn = samples.sampler.draw(3)
+    ours = samples.batch(drawn)
+    stream = EncodedSamples(pipeline, tasks, seed=TAGWORLD_SEED, unique=64, folder=tmp_path, name=kind)
+    theirs = stream.batch(numbers(tagworld, ours), blank=drawn.blank.tolist())
+    assert 0 < drawn.blank.sum() < 8
+    for name in ("text_BSD", "mask_BS", "tags_BK", "edited_BT"):
+        assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
+    assert ours.grids == theirs.grids
+    for mine, other in ((ours.target_BTC, theirs.target_BTC), (ours.reference_BTC, theirs.reference_BTC)):
+        if other is None:
+            assert mine is None
+        else:
+            # the stream encodes 64 at once, which sums in another order: a few round to the next float16
+            torch.testing.assert_close(mine, other, rtol=2**-10, atol=2e-4)
+            assert (mine == other).float().mean() > 0.95
+
+
+def test_the_loss_is_that_of_the_stream_on_the_same_samples(
+    tagworld: Path, config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    settings = config(data={"store": str(tagworld)}, unified={"batch": 8})
+    ours = stored_stage(settings, tmp_path)
+    for step in (0, 1):  # text to image, then editing
+        batch, noise, t = ours.draw(step, 0)
+        loss, report = ours.loss(step, 0)
+        drawn = ours._samples["edit" if step else "generate"].sampler.draw(0)  # type: ignore[union-attr]
+        stream = EncodedSamples(
+            ours.pipeline,
+            EDITING if step else TEXT_TO_IMAGE,
+            seed=TAGWORLD_SEED,
+            unique=64,
+            folder=tmp_path,
+            name=str(step),
+        )
+        theirs = stream.batch(numbers(tagworld, batch), blank=drawn.blank.tolist())
+        ours._next = lambda *_, drawn=(theirs, noise, t): drawn  # type: ignore[method-assign]
+        expected, terms = ours.loss(step, 0)
+        del ours._next  # type: ignore[method-assign]
+        assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
+        assert report == pytest.approx(terms, rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize(("stage", "step"), [pytest.param("base", 4, marks=pytest.mark.slow), ("unified", 4)])
+def test_a_killed_run_goes_on_bit_for_bit_though_the_store_has_grown(
+    stage: str,
+    step: int,
+    tagworld: Path,
+    config: Callable[..., RunConfig],
+    run_training: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    place = tmp_path / "store"
+    shutil.copytree(tagworld, place)
+    data = {"store": str(place), "weights": {"tagworld": 1.0}}
+    whole, killed = config("whole", data=data), config("killed", data=data)
+    expected = run_training(whole)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(killed.model_dump(mode="json")))
+    process = subprocess.run([sys.executable, "-c", KILLED_RUN, str(recipe), stage, str(step)], capture_output=True)
+    assert process.returncode == -signal.SIGKILL, process.stderr.decode()
+    import_source(Store.open(place), TagWorldSource(30, TAGWORLD_SEED + 1, "editing"))
+    resumed = run_training(killed, resume=True)
+    assert metrics(killed) == metrics(whole)
+    assert weights(resumed) == weights(expected)
+    recorded = yaml.safe_load((Path(killed.output_dir) / "config.resolved.yaml").read_text())
+    assert recorded["data"]["version"] == Store.open(tagworld).version
+
+
+def test_weights_alone_mix_text_to_image_and_editing(
+    tagworld: Path, config: Callable[..., RunConfig], run_training: Callable[..., Path]
+) -> None:
+    mixed = config(data={"store": str(tagworld)}, unified={"steps": 16, "text_to_image_every": None})
+    run_training(mixed)
+    stage = stored_stage(mixed, Path(mixed.output_dir))
+    references = [stage.draw(step, 0)[0].reference_BTC is not None for step in range(16)]
+    assert 8 <= sum(references) <= 12  # 40 of 64 rows edit: 10 of 16 steps, never 4 off
+    assert len(load_file(Path(mixed.output_dir) / "model" / "alignment.safetensors")) > 0
+
+
+def test_accumulation_takes_the_samples_of_one_large_batch_in_order(
+    tagworld: Path, config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    stage = stored_stage(config(data={"store": str(tagworld)}, unified={"accumulate": 2, "steps": 9}), tmp_path)
+    seen: dict[str, list[str]] = {"edit": [], "generate": []}
+    for step in range(9):
+        for micro in range(2):
+            batch = stage.draw(step, micro)[0]
+            seen["generate" if batch.reference_BTC is None else "edit"] += batch.samples  # type: ignore[arg-type]
+    # 3 and 6 steps of 8: each row once before any comes again
+    assert len(set(seen["generate"])) == len(seen["generate"]) or len(seen["generate"]) == 24
+    assert len(seen["edit"]) == 48
+    rows = len({*seen["edit"]})
+    assert len(set(seen["edit"][:rows])) == rows >= 38
+
+
+def test_another_store_at_the_same_place_is_refused(
+    tagworld: Path, config: Callable[..., RunConfig], run_training: Callable[..., Path], tmp_path: Path
+) -> None:
+    place = tmp_path / "store"
+    shutil.copytree(tagworld, place)
+    run = config(data={"store": str(place)})
+    run_training(run)
+    version = Store.open(place).version
+    shutil.rmtree(place)
+    other = Store.create(place)
+    import_source(other, TagWorldSource(20, TAGWORLD_SEED, "editing"))
+    import_source(other, TagWorldSource(24, TAGWORLD_SEED, "generate"))
+    while Store.open(place).version < version:
+        with other.writing():
+            other.set_note("nothing", {"version": other.version})
+    with pytest.raises(DataError, match="another order"):
+        run_training(run, resume=True)
+
+
+def test_references_of_several_sizes_train_together(
+    tagworld: Path, config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    """Two references of other sizes than the target, beside edits with one and text to image, in one stage."""
+
+    def widened(record: Record) -> Record:
+        if not record.images or int(record.id[0], 16) % 2:
+            return record
+        wide = Picture(picture(32, 48), 32, 48, "reference")
+        return replace(record, images=(*record.images, wide, wide))
+
+    store = changed(tagworld, tmp_path / "store", widened)
+    settings = config(data={"store": str(store)}, unified={"text_to_image_every": None})
+    stage = stored_stage(settings, tmp_path)
+    shapes = set()
+    for step in range(24):
+        batch = stage.draw(step, 0)[0]
+        assert batch.target_BTC.shape[1] == 16
+        tokens = 0 if batch.reference_BTC is None else batch.reference_BTC.shape[1]
+        assert tokens == sum(rows * columns for rows, columns in batch.grids[1:])
+        if batch.grids not in shapes:
+            loss, _ = stage.loss(step, 0)
+            assert torch.isfinite(loss)
+        shapes.add(batch.grids)
+    assert shapes == {((4, 4),), ((4, 4),) * 2, ((4, 4), (4, 4), (3, 2), (3, 2))}
+
+
+def picture(width: int, height: int) -> bytes:
+    import io
+
+    from PIL import Image
+
+    data = io.BytesIO()
+    Image.new("RGB", (width, height), (200, 30, 90)).save(data, "PNG")
+    return data.getvalue()
+
+
+def test_rewritten_instructions_come_in_their_share(
+    tagworld: Path, config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    def rewritten(record: Record) -> Record:
+        return replace(record, instruction="draw a red circle", instruction_rewritten="draw a blue square")
+
+    store = changed(tagworld, tmp_path / "store", rewritten)
+    pipeline = make_stage(config(), tmp_path).pipeline
+    texts: list[str] = []
+    encode = pipeline.encode_prompt
+    pipeline.encode_prompt = lambda given: texts.extend(given) or encode(given)
+    for share, wanted in ((0.0, {"draw a red circle"}), (1.0, {"draw a blue square"})):
+        rows = StoredRows.open(DataConfig(store=str(store), rewritten_share=share))
+        StoredSamples(pipeline, rows, "edit", batch=8, seed=0, dropout=0).draw(0, 8, None)  # type: ignore[arg-type]
+        assert set(texts) == wanted
+        texts.clear()
+
+
+def refused(config: RunConfig, run: Callable[..., Path]) -> str:
+    with pytest.raises(TagMoEError) as caught:
+        run(config)
+    assert not Path(config.output_dir).exists()
+    return str(caught.value)
+
+
+def test_what_a_run_cannot_train_on_is_said_before_its_first_step(
+    tagworld: Path, config: Callable[..., RunConfig], run_training: Callable[..., Path], tmp_path: Path
+) -> None:
+    def text(name: str, change: Callable[[Record], Record] = lambda record: record, **data: Any) -> str:
+        store = changed(tagworld, tmp_path / name, change)
+        return refused(config(f"run-{name}", data={"store": str(store), **data}), run_training)
+
+    assert "no text-to-image rows" in text("edits", lambda r: replace(r, images=r.images or (r.target,)))
+    assert "no data set 'other'; it has tagworld" in text("names", weights={"other": 1})
+    odd = lambda r: replace(r, target=Picture(picture(50, 64), 50, 64))  # noqa: E731
+    assert "pictures of 50x64; this model trains on sides that are multiples of 16" in text("odd", odd)
+    assert "There is no store" in refused(config("none", data={"store": str(tmp_path / "none")}), run_training)
+    bare = text("untagged", lambda r: replace(r, tags=None, tag_provenance=None))
+    assert "rows of the data set 'tagworld' have no tags, which the alignment loss" in bare
+    assert "cannot be read" in refused(config("v", data={"store": str(tagworld), "version": 999}), run_training)
+
+
+def test_rows_without_tags_train_without_the_alignment_loss(
+    tagworld: Path, config: Callable[..., RunConfig], run_training: Callable[..., Path], tmp_path: Path
+) -> None:
+    store = changed(tagworld, tmp_path / "store", lambda r: replace(r, tags=None, tag_provenance=None))
+    run_training(config(data={"store": str(store)}, base={"steps": 0}, unified={"steps": 2}, loss={"lambda_align": 0}))
+
+
+def test_a_damaged_record_is_named(
+    tagworld: Path, config: Callable[..., RunConfig], run_training: Callable[..., Path], tmp_path: Path
+) -> None:
+    store = changed(
+        tagworld, tmp_path / "store", lambda r: replace(r, target=replace(r.target, data=r.target.data[:60]))
+    )
+    with pytest.raises(DataError, match=r"The record [0-9a-f]{32} of the store .* cannot be trained on .*validate"):
+        run_training(config(data={"store": str(store)}))
+    long = changed(tagworld, tmp_path / "long", lambda r: replace(r, instruction="draw a red circle " * 40))
+    with pytest.raises(DataError, match=r"The record [0-9a-f]{32} .* \(The prompt has \d+ tokens"):
+        run_training(config("run-long", data={"store": str(long)}))
+
+
+def test_quarantined_rows_are_not_trained_on(tagworld: Path, tmp_path: Path) -> None:
+    place = tmp_path / "store"
+    shutil.copytree(tagworld, place)
+    store = Store.open(place)
+    with store.writing():
+        store.declare([pa.field("quarantine", pa.list_(pa.string()))])
+        for number in store.fragments():
+            count = sum(len(batch) for batch in store.fragment(number, ["id"]))
+            bad = pa.array([["identical pictures"]] + [[]] * (count - 1), pa.list_(pa.string()))
+            store.fill(number, pa.table({"quarantine": bad}))
+    rows = StoredRows.open(DataConfig(store=str(place))).of_kind("all")["tagworld"]
+    every = {row for numbers in rows.rows.values() for row in numbers.tolist()}
+    assert every.isdisjoint({0, 40})
+    assert len(every) >= 58
+
+
+def test_a_missing_extra_is_named(config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored_module, "find_spec", lambda name: None)
+    with pytest.raises(MissingError, match=r"pip install 'tagmoe\[data\]'"):
+        StoredRows.open(DataConfig(store="somewhere"))
+
+
+def test_settings_that_exclude_a_store_are_refused(config: Callable[..., RunConfig]) -> None:
+    for changes, message in (
+        ({"unified": {"edit_tasks": ["add"]}}, r"unified.edit_tasks"),
+        ({"loss": {"align_tags": "other-task"}}, r"loss.align_tags"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            config(data={"store": "somewhere"}, **changes)
+    with pytest.raises(ConfigError, match=r"unified.text_to_image_every' is null, which needs 'data.store'"):
+        config(unified={"text_to_image_every": None})
+    with pytest.raises(ConfigError, match=r"data.weights.a"):
+        config(data={"store": "somewhere", "weights": {"a": -1}})
+
+
+def test_a_run_without_a_store_is_written_as_before(config: Callable[..., RunConfig]) -> None:
+    plain = config()
+    assert "data" not in plain.model_dump(mode="json")
+    assert "data" not in json.loads(plain.model_dump_json())
+    assert check_config(plain.model_dump(mode="json")) == plain
+    with_store = config(data={"store": "somewhere"})
+    assert with_store.model_dump(mode="json")["data"]["store"] == "somewhere"
+    assert check_config(with_store.model_dump(mode="json")) == with_store

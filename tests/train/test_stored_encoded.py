@@ -1,0 +1,86 @@
+"""Training on a store that is encoded: the batches of its pictures, and none of another encoder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_flow_stage import make_stage
+from test_resume import metrics
+from tiny_training import TAGWORLD_SEED
+
+from tagmoe.config import DataConfig, RunConfig
+from tagmoe.data.encode import encode_store
+from tagmoe.data.importing import import_source
+from tagmoe.data.sources.tagworld import TagWorldSource
+from tagmoe.data.store import Store
+from tagmoe.errors import DataError
+from tagmoe.train.encoder import encoder_of
+from tagmoe.train.stored import StoredRows, StoredSamples
+
+
+def encoded(store: Path, components: str, target: Path) -> Path:
+    """A copy of a store, encoded."""
+    shutil.copytree(store, target)
+    load, fingerprint = encoder_of(Path(components), threads=1)
+    encode_store(Store.open(target), load, fingerprint)
+    return target
+
+
+@pytest.mark.parametrize("kind", ["edit", "generate"])
+def test_an_encoded_store_gives_the_batches_of_its_pictures(
+    kind: str, tagworld: Path, components: str, config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    store = encoded(tagworld, components, tmp_path / "store")
+    pipeline = make_stage(config(), tmp_path).pipeline
+    both = []
+    for place, folder in ((tagworld, None), (store, Path(components))):
+        rows = StoredRows.open(DataConfig(store=str(place)), folder)
+        both.append(StoredSamples(pipeline, rows, kind, batch=8, seed=0, dropout=0.4))
+        if folder is not None:
+            pipeline.encode_images = pipeline.encode_prompt = None  # nothing is encoded any more
+        both.append(both.pop().draw(16, 8, None))  # type: ignore[arg-type]
+    pictures, columns = both
+    assert pictures.samples == columns.samples
+    assert pictures.grids == columns.grids
+    for name in ("mask_BS", "tags_BK", "edited_BT"):
+        assert torch.equal(getattr(pictures, name), getattr(columns, name)), name
+    for name in ("text_BSD", "target_BTC", "reference_BTC"):
+        one, other = getattr(pictures, name), getattr(columns, name)
+        assert (one is None) == (other is None)
+        if one is not None:
+            assert one.dtype == other.dtype == torch.float32
+            torch.testing.assert_close(one, other, rtol=2**-10, atol=2e-4)
+
+
+def test_a_run_on_an_encoded_store_learns_what_one_on_pictures_does(
+    tagworld: Path, components: str, config: Callable[..., RunConfig], run_training: Callable[..., Path], tmp_path: Path
+) -> None:
+    store = encoded(tagworld, components, tmp_path / "store")
+    logs = []
+    for name, place in (("pictures", tagworld), ("columns", store)):
+        run = config(name, data={"store": str(place)})
+        run_training(run)
+        logs.append([line["flow"] for line in metrics(run)])
+    assert logs[0] == pytest.approx(logs[1], rel=1e-3)
+
+
+def test_what_another_encoder_made_is_not_trained_on(
+    tagworld: Path, components: str, config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    store = encoded(tagworld, components, tmp_path / "store")
+    settings = DataConfig(store=str(store))
+    assert StoredRows.open(settings).encoded is None
+    other = tmp_path / "other"
+    shutil.copytree(components, other)
+    file = other / "vae" / "diffusion_pytorch_model.safetensors"
+    save_file({name: value + 0.01 for name, value in load_file(file).items()}, file)
+    with pytest.raises(DataError, match=r"another encoder \(different: vae\)"):
+        StoredRows.open(settings, other)
+    import_source(Store.open(store), TagWorldSource(3, TAGWORLD_SEED + 1))
+    with pytest.raises(DataError, match=r"3 rows of the store .* have no 'encoded_bucket' yet"):
+        StoredRows.open(settings, Path(components))
