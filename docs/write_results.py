@@ -89,12 +89,8 @@ def ablation(collection: Collection, results: Path) -> str:
     drawn = figures(summary)
     for name, svg in drawn.items():
         (results / "ablation" / f"{name}.svg").write_text(svg + "\n", encoding="utf-8")
-    environment = Environment(
-        loader=FileSystemLoader(DOCS), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
-    )
-    environment.filters |= FILTERS
     others = collection.arms.keys() - PAPER_ARMS.keys()
-    return environment.get_template("ablation.md.j2").render(
+    return template("ablation.md.j2").render(
         **facts(summary),
         figure=lambda name, text: f"![{text}](ablation/{name}.svg)\n" if name in drawn else f"No data: {text}.\n",
         compared=COMPARED,
@@ -113,10 +109,7 @@ def other_grids(main_grid: Collection, grids: dict[str, Collection]) -> str:
         seeds = sorted(set(main_grid.seeds).intersection(*(grid.seeds for grid in grids.values())))
         chosen = replace(collection, arms={a: {s: collection.arms[a][s] for s in seeds} for a in arms}, missing=())
         rows.append((name, changes(main_grid.first.settings, collection.first.settings), summarise(chosen, BASELINE)))
-    environment = Environment(
-        loader=FileSystemLoader(DOCS), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
-    )
-    return environment.get_template("grids.md.j2").render(
+    return template("grids.md.j2").render(
         grids=rows, columns=COMPARED, phrase=phrase, success=SUCCESS, baseline=BASELINE
     )
 
@@ -137,9 +130,16 @@ def interference(data: dict[str, Any]) -> str:
     """Markdown of `tagmoe ablation interference`; its figure is written to the folder ablation beside the page."""
     svg = gradient_figure(data["gradients"])
     (RESULTS / "ablation" / "gradients.svg").write_text(svg + "\n", encoding="utf-8")
-    template = (DOCS / "interference.md.j2").read_text(encoding="utf-8")
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
-    return environment.from_string(template).render(**data)
+    return template("interference.md.j2").render(**data)
+
+
+def template(name: str) -> Template:
+    """A Markdown template of this folder; a name that it lacks is an error, not a blank."""
+    environment = Environment(
+        loader=FileSystemLoader(DOCS), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
+    )
+    environment.filters |= FILTERS
+    return environment.get_template(name)
 
 
 def page(data: dict[str, Any]) -> str:
@@ -173,9 +173,9 @@ def page(data: dict[str, Any]) -> str:
 def card(data: dict[str, Any]) -> str:
     """The model card that ships beside the weights."""
     worst = sorted(data["tasks"], key=lambda row: row["success"])[:3]
-    template = (DOCS / "model_card.md.j2").read_text(encoding="utf-8")
+    card_text = (DOCS / "model_card.md.j2").read_text(encoding="utf-8")
     tags = json.loads((CARD.parent / "tags_right.json").read_text(encoding="utf-8"))
-    return Template(template, keep_trailing_newline=True, undefined=StrictUndefined).render(
+    return Template(card_text, keep_trailing_newline=True, undefined=StrictUndefined).render(
         **data, worst=worst, tags=tags
     )
 

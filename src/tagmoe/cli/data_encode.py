@@ -67,13 +67,10 @@ def encode(
     chosen = None if sizes is None else parse_sizes(sizes)
     folder = check_model(model)
     from tagmoe.data.encode import encode_store
-    from tagmoe.data.engine import need_ray
+    from tagmoe.data.engine import check_engine
     from tagmoe.data.store import Store
 
-    if engine is EngineName.ray:
-        need_ray()
-    elif address is not None:
-        raise UsageError(f"The address {address!r} is that of a Ray cluster; add --engine ray.")
+    check_engine(engine.value, workers, address)
     opened = Store.open(store)
     hush()
     from tagmoe.train.encoder import encoder_of

@@ -101,11 +101,12 @@ def fit(picture: Image.Image, size: Size, method: Image.Resampling = Image.Resam
 
 @dataclass
 class _Row:
-    """What is known of a row so far. wanted: pictures whose latents are still to come."""
+    """latents: by place, 0 for the target. texts, embeddings: of instruction and rewritten."""
 
     sizes: list[Size] = field(default_factory=list)
     latents: dict[int, np.ndarray] = field(default_factory=dict)
-    texts: tuple[str, str | None] = ("", None)
+    texts: Mapping[str, str | None] = field(default_factory=dict)
+    embeddings: dict[str, np.ndarray] = field(default_factory=dict)
     mask: np.ndarray | None = None
     errors: list[str] = field(default_factory=list)
     usable: bool = True
@@ -192,7 +193,7 @@ def encode_fragment(store: Store, fragment: int, encoder: Encoder) -> list[_Row]
     columns = ["instruction", "instruction_rewritten", "images", "target"]
     for batch in store.fragment(fragment, columns, rows=READ_ROWS):
         for values in batch.to_pylist():
-            row = _Row(texts=(values["instruction"], values["instruction_rewritten"]))
+            row = _Row(texts={"instruction": values["instruction"], "rewritten": values["instruction_rewritten"]})
             rows.append(row)
             for index, picture in enumerate(_decoded(values, row, encoder)):
                 row.sizes.append(picture.size)
@@ -241,22 +242,22 @@ def _cells(mask: Image.Image, size: Size, multiple: int) -> np.ndarray:
 
 
 def _encode_texts(rows: Sequence[_Row], encoder: Encoder) -> None:
-    """Put the embeddings beside the texts of usable rows, at -1 (raw) and -2 (rewritten) of the latents."""
-    wanted: dict[str, list[tuple[_Row, int]]] = {}
+    """Put the embeddings beside the texts of usable rows; each text is encoded once."""
+    wanted: dict[str, list[tuple[_Row, str]]] = {}
     for row in rows:
-        for index, text in zip((-1, -2), row.texts, strict=True):
+        for part, text in row.texts.items():
             if row.usable and text is not None:
-                wanted.setdefault(text, []).append((row, index))
+                wanted.setdefault(text, []).append((row, part))
     # Texts of like length together: padding is computed as well.
     texts = sorted(wanted, key=lambda text: (len(text), text))
     for start in range(0, len(texts), BATCH_TEXTS):
         batch = texts[start : start + BATCH_TEXTS]
         for text, found in zip(batch, _embeddings(batch, encoder), strict=True):
-            for row, index in wanted[text]:
+            for row, part in wanted[text]:
                 if isinstance(found, str):
-                    row.fail("instruction" if index == -1 else "rewritten", found, usable=index == -2)
+                    row.fail(part, found, usable=part == "rewritten")
                 else:
-                    row.latents[index] = found
+                    row.embeddings[part] = found
 
 
 def _embeddings(texts: list[str], encoder: Encoder) -> list[np.ndarray | str]:
@@ -277,12 +278,12 @@ def _packed(values: np.ndarray | None) -> dict[str, Any] | None:
 def _table(rows: Sequence[_Row]) -> pa.Table:
     columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     for row in rows:
-        kept = row.latents if row.usable else {}
+        kept, texts = (row.latents, row.embeddings) if row.usable else ({}, {})
         columns["encoded_bucket"].append(bucket_name(row.sizes[0], row.sizes[1:]) if row.usable else "")
         columns["encoded_target"].append(_packed(kept.get(0)))
         columns["encoded_references"].append([_packed(kept[i]) for i in range(1, len(row.sizes))] if kept else [])
-        columns["encoded_instruction"].append(_packed(kept.get(-1)))
-        columns["encoded_rewritten"].append(_packed(kept.get(-2)))
+        columns["encoded_instruction"].append(_packed(texts.get("instruction")))
+        columns["encoded_rewritten"].append(_packed(texts.get("rewritten")))
         columns["encoded_mask"].append(_packed(row.mask) if row.usable else None)
         columns["encoded_error"].append("; ".join(row.errors) or None)
     return pa.table({item.name: pa.array(columns[item.name], item.type) for item in FIELDS})

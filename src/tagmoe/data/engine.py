@@ -47,23 +47,23 @@ def run(
 
     Raises UsageError for settings that cannot be met and MissingError where Ray is not installed.
     """
-    if engine not in ENGINES:
-        raise UsageError(f"The engine is {engine!r}; choose one of {', '.join(ENGINES)}.")
-    if workers < 1:
-        raise UsageError(f"The number of workers is {workers}; give 1 or more.")
-    if address is not None and engine != "ray":
-        raise UsageError(f"The address {address!r} is that of a Ray cluster; add --engine ray.")
+    check_engine(engine, workers, address)
     if engine == "ray":
-        need_ray()
         return _on_ray(fragments, work, workers, address)
     if workers == 1:
         return (_do(work, fragment) for fragment in fragments)
     return _in_processes(fragments, work, min(workers, len(fragments)))
 
 
-def need_ray() -> None:
-    """Raise MissingError where Ray is not installed; imports nothing."""
-    if find_spec("ray") is None:
+def check_engine(engine: Engine, workers: int = 1, address: str | None = None) -> None:
+    """Raise what `run` would for these settings, before there is any work; imports nothing."""
+    if engine not in ENGINES:
+        raise UsageError(f"The engine is {engine!r}; choose one of {', '.join(ENGINES)}.")
+    if workers < 1:
+        raise UsageError(f"The number of workers is {workers}; give 1 or more.")
+    if address is not None and engine != "ray":
+        raise UsageError(f"The address {address!r} is that of a Ray cluster; add --engine ray.")
+    if engine == "ray" and find_spec("ray") is None:
         raise MissingError("The engine 'ray' needs Ray, which is not installed: pip install 'tagmoe[ray]'.")
 
 

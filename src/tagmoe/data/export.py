@@ -136,7 +136,7 @@ class _Shards:
             self._open[split] = _SHARDS[self._kind](self._folder, split, number)
             self._bytes[split], self._count[split] = 0, number + 1
         self._open[split].add(record)
-        self._bytes[split] += _size(record)
+        self._bytes[split] += record.nbytes
 
     def close(self) -> None:
         for shard in self._open.values():
@@ -188,7 +188,7 @@ class _ParquetShard:
                 "output_image": _hf_image(record.target),
             }
         )
-        self._bytes += _size(record)
+        self._bytes += record.nbytes
         if len(self._rows) >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
             self._write()
 
@@ -259,10 +259,6 @@ def _ending(picture: Picture) -> str:
     except ImageError:
         # An importer lets no such picture in; whoever wrote the store otherwise still gets all bytes out.
         return "bin"
-
-
-def _size(record: Record) -> int:
-    return sum(len(picture.data) for picture in (*record.images, record.target))
 
 
 def _number_shards(folder: Path) -> None:

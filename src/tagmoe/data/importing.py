@@ -166,7 +166,7 @@ class _Batch:
             self._state.skipped[KNOWN] += 1
         else:
             self._records[record.id] = record
-            self.nbytes += _size(record)
+            self.nbytes += record.nbytes
 
     def write(self, name: str, source: Source) -> None:
         """Append those that the store has not, with the note on how far the import is."""
@@ -175,7 +175,7 @@ class _Batch:
         if known:
             self._state.skipped[KNOWN] += len(known)
         self._state.accepted += len(records)
-        self._state.bytes += sum(map(_size, records))
+        self._state.bytes += sum(record.nbytes for record in records)
         self._records, self.nbytes = {}, 0
         self._store.append(records, note=(name, self._state.note(source)))
         self._known.add([record.id for record in records])
@@ -196,10 +196,6 @@ def _refusal(record: Record, accepted: Collection[str], refused: Collection[str]
     if refused and any(picture.digest in refused for picture in (*record.images, record.target)):
         return BENCHMARK
     return None
-
-
-def _size(record: Record) -> int:
-    return sum(len(picture.data) for picture in (*record.images, record.target))
 
 
 def _digest(values: Any) -> str:

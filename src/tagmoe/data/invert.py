@@ -314,7 +314,7 @@ class _Run:
         self._waiting_ids.add(record.id)
         if self._write:
             self._buffer.append(record)
-            self._bytes += sum(len(picture.data) for picture in (*record.images, record.target))
+            self._bytes += record.nbytes
         if len(self._waiting_ids) >= BATCH_ROWS or self._bytes >= BATCH_BYTES:
             self._flush()
 

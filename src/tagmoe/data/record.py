@@ -93,6 +93,11 @@ class Record:
             raise UsageError(f"The record {self.id!r} has the tag {wrong[0]}; tags are numbers from 0 to 17.")
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of all its pictures."""
+        return sum(len(picture.data) for picture in (*self.images, self.target))
+
+    @property
     def split(self) -> str:
         """train or validation."""
         return split_of(self.root)
