@@ -1,0 +1,5 @@
+"""Asking a vision-language model: what an edit's tags are (paper 3.2), and better words for an instruction (inference).
+
+question        one question, its answer, and the protocol of who can be asked
+annotation      an annotator's answer for one record, and its column in a store
+"""

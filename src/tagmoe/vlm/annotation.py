@@ -1,0 +1,116 @@
+"""An annotator's answer for one record, and its column in a store.
+
+Every annotator has a column of its own, `annotation_NAME`, so that two can be compared; the `tags` that training reads
+are set from one of them. The canonical tags themselves are read as the annotator CANONICAL.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from tagmoe.data.store import Store
+from tagmoe.errors import UsageError
+from tagmoe.tags import TAGS
+from tagmoe.vlm.question import STATUSES, Status
+
+PREFIX = "annotation_"
+CANONICAL = "tags"
+"""The name under which `read_annotations` reads the columns `tags` and `tag_provenance`."""
+ANNOTATION = pa.struct(
+    [
+        ("tags", pa.list_(pa.int8())),
+        ("probabilities", pa.list_(pa.float32())),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("raw", pa.string()),
+        ("key", pa.string()),
+        ("model", pa.string()),
+        ("rules_version", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What an annotator said of one record.
+
+    tags: ascending indices of the vocabulary, None unless the status is ok (a set that breaks rules is ok: it is
+    counted elsewhere). probabilities: of each of the 18 tags, or None. reason: one sentence, empty when ok. raw: the
+    answer as it came. key: digest of all that it depends on; another key means that it is asked again.
+    """
+
+    status: Status
+    tags: tuple[int, ...] | None = None
+    probabilities: tuple[float, ...] | None = None
+    reason: str = ""
+    raw: str = ""
+    key: str = ""
+    model: str = ""
+    rules_version: str = ""
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise UsageError(f"The status of an annotation is {self.status!r}; it is one of {', '.join(STATUSES)}.")
+        if (self.tags is None) == (self.status == "ok"):
+            raise UsageError(f"An annotation with the status {self.status!r} has the tags {self.tags!r}.")
+        if self.probabilities is not None and len(self.probabilities) != len(TAGS):
+            raise UsageError(f"An annotation has {len(self.probabilities)} probabilities; there are {len(TAGS)} tags.")
+
+    def to_row(self) -> dict[str, Any]:
+        """The annotation as a value of ANNOTATION."""
+        return vars(self) | {"tags": None if self.tags is None else sorted(self.tags)}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Annotation:
+        """The annotation of a value of ANNOTATION."""
+        lists = {name: None if row[name] is None else tuple(row[name]) for name in ("tags", "probabilities")}
+        return cls(**{**row, **lists})
+
+
+def column_of(annotator: str) -> str:
+    """The column of this annotator. Raises UsageError for a name that is none."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,47}", annotator) or annotator == CANONICAL:
+        raise UsageError(
+            f"The annotator's name is {annotator!r}; use up to 48 of a-z, 0-9, - and _, not {CANONICAL!r}."
+        )
+    return PREFIX + annotator
+
+
+def annotators(store: Store) -> list[str]:
+    """Names of all annotators with a column in the store."""
+    return sorted(name.removeprefix(PREFIX) for name in store.columns if name.startswith(PREFIX))
+
+
+def read_annotations(store: Store, annotator: str) -> Iterator[Annotation | None]:
+    """What an annotator said of each row, in the order of the rows; None where it was not asked.
+
+    Raises UsageError when the store has no such annotator.
+    """
+    if annotator == CANONICAL:
+        for batch in store.scan(["tags", "tag_provenance"], rows=8192):
+            yield from (_canonical(row) for row in batch.to_pylist())
+        return
+    column = column_of(annotator)
+    if column not in store.columns:
+        known = ", ".join([CANONICAL, *annotators(store)])
+        raise UsageError(f"The store {store.uri!r} has no annotator {annotator!r}; it has {known}.")
+    for batch in store.scan([column], rows=8192):
+        for row in batch.to_pylist():
+            yield None if row[column] is None else Annotation.from_row(row[column])
+
+
+def _canonical(row: Mapping[str, Any]) -> Annotation | None:
+    if row["tags"] is None:
+        return None
+    given = row["tag_provenance"] or {}
+    return Annotation(
+        "ok",
+        tags=tuple(row["tags"]),
+        model=given.get("model", ""),
+        rules_version=given.get("rules_version", ""),
+    )
