@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import pickle
+from datetime import timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -157,6 +158,43 @@ def hold(path, ready, done):
     with store.writing():
         ready.set()
         done.wait(30)
+
+
+def test_a_writer_clears_the_versions_of_its_own_steps(tmp_path, monkeypatch):
+    monkeypatch.setattr("tagmoe.data.store.CLEAR_AFTER", 4)
+    store = filled(tmp_path / "s", (1, 1))
+    before = store.version
+    versions = []
+    with store.writing():
+        for number in range(2, 12):
+            store.append([record(number)], note=("import", {"rows": number}))
+            versions.append(len(list((tmp_path / "s" / TABLE / "_versions").glob("*.manifest"))))
+    assert max(versions) <= 8
+    assert Store.open(tmp_path / "s").records(list(range(12))) == [record(number) for number in range(12)]
+    assert Store.open(tmp_path / "s").note("import") == {"rows": 11}
+    # those from before this writer stay, the steps in between are gone and said to be
+    assert len(Store.open(tmp_path / "s", version=before)) == 2
+    with pytest.raises(DataError, match=rf"no version {before + 3} .* newest is {store.version}"):
+        Store.open(tmp_path / "s", version=before + 3)
+
+
+def test_cleaning_removes_what_only_old_versions_use(tmp_path):
+    store = filled(tmp_path / "s")
+    for values in ("old", "new"):
+        with store.writing():
+            store.drop(["extra"])
+            store.declare([pa.field("extra", pa.string())])
+            for number, count in zip(store.fragments(), (3, 2), strict=True):
+                store.fill(number, pa.table({"extra": [values] * count}))
+    before = len(data_files(tmp_path / "s"))
+    with store.writing():
+        assert store.clean(timedelta(days=1)).versions == 0
+        done = store.clean(timedelta(0))
+    assert done.versions > 0
+    assert done.files == 2 == before - len(data_files(tmp_path / "s"))
+    opened = Store.open(tmp_path / "s")
+    assert opened.records(list(range(5))) == [record(number) for number in range(5)]
+    assert opened.take(range(5), ["extra"])["extra"].to_pylist() == ["new"] * 5
 
 
 def test_two_writers_at_once(tmp_path):
