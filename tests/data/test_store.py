@@ -213,6 +213,21 @@ def test_two_writers_at_once(tmp_path):
     assert len(store) == 2
 
 
+def test_an_object_store_has_no_lock_and_the_writer_that_is_overtaken_stops(tmp_path):
+    uri = f"file-object-store://{tmp_path}/s"
+    first = Store.create(uri)
+    second = Store.open(uri)
+    with first.writing():
+        first.append([record(0)])
+        with second.writing():
+            second.append([record(1)])
+        with pytest.raises(DataError, match="Another process is writing"):
+            first.append([record(2)])
+    assert Store.open(uri).records([0, 1]) == [record(0), record(1)]
+    with pytest.raises(UsageError, match="There is no store"):
+        Store.open(f"file-object-store://{tmp_path}/other")
+
+
 def test_what_is_no_store_is_said_in_one_sentence(tmp_path):
     with pytest.raises(UsageError, match="There is no store"):
         Store.open(tmp_path / "none")

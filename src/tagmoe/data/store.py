@@ -99,7 +99,7 @@ class Store:
         the version asked for.
         """
         uri = _uri(uri)
-        if _is_local(uri) and not (Path(uri) / TABLE).is_dir():
+        if not _is_store(uri):
             raise UsageError(f"There is no store at {uri!r}; make one with 'tagmoe data import'.")
         with _said(uri, "read"):
             table = lance.dataset(_table_uri(uri))
@@ -216,6 +216,8 @@ class Store:
             self._table = lance.write_dataset(
                 table, self._table, mode="append", transaction_properties=properties or None
             )
+            if self.version != before + 1:
+                raise _another_writer(self.uri)
         if properties:
             self._table.update_config(properties)
             self._table = lance.dataset(_table_uri(self.uri))
@@ -369,6 +371,8 @@ class Store:
     def _must_write(self) -> None:
         if not self._writing:
             raise DataError(f"The store {self.uri!r} is open for reading; write inside 'with store.writing()'.")
+        if not _is_local(self.uri) and self._table.latest_version != self.version:
+            raise _another_writer(self.uri)
 
     def _newest_properties(self) -> dict[str, str | None]:
         transaction = self._table.read_transaction(self._table.version)
@@ -412,16 +416,25 @@ def _table_uri(uri: str) -> str:
 def _is_store(uri: str) -> bool:
     if _is_local(uri):
         return (Path(uri) / TABLE).is_dir()
-    try:
-        lance.dataset(_table_uri(uri))
-    except (ValueError, OSError):
-        return False
+    with _said(uri, "read"):
+        try:
+            lance.dataset(_table_uri(uri))
+        except ValueError as error:
+            if "was not found" in str(error):
+                return False
+            raise
     return True
+
+
+def _another_writer(uri: str) -> DataError:
+    return DataError(
+        f"Another process is writing the store {uri!r}; wait until it has finished, then run the same command again."
+    )
 
 
 @contextmanager
 def _claimed(uri: str) -> Iterator[None]:
-    """The lock of a local store. In an object store Lance itself lets only one of two clashing writes through."""
+    """The lock of a local store. Object stores have none: there `Store` stops as soon as it sees another's step."""
     if not _is_local(uri):
         yield
         return
@@ -433,7 +446,7 @@ def _claimed(uri: str) -> Iterator[None]:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        raise DataError(f"Another process is writing the store {uri!r}; wait until it has finished.") from None
+        raise _another_writer(uri) from None
     finally:
         os.close(handle)
 
@@ -444,7 +457,7 @@ def _said(uri: str, action: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split()).split(", rust/")[0].split(", /")[0]
+        reason = " ".join(str(error).split()).split(", rust/")[0].split(", /")[0].split(": <?xml")[0]
         if "No space left" in reason or "os error 28" in reason:
             reason = "the disk is full; free some space and run the same command again"
         elif "ermission denied" in reason or "os error 13" in reason or "os error 30" in reason:
