@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from edit_files import jsonl_folder, picture_bytes, write_lines
+from failing_disk import read_only, small_files
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -198,13 +196,11 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     edits = jsonl_folder(tmp_path / "edits", 8, size=(64, 64))
     whole, store = Store.create(tmp_path / "whole"), Store.create(tmp_path / "s")
     import_source(whole, source(edits), batch_rows=2)
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, limit[1]))
-    try:
-        with pytest.raises(DataError, match=r"^The store '.*' cannot be written: [^\n]*File too large"):
-            import_source(store, source(edits), batch_rows=4)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    with (
+        small_files(40_000),
+        pytest.raises(DataError, match=r"^The store '.*' cannot be written: [^\n]*File too large"),
+    ):
+        import_source(store, source(edits), batch_rows=4)
     with monkeypatch.context() as patch:
         patch.setattr("lance.write_dataset", full)
         with pytest.raises(DataError, match="the disk is full; free some space and run the same command again"):
@@ -215,22 +211,6 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
 
 def full(*_args, **_kwargs):
     raise OSError("LanceError(IO): No space left on device (os error 28), /rust/lance-io/src/x.rs:1")
-
-
-@contextmanager
-def read_only(folder: Path):
-    """Nothing in the folder can be written, also where the tests run as root."""
-    for path in (folder, *folder.rglob("*")):
-        path.chmod(0o555 if path.is_dir() else 0o444)
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
-        for path in (folder, *folder.rglob("*")):
-            path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def test_a_read_only_store():
