@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -39,6 +41,14 @@ def filled(path: Path, counts=(3, 2)) -> Store:
             store.append([record(number) for number in range(start, start + count)])
             start += count
     return store
+
+
+@contextmanager
+def dying(store: Store) -> Iterator[None]:
+    """A writer that does what is in the block, and never comes to its end."""
+    with suppress(KeyboardInterrupt), store.writing():
+        yield
+        raise KeyboardInterrupt
 
 
 def data_files(path: Path) -> dict[str, str]:
@@ -134,23 +144,35 @@ def test_the_content_hash_knows_no_order_and_no_fragments(tmp_path):
     assert one.content_hash() != other.content_hash()
 
 
-def test_a_note_comes_with_its_batch_even_when_the_writer_dies_after_it(tmp_path, monkeypatch):
+def test_a_note_comes_with_its_batch_even_when_the_writer_dies_after_it(tmp_path):
     store = filled(tmp_path / "s", (1,))
     with store.writing():
         store.set_note("import", {"position": 1})
-    with store.writing(), monkeypatch.context() as patch:
-        patch.setattr("lance.LanceDataset.update_config", killed)
-        with pytest.raises(KeyboardInterrupt):
-            store.append([record(1)], note=("import", {"position": 2}))
+    with dying(store):
+        store.append([record(1)], note=("import", {"position": 2}))
+        store.append([record(2)], note=("other", {"rows": 1}))
     again = Store.open(tmp_path / "s")
-    assert (len(again), again.note("import")) == (2, {"position": 2})
+    assert (len(again), again.notes()) == (3, {"import": {"position": 2}, "other": {"rows": 1}})
     with again.writing():
-        again.append([record(2)])
-    assert Store.open(tmp_path / "s").note("import") == {"position": 2}
+        again.append([record(3)])
+    assert Store.open(tmp_path / "s").notes() == {"import": {"position": 2}, "other": {"rows": 1}}
 
 
-def killed(*_args, **_kwargs):
-    raise KeyboardInterrupt
+def test_a_note_outlives_steps_of_every_kind(tmp_path):
+    store = filled(tmp_path / "s", (1,))
+    steps = {
+        "declare": lambda: store.declare([pa.field("extra", pa.int8())]),
+        "fill": lambda: store.fill(store.fragments()[0], pa.table({"extra": pa.array([1], pa.int8())})),
+        "set_note": lambda: store.set_note("other", {}),
+        "append": lambda: store.append([record(90)]),
+        "nothing to append": lambda: store.append([], note=("empty", {})),
+        "drop": lambda: store.drop(["extra"]),
+    }
+    for number, (name, step) in enumerate(steps.items(), 1):
+        with dying(store):
+            store.append([record(number)], note=("import", {"before": name}))
+            step()
+        assert Store.open(tmp_path / "s").note("import") == {"before": name}
 
 
 def hold(path, ready, done):

@@ -75,6 +75,7 @@ class Store:
         self._table = table
         self._writing = False
         self._steps: list[int] = []
+        self._noted: dict[str, str | None] = {}
 
     @classmethod
     def create(cls, uri: str | Path) -> Store:
@@ -199,38 +200,37 @@ class Store:
                 self._table = lance.dataset(_table_uri(self.uri))
                 self._recover_notes()
                 yield self
+                self._settle_notes()
                 self._clear_steps()
             finally:
                 self._writing = False
-                self._steps = []
+                self._steps, self._noted = [], {}
 
     def append(self, records: Iterable[Record], *, note: tuple[str, Mapping[str, Any]] | None = None) -> None:
         """Add records as one fragment. `note` (name, JSON values) becomes visible in the same step, see `note`."""
         table = pa.Table.from_pylist([to_row(record) for record in records], schema=SCHEMA)
         self._must_write()
         before = self.version
-        properties: dict[str, str | None] = (
-            {} if note is None else {_NOTE + note[0]: json.dumps(note[1], sort_keys=True)}
-        )
-        if len(table):
-            self._table = lance.write_dataset(
-                table, self._table, mode="append", transaction_properties=properties or None
-            )
-            if self.version != before + 1:
-                raise _another_writer(self.uri)
-        if properties:
-            self._table.update_config(properties)
-            self._table = lance.dataset(_table_uri(self.uri))
+        if note is not None:
+            self._noted[_NOTE + note[0]] = json.dumps(note[1], sort_keys=True)
+        if not len(table):
+            self._settle_notes()
+            return
+        # The notes ride on the batches, in the transaction; `_settle_notes` takes them off the last one.
+        properties = dict(self._noted) or None
+        self._table = lance.write_dataset(table, self._table, mode="append", transaction_properties=properties)
+        if self.version != before + 1:
+            raise _another_writer(self.uri)
         self._stepped(before)
 
     def note(self, name: str) -> dict[str, Any] | None:
         """What a writer noted last under this name: how far an import is, the fingerprint of a column."""
-        text = {**self._table.config(), **self._newest_properties()}.get(_NOTE + name)
-        return None if text is None else json.loads(text)
+        return self.notes(name).get(name)
 
     def set_note(self, name: str, values: Mapping[str, Any] | None) -> None:
         """Note something about the store, or with None forget it."""
         self._must_write()
+        self._settle_notes()
         if values is not None:
             self._table.update_config({_NOTE + name: json.dumps(values, sort_keys=True)})
         elif _NOTE + name in self._table.config():
@@ -239,8 +239,12 @@ class Store:
 
     def notes(self, prefix: str = "") -> dict[str, dict[str, Any]]:
         """All notes whose names begin so."""
-        names = [key[len(_NOTE) :] for key in self._table.config() if key.startswith(_NOTE + prefix)]
-        return {name: self.note(name) or {} for name in sorted(names)}
+        texts = {**self._table.config(), **self._newest_properties()}
+        return {
+            name.removeprefix(_NOTE): json.loads(text)
+            for name, text in sorted(texts.items())
+            if text is not None and name.startswith(_NOTE + prefix)
+        }
 
     def declare(self, fields: Sequence[pa.Field]) -> None:
         """Add columns, empty in all rows; those that are there with this type already are left alone.
@@ -248,6 +252,7 @@ class Store:
         Raises DataError when a column is there with another type.
         """
         self._must_write()
+        self._settle_notes()
         new = []
         for field in fields:
             if field.name not in self.columns:
@@ -261,6 +266,7 @@ class Store:
     def drop(self, columns: Sequence[str]) -> None:
         """Remove columns that are not of SCHEMA."""
         self._must_write()
+        self._settle_notes()
         fixed = [name for name in columns if name in SCHEMA.names]
         if fixed:
             raise UsageError(f"The column {fixed[0]!r} belongs to every store and cannot be dropped.")
@@ -314,6 +320,7 @@ class Store:
         Raises DataError when the fragment has changed since `prepare`: Lance would take back that change in silence.
         """
         self._must_write()
+        self._settle_notes()
         if _as_json(self._fragment(filling.fragment).metadata) != filling.before:
             raise DataError(
                 f"Fragment {filling.fragment} of the store {self.uri!r} was changed while its new columns were made; "
@@ -380,11 +387,16 @@ class Store:
         return {key: value for key, value in found.items() if key.startswith(_NOTE)}
 
     def _recover_notes(self) -> None:
-        """A writer that was killed between a batch and its note has left the note with the batch."""
-        left = self._newest_properties()
-        if left:
-            self._table.update_config(left)
+        """A writer that was killed after a batch has left its notes with the batch."""
+        self._noted = self._newest_properties()
+        self._settle_notes()
+
+    def _settle_notes(self) -> None:
+        """Put what was noted with batches where it stays: the next step of another kind would cover it."""
+        if self._noted:
+            self._table.update_config(self._noted)
             self._table = lance.dataset(_table_uri(self.uri))
+            self._noted = {}
 
 
 def fill_fragment(fragment: LanceFragment, values: pa.Table) -> tuple[Any, list[int]]:
