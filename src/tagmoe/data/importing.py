@@ -23,8 +23,8 @@ from tagmoe.data.store import Store
 from tagmoe.errors import DataError, UsageError
 
 BATCH_ROWS = 1024
-BATCH_BYTES = 128 << 20
-"""A batch becomes a fragment of the store, and is held in memory about three times over while it is written."""
+BATCH_BYTES = 256 << 20
+"""A batch becomes a fragment of the store, and takes about four times its bytes of memory while it is written."""
 NOTE_AFTER = 20_000
 """Native rows after which the position is noted even when they gave no batch of records."""
 NOTE = "import/"
