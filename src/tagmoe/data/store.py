@@ -279,12 +279,13 @@ class Store:
 
     def unfilled(self, column: str) -> list[int]:
         """The fragments in which some row of this column is empty."""
+        return list(self.rows_where(f"`{column}` IS NULL"))
+
+    def rows_where(self, where: str) -> dict[int, int]:
+        """How many rows the SQL filter keeps, by fragment; fragments without such rows are left out."""
         with _said(self.uri, "read"):
-            return [
-                fragment.fragment_id
-                for fragment in self._table.get_fragments()
-                if fragment.count_rows(filter=f"`{column}` IS NULL")
-            ]
+            counts = ((one.fragment_id, one.count_rows(filter=where)) for one in self._table.get_fragments())
+            return {number: int(count) for number, count in counts if count}
 
     def fragment(
         self, number: int, columns: Sequence[str] | None = None, *, rows: int = SCAN_ROWS

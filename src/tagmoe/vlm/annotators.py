@@ -11,7 +11,6 @@ from typing import Any, Literal, Protocol, get_args
 
 from tagmoe.data.record import Record
 from tagmoe.errors import ImageError, UsageError
-from tagmoe.tags import TAG_NAMES
 from tagmoe.vlm import prompt
 from tagmoe.vlm.annotation import Annotation
 from tagmoe.vlm.pictures import capped
@@ -48,11 +47,20 @@ class Annotator(Protocol):
     async def close(self) -> None: ...
 
 
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """The beginning of the keys of all annotations under these settings: 12 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode()).hexdigest()[:12]
+
+
 def row_key(record: Record, settings: Mapping[str, Any]) -> str:
-    """The digest of all that an annotation depends on: pictures, words and native task of the record, and settings."""
+    """The digest of all that an annotation depends on: `settings_digest`, then pictures, words and native task.
+
+    A record never changes in a store, so the beginning tells whether a row is to be asked again, without its pictures.
+    """
     pictures = [[picture.role, picture.digest] for picture in record.images]
-    values = [pictures, record.target.digest, record.instruction, record.native_task, dict(settings)]
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
+    values = [pictures, record.target.digest, record.instruction, record.native_task]
+    content = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return settings_digest(settings) + content[:20]
 
 
 class VLMAnnotator:
