@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from tagmoe.cli.data_annotate import annotate
 from tagmoe.cli.data_clean import clean
 from tagmoe.cli.data_encode import encode
 from tagmoe.cli.data_export import export
@@ -31,3 +32,4 @@ app.command()(validate)
 app.command()(invert)
 app.command()(encode)
 app.command()(clean)
+app.command()(annotate)

@@ -1,4 +1,4 @@
-"""`tagmoe data annotate`: tags for the records of a store, from a vision-language model, from rules, or from TagWorld."""
+"""`tagmoe data annotate`: tags for a store's records, from a vision-language model, from rules, or from TagWorld."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tagmoe.cli.data_extra import need_data_extra
 from tagmoe.cli.options import AsJson, FixedSeed
 from tagmoe.cli.output import give
 from tagmoe.cli.progress import count_bar
-from tagmoe.cli.vlm_options import Concurrency, Endpoints, Pixels, Timeout, VLMName, need_vlm_extra, open_vlm
+from tagmoe.cli.vlm_options import Concurrency, Endpoints, Pixels, ServedModel, Timeout, need_vlm_extra, open_vlm
 from tagmoe.errors import UsageError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def annotate(
         str | None, typer.Option(help="Name of the answers in the store; by default the annotator's.")
     ] = None,
     endpoint: Endpoints = None,
-    model: VLMName = None,
+    model: ServedModel = None,
     rules: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Rule set (YAML) for the model; by default the packaged one.")
     ] = None,
@@ -96,7 +96,7 @@ def annotate(
         ]
         if given:
             raise UsageError(
-                f"The option {given[0]} is for a model, and the annotator is {kind.value}; drop one of them."
+                f"The option {given[0]} is for a model, and the annotator is {kind.value}; drop one of the two."
             )
     from tagmoe.data.engine import check_engine
     from tagmoe.data.store import Store
@@ -118,7 +118,6 @@ def annotate(
         ask = partial(open_vlm, endpoint or [], model, concurrency=concurrency, timeout=timeout)
         make = partial(_of_model, ask, rule_set, pixels, votes, per_tag, seed)
         opened = Store.open(store)
-        _try(ask)
     else:
         from tagmoe.vlm.annotators import OracleAnnotator, RuleAnnotator
 
@@ -144,21 +143,6 @@ def _of_model(ask: Callable[[], Any], rules: RuleSet, pixels: int, votes: int, p
     from tagmoe.vlm.annotators import VLMAnnotator
 
     return VLMAnnotator(ask(), rules, pixels=pixels, votes=votes, per_tag=per_tag, seed=seed)
-
-
-def _try(ask: Callable[[], Any]) -> None:
-    """Say what is wrong with a server before any row is asked."""
-    import asyncio
-
-    async def check() -> None:
-        vlm = ask()
-        try:
-            if hasattr(vlm, "check"):
-                await vlm.check()
-        finally:
-            await vlm.close()
-
-    asyncio.run(check())
 
 
 def _data(store: str, name: str, result: Result) -> dict[str, Any]:
