@@ -34,9 +34,7 @@ class Grammars:
         try:
             from llguidance.hf import from_tokenizer
         except ImportError:
-            raise MissingError(
-                "Answers by a JSON schema need llguidance; install it with `pip install 'tagmoe[vlm]'`."
-            ) from None
+            raise MissingError("Answers by a JSON schema need llguidance; run: pip install 'tagmoe[vlm]'.") from None
         try:
             return from_tokenizer(self._tokenizer, n_vocab=self._width, eos_token=self._ends)
         except ValueError as error:

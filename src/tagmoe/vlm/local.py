@@ -19,6 +19,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from tagmoe.errors import CheckpointError, MissingError, UsageError
+from tagmoe.vlm.answers import answer_of, validator_of
 from tagmoe.vlm.chat_prompt import ChatPrompts, Prompt, Refused
 from tagmoe.vlm.decoding import Grammars, Sampling
 from tagmoe.vlm.question import Answer, Question
@@ -64,6 +65,9 @@ class LocalVLM:
             raise UsageError(f"{str(folder)!r} is no folder with a config.json; give the folder of a Qwen-VL model.")
         if not any(path.glob("*.safetensors")):
             raise MissingError(f"{str(folder)!r} has no *.safetensors file; download the model's safetensors weights.")
+        if not any((path / file).is_file() for file in ("tokenizer.json", "vocab.json")):
+            # transformers would make an empty one
+            raise CheckpointError(f"{str(folder)!r} has no tokenizer.json; copy or download the whole folder again.")
         here: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         try:
             config = AutoConfig.from_pretrained(path, **here)
@@ -114,7 +118,7 @@ class LocalVLM:
 
     def _answer(self, question: Question, stop: threading.Event) -> Answer:
         if question.schema is not None:
-            _check_schema(question.schema)
+            validator_of(question.schema)
         try:
             with torch.no_grad(), _as_found(self._model):
                 prompt = self._prompts.make(question)
@@ -153,11 +157,9 @@ class LocalVLM:
         )[0, prompt.ids.shape[1] :].tolist()
         ended = bool(ids) and ids[-1] in self._ends
         text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        if question.schema is None:
-            return Answer("ok", text=text, value=text)
         if not ended:
-            return Answer("invalid", text=text, reason=f"The answer was cut at max_tokens = {question.max_tokens}.")
-        return _checked(text, question.schema)
+            return Answer("invalid", text, reason=f"The answer was cut off at {question.max_tokens} tokens.")
+        return answer_of(text, question)
 
     def _choose(self, question: Question, prompt: Prompt) -> Answer:
         logs = self._choice_log_probabilities(question.choices, prompt)
@@ -214,36 +216,6 @@ def _as_found(model: Any) -> Iterator[None]:
         model.train(training)
         for body, value in zip(bodies, remembered, strict=True):
             body.rope_deltas = value
-
-
-def _check_schema(schema: Mapping[str, Any]) -> None:
-    validators = _jsonschema().validators
-    try:
-        validators.validator_for(schema).check_schema(schema)
-    except Exception as error:
-        raise UsageError(f"The schema of the question is no JSON schema ({_line(error)}); correct it.") from None
-
-
-def _checked(text: str, schema: Mapping[str, Any]) -> Answer:
-    """A whole answer against its schema."""
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        return Answer("invalid", text=text, reason=f"The answer is no JSON ({error}).")
-    problem = next(_jsonschema().validators.validator_for(schema)(schema).iter_errors(value), None)
-    if problem is not None:
-        return Answer("invalid", text=text, reason=f"The answer does not fit the schema: {_line(problem)}.")
-    return Answer("ok", text=text, value=value)
-
-
-def _jsonschema() -> Any:
-    try:
-        import jsonschema
-    except ImportError:
-        raise MissingError(
-            "Answers by a JSON schema need jsonschema; install it with `pip install 'tagmoe[vlm]'`."
-        ) from None
-    return jsonschema
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> list[int]:
