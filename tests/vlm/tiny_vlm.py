@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +53,23 @@ def tiny_vlm(*, seed: int = 0, **options: Any) -> Any:
     return LocalVLM(tiny_model(tokenizer, seed=seed), tokenizer, name="tiny", **options)
 
 
-def save_tiny_vlm(folder: Path, *, seed: int = 0) -> Path:
-    """A folder as a Qwen2.5-VL of a hub: config, safetensors, tokenizer, chat template, image processor."""
+def save_tiny_vlm(folder: Path, *, vlm: Any = None, without_videos: bool = False) -> Path:
+    """A folder as a Qwen2.5-VL of a hub: config, safetensors, tokenizer, chat template, image processor.
+
+    vlm: a LocalVLM, by default `tiny_vlm()`. without_videos: the folder names a processor of transformers that treats
+    pictures as Qwen's own does and has no videos, as only for those torchvision is needed.
+    """
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-    tokenizer = tiny_tokenizer()
-    tiny_model(tokenizer, seed=seed).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    vlm = vlm or tiny_vlm()
+    vlm._model.save_pretrained(folder)
+    vlm._tokenizer.save_pretrained(folder)
     Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=28 * 28 * 64).save_pretrained(folder)
+    if without_videos:
+        (folder / "processor_config.json").write_text(json.dumps({"processor_class": "PaddleOCRVLProcessor"}))
+        file = folder / "tokenizer_config.json"
+        config = json.loads(file.read_text()) | {"model_specific_special_tokens": {"image_token": "<|image_pad|>"}}
+        file.write_text(json.dumps(config))
     return folder
 
 
@@ -68,3 +79,37 @@ def png(width: int, height: int, seed: int = 0) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def plain_picture(colour: str, width: int = 56, height: int = 56) -> bytes:
+    """A picture of one colour as PNG bytes."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def teach(vlm: Any, lessons: Sequence[tuple[Any, str]], *, most_steps: int = 400) -> None:
+    """Train the model of a LocalVLM until it answers each question of `lessons` with its text (about 3 s for three)."""
+    import torch
+
+    model = vlm._model
+    end = vlm._tokenizer.convert_tokens_to_ids("<|im_end|>")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
+    for _ in range(most_steps):
+        optimizer.zero_grad()
+        losses = []
+        for question, answer in lessons:
+            prompt = vlm._prompts.make(question)
+            words = torch.tensor([[*vlm._prompts.plain(answer), end]])
+            pictures = dict(prompt.pictures)
+            if pictures:
+                kinds = pictures["mm_token_type_ids"]
+                pictures["mm_token_type_ids"] = torch.cat([kinds, torch.zeros_like(words).int()], dim=1)
+            labels = torch.cat([torch.full_like(prompt.ids, -100), words], dim=1)
+            loss = model(input_ids=torch.cat([prompt.ids, words], dim=1), labels=labels, **pictures).loss
+            loss.backward()
+            losses.append(loss.item())
+        if max(losses) < 3e-3:
+            return
+        optimizer.step()
+    raise AssertionError(f"the tiny model did not learn its lessons: {losses}")
