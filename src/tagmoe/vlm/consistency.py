@@ -7,6 +7,7 @@ change the same thing, so their scope and type must be the same when each is tag
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -114,13 +115,13 @@ class InverseConsistency:
 
 
 class InverseTally:
-    """Joins inverses with their parents by digests: 20 bytes for each inverse of a store.
+    """Joins inverses with their parents by digests: some 50 bytes for each inverse of a store.
 
     First `child` for every inverse, then `parent` for every other record.
     """
 
     def __init__(self) -> None:
-        self._children: list[tuple[int, int, int]] = []
+        self._keys, self._bits, self._rows = array("Q"), array("l"), array("q")
         self._sorted: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
         self._groups = RootGroups()
         # pairs, equal pairs, and by tag the pairs that differ
@@ -129,11 +130,13 @@ class InverseTally:
         self._found = 0
 
     def __len__(self) -> int:
-        return len(self._children) if self._sorted is None else len(self._sorted[0])
+        return len(self._keys)
 
     def child(self, parent: str, bits: int, row: int) -> None:
         """An inverse, by the id of its parent."""
-        self._children.append((_digest(parent), bits, row))
+        self._keys.append(_digest(parent))
+        self._bits.append(bits)
+        self._rows.append(row)
 
     def parent(self, name: str, root: str, bits: int, row: int) -> None:
         """A record that may be a parent."""
@@ -180,14 +183,9 @@ class InverseTally:
 
     def _ready(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if self._sorted is None:
-            count = len(self._children)
-            columns = tuple(zip(*self._children, strict=True)) if count else ((), (), ())
-            keys, bits, rows = (
-                np.fromiter(values, kind, count)
-                for values, kind in zip(columns, (np.uint64, np.int32, np.int64), strict=True)
-            )
+            keys = np.frombuffer(self._keys, np.uint64)
             order = np.argsort(keys, kind="stable")
-            self._sorted, self._children = (keys[order], bits[order], rows[order]), []
+            self._sorted = keys[order], np.array(self._bits)[order], np.array(self._rows)[order]
         return self._sorted
 
 
