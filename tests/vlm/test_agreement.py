@@ -152,7 +152,7 @@ def test_exchanging_the_annotators_exchanges_only_what_has_a_side():
         assert getattr(there, name).value == pytest.approx(getattr(back, name).value)
     assert [tag.kappa for tag in there.tags] == [tag.kappa for tag in back.tags]
     assert [tag.only_a for tag in there.tags] == [tag.only_b for tag in back.tags]
-    np.testing.assert_array_equal(there.confusion_KK, back.confusion_KK.T)
+    np.testing.assert_array_equal(there.confusion_LL, back.confusion_LL.T)
 
 
 def test_figures_against_gold_counted_by_hand():
@@ -168,8 +168,10 @@ def test_figures_against_gold_counted_by_hand():
     assert found.micro_f1.value == pytest.approx(2 * 1 / (3 + 4))
     assert found.exact.value == pytest.approx(1 / 3)
     assert found.tiers["scope"].value == pytest.approx(1 / 3)
-    assert found.confusion_KK[7, 8] == 1
-    assert found.confusion_KK[0, 0] == 1
+    assert found.confusion_LL[7, 8] == 1
+    assert found.confusion_LL[0, 0] == 1
+    # row 0: b has two tags, where a has nothing that b has not
+    assert found.confusion_LL[18].tolist() == [1, 0, 0, 0, 0, 0, 1, *[0] * 11, 1]
 
 
 def test_rows_that_one_has_not_answered_are_left_out():

@@ -107,8 +107,9 @@ class Agreement:
     """Two annotators a and b on the rows that both answered, and alpha of all annotators that were given.
 
     rows, roots: those rows, and their root pictures or groups of them. tiers: share of rows with equal tags of a tier.
-    micro_f1: of all tags together; macro_f1: mean over the tags that gold gives. confusion_KK: rows in which a gave
-    the first tag and not the second, and b the second and not the first; on the diagonal, rows that both gave it.
+    micro_f1: of all tags together; macro_f1: mean over the tags that gold gives. confusion_LL: rows in which a gave
+    the first tag and not the second, and b the second and not the first; the last index is "nothing that the other has
+    not". On the diagonal, rows in which both gave the tag, and last the rows with equal sets.
     """
 
     rows: int
@@ -121,7 +122,7 @@ class Agreement:
     alpha_masi: Measure
     tiers: dict[str, Measure]
     tags: tuple[TagAgreement, ...]
-    confusion_KK: np.ndarray
+    confusion_LL: np.ndarray
     gold: Gold | None = None
     micro_precision: Measure | None = None
     micro_recall: Measure | None = None
@@ -147,7 +148,7 @@ class AgreementTally:
         # rows, equal sets, sum of Jaccard, equal sets of each tier
         self._sums_G = np.zeros((GROUPS, 3 + len(TIERS)))
         self._apart_G = {name: np.zeros(GROUPS) for name in DISTANCES}
-        self._confusion_KK = np.zeros((_TAGS, _TAGS), np.int64)
+        self._confusion_LL = np.zeros((_TAGS + 1, _TAGS + 1), np.int64)
         self._totals = np.zeros(1 << _TAGS, np.int64)
         self._column: dict[int, int] = {}
         self._counts_GU = np.zeros((GROUPS, 64), np.int32)
@@ -202,7 +203,7 @@ class AgreementTally:
             alpha_masi=self._alpha("masi", weights_DG, bootstrap),
             tiers={tier: mean(3 + number) for number, tier in enumerate(TIERS)},
             tags=tags,
-            confusion_KK=self._confusion_KK.copy(),
+            confusion_LL=self._confusion_LL.copy(),
             gold=gold,
             **together,
         )
@@ -229,9 +230,9 @@ class AgreementTally:
             values.append((a_N & mask) == (b_N & mask))
         for column, value in enumerate(values):
             self._sums_G[:, column] += np.bincount(group_N, weights=value, minlength=GROUPS)
-        only_a, only_b = (a_NK & ~b_NK).astype(np.float64), (b_NK & ~a_NK).astype(np.float64)
-        self._confusion_KK += (only_a.T @ only_b).astype(np.int64)
-        self._confusion_KK += np.diag((a_NK & b_NK).sum(axis=0))
+        only_a, only_b = (_or_nothing(only).astype(np.float64) for only in (a_NK & ~b_NK, b_NK & ~a_NK))
+        self._confusion_LL += (only_a.T @ only_b).astype(np.int64)
+        self._confusion_LL[range(_TAGS), range(_TAGS)] += (a_NK & b_NK).sum(axis=0)
 
     def _add_units(self, group_N: np.ndarray, sets_NR: np.ndarray) -> None:
         """The sums of alpha: each pair of a unit's values is weighted by 1 / (values of the unit - 1)."""
@@ -345,6 +346,11 @@ def _macro_f1(table: np.ndarray, gold: Gold) -> np.ndarray:
 
 def _as_matrix(sets_N: np.ndarray) -> np.ndarray:
     return (sets_N[:, None] >> np.arange(_TAGS) & 1).astype(bool)
+
+
+def _or_nothing(tags_NK: np.ndarray) -> np.ndarray:
+    """With a further column: no tag at all."""
+    return np.concatenate([tags_NK, ~tags_NK.any(axis=1, keepdims=True)], axis=1)
 
 
 def _jaccard(first: np.ndarray, second: np.ndarray) -> np.ndarray:
