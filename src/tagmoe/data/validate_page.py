@@ -52,7 +52,11 @@ def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
         "instruction": row["instruction"][:MAX_TEXT],
         "details": details,
         "pictures": [
-            {"role": item["role"], "size": f"{item['width']}x{item['height']}", "address": picture_address(item["data"])}
+            {
+                "role": item["role"],
+                "size": f"{item['width']}x{item['height']}",
+                "address": picture_address(item["data"]),
+            }
             for item in pictures
         ],
     }

@@ -21,7 +21,7 @@ from tagmoe.tags import TAG_NAMES
 from tagmoe.vlm.agreement import ABSENT, Agreement, AgreementTally, Gold, as_bits, masi_distance, tags_of
 from tagmoe.vlm.annotation import CANONICAL, Annotation, read_annotations
 from tagmoe.vlm.bootstrap import RootBootstrap
-from tagmoe.vlm.consistency import InverseConsistency, InverseTally, RuleCounts, TaskTags
+from tagmoe.vlm.consistency import ConflictCounts, InverseConsistency, InverseTally, RuleCounts, TaskTags
 from tagmoe.vlm.label_issues import COLUMNS, LabelIssues, features_of, find_label_issues
 
 PICTURES = 2000
@@ -55,7 +55,8 @@ class Case(NamedTuple):
 @dataclass
 class Side:
     """One annotator alone. statuses: rows by status, NOT_ASKED and PARTIAL among them; issues: of the rows whose
-    pictures were looked at, with the numbers of the store."""
+    pictures were looked at, with the numbers of the store; broken, conflicting: the first rows that break a rule, and
+    whose pixels speak against the tags."""
 
     name: str
     statuses: Counter[str] = field(default_factory=Counter)
@@ -65,7 +66,9 @@ class Side:
     tasks: TaskTags = field(default_factory=TaskTags)
     inverse: InverseConsistency | None = None
     issues: LabelIssues | None = None
+    evidence: ConflictCounts = field(default_factory=ConflictCounts)
     broken: list[Case] = field(default_factory=list)
+    conflicting: list[Case] = field(default_factory=list)
 
     @property
     def answered(self) -> int:
@@ -164,11 +167,10 @@ class _Patterns:
         _keep(examples, (apart, digest, row), ROWS_OF_A_PATTERN)
 
     def most_common(self) -> tuple[Disagreement, ...]:
+        ordered = sorted(self._rows.items(), key=lambda item: (-item[1], item[0]))
         return tuple(
-            Disagreement(
-                *map(_names, pattern), count, tuple(row for _, _, row in sorted(self._examples[pattern])[::-1])
-            )
-            for pattern, count in sorted(self._rows.items(), key=lambda item: (-item[1], item[0]))
+            Disagreement(_names(only_a), _names(only_b), count, self._some(only_a, only_b))
+            for (only_a, only_b), count in ordered
         )
 
     def worst(self, count: int, names: tuple[str, str]) -> tuple[Case, ...]:

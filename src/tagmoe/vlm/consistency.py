@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
@@ -79,6 +79,22 @@ class RuleCounts:
         self.broken += bool(names)
         self.by_rule.update(names)
         return names
+
+
+@dataclass
+class ConflictCounts:
+    """What pixels say against tags. rows: that were looked at; conflicting: with any conflict; by_conflict: rows."""
+
+    rows: int = 0
+    conflicting: int = 0
+    by_conflict: Counter[str] = field(default_factory=Counter)
+
+    def add(self, conflicts: Iterable[str]) -> None:
+        """One row."""
+        found = set(conflicts)
+        self.rows += 1
+        self.conflicting += bool(found)
+        self.by_conflict.update(found)
 
 
 class InversePair(NamedTuple):
