@@ -12,12 +12,12 @@ from html_page import Page
 from made_pictures import sound
 
 from tagmoe.data.invert import Rules, invert
-from tagmoe.data.record import PARTIAL, Picture, TagProvenance
+from tagmoe.data.record import Picture, TagProvenance
 from tagmoe.data.store import Store
 from tagmoe.errors import UsageError
 from tagmoe.tags import TAG_NAMES, index
 from tagmoe.vlm import agree as agree_module
-from tagmoe.vlm.agree import NOT_ASKED, agree
+from tagmoe.vlm.agree import NO_ANSWER, agree
 from tagmoe.vlm.agree_tables import csv_tables, data_of, figures_of, write_report
 from tagmoe.vlm.agreement import as_bits, krippendorff_alpha
 from tagmoe.vlm.annotation import Annotation, read_annotations
@@ -58,7 +58,7 @@ def test_figures_are_those_of_the_columns(store, report):
     assert found.alpha_masi.value == pytest.approx(alpha)
     assert report.a.statuses["ok"] == len(pairs)
     assert report.a.statuses["refused"] == sum(a is not None and a.status == "refused" for a in said[0]) > 0
-    assert report.a.statuses[NOT_ASKED] == said[0].count(None) > 0
+    assert report.a.statuses[NO_ANSWER] == said[0].count(None) > 0
     assert report.a.statuses.total() == len(store)
     assert report.a.models["careless-7b"] == len(pairs)
     assert sum(kind.rows for kind in report.disagreements) == len(pairs) - equal
@@ -91,7 +91,7 @@ def test_inverses_are_compared_with_their_parents(store):
 
 def test_partial_tags_are_no_answer(store):
     found = agree(store, "tags", "oracle", pictures=0, bootstrap=FEW)
-    assert found.a.statuses[PARTIAL] == found.b.inverse.pairs > 0
+    assert found.a.statuses[NO_ANSWER] == found.b.inverse.pairs > 0
     assert found.agreement.rows == found.a.statuses["ok"] == 160
     assert found.agreement.exact.value == 1
     assert found.agreement.alpha_masi.value == 1
@@ -206,5 +206,5 @@ def test_untagged_records_have_no_canonical_answer(tmp_path):
     records = [sound(0, tags=None), *(sound(n, tag_provenance=TagProvenance("people")) for n in range(1, 7))]
     made = annotate(stored(tmp_path / "s", records), other=careless(drop=0.4, silent=0))
     found = agree(made, "tags", "other", bootstrap=FEW)
-    assert found.a.statuses == {"ok": 6, NOT_ASKED: 1}
+    assert found.a.statuses == {"ok": 6, NO_ANSWER: 1}
     assert as_bits(sound(1).tags) == as_bits((0, 6, 13))

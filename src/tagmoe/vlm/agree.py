@@ -14,12 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tagmoe.data.record import PARTIAL
 from tagmoe.data.store import Store
 from tagmoe.errors import UsageError
 from tagmoe.tags import TAG_NAMES
 from tagmoe.vlm.agreement import ABSENT, Agreement, AgreementTally, Gold, as_bits, masi_distance, tags_of
-from tagmoe.vlm.annotation import CANONICAL, Annotation, read_annotations
+from tagmoe.vlm.annotation import Annotation, read_annotations
 from tagmoe.vlm.bootstrap import RootBootstrap
 from tagmoe.vlm.consistency import ConflictCounts, InverseConsistency, InverseTally, RuleCounts, TaskTags
 from tagmoe.vlm.label_issues import COLUMNS, LabelIssues, features_of, find_label_issues
@@ -31,9 +30,9 @@ SHOWN = 24
 MAX_PATTERNS = 4096
 """Kinds of disagreement that are counted apart."""
 ROWS_OF_A_PATTERN = 3
-NOT_ASKED = "not asked"
+NO_ANSWER = "no answer"
 _READ_ROWS = 32
-_META = ("id", "root", "dataset", "native_task", "operation", "parent", "tag_provenance")
+_META = ("id", "root", "dataset", "native_task", "operation", "parent")
 
 
 class Disagreement(NamedTuple):
@@ -54,7 +53,7 @@ class Case(NamedTuple):
 
 @dataclass
 class Side:
-    """One annotator alone. statuses: rows by status, NOT_ASKED and PARTIAL among them; issues: of the rows whose
+    """One annotator alone. statuses: rows by status, NO_ANSWER among them; issues: of the rows whose
     pictures were looked at, with the numbers of the store; broken, conflicting: the first rows that break a rule, and
     whose pixels speak against the tags."""
 
@@ -220,14 +219,14 @@ class _Reading:
 
     def _one(self, i: int, number: int, row: dict[str, Any], annotation: Annotation | None) -> int:
         side = self.sides[i]
-        status = _status(side.name, row, annotation)
+        status = NO_ANSWER if annotation is None else annotation.status
         side.statuses[status] += 1
         if annotation is not None:
             side.models[annotation.model] += 1
             side.versions[annotation.rules_version] += 1
-        if annotation is None or status != "ok":
+        if annotation is None or annotation.tags is None:
             return ABSENT
-        bits = as_bits(annotation.tags or ())
+        bits = as_bits(annotation.tags)
         names = side.rules.add(bits)
         if names and len(side.broken) < SHOWN:
             side.broken.append(Case(number, (f"{side.name} breaks: {', '.join(names)}",)))
@@ -235,15 +234,6 @@ class _Reading:
         if row["operation"] == "inverse" and row["parent"]:
             self.inverses[i].child(row["parent"], bits, number)
         return bits
-
-
-def _status(annotator: str, row: dict[str, Any], annotation: Annotation | None) -> str:
-    if annotation is None:
-        return NOT_ASKED
-    if annotator == CANONICAL and (row["tag_provenance"] or {}).get("status") == PARTIAL:
-        # an inverse carries scope and type of its parent: neither a whole answer nor one of its own
-        return PARTIAL
-    return annotation.status
 
 
 def _meta(store: Store) -> Iterator[dict[str, Any]]:
@@ -254,8 +244,8 @@ def _meta(store: Store) -> Iterator[dict[str, Any]]:
 def _join_parents(store: Store, annotator: str, tally: InverseTally) -> None:
     annotations = read_annotations(store, annotator)
     for number, (row, annotation) in enumerate(zip(_meta(store), annotations, strict=True)):
-        if row["operation"] != "inverse" and annotation is not None and _status(annotator, row, annotation) == "ok":
-            tally.parent(row["id"], row["root"], as_bits(annotation.tags or ()), number)
+        if row["operation"] != "inverse" and annotation is not None and annotation.tags is not None:
+            tally.parent(row["id"], row["root"], as_bits(annotation.tags), number)
 
 
 def _look(

@@ -62,6 +62,8 @@ def render(store: Store, report: AgreeReport, files: Iterable[str]) -> str:
         confusion=_confusion(agreement),
         differing=agreement.rows - int(agreement.confusion_LL[-1, -1]),
         kinds=report.disagreements[:KINDS],
+        # how they differ is seen on the card
+        worst=[Case(case.row, ()) for case in report.worst],
         shown_side=shown_side,
         other_side=other_side,
         tasks=_tasks(shown_side, other_side),

@@ -79,6 +79,32 @@ def pabak(table: np.ndarray) -> np.ndarray:
     return 2 * (both + neither) / rows - 1
 
 
+def tag_tables(group_N: np.ndarray, a_N: np.ndarray, b_N: np.ndarray, groups: int) -> np.ndarray:
+    """Counts of both, only a, only b, neither for each group and tag, (groups, 18, 4), of sets as numbers."""
+    a_NK, b_NK = _as_matrix(a_N), _as_matrix(b_N)
+    cell_NK = np.where(a_NK, np.where(b_NK, _BOTH, _ONLY_A), np.where(b_NK, _ONLY_B, _NEITHER))
+    place = (group_N[:, None] * _TAGS + np.arange(_TAGS)) * 4 + cell_NK
+    return np.bincount(place.ravel(), minlength=groups * _TAGS * 4).reshape(groups, _TAGS, 4)
+
+
+def tag_f1(table: np.ndarray) -> np.ndarray:
+    """F1 of (..., 4) counts, whichever side is gold; NaN where neither gives the tag."""
+    return _ratio(2 * table[..., _BOTH], 2 * table[..., _BOTH] + table[..., _ONLY_A] + table[..., _ONLY_B])
+
+
+def micro_f1(table: np.ndarray) -> np.ndarray:
+    """F1 of all tags together, of (..., 18, 4) counts."""
+    return tag_f1(table.sum(axis=-2))
+
+
+def macro_f1(table: np.ndarray, gold: Gold) -> np.ndarray:
+    """Mean F1 over the tags that gold gives, of (..., 18, 4) counts."""
+    only_gold = _ONLY_A if gold == "a" else _ONLY_B
+    given = (table[..., _BOTH] + table[..., only_gold]) > 0
+    f1 = np.where(given, np.nan_to_num(tag_f1(table)), 0.0)
+    return _ratio(f1.sum(axis=-1), given.sum(axis=-1))
+
+
 @dataclass(frozen=True)
 class TagAgreement:
     """One tag. share_a, share_b: of the rows that have it (its prevalence). Gold figures are None without a gold side.
@@ -190,7 +216,7 @@ class AgreementTally:
             whole, drawn = table_K4.sum(axis=0), table_DK4.sum(axis=1)
             for name, figure in _gold_figures(gold).items():
                 together[f"micro_{name}"] = bootstrap.measure(float(figure(whole)), figure(drawn), groups)
-            value, draws_D = _macro_f1(table_K4, gold), _macro_f1(table_DK4, gold)
+            value, draws_D = macro_f1(table_K4, gold), macro_f1(table_DK4, gold)
             together["macro_f1"] = bootstrap.measure(float(value), draws_D, groups)
         return Agreement(
             rows=rows,
@@ -220,10 +246,7 @@ class AgreementTally:
 
     def _add_pairs(self, group_N: np.ndarray, a_N: np.ndarray, b_N: np.ndarray) -> None:
         a_NK, b_NK = (_as_matrix(sets) for sets in (a_N, b_N))
-        cell_NK = np.where(a_NK, np.where(b_NK, _BOTH, _ONLY_A), np.where(b_NK, _ONLY_B, _NEITHER))
-        place = (group_N[:, None] * _TAGS + np.arange(_TAGS)) * 4 + cell_NK
-        counts = np.bincount(place.ravel(), minlength=self._table_GK4.size)
-        self._table_GK4 += counts.reshape(self._table_GK4.shape)
+        self._table_GK4 += tag_tables(group_N, a_N, b_N, GROUPS)
         values = [np.ones(len(a_N)), a_N == b_N, _jaccard(a_N, b_N)]
         for tier in TIERS:
             mask = as_bits(tag.index for tag in TAGS if tag.tier == tier)
@@ -330,18 +353,7 @@ def _gold_figures(gold: Gold) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
     def recall(table: np.ndarray) -> np.ndarray:
         return _ratio(table[..., _BOTH], table[..., _BOTH] + table[..., missed])
 
-    def f1(table: np.ndarray) -> np.ndarray:
-        return _ratio(2 * table[..., _BOTH], 2 * table[..., _BOTH] + table[..., extra] + table[..., missed])
-
-    return {"precision": precision, "recall": recall, "f1": f1}
-
-
-def _macro_f1(table: np.ndarray, gold: Gold) -> np.ndarray:
-    """Mean F1 over the tags that gold gives in these rows."""
-    missed = _ONLY_A if gold == "a" else _ONLY_B
-    given = (table[..., _BOTH] + table[..., missed]) > 0
-    f1 = np.where(given, np.nan_to_num(_gold_figures(gold)["f1"](table)), 0.0)
-    return _ratio(f1.sum(axis=-1), given.sum(axis=-1))
+    return {"precision": precision, "recall": recall, "f1": tag_f1}
 
 
 def _as_matrix(sets_N: np.ndarray) -> np.ndarray:
