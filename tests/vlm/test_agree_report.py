@@ -65,6 +65,18 @@ def test_figures_are_those_of_the_columns(store, report):
     assert 0.8 < found.micro_f1.value < 1
 
 
+def test_alpha_of_three_annotators(store):
+    names = ("sloppy", "oracle", "turned")
+    found = agree(store, *names[:2], also=names[2:], pictures=0, bootstrap=FEW)
+    said = [[None if one is None else one.tags for one in read_annotations(store, name)] for name in names]
+    for distance, measure in found.alphas_of_all.items():
+        assert measure.value == pytest.approx(krippendorff_alpha(zip(*said, strict=True), distance))
+        assert measure.value != pytest.approx(getattr(found.agreement, f"alpha_{distance}").value)
+        assert measure.low < measure.value < measure.high
+    assert set(found.alphas_of_all) == {"jaccard", "masi"}
+    assert agree(store, "sloppy", "oracle", pictures=0, bootstrap=FEW).alphas_of_all == {}
+
+
 def test_disagreements_name_rows_that_differ_so(store, report):
     said = [list(read_annotations(store, name)) for name in ("sloppy", "oracle")]
     for kind in report.disagreements:
@@ -189,6 +201,8 @@ def test_a_tag_that_nobody_gave_is_not_defined(tmp_path):
 def test_what_cannot_be_compared_is_refused_in_words(store, tmp_path):
     with pytest.raises(UsageError, match="Both annotators are 'oracle'"):
         agree(store, "oracle", "oracle")
+    with pytest.raises(UsageError, match="given twice"):
+        agree(store, "oracle", "sloppy", also=["oracle"])
     with pytest.raises(UsageError, match="no annotator 'qwen'; it has tags, oracle, sloppy, turned"):
         agree(store, "qwen", "oracle")
     with pytest.raises(UsageError, match="has no rows"):

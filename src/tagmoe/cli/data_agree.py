@@ -32,6 +32,9 @@ def agree(
     store: Annotated[str, typer.Argument(metavar="STORE", help="Folder or object-store address of a store.")],
     a: Annotated[str, typer.Option("--a", metavar="ANNOTATOR", help="One annotator; 'tags' is what training reads.")],
     b: Annotated[str, typer.Option("--b", metavar="ANNOTATOR", help="The other annotator.")],
+    also: Annotated[
+        list[str] | None, typer.Option(metavar="ANNOTATOR", help="A further annotator, for alpha of all; several.")
+    ] = None,
     gold: Annotated[GoldSide | None, typer.Option(help="The side that is right: adds precision, recall, F1.")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder to write: page with pictures, tables.")
@@ -61,7 +64,8 @@ def agree(
 
     opened = Store.open(store)
     with count_bar("comparing") as progress:
-        report = run(opened, a, b, gold=None if gold is None else gold.value, pictures=pictures, progress=progress)
+        side = None if gold is None else gold.value
+        report = run(opened, a, b, also=also or (), gold=side, pictures=pictures, progress=progress)
     if out is not None:
         with new_folder(out) as folder:
             write_report(opened, report, folder)

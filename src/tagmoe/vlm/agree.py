@@ -19,7 +19,7 @@ from tagmoe.errors import UsageError
 from tagmoe.tags import TAG_NAMES
 from tagmoe.vlm.agreement import ABSENT, Agreement, AgreementTally, Gold, as_bits, masi_distance, tags_of
 from tagmoe.vlm.annotation import Annotation, read_annotations
-from tagmoe.vlm.bootstrap import RootBootstrap
+from tagmoe.vlm.bootstrap import Measure, RootBootstrap
 from tagmoe.vlm.consistency import ConflictCounts, InverseConsistency, InverseTally, RuleCounts, TaskTags
 from tagmoe.vlm.label_issues import COLUMNS, LabelIssues, features_of, find_label_issues
 
@@ -78,7 +78,7 @@ class Side:
 @dataclass(frozen=True)
 class AgreeReport:
     """All that a report says. disagreements: the most frequent first; worst: the rows that differ most; looked_at:
-    numbers of the rows whose pictures were read."""
+    numbers of the rows whose pictures were read; alphas_of_all: of a, b and the further annotators `also`, by distance."""
 
     uri: str
     rows: int
@@ -88,6 +88,8 @@ class AgreeReport:
     disagreements: tuple[Disagreement, ...]
     worst: tuple[Case, ...]
     looked_at: tuple[int, ...]
+    also: tuple[str, ...] = ()
+    alphas_of_all: dict[str, Measure] = field(default_factory=dict)
 
     @property
     def sides(self) -> tuple[Side, Side]:
@@ -100,23 +102,26 @@ def agree(
     a: str,
     b: str,
     *,
+    also: Sequence[str] = (),
     gold: Gold | None = None,
     pictures: int = PICTURES,
     shown: int = SHOWN,
     bootstrap: RootBootstrap | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> AgreeReport:
-    """Compare two annotators of a store. pictures: rows whose pictures are looked at; shown: rows of a section.
+    """Compare two annotators of a store. also: further ones, for alpha of all; pictures: rows whose pictures are looked at; shown: rows of a section.
 
     Raises UsageError for an unknown annotator, one and the same twice, an empty store, and no rows in common;
     MissingError without the extra `vlm`.
     """
     if a == b:
         raise UsageError(f"Both annotators are {a!r}; compare two different ones.")
+    if len({a, b, *also}) < 2 + len(also):
+        raise UsageError(f"An annotator is given twice ({', '.join([a, b, *also])}); give each once.")
     if not len(store):
         raise UsageError(f"The store {store.uri!r} has no rows; fill it with 'tagmoe data import'.")
     bootstrap = bootstrap or RootBootstrap()
-    reading = _Reading(store, a, b, pictures)
+    reading = _Reading(store, a, b, tuple(also), pictures)
     reading.run(progress)
     sides = reading.sides
     for side, tally in zip(sides, reading.inverses, strict=True):
@@ -141,6 +146,8 @@ def agree(
         disagreements=reading.patterns.most_common(),
         worst=reading.patterns.worst(shown, (a, b)),
         looked_at=tuple(row.number for row in looked_at),
+        also=tuple(also),
+        alphas_of_all={} if reading.everyone is None else reading.everyone.alphas(bootstrap),
     )
 
 
@@ -185,16 +192,18 @@ class _Patterns:
 class _Reading:
     """The first pass."""
 
-    def __init__(self, store: Store, a: str, b: str, pictures: int) -> None:
-        self._store, self._pictures = store, pictures
+    def __init__(self, store: Store, a: str, b: str, also: tuple[str, ...], pictures: int) -> None:
+        self._store, self._also, self._pictures = store, also, pictures
         self.sides = (Side(a), Side(b))
         self.tally = AgreementTally()
+        self.everyone = AgreementTally(2 + len(also)) if also else None
         self.inverses = (InverseTally(), InverseTally())
         self.patterns = _Patterns()
         self._sample: list[tuple[int, int, tuple[int, int]]] = []
 
     def run(self, progress: Callable[[int, int], None] | None) -> None:
-        annotations = [read_annotations(self._store, side.name) for side in self.sides]
+        names = [*(side.name for side in self.sides), *self._also]
+        annotations = [read_annotations(self._store, name) for name in names]
         total = len(self._store)
         for number, (row, *given) in enumerate(zip(_meta(self._store), *annotations, strict=True)):
             self._add(number, row, given)
@@ -208,8 +217,11 @@ class _Reading:
         return sorted(_Row(number, sets) for _, number, sets in self._sample)
 
     def _add(self, number: int, row: dict[str, Any], given: Sequence[Annotation | None]) -> None:
-        a, b = (self._one(i, number, row, annotation) for i, annotation in enumerate(given))
+        a, b = (self._one(i, number, row, annotation) for i, annotation in enumerate(given[:2]))
         self.tally.add(row["root"], (a, b))
+        if self.everyone is not None:
+            further = (ABSENT if one is None or one.tags is None else as_bits(one.tags) for one in given[2:])
+            self.everyone.add(row["root"], (a, b, *further))
         if a == b == ABSENT:
             return
         digest = int.from_bytes(hashlib.blake2b(row["id"].encode(), digest_size=7).digest(), "big")

@@ -22,6 +22,7 @@ APART = 10.0
 """Percentage points from which two annotators' use of a tag in a task is outlined."""
 CASES = 12
 _SMALL = 128
+DISTANCE_NAMES = {"jaccard": "Jaccard", "masi": "MASI"}
 
 
 class Tile(NamedTuple):
@@ -91,11 +92,13 @@ def tiles(report: AgreeReport) -> list[Tile]:
     agreement = report.agreement
     made = [
         Tile(f"{agreement.rows:,}", "rows that both answered", f"of {report.rows:,} in the store"),
-        _tile(agreement.alpha_masi, "alpha, MASI"),
-        _tile(agreement.alpha_jaccard, "alpha, Jaccard"),
+        _tile(agreement.alpha_masi, f"alpha, {DISTANCE_NAMES['masi']}"),
+        _tile(agreement.alpha_jaccard, f"alpha, {DISTANCE_NAMES['jaccard']}"),
         _tile(agreement.exact, "equal sets"),
         _tile(agreement.jaccard, "mean Jaccard"),
     ]
+    for name, measure in report.alphas_of_all.items():
+        made.append(_tile(measure, f"alpha, {DISTANCE_NAMES[name]}, with {', '.join(report.also)}"))
     for measure, name in ((agreement.micro_f1, "F1 of all tags"), (agreement.macro_f1, "mean F1 of the tags")):
         made += [] if measure is None else [_tile(measure, name)]
     for side in report.sides:

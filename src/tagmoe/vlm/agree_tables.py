@@ -61,6 +61,8 @@ def data_of(report: AgreeReport) -> dict[str, Any]:
         "seed": agreement.seed,
         "gold": agreement.gold,
         "figures": {name: dict(measure.as_data()) for name, measure in figures_of(report).items()},
+        "also": report.also,
+        "alphas_of_all": {name: _measure(measure) for name, measure in report.alphas_of_all.items()},
         "precision": _measure(agreement.micro_precision),
         "recall": _measure(agreement.micro_recall),
         "tiers": {tier: dict(measure.as_data()) for tier, measure in agreement.tiers.items()},

@@ -189,6 +189,13 @@ class AgreementTally:
         if len(self._buffer) == _BUFFER:
             self._flush()
 
+    def alphas(self, bootstrap: RootBootstrap | None = None) -> dict[str, Measure]:
+        """Krippendorff's alpha of all annotators, by the name of the distance."""
+        self._flush()
+        bootstrap = bootstrap or RootBootstrap()
+        weights_DG = bootstrap.weights(max(1, len(self._groups)))
+        return {name: self._alpha(name, weights_DG, bootstrap) for name in DISTANCES}
+
     def result(self, *, gold: Gold | None = None, bootstrap: RootBootstrap | None = None) -> Agreement:
         """All figures of the rows so far. Raises UsageError when no row has an answer of both a and b."""
         self._flush()
@@ -218,6 +225,7 @@ class AgreementTally:
                 together[f"micro_{name}"] = bootstrap.measure(float(figure(whole)), figure(drawn), groups)
             value, draws_D = macro_f1(table_K4, gold), macro_f1(table_DK4, gold)
             together["macro_f1"] = bootstrap.measure(float(value), draws_D, groups)
+        alphas = self.alphas(bootstrap)
         return Agreement(
             rows=rows,
             roots=groups,
@@ -225,8 +233,8 @@ class AgreementTally:
             seed=bootstrap.seed,
             exact=mean(1),
             jaccard=mean(2),
-            alpha_jaccard=self._alpha("jaccard", weights_DG, bootstrap),
-            alpha_masi=self._alpha("masi", weights_DG, bootstrap),
+            alpha_jaccard=alphas["jaccard"],
+            alpha_masi=alphas["masi"],
             tiers={tier: mean(3 + number) for number, tier in enumerate(TIERS)},
             tags=tags,
             confusion_LL=self._confusion_LL.copy(),
@@ -309,8 +317,7 @@ def krippendorff_alpha(units: Iterable[Sequence[Iterable[int] | None]], distance
         tally.add("", [ABSENT if value is None else as_bits(value) for value in unit])
     if tally is None:
         return None
-    tally._flush()
-    return tally._alpha(distance, np.ones((1, 1)), RootBootstrap()).value
+    return tally.alphas()[distance].value
 
 
 def _alpha_of(values: np.ndarray, apart: np.ndarray, expected: np.ndarray | float) -> np.ndarray:
