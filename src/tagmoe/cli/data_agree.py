@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -21,13 +20,6 @@ if TYPE_CHECKING:
     from tagmoe.vlm.bootstrap import Measure
 
 
-class GoldSide(StrEnum):
-    """Which of the two is right by definition."""
-
-    a = "a"
-    b = "b"
-
-
 def agree(
     store: Annotated[str, typer.Argument(metavar="STORE", help="Folder or object-store address of a store.")],
     a: Annotated[str, typer.Option("--a", metavar="ANNOTATOR", help="One annotator; 'tags' is what training reads.")],
@@ -35,7 +27,9 @@ def agree(
     also: Annotated[
         list[str] | None, typer.Option(metavar="ANNOTATOR", help="A further annotator, for alpha of all; several.")
     ] = None,
-    gold: Annotated[GoldSide | None, typer.Option(help="The side that is right: adds precision, recall, F1.")] = None,
+    gold: Annotated[
+        Literal["a", "b"] | None, typer.Option(help="The side that is right: adds precision, recall, F1.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder to write: page with pictures, tables.")
     ] = None,
@@ -64,8 +58,7 @@ def agree(
 
     opened = Store.open(store)
     with count_bar("comparing") as progress:
-        side = None if gold is None else gold.value
-        report = run(opened, a, b, also=also or (), gold=side, pictures=pictures, progress=progress)
+        report = run(opened, a, b, also=also or (), gold=gold, pictures=pictures, progress=progress)
     if out is not None:
         with new_folder(out) as folder:
             write_report(opened, report, folder)

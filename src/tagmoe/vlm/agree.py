@@ -78,7 +78,7 @@ class Side:
 @dataclass(frozen=True)
 class AgreeReport:
     """All that a report says. disagreements: the most frequent first; worst: the rows that differ most; looked_at:
-    numbers of the rows whose pictures were read; alphas_of_all: of a, b and the further annotators `also`, by distance."""
+    numbers of the rows whose pictures were read; alphas_of_all: of a, b and the annotators `also`, by distance."""
 
     uri: str
     rows: int
@@ -109,8 +109,9 @@ def agree(
     bootstrap: RootBootstrap | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> AgreeReport:
-    """Compare two annotators of a store. also: further ones, for alpha of all; pictures: rows whose pictures are looked at; shown: rows of a section.
+    """Compare two annotators of a store.
 
+    also: further annotators, for alpha of all. pictures: rows whose pictures are looked at. shown: rows of a section.
     Raises UsageError for an unknown annotator, one and the same twice, an empty store, and no rows in common;
     MissingError without the extra `vlm`.
     """

@@ -97,8 +97,8 @@ def tiles(report: AgreeReport) -> list[Tile]:
         _tile(agreement.exact, "equal sets"),
         _tile(agreement.jaccard, "mean Jaccard"),
     ]
-    for name, measure in report.alphas_of_all.items():
-        made.append(_tile(measure, f"alpha, {DISTANCE_NAMES[name]}, with {', '.join(report.also)}"))
+    for distance, alpha in report.alphas_of_all.items():
+        made.append(_tile(alpha, f"alpha, {DISTANCE_NAMES[distance]}, with {', '.join(report.also)}"))
     for measure, name in ((agreement.micro_f1, "F1 of all tags"), (agreement.macro_f1, "mean F1 of the tags")):
         made += [] if measure is None else [_tile(measure, name)]
     for side in report.sides:
