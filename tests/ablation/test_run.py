@@ -101,6 +101,7 @@ def test_other_settings_in_the_same_folder_are_refused(arms: Path, tmp_path: Pat
         run_jobs(bases, [other], console=QUIET)
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_stops_no_other_and_is_named(arms: Path, tmp_path: Path) -> None:
     bases, work = jobs_of(arms, tmp_path, "dense", "moe")
     in_this_process(*bases)

@@ -255,7 +255,8 @@ class Deadly:
         return self.load()
 
 
-@pytest.mark.parametrize("engine", [pytest.param("local", marks=pytest.mark.slow), "ray"])
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["local", "ray"])
 def test_a_worker_that_is_killed_changes_nothing(tmp_path, packaged, engine, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # Ray's workers import this file
     load, fingerprint = encoder_of(packaged_folder(), threads=1)

@@ -15,6 +15,7 @@ NAMES = [f"moe_{plan.name.replace('-', '_')}" for plan in PLANS]
 NAMES += [f"dense_{plan.name.replace('-', '_')}" for plan in PLANS if not plan.is_quantised]
 
 
+@pytest.mark.slow
 def test_the_small_run_measures_every_plan_within_the_arithmetic(benchmark: Any) -> None:
     torch.set_num_threads(1)
     figures = {figure.name: figure for figure in benchmark.measure("cpu", "tiny", 24.0, 1)}

@@ -51,7 +51,14 @@ def weights(model: Path) -> dict[str, bytes]:
     return {name: value.view(-1).float().numpy().tobytes() for file in files for name, value in load_file(file).items()}
 
 
-@pytest.mark.parametrize(("stage", "step"), [("base", 4), ("unified", 4), ("unified", 1)])
+@pytest.mark.parametrize(
+    ("stage", "step"),
+    [
+        pytest.param("base", 4, marks=pytest.mark.slow),
+        ("unified", 4),
+        pytest.param("unified", 1, marks=pytest.mark.slow),
+    ],
+)
 def test_six_steps_equal_three_a_kill_and_three(
     stage: str, step: int, config: Callable[..., RunConfig], run_training: Callable[..., Path], tmp_path: Path
 ) -> None:

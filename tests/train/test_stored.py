@@ -254,7 +254,7 @@ def test_what_a_run_cannot_train_on_is_said_before_its_first_step(
     assert "There is no store" in refused(config("none", data={"store": str(tmp_path / "none")}), run_training)
     bare = text("untagged", lambda r: replace(r, tags=None, tag_provenance=None))
     assert "rows of the data set 'tagworld' have no tags, which the alignment loss" in bare
-    assert "cannot be read" in refused(config("v", data={"store": str(tagworld), "version": 999}), run_training)
+    assert "no version 999" in refused(config("v", data={"store": str(tagworld), "version": 999}), run_training)
 
 
 def test_rows_without_tags_train_without_the_alignment_loss(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from tagmoe.cli.data_agree import agree
+from tagmoe.cli.data_clean import clean
 from tagmoe.cli.data_encode import encode
 from tagmoe.cli.data_export import export
 from tagmoe.cli.data_import import import_
@@ -31,3 +32,4 @@ app.command()(validate)
 app.command()(invert)
 app.command()(encode)
 app.command()(agree)
+app.command()(clean)

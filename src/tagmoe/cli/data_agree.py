@@ -47,7 +47,7 @@ def agree(
 
     Intervals draw root pictures. Example: tagmoe data agree my/store --a qwen --b tags --out agreement
     """
-    need_vlm_extra()
+    _need_quality_extra()
     from tagmoe.vlm.agree import agree as run
     from tagmoe.vlm.agree_tables import FIGURES, FILES, PAGE, data_of, figures_of, write_report
 
@@ -72,7 +72,7 @@ def agree(
         raise typer.Exit(1)
 
 
-def need_vlm_extra() -> None:
+def _need_quality_extra() -> None:
     """Raise MissingError when what a store or the label issues need is not installed; imports none of it."""
     need_data_extra()
     for name in ("cleanlab", "sklearn", "scipy"):

@@ -1,0 +1,232 @@
+"""Who can annotate a record: a vision-language model, the rules that need none, and on TagWorld the world itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal, Protocol, get_args
+
+from tagmoe.data.record import Record
+from tagmoe.errors import ImageError, UsageError
+from tagmoe.vlm import prompt
+from tagmoe.vlm.annotation import Annotation
+from tagmoe.vlm.pictures import capped
+from tagmoe.vlm.question import VLM, Answer, Attachment, Question
+from tagmoe.vlm.rule_set import RuleSet
+
+AnnotatorKind = Literal["vlm", "rules", "oracle"]
+ANNOTATORS: tuple[AnnotatorKind, ...] = get_args(AnnotatorKind)
+PIXELS = 1024 * 1024
+"""Pixels to which a picture is made smaller before it is shown, unless told otherwise."""
+MOST_VOTES = 25
+
+
+class Annotator(Protocol):
+    """settings: JSON values that all answers depend on, whatever the record; with another record they make the key.
+
+    Raises nothing but UsageError, for settings that cannot work at all: what is wrong with a record is its status.
+    """
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def rules_version(self) -> str: ...
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]: ...
+
+    async def annotate(self, record: Record) -> Annotation: ...
+
+    async def close(self) -> None: ...
+
+
+def settings_digest(settings: Mapping[str, Any]) -> str:
+    """The beginning of the keys of all annotations under these settings: 12 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def row_key(record: Record, settings: Mapping[str, Any]) -> str:
+    """The digest of all that an annotation depends on: `settings_digest`, then pictures, words and native task.
+
+    A record never changes in a store, so the beginning tells whether a row is to be asked again, without its pictures.
+    """
+    pictures = [[picture.role, picture.digest] for picture in record.images]
+    values = [pictures, record.target.digest, record.instruction, record.native_task]
+    content = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return settings_digest(settings) + content[:20]
+
+
+class VLMAnnotator:
+    """A vision-language model, asked once, `votes` times, or for each tag (`per_tag`)."""
+
+    def __init__(
+        self,
+        vlm: VLM,
+        rules: RuleSet,
+        *,
+        pixels: int = PIXELS,
+        votes: int = 1,
+        per_tag: bool = False,
+        seed: int = 0,
+    ) -> None:
+        if not 1 <= votes <= MOST_VOTES:
+            raise UsageError(f"The number of votes is {votes}; give 1 to {MOST_VOTES}.")
+        if per_tag and votes > 1:
+            raise UsageError(f"{votes} votes and a question for each tag were asked for; take one of the two.")
+        self._vlm, self._rules, self._pixels = vlm, rules, pixels
+        self._votes, self._per_tag, self.seed = votes, per_tag, seed
+
+    @property
+    def model(self) -> str:
+        return self._vlm.model
+
+    @property
+    def rules_version(self) -> str:
+        return self._rules.version
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {
+            "model": self.model,
+            "rules": [self._rules.version, self._rules.digest],
+            "prompt": prompt.VERSION,
+            "pixels": self._pixels,
+            "votes": self._votes,
+            "per_tag": self._per_tag,
+            "seed": self.seed,
+        }
+
+    async def annotate(self, record: Record) -> Annotation:
+        """Ask, and make an annotation of the answers; without tags where half of the votes or a tag is missing."""
+        if self._per_tag:
+            questions = prompt.tag_questions(record, self._rules, seed=self.seed)
+        else:
+            questions = [
+                prompt.task_question(record, self._rules, vote=vote, seed=self.seed) for vote in range(self._votes)
+            ]
+        try:
+            questions = self._shrunk(questions)
+        except ImageError as error:
+            return self._annotation(record, Answer("refused", reason=str(error), attempts=0))
+        # One after the other: the server keeps the pictures of the last question, and rows are what runs side by side.
+        answers = []
+        for question in questions:
+            answers.append(await self._vlm.ask(question))
+            if self._per_tag and answers[-1].status != "ok":
+                break
+        good = [answer for answer in answers if answer.status == "ok"]
+        if len(good) < len(questions) if self._per_tag else 2 * len(good) <= len(questions):
+            bad = Counter(answer.status for answer in answers if answer.status != "ok").most_common(1)[0][0]
+            return self._annotation(record, next(answer for answer in answers if answer.status == bad))
+        raw = good[0].text if len(good) == 1 else json.dumps([answer.text for answer in good])
+        if len(questions) == 1:
+            return self._annotation(record, replace(good[0], text=raw), prompt.tags_of(good[0].value))
+        tags, probabilities = (prompt.yes_of if self._per_tag else prompt.votes_of)(good)
+        return self._annotation(record, replace(good[0], text=raw), tags, probabilities)
+
+    async def close(self) -> None:
+        await self._vlm.close()
+
+    def _shrunk(self, questions: list[Question]) -> list[Question]:
+        """Each picture once, under the cap of pixels."""
+        small: dict[str, Attachment] = {}
+        for part in questions[0].parts:
+            if isinstance(part, Attachment) and part.digest not in small:
+                small[part.digest] = Attachment(capped(part.data, self._pixels))
+        return [
+            replace(
+                question,
+                parts=tuple(small[part.digest] if isinstance(part, Attachment) else part for part in question.parts),
+            )
+            for question in questions
+        ]
+
+    def _annotation(
+        self,
+        record: Record,
+        answer: Answer,
+        tags: tuple[int, ...] | None = None,
+        probabilities: tuple[float, ...] | None = None,
+    ) -> Annotation:
+        return Annotation(
+            answer.status,
+            tags=tags,
+            probabilities=probabilities,
+            reason=answer.reason,
+            raw=answer.text,
+            key=row_key(record, self.settings),
+            model=self.model,
+            rules_version=self.rules_version,
+        )
+
+
+class RuleAnnotator:
+    """The annotator that is there without a model: words, native task and pixels (`rule_annotator`)."""
+
+    model = "rules"
+    seed = 0
+
+    def __init__(self) -> None:
+        from tagmoe.vlm import rule_annotator
+
+        self._annotate = rule_annotator.annotate
+        self.rules_version = rule_annotator.VERSION
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {"model": self.model, "rules": self.rules_version}
+
+    async def annotate(self, record: Record) -> Annotation:
+        found = self._annotate(record)
+        key = row_key(record, self.settings)
+        return replace(found, key=key, model=self.model, rules_version=self.rules_version)
+
+    async def close(self) -> None:
+        return None
+
+
+class OracleAnnotator:
+    """TagWorld's own rules, which give the true tags of every record of that world, and of no other."""
+
+    model = "oracle"
+    rules_version = "1"
+    seed = 0
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {"model": self.model, "rules": self.rules_version}
+
+    async def annotate(self, record: Record) -> Annotation:
+        from tagmoe.data.sources.tagworld import DATASET
+        from tagmoe.world import rule_tags
+
+        known = {"key": row_key(record, self.settings), "model": self.model, "rules_version": self.rules_version}
+        if record.dataset != DATASET:
+            return Annotation("refused", reason=f"not a record of TagWorld but of {record.dataset!r}", **known)
+        try:
+            pictures = [_pixels(picture.data) for picture in record.images if picture.role != "mask"]
+        except OSError:
+            return Annotation("refused", reason="a picture cannot be decoded", **known)
+        found = rule_tags(record.instruction, pictures)
+        if found.descriptor is None:
+            return Annotation("refused", reason=found.reason, **known)
+        raw = found.descriptor.format()
+        return Annotation("ok", tags=found.descriptor.indices, raw=raw, **known)
+
+    async def close(self) -> None:
+        return None
+
+
+def _pixels(data: bytes) -> Any:
+    import io
+
+    from PIL import Image
+
+    return Image.open(io.BytesIO(data)).convert("RGB")

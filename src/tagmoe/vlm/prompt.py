@@ -1,0 +1,156 @@
+"""The question whose answer is an edit's tags, and the tags of the answer (paper 3.2).
+
+(source pictures, instruction, target) and the definitions go out; scope, types and preservation come back in a schema
+that allows no other tags. With `vote` the tags stand in another order, so that what comes first wins no votes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tagmoe.data.record import Record
+from tagmoe.tags import TAG_NAMES, TAGS, TaskDescriptor, tag
+from tagmoe.vlm.question import Answer, Attachment, Question
+from tagmoe.vlm.rule_set import TIERS, RuleSet, tier_of
+
+VERSION = 1
+"""To be raised when the same record and rules give another question."""
+VOTE_TEMPERATURE = 0.7
+MAX_INSTRUCTION = 2000
+_SYSTEM = (
+    "You label edits of pictures for the training of a picture editor. You look at the pictures closely, compare "
+    "source and target, and answer with tags from a fixed list only."
+)
+_TITLES = {
+    "source": "the picture to edit",
+    "reference": "a reference picture",
+    "garment": "a garment to be worn",
+    "person": "the person to edit",
+}
+_FIELDS = {"scope": "scope", "type": "types", "preservation": "preservation"}
+_WHAT = {
+    "scope": "SCOPE, how much of the picture changes",
+    "type": "TYPE, what kind of change it is",
+    "preservation": "PRESERVATION, what must stay unchanged",
+}
+YES, NO = "yes", "no"
+
+
+def task_question(record: Record, rules: RuleSet, *, vote: int = 0, seed: int = 0) -> Question:
+    """All tags of a record in one question. vote 0 is greedy and in the order of the vocabulary, others are drawn."""
+    order = _order(vote, seed)
+    lines = ["Give the tags of this edit.", rules.notes]
+    for tier in TIERS:
+        lines += ["", f"{_WHAT[tier]}. {rules.tiers[tier]}".strip()]
+        lines += [_defined(name, rules) for name in order if tier_of(name) == tier]
+    if rules.examples:
+        lines += ["", "Examples:"]
+        lines += [f"- {item.instruction!r} -> {item.descriptor}" for item in rules.examples]
+    lines += ["", 'Answer with JSON: {"scope": tag, "types": [tags], "preservation": [tags]}.']
+    sampling: dict[str, Any] = {"temperature": VOTE_TEMPERATURE, "seed": seed * 1000 + vote} if vote else {"seed": seed}
+    return Question(
+        (*_shown(record), "\n".join(lines)), system=_SYSTEM, schema=_schema(order), max_tokens=300, **sampling
+    )
+
+
+def tag_questions(record: Record, rules: RuleSet, *, seed: int = 0) -> list[Question]:
+    """One question for each tag in the order of the vocabulary, to be answered yes or no with probabilities."""
+    shown = _shown(record)
+    return [
+        Question(
+            (
+                *shown,
+                f"{rules.notes}\n{_WHAT[tier_of(name)]}. {rules.tiers[tier_of(name)]}\n"
+                f"The tag in question:\n{_defined(name, rules)}\nDoes it apply to this edit? Answer {YES} or {NO}.",
+            ),
+            system=_SYSTEM,
+            choices=(YES, NO),
+            seed=seed,
+            max_tokens=4,
+        )
+        for name in TAG_NAMES
+    ]
+
+
+def tags_of(value: Mapping[str, Any]) -> tuple[int, ...]:
+    """Indices of the tags in an answer that fits the schema; a tag that is named twice counts once."""
+    return tuple(sorted({tag(name).index for name in (value["scope"], *value["types"], *value["preservation"])}))
+
+
+def votes_of(answers: Sequence[Answer]) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Tags and probabilities of several answers that are ok: a tag's share of the votes.
+
+    One scope is taken, that of most votes; another tag is taken when more than half of the votes have it.
+    """
+    given = [set(tags_of(answer.value)) for answer in answers]
+    return chosen_tags(tuple(sum(item.index in tags for tags in given) / len(given) for item in TAGS))
+
+
+def yes_of(answers: Sequence[Answer]) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Tags and probabilities of the answers to `tag_questions`; 1 or 0 where a server gives no probabilities."""
+    return chosen_tags(
+        tuple(
+            float(answer.value == YES) if answer.probabilities is None else float(answer.probabilities[YES])
+            for answer in answers
+        )
+    )
+
+
+def chosen_tags(probabilities: tuple[float, ...]) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """The scope of the highest probability, and the other tags above one half; with the probabilities."""
+    scopes = [item.index for item in TAGS if tier_of(item.name) == "scope"]
+    scope = max(scopes, key=lambda index: (probabilities[index], -index))
+    others = [index for index, value in enumerate(probabilities) if index not in scopes and value > 0.5]
+    if TAGS[scope].tier == "generation":
+        # It has no types, whatever was said of them one by one.
+        others = [index for index in others if TAGS[index].name == "structure preservation"]
+    return tuple(sorted([scope, *others])), probabilities
+
+
+def descriptor_of(tags: Sequence[int]) -> TaskDescriptor:
+    """The descriptor of tag indices."""
+    return TaskDescriptor.from_tags(TAG_NAMES[index] for index in tags)
+
+
+def _order(vote: int, seed: int) -> list[str]:
+    names = list(TAG_NAMES)
+    if vote:
+        random.Random(f"{seed}/{vote}").shuffle(names)
+    return names
+
+
+def _shown(record: Record) -> list[str | Attachment]:
+    """The pictures in order, each with its number and part, then the instruction."""
+    parts: list[str | Attachment] = []
+    number = 0
+    for picture in record.images:
+        if picture.role == "mask":
+            continue
+        number += 1
+        parts += [f"Picture {number}, {_TITLES[picture.role]}:", Attachment(picture.data)]
+    parts += [f"Picture {number + 1}, the target, that is the result of the edit:", Attachment(record.target.data)]
+    said = " ".join(record.instruction.split())[:MAX_INSTRUCTION]
+    task = f" The data set calls the task {record.native_task!r}." if record.native_task else ""
+    parts.append(f"Instruction: {said!r}.{task}" + ("" if number else " There is no source picture."))
+    return parts
+
+
+def _defined(name: str, rules: RuleSet) -> str:
+    return f"- {name}: {tag(name).definition} {rules.guidance[name]}".rstrip()
+
+
+def _schema(order: Sequence[str]) -> dict[str, Any]:
+    """Two tiers may be empty. No uniqueItems: servers' grammars and OpenAI's strict mode do not know it."""
+    names = {tier: [name for name in order if tier_of(name) == tier] for tier in TIERS}
+    several = {
+        _FIELDS[tier]: {"type": "array", "items": {"type": "string", "enum": names[tier]}, "maxItems": len(names[tier])}
+        for tier in ("type", "preservation")
+    }
+    return {
+        "type": "object",
+        "properties": {"scope": {"type": "string", "enum": names["scope"]}, **several},
+        "required": ["scope", "types", "preservation"],
+        "additionalProperties": False,
+    }
