@@ -7,7 +7,6 @@ or the server says of one question is that question's answer; what can never wor
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import math
 import os
@@ -20,17 +19,14 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from tagmoe.errors import ImageError, MissingError, UsageError
-from tagmoe.vlm.answers import answer_of
+from tagmoe.vlm.chat import OPTIONAL, body_of, has_pictures, messages_of, read_reply
 from tagmoe.vlm.endpoints import Endpoint, choose
-from tagmoe.vlm.question import Answer, Attachment, Question
+from tagmoe.vlm.question import Answer, Question
 
 CONNECT_SECONDS = 10.0
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 60.0
 """Seconds before the second attempt, and the most before any: doubled each time, jittered, and a Retry-After kept."""
-OPTIONAL = ("structured_outputs", "response_format", "top_logprobs", "logprobs", "seed", "max_tokens")
-"""Fields that a server may not know: it is asked again without the one that it names in its refusal."""
-TOP_LOGPROBS = 20
 _NO_EYES = re.compile(
     r"not a multi-?modal|(does not|doesn't) support.{0,30}(image|vision|multi-?modal)|at most 0 image"
     r"|image(s|_url)?( inputs?| content)? (is|are) not supported|(text|language)[- ]only model",
@@ -110,7 +106,7 @@ class ChatServers:
         completions, the model takes no pictures, the schema is none.
         """
         try:
-            messages = _messages(question)
+            messages = messages_of(question)
         except ImageError as error:
             return Answer("refused", reason=str(error), attempts=0)
         failure = _Failed("")
@@ -123,7 +119,7 @@ class ChatServers:
             except _Refused as error:
                 return Answer("refused", reason=str(error), attempts=attempt)
             else:
-                answer = _read(reply, question)
+                answer = read_reply(reply, question)
                 return answer if attempt == 1 else replace(answer, attempts=attempt)
             if attempt < self._attempts:
                 await asyncio.sleep(self._pause(attempt, failure.wait))
@@ -180,7 +176,7 @@ class ChatServers:
         """The server's reply to one attempt, of which each field that the server refuses makes one request more."""
         endpoint = choose(self._endpoints)
         while True:
-            body = _body(self._model, messages, question, endpoint.lacks)
+            body = body_of(self._model, messages, question, endpoint.lacks)
             try:
                 return await self._post(endpoint, body, question)
             except _Unknown as error:
@@ -194,7 +190,7 @@ class ChatServers:
                 reply["choices"][0]["message"]["content"]
             except (ValueError, LookupError, TypeError):
                 raise _Failed(f"The server at {endpoint.url} sent something other than an answer.") from None
-            endpoint.showed = endpoint.showed or _has_pictures(question)
+            endpoint.showed = endpoint.showed or has_pictures(question)
             return dict(reply)
         message = self._message(data)
         if status in (408, 429) or status >= 500:
@@ -213,7 +209,7 @@ class ChatServers:
             for name in OPTIONAL:
                 if name in message and name not in endpoint.lacks and f'"{name}":'.encode() in body:
                     raise _Unknown(name)
-            if _has_pictures(question) and not endpoint.showed and _NO_EYES.search(message):
+            if has_pictures(question) and not endpoint.showed and _NO_EYES.search(message):
                 raise UsageError(
                     f"The model {self._model!r} at {endpoint.url} takes no pictures ({message.lstrip(': ')}); use a "
                     "vision-language model."
@@ -330,136 +326,6 @@ def server_key() -> str | None:
         if value:
             return value
     return None
-
-
-def _messages(question: Question) -> bytes:
-    """The messages as JSON. Joined from bytes: base64 of megabytes never goes through a JSON encoder."""
-    pieces = [b"["]
-    if question.system:
-        pieces += [b'{"role":"system","content":', json.dumps(question.system).encode(), b"},"]
-    pieces.append(b'{"role":"user","content":[')
-    for number, part in enumerate(question.parts):
-        if number:
-            pieces.append(b",")
-        if isinstance(part, Attachment):
-            pieces += [
-                b'{"type":"image_url","image_url":{"url":"data:image/',
-                _kind(part.data),
-                b";base64,",
-                base64.b64encode(part.data),
-                b'"}}',
-            ]
-        else:
-            pieces += [b'{"type":"text","text":', json.dumps(part).encode(), b"}"]
-    pieces.append(b"]}]")
-    return b"".join(pieces)
-
-
-def _kind(data: bytes) -> bytes:
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return b"png"
-    if data.startswith(b"\xff\xd8\xff"):
-        return b"jpeg"
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return b"webp"
-    raise ImageError("A picture of the question is no PNG, JPEG or WebP file.")
-
-
-def _body(model: str, messages: bytes, question: Question, lacks: set[str]) -> bytes:
-    """The request, without the fields that the server lacks."""
-    values: dict[str, Any] = {"model": model, "temperature": question.temperature, "seed": question.seed}
-    values["max_completion_tokens" if "max_tokens" in lacks else "max_tokens"] = question.max_tokens
-    if question.choices:
-        # vLLM's field gives the word alone, so that its first token has the probabilities; else a schema holds it
-        if "structured_outputs" not in lacks:
-            values["structured_outputs"] = {"choice": list(question.choices)}
-        else:
-            values["response_format"] = _format("choice", choice_schema(question.choices))
-        values |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
-        if "logprobs" in lacks:
-            del values["top_logprobs"]
-    elif question.schema is not None:
-        values["response_format"] = _format("answer", question.schema)
-    head = json.dumps({name: value for name, value in values.items() if name not in lacks})
-    return b'%s,"messages":%s}' % (head[:-1].encode(), messages)
-
-
-def choice_schema(choices: Sequence[str]) -> dict[str, Any]:
-    """A schema of one choice; an object, as some servers allow nothing else at the top."""
-    answer = {"type": "string", "enum": list(choices)}
-    return {"type": "object", "properties": {"answer": answer}, "required": ["answer"], "additionalProperties": False}
-
-
-def _format(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
-    return {"type": "json_schema", "json_schema": {"name": name, "schema": dict(schema), "strict": True}}
-
-
-def _has_pictures(question: Question) -> bool:
-    return any(isinstance(part, Attachment) for part in question.parts)
-
-
-def _read(reply: Mapping[str, Any], question: Question) -> Answer:
-    """The answer in a whole reply."""
-    first = reply["choices"][0]
-    message, finish = first["message"], first.get("finish_reason")
-    content = message["content"]
-    if isinstance(content, list):
-        content = "".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
-    text = content if isinstance(content, str) else ""
-    if message.get("refusal"):
-        return Answer("refused", text, reason=f"The model refused: {str(message['refusal'])[:200]}")
-    if finish == "content_filter":
-        return Answer("refused", text, reason="The server's content filter stopped the answer.")
-    answer = answer_of(text, question)
-    if finish == "length" and not (question.choices and answer.status == "ok"):
-        reason = f"The answer was cut off at {question.max_tokens} tokens."
-        return Answer("invalid", text, reason=reason)
-    if answer.status == "ok" and question.choices:
-        return replace(answer, probabilities=choice_probabilities(first.get("logprobs"), question.choices))
-    return answer
-
-
-def choice_probabilities(logprobs: Any, choices: Sequence[str]) -> dict[str, float] | None:
-    """Probabilities of the choices, normalised, from the log-probabilities of the first token that tells them apart.
-
-    logprobs: as in a chat completion, or None. None where the server gives none, or where the token may be the begin
-    of several choices.
-    """
-    try:
-        tokens = [(str(entry["token"]), entry["top_logprobs"]) for entry in logprobs["content"]]
-        written = ""
-        for token, top in tokens:
-            # JSON around the word (a brace, the name, a quote) comes first where a schema holds it
-            if _bare(written + token):
-                # a token alone says nothing of the others
-                return (
-                    None
-                    if len(top) < 2
-                    else _shares([(str(entry["token"]), float(entry["logprob"])) for entry in top], choices)
-                )
-            written += token
-    except (TypeError, LookupError, ValueError, AttributeError):
-        pass
-    return None
-
-
-def _bare(written: str) -> str:
-    """The letters of the word that are written so far, without the JSON before them."""
-    text = re.sub(r'^\s*\{\s*("?(answer?|answe|answ|ans|an|a)?"?\s*:?\s*)', "", written)
-    return text.rstrip("} \n").strip('" \n')
-
-
-def _shares(top: Sequence[tuple[str, float]], choices: Sequence[str]) -> dict[str, float] | None:
-    sums = dict.fromkeys(choices, 0.0)
-    for token, log in top:
-        begin = _bare(token).casefold()
-        fitting = [choice for choice in choices if begin and choice.casefold().startswith(begin)]
-        if len(fitting) > 1:
-            return None
-        if fitting:
-            sums[fitting[0]] += math.exp(log)
-    whole = sum(sums.values())
-    return {choice: value / whole for choice, value in sums.items()} if whole > 0 else None
 
 
 def _retry_after(value: str | None) -> float:
