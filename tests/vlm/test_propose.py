@@ -9,7 +9,7 @@ import pytest
 
 from tagmoe.errors import DataError
 from tagmoe.tags import tag
-from tagmoe.vlm.propose import MAX_GUIDANCE, MAX_MISTAKES, Mistake, proposal_question, propose, worst_tags
+from tagmoe.vlm.propose import MAX_GUIDANCE, MAX_MISTAKES, Mistake, next_version, proposal_question, propose, worst_tags
 from tagmoe.vlm.question import Answer, Question
 
 F1 = {"local editing": 0.9, "pose editing": 0.2, "style transfer": 1.0, "face preservation": 0.2}
@@ -65,3 +65,10 @@ def test_an_answer_that_fits_is_the_guidance():
 def test_an_answer_that_does_not_fit_is_said(answer, said):
     with pytest.raises(DataError, match=said):
         asyncio.run(propose(Scripted(answer), question()))
+
+
+@pytest.mark.parametrize(
+    ("version", "after"), [("1", "2"), ("9", "10"), ("1.9", "1.10"), ("2a", "3a"), ("old", "old-2")]
+)
+def test_the_version_is_raised(version, after):
+    assert next_version(version) == after

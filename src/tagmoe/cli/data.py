@@ -10,6 +10,7 @@ from tagmoe.cli.data_encode import encode
 from tagmoe.cli.data_export import export
 from tagmoe.cli.data_import import import_
 from tagmoe.cli.data_invert import invert
+from tagmoe.cli.data_refine import refine
 from tagmoe.cli.data_stats import stats
 from tagmoe.cli.data_validate import validate
 from tagmoe.cli.data_view import view
@@ -32,4 +33,5 @@ app.command()(validate)
 app.command()(invert)
 app.command()(encode)
 app.command()(agree)
+app.command()(refine)
 app.command()(clean)

@@ -5,6 +5,7 @@ What comes back is a text for a person to read, in a new file; nothing is adopte
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,12 @@ class Mistake:
 
     instruction: str
     missed: bool
+
+
+def next_version(version: str) -> str:
+    """The version with its last number raised, or with a number after it."""
+    before, digits, after = re.fullmatch(r"(.*?)(\d*)(\D*)", version, re.DOTALL).groups()  # type: ignore[union-attr]
+    return f"{before}{int(digits) + 1}{after}" if digits else f"{version}-2"
 
 
 def worst_tags(f1_by_tag: Mapping[str, float], count: int) -> list[str]:
