@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from tagmoe.cli.data_agree import agree
+from tagmoe.cli.data_annotate import annotate
 from tagmoe.cli.data_clean import clean
 from tagmoe.cli.data_encode import encode
 from tagmoe.cli.data_export import export
@@ -35,3 +36,4 @@ app.command()(encode)
 app.command()(agree)
 app.command()(refine)
 app.command()(clean)
+app.command()(annotate)

@@ -101,9 +101,9 @@ def annotate_store(
     """
     column = column_of(plan.name)
     result = Annotated()
+    annotator = make()
     with store.writing():
         store.declare([pa.field(column, ANNOTATION)])
-        annotator = make()
         waiting = store.rows_where(_stale(column, annotator, plan))
         total = sum(waiting.values())
         report = _reporter(progress, min(total, limit or total))

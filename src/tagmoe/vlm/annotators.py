@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal, Protocol, get_args
+
+from PIL import Image
 
 from tagmoe.data.record import Record
 from tagmoe.errors import ImageError, UsageError
@@ -31,18 +34,26 @@ class Annotator(Protocol):
     """
 
     @property
-    def model(self) -> str: ...
+    def model(self) -> str:
+        """Stands in the provenance of the tags."""
+        ...
 
     @property
-    def rules_version(self) -> str: ...
+    def rules_version(self) -> str:
+        """Of the rule set; stands in the provenance of the tags."""
+        ...
 
     @property
-    def seed(self) -> int: ...
+    def seed(self) -> int:
+        """Of what is drawn; stands in the provenance of the tags."""
+        ...
 
     @property
     def settings(self) -> Mapping[str, Any]: ...
 
-    async def annotate(self, record: Record) -> Annotation: ...
+    async def annotate(self, record: Record) -> Annotation:
+        """The record's tags, or its status and why."""
+        ...
 
     async def close(self) -> None: ...
 
@@ -155,16 +166,8 @@ class VLMAnnotator:
         tags: tuple[int, ...] | None = None,
         probabilities: tuple[float, ...] | None = None,
     ) -> Annotation:
-        return Annotation(
-            answer.status,
-            tags=tags,
-            probabilities=probabilities,
-            reason=answer.reason,
-            raw=answer.text,
-            key=row_key(record, self.settings),
-            model=self.model,
-            rules_version=self.rules_version,
-        )
+        found = Annotation(answer.status, tags=tags, probabilities=probabilities, reason=answer.reason, raw=answer.text)
+        return _signed(found, record, self)
 
 
 class RuleAnnotator:
@@ -184,9 +187,7 @@ class RuleAnnotator:
         return {"model": self.model, "rules": self.rules_version}
 
     async def annotate(self, record: Record) -> Annotation:
-        found = self._annotate(record)
-        key = row_key(record, self.settings)
-        return replace(found, key=key, model=self.model, rules_version=self.rules_version)
+        return _signed(self._annotate(record), record, self)
 
     async def close(self) -> None:
         return None
@@ -204,29 +205,33 @@ class OracleAnnotator:
         return {"model": self.model, "rules": self.rules_version}
 
     async def annotate(self, record: Record) -> Annotation:
-        from tagmoe.data.sources.tagworld import DATASET
-        from tagmoe.world import rule_tags
-
-        known = {"key": row_key(record, self.settings), "model": self.model, "rules_version": self.rules_version}
-        if record.dataset != DATASET:
-            return Annotation("refused", reason=f"not a record of TagWorld but of {record.dataset!r}", **known)
-        try:
-            pictures = [_pixels(picture.data) for picture in record.images if picture.role != "mask"]
-        except OSError:
-            return Annotation("refused", reason="a picture cannot be decoded", **known)
-        found = rule_tags(record.instruction, pictures)
-        if found.descriptor is None:
-            return Annotation("refused", reason=found.reason, **known)
-        raw = found.descriptor.format()
-        return Annotation("ok", tags=found.descriptor.indices, raw=raw, **known)
+        return _signed(_true_tags(record), record, self)
 
     async def close(self) -> None:
         return None
 
 
-def _pixels(data: bytes) -> Any:
-    import io
+def _true_tags(record: Record) -> Annotation:
+    from tagmoe.data.sources.tagworld import DATASET
+    from tagmoe.world import rule_tags
 
-    from PIL import Image
+    if record.dataset != DATASET:
+        return Annotation("refused", reason=f"Not a record of TagWorld but of {record.dataset!r}.")
+    try:
+        pictures = [_decoded(picture.data) for picture in record.images if picture.role != "mask"]
+    except OSError:
+        return Annotation("refused", reason="A picture cannot be decoded.")
+    found = rule_tags(record.instruction, pictures)
+    if found.descriptor is None:
+        return Annotation("refused", reason=found.reason)
+    return Annotation("ok", tags=found.descriptor.indices, raw=found.descriptor.format())
 
+
+def _decoded(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data)).convert("RGB")
+
+
+def _signed(found: Annotation, record: Record, annotator: Annotator) -> Annotation:
+    """With its key, and who gave it by which rules."""
+    key = row_key(record, annotator.settings)
+    return replace(found, key=key, model=annotator.model, rules_version=annotator.rules_version)

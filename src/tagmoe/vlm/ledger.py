@@ -22,7 +22,6 @@ class Ledger:
         self._file: IO[bytes] | None = None
         self.known: dict[int, Annotation] = {}
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             if self._path.exists():
                 self.known = _read(self._path)
         except OSError as error:
@@ -33,6 +32,7 @@ class Ledger:
         try:
             if self._file is None:
                 # what a kill tore apart must not join with the next line
+                self._path.parent.mkdir(parents=True, exist_ok=True)
                 torn = self._path.exists() and not self._path.read_bytes().endswith(b"\n")
                 self._file = self._path.open("ab", buffering=0)
                 if torn:

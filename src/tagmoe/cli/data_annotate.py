@@ -1,0 +1,173 @@
+"""`tagmoe data annotate`: tags for a store's records, from a vision-language model, from rules, or from TagWorld."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tagmoe.cli.data_encode import EngineName
+from tagmoe.cli.data_extra import need_data_extra
+from tagmoe.cli.options import AsJson, FixedSeed
+from tagmoe.cli.output import give
+from tagmoe.cli.progress import count_bar
+from tagmoe.cli.vlm_options import Concurrency, Endpoints, Pixels, ServedModel, Timeout, need_vlm_extra, open_vlm
+from tagmoe.errors import UsageError
+
+if TYPE_CHECKING:
+    from tagmoe.vlm.annotate import Annotated as Result
+    from tagmoe.vlm.annotators import Annotator
+    from tagmoe.vlm.rule_set import RuleSet
+
+REASONS_SHOWN = 5
+
+
+class AnnotatorName(StrEnum):
+    """What --annotator takes; those of `tagmoe.vlm.annotators.ANNOTATORS`."""
+
+    vlm = "vlm"
+    rules = "rules"
+    oracle = "oracle"
+
+
+class RetryName(StrEnum):
+    """What --retry takes beside failed, which is always asked again."""
+
+    invalid = "invalid"
+    refused = "refused"
+
+
+def annotate(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="Store to annotate.")],
+    annotator: Annotated[
+        AnnotatorName | None,
+        typer.Option(help="Who: a model (default with --endpoint), rules without a model, or TagWorld's own truth."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the answers in the store; by default the annotator's.")
+    ] = None,
+    endpoint: Endpoints = None,
+    model: ServedModel = None,
+    rules: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Rule set (YAML) for the model; by default the packaged one.")
+    ] = None,
+    votes: Annotated[int, typer.Option(min=1, help="Times to ask a model for each row; shares are probabilities.")] = 1,
+    per_tag: Annotated[
+        bool, typer.Option("--per-tag", help="Ask a model for each tag, yes or no, with its probability.")
+    ] = False,
+    retry: Annotated[
+        list[RetryName] | None, typer.Option(help="Ask rows of this status again too (several times).")
+    ] = None,
+    replace_tags: Annotated[
+        bool, typer.Option("--replace-tags", help="Set the tags that training reads also where others gave them.")
+    ] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Rows to ask in this run.")] = None,
+    engine: Annotated[EngineName, typer.Option(help="Where to work: on this machine, or on Ray.")] = EngineName.local,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; one is enough for a server.")] = 1,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to use; by default one is started here.")] = None,
+    concurrency: Concurrency = 16,
+    timeout: Timeout = 120,
+    pixels: Pixels = 1024 * 1024,
+    seed: FixedSeed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Give scope, type and preservation tags to records; killed, the same command goes on and asks nothing twice.
+
+    The answers stand in a column of their own, and become the tags that training reads where nobody else gave any.
+    Example: tagmoe data annotate my/store --endpoint http://127.0.0.1:8000/v1 --model Qwen/Qwen3-VL-8B-Instruct
+    """
+    need_data_extra()
+    kind = annotator or (AnnotatorName.vlm if endpoint or model else AnnotatorName.rules)
+    if kind is not AnnotatorName.vlm:
+        given = [
+            option
+            for option, value in (
+                ("--endpoint", endpoint),
+                ("--model", model),
+                ("--rules", rules),
+                ("--votes", votes > 1),
+                ("--per-tag", per_tag),
+            )
+            if value
+        ]
+        if given:
+            raise UsageError(
+                f"The option {given[0]} is for a model, and the annotator is {kind.value}; drop one of the two."
+            )
+    from tagmoe.data.engine import check_engine
+    from tagmoe.data.store import Store
+    from tagmoe.vlm.annotate import Plan, annotate_store
+
+    check_engine(engine.value, workers, address)
+    plan = Plan(
+        name or kind.value,
+        retry=frozenset(item.value for item in retry or ()),
+        in_flight=concurrency,
+        replace_tags=replace_tags,
+    )
+    make: Callable[[], Annotator]
+    if kind is AnnotatorName.vlm:
+        need_vlm_extra()
+        from tagmoe.vlm.rule_set import load_rules, packaged_rules
+
+        rule_set = packaged_rules() if rules is None else load_rules(rules)
+        ask = partial(open_vlm, endpoint or [], model, concurrency=concurrency, timeout=timeout)
+        make = partial(_of_model, ask, rule_set, pixels, votes, per_tag, seed)
+        opened = Store.open(store)
+    else:
+        from tagmoe.vlm.annotators import OracleAnnotator, RuleAnnotator
+
+        make = RuleAnnotator if kind is AnnotatorName.rules else OracleAnnotator
+        opened = Store.open(store)
+    with count_bar("annotate") as progress:
+        result = annotate_store(
+            opened,
+            make,
+            plan,
+            engine=engine.value,
+            workers=workers,
+            address=address,
+            limit=limit,
+            progress=progress,
+        )
+    give(_data(store, plan.name, result), _text(store, plan.name, result), as_json=as_json)
+    if result.asked["failed"]:
+        raise typer.Exit(1)
+
+
+def _of_model(ask: Callable[[], Any], rules: RuleSet, pixels: int, votes: int, per_tag: bool, seed: int) -> Annotator:
+    from tagmoe.vlm.annotators import VLMAnnotator
+
+    return VLMAnnotator(ask(), rules, pixels=pixels, votes=votes, per_tag=per_tag, seed=seed)
+
+
+def _data(store: str, name: str, result: Result) -> dict[str, Any]:
+    return {
+        "store": store,
+        "annotator": name,
+        "rows": sum(result.asked.values()),
+        "statuses": dict(sorted(result.asked.items())),
+        "reasons": [
+            {"status": status, "reason": reason, "rows": count}
+            for (status, reason), count in result.reasons.most_common(20)
+        ],
+        "from_earlier_runs": result.known,
+        "tags_set": result.tagged,
+        "left": result.left,
+    }
+
+
+def _text(store: str, name: str, result: Result) -> str:
+    rows = sum(result.asked.values())
+    by_status = ", ".join(f"{count:,} {status}" for status, count in sorted(result.asked.items()))
+    lines = [f"{store}: {rows:,} rows annotated as {name!r}" + (f" ({by_status})" if rows else "")]
+    if result.known:
+        lines.append(f"{result.known:,} answers were there from a run that was stopped")
+    lines.append(f"tags for training set in {result.tagged:,} rows; {result.left:,} rows are left")
+    for (status, reason), count in result.reasons.most_common(REASONS_SHOWN):
+        lines.append(f"{count:>8,}  {status}: {reason[:160]}")
+    return "\n".join(lines)
