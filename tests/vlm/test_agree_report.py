@@ -101,6 +101,21 @@ def test_inverses_are_compared_with_their_parents(store):
     assert records[1].parent == records[0].id
 
 
+def test_pixels_speak_against_false_tags(store, report):
+    found = report.a.evidence, report.b.evidence
+    assert found[0].rows <= found[1].rows < len(store)
+    shares = [side.conflicting / side.rows for side in found]
+    # the true tags are contradicted less than careless ones, and some wrong ones are found
+    assert shares[1] < shares[0]
+    assert report.a.conflicting
+    for case in report.a.conflicting:
+        assert all(reason.startswith("sloppy: ") for reason in case.why)
+    wrong = annotate(Store.open(store.uri), everything=lambda record: Annotation("ok", tags=(0, 6, 13)))
+    local = agree(wrong, "everything", "oracle", bootstrap=FEW).a.evidence
+    assert local.by_conflict["local editing but most pixels changed"] > 10
+    assert local.conflicting / local.rows > shares[0]
+
+
 def test_partial_tags_are_no_answer(store):
     found = agree(store, "tags", "oracle", pictures=0, bootstrap=FEW)
     assert found.a.statuses[NO_ANSWER] == found.b.inverse.pairs > 0
@@ -157,7 +172,7 @@ def test_the_page_is_whole_and_loads_nothing(store, report, tmp_path):
 
 def test_rows_to_look_at_are_in_the_table(report):
     rows = list(csv.DictReader(csv_tables(report)["rows.csv"].splitlines()))
-    assert {row["reason"] for row in rows} >= {"differs", "rules", "label issue", "inverse"}
+    assert {row["reason"] for row in rows} >= {"differs", "rules", "label issue", "inverse", "conflict"}
     assert sum(row["reason"] == "label issue" and row["annotator"] == "sloppy" for row in rows) == len(
         report.a.issues.issues
     )

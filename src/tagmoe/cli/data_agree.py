@@ -123,5 +123,6 @@ def _text(report: AgreeReport) -> str:
     for side in report.sides:
         issues = 0 if side.issues is None else len(side.issues.issues)
         lines.append(f"{side.name}: {side.rules.broken} of {side.rules.rows} rows break a rule")
-        lines.append(f"  of {len(report.looked_at)} looked at, a probe doubts {issues}")
+        looked = f"of {len(report.looked_at)} looked at, pixels speak against {side.evidence.conflicting}"
+        lines.append(f"  {looked}, a probe doubts {issues}")
     return "\n".join(lines)

@@ -14,14 +14,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tagmoe.data.record import SCHEMA, Record, from_row
 from tagmoe.data.store import Store
-from tagmoe.errors import UsageError
+from tagmoe.errors import ImageError, UsageError
 from tagmoe.tags import TAG_NAMES
 from tagmoe.vlm.agreement import ABSENT, Agreement, AgreementTally, Gold, as_bits, masi_distance, tags_of
 from tagmoe.vlm.annotation import Annotation, read_annotations
 from tagmoe.vlm.bootstrap import Measure, RootBootstrap
-from tagmoe.vlm.consistency import ConflictCounts, InverseConsistency, InverseTally, RuleCounts, TaskTags
-from tagmoe.vlm.label_issues import COLUMNS, LabelIssues, features_of, find_label_issues
+from tagmoe.vlm.consistency import ConflictCounts, InverseConsistency, InverseTally, RuleCounts, TaskTags, descriptor_of
+from tagmoe.vlm.evidence import conflicts, measure
+from tagmoe.vlm.label_issues import LabelIssues, features_of, find_label_issues
 
 PICTURES = 2000
 """Rows whose pictures are looked at, unless told otherwise."""
@@ -268,10 +270,11 @@ def _look(
     features: list[np.ndarray | None] = []
     roots: list[str] = []
     for start in range(0, len(rows), _READ_ROWS):
-        numbers = [row.number for row in rows[start : start + _READ_ROWS]]
-        for read in store.take(numbers, COLUMNS).to_pylist():
+        some = rows[start : start + _READ_ROWS]
+        for row, read in zip(some, store.take([row.number for row in some], SCHEMA.names).to_pylist(), strict=True):
             features.append(features_of(read))
             roots.append(read["root"])
+            _weigh(row, from_row(read), sides)
         if progress is not None:
             progress(len(features), len(rows))
     for i, side in enumerate(sides):
@@ -283,6 +286,20 @@ def _look(
             tuple(replace(issue, number=rows[have[issue.number]].number) for issue in found.issues),
             found.reason,
         )
+
+
+def _weigh(row: _Row, record: Record, sides: tuple[Side, Side]) -> None:
+    """What the pixels of a row say against the tags of each side."""
+    try:
+        evidence = measure(record)
+    except ImageError:
+        evidence = None
+    for side, bits in zip(sides, row.sets, strict=True):
+        if evidence is not None and bits != ABSENT:
+            found = conflicts(evidence, descriptor_of(bits))
+            side.evidence.add(found)
+            if found and len(side.conflicting) < SHOWN:
+                side.conflicting.append(Case(row.number, tuple(f"{side.name}: {name}" for name in found)))
 
 
 def _keep(heap: list[Any], item: Any, count: int) -> None:

@@ -25,8 +25,6 @@ from tagmoe.data.picture_file import FORMATS, MAX_PIXELS
 from tagmoe.errors import MissingError
 from tagmoe.tags import TAG_NAMES, TAGS
 
-COLUMNS = ("root", "instruction", "images", "target")
-"""What `features_of` and the folds read of a row."""
 FOLDS = 5
 MIN_ROWS = 50
 SIDE, COARSE = 32, 4
