@@ -115,10 +115,13 @@ def figure(measure: Measure) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A share as per cent, with a digit below ten."""
+    """A share as per cent; with a digit below 10 and above 90, so that nearly all is not all."""
     if value is None:
         return "not defined"
-    return f"{100 * value:.1f} %" if 0 < value < 0.0995 else f"{100 * value:.0f} %"
+    share = 100 * value
+    if 99.95 <= share < 100:
+        return "99.9 %"
+    return f"{share:.1f} %" if 0 < share < 9.95 or 90.05 < share < 100 else f"{share:.0f} %"
 
 
 def _percents(measure: Measure) -> str:
