@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import typer
 
+from tagmoe.cli.data_agree import agree
 from tagmoe.cli.data_annotate import annotate
 from tagmoe.cli.data_clean import clean
 from tagmoe.cli.data_encode import encode
 from tagmoe.cli.data_export import export
 from tagmoe.cli.data_import import import_
 from tagmoe.cli.data_invert import invert
+from tagmoe.cli.data_refine import refine
 from tagmoe.cli.data_stats import stats
 from tagmoe.cli.data_validate import validate
 from tagmoe.cli.data_view import view
@@ -31,5 +33,7 @@ app.command()(view)
 app.command()(validate)
 app.command()(invert)
 app.command()(encode)
+app.command()(agree)
+app.command()(refine)
 app.command()(clean)
 app.command()(annotate)

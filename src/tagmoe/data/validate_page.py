@@ -52,13 +52,17 @@ def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
         "instruction": row["instruction"][:MAX_TEXT],
         "details": details,
         "pictures": [
-            {"role": item["role"], "size": f"{item['width']}x{item['height']}", "address": _address(item["data"])}
+            {
+                "role": item["role"],
+                "size": f"{item['width']}x{item['height']}",
+                "address": picture_address(item["data"]),
+            }
             for item in pictures
         ],
     }
 
 
-def _address(data: bytes) -> str | None:
+def picture_address(data: bytes) -> str | None:
     """A small copy to be put into the page; None for what cannot be decoded or is too large to be."""
     try:
         with warnings.catch_warnings():

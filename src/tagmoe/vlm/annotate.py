@@ -23,7 +23,7 @@ from tagmoe.data.engine import Engine, run
 from tagmoe.data.record import PARTIAL, PROVENANCE, SCHEMA, Record, TagProvenance, from_row
 from tagmoe.data.store import Filling, Store
 from tagmoe.errors import DataError, TagMoEError, UsageError
-from tagmoe.vlm.annotation import ANNOTATION, column_of
+from tagmoe.vlm.annotation import ANNOTATION, Annotation, column_of
 from tagmoe.vlm.annotators import Annotator, settings_digest
 from tagmoe.vlm.ledger import Ledger
 from tagmoe.vlm.question import STATUSES, Status
@@ -143,6 +143,18 @@ def annotate_store(
                 raise DataError(f"Annotating stopped; run the same command again. The first failure: {failures[0]}")
         result.left = sum(store.rows_where(_stale(column, annotator, plan)).values())
     return result
+
+
+def take_tags(values: dict[str, Any], found: Annotation, name: str, seed: int, *, replace_tags: bool = False) -> bool:
+    """Make an ok answer the canonical tags of a row (`tags`, `tag_provenance`) where they are nobody's, partial or this
+    annotator's own, or with `replace_tags` whoever's; returns whether that was done."""
+    given = values["tag_provenance"] or {}
+    ours = values["tags"] is None or given.get("status") == PARTIAL or given.get("annotator") == name
+    if found.status != "ok" or not (ours or replace_tags):
+        return False
+    provenance = TagProvenance(name, found.model, found.rules_version, seed)
+    values["tags"], values["tag_provenance"] = sorted(found.tags or ()), vars(provenance)
+    return True
 
 
 @dataclass
@@ -280,12 +292,9 @@ class _Part:
         for row, found in self.ledger.known.items():
             values = self._rows[row]
             values[self._column] = found.to_row()
-            given = values["tag_provenance"] or {}
-            ours = values["tags"] is None or given.get("status") == PARTIAL or given.get("annotator") == self._plan.name
-            if found.status == "ok" and (ours or self._plan.replace_tags):
-                provenance = TagProvenance(self._plan.name, found.model, found.rules_version, self._annotator.seed)
-                values["tags"], values["tag_provenance"] = sorted(found.tags or ()), vars(provenance)
-                tagged += 1
+            tagged += take_tags(
+                values, found, self._plan.name, self._annotator.seed, replace_tags=self._plan.replace_tags
+            )
         kinds: dict[str, pa.DataType] = {self._column: ANNOTATION}
         if tagged:
             kinds |= {"tags": SCHEMA.field("tags").type, "tag_provenance": PROVENANCE}

@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from tagmoe.data.record import PARTIAL
 from tagmoe.data.store import Store
 from tagmoe.errors import UsageError
 from tagmoe.tags import TAGS
@@ -87,7 +88,8 @@ def annotators(store: Store) -> list[str]:
 
 
 def read_annotations(store: Store, annotator: str) -> Iterator[Annotation | None]:
-    """What an annotator said of each row, in the order of the rows; None where it was not asked.
+    """What an annotator said of each row, in the order of the rows; None where it was not asked, or
+    has given scope and type only.
 
     Raises UsageError when the store has no such annotator.
     """
@@ -105,9 +107,10 @@ def read_annotations(store: Store, annotator: str) -> Iterator[Annotation | None
 
 
 def _canonical(row: Mapping[str, Any]) -> Annotation | None:
-    if row["tags"] is None:
-        return None
     given = row["tag_provenance"] or {}
+    # partial tags are those of an inverse's parent: neither a whole answer nor one of its own
+    if row["tags"] is None or given.get("status") == PARTIAL:
+        return None
     return Annotation(
         "ok",
         tags=tuple(row["tags"]),

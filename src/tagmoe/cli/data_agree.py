@@ -1,0 +1,128 @@
+"""`tagmoe data agree`: how well two annotators of a store agree, and which rows are worth a look."""
+
+from __future__ import annotations
+
+import math
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from tagmoe.cli.data_extra import need_data_extra
+from tagmoe.cli.options import AsJson, Force
+from tagmoe.cli.output import check_output_folder, give, new_folder, say
+from tagmoe.cli.progress import count_bar
+from tagmoe.errors import MissingError, UsageError
+
+if TYPE_CHECKING:
+    from tagmoe.vlm.agree import AgreeReport
+    from tagmoe.vlm.bootstrap import Measure
+
+
+def agree(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="Folder or object-store address of a store.")],
+    a: Annotated[str, typer.Option("--a", metavar="ANNOTATOR", help="One annotator; 'tags' is what training reads.")],
+    b: Annotated[str, typer.Option("--b", metavar="ANNOTATOR", help="The other annotator.")],
+    also: Annotated[
+        list[str] | None, typer.Option(metavar="ANNOTATOR", help="A further annotator, for alpha of all; several.")
+    ] = None,
+    gold: Annotated[
+        Literal["a", "b"] | None, typer.Option(help="The side that is right: adds precision, recall, F1.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder to write: page with pictures, tables.")
+    ] = None,
+    pictures: Annotated[
+        int, typer.Option(min=0, help="Rows whose pictures are looked at, for pixel evidence and label issues.")
+    ] = 2000,
+    fail_under: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Exit with 1 where a figure is lower, such as alpha=0.67; several."),
+    ] = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two annotators: kappa by tag, alpha of the sets, broken rules, inverses, pixel evidence, label issues.
+
+    Intervals draw root pictures. Example: tagmoe data agree my/store --a qwen --b tags --out agreement
+    """
+    _need_quality_extra()
+    from tagmoe.vlm.agree import agree as run
+    from tagmoe.vlm.agree_tables import FIGURES, FILES, PAGE, data_of, figures_of, write_report
+
+    limits = _limits(fail_under or [], FIGURES)
+    if out is not None:
+        check_output_folder(out, force=force, ours=FILES)
+    from tagmoe.data.store import Store
+
+    opened = Store.open(store)
+    with count_bar("comparing") as progress:
+        report = run(opened, a, b, also=also or (), gold=gold, pictures=pictures, progress=progress)
+    if out is not None:
+        with new_folder(out) as folder:
+            write_report(opened, report, folder)
+        say(f"tables, and the rows to look at with pictures: {out / PAGE}")
+    figures = figures_of(report)
+    missed = _missed(figures, limits)
+    give({**data_of(report), "store": store, "missed": missed}, _text(report), as_json=as_json)
+    for sentence in missed:
+        say(sentence)
+    if missed:
+        raise typer.Exit(1)
+
+
+def _need_quality_extra() -> None:
+    """Raise MissingError when what a store or the label issues need is not installed; imports none of it."""
+    need_data_extra()
+    for name in ("cleanlab", "sklearn", "scipy"):
+        if find_spec(name) is None:
+            raise MissingError(f"The quality of annotations needs {name}; run: pip install 'tagmoe[vlm]'.")
+
+
+def _limits(given: list[str], names: tuple[str, ...]) -> dict[str, float]:
+    limits: dict[str, float] = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        try:
+            limit = float(value)
+        except ValueError:
+            limit = math.nan
+        if name not in names or not math.isfinite(limit) or name in limits:
+            raise UsageError(
+                f"--fail-under is {text!r}; give each of {', '.join(names)} at most once, such as alpha=0.67."
+            )
+        limits[name] = limit
+    return limits
+
+
+def _missed(figures: dict[str, Measure], limits: dict[str, float]) -> list[str]:
+    """One sentence for each figure below its limit; one that there is none of is below any."""
+    missed = []
+    for name, limit in limits.items():
+        value = figures[name].value if name in figures else None
+        if value is None:
+            missed.append(f"{name} is not defined for these rows, and should be {limit:g} or more.")
+        elif value < limit:
+            missed.append(f"{name} is {value:.3f}, below {limit:g}.")
+    return missed
+
+
+def _text(report: AgreeReport) -> str:
+    from tagmoe.vlm.agree_page import figure, headline, tiles
+
+    lines = [headline(report)]
+    lines += [f"  {tile.value:>8}  {tile.name:<34}{tile.beside}" for tile in tiles(report)]
+    gold = report.agreement.gold is not None
+    lines.append(f"{'':24}{report.a.name[:9]:>10}{report.b.name[:9]:>10}  kappa{'':15}AC1{'   F1' if gold else ''}")
+    for tag in report.agreement.tags:
+        if tag.both or tag.only_a or tag.only_b:
+            ac1, f1 = tag.ac1.value, None if tag.f1 is None else tag.f1.value
+            line = f"  {tag.tag:<22}{tag.share_a:>10.1%}{tag.share_b:>10.1%}  {figure(tag.kappa):<20}"
+            lines.append(f"{line}{'' if ac1 is None else f'{ac1:.2f}'}{'' if f1 is None else f'  {f1:.2f}'}")
+    for side in report.sides:
+        issues = 0 if side.issues is None else len(side.issues.issues)
+        lines.append(f"{side.name}: {side.rules.broken} of {side.rules.rows} rows break a rule")
+        looked = f"of {len(report.looked_at)} looked at, pixels speak against {side.evidence.conflicting}"
+        lines.append(f"  {looked}, a probe doubts {issues}")
+    return "\n".join(lines)

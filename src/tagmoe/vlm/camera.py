@@ -1,0 +1,147 @@
+"""Whether another camera explains a pair of pictures: the same scene mirrored, turned or nearer (Fourier-Mellin).
+
+Reddy and Chatterji (1996): the spectrum's strength forgets where a scene lies, and in log-polar coordinates a turn and
+a scale of it become a shift.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+SIDE = 64
+"""Side in pixels of the squares that are compared."""
+GAIN = 0.15
+"""What a move of the camera must explain beyond no move, in correlation."""
+FIT = 0.6
+"""Correlation from which a move is believed: below it, unrelated scenes are reached by chance."""
+MIN_TURN = 2.0
+MIN_SCALE = 0.05
+"""Degrees and share of the scale below which a move is none."""
+
+
+class Camera(NamedTuple):
+    """A move. mirrored: left and right are exchanged; turn: degrees; scale: above 1 nearer; fit: correlation after."""
+
+    mirrored: bool
+    turn: float
+    scale: float
+    fit: float
+
+
+STILL = Camera(False, 0.0, 1.0, 0.0)
+"""No move that explains more than none."""
+
+
+def layout_agreement(before: np.ndarray, after: np.ndarray) -> float:
+    """Correlation, -1 to 1, of two pictures (H, W, 3) in place: of their colours or their edges, which agree better."""
+    return _agreement(_square(before), _square(after))
+
+
+def camera_move(before: np.ndarray, after: np.ndarray, layout: float) -> Camera:
+    """The best move from `before` to `after`, (H, W, 3) of one shape, or STILL. layout: `layout_agreement` of them."""
+    first, second = _square(before), _square(after)
+    best = STILL
+    for mirrored in (False, True):
+        start = first[:, ::-1] if mirrored else first
+        if mirrored:
+            fit = _agreement(start, second)
+            best = max(best, Camera(True, 0.0, 1.0, fit), key=lambda move: move.fit)
+        for turn, scale in _similarity(start, second):
+            if abs(turn) < MIN_TURN and abs(scale - 1) < MIN_SCALE:
+                continue
+            fit = _fit(start, second, turn, scale)
+            best = max(best, Camera(mirrored, turn, scale, fit), key=lambda move: move.fit)
+    return best if best.fit >= FIT and best.fit >= layout + GAIN else STILL
+
+
+def _square(picture: np.ndarray) -> np.ndarray:
+    """(SIDE, SIDE, 3) float32."""
+    if picture.shape[:2] == (SIDE, SIDE):
+        return picture.astype(np.float32)
+    return np.asarray(Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.BOX)).astype(np.float32)
+
+
+def _agreement(first: np.ndarray, second: np.ndarray) -> float:
+    colours = _correlation(_blurred(first), _blurred(second))
+    edges = _correlation(*(_blurred(_strength(picture.mean(-1))) for picture in (first, second)))
+    return max(colours, edges)
+
+
+def _blurred(values: np.ndarray) -> np.ndarray:
+    """Means of blocks of 2 x 2: what lies a pixel apart is in place."""
+    height, width = values.shape[0] // 2 * 2, values.shape[1] // 2 * 2
+    v = values[:height, :width]
+    return (v[::2, ::2] + v[1::2, ::2] + v[::2, 1::2] + v[1::2, 1::2]) / 4
+
+
+def _strength(grey: np.ndarray) -> np.ndarray:
+    down, across = np.gradient(grey)
+    return np.hypot(down, across)
+
+
+def _correlation(first: np.ndarray, second: np.ndarray) -> float:
+    one, two = first - first.mean((0, 1)), second - second.mean((0, 1))
+    norm = float(np.sqrt((one * one).sum() * (two * two).sum()))
+    return float((one * two).sum()) / norm if norm > 1e-3 * first.size else 0.0
+
+
+def _similarity(first: np.ndarray, second: np.ndarray) -> list[tuple[float, float]]:
+    """Candidates (degrees, scale) of the move: a spectrum cannot tell a turn from one by half a circle more."""
+    angles, radii = 128, 64
+    base = (SIDE / 2) ** (1 / radii)
+    maps = [_log_polar(picture.mean(-1), angles, radii, base) for picture in (first, second)]
+    cross = np.fft.rfft2(maps[1]) * np.fft.rfft2(maps[0]).conj()
+    surface = np.fft.irfft2(cross / (np.abs(cross) + 1e-6 * np.abs(cross).max() + 1e-12), s=(angles, radii))
+    row, column = (int(place) for place in np.unravel_index(surface.argmax(), surface.shape))
+    turn = 180.0 * (row - angles if row > angles // 2 else row) / angles
+    scale = float(base ** -(column - radii if column > radii // 2 else column))
+    if not 1 / 3 <= scale <= 3:
+        return []
+    return [(turn, scale), (turn - 180 if turn > 0 else turn + 180, scale)]
+
+
+def _log_polar(grey: np.ndarray, angles: int, radii: int, base: float) -> np.ndarray:
+    window = np.outer(np.hanning(SIDE), np.hanning(SIDE))
+    spectrum = np.abs(np.fft.fftshift(np.fft.fft2((grey - grey.mean()) * window)))
+    # Low frequencies are the window's and the light's.
+    axis = np.cos(np.pi * np.linspace(-0.5, 0.5, SIDE))
+    spectrum = np.log1p(spectrum) * (1 - np.outer(axis, axis)) * (2 - np.outer(axis, axis))
+    angle = np.pi * np.arange(angles)[:, None] / angles
+    radius = base ** np.arange(radii)[None, :]
+    places = [SIDE / 2 + radius * np.sin(angle), SIDE / 2 + radius * np.cos(angle)]
+    return ndimage.map_coordinates(spectrum, places, order=1, mode="constant")
+
+
+def _fit(first: np.ndarray, second: np.ndarray, turn: float, scale: float) -> float:
+    """Correlation after the move and the shift that is left, where the moved picture covers the other."""
+    angle = np.deg2rad(turn)
+    matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / scale
+    centre = (SIDE - 1) / 2
+    offset = centre - matrix @ (centre, centre)
+    moved = [ndimage.affine_transform(first[..., i], matrix, offset, order=1, cval=np.nan) for i in range(3)]
+    picture = np.stack(moved, -1)
+    covered = ~np.isnan(picture[..., 0])
+    if covered.mean() < 0.25:
+        return 0.0
+    picture = np.where(covered[..., None], picture, np.nanmean(picture, (0, 1)))
+    cross = np.fft.rfft2(second.mean(-1) - second.mean()) * np.fft.rfft2(picture.mean(-1) - picture.mean()).conj()
+    surface = np.fft.irfft2(cross / (np.abs(cross) + 1e-6), s=(SIDE, SIDE))
+    dy, dx = (int(place) for place in np.unravel_index(surface.argmax(), surface.shape))
+    picture, covered = (np.roll(values, (dy, dx), (0, 1)) for values in (picture, covered))
+    shared = covered.copy()
+    for axis, step in ((0, dy), (1, dx)):
+        signed = step - SIDE if step > SIDE // 2 else step
+        lost: list[slice] = [slice(None), slice(None)]
+        lost[axis] = slice(0, signed) if signed >= 0 else slice(signed, None)
+        if signed:
+            shared[tuple(lost)] = False
+    if shared.mean() < 0.2:
+        return 0.0
+    one, two = picture[shared], second[shared]
+    one, two = one - one.mean(0), two - two.mean(0)
+    norm = float(np.sqrt((one * one).sum() * (two * two).sum()))
+    return float((one * two).sum()) / norm if norm > 0 else 0.0

@@ -1,0 +1,394 @@
+"""What the pixels of a pair say of an edit, without a model: where it changed, how much, and what stayed.
+
+All is measured on copies of at most WORK_SIDE pixels, so that one core looks at dozens of pairs a second. Evidence is
+for reports and for asking again: where it contradicts tags (`conflicts`), the tags may still be right.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageFilter, ImageOps
+from scipy import ndimage
+
+from tagmoe.data.picture_file import FORMATS, MAX_PIXELS
+from tagmoe.data.record import Record
+from tagmoe.data.shift import measure_shift
+from tagmoe.errors import ImageError
+from tagmoe.tags import TaskDescriptor
+from tagmoe.vlm.camera import STILL, Camera, camera_move, layout_agreement
+
+WORK_SIDE = 192
+"""Longer side of the copies in pixels; smaller pictures stay as they are."""
+CHANGED = 18
+"""Grey levels of a channel from which a pixel has changed, beyond what its neighbours span: JPEG at quality 60 and
+resampling stay below it, and an edit that a person sees does not."""
+MIN_REGION = 0.001
+"""Share of the picture that a changed region has at least: less is noise of an encoder."""
+GAP = 1 / 12
+"""Share of the shorter side up to which a gap between changed pixels is within one region: a thing's own pattern."""
+FRAME = 1 / 12
+"""Width of the frame that stands for the background, as a share of each side: few subjects reach all of the edge."""
+ASPECT_TOLERANCE = 0.03
+"""How far the aspects of a pair may lie apart and still be called one: sizes are rounded to blocks of 8 or 16."""
+MIN_SHIFT = 0.4
+"""Pixels of the copy from which a shift is taken back before pixels are compared."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Measurements of a source and its target. Shares are 0 to 1; levels are of 8 bits, 0 to 255.
+
+    identical: no pixel differs by more than 2 levels. same_aspect: both have one shape; else the target was stretched
+    or cropped to the source's, whichever fits better. shift: (dx, dy) that was taken back, as shares of the sides.
+    changed_area: share of pixels that changed. regions: separate places that changed; largest_region: share of the
+    changed pixels in the largest of them. background_kept: unchanged share of the picture's frame, for want of a
+    segmentation. edges_kept: agreement (F1) of the edges of both pictures, whatever their brightness.
+    luminance_shift: median levels by which the target is brighter. colour_fit: share of the target's variance that one
+    linear map of the source's colours explains. contrast: slope of that map for grey; negative in a negative.
+    texture: log2 of the target's fine detail over the source's, at equal contrast. hue_range: range of hues of the
+    target over that of the source; 0 for a picture in one tint. layout: correlation in place, -1 to 1.
+    camera: the move of a camera that explains more than no move does, or STILL.
+    """
+
+    identical: bool
+    same_aspect: bool
+    shift: tuple[float, float]
+    changed_area: float
+    regions: int
+    largest_region: float
+    background_kept: float
+    edges_kept: float
+    luminance_shift: float
+    colour_fit: float
+    contrast: float
+    texture: float
+    hue_range: float
+    layout: float
+    camera: Camera
+
+    @property
+    def whole_picture(self) -> bool:
+        """Whether so much changed that it is no edit of one place."""
+        return self.changed_area >= WHOLE_AREA
+
+    @property
+    def relit(self) -> bool:
+        """Whether it looks like other light: all colours move together and the edges stay."""
+        return (
+            self.whole_picture
+            and self.colour_fit >= RELIT_FIT
+            and self.edges_kept >= RELIT_EDGES
+            and self.contrast > 0
+            and self.hue_range >= ONE_TINT
+        )
+
+    @property
+    def restyled(self) -> bool:
+        """Whether it looks like another medium: one tint, a negative, or other texture all over."""
+        spread = self.changed_area >= MUCH_AREA
+        return spread and (self.hue_range < ONE_TINT or self.contrast < -0.3 or abs(self.texture) >= OTHER_TEXTURE)
+
+
+# What the thresholds of conflicts rest on. They are wide on purpose: a conflict costs a look at the row.
+WHOLE_AREA = 0.6
+"""Half as much again as the 40 % that a large local edit covers (a wall, a dress in a portrait)."""
+LOCAL_AREA = 0.7
+"""Beyond this hardly any single object reaches, and few pixels are left that could stay."""
+GLOBAL_AREA = 0.08
+"""A global edit that touches less than a twelfth of the pixels touches one thing."""
+KEPT_FRAME = 0.5
+"""Of a kept background at least half of the frame is unchanged, even where an object covers a side."""
+CHANGED_FRAME = 0.97
+"""A background that was edited leaves hardly all of the frame as it was."""
+RELIT_FIT = 0.8
+RELIT_EDGES = 0.6
+LIGHT_LEVELS = 4.0
+"""Median levels below which no light has changed in any channel that a person would name."""
+ONE_TINT = 0.25
+"""Range of hues, against the source's, of a picture that was toned (sepia, black and white)."""
+MUCH_AREA = 0.3
+"""Less than this is no change all over: the edges of what was added or removed are its own."""
+OTHER_TEXTURE = 0.8
+"""Log2: three quarters more or less of fine detail, as in drawings and mosaics."""
+STRUCTURE_EDGES = 0.25
+"""Edges that agree less than those of two unrelated photographs (about 0.3) are no kept structure."""
+SAME_LAYOUT = 0.97
+"""Two views of a scene do not correlate so well in place."""
+
+
+def measure(record: Record) -> Evidence | None:
+    """The evidence of a record with exactly one picture that is edited (source or person), else None.
+
+    Raises ImageError when a picture cannot be decoded.
+    """
+    sources = [picture for picture in record.images if picture.role in ("source", "person")]
+    if len(sources) != 1:
+        return None
+    return compare(decode(sources[0].data), decode(record.target.data))
+
+
+def decode(data: bytes) -> np.ndarray:
+    """(h, w, 3) uint8 of an encoded picture: upright, on white, its longer side at most twice WORK_SIDE if a JPEG.
+
+    Raises ImageError when it cannot be decoded, or has more than 64 megapixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of large pictures and of damaged EXIF
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise ValueError
+                image.draft("RGB", (WORK_SIDE, WORK_SIDE))
+                upright = ImageOps.exif_transpose(image)
+                if upright.has_transparency_data:
+                    upright = upright.convert("RGBA")
+                    upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
+                return np.asarray(upright.convert("RGB"))
+    except Exception:
+        # A decoder may fail in any way at all on bytes that somebody made to that end.
+        raise ImageError("a picture cannot be decoded") from None
+
+
+def compare(source: np.ndarray, target: np.ndarray) -> Evidence:
+    """The evidence of two pictures, (H, W, 3) uint8, of any two sizes.
+
+    Raises ImageError for arrays of another kind.
+    """
+    for picture in (source, target):
+        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or 0 in picture.shape:
+            raise ImageError(f"a picture is an array of {picture.dtype} {picture.shape}; give uint8 (H, W, 3)")
+    before, after, same_aspect = _paired(source, target)
+    identical = bool(np.abs(before.astype(np.int16) - after).max() <= 2)
+    shift = measure_shift(_grey(before), _grey(after))
+    if shift is None or np.hypot(*shift) < MIN_SHIFT:
+        shift = (0.0, 0.0)
+    else:
+        before, after = _overlap(before, after, (round(shift[0]), round(shift[1])))
+    mask, sizes = _changed(before, after)
+    fit, contrast = _colour_map(before, after)
+    first, second = _grey(before), _grey(after)
+    layout = layout_agreement(before, after)
+    looks_still = identical or mask.mean() < GLOBAL_AREA
+    height, width = first.shape
+    return Evidence(
+        identical=identical,
+        same_aspect=same_aspect,
+        shift=(shift[0] / width, shift[1] / height),
+        changed_area=float(mask.mean()),
+        regions=len(sizes),
+        largest_region=float(max(sizes) / sum(sizes)) if sizes else 0.0,
+        background_kept=1 - float(mask[_frame(mask.shape)].mean()),
+        edges_kept=_edge_agreement(first, second),
+        luminance_shift=float(np.median(second - first)),
+        colour_fit=fit,
+        contrast=contrast,
+        texture=_texture(first, second),
+        hue_range=_hue_range(before, after),
+        layout=layout,
+        camera=STILL if looks_still else camera_move(before, after, layout),
+    )
+
+
+def conflicts(evidence: Evidence | None, descriptor: TaskDescriptor) -> tuple[str, ...]:
+    """Names of the ways in which the pixels contradict the tags; none where there is no evidence."""
+    if evidence is None:
+        return ()
+    scope, types, kept = set(descriptor.scope), set(descriptor.types), set(descriptor.preservation)
+    if evidence.identical:
+        return ("identical pictures",)
+    e = evidence
+    # What moves within a frame that stays is a thing, not the camera.
+    moved = e.camera != STILL and e.background_kept < KEPT_FRAME
+    found = {
+        "local editing but most pixels changed": "local editing" in scope and e.changed_area > LOCAL_AREA,
+        "global editing but few pixels changed": "global editing" in scope and e.changed_area < GLOBAL_AREA,
+        "multi region editing but one region changed": "multi region editing" in scope and e.regions == 1,
+        "multi region editing but most pixels changed": "multi region editing" in scope and e.changed_area > LOCAL_AREA,
+        # A viewpoint moves the background too; it is kept as a thing, not in place.
+        "background preservation but the background changed": "background preservation" in kept
+        and "viewpoint editing" not in scope
+        and e.background_kept < KEPT_FRAME,
+        "background editing but the background stayed": "background editing" in types
+        and "content customization" not in scope
+        and e.background_kept > CHANGED_FRAME
+        and e.changed_area < GLOBAL_AREA,
+        "illumination editing but the light stayed": "illumination editing" in types
+        and abs(e.luminance_shift) < LIGHT_LEVELS
+        and e.changed_area < GLOBAL_AREA,
+        "structure preservation but the edges changed": "structure preservation" in kept
+        and "style transfer" not in types
+        and e.changed_area > MUCH_AREA
+        and e.edges_kept < STRUCTURE_EDGES,
+        "structure preservation but the camera moved": "structure preservation" in kept and moved,
+        "viewpoint editing but the layout stayed": "viewpoint editing" in scope
+        and e.camera == STILL
+        and e.layout > SAME_LAYOUT,
+        "no viewpoint editing but the camera moved": bool(scope & {"local editing", "global editing"})
+        and moved
+        and e.camera.fit > SAME_LAYOUT,
+        "style preservation but the picture is toned": "style preservation" in kept
+        and "illumination editing" not in types
+        and e.whole_picture
+        and e.hue_range < ONE_TINT,
+    }
+    return tuple(name for name, is_so in found.items() if is_so)
+
+
+# Two pictures of one shape -----------------------------------------------------------------------------------------
+
+
+def _paired(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Copies of one shape, and whether the pictures had one aspect."""
+    longer = min(WORK_SIDE, max(source.shape[:2]), max(target.shape[:2]))
+    scale = longer / max(source.shape[:2])
+    size = (max(1, round(source.shape[1] * scale)), max(1, round(source.shape[0] * scale)))
+    first, second = Image.fromarray(source), Image.fromarray(target)
+    before = np.asarray(_small(first, size))
+    stretched = np.asarray(_small(second, size))
+    ratio = first.width * second.height / (first.height * second.width)
+    if abs(ratio - 1) <= ASPECT_TOLERANCE:
+        return before, stretched, True
+    cropped = np.asarray(ImageOps.fit(second, size, Image.Resampling.BOX))
+    both = [float(np.abs(before.astype(np.int16) - copy).mean()) for copy in (stretched, cropped)]
+    return before, stretched if both[0] <= both[1] else cropped, False
+
+
+def _small(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return image if image.size == size else image.resize(size, Image.Resampling.BOX, reducing_gap=2.0)
+
+
+def _overlap(before: np.ndarray, after: np.ndarray, shift: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The parts of both that show the same place, after a shift by whole pixels."""
+    dx, dy = shift
+    height, width = before.shape[:2]
+    first = before[max(0, -dy) : height - max(0, dy), max(0, -dx) : width - max(0, dx)]
+    second = after[max(0, dy) : height + min(0, dy), max(0, dx) : width + min(0, dx)]
+    return first, second
+
+
+def _grey(picture: np.ndarray) -> np.ndarray:
+    """(H, W) float32 luma."""
+    return picture @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+
+
+# Where it changed --------------------------------------------------------------------------------------------------
+
+
+def _changed(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """(H, W) bool of changed pixels without specks, and the pixels of each region."""
+    first, second = _smooth(before), _smooth(after)
+    mask = np.maximum(_beyond(first, second), _beyond(second, first)) > CHANGED
+    reach = max(1, round(min(mask.shape) * GAP / 2))
+    grown = ndimage.maximum_filter(mask, 2 * reach + 1)
+    labels, count = ndimage.label(grown, np.ones((3, 3)))
+    labels[~mask] = 0
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    sizes[0] = 0
+    large = sizes >= MIN_REGION * mask.size
+    return large[labels], [int(size) for size in sizes[large]]
+
+
+def _smooth(picture: np.ndarray) -> np.ndarray:
+    """(H, W, 3) int16; large copies without the finest noise."""
+    if min(picture.shape[:2]) < WORK_SIDE // 2:
+        return picture.astype(np.int16)
+    return np.asarray(Image.fromarray(picture).filter(ImageFilter.BoxBlur(1))).astype(np.int16)
+
+
+def _beyond(picture: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(H, W): levels by which a pixel lies outside what the 3 x 3 pixels of the other picture span, at most."""
+    low, high = other, other
+    for axis in (0, 1):
+        low, high = _along(low, axis, np.minimum), _along(high, axis, np.maximum)
+    outside = np.maximum(picture - high, low - picture)
+    return np.maximum(np.maximum(outside[..., 0], outside[..., 1]), outside[..., 2])
+
+
+def _along(values: np.ndarray, axis: int, of: np.ufunc) -> np.ndarray:
+    result = values.copy()
+    ahead: list[slice] = [slice(None)] * values.ndim
+    back = list(ahead)
+    ahead[axis], back[axis] = slice(1, None), slice(None, -1)
+    of(result[tuple(ahead)], values[tuple(back)], out=result[tuple(ahead)])
+    of(result[tuple(back)], values[tuple(ahead)], out=result[tuple(back)])
+    return result
+
+
+def _frame(shape: tuple[int, ...]) -> np.ndarray:
+    """(H, W) bool, true in the frame."""
+    frame = np.ones(shape, dtype=bool)
+    rows, columns = (max(1, round(side * FRAME)) for side in shape)
+    frame[rows:-rows, columns:-columns] = False
+    return frame
+
+
+# What changed all over ---------------------------------------------------------------------------------------------
+
+
+def _gradient(grey: np.ndarray) -> np.ndarray:
+    """(H, W): strength of the gradient of the logarithm, on which a factor of brightness has no effect."""
+    # An offset keeps the noise of black from becoming edges.
+    bright = np.log(grey + 24)
+    across, down = np.zeros_like(bright), np.zeros_like(bright)
+    across[:, 1:-1] = bright[:, 2:] - bright[:, :-2]
+    down[1:-1] = bright[2:] - bright[:-2]
+    return np.hypot(across, down)
+
+
+def _edges(grey: np.ndarray) -> np.ndarray:
+    strength = _gradient(grey)
+    # The strongest eighth; a flat picture has fewer, and its noise is none.
+    limit = max(float(np.quantile(strength, 0.875)), 0.25 * float(np.quantile(strength, 0.99)), 0.02)
+    return strength > limit
+
+
+def _edge_agreement(first: np.ndarray, second: np.ndarray) -> float:
+    """F1 of two edge maps that may lie a pixel apart; 1 where neither has an edge."""
+    one, two = _edges(first), _edges(second)
+    if not one.any() and not two.any():
+        return 1.0
+    if not one.any() or not two.any():
+        return 0.0
+    near = [_along(_along(edges, 0, np.logical_or), 1, np.logical_or) for edges in (one, two)]
+    found, kept = float(near[0][two].mean()), float(near[1][one].mean())
+    return 2 * found * kept / (found + kept) if found + kept else 0.0
+
+
+def _texture(first: np.ndarray, second: np.ndarray) -> float:
+    detail = []
+    for grey in (first, second):
+        fine = np.abs(np.diff(grey, axis=0)).mean() + np.abs(np.diff(grey, axis=1)).mean()
+        detail.append((fine + 0.5) / (grey.std() + 4))
+    return float(np.log2(detail[1] / detail[0]))
+
+
+def _colour_map(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
+    """(R squared of the best linear map of colours, slope of grey)."""
+    step = max(1, int(np.sqrt(before.shape[0] * before.shape[1] / 4096)))
+    first = before[::step, ::step].reshape(-1, 3).astype(np.float64)
+    second = after[::step, ::step].reshape(-1, 3).astype(np.float64)
+    design = np.column_stack([first, np.ones(len(first))])
+    weights, *_ = np.linalg.lstsq(design, second, rcond=None)
+    left = float(((second - design @ weights) ** 2).sum())
+    total = float(((second - second.mean(0)) ** 2).sum())
+    # A flat target is explained by any map.
+    fit = 1.0 if total < 4 * second.size else max(0.0, 1 - left / total)
+    one, two = first[:, :3] @ (0.299, 0.587, 0.114), second @ (0.299, 0.587, 0.114)
+    spread = float(one.var())
+    contrast = float(((one - one.mean()) * (two - two.mean())).mean() / spread) if spread > 4 else 1.0
+    return fit, contrast
+
+
+def _hue_range(before: np.ndarray, after: np.ndarray) -> float:
+    """How far the colours of the target lie off its main tint, over the same of the source."""
+    ranges = []
+    for picture in (before, after):
+        red, green, blue = (picture[..., i].astype(np.float32).ravel() for i in range(3))
+        chroma = np.stack([red - green, blue - (red + green) / 2])
+        # The tint may grow with brightness: the second axis of the chroma about zero is what is off it.
+        ranges.append(float(np.sqrt(max(0.0, np.linalg.eigvalsh(chroma @ chroma.T / red.size)[0]))))
+    return ranges[1] / ranges[0] if ranges[0] >= 4 else 1.0

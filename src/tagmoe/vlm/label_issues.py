@@ -1,0 +1,236 @@
+"""Which tags are likely wrong, by confident learning (Northcutt et al. 2021, with cleanlab).
+
+A linear probe learns the tags of four fifths of the root pictures from cheap features and gives probabilities for the
+rest. Where it is sure of something else than most rows of that tag allow, the tag is doubted. It finds what does not
+fit its neighbours, not what everybody gets wrong alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tagmoe.data.picture_file import FORMATS, MAX_PIXELS
+from tagmoe.errors import MissingError
+from tagmoe.tags import TAG_NAMES, TAGS
+
+FOLDS = 5
+MIN_ROWS = 50
+SIDE, COARSE = 32, 4
+WORDS = 256
+"""Buckets of hashed words and pairs of words."""
+_REGULARISATION = 0.01
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """A tag that the probe doubts. given: whether the row has it; probability: that it should, by the probe."""
+
+    tag: str
+    given: bool
+    probability: float
+
+
+@dataclass(frozen=True)
+class LabelIssue:
+    """A row with a doubted tag. number: of the rows that were given; score: cleanlab's quality of its tags, 0 to 1."""
+
+    number: int
+    score: float
+    doubts: tuple[Doubt, ...]
+
+
+@dataclass(frozen=True)
+class LabelIssues:
+    """issues: the worst first; rows: that were looked at; reason: in words, why nothing could be said, or ''."""
+
+    rows: int
+    issues: tuple[LabelIssue, ...] = ()
+    reason: str = ""
+
+
+def features_of(row: Mapping[str, Any]) -> np.ndarray | None:
+    """Frozen features of a record: small source and target, how they differ, words of the instruction; (D,) float32.
+
+    None for a picture that cannot be decoded.
+    """
+    given = next((image for image in row["images"] or () if image["role"] != "mask"), None)
+    target = _small(row["target"]["data"])
+    source = None if given is None else _small(given["data"])
+    if target is None or (given is not None and source is None):
+        return None
+    has_source = source is not None
+    source = np.zeros_like(target) if source is None else source
+    return np.concatenate(
+        [
+            [float(has_source), float(given is not None and given["role"] == "source")],
+            _coarse(source).ravel(),
+            _coarse(target).ravel(),
+            _difference(source, target) if has_source else np.zeros(_DIFFERENCES),
+            _words(row["instruction"]),
+        ]
+    ).astype(np.float32)
+
+
+def find_label_issues(features_ND: np.ndarray, sets: Sequence[int], roots: Sequence[str]) -> LabelIssues:
+    """The rows whose tags do not fit their features. sets: of tags as numbers; roots: rows of one are in one fold.
+
+    Raises MissingError without cleanlab.
+    """
+    rows = len(features_ND)
+    folds = min(FOLDS, len(set(roots)))
+    if rows < MIN_ROWS or folds < 2:
+        return LabelIssues(rows, reason=f"{rows} rows of {len(set(roots))} pictures are too few for a probe")
+    labels_NK = np.array([[bits >> tag & 1 for tag in range(len(TAGS))] for bits in sets], dtype=bool)
+    # a tag that nobody or everybody has is nothing to learn from
+    used = [tag for tag in range(len(TAGS)) if folds <= labels_NK[:, tag].sum() <= rows - folds]
+    if not used:
+        return LabelIssues(rows, reason="no tag is in some of the rows and not in others")
+    probabilities_NU = probe(features_ND, labels_NK[:, used], roots)
+    ranked, doubted, scores = _cleanlab(labels_NK[:, used], probabilities_NU)
+    issues = []
+    for number in ranked:
+        doubts = [
+            Doubt(TAG_NAMES[tag], bool(labels_NK[number, tag]), float(probabilities_NU[number, column]))
+            for column, tag in enumerate(used)
+            if doubted[number, column]
+        ]
+        doubts.sort(key=lambda doubt: -abs(doubt.given - doubt.probability))
+        issues.append(LabelIssue(int(number), float(scores[number]), tuple(doubts)))
+    return LabelIssues(rows, tuple(issues))
+
+
+def probe(features_ND: np.ndarray, labels_NU: np.ndarray, roots: Sequence[str]) -> np.ndarray:
+    """Out-of-sample probability of each tag, (N, U): logistic regressions, folds by root picture."""
+    try:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import GroupKFold
+    except ImportError as error:
+        raise MissingError("Label issues need scikit-learn; run: pip install 'tagmoe[vlm]'") from error
+    groups = np.unique(np.array(roots), return_inverse=True)[1]
+    folds = min(FOLDS, int(groups.max()) + 1)
+    probabilities_NU = np.empty(labels_NU.shape)
+    for train, test in GroupKFold(folds, shuffle=True, random_state=0).split(features_ND, groups=groups):
+        mean, spread = features_ND[train].mean(axis=0), features_ND[train].std(axis=0)
+        scaled = (features_ND - mean) / np.where(spread < 1e-6, 1.0, spread)
+        scaled /= np.sqrt(scaled.shape[1])
+        for column in range(labels_NU.shape[1]):
+            known = labels_NU[train, column]
+            if known.all() or not known.any():
+                probabilities_NU[test, column] = (known.sum() + 1) / (len(known) + 2)
+                continue
+            model = LogisticRegression(C=_REGULARISATION * scaled.shape[1], max_iter=100, tol=1e-3)
+            with warnings.catch_warnings():
+                # a hundred steps are enough for a ranking
+                warnings.simplefilter("ignore")
+                model.fit(scaled[train], known)
+            probabilities_NU[test, column] = model.predict_proba(scaled[test])[:, 1]
+    return probabilities_NU
+
+
+def _cleanlab(labels_NU: np.ndarray, probabilities_NU: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The rows with an issue, the worst first; which tags of which rows; a score of each row."""
+    try:
+        from cleanlab.multilabel_classification import filter as issues
+        from cleanlab.multilabel_classification import get_label_quality_scores
+    except ImportError as error:
+        raise MissingError("Label issues need cleanlab; run: pip install 'tagmoe[vlm]'") from error
+    labels = [np.flatnonzero(row).tolist() for row in labels_NU]
+    with warnings.catch_warnings(), _quiet():
+        warnings.simplefilter("ignore")
+        ranked = issues.find_label_issues(
+            labels, probabilities_NU, return_indices_ranked_by="self_confidence", n_jobs=1
+        )
+        by_tag = issues.find_multilabel_issues_per_class(labels, probabilities_NU, n_jobs=1)
+        scores = get_label_quality_scores(labels, probabilities_NU)
+    return np.asarray(ranked), np.asarray(by_tag), np.asarray(scores)
+
+
+class _quiet:
+    """No messages of libraries below errors."""
+
+    def __enter__(self) -> None:
+        self._before = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+
+    def __exit__(self, *error: object) -> None:
+        logging.disable(self._before)
+
+
+def _small(data: bytes) -> np.ndarray | None:
+    """(SIDE, SIDE, 3) float32 from 0 to 1; None for what cannot be decoded or is too large to be."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                if image.size[0] * image.size[1] > MAX_PIXELS:
+                    return None
+                image.draft("RGB", (2 * SIDE, 2 * SIDE))
+                small = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)
+    except Exception:
+        # A decoder may fail in any way at all on a damaged file.
+        return None
+    return np.asarray(small, np.float32) / 255
+
+
+def _coarse(picture: np.ndarray) -> np.ndarray:
+    cell = SIDE // COARSE
+    return picture.reshape(COARSE, cell, COARSE, cell, -1).mean(axis=(1, 3))
+
+
+_DIFFERENCES = COARSE * COARSE + 3 + 3 + 8
+
+
+def _difference(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Where, how much and how widely the pictures differ; whether it is light, and whether edges stay."""
+    change = target - source
+    size = np.abs(change).mean(axis=2)
+    changed = size > 0.06
+    before, after = source @ _LUMA, target @ _LUMA
+    edges = [np.hypot(*np.gradient(picture)).ravel() for picture in (before, after)]
+    filled = changed.any(axis=0).mean() * changed.any(axis=1).mean()
+    figures = [
+        size.mean(),
+        size.std(),
+        changed.mean(),
+        filled,
+        changed.mean() / filled if filled else 0.0,
+        (after - before).std(),
+        _correlation(*edges),
+        _correlation(before.ravel(), after.ravel()),
+    ]
+    maps = _coarse(size[..., None]).ravel(), change.mean(axis=(0, 1)), change.std(axis=(0, 1))
+    return np.concatenate([*maps, np.array(figures)])
+
+
+def _correlation(first: np.ndarray, second: np.ndarray) -> float:
+    spread = first.std() * second.std()
+    return float(((first - first.mean()) * (second - second.mean())).mean() / spread) if spread > 1e-9 else 0.0
+
+
+def _words(text: str) -> np.ndarray:
+    """Words and pairs of words, hashed with a sign (the hashing trick), of length 1."""
+    words = re.findall(r"\w+", text.lower())[:400]
+    found = np.zeros(WORDS)
+    for gram in (*words, *map(" ".join, pairwise(words))):
+        bucket, sign = _bucket(gram)
+        found[bucket] += sign
+    return found / max(1.0, float(np.linalg.norm(found)))
+
+
+@lru_cache(maxsize=65536)
+def _bucket(gram: str) -> tuple[int, int]:
+    number = int.from_bytes(hashlib.blake2b(gram.encode(), digest_size=4).digest(), "big")
+    return number % WORDS, 1 if number >> 31 else -1

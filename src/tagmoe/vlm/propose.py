@@ -1,0 +1,81 @@
+"""Asking a model for better words where the rules do worst: for the tags of the lowest gold F1, from its mistakes.
+
+What comes back is a text for a person to read, in a new file; nothing is adopted without the trial of `refine`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tagmoe.errors import DataError
+from tagmoe.tags import tag
+from tagmoe.vlm.question import VLM, Question
+
+MAX_GUIDANCE = 600
+"""Characters of the guidance of one tag."""
+MAX_MISTAKES = 6
+"""Mistakes that are shown for a tag, of each kind."""
+_SYSTEM = (
+    "You maintain the guidelines by which annotators tag edits of pictures. You write short, general rules that decide "
+    "when a tag applies and when it does not. You never mention single examples, names or numbers of rows."
+)
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An instruction that was tagged wrongly. missed: gold has the tag and the answer has not, else the other way."""
+
+    instruction: str
+    missed: bool
+
+
+def next_version(version: str) -> str:
+    """The version with its last number raised, or with a number after it."""
+    before, digits, after = re.fullmatch(r"(.*?)(\d*)(\D*)", version, re.DOTALL).groups()  # type: ignore[union-attr]
+    return f"{before}{int(digits) + 1}{after}" if digits else f"{version}-2"
+
+
+def worst_tags(f1_by_tag: Mapping[str, float], count: int) -> list[str]:
+    """The tags with the lowest F1, those that are perfect left out."""
+    return sorted((name for name, f1 in f1_by_tag.items() if f1 < 1), key=lambda name: (f1_by_tag[name], name))[:count]
+
+
+def proposal_question(
+    guidance: Mapping[str, str], f1_by_tag: Mapping[str, float], mistakes: Mapping[str, Sequence[Mistake]]
+) -> Question:
+    """What is asked. guidance: the present words of the tags to be mended, '' where there are none."""
+    parts = ["Rewrite the guidance of each tag below so that the mistakes listed under it would not happen again."]
+    for name, words in guidance.items():
+        parts.append(f"\nTag: {name}\nDefinition: {tag(name).definition}\nPresent guidance: {words or '(none)'}")
+        parts.append(f"F1 against the gold set: {f1_by_tag[name]:.2f}")
+        for missed, title in ((True, "Left out, though it applies"), (False, "Given, though it does not apply")):
+            some = [item.instruction for item in mistakes.get(name, ()) if item.missed == missed][:MAX_MISTAKES]
+            parts += [f"{title}:", *(f"- {text[:300]}" for text in some)] if some else []
+    parts.append("\nAnswer with the new guidance of each of these tags, at most three sentences each.")
+    text = {"type": "string", "minLength": 1, "maxLength": MAX_GUIDANCE}
+    schema = {
+        "type": "object",
+        "properties": dict.fromkeys(guidance, text),
+        "required": list(guidance),
+        "additionalProperties": False,
+    }
+    return Question(("\n".join(parts),), system=_SYSTEM, schema=schema, max_tokens=256 * len(guidance))
+
+
+async def propose(vlm: VLM, question: Question) -> dict[str, str]:
+    """The new guidance by tag. Raises DataError when the model gives none that fits."""
+    answer = await vlm.ask(question)
+    wanted = set((question.schema or {}).get("required", ()))
+    if answer.status != "ok":
+        reason = answer.reason.rstrip(".")[:200]
+        raise DataError(f"The model {vlm.model!r} proposed nothing that can be used ({answer.status}: {reason}).")
+    found = {
+        name: " ".join(str(words).split())[:MAX_GUIDANCE]
+        for name, words in dict(answer.value).items()
+        if name in wanted
+    }
+    if set(found) != wanted or not all(found.values()):
+        raise DataError(f"The model {vlm.model!r} left out guidance for {', '.join(sorted(wanted - set(found)))!r}.")
+    return found

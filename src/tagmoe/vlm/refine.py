@@ -1,0 +1,324 @@
+"""The paper's loop over its rule set (3.2): a new version is tried on a gold set, and adopted only where nothing falls.
+
+Only what the new rules change is asked: an answer whose key is the same under both is taken as it is. A killed run
+finds its answers again in `answers.jsonl`. The store changes in one case alone: when the version is adopted, its
+answers take the place of the annotator's on the rows that were tried.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from tagmoe.data.record import PROVENANCE, SCHEMA, Record
+from tagmoe.data.store import Store
+from tagmoe.errors import DataError, UsageError
+from tagmoe.resumable import write_whole
+from tagmoe.tags import index
+from tagmoe.vlm.agreement import ABSENT, as_bits
+from tagmoe.vlm.annotate import take_tags
+from tagmoe.vlm.annotation import ANNOTATION, Annotation, annotators, column_of, read_annotations
+from tagmoe.vlm.annotators import Annotator, row_key
+from tagmoe.vlm.bootstrap import RootBootstrap
+from tagmoe.vlm.gold import Change, Comparison, GoldSet, compare
+from tagmoe.vlm.propose import Mistake, next_version, proposal_question, worst_tags
+from tagmoe.vlm.question import Question
+from tagmoe.vlm.rule_set import RuleSet
+
+ANSWERS = "answers.jsonl"
+NOTE = "refine."
+CHUNK = 64
+"""Records whose pictures are in memory at once."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of the rules, and who annotates by it.
+
+    name: the version in the rules; digest: of their content; keys: of records, equal where nothing that the answer
+    depends on differs; ask: calls back with the annotation of each record as it comes; seed: of the annotator's
+    sampling.
+    """
+
+    name: str
+    digest: str
+    keys: Callable[[Sequence[Record]], Sequence[str]]
+    ask: Callable[[Sequence[Record], Callable[[Annotation], None]], None]
+    seed: int = 0
+
+    @classmethod
+    def of(cls, annotator: Annotator, rules: RuleSet, runner: asyncio.Runner) -> Version:
+        """An annotator that goes by these rules, asked in the loop of `runner`."""
+
+        async def one(record: Record, keep: Callable[[Annotation], None]) -> None:
+            keep(await annotator.annotate(record))
+
+        async def together(records: Sequence[Record], keep: Callable[[Annotation], None]) -> None:
+            await asyncio.gather(*(one(record, keep) for record in records))
+
+        return cls(
+            name=rules.version,
+            digest=rules.digest,
+            keys=lambda records: [row_key(record, annotator.settings) for record in records],
+            ask=lambda records, keep: runner.run(together(records, keep)),
+            seed=annotator.seed,
+        )
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was decided, and why not where it was refused. asked, reused: answers of the new version; file: the record
+    of the decision."""
+
+    adopted: bool
+    reasons: tuple[str, ...]
+    comparison: Comparison
+    asked: int
+    reused: int
+    changed: int
+    file: Path
+
+
+class Answers:
+    """Answers by their keys, in a file to which every answer is added as it comes; a half line at its end is left."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._known: dict[str, Annotation] = {}
+        for line in _whole_lines(file):
+            try:
+                given = Annotation.from_row(json.loads(line))
+            except (ValueError, TypeError, KeyError, UsageError):
+                raise DataError(f"The file {str(file)!r} has a damaged line; move it away to ask all again.") from None
+            self._known[given.key] = given
+
+    def __getitem__(self, key: str) -> Annotation:
+        return self._known[key]
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._known
+
+    def know(self, given: Annotation) -> None:
+        """Take in an answer that is kept elsewhere."""
+        self._known.setdefault(given.key, given)
+
+    def add(self, given: Annotation) -> None:
+        """Keep a new answer. Raises DataError where nothing can be written."""
+        try:
+            with self._file.open("a", encoding="utf-8") as out:
+                out.write(json.dumps(given.to_row()) + "\n")
+        except OSError as error:
+            raise DataError(f"Nothing can be written to {str(self._file)!r} ({error.strerror}).") from error
+        self._known[given.key] = given
+
+
+def refine(
+    store: Store,
+    gold: GoldSet,
+    old: Version,
+    new: Version,
+    *,
+    annotator: str,
+    gold_name: str,
+    folder: Path,
+    bootstrap: RootBootstrap | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Decision:
+    """Try `new` against `old` on the gold set, decide, and write the decision into `folder`.
+
+    annotator: whose column is read for answers and, where the version is adopted, filled with the new ones.
+    Raises UsageError when the two are no two versions; DataError when rows could not be asked: then nothing is decided.
+    """
+    if old.digest == new.digest:
+        raise UsageError(f"Both rule sets are the same (version {new.name!r}); change the new one and its version.")
+    if old.name == new.name:
+        raise UsageError(f"Both rule sets have the version {new.name!r}, but differ; raise the version of the new one.")
+    answers = _known(store, gold, annotator, folder)
+    total = 2 * len(gold.rows)
+    before, _ = _annotated(store, gold, old, answers, progress, 0, total)
+    after, asked = _annotated(store, gold, new, answers, progress, len(gold.rows), total)
+    comparison = compare(gold, _sets(before), _sets(after), bootstrap)
+    reasons = comparison.reasons
+    changed = sum(a.key != b.key for a, b in zip(before, after, strict=True))
+    now = datetime.now(UTC)
+    file = folder / f"decision-{now:%Y%m%dT%H%M%S}-{new.name}.json"
+    record = {
+        "date": now.isoformat(timespec="seconds"),
+        "decision": "refused" if reasons else "adopted",
+        "reasons": reasons,
+        "store": store.uri.rsplit("/", 1)[-1],
+        "annotator": annotator,
+        "gold": gold_name,
+        "model": next((one.model for one in after if one.model), ""),
+        "old": {"version": old.name, "digest": old.digest, "statuses": _statuses(before)},
+        "new": {"version": new.name, "digest": new.digest, "statuses": _statuses(after)},
+        "rows": len(gold.rows),
+        "rows_of_another_key": changed,
+        "asked": asked,
+        **_as_data(comparison),
+    }
+    write_whole(file, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    if not reasons:
+        note = {"version": new.name, "digest": new.digest, "decision": file.name}
+        _adopt(store, annotator, new.seed, gold.rows, after, note)
+    return Decision(not reasons, reasons, comparison, asked, len(gold.rows) - asked, changed, file)
+
+
+def propose_rules(
+    store: Store,
+    gold: GoldSet,
+    rules: RuleSet,
+    version: Version,
+    ask: Callable[[Question], dict[str, str]],
+    *,
+    annotator: str,
+    folder: Path,
+    tags: int = 3,
+    progress: Callable[[int, int], None] | None = None,
+) -> RuleSet:
+    """The rules with new guidance for the `tags` that these rules do worst on, in the words that `ask` gives.
+
+    Raises UsageError when no tag is wrong in any row, DataError when rows could not be asked.
+    """
+    answers = _known(store, gold, annotator, folder)
+    sets = _sets(_annotated(store, gold, version, answers, progress, 0, len(gold.rows))[0])
+    f1_by_tag = {tag: before for tag, (before, _) in compare(gold, sets, sets).tags.items()}
+    worst = worst_tags(f1_by_tag, tags)
+    if not worst:
+        raise UsageError(f"The rules {rules.version!r} give the gold tags in all rows; there is nothing to propose.")
+    wrong = [
+        (row, given, wanted)
+        for row, given, wanted in zip(gold.rows, sets, gold.sets, strict=True)
+        if wanted != ABSENT and given != wanted
+    ]
+    words = store.take([row for row, _, _ in wrong], ["instruction"])["instruction"].to_pylist()
+    mistakes: dict[str, list[Mistake]] = {name: [] for name in worst}
+    for text, (_, given, wanted) in zip(words, wrong, strict=True):
+        for name in worst:
+            bit = 1 << index(name)
+            if (max(given, 0) ^ wanted) & bit:
+                mistakes[name].append(Mistake(text, bool(wanted & bit)))
+    guidance = ask(proposal_question({name: rules.guidance[name] for name in worst}, f1_by_tag, mistakes))
+    return rules.with_guidance(guidance, next_version(rules.version))
+
+
+def _known(store: Store, gold: GoldSet, annotator: str, folder: Path) -> Answers:
+    """The answers of earlier runs, and those of the annotator's column."""
+    answers = Answers(folder / ANSWERS)
+    if annotator in annotators(store):
+        wanted = set(gold.rows)
+        for row, given in enumerate(read_annotations(store, annotator)):
+            if given is not None and row in wanted and given.status != "failed":
+                answers.know(given)
+    return answers
+
+
+def _annotated(
+    store: Store,
+    gold: GoldSet,
+    version: Version,
+    answers: Answers,
+    progress: Callable[[int, int], None] | None,
+    done: int,
+    total: int,
+) -> tuple[list[Annotation], int]:
+    """The annotations of all rows, in their order, and how many were asked now."""
+    found: list[Annotation] = []
+    asked = 0
+    failed: list[str] = []
+
+    def keep(given: Annotation) -> None:
+        if given.status == "failed":
+            failed.append(given.reason)
+        else:
+            answers.add(given)
+
+    for start in range(0, len(gold.rows), CHUNK):
+        records = store.records(gold.rows[start : start + CHUNK])
+        keys = version.keys(records)
+        # two records of equal content have one key
+        missing = list({key: i for i, key in enumerate(keys) if key not in answers}.values())
+        if missing:
+            version.ask([records[i] for i in missing], keep)
+            asked += len(missing)
+        found += [answers[key] for key in keys if key in answers]
+        if progress is not None:
+            progress(done + start + len(records), total)
+    if failed:
+        reason = failed[0].rstrip(".")
+        raise DataError(
+            f"{len(failed)} of {len(gold.rows)} rows could not be asked ({reason[:200]}); nothing was decided, and the "
+            "same command asks only these again."
+        )
+    return found, asked
+
+
+def _adopt(
+    store: Store,
+    annotator: str,
+    seed: int,
+    rows: Sequence[int],
+    answers: Sequence[Annotation],
+    note: Mapping[str, Any],
+) -> None:
+    """Put the answers into the annotator's column, fragment by fragment: killed, the same command does the rest."""
+    column = column_of(annotator)
+    new = dict(zip(rows, answers, strict=True))
+    kinds = {column: ANNOTATION, "tags": SCHEMA.field("tags").type, "tag_provenance": PROVENANCE}
+    with store.writing():
+        store.declare([pa.field(column, ANNOTATION)])
+        start = 0
+        for number in store.fragments():
+            count = store.fragment_rows(number)
+            touched = [row for row in range(start, start + count) if row in new]
+            if touched:
+                values = [row for batch in store.fragment(number, list(kinds)) for row in batch.to_pylist()]
+                for row in touched:
+                    values[row - start][column] = new[row].to_row()
+                    take_tags(values[row - start], new[row], annotator, seed)
+                store.fill(
+                    number,
+                    pa.table({name: pa.array([row[name] for row in values], kind) for name, kind in kinds.items()}),
+                )
+            start += count
+        store.set_note(NOTE + annotator, note)
+
+
+def _sets(answers: Sequence[Annotation]) -> list[int]:
+    return [ABSENT if one.tags is None else as_bits(one.tags) for one in answers]
+
+
+def _statuses(answers: Sequence[Annotation]) -> dict[str, int]:
+    return {status: sum(one.status == status for one in answers) for status in sorted({one.status for one in answers})}
+
+
+def _as_data(comparison: Comparison) -> dict[str, Any]:
+    def change(one: Change) -> dict[str, Any]:
+        return {"before": one.before, "after": one.after, "difference": asdict(one.difference)}
+
+    return {
+        "gold_rows": comparison.rows,
+        "inverse_pairs": comparison.pairs,
+        "micro_f1": change(comparison.micro_f1),
+        "macro_f1": change(comparison.macro_f1),
+        "inverse_consistency": change(comparison.inverse),
+        "f1_by_tag": {tag: {"before": f1[0], "after": f1[1]} for tag, f1 in comparison.tags.items()},
+    }
+
+
+def _whole_lines(file: Path) -> Iterator[str]:
+    if not file.exists():
+        return
+    text = file.read_text(encoding="utf-8", errors="replace")
+    cut = text.rfind("\n") + 1
+    if cut < len(text):
+        # a run was killed in the middle of a line
+        write_whole(file, text[:cut])
+    yield from text[:cut].splitlines()
