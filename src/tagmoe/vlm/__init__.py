@@ -2,4 +2,5 @@
 
 question        one question, its answer, and the protocol of who can be asked
 annotation      an annotator's answer for one record, and its column in a store
+rewrite         better words for an instruction, or the raw one (rewrite_prompt, rewrite_checks, rewrite_cache)
 """
