@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import json
 import stat
 import subprocess
@@ -18,8 +19,8 @@ from scripted_vlm import ScriptedVLM, reply, texts
 
 from tagmoe.errors import UsageError
 from tagmoe.tags import TAG_NAMES, TaskDescriptor
-from tagmoe.vlm.question import Answer, Attachment
-from tagmoe.vlm.rewrite import InstructionRewriter, Rewriting
+from tagmoe.vlm.question import Answer
+from tagmoe.vlm.rewrite import InstructionRewriter, Rewriting, attachment_of
 from tagmoe.vlm.rewrite_cache import RewriteCache, default_folder
 
 RAW = 'make the sign of shop 12 say "Open"'
@@ -27,12 +28,8 @@ GOOD = 'Change the text on the sign of shop 12 to "Open"; the rest of the street
 PICTURE = Image.new("RGB", (8, 6), "red")
 
 
-def attach(image: Image.Image) -> Attachment:
-    return Attachment(image.tobytes())
-
-
 def rewriter(vlm: Any, **options: Any) -> InstructionRewriter:
-    return InstructionRewriter(vlm, **({"attach": attach, "seconds": 5} | options))
+    return InstructionRewriter(vlm, **({"seconds": 5} | options))
 
 
 def rewrite(vlm: Any, raw: str = RAW, images: tuple[Image.Image, ...] = (PICTURE,), **options: Any) -> Rewriting:
@@ -197,6 +194,15 @@ def test_a_guess_that_is_no_task_costs_nothing() -> None:
     for guess in ({}, {"scope": "dancing", "types": [], "preservation": []}, {"scope": [1], "types": 3}):
         result = rewrite(ScriptedVLM(reply(GOOD, task_guess=guess)))
         assert (result.status, result.task_guess) == ("ok", None)
+
+
+@pytest.mark.parametrize(("size", "kind", "shown"), [((64, 64), "PNG", (64, 64)), ((3000, 1500), "JPEG", (1414, 707))])
+def test_a_picture_is_shown_under_the_cap_with_its_aspect(
+    size: tuple[int, int], kind: str, shown: tuple[int, int]
+) -> None:
+    attachment = attachment_of(Image.new("RGB", size, "red"), 1_000_000)
+    with Image.open(io.BytesIO(attachment.data)) as image:
+        assert (image.format, image.size) == (kind, shown)
 
 
 # The cache ------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import io
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -30,6 +31,8 @@ RewriteStatus = Literal["ok", "unchanged", "fallback"]
 text is the raw instruction."""
 ATTEMPTS = 3
 SECONDS = 60.0
+PIXELS = 1_000_000
+"""What a model needs to see of a picture to speak of it."""
 # What a call waits beyond its limit for the answer "the time is over"; after it, it goes on without any answer.
 _GRACE = 0.5
 
@@ -70,7 +73,7 @@ class InstructionRewriter:
 
     attempts: questions at most, each told what was wrong with the answer before. seconds: limit of all of them
     together. known_words: the words of a model that knows no others. accepts: raises TagMoEError for a text that the
-    picture model refuses. attach: makes an attachment of a picture. cache: None keeps nothing.
+    picture model refuses. pixels: cap of a picture as it is shown. cache: None keeps nothing.
     results: what became of each call, in their order.
     """
 
@@ -78,16 +81,16 @@ class InstructionRewriter:
         self,
         vlm: VLM,
         *,
-        attach: Callable[[Image], Attachment],
         attempts: int = ATTEMPTS,
         seconds: float = SECONDS,
+        pixels: int = PIXELS,
         known_words: Sequence[str] | None = None,
         accepts: Callable[[str], object] | None = None,
         cache: RewriteCache | None = None,
     ) -> None:
         self.vlm = vlm
         self.results: list[Rewriting] = []
-        self._attach = attach
+        self._pixels = pixels
         self._attempts = attempts
         self._seconds = seconds
         self._known_words = known_words
@@ -135,7 +138,7 @@ class InstructionRewriter:
             self._loop = None
 
     async def _rewrite(self, raw: str, images: Sequence[Image], asked: list[Answer]) -> Rewriting:
-        pictures = [self._attach(image) for image in images]
+        pictures = [attachment_of(image, self._pixels) for image in images]
 
         def question(wrong: Sequence[str] = (), before: str = "", attempt: int = 1) -> Any:
             return rewrite_question(
@@ -203,6 +206,22 @@ class InstructionRewriter:
             self._loop = asyncio.new_event_loop()
             threading.Thread(target=self._loop.run_forever, name="rewriter", daemon=True).start()
         return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+
+def attachment_of(image: Image, pixels: int) -> Attachment:
+    """A picture as it is shown to a model: at most `pixels` pixels; small ones exactly, as PNG, others as JPEG."""
+    from tagmoe.vlm.pictures import JPEG_QUALITY, SMALL_PIXELS, fitting_size
+
+    size = fitting_size(*image.size, pixels)
+    shown = image.convert("RGB")
+    if size != image.size:
+        shown = shown.resize(size)
+    buffer = io.BytesIO()
+    if size[0] * size[1] <= SMALL_PIXELS:
+        shown.save(buffer, "PNG")
+    else:
+        shown.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return Attachment(buffer.getvalue())
 
 
 def _fits(value: Any) -> bool:
