@@ -33,7 +33,7 @@ from PIL import Image, ImageFilter
 from train_speed import BATCH, seconds_a_step, stage
 
 from tagmoe.config import DataConfig
-from tagmoe.data.encode import encode_store
+from tagmoe.data.encode import FIELDS, encode_store
 from tagmoe.data.export import export
 from tagmoe.data.importing import import_source
 from tagmoe.data.record import Picture, Record, record_id
@@ -51,6 +51,8 @@ SMALL_BYTES = 2_000
 READS = 200
 TAGGED_ROWS = 20_000
 ENCODED_ROWS = 2000
+FULL_SIZE_ROWS = 128
+STEPS = 400
 CHECKED_ROWS = 100
 BATCHES = 10
 ROUNDS = 5
@@ -66,6 +68,8 @@ def measure(rows: int = 2000, many: int = 100_000) -> Sequence[Figure]:
             *importing(folder, store),
             *random_reads(folder, store),
             *new_column(folder),
+            *full_size_rows(folder),
+            *many_steps(folder),
             *validating(folder),
             *flat_memory(folder, many),
         ]
@@ -229,6 +233,62 @@ def new_column(folder: Path) -> list[Figure]:
         Figure("column_on_20000_rows", seconds, "s", note=f"{len(before)} fragments"),
         Figure("column_bytes_a_row", added / TAGGED_ROWS, "bytes", note=f"of {nbytes / TAGGED_ROWS:,.0f} a row"),
         Figure("files_rewritten", changed, "files", 0, note="by SHA-256 of every data file"),
+    ]
+
+
+def full_size_rows(folder: Path) -> list[Figure]:
+    """Rows as Qwen-Image encodes them at 1024x1024, with random values: bytes on the disk, and a read of one."""
+    path = folder / "full-size"
+    store = filled(path, FULL_SIZE_ROWS, SMALL_BYTES, batch=32)
+    before, rng = size(path), np.random.default_rng(0)
+
+    def noise(*shape: int) -> dict[str, object]:
+        return {"data": rng.standard_normal(shape).astype(np.float16).tobytes(), "shape": list(shape)}
+
+    with store.writing():
+        store.declare(FIELDS)
+        for number in store.fragments():
+            rows = [
+                {
+                    "encoded_bucket": "1024x1024 1024x1024",
+                    "encoded_target": noise(16, 128, 128),
+                    "encoded_references": [noise(16, 128, 128)],
+                    "encoded_instruction": noise(100, 3584),
+                    "encoded_rewritten": noise(100, 3584),
+                }
+                for _ in range(store.fragment_rows(number))
+            ]
+            columns = {item.name: pa.array([row.get(item.name) for row in rows], item.type) for item in FIELDS}
+            store.fill(number, pa.table(columns))
+    nbytes = (size(path) - before) / FULL_SIZE_ROWS
+    wanted = ["encoded_target", "encoded_references", "encoded_instruction"]
+    seconds = []
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        for number in rng.permutation(FULL_SIZE_ROWS)[:50]:
+            store.take([int(number)], wanted)
+        seconds.append((time.perf_counter() - started) / 50)
+    shutil.rmtree(path)
+    shape = "2 latents of 16x128x128, texts of 100x3584, float16"
+    return [
+        Figure("full_size_row", nbytes / 1e6, "MB", note=shape),
+        Figure("full_size_random_row", 1000 * statistics.median(seconds), "ms", runs=ROUNDS, note="without rewritten"),
+    ]
+
+
+def many_steps(folder: Path) -> list[Figure]:
+    """What a version of the table weighs for each fragment that it lists, and what is left of a writer's steps."""
+    path = folder / "steps"
+    store = Store.create(path)
+    with store.writing():
+        for number, record in enumerate(records(STEPS, 200)):
+            store.append([record], note=("bench", {"rows": number}))
+    left = list((path / TABLE / "_versions").glob("*.manifest"))
+    newest = max(file.stat().st_size for file in left)
+    shutil.rmtree(path)
+    return [
+        Figure("version_bytes_a_fragment", newest / STEPS, "bytes", note="in every version of the table"),
+        Figure("versions_left", len(left), "versions", 3, False, note=f"after {STEPS} batches with notes"),
     ]
 
 

@@ -54,7 +54,7 @@ def test_import_refuses_benchmark_pictures(tagmoe, edits, tmp_path) -> None:
     (tmp_path / "hashes").write_text(hashlib.sha256(picture_bytes(3)).hexdigest())
     found = tagmoe(
         *("data", "import", "jsonl", edits, tmp_path / "s", "--licence", "MIT"),
-        *("--refuse-hashes", tmp_path / "hashes", "--json"),
+        *("--benchmark", tmp_path / "hashes", "--json"),
     )
     assert json.loads(found.out)["skipped"] == {"benchmark picture": 1}
 
@@ -72,7 +72,7 @@ def test_import_refuses_benchmark_pictures(tagmoe, edits, tmp_path) -> None:
         (("jsonl", "{edits}", "{new}", "--licence", "MIT", "--set", "a=b"), 2, ("no option 'a'",)),
         (("jsonl", "{edits}", "{new}", "--set", "a"), 2, ("--set 'a'", "NAME=VALUE")),
         (("jsonl", "{edits}", "{new}", "--set", "a=b", "--set", "a=c"), 2, ("'a' twice",)),
-        (("jsonl", "{edits}", "{new}", "--licence", "MIT", "--refuse-hashes", "{edits}"), 2, ("Line 1", "SHA-256")),
+        (("jsonl", "{edits}", "{new}", "--licence", "MIT", "--benchmark", "{edits}"), 2, ("Line 1", "SHA-256")),
         (("jsonl", "{edits}", "{edits}/s", "--licence", "MIT"), 1, ("cannot be made",)),
         (("parquet", "{edits}", "{new}"), 1, ("no Parquet file",)),
         (("pairs", "{folder}", "{new}"), 1, ("no folder 'before'",)),

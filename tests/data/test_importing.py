@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from edit_files import jsonl_folder, picture_bytes, write_lines
+from failing_disk import read_only, small_files
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tagmoe.data.importing import BENCHMARK, KNOWN, NOTE, import_source, read_refused_pictures
+from tagmoe.data.benchmark_pictures import benchmark_pictures
+from tagmoe.data.importing import BENCHMARK, KNOWN, NOTE, import_source
 from tagmoe.data.known_ids import KnownIds
 from tagmoe.data.sources import source as terms
 from tagmoe.data.sources.jsonl import JsonlSource
@@ -169,10 +170,31 @@ def test_benchmark_pictures_stay_out(tmp_path, edits):
     listed = tmp_path / "hashes.txt"
     digests = [hashlib.sha256(picture_bytes(number)).hexdigest() for number in (0, 7)]
     listed.write_text(f"# benchmark\n{digests[0]}\n\n{digests[1].upper()}  some/picture.png # a target\n")
-    refused = read_refused_pictures(listed)
+    refused = benchmark_pictures(listed)
     assert refused == set(digests)
     found = import_source(Store.create(tmp_path / "s"), source(edits), refused_pictures=refused)
     assert (found.accepted, found.skipped) == (8, {BENCHMARK: 2})
+
+
+def test_the_pictures_of_a_benchmark_on_the_disk(tmp_path, edits):
+    bench = tmp_path / "bench"
+    (bench / "deep").mkdir(parents=True)
+    (bench / "deep" / "0.PNG").write_bytes(picture_bytes(0))
+    (bench / "readme.txt").write_text("nothing")
+    rows = {"id": ["a"], "image": [{"bytes": picture_bytes(7), "path": "7.png"}], "more": [[{"bytes": b"x"}]]}
+    pq.write_table(pa.table(rows), bench / "test.parquet")
+    refused = benchmark_pictures(bench)
+    assert refused == {hashlib.sha256(data).hexdigest() for data in (picture_bytes(0), picture_bytes(7), b"x")}
+    found = import_source(Store.create(tmp_path / "s"), source(edits), refused_pictures=refused)
+    assert (found.accepted, found.skipped) == (8, {BENCHMARK: 2})
+
+
+def test_a_folder_that_is_no_benchmark(tmp_path):
+    with pytest.raises(UsageError, match="no pictures and no Parquet files"):
+        benchmark_pictures(tmp_path)
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 is not enough")
+    with pytest.raises(UsageError, match="cannot be read"):
+        benchmark_pictures(tmp_path)
 
 
 @pytest.mark.parametrize(("text", "part"), [("abc\n", "Line 1"), ("\n" + "g" * 64, "Line 2"), (b"\xff\xfe", "UTF-8")])
@@ -180,9 +202,9 @@ def test_a_bad_file_of_hashes(tmp_path, text, part):
     path = tmp_path / "hashes.txt"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UsageError, match=part):
-        read_refused_pictures(path)
+        benchmark_pictures(path)
     with pytest.raises(UsageError, match="cannot be read"):
-        read_refused_pictures(tmp_path / "none")
+        benchmark_pictures(tmp_path / "none")
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), ValueError("bad\npage"), RuntimeError()])
@@ -198,13 +220,11 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     edits = jsonl_folder(tmp_path / "edits", 8, size=(64, 64))
     whole, store = Store.create(tmp_path / "whole"), Store.create(tmp_path / "s")
     import_source(whole, source(edits), batch_rows=2)
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, limit[1]))
-    try:
-        with pytest.raises(DataError, match=r"^The store '.*' cannot be written: [^\n]*File too large"):
-            import_source(store, source(edits), batch_rows=4)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    with (
+        small_files(40_000),
+        pytest.raises(DataError, match=r"^The store '.*' cannot be written: [^\n]*File too large"),
+    ):
+        import_source(store, source(edits), batch_rows=4)
     with monkeypatch.context() as patch:
         patch.setattr("lance.write_dataset", full)
         with pytest.raises(DataError, match="the disk is full; free some space and run the same command again"):
@@ -215,22 +235,6 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
 
 def full(*_args, **_kwargs):
     raise OSError("LanceError(IO): No space left on device (os error 28), /rust/lance-io/src/x.rs:1")
-
-
-@contextmanager
-def read_only(folder: Path):
-    """Nothing in the folder can be written, also where the tests run as root."""
-    for path in (folder, *folder.rglob("*")):
-        path.chmod(0o555 if path.is_dir() else 0o444)
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
-        for path in (folder, *folder.rglob("*")):
-            path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def test_a_read_only_store():
@@ -295,6 +299,7 @@ def test_known_ids_are_exact_when_beginnings_collide(first, batches):
 
 MANY = """
 import os, sys
+from tagmoe.data.benchmark_pictures import benchmark_pictures
 from tagmoe.data.importing import import_source
 from tagmoe.data.record import Picture, Record, record_id
 from tagmoe.data.sources.source import Licence, Row
@@ -334,6 +339,7 @@ def test_memory_is_flat_over_20000_rows(tmp_path):
 KILLED = """
 import sys
 from pathlib import Path
+from tagmoe.data.benchmark_pictures import benchmark_pictures
 from tagmoe.data.importing import import_source
 from tagmoe.data.sources.jsonl import JsonlSource
 from tagmoe.data.store import Store

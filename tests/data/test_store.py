@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -38,6 +41,14 @@ def filled(path: Path, counts=(3, 2)) -> Store:
             store.append([record(number) for number in range(start, start + count)])
             start += count
     return store
+
+
+@contextmanager
+def dying(store: Store) -> Iterator[None]:
+    """A writer that does what is in the block, and never comes to its end."""
+    with suppress(KeyboardInterrupt), store.writing():
+        yield
+        raise KeyboardInterrupt
 
 
 def data_files(path: Path) -> dict[str, str]:
@@ -133,23 +144,35 @@ def test_the_content_hash_knows_no_order_and_no_fragments(tmp_path):
     assert one.content_hash() != other.content_hash()
 
 
-def test_a_note_comes_with_its_batch_even_when_the_writer_dies_after_it(tmp_path, monkeypatch):
+def test_a_note_comes_with_its_batch_even_when_the_writer_dies_after_it(tmp_path):
     store = filled(tmp_path / "s", (1,))
     with store.writing():
         store.set_note("import", {"position": 1})
-    with store.writing(), monkeypatch.context() as patch:
-        patch.setattr("lance.LanceDataset.update_config", killed)
-        with pytest.raises(KeyboardInterrupt):
-            store.append([record(1)], note=("import", {"position": 2}))
+    with dying(store):
+        store.append([record(1)], note=("import", {"position": 2}))
+        store.append([record(2)], note=("other", {"rows": 1}))
     again = Store.open(tmp_path / "s")
-    assert (len(again), again.note("import")) == (2, {"position": 2})
+    assert (len(again), again.notes()) == (3, {"import": {"position": 2}, "other": {"rows": 1}})
     with again.writing():
-        again.append([record(2)])
-    assert Store.open(tmp_path / "s").note("import") == {"position": 2}
+        again.append([record(3)])
+    assert Store.open(tmp_path / "s").notes() == {"import": {"position": 2}, "other": {"rows": 1}}
 
 
-def killed(*_args, **_kwargs):
-    raise KeyboardInterrupt
+def test_a_note_outlives_steps_of_every_kind(tmp_path):
+    store = filled(tmp_path / "s", (1,))
+    steps = {
+        "declare": lambda: store.declare([pa.field("extra", pa.int8())]),
+        "fill": lambda: store.fill(store.fragments()[0], pa.table({"extra": pa.array([1], pa.int8())})),
+        "set_note": lambda: store.set_note("other", {}),
+        "append": lambda: store.append([record(90)]),
+        "nothing to append": lambda: store.append([], note=("empty", {})),
+        "drop": lambda: store.drop(["extra"]),
+    }
+    for number, (name, step) in enumerate(steps.items(), 1):
+        with dying(store):
+            store.append([record(number)], note=("import", {"before": name}))
+            step()
+        assert Store.open(tmp_path / "s").note("import") == {"before": name}
 
 
 def hold(path, ready, done):
@@ -157,6 +180,43 @@ def hold(path, ready, done):
     with store.writing():
         ready.set()
         done.wait(30)
+
+
+def test_a_writer_clears_the_versions_of_its_own_steps(tmp_path, monkeypatch):
+    monkeypatch.setattr("tagmoe.data.store.CLEAR_AFTER", 4)
+    store = filled(tmp_path / "s", (1, 1))
+    before = store.version
+    versions = []
+    with store.writing():
+        for number in range(2, 12):
+            store.append([record(number)], note=("import", {"rows": number}))
+            versions.append(len(list((tmp_path / "s" / TABLE / "_versions").glob("*.manifest"))))
+    assert max(versions) <= 8
+    assert Store.open(tmp_path / "s").records(list(range(12))) == [record(number) for number in range(12)]
+    assert Store.open(tmp_path / "s").note("import") == {"rows": 11}
+    # those from before this writer stay, the steps in between are gone and said to be
+    assert len(Store.open(tmp_path / "s", version=before)) == 2
+    with pytest.raises(DataError, match=rf"no version {before + 3} .* newest is {store.version}"):
+        Store.open(tmp_path / "s", version=before + 3)
+
+
+def test_cleaning_removes_what_only_old_versions_use(tmp_path):
+    store = filled(tmp_path / "s")
+    for values in ("old", "new"):
+        with store.writing():
+            store.drop(["extra"])
+            store.declare([pa.field("extra", pa.string())])
+            for number, count in zip(store.fragments(), (3, 2), strict=True):
+                store.fill(number, pa.table({"extra": [values] * count}))
+    before = len(data_files(tmp_path / "s"))
+    with store.writing():
+        assert store.clean(timedelta(days=1)).versions == 0
+        done = store.clean(timedelta(0))
+    assert done.versions > 0
+    assert done.files == 2 == before - len(data_files(tmp_path / "s"))
+    opened = Store.open(tmp_path / "s")
+    assert opened.records(list(range(5))) == [record(number) for number in range(5)]
+    assert opened.take(range(5), ["extra"])["extra"].to_pylist() == ["new"] * 5
 
 
 def test_two_writers_at_once(tmp_path):
@@ -173,6 +233,21 @@ def test_two_writers_at_once(tmp_path):
     with store.writing():
         store.append([record(1)])
     assert len(store) == 2
+
+
+def test_an_object_store_has_no_lock_and_the_writer_that_is_overtaken_stops(tmp_path):
+    uri = f"file-object-store://{tmp_path}/s"
+    first = Store.create(uri)
+    second = Store.open(uri)
+    with first.writing():
+        first.append([record(0)])
+        with second.writing():
+            second.append([record(1)])
+        with pytest.raises(DataError, match="Another process is writing"):
+            first.append([record(2)])
+    assert Store.open(uri).records([0, 1]) == [record(0), record(1)]
+    with pytest.raises(UsageError, match="There is no store"):
+        Store.open(f"file-object-store://{tmp_path}/other")
 
 
 def test_what_is_no_store_is_said_in_one_sentence(tmp_path):

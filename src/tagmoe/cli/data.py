@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from tagmoe.cli.data_clean import clean
 from tagmoe.cli.data_encode import encode
 from tagmoe.cli.data_export import export
 from tagmoe.cli.data_import import import_
@@ -29,3 +30,4 @@ app.command()(view)
 app.command()(validate)
 app.command()(invert)
 app.command()(encode)
+app.command()(clean)

@@ -28,8 +28,9 @@ def import_(
     accept_licence: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Accept a licence that restricts use, or 'none'.")
     ] = None,
-    refuse_hashes: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="SHA-256 of benchmark pictures, one a line: none is imported.")
+    benchmark: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="PATH", help="Folder of a benchmark, or list of SHA-256: its pictures are not imported."),
     ] = None,
     columns: Annotated[
         list[str] | None,
@@ -42,7 +43,7 @@ def import_(
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Another option of this kind.")
     ] = None,
     batch_rows: Annotated[int, typer.Option(min=1, help="Records written at once.")] = 1024,
-    batch_mb: Annotated[float, typer.Option(min=0.001, help="MB of pictures written at once.")] = 128.0,
+    batch_mb: Annotated[float, typer.Option(min=0.001, help="MB of pictures written at once.")] = 256.0,
     as_json: AsJson = False,
 ) -> None:
     """Fill a store with a data set; the same command goes on after a kill, and adds nothing twice.
@@ -66,7 +67,8 @@ def import_(
             if value not in (None, {})
         },
     }
-    from tagmoe.data.importing import check_licence, import_source, read_refused_pictures
+    from tagmoe.data.benchmark_pictures import benchmark_pictures
+    from tagmoe.data.importing import check_licence, import_source
     from tagmoe.data.store import Store
 
     # Everything that can be refused is refused before a store is made.
@@ -78,7 +80,7 @@ def import_(
             "the data, add --accept-licence none."
         )
     check_licence(source, accepted)
-    refused = frozenset() if refuse_hashes is None else read_refused_pictures(refuse_hashes)
+    refused = frozenset().union(*map(benchmark_pictures, benchmark or ()))
     store = Store.open_or_create(target)
     started = time.perf_counter()
     with count_bar(f"import {kind}") as progress:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from typing import NamedTuple
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
@@ -20,6 +21,7 @@ MAX_PIXELS = 64_000_000
 _EXTENSIONS = {"PNG": "png", "JPEG": "jpg", "MPO": "jpg", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif", "GIF": "gif"}
 _LYING = (5, 6, 7, 8)
 """Values of the EXIF orientation that exchange width and height."""
+_TURNED = range(2, 9)
 
 
 def read_picture(data: bytes, role: Role = "source") -> Picture:
@@ -28,16 +30,26 @@ def read_picture(data: bytes, role: Role = "source") -> Picture:
     Raises ImageError for no bytes, for what is no picture, and for more than 64 megapixels. Its message is a short
     fixed text, to be counted as the reason why a row was skipped (`Row.skipped`).
     """
-    width, height, _ = _header(data)
-    return Picture(data=data, width=width, height=height, role=role)
+    header = read_header(data)
+    return Picture(data=data, width=header.width, height=header.height, role=role)
 
 
 def extension(data: bytes) -> str:
     """The usual extension of a file with these bytes, without a dot. Raises ImageError as `read_picture` does."""
-    return _header(data)[2]
+    return read_header(data).extension
 
 
-def _header(data: bytes) -> tuple[int, int, str]:
+class Header(NamedTuple):
+    """width, height: upright, in pixels. upright: whether the pixels are stored that way."""
+
+    width: int
+    height: int
+    extension: str
+    upright: bool
+
+
+def read_header(data: bytes) -> Header:
+    """What the header says, without decoding a pixel. Raises ImageError as `read_picture` does."""
     if not data:
         raise ImageError("empty picture")
     try:
@@ -47,7 +59,7 @@ def _header(data: bytes) -> tuple[int, int, str]:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 width, height = image.size
                 kind = _EXTENSIONS[image.format or ""]
-                lying = _orientation(image) in _LYING
+                orientation = _orientation(image)
     except Image.DecompressionBombError:
         raise ImageError("picture of more than 64 megapixels") from None
     except UnidentifiedImageError:
@@ -59,7 +71,9 @@ def _header(data: bytes) -> tuple[int, int, str]:
         raise ImageError("picture without pixels")
     if width * height > MAX_PIXELS:
         raise ImageError("picture of more than 64 megapixels")
-    return (height, width, kind) if lying else (width, height, kind)
+    if orientation in _LYING:
+        width, height = height, width
+    return Header(width, height, kind, upright=orientation not in _TURNED)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -20,6 +20,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,9 @@ _VERSION_KEY = b"tagmoe.store"
 _NOTE = "tagmoe.note."
 SCAN_ROWS = 256
 """Rows of a batch of a scan: with pictures, a batch is tens of megabytes."""
+CLEAR_AFTER = 256
+"""Steps of a writer after which their versions are cleared but for the newest. Each lists all fragments, so that kept
+they would grow with the square of the store: to 260 GB for 11 million rows of 1.5 MB (docs/scale.md)."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,15 @@ class Filling:
     fields: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Cleaned:
+    """What cleaning removed: old versions of the table, files that only they used, bytes of both."""
+
+    versions: int
+    files: int
+    bytes: int
+
+
 class Store:
     """Records in one table. Reading is free for all; writing happens inside `with store.writing():`."""
 
@@ -61,6 +74,8 @@ class Store:
         self.uri = uri
         self._table = table
         self._writing = False
+        self._steps: list[int] = []
+        self._noted: dict[str, str | None] = {}
 
     @classmethod
     def create(cls, uri: str | Path) -> Store:
@@ -81,13 +96,22 @@ class Store:
     def open(cls, uri: str | Path, *, version: int | None = None) -> Store:
         """An existing store, as it was at `version` of its table or as it is now.
 
-        Raises UsageError when there is none, DataError when it is damaged or of a newer version.
+        Raises UsageError when there is none, DataError when it is damaged, of a newer version, or has been cleaned of
+        the version asked for.
         """
         uri = _uri(uri)
-        if _is_local(uri) and not (Path(uri) / TABLE).is_dir():
+        if not _is_store(uri):
             raise UsageError(f"There is no store at {uri!r}; make one with 'tagmoe data import'.")
         with _said(uri, "read"):
-            table = lance.dataset(_table_uri(uri), version=version)
+            table = lance.dataset(_table_uri(uri))
+        if version is not None and version != table.version:
+            try:
+                table = table.checkout_version(version)
+            except (OSError, ValueError) as error:
+                raise DataError(
+                    f"The store {uri!r} has no version {version} that can be read: it was cleaned away, or was a step "
+                    f"in the middle of a write; the newest is {table.version}."
+                ) from error
         found = (table.schema.metadata or {}).get(_VERSION_KEY, b"0")
         if not found.isdigit() or not 1 <= int(found) <= VERSION:
             raise DataError(
@@ -176,32 +200,37 @@ class Store:
                 self._table = lance.dataset(_table_uri(self.uri))
                 self._recover_notes()
                 yield self
+                self._settle_notes()
+                self._clear_steps()
             finally:
                 self._writing = False
+                self._steps, self._noted = [], {}
 
     def append(self, records: Iterable[Record], *, note: tuple[str, Mapping[str, Any]] | None = None) -> None:
         """Add records as one fragment. `note` (name, JSON values) becomes visible in the same step, see `note`."""
         table = pa.Table.from_pylist([to_row(record) for record in records], schema=SCHEMA)
         self._must_write()
-        properties: dict[str, str | None] = (
-            {} if note is None else {_NOTE + note[0]: json.dumps(note[1], sort_keys=True)}
-        )
-        if len(table):
-            self._table = lance.write_dataset(
-                table, self._table, mode="append", transaction_properties=properties or None
-            )
-        if properties:
-            self._table.update_config(properties)
-            self._table = lance.dataset(_table_uri(self.uri))
+        before = self.version
+        if note is not None:
+            self._noted[_NOTE + note[0]] = json.dumps(note[1], sort_keys=True)
+        if not len(table):
+            self._settle_notes()
+            return
+        # The notes ride on the batches, in the transaction; `_settle_notes` takes them off the last one.
+        properties = dict(self._noted) or None
+        self._table = lance.write_dataset(table, self._table, mode="append", transaction_properties=properties)
+        if self.version != before + 1:
+            raise _another_writer(self.uri)
+        self._stepped(before)
 
     def note(self, name: str) -> dict[str, Any] | None:
         """What a writer noted last under this name: how far an import is, the fingerprint of a column."""
-        text = {**self._table.config(), **self._newest_properties()}.get(_NOTE + name)
-        return None if text is None else json.loads(text)
+        return self.notes(name).get(name)
 
     def set_note(self, name: str, values: Mapping[str, Any] | None) -> None:
         """Note something about the store, or with None forget it."""
         self._must_write()
+        self._settle_notes()
         if values is not None:
             self._table.update_config({_NOTE + name: json.dumps(values, sort_keys=True)})
         elif _NOTE + name in self._table.config():
@@ -210,8 +239,12 @@ class Store:
 
     def notes(self, prefix: str = "") -> dict[str, dict[str, Any]]:
         """All notes whose names begin so."""
-        names = [key[len(_NOTE) :] for key in self._table.config() if key.startswith(_NOTE + prefix)]
-        return {name: self.note(name) or {} for name in sorted(names)}
+        texts = {**self._table.config(), **self._newest_properties()}
+        return {
+            name.removeprefix(_NOTE): json.loads(text)
+            for name, text in sorted(texts.items())
+            if text is not None and name.startswith(_NOTE + prefix)
+        }
 
     def declare(self, fields: Sequence[pa.Field]) -> None:
         """Add columns, empty in all rows; those that are there with this type already are left alone.
@@ -219,6 +252,7 @@ class Store:
         Raises DataError when a column is there with another type.
         """
         self._must_write()
+        self._settle_notes()
         new = []
         for field in fields:
             if field.name not in self.columns:
@@ -232,6 +266,7 @@ class Store:
     def drop(self, columns: Sequence[str]) -> None:
         """Remove columns that are not of SCHEMA."""
         self._must_write()
+        self._settle_notes()
         fixed = [name for name in columns if name in SCHEMA.names]
         if fixed:
             raise UsageError(f"The column {fixed[0]!r} belongs to every store and cannot be dropped.")
@@ -285,11 +320,13 @@ class Store:
         Raises DataError when the fragment has changed since `prepare`: Lance would take back that change in silence.
         """
         self._must_write()
+        self._settle_notes()
         if _as_json(self._fragment(filling.fragment).metadata) != filling.before:
             raise DataError(
                 f"Fragment {filling.fragment} of the store {self.uri!r} was changed while its new columns were made; "
                 "make them again."
             )
+        before = self.version
         self._table = lance.LanceDataset.commit(
             self._table,
             LanceOperation.Update(
@@ -298,6 +335,27 @@ class Store:
             ),
             read_version=self._table.version,
         )
+        self._stepped(before)
+
+    def clean(self, older_than: timedelta) -> Cleaned:
+        """Remove the versions of the table that are older, and the files that only they use: columns that were dropped
+        or filled again, and (once they are a week old) what killed workers left. The newest version stays.
+        """
+        self._must_write()
+        done = self._table.cleanup_old_versions(older_than=older_than)
+        return Cleaned(done.old_versions, done.data_files_removed, done.bytes_removed)
+
+    def _stepped(self, before: int) -> None:
+        """Note the versions of a batch or a fragment, which nobody asks for again, and clear them now and then."""
+        self._steps += range(before + 1, self.version + 1)
+        if len(self._steps) >= CLEAR_AFTER:
+            self._clear_steps()
+
+    def _clear_steps(self) -> None:
+        passed = [number for number in self._steps if number != self.version]
+        if passed:
+            self._table.cleanup_old_versions(versions=passed)
+        self._steps = [number for number in self._steps if number == self.version]
 
     def content_hash(self, columns: Sequence[str] | None = None) -> str:
         """A digest of all rows, whatever their order and their fragments: equal stores hold equal records."""
@@ -320,6 +378,8 @@ class Store:
     def _must_write(self) -> None:
         if not self._writing:
             raise DataError(f"The store {self.uri!r} is open for reading; write inside 'with store.writing()'.")
+        if not _is_local(self.uri) and self._table.latest_version != self.version:
+            raise _another_writer(self.uri)
 
     def _newest_properties(self) -> dict[str, str | None]:
         transaction = self._table.read_transaction(self._table.version)
@@ -327,11 +387,16 @@ class Store:
         return {key: value for key, value in found.items() if key.startswith(_NOTE)}
 
     def _recover_notes(self) -> None:
-        """A writer that was killed between a batch and its note has left the note with the batch."""
-        left = self._newest_properties()
-        if left:
-            self._table.update_config(left)
+        """A writer that was killed after a batch has left its notes with the batch."""
+        self._noted = self._newest_properties()
+        self._settle_notes()
+
+    def _settle_notes(self) -> None:
+        """Put what was noted with batches where it stays: the next step of another kind would cover it."""
+        if self._noted:
+            self._table.update_config(self._noted)
             self._table = lance.dataset(_table_uri(self.uri))
+            self._noted = {}
 
 
 def fill_fragment(fragment: LanceFragment, values: pa.Table) -> tuple[Any, list[int]]:
@@ -363,16 +428,25 @@ def _table_uri(uri: str) -> str:
 def _is_store(uri: str) -> bool:
     if _is_local(uri):
         return (Path(uri) / TABLE).is_dir()
-    try:
-        lance.dataset(_table_uri(uri))
-    except (ValueError, OSError):
-        return False
+    with _said(uri, "read"):
+        try:
+            lance.dataset(_table_uri(uri))
+        except ValueError as error:
+            if "was not found" in str(error):
+                return False
+            raise
     return True
+
+
+def _another_writer(uri: str) -> DataError:
+    return DataError(
+        f"Another process is writing the store {uri!r}; wait until it has finished, then run the same command again."
+    )
 
 
 @contextmanager
 def _claimed(uri: str) -> Iterator[None]:
-    """The lock of a local store. In an object store Lance itself lets only one of two clashing writes through."""
+    """The lock of a local store. Object stores have none: there `Store` stops as soon as it sees another's step."""
     if not _is_local(uri):
         yield
         return
@@ -384,7 +458,7 @@ def _claimed(uri: str) -> Iterator[None]:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        raise DataError(f"Another process is writing the store {uri!r}; wait until it has finished.") from None
+        raise _another_writer(uri) from None
     finally:
         os.close(handle)
 
@@ -395,7 +469,7 @@ def _said(uri: str, action: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split()).split(", rust/")[0].split(", /")[0]
+        reason = " ".join(str(error).split()).split(", rust/")[0].split(", /")[0].split(": <?xml")[0]
         if "No space left" in reason or "os error 28" in reason:
             reason = "the disk is full; free some space and run the same command again"
         elif "ermission denied" in reason or "os error 13" in reason or "os error 30" in reason:

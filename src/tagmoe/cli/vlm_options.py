@@ -1,0 +1,91 @@
+"""Options of the verbs that ask a vision-language model, and who is asked by them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tagmoe.errors import MissingError, UsageError
+
+if TYPE_CHECKING:
+    from tagmoe.vlm.question import VLM
+    from tagmoe.vlm.servers import ChatServers
+
+Endpoints = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--endpoint",
+        metavar="URL",
+        help="Server of chat completions, as http://127.0.0.1:8000/v1, or the folder of a Qwen-VL model; servers may "
+        "be given several times. Its key is read from TAGMOE_VLM_KEY, else OPENAI_API_KEY.",
+    ),
+]
+_NAME_HELP = "Name of the vision-language model on the server."
+ServedModel = Annotated[str | None, typer.Option("--model", "-m", metavar="NAME", help=_NAME_HELP)]
+VLMName = Annotated[str | None, typer.Option("--vlm-model", metavar="NAME", help=_NAME_HELP)]
+"""For verbs whose --model is a pipeline."""
+Concurrency = Annotated[int, typer.Option(min=1, help="Questions asked at the same time.")]
+Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds to wait for one answer before it is asked again.")]
+Pixels = Annotated[
+    int, typer.Option(min=1, help="Most pixels of a picture that is shown; larger ones are scaled down.")
+]
+
+
+def need_vlm_extra(*further: str) -> None:
+    """Raise MissingError when a module of the extra, or one of `further`, is not installed; imports none of them."""
+    for name in ("aiohttp", "jsonschema", *further):
+        if find_spec(name) is None:
+            raise MissingError(f"Asking a vision-language model needs {name}; run: pip install 'tagmoe[vlm]'.")
+
+
+def open_vlm(
+    endpoints: Sequence[str], model: str | None, *, concurrency: int, timeout: float, attempts: int = 5
+) -> VLM:
+    """Whoever answers: the servers of these addresses, or the local model of one folder.
+
+    Servers are checked first: that one is there, takes the key and has the model. Raises UsageError otherwise, in one
+    sentence, and MissingError without the extra. Not to be called from inside an event loop.
+    """
+    if not endpoints:
+        raise UsageError(
+            "Nobody is there to be asked; give --endpoint URL of a server, or the folder of a Qwen-VL model."
+        )
+    folders = [endpoint for endpoint in endpoints if "://" not in endpoint]
+    if folders:
+        return _local(folders[0], alone=len(endpoints) == 1)
+    need_vlm_extra()
+    if not model:
+        raise UsageError("The model on the server is not named; give its name, as the server lists it at /v1/models.")
+    from tagmoe.vlm.servers import ChatServers, server_key
+
+    servers = ChatServers(
+        endpoints, model, key=server_key(), concurrency=concurrency, timeout=timeout, attempts=attempts
+    )
+    asyncio.run(_check(servers))
+    return servers
+
+
+def _local(folder: str, *, alone: bool) -> VLM:
+    if not Path(folder).expanduser().is_dir():
+        raise UsageError(
+            f"The endpoint {folder!r} is neither a URL, as http://127.0.0.1:8000/v1, nor the folder of a model; "
+            "correct --endpoint."
+        )
+    if not alone:
+        raise UsageError(f"The folder {folder!r} is given beside other endpoints; give one folder, or servers only.")
+    need_vlm_extra("llguidance")
+    from tagmoe.vlm.local import LocalVLM
+
+    return LocalVLM.load(folder)
+
+
+async def _check(servers: ChatServers) -> None:
+    try:
+        await servers.check()
+    finally:
+        await servers.close()

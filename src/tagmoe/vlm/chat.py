@@ -1,0 +1,150 @@
+"""The wire format of OpenAI's chat completions: a question as a request, a reply as an answer."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from tagmoe.errors import ImageError
+from tagmoe.vlm.answers import answer_of
+from tagmoe.vlm.question import Answer, Attachment, Question
+
+OPTIONAL = ("structured_outputs", "response_format", "top_logprobs", "logprobs", "seed", "max_tokens")
+"""Fields that a server may not know: it is asked again without the one that it names in its refusal."""
+TOP_LOGPROBS = 20
+"""What vLLM and OpenAI give at most."""
+
+
+def messages_of(question: Question) -> bytes:
+    """The messages as JSON. Joined from bytes: base64 of megabytes never goes through a JSON encoder."""
+    pieces = [b"["]
+    if question.system:
+        pieces += [b'{"role":"system","content":', json.dumps(question.system).encode(), b"},"]
+    pieces.append(b'{"role":"user","content":[')
+    for number, part in enumerate(question.parts):
+        if number:
+            pieces.append(b",")
+        if isinstance(part, Attachment):
+            pieces += [
+                b'{"type":"image_url","image_url":{"url":"data:image/',
+                _kind(part.data),
+                b";base64,",
+                base64.b64encode(part.data),
+                b'"}}',
+            ]
+        else:
+            pieces += [b'{"type":"text","text":', json.dumps(part).encode(), b"}"]
+    pieces.append(b"]}]")
+    return b"".join(pieces)
+
+
+def _kind(data: bytes) -> bytes:
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return b"png"
+    if data.startswith(b"\xff\xd8\xff"):
+        return b"jpeg"
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return b"webp"
+    raise ImageError("A picture of the question is no PNG, JPEG or WebP file.")
+
+
+def body_of(model: str, messages: bytes, question: Question, lacks: Container[str] = ()) -> bytes:
+    """The request, without the fields that the server lacks."""
+    values: dict[str, Any] = {"model": model, "temperature": question.temperature, "seed": question.seed}
+    values["max_completion_tokens" if "max_tokens" in lacks else "max_tokens"] = question.max_tokens
+    if question.choices:
+        # vLLM's field gives the word alone, so that its first token has the probabilities; else a schema holds it
+        if "structured_outputs" not in lacks:
+            values["structured_outputs"] = {"choice": list(question.choices)}
+        else:
+            values["response_format"] = _format("choice", choice_schema(question.choices))
+        values |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
+        if "logprobs" in lacks:
+            del values["top_logprobs"]
+    elif question.schema is not None:
+        values["response_format"] = _format("answer", question.schema)
+    head = json.dumps({name: value for name, value in values.items() if name not in lacks})
+    return b'%s,"messages":%s}' % (head[:-1].encode(), messages)
+
+
+def choice_schema(choices: Sequence[str]) -> dict[str, Any]:
+    """A schema of one choice; an object, as some servers allow nothing else at the top."""
+    answer = {"type": "string", "enum": list(choices)}
+    return {"type": "object", "properties": {"answer": answer}, "required": ["answer"], "additionalProperties": False}
+
+
+def _format(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": name, "schema": dict(schema), "strict": True}}
+
+
+def has_pictures(question: Question) -> bool:
+    return any(isinstance(part, Attachment) for part in question.parts)
+
+
+def read_reply(reply: Mapping[str, Any], question: Question) -> Answer:
+    """The answer in a whole reply."""
+    first = reply["choices"][0]
+    message, finish = first["message"], first.get("finish_reason")
+    content = message["content"]
+    if isinstance(content, list):
+        content = "".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
+    text = content if isinstance(content, str) else ""
+    if message.get("refusal"):
+        return Answer("refused", text, reason=f"The model refused: {str(message['refusal'])[:200]}")
+    if finish == "content_filter":
+        return Answer("refused", text, reason="The server's content filter stopped the answer.")
+    answer = answer_of(text, question)
+    if finish == "length" and not (question.choices and answer.status == "ok"):
+        reason = f"The answer was cut off at {question.max_tokens} tokens."
+        return Answer("invalid", text, reason=reason)
+    if answer.status == "ok" and question.choices:
+        return replace(answer, probabilities=choice_probabilities(first.get("logprobs"), question.choices))
+    return answer
+
+
+def choice_probabilities(logprobs: Any, choices: Sequence[str]) -> dict[str, float] | None:
+    """Probabilities of the choices, normalised, from the log-probabilities of the first token that tells them apart.
+
+    logprobs: as in a chat completion, or None. None where the server gives none, or where the token may be the begin
+    of several choices.
+    """
+    try:
+        tokens = [(str(entry["token"]), entry["top_logprobs"]) for entry in logprobs["content"]]
+        written = ""
+        for token, top in tokens:
+            # JSON around the word (a brace, the name, a quote) comes first where a schema holds it
+            if _bare(written + token):
+                # a token alone says nothing of the others
+                return (
+                    None
+                    if len(top) < 2
+                    else _shares([(str(entry["token"]), float(entry["logprob"])) for entry in top], choices)
+                )
+            written += token
+    except (TypeError, LookupError, ValueError, AttributeError):
+        pass
+    return None
+
+
+def _bare(written: str) -> str:
+    """The letters of the word that are written so far, without the JSON before them."""
+    text = re.sub(r'^\s*\{\s*("?(answer?|answe|answ|ans|an|a)?"?\s*:?\s*)', "", written)
+    return text.rstrip("} \n").strip('" \n')
+
+
+def _shares(top: Sequence[tuple[str, float]], choices: Sequence[str]) -> dict[str, float] | None:
+    sums = dict.fromkeys(choices, 0.0)
+    for token, log in top:
+        begin = _bare(token).casefold()
+        fitting = [choice for choice in choices if begin and choice.casefold().startswith(begin)]
+        if len(fitting) > 1:
+            return None
+        if fitting:
+            sums[fitting[0]] += math.exp(log)
+    whole = sum(sums.values())
+    return {choice: value / whole for choice, value in sums.items()} if whole > 0 else None

@@ -1,0 +1,74 @@
+"""A picture as it is shown to a model: upright, and under a cap of pixels, as pixels are what a question costs."""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from tagmoe.data.picture_file import FORMATS, read_header
+from tagmoe.errors import ImageError, UsageError
+
+SHOWN = ("png", "jpg", "webp")
+"""What every server reads."""
+JPEG_QUALITY = 90
+SMALL_PIXELS = 128 * 128
+"""Up to this size a picture is encoded as PNG: exact, and not much larger."""
+
+
+def capped(data: bytes, pixels: int) -> bytes:
+    """PNG, JPEG or WebP bytes of an encoded picture, upright and with at most `pixels` pixels.
+
+    What is that already comes back untouched, by its header alone. All else is decoded (its first frame, on white),
+    scaled down with its aspect kept, and encoded as JPEG, or as PNG when small. Raises ImageError for a picture that
+    cannot be read, UsageError for a cap below one pixel.
+    """
+    if pixels < 1:
+        raise UsageError(f"The cap is {pixels} pixels; give at least 1.")
+    header = read_header(data)
+    if header.upright and header.extension in SHOWN and header.width * header.height <= pixels:
+        return data
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of damaged EXIF, which does not make the pixels unusable
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                size = fitting_size(header.width, header.height, pixels)
+                # a JPEG is decoded at a half, a quarter or an eighth where that is still larger than what is wanted
+                image.draft(None, size if header.upright else (max(size), max(size)))
+                shown = _on_white(ImageOps.exif_transpose(image))
+    except Exception:
+        # A decoder may fail in any way at all on bytes that somebody made to that end.
+        raise ImageError("damaged picture") from None
+    if shown.size != size:
+        shown = shown.resize(size, Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    if size[0] * size[1] <= SMALL_PIXELS:
+        shown.save(buffer, "PNG")
+    else:
+        shown.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+def fitting_size(width: int, height: int, pixels: int) -> tuple[int, int]:
+    """The largest (width, height) of this aspect with at most `pixels` pixels, never larger than it is."""
+    if width * height <= pixels:
+        return width, height
+    scale = math.sqrt(pixels / (width * height))
+    # a side below one pixel is one, and then the other is what the cap leaves
+    wide = min(max(1, int(width * scale)), pixels)
+    high = min(max(1, int(height * scale)), pixels // wide)
+    return min(wide, pixels // high), high
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """8-bit RGB; 16-bit values are scaled, transparency is laid on white."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        whole = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,342 @@
+"""Asking servers that speak OpenAI's chat completions with pictures: vLLM, SGLang, `transformers serve`, hosted ones.
+
+What fails on the way (no connection, a hang, an error of the server, too many requests) is asked again; what the model
+or the server says of one question is that question's answer; what can never work is an error, before others are asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+import random
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from tagmoe.errors import ImageError, MissingError, UsageError
+from tagmoe.vlm.chat import OPTIONAL, body_of, has_pictures, messages_of, read_reply
+from tagmoe.vlm.endpoints import Endpoint, choose
+from tagmoe.vlm.question import Answer, Question
+
+CONNECT_SECONDS = 10.0
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 60.0
+"""Seconds before the second attempt, and the most before any: doubled each time, jittered, and a Retry-After kept."""
+_NO_EYES = re.compile(
+    r"not a multi-?modal|(does not|doesn't) support.{0,30}(image|vision|multi-?modal)|at most 0 image"
+    r"|image(s|_url)?( inputs?| content)? (is|are) not supported|(text|language)[- ]only model",
+    re.IGNORECASE,
+)
+_OTHER_MODEL = re.compile(r"pinned to|model.{0,80}(not exist|not found|unknown)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class _Failed(Exception):
+    """No answer, but there may be one the next time. wait: seconds that the server asked for."""
+
+    reason: str
+    wait: float = 0.0
+
+
+class _Refused(Exception):
+    """The server will not answer this question, now or later."""
+
+
+class _Unknown(Exception):
+    """The server does not know a field of the request."""
+
+
+class ChatServers:
+    """Asks one or several servers of one model, each question at the least loaded healthy one.
+
+    endpoints: addresses as http://127.0.0.1:8000/v1. model: name as the servers have it. key: bearer token, kept out of
+    every message. concurrency: requests in flight over all endpoints. timeout: seconds for one request. attempts:
+    requests for one question, over all endpoints. Raises UsageError for settings that cannot be, MissingError without
+    aiohttp.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        model: str,
+        *,
+        key: str | None = None,
+        concurrency: int = 16,
+        timeout: float = 120.0,
+        attempts: int = 5,
+    ) -> None:
+        if not endpoints:
+            raise UsageError("No endpoint is given; give one as http://127.0.0.1:8000/v1.")
+        if not model:
+            raise UsageError("No model is given; name one that the server has.")
+        if concurrency < 1 or attempts < 1 or not (timeout > 0 and math.isfinite(timeout)):
+            raise UsageError(
+                f"The concurrency is {concurrency}, the attempts are {attempts}, the timeout is {timeout:g} s; "
+                "give at least 1, at least 1 and more than 0."
+            )
+        if key is not None and not re.fullmatch(r"[!-~]+", key):
+            raise UsageError("The key has characters that no key has; set TAGMOE_VLM_KEY to the key and nothing else.")
+        self._endpoints = list({endpoint.url: endpoint for endpoint in map(Endpoint, endpoints)}.values())
+        self._model = model
+        self._key = key
+        self._concurrency = concurrency
+        self._timeout = timeout
+        self._attempts = attempts
+        self._session: Any = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._free = asyncio.Semaphore(concurrency)
+
+    def __repr__(self) -> str:
+        return f"ChatServers({[endpoint.url for endpoint in self._endpoints]}, {self._model!r})"
+
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+        return self._model
+
+    async def ask(self, question: Question) -> Answer:
+        """The answer of one server, checked against the question's schema or choices.
+
+        Raises UsageError when no question can be answered: the key or the model is wrong, the address is no chat
+        completions, the model takes no pictures, the schema is none.
+        """
+        try:
+            messages = messages_of(question)
+        except ImageError as error:
+            return Answer("refused", reason=str(error), attempts=0)
+        failure = _Failed("")
+        for attempt in range(1, self._attempts + 1):
+            try:
+                async with self._slots():
+                    reply = await self._reply(messages, question)
+            except _Failed as error:
+                failure = error
+            except _Refused as error:
+                return Answer("refused", reason=str(error), attempts=attempt)
+            else:
+                answer = read_reply(reply, question)
+                return answer if attempt == 1 else replace(answer, attempts=attempt)
+            if attempt < self._attempts:
+                await asyncio.sleep(self._pause(attempt, failure.wait))
+        return Answer("failed", reason=failure.reason, attempts=self._attempts)
+
+    async def check(self) -> None:
+        """Ask the servers for their models. Raises UsageError, one sentence, for what would fail each question.
+
+        That is: no server answers, the key is wrong, or one that answers has another model. A server that lists no
+        models passes, as does a model given as a path, which servers list under names of their own.
+        """
+        results = await asyncio.gather(*(self._models(endpoint) for endpoint in self._endpoints))
+        failures = [result for result in results if isinstance(result, _Failed)]
+        if len(failures) == len(results):
+            raise UsageError(f"{failures[0].reason} Start the server, or correct --endpoint.")
+        for endpoint, names in zip(self._endpoints, results, strict=True):
+            if not isinstance(names, _Failed) and names and not self._is_among(names):
+                raise UsageError(self._other_model(endpoint, names))
+
+    async def close(self) -> None:
+        """Close all connections."""
+        session, self._session = self._session, None
+        if session is not None and self._loop is asyncio.get_running_loop():
+            await session.close()
+
+    def _slots(self) -> asyncio.Semaphore:
+        self._opened()
+        return self._free
+
+    def _opened(self) -> Any:
+        """The session of the running loop, which keeps connections; a new loop gets a new one."""
+        loop = asyncio.get_running_loop()
+        if self._session is not None and self._loop is loop:
+            return self._session
+        try:
+            import aiohttp
+        except ImportError:
+            raise MissingError("Asking a server needs aiohttp; run: pip install 'tagmoe[vlm]'.") from None
+        self._loop, self._free = loop, asyncio.Semaphore(self._concurrency)
+        for endpoint in self._endpoints:
+            endpoint.in_flight = 0
+        headers = {"Content-Type": "application/json"}
+        if self._key is not None:
+            headers["Authorization"] = f"Bearer {self._key}"
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),  # the semaphore is the limit
+            timeout=aiohttp.ClientTimeout(total=self._timeout, sock_connect=min(CONNECT_SECONDS, self._timeout)),
+            headers=headers,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+        return self._session
+
+    async def _reply(self, messages: bytes, question: Question) -> Mapping[str, Any]:
+        """The server's reply to one attempt, of which each field that the server refuses makes one request more."""
+        endpoint = choose(self._endpoints)
+        while True:
+            body = body_of(self._model, messages, question, endpoint.lacks)
+            try:
+                return await self._post(endpoint, body, question)
+            except _Unknown as error:
+                endpoint.lacks.add(str(error))
+
+    async def _post(self, endpoint: Endpoint, body: bytes, question: Question) -> Mapping[str, Any]:
+        status, data, wait = await self._send(endpoint, "POST", "/chat/completions", body)
+        if status == 200:
+            try:
+                reply = json.loads(data)
+                reply["choices"][0]["message"]["content"]
+            except (ValueError, LookupError, TypeError):
+                raise _Failed(f"The server at {endpoint.url} sent something other than an answer.") from None
+            endpoint.showed = endpoint.showed or has_pictures(question)
+            return dict(reply)
+        message = self._message(data)
+        if status in (408, 429) or status >= 500:
+            raise _Failed(f"The server at {endpoint.url} answered {status}{message}.", wait)
+        if status in (401, 403):
+            raise UsageError(self._wrong_key(endpoint, status))
+        if status in (404, 405) or (status == 400 and _OTHER_MODEL.search(message)):
+            names = await self._models(endpoint)
+            if not isinstance(names, _Failed) and names and not self._is_among(names):
+                raise UsageError(self._other_model(endpoint, names))
+            raise UsageError(
+                f"The server at {endpoint.url} answered {status}{message} to chat completions for the model "
+                f"{self._model!r}; correct --endpoint (it often ends with /v1) or the model."
+            )
+        if status in (400, 422):
+            for name in OPTIONAL:
+                if name in message and name not in endpoint.lacks and f'"{name}":'.encode() in body:
+                    raise _Unknown(name)
+            if has_pictures(question) and not endpoint.showed and _NO_EYES.search(message):
+                raise UsageError(
+                    f"The model {self._model!r} at {endpoint.url} takes no pictures ({message.lstrip(': ')}); use a "
+                    "vision-language model."
+                )
+        if status < 400:
+            raise UsageError(
+                f"The server at {endpoint.url} answered {status}, a redirection, which is not followed; give the "
+                "address that it leads to."
+            )
+        raise _Refused(f"The server refused the question with {status}{message}.")
+
+    async def _models(self, endpoint: Endpoint) -> list[str] | _Failed:
+        """The names that a server lists, none where it has no such list; or why it cannot be asked."""
+        for attempt in range(1, self._attempts + 1):
+            try:
+                status, data, wait = await self._send(endpoint, "GET", "/models")
+            except _Failed as error:
+                # nobody there is not cured by asking again, a server that stumbles may be
+                return error
+            if status in (401, 403):
+                raise UsageError(self._wrong_key(endpoint, status))
+            if status not in (408, 429) and status < 500:
+                break
+            if attempt == self._attempts:
+                return _Failed(f"The server at {endpoint.url} answered {status}{self._message(data)}.")
+            await asyncio.sleep(self._pause(attempt, wait))
+        try:
+            return [str(entry["id"]) for entry in json.loads(data)["data"]]
+        except (ValueError, LookupError, TypeError):
+            return []
+
+    async def _send(
+        self, endpoint: Endpoint, method: str, path: str, body: bytes | None = None
+    ) -> tuple[int, bytes, float]:
+        """(status, body, seconds of Retry-After) of a reply that came whole. Raises _Failed when none did."""
+        session = self._opened()
+        import aiohttp
+
+        started = time.monotonic()
+        endpoint.in_flight += 1
+        try:
+            async with session.request(method, endpoint.url + path, data=body, allow_redirects=False) as response:
+                data = await response.read()
+                status, wait = response.status, _retry_after(response.headers.get("Retry-After"))
+        except TimeoutError as error:
+            endpoint.failed(started, gone=True)
+            what = "could not be reached" if "onnect" in str(error) else "did not answer"
+            seconds = f"{min(CONNECT_SECONDS, self._timeout) if 'onnect' in str(error) else self._timeout:g}"
+            raise _Failed(f"The server at {endpoint.url} {what} within {seconds} s.") from None
+        except aiohttp.ClientConnectorError as error:
+            endpoint.failed(started, gone=True)
+            what = self._clean(error.strerror or type(error.os_error).__name__)
+            raise _Failed(f"No server answers at {endpoint.url} ({what}).") from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            endpoint.failed(started, gone=False)
+            raise _Failed(f"The connection to {endpoint.url} was lost ({type(error).__name__}).") from None
+        finally:
+            endpoint.in_flight -= 1
+        if status >= 500:
+            endpoint.failed(started, gone=False)
+        else:
+            endpoint.worked()
+        return status, data, wait
+
+    def _pause(self, attempt: int, wait: float) -> float:
+        """Seconds before the next attempt; others share the jitter, so that they do not all come back at once."""
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
+        if wait > 0:
+            return min(LONGEST_PAUSE, wait * random.uniform(1.0, 1.1))
+        others = [endpoint for endpoint in self._endpoints if not endpoint.rests]
+        # a healthy second server can be asked at once, if it is not always the same that fails
+        return pause if len(self._endpoints) == 1 or not others else pause / 4
+
+    def _is_among(self, names: Sequence[str]) -> bool:
+        # `transformers serve` lists what its cache holds, and takes a folder or a revision beside that
+        known = {*names, *(name.split("@")[0] for name in names)}
+        return self._model in known or self._model.split("@")[0] in known or os.path.isdir(self._model)
+
+    def _other_model(self, endpoint: Endpoint, names: Sequence[str]) -> str:
+        shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+        return f"The server at {endpoint.url} has no model {self._clean(self._model)!r}; it has {self._clean(shown)}."
+
+    def _wrong_key(self, endpoint: Endpoint, status: int) -> str:
+        # what the server says is left out: some repeat the key
+        sent = "no key" if self._key is None else "the key that was sent"
+        return (
+            f"The server at {endpoint.url} refused {sent} ({status}); set the environment variable TAGMOE_VLM_KEY to a "
+            "key that it accepts."
+        )
+
+    def _message(self, data: bytes) -> str:
+        """': ' and what an error reply says, in one line, or nothing."""
+        text = data[:4000].decode("utf-8", "replace")
+        try:
+            value = json.loads(data)
+            for name in ("error", "message", "detail"):
+                if isinstance(value, Mapping) and value.get(name):
+                    value = value[name]
+            text = value if isinstance(value, str) else json.dumps(value)
+        except ValueError:
+            if text.lstrip().startswith("<"):
+                return ""
+        line = self._clean(" ".join(text.split()).rstrip("."))
+        return f": {line[:300]}" if line else ""
+
+    def _clean(self, text: str) -> str:
+        return text.replace(self._key, "***") if self._key else text
+
+
+def server_key() -> str | None:
+    """The key for servers from the environment: TAGMOE_VLM_KEY, else OPENAI_API_KEY, else None."""
+    for name in ("TAGMOE_VLM_KEY", "OPENAI_API_KEY"):
+        value = os.environ.get(name, "").strip()
+        if value:
+            return value
+    return None
+
+
+def _retry_after(value: str | None) -> float:
+    """Seconds to wait that a header asks for, as a number or as an HTTP date; 0 for none or nonsense."""
+    if not value:
+        return 0.0
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, TypeError):
+            return 0.0
+    return seconds if seconds > 0 and math.isfinite(seconds) else 0.0
