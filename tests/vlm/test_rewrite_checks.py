@@ -130,6 +130,18 @@ def test_another_language_or_script_is_found() -> None:
     assert keeps_language("sunglasses", "Put dark sunglasses on the person.") is None
 
 
+@pytest.mark.parametrize("text", ["a red \ue123 hat", "a red \ud800 hat", "a red \u0378 hat"])
+def test_characters_that_are_none_are_found(text: str) -> None:
+    assert is_plain("a red hat", text) is not None
+    assert is_plain(text, text) is None
+
+
+def test_letters_of_a_third_script_are_found() -> None:
+    assert keeps_language("a red hat", "a red hat, \u7ea2, on the head") is not None
+    assert keeps_language("write \u7ea2 there", "write \u7ea2 on the head there") is None
+    assert keeps_language(CHINESE, f"{CHINESE} Lego") is None
+
+
 @pytest.mark.parametrize(
     "text",
     [

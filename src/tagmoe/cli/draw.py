@@ -57,7 +57,7 @@ def draw(
             f"--lora-scale is given {len(lora_scale)} times and --lora {len(lora or ())} times; give one for each."
         )
     check_model(model)
-    check_backend(rewrite)
+    check_backend(rewrite, vlm_model)
     page = None if explain is None else prepare_page(explain, model, force=force)
     from tagmoe.images import load_image
 

@@ -27,7 +27,8 @@ from tagmoe.cli.options import (
     Steps,
     Threads,
 )
-from tagmoe.cli.rewriting import NONE, Rewrite, RewriteCaching, RewriteModel, RewriteTimeout
+from tagmoe.cli.rewriting import NONE, Rewrite, RewriteCaching, RewriteTimeout
+from tagmoe.cli.vlm_options import VLMName
 from tagmoe.vlm.rewrite import SECONDS
 
 
@@ -49,7 +50,7 @@ def edit(
     rewrite: Rewrite = NONE,
     rewrite_timeout: RewriteTimeout = SECONDS,
     rewrite_cache: RewriteCaching = True,
-    vlm_model: RewriteModel = None,
+    vlm_model: VLMName = None,
     no_metadata: NoMetadata = False,
     force: Force = False,
     as_json: AsJson = False,

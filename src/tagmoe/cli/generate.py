@@ -25,7 +25,8 @@ from tagmoe.cli.options import (
     Steps,
     Threads,
 )
-from tagmoe.cli.rewriting import NONE, Rewrite, RewriteCaching, RewriteModel, RewriteTimeout
+from tagmoe.cli.rewriting import NONE, Rewrite, RewriteCaching, RewriteTimeout
+from tagmoe.cli.vlm_options import VLMName
 from tagmoe.vlm.rewrite import SECONDS
 
 
@@ -46,7 +47,7 @@ def generate(
     rewrite: Rewrite = NONE,
     rewrite_timeout: RewriteTimeout = SECONDS,
     rewrite_cache: RewriteCaching = True,
-    vlm_model: RewriteModel = None,
+    vlm_model: VLMName = None,
     no_metadata: NoMetadata = False,
     force: Force = False,
     as_json: AsJson = False,

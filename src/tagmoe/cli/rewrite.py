@@ -16,12 +16,12 @@ from tagmoe.cli.rewriting import (
     SELF,
     TAGWORLD,
     RewriteCaching,
-    RewriteModel,
     RewriteTimeout,
     check_backend,
     make_rewriter,
     tell,
 )
+from tagmoe.cli.vlm_options import VLMName
 from tagmoe.errors import UsageError
 from tagmoe.vlm.rewrite import SECONDS, Rewriting
 
@@ -39,7 +39,7 @@ def rewrite(
         typer.Option("--backend", help=f"{BACKENDS[0].upper()}{BACKENDS[1:]}. By default tagworld for its model."),
     ] = None,
     model: Model = None,
-    vlm_model: RewriteModel = None,
+    vlm_model: VLMName = None,
     rewrite_timeout: RewriteTimeout = SECONDS,
     rewrite_cache: RewriteCaching = True,
     as_json: AsJson = False,
@@ -52,10 +52,11 @@ def rewrite(
     """
     if not prompt.strip():
         raise UsageError("The prompt is empty; say what to draw or what to change, e.g. -p 'make the circle red'.")
-    words = known_words(model) if model is not None or backend is None else None
+    hush()
+    words = known_words(model) if model is not None or backend in (None, SELF) else None
     if backend is None:
         backend = SELF if words is None else TAGWORLD
-    check_backend(backend)
+    check_backend(backend, vlm_model)
     from tagmoe.arguments import check_words
     from tagmoe.images import load_image
 
@@ -103,8 +104,6 @@ def text_parts(model: Path | None) -> tuple[Any, Any]:
     """Text encoder and tokenizer of a pipeline's folder alone: on a GPU in bf16 where there is one."""
     folder = check_model(model)
     import torch
-
-    hush()
     from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
     on_gpu = torch.cuda.is_available()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
 from tagmoe.cli.output import say
-from tagmoe.errors import MissingError, TagMoEError, UsageError
+from tagmoe.cli.vlm_options import need_vlm_extra
+from tagmoe.errors import TagMoEError, UsageError
 from tagmoe.vlm.question import Answer, Question
 from tagmoe.vlm.rewrite import SECONDS, InstructionRewriter, Rewriting
 from tagmoe.vlm.rewrite_cache import RewriteCache
@@ -30,9 +31,6 @@ Rewrite = Annotated[
 RewriteTimeout = Annotated[
     float,
     typer.Option("--rewrite-timeout", min=0.1, help="Seconds of all attempts; after them the prompt is used as it is."),
-]
-RewriteModel = Annotated[
-    str | None, typer.Option("--vlm-model", help="Name of the model at the rewriter's URL; by default its only one.")
 ]
 RewriteCaching = Annotated[
     bool, typer.Option("--rewrite-cache/--no-rewrite-cache", help="Keep answers, and use those of earlier calls.")
@@ -64,15 +62,20 @@ class Nobody:
         """Nothing is held."""
 
 
-def check_backend(backend: str) -> None:
+def check_backend(backend: str, vlm_model: str | None) -> None:
     """Refuse a backend before anything is loaded. Raises UsageError for what is none, MissingError for an extra."""
     if backend in (NONE, TAGWORLD):
         return
-    if backend != SELF and not re.match(r"https?://[^/\s]", backend):
+    if backend == SELF:
+        need_vlm_extra("llguidance")
+        return
+    if not re.match(r"https?://[^/\s]", backend):
         raise UsageError(f"The rewriter is {backend!r}; give {BACKENDS}.")
     if "@" in backend.partition("//")[2].partition("/")[0]:
         # It would end up in the reasons and metadata. Not repeated here, as it is a secret.
         raise UsageError("The rewriter's URL holds a name or password; leave it out and set TAGMOE_VLM_KEY.")
+    if not vlm_model:
+        raise UsageError(f"The model at {backend!r} is not named; give --vlm-model NAME, as the server lists it.")
     need_vlm_extra()
 
 
@@ -140,16 +143,10 @@ def drawn_facts(result: Rewriting) -> dict[str, Any]:
     return {
         "raw_prompt": result.raw,
         "rewrite": result.status,
-        "rewrite_model": result.model,
+        # A server's name for a model can be a path, which would tell of a machine.
+        "rewrite_model": PurePath(result.model).name if result.model.startswith("/") else result.model,
         "rewrite_prompt_version": result.prompt_version,
     }
-
-
-def need_vlm_extra() -> None:
-    """Raise MissingError when a module that asking needs is not installed; imports none of them."""
-    for name in ("aiohttp", "jsonschema", "llguidance"):
-        if find_spec(name) is None:
-            raise MissingError(f"Asking a vision-language model needs {name}; run: pip install 'tagmoe[vlm]'.")
 
 
 def _self(parts: Callable[[], tuple[Any, Any]], name: str) -> VLM:
@@ -160,6 +157,7 @@ def _self(parts: Callable[[], tuple[Any, Any]], name: str) -> VLM:
 
 
 def _server(url: str, model: str | None, seconds: float) -> VLM:
-    from tagmoe.vlm.servers import ChatServers
+    from tagmoe.vlm.servers import ChatServers, server_key
 
-    return ChatServers([url], model=model, timeout=seconds)
+    # Twice: a connection that was lost is worth one more try, and the whole has a limit of its own.
+    return ChatServers([url], model or "", key=server_key(), timeout=seconds, attempts=2)

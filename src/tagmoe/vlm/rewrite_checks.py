@@ -67,6 +67,13 @@ _FUNCTION_WORDS = {
 }
 _LANGUAGES = {name: frozenset(words.split()) for name, words in _FUNCTION_WORDS.items()}
 
+_SCRIPTS = {
+    **dict.fromkeys(("HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HALFWIDTH"), "KANA"),
+    **dict.fromkeys(("FULLWIDTH", "FEMININE", "MASCULINE", "MICRO"), "LATIN"),
+    "IDEOGRAPHIC": "CJK",
+}
+"""First words of Unicode names that are not the name of their script."""
+
 Check = Callable[[str, str], str | None]
 
 
@@ -122,7 +129,7 @@ def _scripts(text: str) -> Iterator[str]:
     for character in text:
         if character.isalpha():
             first = unicodedata.name(character, "UNKNOWN").split(" ")[0]
-            yield "KANA" if first in ("HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA") else first
+            yield _SCRIPTS.get(first, first)
 
 
 # The checks -----------------------------------------------------------------------------------------------------
@@ -146,7 +153,9 @@ def is_plain(raw: str, rewritten: str) -> str | None:
     for pattern, name in _MARKUP:
         if pattern.search(rewritten) and not pattern.search(raw):
             return f"it has {name}"
-    return None
+    # Unassigned, private or half a character: what a model writes that has lost its way.
+    broken = [character for character in rewritten if unicodedata.category(character) in ("Cn", "Co", "Cs")]
+    return "it has characters that are none" if broken and not set(broken) <= set(raw) else None
 
 
 def is_no_talk(raw: str, rewritten: str) -> str | None:
@@ -176,10 +185,14 @@ def keeps_numbers(raw: str, rewritten: str) -> str | None:
 
 
 def keeps_language(raw: str, rewritten: str) -> str | None:
-    """The script is the same, and the language as far as function words tell."""
+    """The script is the same, no letters of a third one are mixed in (Latin may be: names), and the language is the
+    same as far as function words tell."""
     before, after = script_of(raw), script_of(rewritten)
     if before is not None and after is not None and before != after:
         return f"it is written in {after.lower()} letters and the instruction in {before.lower()}"
+    mixed = {*_scripts(unquoted(rewritten))} - {*_scripts(raw), "LATIN"}
+    if before is not None and mixed:
+        return f"it has {min(mixed).lower()} letters, which the instruction has not"
     spoken, written = language_of(raw), language_of(rewritten)
     if spoken is not None and written is not None and spoken != written:
         return f"it is {written} and the instruction is {spoken}"
