@@ -218,6 +218,10 @@ class TagMoEPipeline(DiffusionPipeline, LoraLoaderMixin):
         kept = mask[:, len(prefix) :].bool()
         return hidden[:, len(prefix) :] * kept.unsqueeze(-1), kept
 
+    def check_prompt(self, prompt: str) -> None:
+        """Raise UsageError for what `encode_prompt` refuses: control tokens, unknown words, too many tokens."""
+        self._prompt_ids(prompt)
+
     def _token_ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids if text else []
 

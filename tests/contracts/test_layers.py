@@ -53,6 +53,7 @@ LIGHT = (
     "tagmoe.world",
     "tagmoe.data.store",
     "tagmoe.memory.plans",
+    "tagmoe.vlm.rewrite",
     "tagmoe.cli",
 )
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

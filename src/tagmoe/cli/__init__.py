@@ -22,6 +22,7 @@ from tagmoe.cli.edit import edit
 from tagmoe.cli.generate import generate
 from tagmoe.cli.info import info
 from tagmoe.cli.output import say
+from tagmoe.cli.rewrite import rewrite
 from tagmoe.cli.routing import app as routing
 from tagmoe.cli.train import train
 from tagmoe.cli.upcycle import upcycle
@@ -35,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (demo, edit, generate, train, upcycle, convert_release, info):
+for verb in (demo, edit, generate, rewrite, train, upcycle, convert_release, info):
     app.command()(verb)
 app.add_typer(routing, name="routing")
 app.add_typer(ablation, name="ablation")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 from tagmoe.cli.explain import prepare_page
 from tagmoe.cli.models import check_model, load_loras, load_model, model_name, plan_memory
 from tagmoe.cli.output import check_output_file, give, say, write_image
+from tagmoe.cli.rewriting import aloud, check_backend, drawn_facts, make_rewriter
 from tagmoe.errors import UsageError
 from tagmoe.presets import find_preset
 
@@ -34,11 +35,18 @@ def draw(
     memory: str,
     threads: int | None,
     explain: Path | None,
+    rewrite: str,
+    rewrite_timeout: float,
+    rewrite_cache: bool,
+    vlm_model: str | None,
     no_metadata: bool,
     force: bool,
     as_json: bool,
 ) -> None:
-    """Edit `pictures`, or generate without any, and write the result to `out`; and a page about it to `explain`."""
+    """Edit `pictures`, or generate without any, and write the result to `out`; and a page about it to `explain`.
+
+    A rewriter that fails costs at most `rewrite_timeout` seconds: then the prompt is used as it is.
+    """
     if not prompt.strip():
         raise UsageError("The prompt is empty; say what to draw or what to change, e.g. -p 'make the circle red'.")
     width, height = parse_size(size)
@@ -49,6 +57,7 @@ def draw(
             f"--lora-scale is given {len(lora_scale)} times and --lora {len(lora or ())} times; give one for each."
         )
     check_model(model)
+    check_backend(rewrite, vlm_model)
     page = None if explain is None else prepare_page(explain, model, force=force)
     from tagmoe.images import load_image
 
@@ -69,22 +78,37 @@ def draw(
                     f"{str(path)!r} is {picture.width}x{picture.height}; this model works at the area of "
                     f"{side}x{side}, so the picture is resized."
                 )
-    started = time.perf_counter()
-    answer = pipeline(
-        prompt,
-        references or None,
-        height=height,
-        width=width,
-        num_inference_steps=steps,
-        true_cfg_scale=cfg,
-        seed=seed,
-        return_routing=None if page is None else "full",
+    rewriter = make_rewriter(
+        rewrite,
+        parts=lambda: (pipeline.text_encoder, pipeline.tokenizer),
+        name=model_name(model),
+        vlm_model=vlm_model,
+        seconds=rewrite_timeout,
+        caching=rewrite_cache,
+        known_words=pipeline.config.known_words,
+        accepts=pipeline.check_prompt,
     )
+    started = time.perf_counter()
+    try:
+        answer = pipeline(
+            prompt,
+            references or None,
+            height=height,
+            width=width,
+            num_inference_steps=steps,
+            true_cfg_scale=cfg,
+            seed=seed,
+            return_routing=None if page is None else "full",
+            rewriter=None if rewriter is None else aloud(rewriter),
+        )
+    finally:
+        if rewriter is not None:
+            rewriter.close()
     output = cast("TagMoEPipelineOutput", answer)
     seconds = time.perf_counter() - started
     image = output.images[0]
     facts = {
-        "prompt": prompt,
+        "prompt": output.prompts[0],
         "seed": output.seeds[0],
         "steps": pipeline.config.default_steps if steps is None else steps,
         "cfg": pipeline.config.default_cfg if cfg is None else cfg,
@@ -92,10 +116,12 @@ def draw(
         **({} if preset is None else {"preset": preset}),
         **({"lora": ", ".join(Path(name).name for name in lora)} if lora else {}),
     }
-    metadata = {} if no_metadata else {"Software": "tagmoe", **{name: str(value) for name, value in facts.items()}}
+    rewriting = None if rewriter is None else rewriter.results[-1]
+    told = facts | ({} if rewriting is None else drawn_facts(rewriting))
+    metadata = {} if no_metadata else {"Software": "tagmoe", **{name: str(value) for name, value in told.items()}}
     write_image(image, out, metadata)
     say(f"{image.width}x{image.height}, seed {output.seeds[0]}, {facts['steps']} steps, {seconds:.1f} s")
-    explained = {} if page is None else page.write(pipeline, output, references, facts)
+    explained = {} if page is None else page.write(pipeline, output, references, told)
     give(
         {
             "output": str(out),
@@ -105,6 +131,7 @@ def draw(
             "seconds": round(seconds, 3),
             "memory_plan": plan.name,
             **explained,
+            **({} if rewriting is None else {"rewriting": rewriting.as_json()}),
             **({"lora": [report.as_json() for report in reports]} if reports else {}),
         },
         str(out),

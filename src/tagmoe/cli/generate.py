@@ -25,6 +25,9 @@ from tagmoe.cli.options import (
     Steps,
     Threads,
 )
+from tagmoe.cli.rewriting import NONE, Rewrite, RewriteCaching, RewriteTimeout
+from tagmoe.cli.vlm_options import VLMName
+from tagmoe.vlm.rewrite import SECONDS
 
 
 def generate(
@@ -41,6 +44,10 @@ def generate(
     memory: MemoryChoice = Memory.auto,
     threads: Threads = None,
     explain: Explain = None,
+    rewrite: Rewrite = NONE,
+    rewrite_timeout: RewriteTimeout = SECONDS,
+    rewrite_cache: RewriteCaching = True,
+    vlm_model: VLMName = None,
     no_metadata: NoMetadata = False,
     force: Force = False,
     as_json: AsJson = False,
@@ -64,6 +71,10 @@ def generate(
         memory=memory,
         threads=threads,
         explain=explain,
+        rewrite=rewrite,
+        rewrite_timeout=rewrite_timeout,
+        rewrite_cache=rewrite_cache,
+        vlm_model=vlm_model,
         no_metadata=no_metadata,
         force=force,
         as_json=as_json,

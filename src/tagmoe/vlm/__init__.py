@@ -5,4 +5,5 @@ local           a Qwen-VL of transformers in this process, which can be asked
 chat_prompt     a question as token ids and picture patches
 decoding        tokens that fit a JSON schema, greedily or drawn by a seed
 annotation      an annotator's answer for one record, and its column in a store
+rewrite         better words for an instruction, or the raw one (rewrite_prompt, rewrite_checks, rewrite_cache)
 """

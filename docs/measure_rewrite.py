@@ -1,0 +1,232 @@
+"""Does rewriting raise what a TagWorld model makes of terse and sloppy instructions? Oracle success on test cases.
+
+    python docs/measure_rewrite.py --cases 12 --seed 8000 [--model FOLDER] [--json FILE]
+
+Every case is edited with its full instruction, with a sloppy form of it, and with what the grammar's rewriter makes of
+the sloppy form and the picture. The forms take turns: telegram (no articles or small words), keywords (neutral verbs
+gone too), synonyms (words the model does not know), order (the halves of the telegram the wrong way round) and typo
+(one letter wrong in one word). An instruction with words that the model refuses counts as no success.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from tagmoe.arguments import check_words
+from tagmoe.cli.models import load_model, model_name
+from tagmoe.errors import UsageError
+from tagmoe.evaluate.tagworld import cases, pipeline_editor, run_editor, wilson
+from tagmoe.world import Sample, judge
+from tagmoe.world.rephrase import rephrase
+
+if TYPE_CHECKING:
+    from tagmoe.pipeline import TagMoEPipeline
+
+SMALL_WORDS = "a an the of to at on in is it its as be for over so and with into from this now like there"
+SMALL = frozenset(SMALL_WORDS.split())
+# Words that say no more than that something is to be done.
+NEUTRAL_WORDS = "make give put draw paint show turn change let place use colour have look picture redraw"
+NEUTRAL = frozenset(NEUTRAL_WORDS.split())
+SYNONYMS = {
+    "remove": "drop",
+    "delete": "wipe",
+    "erase": "scrap",
+    "add": "insert",
+    "replace": "substitute",
+    "move": "slide",
+    "swap": "trade",
+    "switch": "trade",
+    "shrink": "reduce",
+    "grow": "enlarge",
+    "small": "tiny",
+    "smaller": "littler",
+    "large": "big",
+    "larger": "bigger",
+    "circle": "disc",
+    "circles": "discs",
+    "square": "box",
+    "squares": "boxes",
+    "cross": "plus",
+    "crosses": "pluses",
+    "purple": "violet",
+    "red": "crimson",
+    "grey": "gray",
+    "striped": "stripy",
+    "dotted": "spotted",
+    "plain": "solid",
+    "person": "man",
+    "face": "guy",
+    "smiling": "happy",
+    "sad": "unhappy",
+    "surprised": "shocked",
+    "sunglasses": "shades",
+    "hat": "cap",
+    "blond": "blonde",
+    "ginger": "redhead",
+    "background": "backdrop",
+    "checked": "checkered",
+    "lined": "ruled",
+    "sketch": "drawing",
+    "photo": "photograph",
+    "mosaic": "tiles",
+    "negative": "inverted",
+    "night": "nighttime",
+    "sunset": "dusk",
+    "fog": "mist",
+    "daylight": "daytime",
+    "behind": "rear",
+    "thing": "object",
+    "things": "objects",
+    "everything": "all",
+    "style": "look",
+    "colour": "color",
+}
+
+
+# Sloppy forms ---------------------------------------------------------------------------------------------------
+
+
+def telegram(text: str, _: Random) -> str:
+    """Without commas and small words."""
+    words = text.replace(",", "").split()
+    return " ".join([word for word in words if word not in SMALL] or words)
+
+
+def keywords(text: str, dice: Random) -> str:
+    """Without verbs that say nothing too."""
+    words = telegram(text, dice).split()
+    return " ".join([word for word in words if word not in NEUTRAL] or words)
+
+
+def synonyms(text: str, _: Random) -> str:
+    """Other words for all that have one here."""
+    return " ".join(SYNONYMS.get(word.strip(","), word) for word in text.split())
+
+
+def order(text: str, dice: Random) -> str:
+    """The second half of the telegram before the first."""
+    words = telegram(text, dice).split()
+    middle = (len(words) + 1) // 2
+    return " ".join([*words[middle:], *words[:middle]])
+
+
+def typo(text: str, dice: Random) -> str:
+    """One word of five letters or more with a letter left out, doubled, or two changed over (the longest if none)."""
+    words = text.split()
+    long = [i for i, word in enumerate(words) if len(word.strip(",")) >= 5] or [words.index(max(words, key=len))]
+    i = dice.choice(long)
+    word = words[i]
+    k = dice.randrange(1, max(2, len(word.strip(",")) - 1))
+    forms = (
+        word[:k] + word[k + 1 :],
+        word[:k] + word[k] + word[k:],
+        word[:k] + word[k + 1 : k + 2] + word[k] + word[k + 2 :],
+    )
+    words[i] = dice.choice([form for form in forms if form != word])
+    return " ".join(words)
+
+
+FORMS: dict[str, Callable[[str, Random], str]] = {
+    "telegram": telegram,
+    "keywords": keywords,
+    "synonyms": synonyms,
+    "order": order,
+    "typo": typo,
+}
+
+
+def sloppy(samples: Sequence[Sample], seed: int) -> list[tuple[str, str]]:
+    """(form, text) of each case; the forms take turns, so that every task meets all of them."""
+    names = list(FORMS)
+    forms = [names[i % len(names)] for i in range(len(samples))]
+    return [
+        (form, FORMS[form](case.instruction, Random(f"{seed}/{i}")))
+        for i, (form, case) in enumerate(zip(forms, samples, strict=True))
+    ]
+
+
+# Measuring ------------------------------------------------------------------------------------------------------
+
+
+def successes(
+    pipeline: TagMoEPipeline, samples: Sequence[Sample], texts: Sequence[str], seed: int
+) -> tuple[list[bool], int]:
+    """Whether the oracle finds each case carried out, asked for in these words; and how many were refused."""
+    taken = [i for i, text in enumerate(texts) if not refused(pipeline, text)]
+    asked = [replace(samples[i], instruction=texts[i]) for i in taken]
+    done = [False] * len(samples)
+    editor = pipeline_editor(pipeline)
+
+    def numbered(instructions: Sequence[str], images: Sequence[Sequence[Image.Image]], seeds: Sequence[int]) -> Any:
+        # The seed of a case is that of its number, so that equal words give equal pictures in all three runs.
+        return editor(instructions, images, [seed + taken[k] for k in seeds])
+
+    for i, case, image in zip(taken, asked, run_editor(numbered, asked, seed=0, batch=16), strict=True):
+        done[i] = judge(case, np.asarray(image)).success
+    return done, len(samples) - len(taken)
+
+
+def refused(pipeline: TagMoEPipeline, text: str) -> bool:
+    """Whether the model would not take these words."""
+    try:
+        check_words(text, pipeline.config.known_words)
+        return len(pipeline.tokenizer(text).input_ids) > pipeline.config.max_prompt_tokens
+    except UsageError:
+        return True
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, help="pipeline folder; by default the packaged model")
+    parser.add_argument("--cases", type=int, default=12, help="cases of each of the 25 tasks")
+    parser.add_argument("--seed", type=int, default=8000)
+    parser.add_argument("--json", type=Path, help="also write every case to this file")
+    options = parser.parse_args()
+    samples = cases(options.cases, options.seed)
+    pipeline = load_model(options.model)
+    forms = sloppy(samples, options.seed)
+    runs = {
+        "full": [case.instruction for case in samples],
+        "sloppy": [text for _, text in forms],
+        "rewritten": [
+            rephrase(text, case.sources).text or text for (_, text), case in zip(forms, samples, strict=True)
+        ],
+    }
+    results = {name: successes(pipeline, samples, texts, options.seed) for name, texts in runs.items()}
+    print(f"{model_name(options.model)}: python docs/measure_rewrite.py --cases {options.cases} --seed {options.seed}")
+    print(table(results, [form for form, _ in forms]))
+    if options.json is not None:
+        rows = [
+            {"task": case.task, "form": form, **{name: [texts[i], results[name][0][i]] for name, texts in runs.items()}}
+            for i, (case, (form, _)) in enumerate(zip(samples, forms, strict=True))
+        ]
+        options.json.write_text(json.dumps(rows, indent=0) + "\n", encoding="utf-8")
+
+
+def table(results: dict[str, tuple[list[bool], int]], forms: Sequence[str]) -> str:
+    """Success over all cases with its 95 % interval, and by form."""
+    lines = [f"{'':<12}{'cases':>6}" + "".join(f"{name:>12}" for name in results)]
+    for form in dict.fromkeys(forms):
+        at = [i for i, name in enumerate(forms) if name == form]
+        shares = (sum(done[i] for i in at) / len(at) for done, _ in results.values())
+        lines.append(f"{form:<12}{len(at):>6}" + "".join(f"{share:>12.3f}" for share in shares))
+    total = len(forms)
+    lines.append(f"{'all':<12}{total:>6}" + "".join(f"{sum(done) / total:>12.3f}" for done, _ in results.values()))
+    for name, (done, no) in results.items():
+        low, high = wilson(sum(done), total)
+        lines.append(f"{name}: {sum(done)}/{total}, 95 % interval {low:.3f} to {high:.3f}; refused {no}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,245 @@
+"""Task-aware rewriting of an instruction before it is encoded (paper, inference): better words, or the user's own.
+
+A rewriter may fail in every way that a model or a server can: it never raises, never takes longer than its limit, and
+never gives a text that loses what the user wrote (`rewrite_checks`). In all these cases the raw instruction is used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import io
+import threading
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from tagmoe.errors import TagMoEError, VocabularyError
+from tagmoe.tags import TaskDescriptor
+from tagmoe.vlm.question import VLM, Answer, Attachment
+from tagmoe.vlm.rewrite_cache import RewriteCache
+from tagmoe.vlm.rewrite_checks import problems
+from tagmoe.vlm.rewrite_prompt import PROMPT_VERSION, rewrite_question
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+T = TypeVar("T")
+RewriteStatus = Literal["ok", "unchanged", "fallback"]
+"""ok: the text is new. unchanged: the rewriter left the instruction as it is. fallback: the rewriter failed, and the
+text is the raw instruction."""
+ATTEMPTS = 3
+SECONDS = 60.0
+PIXELS = 1_000_000
+"""What a model needs to see of a picture to speak of it."""
+# What a call waits beyond its limit for the answer "the time is over"; after it, it goes on without any answer.
+_GRACE = 0.5
+
+
+@dataclass(frozen=True)
+class Rewriting:
+    """What came of a rewriting. text: the instruction to use, which is `raw` unless the status is ok.
+
+    reason: one sentence, empty when ok. task_guess: the model's guess of the task, None where it gave none that is made
+    of the vocabulary. kept_constraints: what it says it kept. attempts: questions asked; 0 when `cached`.
+    """
+
+    raw: str
+    text: str
+    status: RewriteStatus
+    reason: str = ""
+    task_guess: TaskDescriptor | None = None
+    kept_constraints: tuple[str, ...] = ()
+    language: str = ""
+    attempts: int = 0
+    model: str = ""
+    prompt_version: str = PROMPT_VERSION
+    seconds: float = 0.0
+    cached: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """All fields, the task guess in the paper's form."""
+        guess = None if self.task_guess is None else self.task_guess.format()
+        return vars(self) | {
+            "task_guess": guess,
+            "kept_constraints": list(self.kept_constraints),
+            "seconds": round(self.seconds, 3),
+        }
+
+
+class InstructionRewriter:
+    """Rewrites by any `VLM`. As a function, (instruction, images) -> text, it is what the pipeline takes as `rewriter`.
+
+    attempts: questions at most, each told what was wrong with the answer before. seconds: limit of all of them
+    together. known_words: the words of a model that knows no others. accepts: raises TagMoEError for a text that the
+    picture model refuses. pixels: cap of a picture as it is shown. cache: None keeps nothing.
+    results: what became of each call, in their order.
+    """
+
+    def __init__(
+        self,
+        vlm: VLM,
+        *,
+        attempts: int = ATTEMPTS,
+        seconds: float = SECONDS,
+        pixels: int = PIXELS,
+        known_words: Sequence[str] | None = None,
+        accepts: Callable[[str], object] | None = None,
+        cache: RewriteCache | None = None,
+    ) -> None:
+        self.vlm = vlm
+        self.results: list[Rewriting] = []
+        self._pixels = pixels
+        self._attempts = attempts
+        self._seconds = seconds
+        self._known_words = known_words
+        self._accepts = accepts
+        self._cache = cache
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def __call__(self, instruction: str, images: Sequence[Image]) -> str:
+        """The instruction to use. Works whether or not an event loop runs in this thread."""
+        started = time.monotonic()
+        future = self._start(self.rewrite(instruction, images))
+        try:
+            result = future.result(self._seconds + _GRACE)
+        except concurrent.futures.TimeoutError:
+            # Somebody holds the loop of the other thread itself. It is left to its fate, with its loop.
+            future.cancel()
+            self._loop = None
+            result = self._fallback(instruction, self._late())
+            result = replace(result, seconds=time.monotonic() - started)
+        self.results.append(result)
+        return result.text
+
+    async def rewrite(self, instruction: str, images: Sequence[Image]) -> Rewriting:
+        """The rewriting of an instruction on its source pictures (none: a picture from text)."""
+        started = time.monotonic()
+        asked: list[Answer] = []
+        try:
+            async with asyncio.timeout(self._seconds):
+                result = await self._rewrite(instruction, images, asked)
+        except TimeoutError:
+            result = self._fallback(instruction, self._late())
+        except TagMoEError as error:
+            result = self._fallback(instruction, str(error))
+        except Exception as error:
+            result = self._fallback(instruction, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        return replace(result, attempts=len(asked), seconds=time.monotonic() - started)
+
+    def close(self) -> None:
+        """Let go of the VLM and of the thread that asks it."""
+        loop = self._loop
+        if loop is not None:
+            closed = self._start(self.vlm.close())
+            concurrent.futures.wait([closed], timeout=5)
+            loop.call_soon_threadsafe(loop.stop)
+            self._loop = None
+
+    async def _rewrite(self, raw: str, images: Sequence[Image], asked: list[Answer]) -> Rewriting:
+        pictures = [attachment_of(image, self._pixels) for image in images]
+
+        def question(wrong: Sequence[str] = (), before: str = "", attempt: int = 1) -> Any:
+            return rewrite_question(
+                raw, pictures, known_words=self._known_words, problems=wrong, before=before, attempt=attempt
+            )
+
+        key = f"{question().key}|{self.vlm.model}|{PROMPT_VERSION}"
+        kept = None if self._cache is None else self._cache.read(key)
+        if kept is not None and not self._wrong(raw, kept):
+            return replace(self._result(raw, kept), cached=True)
+        wrong: list[str] = []
+        before = ""
+        for attempt in range(1, self._attempts + 1):
+            # Put in before it is waited for: a question that hangs was asked too.
+            asked.append(Answer("failed"))
+            answer = await self.vlm.ask(question(wrong, before, attempt))
+            if answer.status in ("failed", "refused"):
+                # The client has tried again already where that helps, and who refuses will refuse again.
+                return self._fallback(raw, answer.reason or f"the model's answer was {answer.status}")
+            before = answer.text
+            wrong = self._wrong(raw, answer.value) if answer.status == "ok" else [answer.reason or "it was no answer"]
+            if not wrong:
+                if self._cache is not None:
+                    self._cache.write(key, answer.value)
+                return self._result(raw, answer.value)
+        return self._fallback(raw, f"no answer of {self._attempts} could be used; of the last, {'; '.join(wrong)}")
+
+    def _wrong(self, raw: str, value: Any) -> list[str]:
+        """What is wrong with an answer; empty when it may be used."""
+        if not _fits(value):
+            return ["it does not fit the schema"]
+        text = value["rewritten"].strip()
+        found = problems(raw, text)
+        if not found and self._accepts is not None and text != raw:
+            try:
+                self._accepts(text)
+            except TagMoEError as error:
+                found = [str(error)]
+        return found
+
+    def _result(self, raw: str, value: Mapping[str, Any]) -> Rewriting:
+        text = value["rewritten"].strip()
+        same = not value["changed"] or " ".join(text.split()) == " ".join(raw.split())
+        return Rewriting(
+            raw,
+            raw if same else text,
+            "unchanged" if same else "ok",
+            reason="the instruction is clear as it is" if same else "",
+            task_guess=_guess(value["task_guess"]),
+            kept_constraints=tuple(value["kept_constraints"]),
+            language=value["language"],
+            model=self.vlm.model,
+        )
+
+    def _fallback(self, raw: str, reason: str) -> Rewriting:
+        return Rewriting(raw, raw, "fallback", reason=" ".join(reason.split()), model=self.vlm.model)
+
+    def _late(self) -> str:
+        return f"there was no answer within {self._seconds:g} s"
+
+    def _start(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """Run this in the loop of a thread of its own: connections live from call to call, and the caller may have a
+        loop that runs. A daemon: whoever hangs there does not keep the process from its end."""
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            threading.Thread(target=self._loop.run_forever, name="rewriter", daemon=True).start()
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+
+def attachment_of(image: Image, pixels: int) -> Attachment:
+    """A picture as it is shown to a model: at most `pixels` pixels; small ones exactly, as PNG, others as JPEG."""
+    from tagmoe.vlm.pictures import JPEG_QUALITY, SMALL_PIXELS, fitting_size
+
+    size = fitting_size(*image.size, pixels)
+    shown = image.convert("RGB")
+    if size != image.size:
+        shown = shown.resize(size)
+    buffer = io.BytesIO()
+    if size[0] * size[1] <= SMALL_PIXELS:
+        shown.save(buffer, "PNG")
+    else:
+        shown.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return Attachment(buffer.getvalue())
+
+
+def _fits(value: Any) -> bool:
+    """Whether an answer has the fields of the schema: asked again here, whoever has looked at it before."""
+    return (
+        isinstance(value, Mapping)
+        and isinstance(value.get("rewritten"), str)
+        and isinstance(value.get("task_guess"), Mapping)
+        and isinstance(value.get("kept_constraints"), list)
+        and all(isinstance(text, str) for text in value["kept_constraints"])
+        and isinstance(value.get("language"), str)
+        and isinstance(value.get("changed"), bool)
+    )
+
+
+def _guess(given: Mapping[str, Any]) -> TaskDescriptor | None:
+    try:
+        types, kept = (tuple(dict.fromkeys(given.get(name, ()))) for name in ("types", "preservation"))
+        return TaskDescriptor((given["scope"],), types, kept)
+    except (VocabularyError, KeyError, TypeError, AttributeError):
+        return None
