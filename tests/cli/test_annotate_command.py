@@ -19,7 +19,6 @@ from tagmoe.data.sources.tagworld import TagWorldSource
 from tagmoe.data.store import Store
 from tagmoe.vlm.annotation import read_annotations
 
-
 MAIN = "from tagmoe.cli import main; main()"
 
 
