@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -101,8 +102,6 @@ def test_every_row_gets_its_answer_and_its_tags(store):
 
 
 def store_folder(store):
-    from pathlib import Path
-
     return Path(store.uri)
 
 
@@ -255,7 +254,9 @@ def test_the_oracle_knows_tagworld_and_nothing_else(tmp_path, store):
     assert done.reasons["refused", "Not a record of TagWorld but of 'test'."] == 21
 
 
-def test_several_processes_give_what_one_does(tmp_path):
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_several_processes_give_what_one_does(tmp_path, engine):
     made = []
     for name in ("one", "two"):
         store = Store.create(tmp_path / name)
@@ -265,7 +266,7 @@ def test_several_processes_give_what_one_does(tmp_path):
                 store.append([row.records[0] for row in rows])
         made.append(store)
     annotate_store(made[0], OracleAnnotator, Plan("oracle"))
-    assert annotate_store(made[1], OracleAnnotator, Plan("oracle"), workers=2).asked == {"ok": 20}
+    assert annotate_store(made[1], OracleAnnotator, Plan("oracle"), engine=engine, workers=2).asked == {"ok": 20}
     one, two = (Store.open(store.uri).content_hash() for store in made)
     assert one == two
     assert not (tmp_path / "two" / "annotating").exists()
