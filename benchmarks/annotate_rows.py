@@ -1,0 +1,91 @@
+"""Part of `annotate.py`: a store of 10,000 rows through a server that fails on purpose, killed three times."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+from data_path import filled
+from figures import Figure
+
+from tagmoe.data.store import Store
+from tagmoe.vlm.annotation import read_annotations
+
+FAULTS = {"429": 0.05, "500": 0.04, "503": 0.02, "reset": 0.04, "half_body": 0.02, "not_json": 0.02, "hang": 0.01}
+"""One request in five fails on its way."""
+LATENCY = 0.05
+IN_FLIGHT = 64
+KILLS = (0.2, 0.5, 0.8)
+PICTURE_BYTES = 2_000
+MAIN = "from tagmoe.cli import main; main()"
+
+
+def annotating(folder: Path, rows: int) -> list[Figure]:
+    """Rows lost, doubled, and asked again after their answer was recorded; memory of the process that asks."""
+    from fault_server import fault_server
+
+    path = folder / "annotated"
+    filled(path, rows, PICTURE_BYTES)
+    lost_answers, peak, started = 0, 0, time.perf_counter()
+    with fault_server(latency=LATENCY, faults=FAULTS) as server:
+        command = [sys.executable, "-c", MAIN, "data", "annotate", str(path), "--endpoint", server.url]
+        command += ["--model", "tiny-vlm", "--concurrency", str(IN_FLIGHT), "--timeout", "2"]
+        for share in (*KILLS, None):
+            before, recorded = server.counts()["successes"], _recorded(path)
+            running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            while running.poll() is None and (share is None or server.counts()["successes"] < share * rows):
+                peak = max(peak, _resident(running.pid))
+                time.sleep(0.05)
+            if share is not None:
+                running.send_signal(signal.SIGKILL)
+            running.wait()
+            # whole answers that were on their way to a process that had been killed
+            if share is not None:
+                lost_answers += server.counts()["successes"] - before - (_recorded(path) - recorded)
+        # failed rows (five faults one after the other) are asked again by the same command
+        code = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode
+        counts = server.counts()
+    seconds = time.perf_counter() - started
+    store = Store.open(path)
+    found = list(read_annotations(store, "vlm"))
+    answered = sum(one is not None and one.status == "ok" for one in found)
+    ids = [row["id"] for batch in store.scan(["id"]) for row in batch.to_pylist()]
+    again = counts["successes"] - answered - lost_answers
+    faults = sum(counts["faults"].values()) / counts["requests"]
+    note = f"{rows:,} rows, {100 * faults:.0f} % of {counts['requests']:,} requests failed, {len(KILLS)} kill -9"
+    return [
+        Figure("rows_lost", rows - answered + (code != 0), "rows", 0, note=note),
+        Figure("rows_doubled", len(ids) - len(set(ids)) + abs(len(ids) - rows), "rows", 0),
+        Figure(
+            "asked_again_after_recorded", again, "rows", 0, note=f"{lost_answers} answers were on their way to a kill"
+        ),
+        Figure("annotate_memory", peak / 1e6, "MB", 300, note="resident, with the store"),
+        Figure("annotate_seconds", seconds, "s", note="with four starts, faults and their pauses"),
+    ]
+
+
+def _recorded(path: Path) -> int:
+    """Rows whose answer is in the store or in a ledger."""
+    store = Store.open(path)
+    committed: set[int] = set()
+    if "annotation_vlm" in store.columns:
+        committed = {row for row, one in enumerate(read_annotations(store, "vlm")) if one is not None}
+    starts, row = {}, 0
+    for number in store.fragments():
+        starts[number], row = row, row + store.fragment_rows(number)
+    for ledger in (path / "annotating" / "vlm").glob("fragment-*.jsonl"):
+        start = starts[int(ledger.stem.split("-")[1])]
+        lines = ledger.read_bytes().split(b"\n")[:-1]
+        committed |= {start + int(line[1 : line.index(b",")]) for line in lines if line}
+    return len(committed)
+
+
+def _resident(pid: int) -> int:
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0
