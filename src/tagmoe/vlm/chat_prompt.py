@@ -5,7 +5,6 @@ The stock processor of transformers is not used, as it wants torchvision for vid
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import torch
 from PIL import Image
 
 from tagmoe.errors import ImageError, UsageError
-from tagmoe.images import FORMATS, load_image
+from tagmoe.vlm.pictures import opened
 from tagmoe.vlm.question import Attachment, Question
 
 # Where the texts of a question go in a rendered chat template; no template and no text of ours has these.
@@ -70,7 +69,8 @@ class ChatPrompts:
                 f"The question has {len(ids)} tokens with its pictures and {question.max_tokens} of the answer, but "
                 f"{self._name!r} takes at most {limit} together; use fewer or smaller pictures."
             )
-        device = self._model.device
+        # a model that is moved to the accelerator only while it runs says where that is in its hook
+        device = getattr(getattr(self._model, "_hf_hook", None), "execution_device", None) or self._model.device
         tensor = torch.tensor([ids], device=device)
         if eyes is None:
             return Prompt(tensor, {})
@@ -154,12 +154,9 @@ class _Eyes:
 
 def _open(attachment: Attachment) -> Image.Image:
     try:
-        return load_image(Image.open(io.BytesIO(attachment.data), formats=FORMATS))
+        return opened(attachment.data)
     except ImageError as error:
-        raise Refused(str(error)) from None
-    except Exception:
-        # a decoder may fail in any way at all on bytes that somebody made to that end
-        raise Refused("A picture of the question cannot be opened; give PNG, JPEG or WebP.") from None
+        raise Refused(f"A picture of the question cannot be shown ({error}); give a whole PNG, JPEG or WebP.") from None
 
 
 def _make_image_processor(config: Any) -> Any:

@@ -64,6 +64,19 @@ def fitting_size(width: int, height: int, pixels: int) -> tuple[int, int]:
     return min(wide, pixels // high), high
 
 
+def opened(data: bytes) -> Image.Image:
+    """An encoded picture as upright 8-bit RGB, transparency laid on white. Raises ImageError for what is none."""
+    read_header(data)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                return _on_white(ImageOps.exif_transpose(image))
+    except Exception:
+        # A decoder may fail in any way at all on bytes that somebody made to that end.
+        raise ImageError("damaged picture") from None
+
+
 def _on_white(image: Image.Image) -> Image.Image:
     """8-bit RGB; 16-bit values are scaled, transparency is laid on white."""
     if image.mode.startswith("I;16"):
