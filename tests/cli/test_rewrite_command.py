@@ -17,6 +17,8 @@ from tiny_vlm import TEMPLATE
 
 from tagmoe.cli import rewriting
 from tagmoe.vlm import rewrite_prompt
+from tagmoe.vlm.local import LocalVLM
+from tagmoe.vlm.rewrite import InstructionRewriter
 from tagmoe.world import Face, Item, Scene, render
 
 RAW = "make the circle blue"
@@ -285,6 +287,18 @@ def test_self_uses_the_model_that_is_loaded_and_leaves_it_as_it_was(
     assert "no chat template" not in done.err
     edit(tagmoe, chat_model, scene, tmp_path / "plain.png")
     assert (pixels(tmp_path / "o.png") == pixels(tmp_path / "plain.png")).all()
+
+
+def test_self_is_the_pipelines_own_text_encoder_and_no_copy(tiny_pipeline: Any) -> None:
+    weights = {id(weight) for weight in tiny_pipeline.text_encoder.parameters()}
+    rewriter = rewriting.make_rewriter(
+        "self", parts=lambda: (tiny_pipeline.text_encoder, tiny_pipeline.tokenizer), name="tiny"
+    )
+    assert isinstance(rewriter, InstructionRewriter)
+    assert isinstance(rewriter.vlm, LocalVLM)
+    assert rewriter.vlm._model is tiny_pipeline.text_encoder
+    assert {id(weight) for weight in rewriter.vlm._model.parameters()} == weights
+    rewriter.close()
 
 
 def test_a_model_that_cannot_be_asked_at_all_is_no_reason_not_to_draw(
