@@ -6,9 +6,12 @@ import asyncio
 import hashlib
 import io
 import json
+import os
+import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -165,6 +168,25 @@ def test_a_model_that_holds_the_thread_does_not_hold_the_edit() -> None:
     wanted.vlm = ScriptedVLM(reply(GOOD))
     wanted._seconds = 30
     assert wanted(RAW, [PICTURE]) == GOOD, "the next call has a thread of its own"
+    wanted.close()
+
+
+def test_an_interrupt_reaches_whoever_is_asked() -> None:
+    stopped = threading.Event()
+
+    class Writing(ScriptedVLM):
+        async def ask(self, question: Any) -> Answer:
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                stopped.set()
+            return Answer("failed")
+
+    wanted = rewriter(Writing(reply(GOOD)), seconds=60)
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        wanted(RAW, [PICTURE])
+    assert stopped.wait(5)
     wanted.close()
 
 

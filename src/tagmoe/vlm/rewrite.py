@@ -110,6 +110,10 @@ class InstructionRewriter:
             self._loop = None
             result = self._fallback(instruction, self._late())
             result = replace(result, seconds=time.monotonic() - started)
+        except BaseException:
+            # Ctrl-C: a model that goes on writing would keep the process from its end.
+            future.cancel()
+            raise
         self.results.append(result)
         return result.text
 
