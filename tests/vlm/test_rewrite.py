@@ -6,14 +6,19 @@ import asyncio
 import hashlib
 import io
 import json
+import os
+import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from scripted_vlm import ScriptedVLM, reply, texts
 
@@ -22,6 +27,7 @@ from tagmoe.tags import TAG_NAMES, TaskDescriptor
 from tagmoe.vlm.question import Answer
 from tagmoe.vlm.rewrite import InstructionRewriter, Rewriting, attachment_of
 from tagmoe.vlm.rewrite_cache import RewriteCache, default_folder
+from tagmoe.vlm.rewrite_checks import problems
 
 RAW = 'make the sign of shop 12 say "Open"'
 GOOD = 'Change the text on the sign of shop 12 to "Open"; the rest of the street stays as it is.'
@@ -151,17 +157,36 @@ def test_a_hang_ends_at_the_limit_of_all_attempts_together() -> None:
 def test_a_model_that_holds_the_thread_does_not_hold_the_edit() -> None:
     class Holding(ScriptedVLM):
         async def ask(self, question: Any) -> Answer:
-            time.sleep(4)
+            time.sleep(8)
             return Answer("failed")
 
     wanted = rewriter(Holding(reply(GOOD)), seconds=0.1)
     started = time.monotonic()
     assert wanted(RAW, [PICTURE]) == RAW
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 6
     assert wanted.results[0].status == "fallback"
     wanted.vlm = ScriptedVLM(reply(GOOD))
     wanted._seconds = 30
     assert wanted(RAW, [PICTURE]) == GOOD, "the next call has a thread of its own"
+    wanted.close()
+
+
+def test_an_interrupt_reaches_whoever_is_asked() -> None:
+    stopped = threading.Event()
+
+    class Writing(ScriptedVLM):
+        async def ask(self, question: Any) -> Answer:
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                stopped.set()
+            return Answer("failed")
+
+    wanted = rewriter(Writing(reply(GOOD)), seconds=60)
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        wanted(RAW, [PICTURE])
+    assert stopped.wait(5)
     wanted.close()
 
 
@@ -203,6 +228,31 @@ def test_a_picture_is_shown_under_the_cap_with_its_aspect(
     attachment = attachment_of(Image.new("RGB", size, "red"), 1_000_000)
     with Image.open(io.BytesIO(attachment.data)) as image:
         assert (image.format, image.size) == (kind, shown)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = st.fixed_dictionaries(
+    {
+        "rewritten": st.text(max_size=60) | st.sampled_from([GOOD, RAW]) | JSON,
+        "task_guess": st.fixed_dictionaries({"scope": JSON, "types": JSON, "preservation": JSON}) | JSON,
+        "kept_constraints": st.lists(st.text(max_size=5)) | JSON,
+        "language": st.text(max_size=5) | JSON,
+        "changed": st.booleans() | JSON,
+    }
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(JSON | FIELDS)
+def test_any_answer_gives_a_text_that_passes_the_checks_and_a_result_that_is_json(value: Any) -> None:
+    result = rewrite(ScriptedVLM(value), images=())
+    assert problems(RAW, result.text) == []
+    assert result.text == RAW or result.status == "ok"
+    assert json.loads(json.dumps(result.as_json()))["text"] == result.text
 
 
 # The cache ------------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ SECONDS = 60.0
 PIXELS = 1_000_000
 """What a model needs to see of a picture to speak of it."""
 # What a call waits beyond its limit for the answer "the time is over"; after it, it goes on without any answer.
-_GRACE = 0.5
+_GRACE = 2.0
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,10 @@ class InstructionRewriter:
             self._loop = None
             result = self._fallback(instruction, self._late())
             result = replace(result, seconds=time.monotonic() - started)
+        except BaseException:
+            # Ctrl-C: a model that goes on writing would keep the process from its end.
+            future.cancel()
+            raise
         self.results.append(result)
         return result.text
 
