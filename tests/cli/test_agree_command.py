@@ -32,7 +32,7 @@ def test_result_as_text_and_as_json(tagmoe, store):
 
 def test_a_folder_with_the_page_and_tables(tagmoe, store, tmp_path):
     out = tmp_path / "report"
-    arguments = ("data", "agree", store, "--a", "sloppy", "--b", "tags", "--gold", "b", "--out", out)
+    arguments = ("data", "agree", store, "--a", "sloppy", "--b", "tags", "--gold", "b", "--pictures", 20, "--out", out)
     assert tagmoe(*arguments).code == 0
     assert {path.name for path in out.iterdir()} == {
         "agree.html",

@@ -101,7 +101,7 @@ def test_distances_by_passonneaus_definition():
 SETS = st.one_of(st.none(), st.sets(st.integers(0, 4), max_size=3))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     units=st.integers(2, 4).flatmap(
         lambda n: st.lists(st.lists(SETS, min_size=n, max_size=n), min_size=1, max_size=12)
@@ -130,7 +130,7 @@ def random_sets(count, seed):
 
 
 def test_equal_answers_agree_wholly_and_shuffled_ones_by_chance():
-    sets = random_sets(1500, 0)
+    sets = random_sets(1000, 0)
     same = tally_of(zip(sets, sets, strict=True)).result(gold="b")
     assert (same.exact.value, same.jaccard.value, same.alpha_jaccard.value, same.alpha_masi.value) == (1, 1, 1, 1)
     assert (same.micro_f1.value, same.macro_f1.value) == (1, 1)
@@ -138,10 +138,12 @@ def test_equal_answers_agree_wholly_and_shuffled_ones_by_chance():
     other = [sets[i] for i in np.random.default_rng(1).permutation(len(sets))]
     shuffled = tally_of(zip(sets, other, strict=True)).result()
     for alpha in (shuffled.alpha_jaccard, shuffled.alpha_masi):
-        assert abs(alpha.value) < 0.03
-        assert alpha.low < 0.03
-        assert alpha.high > -0.03
-    assert all(abs(tag.kappa.value) < 0.12 for tag in shuffled.tags)
+        assert abs(alpha.value) < 0.04
+        assert alpha.low < 0.04
+        assert alpha.high > -0.04
+    kappas = [tag.kappa.value for tag in shuffled.tags if tag.kappa.value is not None]
+    assert len(kappas) >= 15
+    assert max(map(abs, kappas)) < 0.15
 
 
 def test_exchanging_the_annotators_exchanges_only_what_has_a_side():

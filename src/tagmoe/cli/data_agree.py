@@ -114,11 +114,11 @@ def _text(report: AgreeReport) -> str:
     lines = [headline(report)]
     lines += [f"  {tile.value:>8}  {tile.name:<34}{tile.beside}" for tile in tiles(report)]
     gold = report.agreement.gold is not None
-    lines.append(f"{'':24}{report.a.name[:9]:>10}{report.b.name[:9]:>10}  kappa{'':15}AC1{'   F1' if gold else ''}")
+    lines.append(f"{'':24}{report.a.name[:9]:>10}{report.b.name[:9]:>10}  kappa{'':18}AC1{'   F1' if gold else ''}")
     for tag in report.agreement.tags:
         if tag.both or tag.only_a or tag.only_b:
             ac1, f1 = tag.ac1.value, None if tag.f1 is None else tag.f1.value
-            line = f"  {tag.tag:<22}{tag.share_a:>10.1%}{tag.share_b:>10.1%}  {figure(tag.kappa):<20}"
+            line = f"  {tag.tag:<22}{tag.share_a:>10.1%}{tag.share_b:>10.1%}  {figure(tag.kappa):<23}"
             lines.append(f"{line}{'' if ac1 is None else f'{ac1:.2f}'}{'' if f1 is None else f'  {f1:.2f}'}")
     for side in report.sides:
         issues = 0 if side.issues is None else len(side.issues.issues)

@@ -108,10 +108,13 @@ def tiles(report: AgreeReport) -> list[Tile]:
 
 
 def figure(measure: Measure) -> str:
-    """0.76 (0.74 to 0.78)."""
+    """0.76 (0.74 to 0.78), with a digit more where two could not tell the bounds apart."""
     if measure.value is None:
         return "not defined"
-    return f"{measure.value:.2f}" + (f" ({_bounds(measure)})" if measure.has_interval else "")
+    if measure.low is None or measure.high is None:
+        return f"{measure.value:.2f}"
+    digits = 3 if 0 < measure.high - measure.low < 0.02 else 2
+    return f"{measure.value:.{digits}f} ({measure.low:.{digits}f} to {measure.high:.{digits}f})"
 
 
 def percent(value: float | None) -> str:
@@ -132,7 +135,7 @@ def _percents(measure: Measure) -> str:
 
 
 def _bounds(measure: Measure) -> str:
-    return f"{measure.low:.2f} to {measure.high:.2f}"
+    return figure(measure).partition("(")[2].rstrip(")")
 
 
 def _tile(measure: Measure, name: str) -> Tile:
