@@ -18,6 +18,7 @@ OPTIONAL = ("structured_outputs", "response_format", "top_logprobs", "logprobs",
 """Fields that a server may not know: it is asked again without the one that it names in its refusal."""
 TOP_LOGPROBS = 20
 """What vLLM and OpenAI give at most."""
+END = b"]}]"
 
 
 def messages_of(question: Question) -> bytes:
@@ -38,9 +39,13 @@ def messages_of(question: Question) -> bytes:
                 b'"}}',
             ]
         else:
-            pieces += [b'{"type":"text","text":', json.dumps(part).encode(), b"}"]
-    pieces.append(b"]}]")
+            pieces.append(_text(part))
+    pieces.append(END)
     return b"".join(pieces)
+
+
+def _text(words: str) -> bytes:
+    return b'{"type":"text","text":%s}' % json.dumps(words).encode()
 
 
 def _kind(data: bytes) -> bytes:
@@ -68,6 +73,11 @@ def body_of(model: str, messages: bytes, question: Question, lacks: Container[st
             del values["top_logprobs"]
     elif question.schema is not None:
         values["response_format"] = _format("answer", question.schema)
+    wanted = choice_schema(question.choices) if question.choices else question.schema
+    if wanted is not None and "response_format" in lacks and "structured_outputs" not in values:
+        # said in words to a server that holds the model to nothing
+        words = f"Answer with JSON alone, of this schema: {json.dumps(wanted)}"
+        messages = messages.removesuffix(END) + b"," + _text(words) + END
     head = json.dumps({name: value for name, value in values.items() if name not in lacks})
     return b'%s,"messages":%s}' % (head[:-1].encode(), messages)
 

@@ -32,7 +32,7 @@ _NO_EYES = re.compile(
     r"|image(s|_url)?( inputs?| content)? (is|are) not supported|(text|language)[- ]only model",
     re.IGNORECASE,
 )
-_OTHER_MODEL = re.compile(r"pinned to|model.{0,80}(not exist|not found|unknown)", re.IGNORECASE)
+_OTHER_MODEL = re.compile(r"pinned to|model.{0,80}(not exist|not found)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -197,23 +197,25 @@ class ChatServers:
             raise _Failed(f"The server at {endpoint.url} answered {status}{message}.", wait)
         if status in (401, 403):
             raise UsageError(self._wrong_key(endpoint, status))
-        if status in (404, 405) or (status == 400 and _OTHER_MODEL.search(message)):
-            names = await self._models(endpoint)
-            if not isinstance(names, _Failed) and names and not self._is_among(names):
-                raise UsageError(self._other_model(endpoint, names))
-            raise UsageError(
-                f"The server at {endpoint.url} answered {status}{message} to chat completions for the model "
-                f"{self._model!r}; correct --endpoint (it often ends with /v1) or the model."
-            )
         if status in (400, 422):
             for name in OPTIONAL:
-                if name in message and name not in endpoint.lacks and f'"{name}":'.encode() in body:
+                sent = name not in endpoint.lacks and f'"{name}":'.encode() in body
+                if sent and re.search(rf"\b{name}\b", message):
                     raise _Unknown(name)
             if has_pictures(question) and not endpoint.showed and _NO_EYES.search(message):
                 raise UsageError(
                     f"The model {self._model!r} at {endpoint.url} takes no pictures ({message.lstrip(': ')}); use a "
                     "vision-language model."
                 )
+        if status in (404, 405) or _OTHER_MODEL.search(message):
+            names = await self._models(endpoint)
+            if not isinstance(names, _Failed) and names and not self._is_among(names):
+                raise UsageError(self._other_model(endpoint, names))
+        if status in (404, 405) or "pinned to" in message:
+            raise UsageError(
+                f"The server at {endpoint.url} answered {status}{message} to chat completions for the model "
+                f"{self._model!r}; correct --endpoint (it often ends with /v1) or the model."
+            )
         if status < 400:
             raise UsageError(
                 f"The server at {endpoint.url} answered {status}, a redirection, which is not followed; give the "
@@ -256,9 +258,9 @@ class ChatServers:
                 status, wait = response.status, _retry_after(response.headers.get("Retry-After"))
         except TimeoutError as error:
             endpoint.failed(started, gone=True)
-            what = "could not be reached" if "onnect" in str(error) else "did not answer"
-            seconds = f"{min(CONNECT_SECONDS, self._timeout) if 'onnect' in str(error) else self._timeout:g}"
-            raise _Failed(f"The server at {endpoint.url} {what} within {seconds} s.") from None
+            if isinstance(error, aiohttp.ConnectionTimeoutError):
+                raise _Failed(f"No server answers at {endpoint.url} (no connection in time).") from None
+            raise _Failed(f"The server at {endpoint.url} did not answer within {self._timeout:g} s.") from None
         except aiohttp.ClientConnectorError as error:
             endpoint.failed(started, gone=True)
             what = self._clean(error.strerror or type(error.os_error).__name__)
