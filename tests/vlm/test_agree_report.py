@@ -233,7 +233,10 @@ def test_what_cannot_be_compared_is_refused_in_words(store, tmp_path):
 
 def test_untagged_records_have_no_canonical_answer(tmp_path):
     records = [sound(0, tags=None), *(sound(n, tag_provenance=TagProvenance("people")) for n in range(1, 7))]
-    made = annotate(stored(tmp_path / "s", records), other=careless(drop=0.4, silent=0))
+    made = annotate(stored(tmp_path / "s", records), other=careless(drop=0.4, silent=0), people=truth)
     found = agree(made, "tags", "other", bootstrap=FEW)
+    assert found.by_definition == 0
+    assert agree(made, "people", "tags", bootstrap=FEW).by_definition == 6
+    assert agree(made, "people", "other", bootstrap=FEW).by_definition == 0
     assert found.a.statuses == {"ok": 6, NO_ANSWER: 1}
     assert as_bits(sound(1).tags) == as_bits((0, 6, 13))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from annotated_stores import annotate, careless, stored, world_records
 
 from tagmoe.data.invert import Rules, invert
+from tagmoe.data.record import TagProvenance
 from tagmoe.data.store import Store
 from tagmoe.errors import UsageError
 from tagmoe.tags import TAG_NAMES, index
@@ -128,3 +131,15 @@ def test_the_gold_set_has_the_other_halves_of_inverse_pairs(tmp_path):
         gold_set(made, "quiet")
     with pytest.raises(UsageError, match="no annotator 'nobody'"):
         gold_set(made, "nobody")
+
+
+def test_tags_of_the_judged_are_no_gold(tmp_path):
+    records = world_records(6)
+    by = [
+        replace(record, tag_provenance=TagProvenance("vlm" if i < 4 else "people")) for i, record in enumerate(records)
+    ]
+    made = stored(tmp_path / "s", by)
+    assert gold_set(made, "tags", judged="vlm").rows == (4, 5)
+    assert gold_set(made, "tags").gold_rows == 6
+    with pytest.raises(UsageError, match=r"of no row .* but those that 'vlm' gave"):
+        gold_set(stored(tmp_path / "own", by[:4]), "tags", judged="vlm")

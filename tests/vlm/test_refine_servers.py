@@ -146,6 +146,23 @@ def test_rows_that_the_server_will_not_answer_count_as_untagged(refine, server, 
     assert decision["new"]["statuses"] == {"refused": ROWS}
 
 
+def test_the_key_stands_nowhere(refine, server, store, tmp_path, monkeypatch):
+    two = rules_file(tmp_path / "2.yaml", "2", "Better words.")
+    server.set(key="k3y-of-mine", faults={}, rules=SCRIPT)
+    try:
+        code, _, err = refine("--rules", two, endpoint="as set")
+        assert code == 2, err
+        assert "TAGMOE_VLM_KEY" in err
+        monkeypatch.setenv("TAGMOE_VLM_KEY", "k3y-of-mine")
+        code, out, err = refine("--rules", two, endpoint="as set")
+        assert code == 0, err
+    finally:
+        server.set(key=None)
+    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) > 5
+    assert not any(b"k3y-of-mine" in text for text in (*written, out.encode(), err.encode()))
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "parts"),
     [

@@ -72,7 +72,7 @@ def refine(
     old = packaged_rules() if against is None else load_rules(against)
     new = old if propose else load_rules(rules)
     opened = Store.open(store)
-    gold_rows = gold_set(opened, gold, limit)
+    gold_rows = gold_set(opened, gold, limit, judged=annotator)
     folder = _folder(out if out is not None else rules.parent / f"{rules.stem}-decisions")
     vlm = open_vlm(endpoint or [], vlm_model, concurrency=concurrency, timeout=timeout)
     options: dict[str, Any] = {"pixels": pixels, "votes": votes, "per_tag": per_tag, "seed": seed}

@@ -19,7 +19,7 @@ from tagmoe.data.store import Store
 from tagmoe.errors import ImageError, UsageError
 from tagmoe.tags import TAG_NAMES
 from tagmoe.vlm.agreement import ABSENT, Agreement, AgreementTally, Gold, as_bits, masi_distance, tags_of
-from tagmoe.vlm.annotation import Annotation, read_annotations
+from tagmoe.vlm.annotation import CANONICAL, Annotation, read_annotations
 from tagmoe.vlm.bootstrap import Measure, RootBootstrap
 from tagmoe.vlm.consistency import ConflictCounts, InverseConsistency, InverseTally, RuleCounts, TaskTags, descriptor_of
 from tagmoe.vlm.evidence import conflicts, measure
@@ -34,7 +34,7 @@ MAX_PATTERNS = 4096
 ROWS_OF_A_PATTERN = 3
 NO_ANSWER = "no answer"
 _READ_ROWS = 32
-_META = ("id", "root", "dataset", "native_task", "operation", "parent")
+_META = ("id", "root", "dataset", "native_task", "operation", "parent", "tag_provenance")
 
 
 class Disagreement(NamedTuple):
@@ -80,7 +80,8 @@ class Side:
 @dataclass(frozen=True)
 class AgreeReport:
     """All that a report says. disagreements: the most frequent first; worst: the rows that differ most; looked_at:
-    numbers of the rows whose pictures were read; alphas_of_all: of a, b and the annotators `also`, by distance."""
+    numbers of the rows whose pictures were read; by_definition: rows whose canonical tags are the other's;
+    alphas_of_all: of a, b and the annotators `also`, by distance."""
 
     uri: str
     rows: int
@@ -90,6 +91,7 @@ class AgreeReport:
     disagreements: tuple[Disagreement, ...]
     worst: tuple[Case, ...]
     looked_at: tuple[int, ...]
+    by_definition: int = 0
     also: tuple[str, ...] = ()
     alphas_of_all: dict[str, Measure] = field(default_factory=dict)
 
@@ -149,6 +151,7 @@ def agree(
         disagreements=reading.patterns.most_common(),
         worst=reading.patterns.worst(shown, (a, b)),
         looked_at=tuple(row.number for row in looked_at),
+        by_definition=reading.by_definition,
         also=tuple(also),
         alphas_of_all={} if reading.everyone is None else reading.everyone.alphas(bootstrap),
     )
@@ -202,6 +205,7 @@ class _Reading:
         self.everyone = AgreementTally(2 + len(also)) if also else None
         self.inverses = (InverseTally(), InverseTally())
         self.patterns = _Patterns()
+        self.by_definition = 0
         self._sample: list[tuple[int, int, tuple[int, int]]] = []
 
     def run(self, progress: Callable[[int, int], None] | None) -> None:
@@ -229,8 +233,15 @@ class _Reading:
             return
         digest = int.from_bytes(hashlib.blake2b(row["id"].encode(), digest_size=7).digest(), "big")
         _keep(self._sample, (-digest, number, (a, b)), self._pictures)
+        if ABSENT not in (a, b) and self._is_one(row):
+            self.by_definition += 1
         if ABSENT not in (a, b) and a != b:
             self.patterns.add(number, digest, a, b)
+
+    def _is_one(self, row: dict[str, Any]) -> bool:
+        """Whether canonical tags are compared with the annotator that they came from."""
+        names = {side.name for side in self.sides}
+        return CANONICAL in names and (row["tag_provenance"] or {}).get("annotator") in names
 
     def _one(self, i: int, number: int, row: dict[str, Any], annotation: Annotation | None) -> int:
         side = self.sides[i]

@@ -56,6 +56,7 @@ def data_of(report: AgreeReport) -> dict[str, Any]:
         "store": report.uri.rsplit("/", 1)[-1],
         "rows": report.rows,
         "compared": agreement.rows,
+        "agree_by_definition": report.by_definition,
         "root_groups": agreement.roots,
         "draws": agreement.draws,
         "seed": agreement.seed,

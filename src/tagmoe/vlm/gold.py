@@ -17,7 +17,7 @@ from tagmoe.data.store import Store
 from tagmoe.errors import UsageError
 from tagmoe.tags import TAG_NAMES
 from tagmoe.vlm.agreement import ABSENT, as_bits, macro_f1, micro_f1, tag_f1, tag_tables
-from tagmoe.vlm.annotation import read_annotations
+from tagmoe.vlm.annotation import CANONICAL, read_annotations
 from tagmoe.vlm.bootstrap import Measure, RootBootstrap
 from tagmoe.vlm.consistency import SHARED_TAGS
 
@@ -83,14 +83,16 @@ class Comparison:
         )
 
 
-def gold_set(store: Store, annotator: str, limit: int | None = None) -> GoldSet:
+def gold_set(store: Store, annotator: str, limit: int | None = None, *, judged: str | None = None) -> GoldSet:
     """The rows that this annotator has tagged, or `limit` of them drawn by their digests, and their inverse pairs.
 
+    judged: who is held against them; canonical tags that came from there are no gold.
     Raises UsageError for an unknown annotator and for one without tags.
     """
     chosen: list[tuple[int, int, str, str, int]] = []
     for number, (row, given) in enumerate(zip(_rows(store), read_annotations(store, annotator), strict=True)):
-        if given is None or given.tags is None:
+        own = annotator == CANONICAL and (row["tag_provenance"] or {}).get("annotator") == judged
+        if given is None or given.tags is None or own:
             continue
         digest = int.from_bytes(hashlib.blake2b(row["id"].encode(), digest_size=7).digest(), "big")
         item = (-digest, number, row["id"], row["root"], as_bits(given.tags))
@@ -99,8 +101,9 @@ def gold_set(store: Store, annotator: str, limit: int | None = None) -> GoldSet:
         else:
             heapq.heappushpop(chosen, item)
     if not chosen:
+        but = f" but those that {judged!r} gave" if judged is not None and annotator == CANONICAL else ""
         raise UsageError(
-            f"The annotator {annotator!r} has tags of no row in the store {store.uri!r}; it cannot be gold."
+            f"The annotator {annotator!r} has tags of no row in the store {store.uri!r}{but}; it cannot be gold."
         )
     found = {number: (root, bits) for _, number, _, root, bits in chosen}
     gold_ids = {name: number for _, number, name, _, _ in chosen}
@@ -175,5 +178,5 @@ def _inverse_change(
 
 
 def _rows(store: Store) -> Any:
-    for batch in store.scan(["id", "root", "operation", "parent"], rows=8192):
+    for batch in store.scan(["id", "root", "operation", "parent", "tag_provenance"], rows=8192):
         yield from batch.to_pylist()
