@@ -69,7 +69,7 @@ class Rewriting:
 
 
 class InstructionRewriter:
-    """Rewrites by any `VLM`. As a function, (instruction, images) -> text, it is what the pipeline takes as `rewriter`.
+    """Rewrites by any `VLM` (paper 3.2, inference); called as (instruction, images) -> text, a `rewriter` of pipelines.
 
     attempts: questions at most, each told what was wrong with the answer before. seconds: limit of all of them
     together. known_words: the words of a model that knows no others. accepts: raises TagMoEError for a text that the
