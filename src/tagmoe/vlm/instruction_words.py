@@ -76,7 +76,8 @@ _FACE = _words(
 )
 _ANIMAL = _words("dog dogs cat cats horse horses bird birds cow cows bear elephant giraffe puppy kitten animal sheep")
 _WORN = (
-    r"(?:hat|cap|beanie|helmet|crown|sunglasses|glasses|goggles|mask|scarf|tie|bow ?tie|necklace|earrings?|watch|gloves|"
+    r"(?:hat|cap|beanie|helmet|crown|sunglasses|glasses|goggles|mask|scarf|tie|bow ?tie|necklace|earrings?|watch|"
+    r"gloves|"
     r"beard|moustache|mustache|headphones|coat|jacket|shirt|t-?shirt|dress|suit|jeans|skirt|sweater|hoodie|boots|shoes|"
     r"backpack|cape|apron|vest|tiara|veil|wig|headband|bandana|bracelet|ring|uniform|costume)s?"
 )
@@ -86,12 +87,15 @@ _IMAGE = (
 _WHOLE = rf"(?:this|it|that|(?:the|this) (?:whole |entire |full |overall )?{_IMAGE})"
 _STYLES = (
     r"(?:oil |acrylic |water[- ]?colou?r |digital |ink |cave |chinese |japanese )?painting|water[- ]?colou?rs?|sketch|"
-    r"drawing|doodle|cartoon|anime|manga|comics?(?: book)?(?: strip)?|caricature|mosaic|negative|engraving|woodcut|etching|"
+    r"drawing|doodle|cartoon|anime|manga|comics?(?: book)?(?: strip)?|caricature|mosaic|negative|engraving|woodcut|"
+    r"etching|"
     r"pixel[- ]art|voxel(?: art)?|pop[- ]art|line[- ]art|fresco|tapestry|embroidery|stained[- ]glass|claymation|"
     r"sepia|monochrome|black[- ]and[- ]white|b&w|gr[ae]yscale|polaroid|daguerreotype|low[- ]poly|3d (?:render|model)|"
-    r"illustration|poster|ukiyo-?e|graffiti|impressionis[mt]\w*|cubis[mt]\w*|surrealis[mt]\w*|pointillis[mt]\w*|"
+    r"illustration|poster|abstract|artistic|psychedelic|surreal|minimalist|ukiyo-?e|graffiti|impressionis[mt]\w*|"
+    r"cubis[mt]\w*|surrealis[mt]\w*|pointillis[mt]\w*|"
     r"expressionis[mt]\w*|art (?:deco|nouveau)|baroque|renaissance painting|ghibli|pixar|disney|lego|origami|"
-    r"(?:old|vintage|retro|antique) (?:photo|photograph|picture|postcard|movie|film)|van gogh|picasso|monet|warhol|rembrandt|hokusai|minecraft|vaporwave|cyberpunk|steampunk|photo-?realistic|"
+    r"(?:old|vintage|retro|antique) (?:photo|photograph|picture|postcard|movie|film)|van gogh|picasso|monet|warhol|"
+    r"rembrandt|hokusai|minecraft|vaporwave|cyberpunk|steampunk|photo-?realistic|"
     r"realistic|pastel|charcoal|crayon|chalk|papercraft|hologram|blueprint|video game"
 )
 _STYLE = rf"(?:{_STYLES})"
@@ -101,9 +105,12 @@ _PLACES = (
     r"snow|stage|studio|classroom|church|meadow|canyon|swamp|village|cave|rooftop|highway|supermarket|restaurant|bar)"
 )
 _LIGHT_WORDS = (
-    r"(?:day|night|daytime|nighttime|night-?time|daylight|sunset|sunrise|dusk|dawn|noon|midday|midnight|morning|evening|"
-    r"afternoon|twilight|golden hour|blue hour|moonlight|sunlight|candlelight|fog|foggy|mist|misty|haze|hazy|rain|rainy|"
-    r"raining|snowy|snowing|snowfall|sunny|cloudy|overcast|storm|stormy|thunderstorm|lightning|windy|winter|summer|autumn|fall|"
+    r"(?:day|night|daytime|nighttime|night-?time|daylight|sunset|sunrise|dusk|dawn|noon|midday|midnight|morning|"
+    r"evening|"
+    r"afternoon|twilight|golden hour|blue hour|moonlight|sunlight|candlelight|fog|foggy|mist|misty|haze|hazy|rain|"
+    r"rainy|"
+    r"raining|snowy|snowing|snowfall|sunny|cloudy|overcast|storm|stormy|thunderstorm|lightning|windy|winter|summer|"
+    r"autumn|fall|"
     r"spring|dark|bright|weather|wintertime|summertime)"
 )
 _TONE = (
@@ -111,33 +118,47 @@ _TONE = (
     r"sunni(?:er)|well-lit|underexposed|overexposed|shadowy|gloomy|gloomier)"
 )
 _FEELING = (
-    r"(?:smil(?:e|es|ing)|sad|happy|angry|surprised|shocked|scared|afraid|excited|bored|serious|cry(?:ing)?|laugh(?:ing)?|"
-    r"frown(?:ing)?|grin(?:ning)?|wink(?:ing)?|scream(?:ing)?|yawn(?:ing)?|pout(?:ing)?|neutral|sleepy|sleeping|worried|"
+    r"(?:smil(?:e|es|ing)|sad|happy|angry|surprised|shocked|scared|afraid|excited|bored|serious|cry(?:ing)?|"
+    r"laugh(?:ing)?|"
+    r"frown(?:ing)?|grin(?:ning)?|wink(?:ing)?|scream(?:ing)?|yawn(?:ing)?|pout(?:ing)?|neutral|sleepy|sleeping|"
+    r"worried|"
     r"confused|disgusted|furious|cheerful|joyful|proud|calm|blink(?:ing)?)"
 )
 _POSTURE = (
-    r"(?:sit(?:ting)?(?: down)?|stand(?:ing)?(?: up)?|kneel(?:ing)?|crouch(?:ing)?|lie(?: down)?|lying(?: down)?|jump(?:ing)?|"
-    r"run(?:ning)?|walk(?:ing)?|danc(?:e|ing)|wav(?:e|ing)|point(?:ing)?|rais(?:e|ing) \w+ (?:\w+ )?(?:hands?|arms?|legs?|paw)|"
+    r"(?:sit(?:ting)?(?: down)?|stand(?:ing)?(?: up)?|kneel(?:ing)?|crouch(?:ing)?|lie(?: down)?|lying(?: down)?|"
+    r"jump(?:ing)?|"
+    r"run(?:ning)?|walk(?:ing)?|danc(?:e|ing)|wav(?:e|ing)|point(?:ing)?|rais(?:e|ing) \w+ (?:\w+ )?(?:hands?|arms?|"
+    r"legs?|paw)|"
     r"fold(?:ing)? \w+ arms|cross(?:ing)? \w+ (?:arms|legs)|fly(?:ing)?|clap(?:ping)?|bow(?:ing)?|stretch(?:ing)?|"
     r"look(?:ing)? (?:up|down|left|right|away|back|at|to|toward|towards|straight)|"
-    r"(?:open|close|opening|closing) (?:his|her|its|their|the) (?:mouth|eyes?)|(?:turn|tilt|lower|nod)(?:ing)? (?:his|her|its|their|the) head|"
-    r"spread(?:ing)? \w+ (?:wings|arms)|fac(?:e|ing) (?:the (?:camera|viewer)|left|right|forward|away)|pos(?:e|ing)|swim(?:ming)?|eat(?:ing)?|"
+    r"(?:open|close|opening|closing) (?:his|her|its|their|the) (?:mouth|eyes?)|(?:turn|tilt|lower|"
+    r"nod)(?:ing)? (?:his|her|its|their|the) head|"
+    r"spread(?:ing)? \w+ (?:wings|arms)|fac(?:e|ing) (?:the (?:camera|viewer)|left|right|forward|away)|pos(?:e|ing)|"
+    r"swim(?:ming)?|eat(?:ing)?|"
     r"hug(?:ging)?|kiss(?:ing)?|shak(?:e|ing) hands|thumbs[- ]up)"
 )
 _VIEW = (
-    r"(?:from (?:behind|above|below|the (?:side|back|front|top|left|right|rear|air|other side)|overhead|(?:a|an|another) "
+    r"(?:from (?:behind|above|below|the (?:side|back|front|top|left|right|rear|air|other side)|overhead|(?:a|an|"
+    r"another) "
     r"(?:\w+ )?(?:angle|viewpoint|perspective|view|point of view|side|distance))|"
-    r"zoom(?:ed)?[ -](?:in|out)|bird'?s[- ]eye|worm'?s[- ]eye|aerial (?:view|shot)|top[- ]down|close[- ]?up|wide[- ](?:angle|shot)|"
-    r"(?:side|back|front|rear|top) view|(?:camera|viewpoint|perspective|point of view|viewing angle|view angle))"
+    r"from (?:the|a) (?:ceiling|ground|floor|street|balcony|window|corner|sky|distance|roof|rooftop|plane|drone)|"
+    r"(?:the|its) (?:back|front|side|other side|underside|top) of the|zoom(?:ed)?[ -](?:in|out)|bird'?s[- ]eye|"
+    r"worm'?s[- ]eye|aerial (?:view|shot)|top[- ]down|close[- ]?up|wide[- ](?:angle|shot)|"
+    r"(?:side|back|front|rear|top) view|"
+    r"(?:(?<!at the )(?<!towards the )(?<!toward the )(?<!face the )(?<!facing the )(?<!for the )camera|viewpoint|"
+    r"perspective|point of view|viewing angle|view angle))"
 )
 _PUT_VERB = r"(?:put|place|show|draw|paint|set|position|have|let)"
 _CHANGE_VERB = (
-    r"(?:make|turn|change|convert|transform|paint|repaint|colou?r|recolou?r|dye|tint|give|let|have|show|draw|redraw|render|"
+    r"(?:make|turn|change|convert|transform|paint|repaint|colou?r|recolou?r|dye|tint|give|let|have|show|draw|redraw|"
+    r"render|"
     r"alter|modify|adjust|swap|switch|replace|morph|edit|set|repaint|cover)"
 )
 _VERBS = (
-    r"(?:add|insert|include|introduce|attach|remove|delete|erase|eliminate|take|get|clear|wipe|move|shift|bring|drag|slide|"
-    r"relocate|resize|enlarge|shrink|grow|exchange|substitute|put|place|blur|zoom|rotate|relight|brighten|darken|lighten|"
+    r"(?:add|insert|include|introduce|attach|remove|delete|erase|eliminate|take|get|clear|wipe|move|shift|bring|"
+    r"drag|slide|"
+    r"relocate|resize|enlarge|shrink|grow|exchange|substitute|put|place|blur|zoom|rotate|relight|brighten|darken|"
+    r"lighten|"
     r"dim|look|view|open|close|raise|write|apply|use|stylize|fill|"
     + _CHANGE_VERB.removeprefix("(?:").removesuffix(")")
     + r")"
@@ -155,7 +176,7 @@ _PLURAL_OBJECT = re.compile(
 _PREAMBLE = re.compile(
     r"^(?:please|kindly|now|ok(?:ay)?|also|and|then|finally|next|"
     r"(?:can|could|would|will) (?:you|we|i)(?: please)?|let's|let us|i (?:want|would like|wish)(?: you)? to|"
-    r"i'd like(?: you)? to|we (?:need|want) to|you should)\b[ ,]*"
+    r"i'd like(?: you)? to|what if|as if|if|we (?:need|want) to|you should)\b[ ,]*"
 )
 _SPLIT = re.compile(
     rf"[.;!?]+\s+|,? (?:and )?then |,? and (?:also )?(?={_VERBS}\b(?! (?:back|places)\b))|, (?:also )?(?={_VERBS}\b)"
@@ -165,7 +186,8 @@ _LOCATIVE = re.compile(r"^(?:at|on|in|to|next to|behind|near|under|above) (?:the
 
 _REMOVE = re.compile(
     r"^(?:remove|delete|erase|eliminate|get rid of|clear|wipe(?: out| away)?|take (?:off|away|out)|strip|crop out|"
-    r"edit out|hide|lose)\b(?P<what>.*)$|^take (?P<what2>(?:the|his|her|all|every|a|that|this) .*?) (?:away|off|out)\b|"
+    r"edit out|hide|lose)\b(?P<what>.*)$|^(?:take|cut) (?P<what2>(?:the|his|her|all|every|a|that|this) .*?) (?:away|"
+    r"off|out)\b|"
     r"^(?:make|let|have) (?P<what3>.+?) (?:disappear|vanish|be gone)\b|"
     r"^(?:make|let|have) .+? (?:take off|remove) (?P<what4>.*)$"
 )
@@ -173,7 +195,9 @@ _WITHOUT = re.compile(
     r"\b(?:with no|without(?: an?| the| his| her)?|wears? no|is no longer wearing|stop wearing|not wear(?:ing)?) [\w-]+"
 )
 _ADD = re.compile(
-    r"^(?:add|insert|include|introduce|attach|there (?:should|could|must) be|there is|let there be|create|write|apply)\b(?P<what>.*)$"
+    r"^(?:add|insert|include|introduce|attach|(?:there|it) (?:should|could|must) (?:be|have)(?= (?:an?|some|another|"
+    r"more) )|there (?:is|was|were|are)|(?:it|she|he|they|(?:the|his|her|their) .{2,40}?) (?:needs?|(?:should|could|"
+    r"must) have)(?= (?:an?|some|another|more) )|let there be|create|write|apply)\b(?P<what>.*)$"
 )
 _MAP = re.compile(
     r"\b(?:this|given|from the|the given) map\b|\b(?:depth|canny|edge|edges|hed|pose|segmentation|normal|line ?art) "
@@ -184,84 +208,116 @@ _TEXT = re.compile(
     r"\b(?:say|says|saying|read|reads|reading|spell|write|written) QUOTE"
 )
 _SWAP = re.compile(
-    r"^(?:swap|switch|exchange|interchange)\b(?!.* (?:for|with|to|into) ).* and |\b(?:swap|switch|trade|exchange) (?:their )?(?:places|positions)|^(?:let|have|make) .* and .* (?:swap|switch)$|\b(?:swap|switch|exchange) the (?:places|positions) of\b"
+    r"^(?:swap|switch|exchange|interchange)\b(?!.* (?:for|with|to|into) ).* and |\b(?:swap|switch|trade|"
+    r"exchange) (?:their )?(?:places|positions)|^(?:let|have|make) .* and .* (?:swap|switch)$|\b(?:swap|switch|"
+    r"exchange) the (?:places|positions) of\b"
 )
 _MOVE = re.compile(
-    r"^(?:move|shift|relocate|reposition|bring|drag|slide|push|pull|take)\b(?! (?:the )?camera).*\b(?:to|into|onto|left|right|up|down|closer|away|back|forward|toward|towards|higher|lower|over)\b"
+    r"^(?:move|shift|relocate|reposition|bring|drag|slide|push|pull|take)\b(?! (?:the )?camera).*\b(?:to|into|onto|"
+    r"left|right|up|down|closer|away|back|forward|toward|towards|higher|lower|over)\b"
 )
 _WHERE = re.compile(
     r"\b(?:at|to|in|on|into) the (?:very )?(?:(?:top|bottom|upper|lower|far|middle|center|centre) ?-?){0,2}"
     r"(?:top|bottom|left|right|middle|center|centre|corner|foreground|edge)\b"
 )
 _RESIZE = re.compile(
-    r"^(?:shrink|enlarge|grow|resize|scale)\b|\b(?:small(?:er)?|bigger|big|larger?|huge|tiny|taller|shorter|wider|giant|"
+    r"^(?:shrink|enlarge|grow|resize|scale)\b|\b(?:small(?:er)?|bigger|big|larger?|huge|tiny|taller|shorter|wider|"
+    r"giant|"
     r"(?:twice|double|half) (?:as|the|its))$|\b(?:bigger|smaller|larger|taller|wider)\b|\bsize\b"
 )
 _BACKGROUND = re.compile(
     r"(?<!in the )(?<!from the )(?<!into the )(?<!to the )\b(?:background|backdrop|surroundings)\b"
 )
 _SETTING = re.compile(
-    rf"\b(?:setting|location|scenery)\b|\btakes? place (?:in|on|at)\b|^(?:set|have|put|place|move|send|take|transport|make) "
-    rf"(?:{_WHOLE}|him|her|them|(?:the|this) [\w ]{{2,25}}?)(?: be)? (?:(?:in|on|at|to|into|onto|inside|near) (?:an? |the |some )?"
+    rf"\b(?:setting|location|scenery)\b|\btakes? place (?:in|on|at)\b|^(?:set|have|put|place|move|send|take|"
+    rf"transport|make) "
+    rf"(?:{_WHOLE}|him|her|them|(?:the|this) [\w ]{{2,25}}?)(?: be)? (?:(?:in|on|at|to|into|onto|inside|"
+    rf"near) (?:an? |the |some )?"
     rf"(?:[\w-]+ ){{0,2}}{_PLACES}|underwater|outdoors|indoors|outside|inside)\b"
 )
+_SETTING_OF_PEOPLE = re.compile(
+    rf"^(?:have|let|make) (?:him|her|them|it|the [\w ]{{2,25}}?) (?:be|stand|walk|live|stay) (?:on|in|at) (?:an? |"
+    rf"the )?(?:[\w-]+ ){{0,2}}{_PLACES}$"
+)
 _LIGHT = re.compile(
-    rf"\b(?:at|by|during|in|into|to|under|it'?s?|it is|it were|was|is|be|look like|like|as|of|to be|now|back the|more|very|a|the)"
+    rf"\b(?:at|by|during|in|into|to|under|it'?s?|it is|it were|was|is|be|look like|like|as|of|to be|now|back the|"
+    rf"more|very|a|the)"
     rf"(?: the| a| an| full| bright| warm| soft| heavy| dense| stormy| like)* {_LIGHT_WORDS}\b(?! (?:{_COLOUR})\b)|"
     rf"\b(?:lighting|relight|time of (?:the )?day|season|weather|exposure|shadows?|sunlight|sunshine|golden hour)\b|"
     rf"\b(?:make|turn) {_WHOLE} (?:look )?(?:more |much |a bit |a little |slightly |into )?(?:an? )?{_LIGHT_WORDS}\b|"
     rf"^(?:brighten|darken|dim|lighten|relight)(?: up)?(?: {_WHOLE})?\b|"
-    rf"^(?:make|turn) {_WHOLE} (?:look )?(?:more |much |a bit |a little |slightly )?{_TONE}\b|"
+    rf"^(?:make|turn) (?:{_WHOLE}|the (?:sky|room|sun|street)) (?:look )?(?:more |much |a bit |a little |"
+    rf"slightly )?{_TONE}\b|"
     rf"\b(?:turn|switch|change) (?:on |off |down |up )?(?:the |all the )?(?:street |room |stage )?lights?\b|"
-    rf"^(?:what if |as if |if )?(?:it|there)(?:'s| is| was| were| should be| could be)? (?:now )?(?:a |an )?{_LIGHT_WORDS}\b|"
+    rf"^(?:what if |as if |if )?(?:it|there)(?:'s| is| was| were| should be| could be)? (?:now )?(?:a |"
+    rf"an )?{_LIGHT_WORDS}\b|"
     rf"\blet it (?:rain|snow)\b|\bmake it (?:rain|snow)\b"
 )
 _LIGHT_ADDED = re.compile(
-    r"\b(?:fog|mist|haze|rain|snowfall|snow|sunlight|sunshine|moonlight|sun ?rays|sunbeams|light(?:ing)?|shadows?|sunset|"
+    r"\b(?:fog|mist|haze|rain|snowfall|snow|sunlight|sunshine|moonlight|sun ?rays|sunbeams|light(?:ing)?|shadows?|"
+    r"sunset|"
     r"sunrise|lens flare|storm|thunderstorm|glare|lightning|glow)\b$|"
-    r"^ (?:an? |some |the |more |heavy |light |soft |warm |dense |dramatic |falling )*(?:fog|mist|haze|rain|snow|sunlight|sunshine|"
+    r"^ (?:an? |some |the |more |heavy |light |soft |warm |dense |dramatic |falling )*(?:fog|mist|haze|rain|snow|"
+    r"sunlight|sunshine|"
     r"lighting|shadows?|sunset|sunrise|moonlight|snowfall|storm|lightning|glare)\b"
 )
 _STYLE_WORD = re.compile(rf"\bstyles?\b|\bstyli[sz]ed?\b|\b{_STYLE}\b")
 _STYLE_WHOLE = re.compile(
     rf"\b{_WHOLE}(?: (?:to|into|as|look|looks|like|be|were|was|is|a|an|the|should|could|it|more|in|back|by))* "
     rf"(?:[\w'-]+ ){{0,3}}?{_STYLE}\b|"
-    rf"\b(?:in|to|into|with|using) (?:an? |the )?(?:[\w'-]+ ){{0,4}}style\b|\bstyle (?:of|to)\b|\bas if (?:it (?:was|were) )?(?:painted|drawn)\b|"
-    rf"^(?:styli[sz]e|cartoonify|colou?ri[sz]e)\b|\b(?:the|this) style\b|^(?:make|turn|convert) (?:to|into) (?:an? )?{_STYLE}|"
-    rf"\bback (?:in)?to an? [\w -]{{0,20}}{_IMAGE}$|\b{_WHOLE} (?:back )?(?:to|into|as|a) (?:an? )?[\w-]+ (?:{_IMAGE})$|"
-    rf"^(?:an? )?(?:[\w'-]+ ){{0,3}}{_STYLE}(?: style)?$|\b(?:painted|drawn|made) (?:by|like) [a-z]+|\b(?:photo )?filter\b"
+    rf"\b(?:in|to|into|with|using) (?:an? |the )?(?:[\w'-]+ ){{0,4}}style\b|\bstyle (?:of|to)\b|"
+    rf"\bas if (?:it (?:was|were) )?(?:painted|drawn)\b|"
+    rf"^(?:styli[sz]e|cartoonify|colou?ri[sz]e)\b|\b(?:the|this) style\b|^(?:make|turn|convert) (?:to|"
+    rf"into) (?:an? )?{_STYLE}|"
+    rf"\bback (?:in)?to an? [\w -]{{0,20}}{_IMAGE}$|\b{_WHOLE} (?:back )?(?:to|into|as|"
+    rf"a) (?:an? )?[\w-]+ (?:{_IMAGE})$|"
+    rf"^(?:an? )?(?:[\w'-]+ ){{0,3}}{_STYLE}(?: style)?$|\b(?:painted|drawn|made) (?:by|like) [a-z]+|"
+    rf"\b(?:photo )?filter\b"
 )
 _WHO = rf"(?:the |a |an |this |that |his |her |their )?(?:[\w-]+ ){{0,3}}?(?:{_PEOPLE}|{_ANIMAL}|face|it|them|they|eyes|mouth)"
 _POSE = re.compile(
-    rf"\b{_WHO}(?:'s)?(?: (?:[\w-]+ ){{0,4}}?)?\b(?:{_FEELING}|{_POSTURE})\b|\b(?:expression|pose|posture|gesture|gaze)\b|"
+    rf"\b{_WHO}(?:'s)?(?: (?:[\w-]+ ){{0,4}}?)?\b(?:{_FEELING}|{_POSTURE})\b|\b(?:expression|pose|posture|gesture|"
+    rf"gaze)\b|"
     rf"^(?:close|open) (?:his|her|the|their|its) (?:[\w']+ )?(?:eyes?|mouth)|^rais(?:e) (?:his|her|their|the)|^smile$|"
     rf"^(?:make|let|have) (?:him|her|them|it) {_POSTURE}"
 )
 _WEAR = re.compile(
-    rf"\b(?:wear|wears|wearing|dressed in|dress (?:him|her|them|it|the))\b|^put .*\bon (?:the |his |her |their |this )?(?:[\w-]+ ){{0,2}}?(?:{_PEOPLE}|face|head|{_ANIMAL})\b|"
-    rf"^(?:give|have|show|draw|let) {_WHO} (?:in |with |have |a pair of |on )*(?:an? |some |the )?(?:[\w-]+ ){{0,3}}?{_WORN}\b|^(?:draw|add|place) .*{_WORN} (?:on|to) "
+    rf"\b(?:wear|wears|wearing|dressed in|dress (?:him|her|them|it|the))\b|^put .*\bon (?:the |his |her |their |"
+    rf"this )?(?:[\w-]+ ){{0,2}}?(?:{_PEOPLE}|face|head|{_ANIMAL})\b|"
+    rf"^(?:give|have|show|draw|let) {_WHO} (?:in |with |have |a pair of |on )*(?:an? |some |"
+    rf"the )?(?:[\w-]+ ){{0,3}}?{_WORN}\b|^(?:draw|add|place) .*{_WORN} (?:on|to) "
 )
 _ON_PERSON = re.compile(
-    rf"\b(?:to|on|onto|for|of|off) (?:the |his |her |their |this )?(?:[\w-]+ ){{0,2}}?(?:{_PEOPLE}|face|head)\b(?!'s (?:left|right))"
+    rf"\b(?:to|on|onto|for|of|off) (?:the |his |her |their |this )?(?:[\w-]+ ){{0,2}}?(?:{_PEOPLE}|face|"
+    rf"head)\b(?!'s (?:left|right))"
 )
+_PART = r"(?:mane|tail|fur|skin|eyes|lips|hair|nose|ears?|haircut|hairstyle|tan|roof|door|wheels|leaves|petals)"
 _NOT_REPLACED = (
-    r"(?:look|colou?r|shade|tone|hue|tint|texture|finish|pattern|material|size|shape|cut|haircut|smile|shine|glow|lot|bit|"
+    r"(?:look|colou?r|shade|tone|hue|tint|texture|finish|pattern|material|size|shape|cut|haircut|smile|shine|glow|"
+    r"lot|bit|"
     r"little|paint job|makeover)"
 )
 _REPLACE = re.compile(
     r"^(?:replace|substitute|exchange)\b|^(?:swap|switch)\b.* (?:for|with|to|out) |\b(?:in place of|instead of)\b|"
-    rf"^(?:make|turn|change|transform|convert|morph|have|let|give|swap)\b (?!.*(?:an?|the) (?:[\w-]+ ){{0,3}}?{_NOT_REPLACED}\b)(?:the |this |that |his |her |its |all |both |every |him|them|everyone|each )"
-    rf".*?\b(?:into|to be|to|be|as|become|becomes|in)?\b ?\b(?:an?|another|some) (?!bit |little |lot |pair of \w+ \w+er)[\w-]+|"
+    rf"^(?:make|turn|change|transform|convert|morph|have|let|swap)\b (?!.*(?:an?|"
+    rf"the) (?:[\w-]+ ){{0,3}}?{_NOT_REPLACED}\b)(?:the |this |that |his |her |its |all |both |every |him|them|"
+    rf"everyone|each )"
+    rf".*?\b(?:into|to be|to|be|as|become|becomes|in)?\b ?\b(?:an?|another|some) (?!bit |little |lot |"
+    rf"pair of \w+ \w+er)[\w-]+|"
     r"^(?:make|turn|change|transform|convert)\b .+ (?:into|to) (?:the |his |her )?[\w-]+|"
+    r"\bso (?:that )?(?:it|he|she)(?:'s| is| becomes| looks like) an? |"
     r"^the .+ (?:should|could|is now|becomes?|turns? into)(?: be)? an? "
 )
 _ATTRIBUTE_END = re.compile(
-    rf"\b(?:{_COLOUR}|{_MATERIAL}|{_PATTERN})(?: (?:hair|colou?r|look|texture|fur|paint|pattern|material|finish|stripes|dots|"
-    rf"leaves|skin|walls?))?(?: and (?:{_COLOUR}|{_MATERIAL}|{_PATTERN}))?$|\b(?:colou?r|hue|shade|material|texture|finish)\b|"
+    rf"\b(?:{_COLOUR}|{_MATERIAL}|{_PATTERN})(?: (?:hair|colou?r|look|texture|fur|paint|pattern|material|finish|"
+    rf"stripes|dots|"
+    rf"leaves|skin|walls?))?(?: and (?:{_COLOUR}|{_MATERIAL}|{_PATTERN}))?$|\b(?:colou?r|hue|shade|material|texture|"
+    rf"finish)\b|"
     rf"\bmade (?:out )?of\b|\bhair\b|\b(?:more|less) \w+$|\b\w+(?:er)$"
 )
 _CHANGE = re.compile(
-    rf"^{_CHANGE_VERB}\b|^the .+ (?:should|could) (?:be|have|look)\b|^(?:it|they) (?:should|could) (?:be|have)\b"
+    rf"^{_CHANGE_VERB}\b|^(?:the|his|her|its|their) .+ (?:should|could) (?:be|have|look)\b|^(?:it|they) (?:should|"
+    rf"could) (?:be|have)\b"
 )
 _NOUN_PHRASE = re.compile(
     r"^ ?(?P<head>.*?)(?= (?:from|of|on|in|at|behind|with|wearing|near|next|by|under|who|that|holding|to|for|into)\b|$)"
@@ -310,10 +366,16 @@ def _operation(clause: str) -> Operation | None:
         return Operation("replace", _things(clause))
     text = clause
     things = _things(text)
+    if re.match(
+        rf"^(?:change|replace|turn|make|blur|swap) .*\bbehind (?:him|her|them|it|the (?:{_PEOPLE}|subject))\b", text
+    ):
+        return Operation("background", "whole")
     if found := _REMOVE.search(text):
         return _removal(" " + next(part for part in found.groups() if part is not None).strip(), things)
     if found := _ADD.search(text):
         return _addition(found["what"], text, things)
+    if _SETTING_OF_PEOPLE.search(text):
+        return Operation("background", "whole")
     if _asks_view(text):
         return Operation("viewpoint", "whole")
     if re.match(r"^(?:let|have) (?:an?|another|some|there be) ", text):
@@ -332,11 +394,8 @@ def _operation(clause: str) -> Operation | None:
         return Operation("style", "whole")
     if _LIGHT.search(text):
         return Operation("light", "whole")
-    if (
-        re.search(rf"\b{_WHO}", text)
-        and _POSE.search(text)
-        or re.search(r"^(?:smile|raise|close|open)\b|\bexpression\b", text)
-        and _POSE.search(text)
+    if (re.search(rf"\b{_WHO}", text) and _POSE.search(text)) or (
+        re.search(r"^(?:smile|raise|close|open)\b|\bexpression\b", text) and _POSE.search(text)
     ):
         return Operation("pose", things)
     if _WEAR.search(text) and not re.search(r"\bhair\b", text):
@@ -354,13 +413,15 @@ def _thing_operation(text: str, things: Things) -> Operation | None:
         return Operation("add", things)
     if re.search(r" (?:small(?:er)?|big(?:ger)?|large(?:r)?|tall(?:er)?)$", text):
         return Operation("attribute", things, resized=True)
-    if _MOVE.search(text) or re.match(rf"^{_PUT_VERB} ", text) and _WHERE.search(text) and not _coloured(text):
+    if _MOVE.search(text) or (re.match(rf"^{_PUT_VERB} ", text) and _WHERE.search(text) and not _coloured(text)):
         return Operation("move", things)
     if _RESIZE.search(text):
         return Operation("attribute", things, resized=True)
     whole = "whole" if re.match(rf"^\w+ {_WHOLE}\b(?! \w+ (?:at|on|in) )", text) else things
     if _coloured(text) and not re.match(r"^(?:replace|substitute)\b", text):
         return Operation("attribute", whole)
+    if re.match(rf"^give .* an? (?:[\w-]+ )*{_PART}$", text):
+        return Operation("attribute", things)
     if _REPLACE.search(text):
         return Operation("replace", things, gone=_person_first(text))
     if re.match(r"^(?:have|give|let|show)\b.* (?:an?|some|with) ", text):
@@ -402,7 +463,7 @@ def _addition(what: str, text: str, things: Things) -> Operation:
         return Operation("text", things)
     if _LIGHT_ADDED.search(what) and not re.search(r"\b(?:lamp|bulb|string|street) ", what):
         return Operation("light", "whole")
-    if re.search(r"\b(?:filter|style)\b", what):
+    if re.search(r"\b(?:filter|style|effect)\b", what):
         return Operation("style", "whole")
     if re.search(r"^ (?:an? |the )?(?:[\w-]+ ){0,3}(?:background|backdrop)$", what):
         return Operation("background", "whole")
@@ -426,8 +487,9 @@ def _person_first(text: str) -> bool:
 
 def _asks_view(text: str) -> bool:
     shown = re.match(
-        r"^(?:show|view|look|see|redraw|draw|render|change|make|turn|zoom|rotate|move|shift|take|switch|give|let|have|tilt|pan|use|the|as|from|an?)\b",
+        r"^(?:show|view|look|see|redraw|draw|render|change|make|turn|zoom|rotate|move|shift|take|switch|give|let|"
+        r"have|tilt|pan|use|the|as|from|an?)\b",
         text,
     )
     # Without an object it is the viewer who turns.
-    return text == "turn around" or shown is not None and re.search(rf"\b{_VIEW}\b", text) is not None
+    return text == "turn around" or (shown is not None and re.search(rf"\b{_VIEW}\b", text) is not None)
