@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import binascii
 import json
 import math
 import re
@@ -35,7 +35,7 @@ def messages_of(question: Question) -> bytes:
                 b'{"type":"image_url","image_url":{"url":"data:image/',
                 _kind(part.data),
                 b";base64,",
-                base64.b64encode(part.data),
+                binascii.b2a_base64(part.data, newline=False),
                 b'"}}',
             ]
         else:
