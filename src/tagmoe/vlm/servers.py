@@ -173,7 +173,7 @@ class ChatServers:
         )
         return self._session
 
-    async def _reply(self, messages: bytes, question: Question) -> Mapping[str, Any]:
+    async def _reply(self, messages: Sequence[bytes], question: Question) -> Mapping[str, Any]:
         """The server's reply to one attempt, of which each field that the server refuses makes one request more."""
         endpoint = choose(self._endpoints)
         while True:
