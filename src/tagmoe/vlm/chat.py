@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import binascii
 import json
 import math
 import re
@@ -18,11 +18,13 @@ OPTIONAL = ("structured_outputs", "response_format", "top_logprobs", "logprobs",
 """Fields that a server may not know: it is asked again without the one that it names in its refusal."""
 TOP_LOGPROBS = 20
 """What vLLM and OpenAI give at most."""
-END = b"]}]"
 
 
-def messages_of(question: Question) -> bytes:
-    """The messages as JSON. Joined from bytes: base64 of megabytes never goes through a JSON encoder."""
+def messages_of(question: Question) -> list[bytes]:
+    """The messages as pieces of JSON: base64 of megabytes never goes through a JSON encoder, and is copied once.
+
+    Raises ImageError for a picture that is no PNG, JPEG or WebP file.
+    """
     pieces = [b"["]
     if question.system:
         pieces += [b'{"role":"system","content":', json.dumps(question.system).encode(), b"},"]
@@ -35,13 +37,13 @@ def messages_of(question: Question) -> bytes:
                 b'{"type":"image_url","image_url":{"url":"data:image/',
                 _kind(part.data),
                 b";base64,",
-                base64.b64encode(part.data),
+                binascii.b2a_base64(part.data, newline=False),
                 b'"}}',
             ]
         else:
             pieces.append(_text(part))
-    pieces.append(END)
-    return b"".join(pieces)
+    pieces.append(b"]}]")
+    return pieces
 
 
 def _text(words: str) -> bytes:
@@ -58,7 +60,7 @@ def _kind(data: bytes) -> bytes:
     raise ImageError("A picture of the question is no PNG, JPEG or WebP file.")
 
 
-def body_of(model: str, messages: bytes, question: Question, lacks: Container[str] = ()) -> bytes:
+def body_of(model: str, messages: Sequence[bytes], question: Question, lacks: Container[str] = ()) -> bytes:
     """The request, without the fields that the server lacks."""
     values: dict[str, Any] = {"model": model, "temperature": question.temperature, "seed": question.seed}
     values["max_completion_tokens" if "max_tokens" in lacks else "max_tokens"] = question.max_tokens
@@ -77,9 +79,9 @@ def body_of(model: str, messages: bytes, question: Question, lacks: Container[st
     if wanted is not None and "response_format" in lacks and "structured_outputs" not in values:
         # said in words to a server that holds the model to nothing
         words = f"Answer with JSON alone, of this schema: {json.dumps(wanted)}"
-        messages = messages.removesuffix(END) + b"," + _text(words) + END
+        messages = [*messages[:-1], b",", _text(words), messages[-1]]
     head = json.dumps({name: value for name, value in values.items() if name not in lacks})
-    return b'%s,"messages":%s}' % (head[:-1].encode(), messages)
+    return b"".join((head[:-1].encode(), b',"messages":', *messages, b"}"))
 
 
 def choice_schema(choices: Sequence[str]) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from tagmoe.vlm.endpoints import Endpoint, choose
 from tagmoe.vlm.question import Answer, Question
 
 CONNECT_SECONDS = 10.0
+LIST_SECONDS = 30.0
+"""The most to wait for a connection, and for the list of models."""
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 60.0
 """Seconds before the second attempt, and the most before any: doubled each time, jittered, and a Retry-After kept."""
@@ -35,7 +37,7 @@ _NO_EYES = re.compile(
 _OTHER_MODEL = re.compile(r"pinned to|model.{0,80}(not exist|not found)", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _Failed(Exception):
     """No answer, but there may be one the next time. wait: seconds that the server asked for."""
 
@@ -166,13 +168,12 @@ class ChatServers:
             headers["Authorization"] = f"Bearer {self._key}"
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),  # the semaphore is the limit
-            timeout=aiohttp.ClientTimeout(total=self._timeout, sock_connect=min(CONNECT_SECONDS, self._timeout)),
             headers=headers,
             cookie_jar=aiohttp.DummyCookieJar(),
         )
         return self._session
 
-    async def _reply(self, messages: bytes, question: Question) -> Mapping[str, Any]:
+    async def _reply(self, messages: Sequence[bytes], question: Question) -> Mapping[str, Any]:
         """The server's reply to one attempt, of which each field that the server refuses makes one request more."""
         endpoint = choose(self._endpoints)
         while True:
@@ -250,17 +251,22 @@ class ChatServers:
         session = self._opened()
         import aiohttp
 
+        # a list of models is there at once: `check` does not wait as long as an answer may take
+        seconds = self._timeout if body is not None else min(LIST_SECONDS, self._timeout)
+        limits = aiohttp.ClientTimeout(total=seconds, sock_connect=min(CONNECT_SECONDS, seconds))
         started = time.monotonic()
         endpoint.in_flight += 1
         try:
-            async with session.request(method, endpoint.url + path, data=body, allow_redirects=False) as response:
+            async with session.request(
+                method, endpoint.url + path, data=body, allow_redirects=False, timeout=limits
+            ) as response:
                 data = await response.read()
                 status, wait = response.status, _retry_after(response.headers.get("Retry-After"))
         except TimeoutError as error:
             endpoint.failed(started, gone=True)
             if isinstance(error, aiohttp.ConnectionTimeoutError):
                 raise _Failed(f"No server answers at {endpoint.url} (no connection in time).") from None
-            raise _Failed(f"The server at {endpoint.url} did not answer within {self._timeout:g} s.") from None
+            raise _Failed(f"The server at {endpoint.url} did not answer within {seconds:g} s.") from None
         except aiohttp.ClientConnectorError as error:
             endpoint.failed(started, gone=True)
             what = self._clean(error.strerror or type(error.os_error).__name__)
