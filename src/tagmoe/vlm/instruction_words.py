@@ -50,13 +50,13 @@ def _words(text: str) -> str:
 
 _COLOUR = _words(
     "red orange yellow green blue purple pink brown black white gr[ae]y gold silver golden teal turquoise cyan "
-    "magenta violet beige navy maroon crimson tan cream ivory olive lime indigo bronze peach mint lavender blond blonde "
-    "brunette ginger auburn colou?rful multicolou?red rainbow transparent"
+    "magenta violet beige navy maroon crimson tan cream ivory olive lime indigo bronze peach mint lavender blond "
+    "blonde brunette ginger auburn colou?rful multicolou?red rainbow transparent"
 )
 _MATERIAL = _words(
     "wood wooden metal metallic glass stone marble gold silver bronze brick concrete leather denim velvet silk paper "
-    "cardboard plastic ice chocolate crystal diamond copper steel iron clay ceramic porcelain wool fur fabric lace rusty "
-    "brass rubber"
+    "cardboard plastic ice chocolate crystal diamond copper steel iron clay ceramic porcelain wool fur fabric lace "
+    "rusty brass rubber tile tiles tiled hardwood carpet"
 )
 _PATTERN = _words(
     "striped dotted spotted plain plaid floral checked checkered chequered lined patterned smooth rough shiny matte "
@@ -91,7 +91,7 @@ _STYLES = (
     r"etching|"
     r"pixel[- ]art|voxel(?: art)?|pop[- ]art|line[- ]art|fresco|tapestry|embroidery|stained[- ]glass|claymation|"
     r"sepia|monochrome|black[- ]and[- ]white|b&w|gr[ae]yscale|polaroid|daguerreotype|low[- ]poly|3d (?:render|model)|"
-    r"illustration|poster|abstract|artistic|psychedelic|surreal|minimalist|ukiyo-?e|graffiti|impressionis[mt]\w*|"
+    r"illustration|poster|noir|\d{2,4}'?s|abstract|artistic|psychedelic|surreal|minimalist|ukiyo-?e|graffiti|impressionis[mt]\w*|"
     r"cubis[mt]\w*|surrealis[mt]\w*|pointillis[mt]\w*|"
     r"expressionis[mt]\w*|art (?:deco|nouveau)|baroque|renaissance painting|ghibli|pixar|disney|lego|origami|"
     r"(?:old|vintage|retro|antique) (?:photo|photograph|picture|postcard|movie|film)|van gogh|picasso|monet|warhol|"
@@ -131,8 +131,8 @@ _POSTURE = (
     r"legs?|paw)|"
     r"fold(?:ing)? \w+ arms|cross(?:ing)? \w+ (?:arms|legs)|fly(?:ing)?|clap(?:ping)?|bow(?:ing)?|stretch(?:ing)?|"
     r"look(?:ing)? (?:up|down|left|right|away|back|at|to|toward|towards|straight)|"
-    r"(?:open|close|opening|closing) (?:his|her|its|their|the) (?:mouth|eyes?)|(?:turn|tilt|lower|"
-    r"nod)(?:ing)? (?:his|her|its|their|the) head|"
+    r"(?:open|close|opening|closing) (?:his|her|its|their|the) (?:mouth|eyes?)|"
+    r"(?:turn|tilt|lower|nod)(?:ing)? (?:his|her|its|their|the) head|"
     r"spread(?:ing)? \w+ (?:wings|arms)|fac(?:e|ing) (?:the (?:camera|viewer)|left|right|forward|away)|pos(?:e|ing)|"
     r"swim(?:ming)?|eat(?:ing)?|"
     r"hug(?:ging)?|kiss(?:ing)?|shak(?:e|ing) hands|thumbs[- ]up)"
@@ -169,7 +169,8 @@ _SEVERAL = re.compile(
 )
 _AS_ONE = re.compile(r"\b(?:all of it|all over|every(?:where)|pair of)\b")
 _PLURAL_OBJECT = re.compile(
-    r"^(?:\w+ )(?:the |his |her |its |their |some |a few |a couple of |more )?(?:[\w-]+ ){0,2}?"
+    r"^\w+ (?:the |his |her |its |their |some |a few |a couple of |more )?"
+    r"(?:(?!(?:with|for|to|into|in|on|of|from|at|and|by|like|as) )[\w-]+ ){0,2}?"
     r"(?:people|men|women|children|(?!(?:glasses|sunglasses|jeans|pants|trousers|grass|dress|glass|cactus|bus|this|its|"
     r"his|headphones|goggles|shorts|scissors|canvas|christmas|cross)\b)\w{2,}[^su\W]s)\b"
 )
@@ -186,8 +187,8 @@ _LOCATIVE = re.compile(r"^(?:at|on|in|to|next to|behind|near|under|above) (?:the
 
 _REMOVE = re.compile(
     r"^(?:remove|delete|erase|eliminate|get rid of|clear|wipe(?: out| away)?|take (?:off|away|out)|strip|crop out|"
-    r"edit out|hide|lose)\b(?P<what>.*)$|^(?:take|cut) (?P<what2>(?:the|his|her|all|every|a|that|this) .*?) (?:away|"
-    r"off|out)\b|"
+    r"edit out|hide|lose)\b(?P<what>.*)$|"
+    r"^(?:take|cut|get) (?P<what2>(?:the|his|her|all|every|a|that|this) .*?) (?:away|off|out)\b|"
     r"^(?:make|let|have) (?P<what3>.+?) (?:disappear|vanish|be gone)\b|"
     r"^(?:make|let|have) .+? (?:take off|remove) (?P<what4>.*)$"
 )
@@ -227,6 +228,10 @@ _RESIZE = re.compile(
 )
 _BACKGROUND = re.compile(
     r"(?<!in the )(?<!from the )(?<!into the )(?<!to the )\b(?:background|backdrop|surroundings)\b"
+)
+_BEHIND = re.compile(
+    rf"^(?:change|replace|turn|make|blur|swap) .*\bbehind (?:him|her|them|it|the (?:{_PEOPLE}|subject))\b|"
+    r"^(?:replace|change|swap|turn|make) the sky .*\b(?:with|to|into|for|an?)\b"
 )
 _SETTING = re.compile(
     rf"\b(?:setting|location|scenery)\b|\btakes? place (?:in|on|at)\b|^(?:set|have|put|place|move|send|take|"
@@ -274,12 +279,15 @@ _STYLE_WHOLE = re.compile(
     rf"^(?:an? )?(?:[\w'-]+ ){{0,3}}{_STYLE}(?: style)?$|\b(?:painted|drawn|made) (?:by|like) [a-z]+|"
     rf"\b(?:photo )?filter\b"
 )
-_WHO = rf"(?:the |a |an |this |that |his |her |their )?(?:[\w-]+ ){{0,3}}?(?:{_PEOPLE}|{_ANIMAL}|face|it|them|they|eyes|mouth)"
+_WHO = (
+    r"(?:the |a |an |this |that |his |her |their )?(?:[\w-]+ ){0,3}?"
+    rf"(?:{_PEOPLE}|{_ANIMAL}|face|it|them|they|eyes|mouth)"
+)
 _POSE = re.compile(
     rf"\b{_WHO}(?:'s)?(?: (?:[\w-]+ ){{0,4}}?)?\b(?:{_FEELING}|{_POSTURE})\b|\b(?:expression|pose|posture|gesture|"
     rf"gaze)\b|"
     rf"^(?:close|open) (?:his|her|the|their|its) (?:[\w']+ )?(?:eyes?|mouth)|^rais(?:e) (?:his|her|their|the)|^smile$|"
-    rf"^(?:make|let|have) (?:him|her|them|it) {_POSTURE}"
+    rf"^(?:make|let|have) (?:him|her|them|it) {_POSTURE}|^(?:turn|tilt) .*\bhead\b"
 )
 _WEAR = re.compile(
     rf"\b(?:wear|wears|wearing|dressed in|dress (?:him|her|them|it|the))\b|^put .*\bon (?:the |his |her |their |"
@@ -306,7 +314,7 @@ _REPLACE = re.compile(
     rf"pair of \w+ \w+er)[\w-]+|"
     r"^(?:make|turn|change|transform|convert)\b .+ (?:into|to) (?:the |his |her )?[\w-]+|"
     r"\bso (?:that )?(?:it|he|she)(?:'s| is| becomes| looks like) an? |"
-    r"^the .+ (?:should|could|is now|becomes?|turns? into)(?: be)? an? "
+    r"^(?:(?:can|could|should) )?the .+ (?:should|could|be|is now|becomes?|turns? into)(?: be)? an? "
 )
 _ATTRIBUTE_END = re.compile(
     rf"\b(?:{_COLOUR}|{_MATERIAL}|{_PATTERN})(?: (?:hair|colou?r|look|texture|fur|paint|pattern|material|finish|"
@@ -319,6 +327,8 @@ _CHANGE = re.compile(
     rf"^{_CHANGE_VERB}\b|^(?:the|his|her|its|their) .+ (?:should|could) (?:be|have|look)\b|^(?:it|they) (?:should|"
     rf"could) (?:be|have)\b"
 )
+# With these, what follows is more than a look that ends the clause.
+_CLAUSE = re.compile(r"^\w+ .* (?:an?|like|on|with|was|were|that|so|of|as|set|go|come|be) ")
 _NOUN_PHRASE = re.compile(
     r"^ ?(?P<head>.*?)(?= (?:from|of|on|in|at|behind|with|wearing|near|next|by|under|who|that|holding|to|for|into)\b|$)"
 )
@@ -360,15 +370,12 @@ def _clauses(text: str) -> list[str]:
     return clauses
 
 
-def _operation(clause: str) -> Operation | None:
+def _operation(text: str) -> Operation | None:
     """What one clause asks for; the first that fits, from the most certain words to the least."""
-    if clause.startswith("in place of "):
-        return Operation("replace", _things(clause))
-    text = clause
     things = _things(text)
-    if re.match(
-        rf"^(?:change|replace|turn|make|blur|swap) .*\bbehind (?:him|her|them|it|the (?:{_PEOPLE}|subject))\b", text
-    ):
+    if text.startswith("in place of "):
+        return Operation("replace", things)
+    if _BEHIND.search(text):
         return Operation("background", "whole")
     if found := _REMOVE.search(text):
         return _removal(" " + next(part for part in found.groups() if part is not None).strip(), things)
@@ -379,6 +386,8 @@ def _operation(clause: str) -> Operation | None:
     if _asks_view(text):
         return Operation("viewpoint", "whole")
     if re.match(r"^(?:let|have) (?:an?|another|some|there be) ", text):
+        return Operation("add", things)
+    if re.search(r"\b(?:hold|holding|carry|carrying) (?:an?|some) ", text):
         return Operation("add", things)
     if re.match(r"^have no ", text):
         return Operation("remove", things)
@@ -426,7 +435,7 @@ def _thing_operation(text: str, things: Things) -> Operation | None:
         return Operation("replace", things, gone=_person_first(text))
     if re.match(r"^(?:have|give|let|show)\b.* (?:an?|some|with) ", text):
         return Operation("add", things)
-    if _CHANGE.search(text):
+    if _CHANGE.search(text) and not _CLAUSE.search(text):
         return Operation("attribute", whole)
     return None
 
