@@ -1,8 +1,8 @@
-"""Asking a vision-language model: what the client itself costs.
+"""Asking a vision-language model: what the client itself costs, and what a store loses to faults and kills.
 
-    python benchmarks/annotate.py [--json] [--requests 1280] [--in-flight 64]
+    python benchmarks/annotate.py [--json] [--requests 1280] [--in-flight 64] [--rows 10000]
 
-The server is tests/vlm/fault_server.py in a process of its own, which answers after 50 ms. Client and bare aiohttp take
+The server is tests/fault_server.py in a process of its own, which answers after 50 ms. Client and bare aiohttp take
 turns in one child process, so that a busy machine meets both alike.
 """
 
@@ -13,6 +13,7 @@ import io
 import multiprocessing
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -24,7 +25,8 @@ import psutil
 from figures import Figure, report
 from PIL import Image
 
-sys.path.append(str(Path(__file__).parents[1] / "tests" / "vlm"))
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from annotate_rows import annotating
 from fault_server import fault_server
 
 from tagmoe.vlm.question import Attachment, Question
@@ -49,9 +51,10 @@ SCHEMA = {
 }
 
 
-def measure(requests: int = 1280, in_flight: int = IN_FLIGHT) -> Sequence[Figure]:
-    """The client against bare aiohttp, and its memory. Wall times and CPU times, paired medians."""
-    return [*overhead(requests, in_flight)]
+def measure(requests: int = 1280, in_flight: int = IN_FLIGHT, rows: int = 10_000) -> Sequence[Figure]:
+    """The client against bare aiohttp, and its memory; then a store, faults and kills. Paired medians."""
+    with tempfile.TemporaryDirectory(prefix="tagmoe-annotate-") as name:
+        return [*overhead(requests, in_flight), *annotating(Path(name), rows)]
 
 
 @dataclass(frozen=True)
@@ -178,4 +181,11 @@ async def _bare(url: str, asked: Sequence[Question], in_flight: int) -> tuple[fl
 
 
 if __name__ == "__main__":
-    report(measure, {"requests": {"type": int, "default": 1280}, "in-flight": {"type": int, "default": IN_FLIGHT}})
+    report(
+        measure,
+        {
+            "requests": {"type": int, "default": 1280},
+            "in-flight": {"type": int, "default": IN_FLIGHT},
+            "rows": {"type": int, "default": 10_000, "help": "rows of the store that is annotated"},
+        },
+    )

@@ -182,6 +182,16 @@ def test_a_field_that_the_server_does_not_know_is_left_out_from_then_on(server: 
         assert sum("additionalProperties" in asked["text"] for asked in counts["keys"].values()) == 2
 
 
+def test_a_key_that_a_model_repeats_is_not_kept(server: Server) -> None:
+    server.set(rules=[{"content": {"answer": "my key is sk-very-secret"}}], key="sk-very-secret")
+    schema = {"type": "object", "properties": {"answer": {"type": "string"}}}
+    asked = Question(("Which key?",), schema=schema)
+    [answer] = run(server.url, lambda client: _in_turn(client, asked), key="sk-very-secret")
+    assert answer.value == {"answer": "my key is ***"}
+    assert "sk-very" not in answer.text
+    server.set(key=None)
+
+
 async def _in_turn(client: ChatServers, *questions: Question) -> list[Answer]:
     return [await client.ask(each) for each in questions]
 

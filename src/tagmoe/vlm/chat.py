@@ -14,7 +14,15 @@ from tagmoe.errors import ImageError
 from tagmoe.vlm.answers import answer_of
 from tagmoe.vlm.question import Answer, Attachment, Question
 
-OPTIONAL = ("structured_outputs", "response_format", "top_logprobs", "logprobs", "seed", "max_tokens")
+OPTIONAL = (
+    "structured_outputs",
+    "response_format",
+    "top_logprobs",
+    "logprobs",
+    "chat_template_kwargs",
+    "seed",
+    "max_tokens",
+)
 """Fields that a server may not know: it is asked again without the one that it names in its refusal."""
 TOP_LOGPROBS = 20
 """What vLLM and OpenAI give at most."""
@@ -63,6 +71,8 @@ def _kind(data: bytes) -> bytes:
 def body_of(model: str, messages: Sequence[bytes], question: Question, lacks: Container[str] = ()) -> bytes:
     """The request, without the fields that the server lacks."""
     values: dict[str, Any] = {"model": model, "temperature": question.temperature, "seed": question.seed}
+    # models that think before they answer would spend the tokens of the answer on it
+    values["chat_template_kwargs"] = {"enable_thinking": False}
     values["max_completion_tokens" if "max_tokens" in lacks else "max_tokens"] = question.max_tokens
     if question.choices:
         # vLLM's field gives the word alone, so that its first token has the probabilities; else a schema holds it

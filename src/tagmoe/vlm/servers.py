@@ -23,6 +23,8 @@ from tagmoe.vlm.chat import OPTIONAL, body_of, has_pictures, messages_of, read_r
 from tagmoe.vlm.endpoints import Endpoint, choose
 from tagmoe.vlm.question import Answer, Question
 
+SHORTEST_SECRET = 8
+"""Characters of a key that is worth hiding in answers; shorter ones are placeholders such as EMPTY."""
 CONNECT_SECONDS = 10.0
 LIST_SECONDS = 30.0
 """The most to wait for a connection, and for the list of models."""
@@ -237,7 +239,8 @@ class ChatServers:
             if status not in (408, 429) and status < 500:
                 break
             if attempt == self._attempts:
-                return _Failed(f"The server at {endpoint.url} answered {status}{self._message(data)}.")
+                # some have a list that fails and answer all the same
+                return []
             await asyncio.sleep(self._pause(attempt, wait))
         try:
             return [str(entry["id"]) for entry in json.loads(data)["data"]]
@@ -260,7 +263,7 @@ class ChatServers:
             async with session.request(
                 method, endpoint.url + path, data=body, allow_redirects=False, timeout=limits
             ) as response:
-                data = await response.read()
+                data = self._without_key(await response.read())
                 status, wait = response.status, _retry_after(response.headers.get("Retry-After"))
         except TimeoutError as error:
             endpoint.failed(started, gone=True)
@@ -322,6 +325,12 @@ class ChatServers:
                 return ""
         line = self._clean(" ".join(text.split()).rstrip("."))
         return f": {line[:300]}" if line else ""
+
+    def _without_key(self, data: bytes) -> bytes:
+        """Some servers and models repeat what they were sent: the key must not come into an answer or a ledger."""
+        if self._key is None or len(self._key) < SHORTEST_SECRET:
+            return data
+        return data.replace(self._key.encode(), b"***")
 
     def _clean(self, text: str) -> str:
         return text.replace(self._key, "***") if self._key else text
