@@ -26,7 +26,6 @@ from figures import Figure, report
 from PIL import Image
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from annotate_rows import annotating
 from fault_server import fault_server
 
 from tagmoe.vlm.question import Attachment, Question
@@ -53,6 +52,9 @@ SCHEMA = {
 
 def measure(requests: int = 1280, in_flight: int = IN_FLIGHT, rows: int = 10_000) -> Sequence[Figure]:
     """The client against bare aiohttp, and its memory; then a store, faults and kills. Paired medians."""
+    # not at the top: the child that is measured would load the store and torch too
+    from annotate_rows import annotating
+
     with tempfile.TemporaryDirectory(prefix="tagmoe-annotate-") as name:
         return [*overhead(requests, in_flight), *annotating(Path(name), rows)]
 
@@ -153,7 +155,8 @@ async def _client(url: str, asked: Sequence[Question], in_flight: int) -> tuple[
                 raise RuntimeError(f"the server was to answer everything: {answer}")
 
     started, busy = time.perf_counter(), time.process_time()
-    await asyncio.gather(*(worker() for _ in range(in_flight)))
+    # as `annotate` does: twice as many questions under way as may be at the server, so that the next one is ready
+    await asyncio.gather(*(worker() for _ in range(2 * in_flight)))
     taken = time.perf_counter() - started, time.process_time() - busy, psutil.Process().memory_info().rss
     await client.close()
     return taken

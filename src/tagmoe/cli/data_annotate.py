@@ -106,7 +106,8 @@ def annotate(
     plan = Plan(
         name or kind.value,
         retry=frozenset(item.value for item in retry or ()),
-        in_flight=concurrency,
+        # twice as many as may be at the server, so that the next question is ready when an answer comes
+        in_flight=2 * concurrency,
         replace_tags=replace_tags,
     )
     make: Callable[[], Annotator]
