@@ -1,7 +1,7 @@
 """Whether another camera explains a pair of pictures: the same scene mirrored, turned or nearer (Fourier-Mellin).
 
 Reddy and Chatterji (1996): the spectrum's strength forgets where a scene lies, and in log-polar coordinates a turn and
-a scale of it become a shift.
+a scale of it become a shift. What comes into view is new, so that beyond a scale of about 1.5 no move is found.
 """
 
 from __future__ import annotations

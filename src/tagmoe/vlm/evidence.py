@@ -226,7 +226,7 @@ def conflicts(evidence: Evidence | None, descriptor: TaskDescriptor) -> tuple[st
         "structure preservation but the camera moved": "structure preservation" in kept and moved,
         "viewpoint editing but the layout stayed": "viewpoint editing" in scope
         and e.camera == STILL
-        and e.layout > SAME_LAYOUT,
+        and (e.layout > SAME_LAYOUT or e.changed_area < GLOBAL_AREA),
         "no viewpoint editing but the camera moved": bool(scope & {"local editing", "global editing"})
         and moved
         and e.camera.fit > SAME_LAYOUT,
@@ -342,7 +342,7 @@ def _gradient(grey: np.ndarray) -> np.ndarray:
 def _edges(grey: np.ndarray) -> np.ndarray:
     strength = _gradient(grey)
     # The strongest eighth; a flat picture has fewer, and its noise is none.
-    limit = max(float(np.quantile(strength, 0.875)), 0.25 * float(np.quantile(strength, 0.99)), 0.02)
+    limit = max(float(np.quantile(strength, 0.875)), 0.25 * float(np.quantile(strength, 0.99)), 0.04)
     return strength > limit
 
 
@@ -361,7 +361,7 @@ def _edge_agreement(first: np.ndarray, second: np.ndarray) -> float:
 def _texture(first: np.ndarray, second: np.ndarray) -> float:
     detail = []
     for grey in (first, second):
-        fine = np.abs(np.diff(grey, axis=0)).mean() + np.abs(np.diff(grey, axis=1)).mean()
+        fine = sum(np.abs(steps).mean() for steps in (np.diff(grey, axis=0), np.diff(grey, axis=1)) if steps.size)
         detail.append((fine + 0.5) / (grey.std() + 4))
     return float(np.log2(detail[1] / detail[0]))
 

@@ -1,0 +1,202 @@
+"""The annotator that needs no model: tags from the words of the instruction, the source's task and the pixels.
+
+Where it cannot tell it says so instead of guessing. It has no eyes for faces: a face is taken to be there where the
+words speak of a person or of what a face wears or shows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from tagmoe.data.native_tasks import Edit, edit_of
+from tagmoe.data.record import Record
+from tagmoe.errors import ImageError
+from tagmoe.tags import TaskDescriptor
+from tagmoe.vlm.annotation import Annotation
+from tagmoe.vlm.evidence import Evidence, measure
+from tagmoe.vlm.instruction_words import Operation, Reading, Things, read
+
+VERSION = "1"
+"""To be raised with every change of what the rules answer."""
+
+_STRUCTURE, _BACKGROUND = "structure preservation", "background preservation"
+_IDENTITY, _FACE, _STYLE = "identity preservation", "face preservation", "style preservation"
+_OBJECT, _ATTRIBUTE, _LOOK = "object editing", "attribute editing", "style transfer"
+_GENERATION = TaskDescriptor(scope=("image generation",))
+_FROM_MAP = TaskDescriptor(scope=("image generation",), preservation=(_STRUCTURE,))
+_SUBJECT = TaskDescriptor(("content customization",), ("background editing",), (_IDENTITY,))
+_STYLE_REFERENCE = TaskDescriptor(("style customization",), (_LOOK,), (_STYLE,))
+_TRY_ON = TaskDescriptor(("content customization",), (_OBJECT,), (_STRUCTURE, _BACKGROUND, _IDENTITY, _FACE))
+
+_TYPES: dict[Edit, tuple[str, ...]] = {
+    "add": (_OBJECT,),
+    "remove": (_OBJECT,),
+    "replace": (_OBJECT,),
+    "move": (_OBJECT,),
+    "text": (_OBJECT,),
+    "attribute": (_ATTRIBUTE,),
+    "background": ("background editing",),
+    "light": ("illumination editing",),
+    "style": (_LOOK,),
+    "pose": ("pose editing",),
+    "viewpoint": (),
+}
+# What stays by the kind of the edit, before what the words and the scope take away from it.
+_KEPT: dict[Edit, frozenset[str]] = {
+    "add": frozenset({_STRUCTURE, _BACKGROUND, _STYLE}),
+    "remove": frozenset({_STRUCTURE, _BACKGROUND, _STYLE}),
+    "replace": frozenset({_STRUCTURE, _BACKGROUND, _STYLE}),
+    "move": frozenset({_BACKGROUND, _IDENTITY, _STYLE}),
+    "text": frozenset({_STRUCTURE, _BACKGROUND, _STYLE}),
+    "attribute": frozenset({_STRUCTURE, _BACKGROUND, _IDENTITY, _STYLE}),
+    "background": frozenset({_STRUCTURE, _IDENTITY, _STYLE}),
+    "light": frozenset({_STRUCTURE, _IDENTITY, _STYLE}),
+    "style": frozenset({_STRUCTURE, _IDENTITY}),
+    "pose": frozenset({_BACKGROUND, _IDENTITY, _STYLE}),
+    "viewpoint": frozenset({_BACKGROUND, _IDENTITY, _STYLE}),
+}
+_WHOLE: frozenset[Edit] = frozenset({"background", "light", "style"})
+_LOCAL_AREA = 0.4
+"""Share of changed pixels up to which an edit is of one thing, where the words do not say."""
+_NO_STRUCTURE = 0.2
+"""Agreement of edges below which a picture in another style has another layout, too."""
+_UNTOLD = "the words tell no operation that the rules know"
+
+
+def annotate(record: Record, *, native_task: bool = True, pixels: bool = True) -> Annotation:
+    """The tags of a record, or refused with the reason why they cannot be told; never tags that break a rule.
+
+    native_task, pixels: whether these may be used beside the words. `raw` tells what was understood, as JSON.
+    """
+    pictures = [picture.role for picture in record.images if picture.role != "mask"]
+    words = read(record.instruction)
+    edit = edit_of(record.dataset, record.native_task) if native_task else None
+    fixed = _by_pictures(pictures, words, edit)
+    if isinstance(fixed, TaskDescriptor):
+        return _answer(fixed, words, None)
+    evidence, note = None, ""
+    if pixels:
+        try:
+            evidence = measure(record)
+        except ImageError as error:
+            note = f"{error}: the tags rest on the words alone"
+    if evidence is not None and evidence.identical:
+        return _refused("source and target are the same picture", words, evidence)
+    operations = _operations(words, edit)
+    if isinstance(operations, str):
+        if evidence is None or not _camera_moved(evidence):
+            return _refused("; ".join(filter(None, (operations, note))), words, evidence)
+        operations = (Operation("viewpoint", "whole"),)
+    return _answer(_descriptor(operations, words, evidence), words, evidence, note)
+
+
+def _by_pictures(roles: Sequence[str], words: Reading, edit: Edit | None) -> TaskDescriptor | None:
+    """The tags where the roles of the pictures settle them; None for an edit of a source."""
+    if edit == "control map" or (roles and set(roles) == {"reference"} and words.control_map):
+        return _FROM_MAP
+    if not roles or edit == "generate":
+        return _GENERATION
+    if edit == "try-on" or "garment" in roles:
+        return _TRY_ON
+    if edit == "style reference":
+        return _STYLE_REFERENCE
+    if edit == "subject":
+        return _SUBJECT
+    if "reference" not in roles:
+        return None
+    if words.style:
+        return _STYLE_REFERENCE
+    if set(roles) == {"reference"}:
+        return _SUBJECT
+    # A subject of the reference is put into the source.
+    return TaskDescriptor(("content customization",), (_OBJECT,), (_BACKGROUND, _IDENTITY, _STYLE))
+
+
+def _operations(words: Reading, edit: Edit | None) -> tuple[Operation, ...] | str:
+    """What is done, by the source's task where it names one and by the words else; or why that cannot be told."""
+    if edit == "restore":
+        return "the vocabulary has no type for restoring a picture"
+    if edit is None or edit == "several":
+        if words.unread:
+            return f"the rules cannot read {words.unread[:80]!r}"
+        return words.operations or _UNTOLD
+    said = next((operation for operation in words.operations if operation.edit == edit), None)
+    if said is not None and len(words.operations) == 1:
+        return words.operations
+    # The source knows what kind of edit it is; of how much of the picture, only the words do.
+    things: Things = "whole" if edit in _WHOLE | {"viewpoint"} else "one"
+    if words.operations and things == "one" and words.operations[0].things != "whole":
+        things = words.operations[0].things
+    first = words.operations[0] if words.operations else Operation(edit)
+    return (Operation(edit, things, worn=first.worn, resized=first.resized, gone=first.gone),)
+
+
+def _descriptor(operations: Sequence[Operation], words: Reading, evidence: Evidence | None) -> TaskDescriptor:
+    scope = _scope(operations, evidence)
+    types = tuple(dict.fromkeys(name for operation in operations for name in _TYPES[operation.edit]))
+    kept = set.intersection(*(set(_kept(operation)) for operation in operations))
+    if scope in ("local editing", "multi region editing"):
+        kept |= {_BACKGROUND} if "background editing" not in types else set()
+    elif scope == "global editing":
+        kept.discard(_BACKGROUND)
+    if _LOOK in types and evidence is not None and evidence.edges_kept < _NO_STRUCTURE:
+        kept.discard(_STRUCTURE)
+    if words.face and _LOOK not in types and not any(operation.gone for operation in operations):
+        kept |= {_IDENTITY, _FACE}
+    if not kept:
+        kept = {_IDENTITY} if _LOOK in types else {_STYLE}
+    return TaskDescriptor.from_tags((scope, *types, *sorted(kept)))
+
+
+def _kept(operation: Operation) -> frozenset[str]:
+    kept = _KEPT[operation.edit]
+    if operation.worn:
+        # A hat hides the outline of a head, and what was under it shows when it is taken off.
+        return (kept - {_STRUCTURE}) | {_IDENTITY}
+    return kept - {_STRUCTURE} if operation.resized else kept
+
+
+def _scope(operations: Sequence[Operation], evidence: Evidence | None) -> str:
+    if any(operation.edit == "viewpoint" for operation in operations):
+        return "viewpoint editing"
+    if any(operation.edit in _WHOLE and operation.things == "whole" for operation in operations):
+        return "global editing"
+    if any(operation.things == "whole" for operation in operations):
+        is_local = evidence is not None and evidence.changed_area < _LOCAL_AREA
+        return "local editing" if is_local else "global editing"
+    if any(operation.things == "several" for operation in operations):
+        return "multi region editing"
+    open_number = len(operations) > 1 or any(operation.things == "some" for operation in operations)
+    if open_number and evidence is not None:
+        apart = evidence.regions > 1 and not evidence.whole_picture
+        return "multi region editing" if apart else "local editing"
+    return "multi region editing" if len(operations) > 1 else "local editing"
+
+
+def _camera_moved(evidence: Evidence) -> bool:
+    return evidence.whole_picture and evidence.camera.fit > 0.9
+
+
+def _answer(descriptor: TaskDescriptor, words: Reading, evidence: Evidence | None, note: str = "") -> Annotation:
+    if broken := descriptor.broken_rules():
+        names = ", ".join(rule.name for rule in broken)
+        return Annotation(
+            "invalid",
+            reason=f"the words ask for tags that break the rules: {names}",
+            raw=_raw(words, evidence),
+            rules_version=VERSION,
+        )
+    return Annotation("ok", descriptor.indices, reason=note, raw=_raw(words, evidence), rules_version=VERSION)
+
+
+def _refused(reason: str, words: Reading, evidence: Evidence | None) -> Annotation:
+    return Annotation("refused", reason=reason, raw=_raw(words, evidence), rules_version=VERSION)
+
+
+def _raw(words: Reading, evidence: Evidence | None) -> str:
+    seen = None
+    if evidence is not None:
+        seen = {"changed_area": round(evidence.changed_area, 3), "regions": evidence.regions}
+    operations = [[operation.edit, operation.things] for operation in words.operations]
+    return json.dumps({"words": operations, "face": words.face, "pixels": seen})
