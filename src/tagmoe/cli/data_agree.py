@@ -126,5 +126,5 @@ def _text(report: AgreeReport) -> str:
         issues = 0 if side.issues is None else len(side.issues.issues)
         lines.append(f"{side.name}: {side.rules.broken} of {side.rules.rows} rows break a rule")
         looked = f"of {len(report.looked_at)} looked at, pixels speak against {side.evidence.conflicting}"
-        lines.append(f"  {looked}, a probe doubts {issues}")
+        lines += [f"  {looked}, a probe doubts {issues}"] if report.looked_at else []
     return "\n".join(lines)
