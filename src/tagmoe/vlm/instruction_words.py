@@ -346,7 +346,9 @@ def read(instruction: str) -> Reading:
             operations.append(found)
         elif len(clause.split()) >= 3 and not unread:
             unread = clause
-    face = re.search(rf"\b(?:{_PEOPLE}|{_FACE})\b", text) is not None
+    face = re.search(rf"\b(?:{_PEOPLE}|faces?)\b", text) is not None
+    # A hat may be an animal's.
+    face = face or (re.search(rf"\b(?:{_FACE})\b", text) is not None and not re.search(rf"\b(?:{_ANIMAL})\b", text))
     return Reading(
         tuple(operations),
         unread,
