@@ -28,7 +28,7 @@ CHANGED = 18
 resampling stay below it, and an edit that a person sees does not."""
 MIN_REGION = 0.001
 """Share of the picture that a changed region has at least: less is noise of an encoder."""
-GAP = 1 / 12
+GAP = 1 / 16
 """Share of the shorter side up to which a gap between changed pixels is within one region: a thing's own pattern."""
 FRAME = 1 / 12
 """Width of the frame that stands for the background, as a share of each side: few subjects reach all of the edge."""
@@ -231,7 +231,7 @@ def conflicts(evidence: Evidence | None, descriptor: TaskDescriptor) -> tuple[st
         and moved
         and e.camera.fit > SAME_LAYOUT,
         "style preservation but the picture is toned": "style preservation" in kept
-        and "illumination editing" not in types
+        and not types & {"illumination editing", "background editing"}
         and e.whole_picture
         and e.hue_range < ONE_TINT,
     }

@@ -231,6 +231,7 @@ _BACKGROUND = re.compile(
 )
 _BEHIND = re.compile(
     rf"^(?:change|replace|turn|make|blur|swap) .*\bbehind (?:him|her|them|it|the (?:{_PEOPLE}|subject))\b|"
+    r"^(?:change|replace) the (?:scenery|setting|location|surroundings)\b|"
     r"^(?:replace|change|swap|turn|make) the sky .*\b(?:with|to|into|for|an?)\b"
 )
 _SETTING = re.compile(
@@ -321,7 +322,7 @@ _ATTRIBUTE_END = re.compile(
     rf"stripes|dots|"
     rf"leaves|skin|walls?))?(?: and (?:{_COLOUR}|{_MATERIAL}|{_PATTERN}))?$|\b(?:colou?r|hue|shade|material|texture|"
     rf"finish)\b|"
-    rf"\bmade (?:out )?of\b|\bhair\b|\b(?:more|less) \w+$|\b\w+(?:er)$"
+    rf"\bmade (?:out )?of\b|\bhair\b|\b(?:more|less) \w+$|(?<! a)(?<! an) \w+er$"
 )
 _CHANGE = re.compile(
     rf"^{_CHANGE_VERB}\b|^(?:the|his|her|its|their) .+ (?:should|could) (?:be|have|look)\b|^(?:it|they) (?:should|"
@@ -345,7 +346,9 @@ def read(instruction: str) -> Reading:
             operations.append(found)
         elif len(clause.split()) >= 3 and not unread:
             unread = clause
-    face = re.search(rf"\b(?:{_PEOPLE}|{_FACE})\b", text) is not None
+    face = re.search(rf"\b(?:{_PEOPLE}|faces?)\b", text) is not None
+    # A hat may be an animal's.
+    face = face or (re.search(rf"\b(?:{_FACE})\b", text) is not None and not re.search(rf"\b(?:{_ANIMAL})\b", text))
     return Reading(
         tuple(operations),
         unread,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tagmoe.data.native_tasks import Edit, edit_of
 from tagmoe.data.record import Record
@@ -26,6 +27,8 @@ _OBJECT, _ATTRIBUTE, _LOOK = "object editing", "attribute editing", "style trans
 _GENERATION = TaskDescriptor(scope=("image generation",))
 _FROM_MAP = TaskDescriptor(scope=("image generation",), preservation=(_STRUCTURE,))
 _SUBJECT = TaskDescriptor(("content customization",), ("background editing",), (_IDENTITY,))
+# A subject of a reference is put into the source.
+_SUBJECT_PUT = TaskDescriptor(("content customization",), (_OBJECT,), (_BACKGROUND, _IDENTITY, _STYLE))
 _STYLE_REFERENCE = TaskDescriptor(("style customization",), (_LOOK,), (_STYLE,))
 _TRY_ON = TaskDescriptor(("content customization",), (_OBJECT,), (_STRUCTURE, _BACKGROUND, _IDENTITY, _FACE))
 
@@ -102,15 +105,18 @@ def _by_pictures(roles: Sequence[str], words: Reading, edit: Edit | None) -> Tas
     if edit == "style reference":
         return _STYLE_REFERENCE
     if edit == "subject":
-        return _SUBJECT
+        return _with_face(_SUBJECT, words)
     if "reference" not in roles:
         return None
     if words.style:
         return _STYLE_REFERENCE
     if set(roles) == {"reference"}:
-        return _SUBJECT
-    # A subject of the reference is put into the source.
-    return TaskDescriptor(("content customization",), (_OBJECT,), (_BACKGROUND, _IDENTITY, _STYLE))
+        return _with_face(_SUBJECT, words)
+    return _with_face(_SUBJECT_PUT, words)
+
+
+def _with_face(subject: TaskDescriptor, words: Reading) -> TaskDescriptor:
+    return replace(subject, preservation=(*subject.preservation, _FACE)) if words.face else subject
 
 
 def _operations(words: Reading, edit: Edit | None) -> tuple[Operation, ...] | str:
@@ -136,16 +142,12 @@ def _descriptor(operations: Sequence[Operation], words: Reading, evidence: Evide
     scope = _scope(operations, evidence)
     types = tuple(dict.fromkeys(name for operation in operations for name in _TYPES[operation.edit]))
     kept = set.intersection(*(set(_kept(operation)) for operation in operations))
-    if scope in ("local editing", "multi region editing"):
-        kept |= {_BACKGROUND} if "background editing" not in types else set()
-    elif scope == "global editing":
+    if scope == "global editing":
         kept.discard(_BACKGROUND)
     if _LOOK in types and evidence is not None and evidence.edges_kept < _NO_STRUCTURE:
         kept.discard(_STRUCTURE)
     if words.face and _LOOK not in types and not any(operation.gone for operation in operations):
         kept |= {_IDENTITY, _FACE}
-    if not kept:
-        kept = {_IDENTITY} if _LOOK in types else {_STYLE}
     return TaskDescriptor.from_tags((scope, *types, *sorted(kept)))
 
 
@@ -179,14 +181,6 @@ def _camera_moved(evidence: Evidence) -> bool:
 
 
 def _answer(descriptor: TaskDescriptor, words: Reading, evidence: Evidence | None, note: str = "") -> Annotation:
-    if broken := descriptor.broken_rules():
-        names = ", ".join(rule.name for rule in broken)
-        return Annotation(
-            "invalid",
-            reason=f"the words ask for tags that break the rules: {names}",
-            raw=_raw(words, evidence),
-            rules_version=VERSION,
-        )
     return Annotation("ok", descriptor.indices, reason=note, raw=_raw(words, evidence), rules_version=VERSION)
 
 
