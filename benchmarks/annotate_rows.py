@@ -12,8 +12,8 @@ import psutil
 from data_path import filled
 from figures import Figure
 
+from tagmoe.annotation.annotation import read_annotations
 from tagmoe.data.store import Store
-from tagmoe.vlm.annotation import read_annotations
 
 FAULTS = {"429": 0.05, "500": 0.04, "503": 0.02, "reset": 0.04, "half_body": 0.02, "not_json": 0.02, "hang": 0.01}
 """One request in five fails on its way."""

@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tagmoe.annotation.evidence import conflicts, measure
+from tagmoe.annotation.rule_annotator import VERSION, annotate
 from tagmoe.data.record import Picture, Record, Role
 from tagmoe.tags import TAGS
-from tagmoe.vlm.evidence import conflicts, measure
-from tagmoe.vlm.rule_annotator import VERSION, annotate
 from tagmoe.world import TASKS, Sample, sample
 
 FOLLOWED = ("subject", "style_ref", "structure")

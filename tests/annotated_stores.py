@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from tagmoe.annotation.annotation import ANNOTATION, Annotation, column_of
 from tagmoe.data.record import Record, from_row
 from tagmoe.data.sources.tagworld import TagWorldSource
 from tagmoe.data.store import Store
 from tagmoe.tags import TAGS
-from tagmoe.vlm.annotation import ANNOTATION, Annotation, column_of
 
 Annotator = Callable[[Record], Annotation | None]
 

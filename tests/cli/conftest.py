@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +31,6 @@ class Outcome:
         for part in parts:
             assert part in lines[0]
 
-
-# The fault server and the tiny chat model stand beside the tests of who is asked.
-sys.path.append(str(Path(__file__).parents[1] / "vlm"))
 
 Call = Callable[..., Outcome]
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from fault_server import fault_server
 
+from tagmoe.annotation.annotation import read_annotations
 from tagmoe.data.importing import import_source
 from tagmoe.data.sources.tagworld import TagWorldSource
 from tagmoe.data.store import Store
-from tagmoe.vlm.annotation import read_annotations
 
 MAIN = "from tagmoe.cli import main; main()"
 

@@ -16,6 +16,7 @@ LAYERS = (
     ("model",),
     ("losses",),
     ("world", "data", "vlm"),
+    ("annotation",),
     ("images", "arguments", "components", "folder", "lora", "release", "pipeline", "memory", "packaged"),
     ("train", "evaluate", "routing"),
     ("serve", "study", "ablation"),

@@ -19,15 +19,15 @@ from tagmoe.cli.vlm_options import Concurrency, Endpoints, Pixels, ServedModel, 
 from tagmoe.errors import UsageError
 
 if TYPE_CHECKING:
-    from tagmoe.vlm.annotate import Annotated as Result
-    from tagmoe.vlm.annotators import Annotator
-    from tagmoe.vlm.rule_set import RuleSet
+    from tagmoe.annotation.annotate import Annotated as Result
+    from tagmoe.annotation.annotators import Annotator
+    from tagmoe.annotation.rule_set import RuleSet
 
 REASONS_SHOWN = 5
 
 
 class AnnotatorName(StrEnum):
-    """What --annotator takes; those of `tagmoe.vlm.annotators.ANNOTATORS`."""
+    """What --annotator takes; those of `tagmoe.annotation.annotators.ANNOTATORS`."""
 
     vlm = "vlm"
     rules = "rules"
@@ -98,9 +98,9 @@ def annotate(
             raise UsageError(
                 f"The option {given[0]} is for a model, and the annotator is {kind.value}; drop one of the two."
             )
+    from tagmoe.annotation.annotate import Plan, annotate_store
     from tagmoe.data.engine import check_engine
     from tagmoe.data.store import Store
-    from tagmoe.vlm.annotate import Plan, annotate_store
 
     check_engine(engine.value, workers, address)
     plan = Plan(
@@ -113,14 +113,14 @@ def annotate(
     make: Callable[[], Annotator]
     if kind is AnnotatorName.vlm:
         need_vlm_extra()
-        from tagmoe.vlm.rule_set import load_rules, packaged_rules
+        from tagmoe.annotation.rule_set import load_rules, packaged_rules
 
         rule_set = packaged_rules() if rules is None else load_rules(rules)
         ask = partial(open_vlm, endpoint or [], model, concurrency=concurrency, timeout=timeout)
         make = partial(_of_model, ask, rule_set, pixels, votes, per_tag, seed)
         opened = Store.open(store)
     else:
-        from tagmoe.vlm.annotators import OracleAnnotator, RuleAnnotator
+        from tagmoe.annotation.annotators import OracleAnnotator, RuleAnnotator
 
         make = RuleAnnotator if kind is AnnotatorName.rules else OracleAnnotator
         opened = Store.open(store)
@@ -141,7 +141,7 @@ def annotate(
 
 
 def _of_model(ask: Callable[[], Any], rules: RuleSet, pixels: int, votes: int, per_tag: bool, seed: int) -> Annotator:
-    from tagmoe.vlm.annotators import VLMAnnotator
+    from tagmoe.annotation.annotators import VLMAnnotator
 
     return VLMAnnotator(ask(), rules, pixels=pixels, votes=votes, per_tag=per_tag, seed=seed)
 

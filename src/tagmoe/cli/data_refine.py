@@ -16,8 +16,8 @@ from tagmoe.cli.vlm_options import Concurrency, Endpoints, Pixels, Timeout, VLMN
 from tagmoe.errors import DataError, TagMoEError, UsageError
 
 if TYPE_CHECKING:
-    from tagmoe.vlm.gold import Change
-    from tagmoe.vlm.refine import Decision
+    from tagmoe.annotation.gold import Change
+    from tagmoe.annotation.refine import Decision
 
 
 def refine(
@@ -57,13 +57,13 @@ def refine(
     """
     need_data_extra()
     need_vlm_extra("scipy")
+    from tagmoe.annotation.annotators import VLMAnnotator
+    from tagmoe.annotation.gold import gold_set
+    from tagmoe.annotation.propose import propose as ask_for
+    from tagmoe.annotation.refine import Version, propose_rules
+    from tagmoe.annotation.refine import refine as run
+    from tagmoe.annotation.rule_set import load_rules, packaged_rules
     from tagmoe.data.store import Store
-    from tagmoe.vlm.annotators import VLMAnnotator
-    from tagmoe.vlm.gold import gold_set
-    from tagmoe.vlm.propose import propose as ask_for
-    from tagmoe.vlm.refine import Version, propose_rules
-    from tagmoe.vlm.refine import refine as run
-    from tagmoe.vlm.rule_set import load_rules, packaged_rules
 
     if annotator == gold:
         raise UsageError(f"The annotator and the gold side are both {gold!r}; gold tags must come from somebody else.")

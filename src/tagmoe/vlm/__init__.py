@@ -1,9 +1,8 @@
-"""Asking a vision-language model: what an edit's tags are (paper 3.2), and better words for an instruction (inference).
+"""Asking a vision-language model, and better words for an instruction (paper 3.2, inference).
 
 question        one question, its answer, and the protocol of who can be asked
-local           a Qwen-VL of transformers in this process, which can be asked
-chat_prompt     a question as token ids and picture patches
-decoding        tokens that fit a JSON schema, greedily or drawn by a seed
-annotation      an annotator's answer for one record, and its column in a store
-rewrite         better words for an instruction, or the raw one (rewrite_prompt, rewrite_checks, rewrite_cache)
+servers         chat-completions servers: endpoints (health), chat (wire format)
+local           a Qwen-VL of transformers in this process: chat_prompt (tokens and patches), decoding (held to a schema)
+answers         from what a model wrote to a checked answer; pictures: under a cap of pixels
+rewrite         better words, or the raw ones: rewrite_prompt, rewrite_checks, rewrite_cache, rewrite_tagworld
 """

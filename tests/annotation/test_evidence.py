@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
+from tagmoe.annotation.camera import STILL
+from tagmoe.annotation.evidence import Evidence, compare, conflicts, measure
 from tagmoe.data.record import Picture, Record
 from tagmoe.errors import ImageError
 from tagmoe.tags import TaskDescriptor
-from tagmoe.vlm.camera import STILL
-from tagmoe.vlm.evidence import Evidence, compare, conflicts, measure
 
 LOCAL = TaskDescriptor(("local editing",), ("object editing",), ("background preservation", "style preservation"))
 VIEWPOINT = TaskDescriptor(("viewpoint editing",), (), ("identity preservation", "style preservation"))

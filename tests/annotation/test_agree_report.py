@@ -11,17 +11,17 @@ from annotated_stores import annotate, careless, stored, truth, world_records
 from html_page import Page
 from made_pictures import sound
 
+from tagmoe.annotation import agree as agree_module
+from tagmoe.annotation.agree import NO_ANSWER, agree
+from tagmoe.annotation.agree_tables import csv_tables, data_of, figures_of, write_report
+from tagmoe.annotation.agreement import as_bits, krippendorff_alpha
+from tagmoe.annotation.annotation import Annotation, read_annotations
+from tagmoe.annotation.bootstrap import RootBootstrap
 from tagmoe.data.invert import Rules, invert
 from tagmoe.data.record import Picture, TagProvenance
 from tagmoe.data.store import Store
 from tagmoe.errors import UsageError
 from tagmoe.tags import TAG_NAMES, index
-from tagmoe.vlm import agree as agree_module
-from tagmoe.vlm.agree import NO_ANSWER, agree
-from tagmoe.vlm.agree_tables import csv_tables, data_of, figures_of, write_report
-from tagmoe.vlm.agreement import as_bits, krippendorff_alpha
-from tagmoe.vlm.annotation import Annotation, read_annotations
-from tagmoe.vlm.bootstrap import RootBootstrap
 
 FEW = RootBootstrap(100)
 

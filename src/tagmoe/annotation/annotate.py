@@ -19,13 +19,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from tagmoe.annotation.annotation import ANNOTATION, Annotation, column_of
+from tagmoe.annotation.annotators import Annotator, settings_digest
+from tagmoe.annotation.ledger import Ledger
 from tagmoe.data.engine import Engine, run
 from tagmoe.data.record import PARTIAL, PROVENANCE, SCHEMA, Record, TagProvenance, from_row
 from tagmoe.data.store import Filling, Store
 from tagmoe.errors import DataError, TagMoEError, UsageError
-from tagmoe.vlm.annotation import ANNOTATION, Annotation, column_of
-from tagmoe.vlm.annotators import Annotator, settings_digest
-from tagmoe.vlm.ledger import Ledger
 from tagmoe.vlm.question import STATUSES, Status
 
 READ_ROWS = 16

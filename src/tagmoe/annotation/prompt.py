@@ -10,10 +10,10 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tagmoe.annotation.rule_set import TIERS, RuleSet, tier_of
 from tagmoe.data.record import Record
 from tagmoe.tags import TAG_NAMES, TAGS, TaskDescriptor, tag
 from tagmoe.vlm.question import Answer, Attachment, Question
-from tagmoe.vlm.rule_set import TIERS, RuleSet, tier_of
 
 VERSION = 1
 """To be raised when the same record and rules give another question."""

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tagmoe.annotation.agree import AgreeReport, Side
+from tagmoe.annotation.agree_page import render
+from tagmoe.annotation.agreement import Agreement
+from tagmoe.annotation.bootstrap import Measure
 from tagmoe.data.store import Store
 from tagmoe.tags import TAG_NAMES
-from tagmoe.vlm.agree import AgreeReport, Side
-from tagmoe.vlm.agree_page import render
-from tagmoe.vlm.agreement import Agreement
-from tagmoe.vlm.bootstrap import Measure
 
 PAGE, DATA = "agree.html", "agree.json"
 FILES = (PAGE, DATA, "*.csv")

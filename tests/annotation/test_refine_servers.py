@@ -9,11 +9,11 @@ from annotated_stores import annotate, stored
 from fault_server import fault_server
 from made_pictures import sound
 
+from tagmoe.annotation.annotation import Annotation, annotators, read_annotations
+from tagmoe.annotation.rule_set import load_rules, packaged_rules
 from tagmoe.cli import run
 from tagmoe.data.store import Store
 from tagmoe.tags import index
-from tagmoe.vlm.annotation import Annotation, annotators, read_annotations
-from tagmoe.vlm.rule_set import load_rules, packaged_rules
 
 GOLD = ("global editing", "illumination editing", "structure preservation")
 RIGHT = {"scope": "global editing", "types": ["illumination editing"], "preservation": ["structure preservation"]}

@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tagmoe.annotation.agreement import as_bits, tags_of
+from tagmoe.annotation.bootstrap import GROUPS, Measure, RootBootstrap, RootGroups
 from tagmoe.tags import TAG_NAMES, TAGS, TaskDescriptor
-from tagmoe.vlm.agreement import as_bits, tags_of
-from tagmoe.vlm.bootstrap import GROUPS, Measure, RootBootstrap, RootGroups
 
 MAX_TASKS = 200
 """Names of tasks that are counted apart: a source of free text must not fill the memory."""

@@ -10,13 +10,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
+from tagmoe.annotation.annotation import Annotation
+from tagmoe.annotation.evidence import Evidence, measure
+from tagmoe.annotation.instruction_words import Operation, Reading, Things, read
 from tagmoe.data.native_tasks import Edit, edit_of
 from tagmoe.data.record import Record
 from tagmoe.errors import ImageError
 from tagmoe.tags import TaskDescriptor
-from tagmoe.vlm.annotation import Annotation
-from tagmoe.vlm.evidence import Evidence, measure
-from tagmoe.vlm.instruction_words import Operation, Reading, Things, read
 
 VERSION = "1"
 """To be raised with every change of what the rules answer."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tagmoe.annotation import consistency
+from tagmoe.annotation.agreement import as_bits
+from tagmoe.annotation.consistency import OTHER_TASKS, InverseTally, RuleCounts, TaskTags, broken_rules, descriptor_of
 from tagmoe.tags import TAG_NAMES, index
-from tagmoe.vlm import consistency
-from tagmoe.vlm.agreement import as_bits
-from tagmoe.vlm.consistency import OTHER_TASKS, InverseTally, RuleCounts, TaskTags, broken_rules, descriptor_of
 
 
 def bits(*names: str) -> int:

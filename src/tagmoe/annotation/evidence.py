@@ -14,12 +14,12 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 from scipy import ndimage
 
+from tagmoe.annotation.camera import STILL, Camera, camera_move, layout_agreement
 from tagmoe.data.picture_file import FORMATS, MAX_PIXELS
 from tagmoe.data.record import Record
 from tagmoe.data.shift import measure_shift
 from tagmoe.errors import ImageError
 from tagmoe.tags import TaskDescriptor
-from tagmoe.vlm.camera import STILL, Camera, camera_move, layout_agreement
 
 WORK_SIDE = 192
 """Longer side of the copies in pixels; smaller pictures stay as they are."""

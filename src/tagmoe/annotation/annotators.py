@@ -12,13 +12,13 @@ from typing import Any, Literal, Protocol, get_args
 
 from PIL import Image
 
+from tagmoe.annotation import prompt
+from tagmoe.annotation.annotation import Annotation
+from tagmoe.annotation.rule_set import RuleSet
 from tagmoe.data.record import Record
 from tagmoe.errors import ImageError, UsageError
-from tagmoe.vlm import prompt
-from tagmoe.vlm.annotation import Annotation
 from tagmoe.vlm.pictures import capped
 from tagmoe.vlm.question import VLM, Answer, Attachment, Question
-from tagmoe.vlm.rule_set import RuleSet
 
 AnnotatorKind = Literal["vlm", "rules", "oracle"]
 ANNOTATORS: tuple[AnnotatorKind, ...] = get_args(AnnotatorKind)
@@ -177,7 +177,7 @@ class RuleAnnotator:
     seed = 0
 
     def __init__(self) -> None:
-        from tagmoe.vlm import rule_annotator
+        from tagmoe.annotation import rule_annotator
 
         self._annotate = rule_annotator.annotate
         self.rules_version = rule_annotator.VERSION

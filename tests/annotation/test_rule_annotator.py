@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tagmoe.annotation import instruction_words, rule_annotator
+from tagmoe.annotation.instruction_words import Operation, Reading, read
+from tagmoe.annotation.rule_annotator import VERSION, annotate
 from tagmoe.data.record import Picture, Record
 from tagmoe.tags import RULES, TAG_NAMES, TaskDescriptor
-from tagmoe.vlm import instruction_words, rule_annotator
-from tagmoe.vlm.instruction_words import Operation, Reading, read
-from tagmoe.vlm.rule_annotator import VERSION, annotate
 from tagmoe.world import TASKS, sample
 
 # Scope, type and instruction, in the words of people who edit photographs.

@@ -7,9 +7,17 @@ import json
 
 import pytest
 
+from tagmoe.annotation.propose import (
+    MAX_GUIDANCE,
+    MAX_MISTAKES,
+    Mistake,
+    next_version,
+    proposal_question,
+    propose,
+    worst_tags,
+)
 from tagmoe.errors import DataError
 from tagmoe.tags import tag
-from tagmoe.vlm.propose import MAX_GUIDANCE, MAX_MISTAKES, Mistake, next_version, proposal_question, propose, worst_tags
 from tagmoe.vlm.question import Answer, Question
 
 F1 = {"local editing": 0.9, "pose editing": 0.2, "style transfer": 1.0, "face preservation": 0.2}

@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tagmoe.annotation.agree import AgreeReport, Case, Side
+from tagmoe.annotation.agreement import Agreement
+from tagmoe.annotation.annotation import CANONICAL, column_of
+from tagmoe.annotation.bootstrap import Measure
 from tagmoe.data.store import Store
 from tagmoe.data.validate_page import MAX_TEXT, picture_address
 from tagmoe.pages import page_environment
 from tagmoe.tags import RULES, TAG_NAMES, TIERS
-from tagmoe.vlm.agree import AgreeReport, Case, Side
-from tagmoe.vlm.agreement import Agreement
-from tagmoe.vlm.annotation import CANONICAL, column_of
-from tagmoe.vlm.bootstrap import Measure
 
 KINDS = 14
 MAX_TASKS = 40
@@ -41,7 +41,7 @@ def render(store: Store, report: AgreeReport, files: Iterable[str]) -> str:
     issues = [(side, _issue_cases(side)) for side in (shown_side, other_side)]
     cases = [*report.worst, *(case for _, some in (*inverse, *issues) for case in some)]
     cases += [case for side in report.sides for case in (*side.broken[:8], *side.conflicting[:8])]
-    environment = page_environment("tagmoe.vlm")
+    environment = page_environment("tagmoe.annotation")
     environment.filters |= {
         "figure": figure,
         "bare": lambda measure: "" if measure is None or measure.value is None else f"{measure.value:.2f}",

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
+from tagmoe.annotation.annotation import Annotation
 from tagmoe.errors import DataError, UsageError
-from tagmoe.vlm.annotation import Annotation
 
 
 class Ledger:

@@ -14,16 +14,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tagmoe.annotation.agreement import ABSENT, Agreement, AgreementTally, Gold, as_bits, masi_distance, tags_of
+from tagmoe.annotation.annotation import CANONICAL, Annotation, read_annotations
+from tagmoe.annotation.bootstrap import Measure, RootBootstrap
+from tagmoe.annotation.consistency import (
+    ConflictCounts,
+    InverseConsistency,
+    InverseTally,
+    RuleCounts,
+    TaskTags,
+    descriptor_of,
+)
+from tagmoe.annotation.evidence import conflicts, measure
+from tagmoe.annotation.label_issues import LabelIssues, features_of, find_label_issues
 from tagmoe.data.record import SCHEMA, Record, from_row
 from tagmoe.data.store import Store
 from tagmoe.errors import ImageError, UsageError
 from tagmoe.tags import TAG_NAMES
-from tagmoe.vlm.agreement import ABSENT, Agreement, AgreementTally, Gold, as_bits, masi_distance, tags_of
-from tagmoe.vlm.annotation import CANONICAL, Annotation, read_annotations
-from tagmoe.vlm.bootstrap import Measure, RootBootstrap
-from tagmoe.vlm.consistency import ConflictCounts, InverseConsistency, InverseTally, RuleCounts, TaskTags, descriptor_of
-from tagmoe.vlm.evidence import conflicts, measure
-from tagmoe.vlm.label_issues import LabelIssues, features_of, find_label_issues
 
 PICTURES = 2000
 """Rows whose pictures are looked at, unless told otherwise."""

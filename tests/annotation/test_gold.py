@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from annotated_stores import annotate, careless, stored, world_records
 
+from tagmoe.annotation.agreement import ABSENT, AgreementTally
+from tagmoe.annotation.bootstrap import RootBootstrap
+from tagmoe.annotation.gold import GoldSet, compare, gold_set
 from tagmoe.data.invert import Rules, invert
 from tagmoe.data.record import TagProvenance
 from tagmoe.data.store import Store
 from tagmoe.errors import UsageError
 from tagmoe.tags import TAG_NAMES, index
-from tagmoe.vlm.agreement import ABSENT, AgreementTally
-from tagmoe.vlm.bootstrap import RootBootstrap
-from tagmoe.vlm.gold import GoldSet, compare, gold_set
 
 FLIP = 1 << index("pose editing")
 

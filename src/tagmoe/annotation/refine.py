@@ -17,20 +17,20 @@ from typing import Any
 
 import pyarrow as pa
 
+from tagmoe.annotation.agreement import ABSENT, as_bits
+from tagmoe.annotation.annotate import take_tags
+from tagmoe.annotation.annotation import ANNOTATION, Annotation, annotators, column_of, read_annotations
+from tagmoe.annotation.annotators import Annotator, row_key
+from tagmoe.annotation.bootstrap import RootBootstrap
+from tagmoe.annotation.gold import Change, Comparison, GoldSet, compare
+from tagmoe.annotation.propose import Mistake, next_version, proposal_question, worst_tags
+from tagmoe.annotation.rule_set import RuleSet
 from tagmoe.data.record import PROVENANCE, SCHEMA, Record
 from tagmoe.data.store import Store
 from tagmoe.errors import DataError, UsageError
 from tagmoe.resumable import write_whole
 from tagmoe.tags import index
-from tagmoe.vlm.agreement import ABSENT, as_bits
-from tagmoe.vlm.annotate import take_tags
-from tagmoe.vlm.annotation import ANNOTATION, Annotation, annotators, column_of, read_annotations
-from tagmoe.vlm.annotators import Annotator, row_key
-from tagmoe.vlm.bootstrap import RootBootstrap
-from tagmoe.vlm.gold import Change, Comparison, GoldSet, compare
-from tagmoe.vlm.propose import Mistake, next_version, proposal_question, worst_tags
 from tagmoe.vlm.question import Question
-from tagmoe.vlm.rule_set import RuleSet
 
 ANSWERS = "answers.jsonl"
 NOTE = "refine."

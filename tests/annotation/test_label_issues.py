@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from made_pictures import sound
 
+from tagmoe.annotation.agreement import as_bits
+from tagmoe.annotation.label_issues import FOLDS, WORDS, features_of, find_label_issues, probe
 from tagmoe.data.record import Picture, to_row
 from tagmoe.data.sources.tagworld import TagWorldSource
 from tagmoe.tags import TAG_NAMES
-from tagmoe.vlm.agreement import as_bits
-from tagmoe.vlm.label_issues import FOLDS, WORDS, features_of, find_label_issues, probe
 
 ROWS = 500
 TASKS = "add,recolour,expression,background,style,light,viewpoint,subject"

@@ -16,9 +16,9 @@ from typing import Literal
 
 import numpy as np
 
+from tagmoe.annotation.bootstrap import GROUPS, Measure, RootBootstrap, RootGroups
 from tagmoe.errors import UsageError
 from tagmoe.tags import TAGS, TIERS
-from tagmoe.vlm.bootstrap import GROUPS, Measure, RootBootstrap, RootGroups
 
 Gold = Literal["a", "b"]
 Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
