@@ -6,6 +6,7 @@ import ast
 import io
 import itertools
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -191,6 +192,13 @@ def test_pictures_that_cannot_be_decoded_leave_the_words() -> None:
     assert answer.status == "ok"
     assert "words alone" in answer.reason
     assert answer.tags == annotate(record("make the car red")).tags
+
+
+@pytest.mark.parametrize("words", ["a ", "the cat ", "turn the an ", "make the very ", "\u201c"])
+def test_a_text_made_to_be_slow_is_not(words: str) -> None:
+    before = time.process_time()
+    read(words * (1_000_000 // len(words)))
+    assert time.process_time() - before < 2
 
 
 def test_a_camera_that_moved_is_seen_without_words() -> None:

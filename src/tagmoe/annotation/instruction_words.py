@@ -12,6 +12,7 @@ from typing import Literal
 
 from tagmoe.data.native_tasks import Edit
 
+MAX_CHARACTERS = 2000
 Things = Literal["one", "several", "some", "whole"]
 """How much is edited: one thing, several of them, a plural that may be one place or several, or the whole picture."""
 
@@ -336,8 +337,11 @@ _NOUN_PHRASE = re.compile(
 
 
 def read(instruction: str) -> Reading:
-    """The operations of an English instruction. Case, politeness and punctuation are free; quoted text is not read."""
-    text = " ".join(_QUOTED.sub("QUOTE", instruction.strip()).split())
+    """The operations of an English instruction. Case, politeness and punctuation are free; quoted text is not read.
+
+    Nor is what follows its first MAX_CHARACTERS: the patterns take a time that grows with the square of the length.
+    """
+    text = " ".join(_QUOTED.sub("QUOTE", instruction[:MAX_CHARACTERS].strip()).split())
     text = text.lower().replace("\u2019", "'").replace("quote", "QUOTE").rstrip(" .!?,;")
     operations, unread = [], ""
     for clause in _clauses(text):
