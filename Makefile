@@ -32,6 +32,7 @@ bench: $(READY)
 	$(PY) benchmarks/train_step.py --sizes tagworld
 	$(PY) benchmarks/memory.py
 	$(PY) benchmarks/data_path.py --rows 400 --many 20000
+	$(PY) benchmarks/annotate.py --requests 1280 --rows 1000
 
 setup: $(READY)
 

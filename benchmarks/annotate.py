@@ -1,6 +1,6 @@
 """Asking a vision-language model: what the client itself costs, and what a store loses to faults and kills.
 
-    python benchmarks/annotate.py [--json] [--requests 1280] [--in-flight 64] [--rows 10000]
+    python benchmarks/annotate.py [--json] [--requests 3000] [--in-flight 64] [--rows 10000]
 
 The server is tests/fault_server.py in a process of its own, which answers after 50 ms. Client and bare aiohttp take
 turns in one child process, so that a busy machine meets both alike.
@@ -50,7 +50,7 @@ SCHEMA = {
 }
 
 
-def measure(requests: int = 1280, in_flight: int = IN_FLIGHT, rows: int = 10_000) -> Sequence[Figure]:
+def measure(requests: int = 3000, in_flight: int = IN_FLIGHT, rows: int = 10_000) -> Sequence[Figure]:
     """The client against bare aiohttp, and its memory; then a store, faults and kills. Paired medians."""
     # not at the top: the child that is measured would load the store and torch too
     from annotate_rows import annotating
@@ -187,7 +187,7 @@ if __name__ == "__main__":
     report(
         measure,
         {
-            "requests": {"type": int, "default": 1280},
+            "requests": {"type": int, "default": 3000},
             "in-flight": {"type": int, "default": IN_FLIGHT},
             "rows": {"type": int, "default": 10_000, "help": "rows of the store that is annotated"},
         },
