@@ -118,6 +118,7 @@ def test_a_job_that_fails_stops_no_other_and_is_named(arms: Path, tmp_path: Path
     assert "\n" not in str(error)
 
 
+@pytest.mark.slow
 def test_without_its_base_no_arm_of_a_seed_starts(arms: Path, tmp_path: Path) -> None:
     bases, work = jobs_of(arms, tmp_path, "moe")
     bases[0].write()

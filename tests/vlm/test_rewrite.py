@@ -246,7 +246,7 @@ FIELDS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(JSON | FIELDS)
 def test_any_answer_gives_a_text_that_passes_the_checks_and_a_result_that_is_json(value: Any) -> None:
     result = rewrite(ScriptedVLM(value), images=())
