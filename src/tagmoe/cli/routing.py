@@ -20,7 +20,6 @@ from tagmoe.cli.output import check_output_folder, give, new_folder, say
 from tagmoe.errors import UsageError
 from tagmoe.json_files import read_object
 from tagmoe.resumable import size_text
-from tagmoe.world import TASKS
 
 if TYPE_CHECKING:
     from tagmoe.evaluate.recording import RoutingCase
@@ -151,6 +150,8 @@ def _cases(source: Path | None, cases: int, tasks: str | None, controls: int, se
 
         return read_case_file(source, seed)
     names = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
+    from tagmoe.world import TASKS
+
     unknown = sorted(set(names or ()) - TASKS.keys())
     if unknown or names == []:
         raise UsageError(f"--tasks names {', '.join(unknown) or 'nothing'}; give some of {', '.join(TASKS)}.")
