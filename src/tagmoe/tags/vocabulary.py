@@ -35,11 +35,7 @@ _TABLE: tuple[tuple[Tier, str, str], ...] = (
     ("scope", "content customization", "A subject taken from a reference picture appears in a new scene."),
     ("scope", "style customization", "A new picture is made in the style of a reference picture."),
     ("type", "object editing", "An object or accessory is added, removed, replaced or moved."),
-    (
-        "type",
-        "attribute editing",
-        "An object keeps its kind and place but gets another colour, material, size or look.",
-    ),
+    ("type", "attribute editing", "A thing keeps its kind and place but gets another colour, material, size or look."),
     ("type", "style transfer", "The picture takes on another artistic style or medium."),
     ("type", "pose editing", "A person, face or animal takes another pose, gesture or expression."),
     ("type", "background editing", "What lies behind the subject is replaced or changed."),
