@@ -51,6 +51,7 @@ def in_this_process(*jobs: Job) -> None:
         do(job)
 
 
+@pytest.mark.slow
 def test_arms_run_in_processes_and_are_not_run_again(arms: Path, tmp_path: Path) -> None:
     bases, work = jobs_of(arms, tmp_path, "align")
     outcome = run_jobs(bases, work, jobs=2, console=QUIET)

@@ -218,6 +218,7 @@ def test_upcycling_a_pipeline_gives_one_that_draws(tagmoe, model, tmp_path) -> N
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dense", "moe", "out.png"]
 
 
+@pytest.mark.slow
 def test_upcycling_a_transformer_prints_the_drift_of_its_mode(tagmoe, model, tmp_path) -> None:
     dense, made = dense_pipeline(model, tmp_path / "dense") / "transformer", tmp_path / "moe"
     exact = tagmoe("upcycle", dense, made, "--num-moe-blocks", 1)

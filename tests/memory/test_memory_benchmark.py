@@ -46,6 +46,7 @@ def test_the_full_size_is_that_of_the_arithmetic(benchmark: Any) -> None:
     assert (sizes.width, sizes.image_tokens, sizes.batch) == (3072, 8192, 2)
 
 
+@pytest.mark.slow
 def test_a_model_that_does_not_fit_says_so(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> Any:
         raise torch.OutOfMemoryError("no room")

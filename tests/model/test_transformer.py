@@ -208,7 +208,9 @@ def test_it_says_how_it_may_be_split(build):
     assert TagMoETransformer2DModel.__module__ == "tagmoe"
 
 
-@pytest.mark.parametrize("routing", [None, "stats", "full"])
+@pytest.mark.parametrize(
+    "routing", [None, pytest.param("stats", marks=pytest.mark.slow), pytest.param("full", marks=pytest.mark.slow)]
+)
 def test_it_compiles_as_one_graph(build, inputs, routing):
     model = build()
     torch._dynamo.reset()
