@@ -62,7 +62,7 @@ class Plan:
 
 
 @dataclass
-class Annotated:
+class Outcome:
     """What a run did. asked: rows, by status now. reasons: of those that are not ok. known: rows whose answer came from
     a ledger. tagged: rows whose canonical tags were set. left: rows that are still to be asked."""
 
@@ -72,7 +72,7 @@ class Annotated:
     tagged: int = 0
     left: int = 0
 
-    def add(self, other: Annotated) -> None:
+    def add(self, other: Outcome) -> None:
         """Count in what was done elsewhere."""
         self.asked.update(other.asked)
         self.reasons.update(other.reasons)
@@ -90,7 +90,7 @@ def annotate_store(
     address: str | None = None,
     limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Annotated:
+) -> Outcome:
     """Ask for every row that has no answer under the annotator's settings; killed, the same call goes on.
 
     make: makes the annotator, in each process that needs it, and must pickle for several. limit: rows to ask; with
@@ -100,7 +100,7 @@ def annotate_store(
     was answered is kept.
     """
     column = column_of(plan.name)
-    result = Annotated()
+    result = Outcome()
     annotator = make()
     with store.writing():
         store.declare([pa.field(column, ANNOTATION)])
@@ -170,7 +170,7 @@ class AnnotateWork:
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_open": None}
 
-    def __call__(self, fragment: int) -> tuple[Filling, Annotated]:
+    def __call__(self, fragment: int) -> tuple[Filling, Outcome]:
         if self._open is None:
             # one loop for all fragments of this process: connections belong to a loop
             loop = asyncio.new_event_loop()
@@ -202,7 +202,7 @@ class _Run:
         self._left = limit
         self._report, self._closes, self._keeps_ledger = report, closes, keeps_ledger
         self._failed_in_a_row = 0
-        self.result = Annotated()
+        self.result = Outcome()
 
     async def fragments(self, numbers: Sequence[int], commit: Callable[[int, pa.Table], None]) -> None:
         """Ask for the rows of these fragments, and hand over the columns of each when its answers are there."""

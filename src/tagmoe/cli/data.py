@@ -1,4 +1,4 @@
-"""`tagmoe data`: import, look at, check, enlarge, encode and export a store of training data."""
+"""`tagmoe data`: import, look at, check, enlarge, annotate, encode, export and clean a store of training data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ app = typer.Typer()
 
 @app.callback(invoke_without_command=True)
 def data(ctx: typer.Context) -> None:
-    """Fill, look at, check, enlarge, encode and export a store of training data."""
+    """Fill, look at, check, enlarge, annotate, encode, export and clean a store of training data."""
     if ctx.invoked_subcommand is None:
         typer.echo(ctx.get_help())
 
@@ -32,8 +32,8 @@ app.command()(stats)
 app.command()(view)
 app.command()(validate)
 app.command()(invert)
-app.command()(encode)
+app.command()(annotate)
 app.command()(agree)
 app.command()(refine)
+app.command()(encode)
 app.command()(clean)
-app.command()(annotate)

@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tagmoe.cli.data_encode import EngineName
 from tagmoe.cli.data_extra import need_data_extra
-from tagmoe.cli.options import AsJson, FixedSeed
+from tagmoe.cli.options import AsJson, Engine, EngineName, FixedSeed, RayAddress
 from tagmoe.cli.output import give
 from tagmoe.cli.progress import count_bar
 from tagmoe.cli.vlm_options import Concurrency, Endpoints, Pixels, ServedModel, Timeout, need_vlm_extra, open_vlm
 from tagmoe.errors import UsageError
 
 if TYPE_CHECKING:
-    from tagmoe.annotation.annotate import Annotated as Result
+    from tagmoe.annotation.annotate import Outcome
     from tagmoe.annotation.annotators import Annotator
     from tagmoe.annotation.rule_set import RuleSet
 
@@ -66,9 +65,9 @@ def annotate(
         bool, typer.Option("--replace-tags", help="Set the tags that training reads also where others gave them.")
     ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Rows to ask in this run.")] = None,
-    engine: Annotated[EngineName, typer.Option(help="Where to work: on this machine, or on Ray.")] = EngineName.local,
+    engine: Engine = EngineName.local,
     workers: Annotated[int, typer.Option(min=1, help="Processes; one is enough for a server.")] = 1,
-    address: Annotated[str | None, typer.Option(help="Ray cluster to use; by default one is started here.")] = None,
+    address: RayAddress = None,
     concurrency: Concurrency = 16,
     timeout: Timeout = 120,
     pixels: Pixels = 1024 * 1024,
@@ -118,12 +117,11 @@ def annotate(
         rule_set = packaged_rules() if rules is None else load_rules(rules)
         ask = partial(open_vlm, endpoint or [], model, concurrency=concurrency, timeout=timeout)
         make = partial(_of_model, ask, rule_set, pixels, votes, per_tag, seed)
-        opened = Store.open(store)
     else:
         from tagmoe.annotation.annotators import OracleAnnotator, RuleAnnotator
 
         make = RuleAnnotator if kind is AnnotatorName.rules else OracleAnnotator
-        opened = Store.open(store)
+    opened = Store.open(store)
     with count_bar("annotate") as progress:
         result = annotate_store(
             opened,
@@ -146,7 +144,7 @@ def _of_model(ask: Callable[[], Any], rules: RuleSet, pixels: int, votes: int, p
     return VLMAnnotator(ask(), rules, pixels=pixels, votes=votes, per_tag=per_tag, seed=seed)
 
 
-def _data(store: str, name: str, result: Result) -> dict[str, Any]:
+def _data(store: str, name: str, result: Outcome) -> dict[str, Any]:
     return {
         "store": store,
         "annotator": name,
@@ -162,7 +160,7 @@ def _data(store: str, name: str, result: Result) -> dict[str, Any]:
     }
 
 
-def _text(store: str, name: str, result: Result) -> str:
+def _text(store: str, name: str, result: Outcome) -> str:
     rows = sum(result.asked.values())
     by_status = ", ".join(f"{count:,} {status}" for status, count in sorted(result.asked.items()))
     lines = [f"{store}: {rows:,} rows annotated as {name!r}" + (f" ({by_status})" if rows else "")]

@@ -12,7 +12,7 @@ import typer
 
 from tagmoe.cli.data_extra import need_data_extra
 from tagmoe.cli.models import check_model, hush
-from tagmoe.cli.options import AsJson, Model, Threads
+from tagmoe.cli.options import AsJson, Engine, EngineName, Model, RayAddress, Threads
 from tagmoe.cli.output import give
 from tagmoe.cli.progress import count_bar
 from tagmoe.errors import UsageError
@@ -20,13 +20,6 @@ from tagmoe.presets import RELEASE
 
 if TYPE_CHECKING:
     from tagmoe.data.encode import Encoder, Size
-
-
-class EngineName(StrEnum):
-    """What --engine takes; those of `tagmoe.data.engine.ENGINES`."""
-
-    local = "local"
-    ray = "ray"
 
 
 class DtypeName(StrEnum):
@@ -39,9 +32,9 @@ class DtypeName(StrEnum):
 def encode(
     store: Annotated[str, typer.Argument(metavar="STORE", help="Store to encode.")],
     model: Model = None,
-    engine: Annotated[EngineName, typer.Option(help="Where to work: on this machine, or on Ray.")] = EngineName.local,
+    engine: Engine = EngineName.local,
     workers: Annotated[int, typer.Option(min=1, help="Processes, each with its own copy of the model.")] = 1,
-    address: Annotated[str | None, typer.Option(help="Ray cluster to use; by default one is started here.")] = None,
+    address: RayAddress = None,
     sizes: Annotated[
         str | None,
         typer.Option(

@@ -18,6 +18,17 @@ class Memory(StrEnum):
     gb80 = "80gb"
 
 
+class EngineName(StrEnum):
+    """What --engine takes; those of `tagmoe.data.engine.ENGINES`."""
+
+    local = "local"
+    ray = "ray"
+
+
+Engine = Annotated[EngineName, typer.Option("--engine", help="Where to work: on this machine, or on Ray.")]
+RayAddress = Annotated[
+    str | None, typer.Option("--address", help="Ray cluster to use; by default one is started here.")
+]
 Model = Annotated[
     Path | None, typer.Option("--model", "-m", help="Folder of a pipeline; by default the packaged TagWorld model.")
 ]
