@@ -14,7 +14,7 @@ import PIL.Image
 import torch
 
 from tagmoe.errors import UsageError
-from tagmoe.images import fit_size
+from tagmoe.pictures import fit_size
 
 Rewriter = Callable[[str, list[PIL.Image.Image]], str]
 # The release's presets reach from 1:4 to 4:1; an output that follows its reference stays inside them.

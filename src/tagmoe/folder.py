@@ -23,8 +23,8 @@ from transformers.utils import logging as transformers_logging
 
 from tagmoe.arguments import is_whole
 from tagmoe.errors import CheckpointError, MissingError
-from tagmoe.hub import local_folder
-from tagmoe.json_files import read_object
+from tagmoe.files.hub import local_folder
+from tagmoe.files.json_files import read_object
 
 ALIGNMENT = "alignment.safetensors"
 LIBRARIES = ("diffusers", "transformers", "tagmoe")
@@ -66,8 +66,8 @@ OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
 def pipeline_folder(source: Any, **options: Any) -> Path:
     """The folder of a pipeline, downloaded where `source` is a name on the hub, without pickles and Python files.
 
-    options: those of `tagmoe.hub.local_folder`, whose errors are raised. Raises CheckpointError, before the weights
-    are downloaded, for a repository that is no pipeline.
+    options: those of `tagmoe.files.hub.local_folder`, whose errors are raised. Raises CheckpointError, before the
+    weights are downloaded, for a repository that is no pipeline.
     """
     path = Path(source).expanduser()
     if path.exists():

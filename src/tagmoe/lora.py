@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from tagmoe.errors import CheckpointError, MissingError, UsageError
-from tagmoe.hub import local_folder
+from tagmoe.files.hub import local_folder
 
 logger = logging.get_logger(__name__)
 

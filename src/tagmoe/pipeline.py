@@ -44,9 +44,10 @@ from tagmoe.arguments import (
 from tagmoe.components import fast_single_frame
 from tagmoe.errors import CheckpointError, UsageError
 from tagmoe.folder import ALIGNMENT, check_model_folder, pipeline_folder, read_alignment
-from tagmoe.images import fit_size, images_to_tensor, nest_images, resize_image
 from tagmoe.lora import LoraLoaderMixin
 from tagmoe.model.loading import HUB_OPTIONS
+from tagmoe.pictures import fit_size, resize_image
+from tagmoe.pipeline_tensors import images_to_tensor, nest_images
 from tagmoe.release import explain_release, release_parts
 
 QWEN_IMAGE_TEMPLATE = (

@@ -27,7 +27,7 @@ def release_parts(
     """The base's folder, the options to load it with around the authors' transformer, and their alignment parts.
 
     source, base: folders, or names on the hub. options: keyword arguments of `from_pretrained`; steps, guidance and
-    size default to the release's. hub: those of `tagmoe.hub.local_folder`; a revision is that of the source.
+    size default to the release's. hub: those of `tagmoe.files.hub.local_folder`; a revision is that of the source.
     Raises UsageError for options that need a converted folder, and what `local_folder` and `load_release` raise.
     """
     for name in NEEDS_CONVERSION:

@@ -16,11 +16,11 @@ from tagmoe.annotation.agree import NO_ANSWER, agree
 from tagmoe.annotation.agree_tables import csv_tables, data_of, figures_of, write_report
 from tagmoe.annotation.agreement import as_bits, krippendorff_alpha
 from tagmoe.annotation.annotation import Annotation, read_annotations
-from tagmoe.annotation.bootstrap import RootBootstrap
 from tagmoe.data.invert import Rules, invert
 from tagmoe.data.record import Picture, TagProvenance
 from tagmoe.data.store import Store
 from tagmoe.errors import UsageError
+from tagmoe.intervals import RootBootstrap
 from tagmoe.tags import TAG_NAMES, index
 
 FEW = RootBootstrap(100)

@@ -19,8 +19,8 @@ from tagmoe.annotation.agreement import (
     pabak,
     tags_of,
 )
-from tagmoe.annotation.bootstrap import GROUPS, RootBootstrap, RootGroups
 from tagmoe.errors import UsageError
+from tagmoe.intervals import GROUPS, RootBootstrap, RootGroups
 from tagmoe.tags import TAGS
 
 # Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability", section C: 4 observers, 12 units, missing values.

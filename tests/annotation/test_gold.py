@@ -9,12 +9,12 @@ import pytest
 from annotated_stores import annotate, careless, stored, world_records
 
 from tagmoe.annotation.agreement import ABSENT, AgreementTally
-from tagmoe.annotation.bootstrap import RootBootstrap
 from tagmoe.annotation.gold import GoldSet, compare, gold_set
 from tagmoe.data.invert import Rules, invert
 from tagmoe.data.record import TagProvenance
 from tagmoe.data.store import Store
 from tagmoe.errors import UsageError
+from tagmoe.intervals import RootBootstrap
 from tagmoe.tags import TAG_NAMES, index
 
 FLIP = 1 << index("pose editing")

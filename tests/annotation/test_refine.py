@@ -11,13 +11,13 @@ from annotated_stores import annotate, stored, truth, world_records
 
 from tagmoe.annotation.agreement import as_bits
 from tagmoe.annotation.annotation import Annotation, annotators, read_annotations
-from tagmoe.annotation.bootstrap import RootBootstrap
 from tagmoe.annotation.gold import gold_set
 from tagmoe.annotation.refine import ANSWERS, NOTE, Version, refine
 from tagmoe.data.invert import Rules, invert
 from tagmoe.data.record import Record
 from tagmoe.data.store import Store
 from tagmoe.errors import DataError, UsageError
+from tagmoe.intervals import RootBootstrap
 from tagmoe.tags import index
 
 FEW = RootBootstrap(100)

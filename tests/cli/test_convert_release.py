@@ -16,7 +16,7 @@ import pytest
 import torch
 from released import MIXTURES, dense_state, released_weights, save_base, save_released, sparse_release
 
-from tagmoe import resumable
+from tagmoe.files import resumable
 from tagmoe.model.release_folder import convert_release
 
 BIAS = [f"transformer_blocks.{block}.img_mlp.experts.bias" for block in MIXTURES]

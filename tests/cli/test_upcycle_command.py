@@ -17,9 +17,9 @@ from diffusers import QwenImageTransformer2DModel
 from tagmoe.cli import drift as drift_module
 from tagmoe.cli.drift import measure_drift
 from tagmoe.cli.progress import byte_bar
+from tagmoe.files.resumable import partial_folder
 from tagmoe.model.dtypes import NAMES
 from tagmoe.model.layout import GATE_KINDS, UPCYCLE_MODES
-from tagmoe.resumable import partial_folder
 
 # Not `import`: the function of the same name in the package hides the module.
 COMMAND = import_module("tagmoe.cli.upcycle")

@@ -11,13 +11,14 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "src" / "tagmoe"
 LAYERS = (
-    ("errors", "config", "json_files", "presets", "resumable", "hub", "pages"),
+    ("errors",),
+    ("config", "files", "intervals", "pictures", "presets", "report"),
     ("tags",),
     ("model",),
     ("losses",),
     ("world", "data", "vlm"),
     ("annotation",),
-    ("images", "arguments", "components", "folder", "lora", "release", "pipeline", "memory", "packaged"),
+    ("pipeline_tensors", "arguments", "components", "folder", "lora", "release", "pipeline", "memory", "packaged"),
     ("train", "evaluate", "routing"),
     ("serve", "study", "ablation"),
     ("cli",),
@@ -28,7 +29,7 @@ PIPELINE = {"tags", "losses", "data"}
 BANNED = {
     "model": {"tags"},
     "losses": {"model"},
-    "images": PIPELINE,
+    "pipeline_tensors": PIPELINE,
     "arguments": PIPELINE,
     "components": PIPELINE,
     "folder": PIPELINE,
@@ -43,9 +44,9 @@ LIGHT = (
     "tagmoe",
     "tagmoe.errors",
     "tagmoe.config",
-    "tagmoe.resumable",
+    "tagmoe.files.resumable",
     "tagmoe.presets",
-    "tagmoe.hub",
+    "tagmoe.files.hub",
     "tagmoe.model.release",
     "tagmoe.model.release_folder",
     "tagmoe.model.shards",

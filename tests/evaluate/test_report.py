@@ -14,8 +14,9 @@ import pytest
 from html_page import Page
 from PIL import Image
 
-from tagmoe.evaluate.report import Evaluation, png_address, render, results, write_report
+from tagmoe.evaluate.report import Evaluation, render, results, write_report
 from tagmoe.evaluate.tagworld import cases, score
+from tagmoe.pictures import data_address
 from tagmoe.routing.record import CaseRouting
 
 EVIL = "<script>alert('x')</script>"
@@ -90,7 +91,7 @@ def test_results_are_plain_and_whole(tmp_path: Path) -> None:
 
 def test_a_picture_survives_its_address() -> None:
     picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    head, _, body = png_address(picture).partition(",")
+    head, _, body = data_address(Image.fromarray(picture)).partition(",")
     assert head == "data:image/png;base64"
     assert (np.asarray(Image.open(io.BytesIO(base64.b64decode(body)))) == picture).all()
 

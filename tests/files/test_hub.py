@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from tagmoe.errors import MissingError, UsageError
-from tagmoe.hub import local_folder
+from tagmoe.files.hub import local_folder
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

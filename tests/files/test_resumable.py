@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tagmoe import resumable
 from tagmoe.errors import CheckpointError, TagMoEError, UsageError
-from tagmoe.resumable import NOTE, ByteRange, Made, PlannedFile, partial_folder, write_folder
+from tagmoe.files import resumable
+from tagmoe.files.resumable import NOTE, ByteRange, Made, PlannedFile, partial_folder, write_folder
 
 SIZE = 300_000
 
@@ -208,7 +208,7 @@ def test_a_second_process_is_refused_and_disturbs_nothing(plan, tmp_path) -> Non
 SLOW = """
 import sys, time
 from pathlib import Path
-from tagmoe.resumable import Made, PlannedFile, write_folder
+from tagmoe.files.resumable import Made, PlannedFile, write_folder
 
 def chunks():
     yield b"x" * 1000

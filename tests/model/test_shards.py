@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from tagmoe.errors import CheckpointError, MissingError
+from tagmoe.files.resumable import Made, write_folder
 from tagmoe.model.shards import (
     DTYPE_BITS,
     MAX_HEADER_BYTES,
@@ -25,7 +26,6 @@ from tagmoe.model.shards import (
     read_files,
     write_shards,
 )
-from tagmoe.resumable import Made, write_folder
 
 SINGLE, INDEX = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json"
 WIDE = {

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tagmoe import images
+from tagmoe import pictures
 from tagmoe.errors import ImageError, UsageError
-from tagmoe.images import fit_size, images_to_tensor, load_image, nest_images, resize_image
+from tagmoe.pictures import fit_size, load_image, resize_image
+from tagmoe.pipeline_tensors import images_to_tensor, nest_images
 
 
 @pytest.fixture
@@ -113,7 +114,7 @@ def test_a_damaged_exif_block_does_not_cost_the_picture(picture: Image.Image, tm
 def test_the_size_is_refused_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "large.png"
     Image.new("1", (40, 30)).save(path)
-    monkeypatch.setattr(images, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 1000)
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded before the size was checked"))
     with pytest.raises(ImageError, match="40x30"):
         load_image(path)
@@ -213,7 +214,7 @@ def test_a_format_that_starts_another_program_is_not_opened(tmp_path: Path, monk
         load_image(path)
 
 
-@pytest.mark.parametrize("kind", [*images.FORMATS, "MPO"])
+@pytest.mark.parametrize("kind", [*pictures.FORMATS, "MPO"])
 def test_each_allowed_format_is_read_and_may_be_damaged(picture: Image.Image, tmp_path: Path, kind: str) -> None:
     path = tmp_path / "picture.bin"
     picture.save(path, format=kind)

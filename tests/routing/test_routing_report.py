@@ -18,7 +18,8 @@ from html_page import Page
 from made_recordings import EDIT, EXPERTS, LAYERS, TIMES, Make, about, facts, shown, traces
 
 from tagmoe.errors import MissingError, ResultError
-from tagmoe.routing import predictability, svg
+from tagmoe.report import svg
+from tagmoe.routing import predictability
 from tagmoe.routing.findings import find
 from tagmoe.routing.maps import mapped_cases
 from tagmoe.routing.reading import Recording, read_recording

@@ -28,7 +28,7 @@ from tagmoe.ablation.arms import FREE, Arm, common_digest
 from tagmoe.ablation.results import BASE, NAME
 from tagmoe.config import RunConfig, check_config
 from tagmoe.errors import ResultError
-from tagmoe.resumable import write_whole
+from tagmoe.files.atomic import write_whole
 
 EVERY = 20
 """Every n-th step's terms are kept in the result."""

@@ -26,7 +26,7 @@ from tagmoe.ablation.table import (
     interval,
     phrase,
 )
-from tagmoe.pages import page_environment
+from tagmoe.report.pages import page_environment
 
 FILES = ("report.html", "ablation.json", "runs.csv", "differences.csv", "*.svg")
 SOUGHT = 0.02

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tagmoe.errors import ResultError
-from tagmoe.resumable import write_whole
+from tagmoe.files.atomic import write_whole
 
 NAME = "result.json"
 BASE = "base"

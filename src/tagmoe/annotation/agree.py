@@ -16,7 +16,6 @@ import numpy as np
 
 from tagmoe.annotation.agreement import ABSENT, Agreement, AgreementTally, Gold, as_bits, masi_distance, tags_of
 from tagmoe.annotation.annotation import CANONICAL, Annotation, read_annotations
-from tagmoe.annotation.bootstrap import Measure, RootBootstrap
 from tagmoe.annotation.consistency import (
     ConflictCounts,
     InverseConsistency,
@@ -30,6 +29,7 @@ from tagmoe.annotation.label_issues import LabelIssues, features_of, find_label_
 from tagmoe.data.record import SCHEMA, Record, from_row
 from tagmoe.data.store import Store
 from tagmoe.errors import ImageError, UsageError
+from tagmoe.intervals import Measure, RootBootstrap
 from tagmoe.tags import TAG_NAMES
 
 PICTURES = 2000

@@ -16,8 +16,8 @@ from typing import Literal
 
 import numpy as np
 
-from tagmoe.annotation.bootstrap import GROUPS, Measure, RootBootstrap, RootGroups
 from tagmoe.errors import UsageError
+from tagmoe.intervals import GROUPS, Measure, RootBootstrap, RootGroups
 from tagmoe.tags import TAGS, TIERS
 
 Gold = Literal["a", "b"]

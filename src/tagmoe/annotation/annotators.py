@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal, Protocol, get_args
 
-from PIL import Image
-
 from tagmoe.annotation import prompt
 from tagmoe.annotation.annotation import Annotation
 from tagmoe.annotation.rule_set import RuleSet
 from tagmoe.data.record import Record
 from tagmoe.errors import ImageError, UsageError
+from tagmoe.pictures import load_image
 from tagmoe.vlm.pictures import capped
 from tagmoe.vlm.question import VLM, Answer, Attachment, Question
 
@@ -218,17 +216,13 @@ def _true_tags(record: Record) -> Annotation:
     if record.dataset != DATASET:
         return Annotation("refused", reason=f"Not a record of TagWorld but of {record.dataset!r}.")
     try:
-        pictures = [_decoded(picture.data) for picture in record.images if picture.role != "mask"]
-    except OSError:
+        pictures = [load_image(picture.data) for picture in record.images if picture.role != "mask"]
+    except ImageError:
         return Annotation("refused", reason="A picture cannot be decoded.")
     found = rule_tags(record.instruction, pictures)
     if found.descriptor is None:
         return Annotation("refused", reason=found.reason)
     return Annotation("ok", tags=found.descriptor.indices, raw=found.descriptor.format())
-
-
-def _decoded(data: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(data)).convert("RGB")
 
 
 def _signed(found: Annotation, record: Record, annotator: Annotator) -> Annotation:

@@ -6,8 +6,6 @@ for reports and for asking again: where it contradicts tags (`conflicts`), the t
 
 from __future__ import annotations
 
-import io
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +13,10 @@ from PIL import Image, ImageFilter, ImageOps
 from scipy import ndimage
 
 from tagmoe.annotation.camera import STILL, Camera, camera_move, layout_agreement
-from tagmoe.data.picture_file import FORMATS, MAX_PIXELS
 from tagmoe.data.record import Record
 from tagmoe.data.shift import measure_shift
 from tagmoe.errors import ImageError
+from tagmoe.pictures import load_image
 from tagmoe.tags import TaskDescriptor
 
 WORK_SIDE = 192
@@ -137,19 +135,8 @@ def decode(data: bytes) -> np.ndarray:
     Raises ImageError when it cannot be decoded, or has more than 64 megapixels.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of large pictures and of damaged EXIF
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise ValueError
-                image.draft("RGB", (WORK_SIDE, WORK_SIDE))
-                upright = ImageOps.exif_transpose(image)
-                if upright.has_transparency_data:
-                    upright = upright.convert("RGBA")
-                    upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
-                return np.asarray(upright.convert("RGB"))
-    except Exception:
-        # A decoder may fail in any way at all on bytes that somebody made to that end.
+        return np.asarray(load_image(data, draft=(WORK_SIDE, WORK_SIDE)))
+    except ImageError:
         raise ImageError("a picture cannot be decoded") from None
 
 

@@ -15,10 +15,10 @@ import numpy as np
 
 from tagmoe.annotation.agreement import ABSENT, as_bits, macro_f1, micro_f1, tag_f1, tag_tables
 from tagmoe.annotation.annotation import CANONICAL, read_annotations
-from tagmoe.annotation.bootstrap import Measure, RootBootstrap
 from tagmoe.annotation.consistency import SHARED_TAGS
 from tagmoe.data.store import Store
 from tagmoe.errors import UsageError
+from tagmoe.intervals import Measure, RootBootstrap
 from tagmoe.tags import TAG_NAMES
 
 ROUNDING = 1e-9

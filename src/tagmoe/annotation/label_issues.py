@@ -8,7 +8,6 @@ fit its neighbours, not what everybody gets wrong alike.
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 import re
 import warnings
@@ -21,8 +20,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tagmoe.data.picture_file import FORMATS, MAX_PIXELS
-from tagmoe.errors import MissingError
+from tagmoe.errors import ImageError, MissingError
+from tagmoe.pictures import load_image
 from tagmoe.tags import TAG_NAMES, TAGS
 
 FOLDS = 5
@@ -172,15 +171,8 @@ class _quiet:
 def _small(data: bytes) -> np.ndarray | None:
     """(SIDE, SIDE, 3) float32 from 0 to 1; None for what cannot be decoded or is too large to be."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                if image.size[0] * image.size[1] > MAX_PIXELS:
-                    return None
-                image.draft("RGB", (2 * SIDE, 2 * SIDE))
-                small = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)
-    except Exception:
-        # A decoder may fail in any way at all on a damaged file.
+        small = load_image(data, draft=(2 * SIDE, 2 * SIDE)).resize((SIDE, SIDE), Image.Resampling.BOX)
+    except ImageError:
         return None
     return np.asarray(small, np.float32) / 255
 

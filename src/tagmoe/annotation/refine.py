@@ -21,14 +21,14 @@ from tagmoe.annotation.agreement import ABSENT, as_bits
 from tagmoe.annotation.annotate import take_tags
 from tagmoe.annotation.annotation import ANNOTATION, Annotation, annotators, column_of, read_annotations
 from tagmoe.annotation.annotators import Annotator, row_key
-from tagmoe.annotation.bootstrap import RootBootstrap
 from tagmoe.annotation.gold import Change, Comparison, GoldSet, compare
 from tagmoe.annotation.propose import Mistake, next_version, proposal_question, worst_tags
 from tagmoe.annotation.rule_set import RuleSet
 from tagmoe.data.record import PROVENANCE, SCHEMA, Record
 from tagmoe.data.store import Store
 from tagmoe.errors import DataError, UsageError
-from tagmoe.resumable import write_whole
+from tagmoe.files.atomic import write_whole
+from tagmoe.intervals import RootBootstrap
 from tagmoe.tags import index
 from tagmoe.vlm.question import Question
 

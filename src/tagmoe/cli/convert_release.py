@@ -13,7 +13,7 @@ from tagmoe.cli.output import check_output_folder, give, say
 from tagmoe.cli.progress import byte_bar
 from tagmoe.cli.upcycle import PIPELINE_FILES
 from tagmoe.errors import UsageError
-from tagmoe.resumable import size_text
+from tagmoe.files.resumable import size_text
 
 
 def convert_release(

@@ -17,7 +17,7 @@ from tagmoe.errors import MissingError, UsageError
 
 if TYPE_CHECKING:
     from tagmoe.annotation.agree import AgreeReport
-    from tagmoe.annotation.bootstrap import Measure
+    from tagmoe.intervals import Measure
 
 
 def agree(

@@ -13,7 +13,7 @@ from tagmoe.cli.data_extra import need_data_extra
 from tagmoe.cli.options import AsJson, Force
 from tagmoe.cli.output import check_output_folder, give, new_folder
 from tagmoe.cli.progress import count_bar
-from tagmoe.resumable import size_text
+from tagmoe.files.resumable import size_text
 
 
 class Format(StrEnum):

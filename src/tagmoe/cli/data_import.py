@@ -15,7 +15,7 @@ from tagmoe.cli.output import give
 from tagmoe.cli.progress import count_bar
 from tagmoe.data.sources.registry import KINDS, open_source
 from tagmoe.errors import UsageError
-from tagmoe.resumable import size_text
+from tagmoe.files.resumable import size_text
 
 
 def import_(

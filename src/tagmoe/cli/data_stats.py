@@ -53,7 +53,7 @@ def stats(
 
 def draw(found: Statistics) -> str:
     """The counts as SVG, a panel of bars for each group that tells something apart."""
-    from tagmoe.routing.svg import ACCENT, Drawing, quiet
+    from tagmoe.report.svg import ACCENT, Drawing, quiet
 
     groups = {name: _shown(counts) for name, counts in found.groups.items() if counts}
     heights = [0.5 + 0.24 * len(counts) for counts in groups.values()]

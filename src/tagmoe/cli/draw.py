@@ -59,7 +59,7 @@ def draw(
     check_model(model)
     check_backend(rewrite, vlm_model)
     page = None if explain is None else prepare_page(explain, model, force=force)
-    from tagmoe.images import load_image
+    from tagmoe.pictures import load_image
 
     references = [load_image(picture) for picture in pictures]
     plan = plan_memory(model, memory)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tagmoe.cli.models import check_model, model_name
 from tagmoe.cli.output import check_output_file, say, write_text
 from tagmoe.errors import CheckpointError, MissingError, UsageError
-from tagmoe.json_files import read_object
+from tagmoe.files.json_files import read_object
 
 if TYPE_CHECKING:
     from PIL.Image import Image

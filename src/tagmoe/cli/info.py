@@ -19,7 +19,7 @@ from tagmoe.cli.models import check_model, hush
 from tagmoe.cli.options import AsJson, Model
 from tagmoe.cli.output import give
 from tagmoe.errors import MissingError, TagMoEError, UsageError
-from tagmoe.json_files import read_object
+from tagmoe.files.json_files import read_object
 from tagmoe.memory.plans import BUDGETS, PLANS, RESERVE, MemoryPlan, choose_plan, fits
 from tagmoe.memory.room import Room, memory_room
 from tagmoe.memory.sizes import GB, ModelSizes, full_size, read_sizes

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tagmoe.errors import TagMoEError, UsageError
-from tagmoe.resumable import put_in_place, write_whole
+from tagmoe.files.atomic import put_in_place, write_whole
 
 if TYPE_CHECKING:
     from PIL.Image import Image

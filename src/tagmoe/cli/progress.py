@@ -6,12 +6,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tagmoe.resumable import Progress
+from tagmoe.files.resumable import Progress
 
 
 @contextmanager
 def byte_bar(title: str) -> Iterator[Progress | None]:
-    """Yields the callback of `tagmoe.resumable.write_folder`, or None when stderr is no terminal."""
+    """Yields the callback of `tagmoe.files.resumable.write_folder`, or None when stderr is no terminal."""
     if not sys.stderr.isatty():
         yield None
         return

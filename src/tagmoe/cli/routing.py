@@ -18,8 +18,8 @@ from tagmoe.cli.models import check_model, hush, load_model, model_name, plan_me
 from tagmoe.cli.options import AsJson, Cfg, FixedSeed, Force, Memory, MemoryChoice, Model, Steps, Threads
 from tagmoe.cli.output import check_output_folder, give, new_folder, say
 from tagmoe.errors import UsageError
-from tagmoe.json_files import read_object
-from tagmoe.resumable import size_text
+from tagmoe.files.json_files import read_object
+from tagmoe.files.resumable import size_text
 
 if TYPE_CHECKING:
     from tagmoe.evaluate.recording import RoutingCase

@@ -13,8 +13,8 @@ from tagmoe.cli.options import AsJson, FixedSeed, Force
 from tagmoe.cli.output import check_output_folder, give, say
 from tagmoe.cli.progress import byte_bar
 from tagmoe.errors import UsageError
-from tagmoe.hub import local_folder
-from tagmoe.resumable import NOTE, size_text
+from tagmoe.files.hub import local_folder
+from tagmoe.files.resumable import NOTE, size_text
 
 TRANSFORMER_FILES = ("config.json", "diffusion_pytorch_model*", NOTE)
 PIPELINE_FILES = (

@@ -6,8 +6,6 @@ read for it, so that a truncated file is found as surely as at full size.
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,9 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from tagmoe.data.picture_file import FORMATS, MAX_PIXELS
 from tagmoe.data.record import PARTIAL
 from tagmoe.data.shift import measure_shift
+from tagmoe.errors import ImageError
+from tagmoe.pictures import EXCHANGING, TOO_LARGE, load_image, open_picture, orientation, to_rgb
 from tagmoe.tags import TAGS, TaskDescriptor
 
 VERSION = 1
@@ -60,7 +59,6 @@ MIN_SHIFT_SEEN = 0.3
 MAX_CHARACTERS = 2000
 COPY_SIDE = 256
 """The longer side of a copy is at least so long, and less than twice that, in pixels."""
-_TURNED = (5, 6, 7, 8)
 _SOME = 8  # every 8th pixel of every 8th row tells most pictures apart at once
 
 COLUMNS = ("instruction", "instructions", "instruction_rewritten", "tags", "tag_provenance", "images", "target")
@@ -153,7 +151,7 @@ def picture_findings(picture: Mapping[str, Any]) -> tuple[list[Finding], View | 
     """What is wrong with one encoded picture {role, data, width, height}, and the picture unless it is undecodable."""
     role = picture["role"]
     try:
-        with _opened(picture["data"]) as image:
+        with open_picture(picture["data"]) as image:
             size = _upright_size(image)
             found = size_findings(role, size)
             recorded = (picture["width"], picture["height"])
@@ -161,13 +159,9 @@ def picture_findings(picture: Mapping[str, Any]) -> tuple[list[Finding], View | 
             if recorded not in (size, image.size):
                 text = f"the {role} has {size[0]}x{size[1]} pixels, its record says {recorded[0]}x{recorded[1]}"
                 found.append(Finding("recorded size", text))
-            view = None if any(item.check == "huge" for item in found) else _view(image, size)
-    except Image.DecompressionBombError:
-        return [Finding("huge", f"the {role} has more pixels than can be decoded")], None
-    except Exception as error:
-        # A decoder may fail in any way at all on a damaged file.
-        reason = " ".join(str(error).split())[:100] if not isinstance(error, Image.UnidentifiedImageError) else ""
-        return [Finding("undecodable", f"the {role} is {reason or 'no picture that is known'}")], None
+            view = _view(image, size)
+    except ImageError as error:
+        return [Finding("huge" if str(error) == TOO_LARGE else "undecodable", f"{role}: {error}")], None
     return found, view
 
 
@@ -177,8 +171,6 @@ def size_findings(role: str, size: tuple[int, int]) -> list[Finding]:
     found = []
     if min(size) < MIN_SIDE:
         found.append(Finding("tiny", f"the {role} has {width}x{height} pixels"))
-    if width * height > MAX_PIXELS:
-        found.append(Finding("huge", f"the {role} has {width}x{height} pixels"))
     if max(size) > MAX_ASPECT * min(size):
         found.append(Finding("extreme aspect", f"the {role} has {width}x{height} pixels"))
     return found
@@ -214,7 +206,7 @@ def is_same_picture(source: View, target: View, source_data: bytes, target_data:
         first, second = (view.copy[::step, ::step].astype(np.int16) for view in (source, target))
         if np.abs(first - second).max() > 16:
             return False
-    return np.array_equal(_pixels(source_data), _pixels(target_data))
+    return np.array_equal(load_image(source_data), load_image(target_data))
 
 
 def colour_of(view: View) -> tuple[int, int, int] | None:
@@ -239,12 +231,11 @@ def is_emptied(view: View, other: View | None) -> bool:
 def mask_findings(data: bytes, ground: View | None) -> list[Finding]:
     """What is wrong with a mask (white where the edit is) for the picture it belongs to."""
     try:
-        with _opened(data) as image:
+        with open_picture(data) as image:
             size = _upright_size(image)
-            brightest = int(np.asarray(image.convert("L")).max()) if size[0] * size[1] <= MAX_PIXELS else 255
-    except Exception as error:
-        # A decoder may fail in any way at all on a damaged file.
-        return [Finding("undecodable", f"the mask is {' '.join(str(error).split())[:100]}")]
+            brightest = int(np.asarray(image.convert("L")).max())
+    except ImageError as error:
+        return [Finding("huge" if str(error) == TOO_LARGE else "undecodable", f"mask: {error}")]
     found = []
     if ground is not None and size != (ground.width, ground.height):
         sizes = f"{size[0]}x{size[1]} and {ground.width}x{ground.height}"
@@ -254,23 +245,12 @@ def mask_findings(data: bytes, ground: View | None) -> list[Finding]:
     return found
 
 
-def _opened(data: bytes) -> Image.Image:
-    with warnings.catch_warnings():
-        # Of large pictures, where the limit here is stricter, and of damaged EXIF data, which is harmless.
-        warnings.simplefilter("ignore")
-        return Image.open(io.BytesIO(data), formats=FORMATS)
-
-
-def _turn(image: Image.Image) -> int:
-    return int(image.getexif().get(0x0112, 1)) if "exif" in image.info else 1
-
-
 def _upright_size(image: Image.Image) -> tuple[int, int]:
-    return image.size[::-1] if _turn(image) in _TURNED else image.size
+    return image.size[::-1] if orientation(image) in EXCHANGING else image.size
 
 
 def _view(image: Image.Image, size: tuple[int, int]) -> View:
-    turn, factor = _turn(image), 1
+    turn, factor = orientation(image), 1
     while max(size) // (2 * factor) >= COPY_SIDE:
         factor *= 2
     before = image.size
@@ -278,7 +258,7 @@ def _view(image: Image.Image, size: tuple[int, int]) -> View:
         image.draft("RGB", (before[0] // factor, before[1] // factor))
     image.load()
     left = factor // max(1, round(before[0] / image.size[0]))
-    copy = _rgb(image)
+    copy = to_rgb(image)
     if left > 1:
         copy = copy.reduce(left)
     if turn != 1:
@@ -289,21 +269,3 @@ def _view(image: Image.Image, size: tuple[int, int]) -> View:
 def _with_turn(copy: Image.Image, turn: int) -> Image.Image:
     copy.getexif()[0x0112] = turn
     return copy
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB; 16-bit values are scaled, transparency is laid on white."""
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        whole = image.convert("RGBA")
-        ground = Image.new("RGBA", whole.size, "white")
-        return Image.alpha_composite(ground, whole).convert("RGB")
-    return image.convert("RGB")
-
-
-def _pixels(data: bytes) -> np.ndarray:
-    """The whole upright picture, (H, W, 3) uint8."""
-    with _opened(data) as image:
-        turn = _turn(image)
-        return np.asarray(ImageOps.exif_transpose(_with_turn(_rgb(image), turn)))

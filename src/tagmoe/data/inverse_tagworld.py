@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 
 import numpy as np
-from PIL import Image
 
 from tagmoe.data.record import Picture
+from tagmoe.pictures import load_image
 from tagmoe.world import Item, Scene, read, render
 from tagmoe.world.dice import Dice
 from tagmoe.world.instructions import (
@@ -49,8 +48,7 @@ def inverse_of(task: str, source: Picture, target: Picture, seed: int) -> tuple[
 
 def _scene(picture: Picture) -> Scene | None:
     """What a picture shows, if drawing it gives the same pixels."""
-    with Image.open(io.BytesIO(picture.data)) as image:
-        pixels = np.asarray(image.convert("RGB"))
+    pixels = np.asarray(load_image(picture.data))
     scene = read(pixels).scene
     return scene if scene is not None and np.array_equal(render(scene), pixels) else None
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import warnings
+from PIL import Image, ImageDraw, ImageFont
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
-
-from tagmoe.data.picture_file import FORMATS
 from tagmoe.data.record import Picture, Record
+from tagmoe.errors import ImageError
+from tagmoe.pictures import load_image
 from tagmoe.tags import TAGS, TaskDescriptor
 
 TILE = 320
@@ -50,15 +48,9 @@ def picture_sheet(record: Record) -> Image.Image:
 def _tile(picture: Picture) -> Image.Image | str:
     """The picture at most TILE large, or why it cannot be shown."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(picture.data), formats=FORMATS) as opened:
-                upright = ImageOps.exif_transpose(opened).convert("RGBA")
-    except Exception as error:
-        # A decoder may fail in any way at all on bytes that somebody made to that end.
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        return f"{len(picture.data)} bytes that cannot be decoded ({reason})"
-    flat = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright).convert("RGB")
+        flat = load_image(picture.data)
+    except ImageError as error:
+        return f"{len(picture.data)} bytes that cannot be decoded ({error})"
     scale = TILE / max(flat.size)
     # Small pictures are enlarged pixel by pixel, as a sheet is to show what is there.
     method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from PIL import Image, ImageOps
-
 from tagmoe.data import checks
-from tagmoe.data.picture_file import FORMATS
 from tagmoe.data.store import Store
 from tagmoe.data.validate import Summary
-from tagmoe.pages import page_environment
+from tagmoe.errors import ImageError
+from tagmoe.pictures import data_address, load_image
+from tagmoe.report.pages import page_environment
 
 SIDE = 200
 """Longest side of a picture on the page, in pixels."""
@@ -65,17 +61,8 @@ def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
 def picture_address(data: bytes) -> str | None:
     """A small copy to be put into the page; None for what cannot be decoded or is too large to be."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                if image.size[0] * image.size[1] > checks.MAX_PIXELS:
-                    return None
-                image.draft("RGB", (SIDE, SIDE))
-                small = ImageOps.exif_transpose(image).convert("RGB")
-                small.thumbnail((SIDE, SIDE))
-    except Exception:
-        # A decoder may fail in any way at all on a damaged file.
+        small = load_image(data, draft=(SIDE, SIDE))
+    except ImageError:
         return None
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    small.thumbnail((SIDE, SIDE))
+    return data_address(small, kind="JPEG")

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from tagmoe.errors import ImageError, UsageError, VocabularyError
 from tagmoe.evaluate.recording import RoutingCase, image_digest
-from tagmoe.images import load_image
+from tagmoe.pictures import load_image
 from tagmoe.routing.recording import Facts
 from tagmoe.tags import TaskDescriptor
 

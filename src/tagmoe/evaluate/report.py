@@ -5,8 +5,6 @@ The page needs nothing but itself: style, script and pictures are inside it.
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,8 +15,9 @@ import numpy as np
 from PIL import Image
 
 from tagmoe.evaluate.tagworld import TagWorldScores
-from tagmoe.pages import page_environment
-from tagmoe.resumable import write_whole
+from tagmoe.files.atomic import write_whole
+from tagmoe.pictures import data_address
+from tagmoe.report.pages import page_environment
 from tagmoe.routing.record import CaseRouting, by_task
 from tagmoe.world import Sample, Verdict
 
@@ -81,7 +80,11 @@ def write_report(evaluation: Evaluation, folder: Path) -> dict[str, Any]:
 def render(evaluation: Evaluation) -> str:
     """The HTML page. All text is escaped: instructions and model names come from outside."""
     environment = page_environment("tagmoe.evaluate")
-    environment.filters |= {"percent": _percent, "png": png_address, "tint": _tint}
+    environment.filters |= {
+        "percent": _percent,
+        "png": lambda picture: data_address(Image.fromarray(picture)),
+        "tint": _tint,
+    }
     routing = evaluation.routing
     tasks = [case.task for case in evaluation.samples]
     return environment.get_template("report.html.j2").render(
@@ -92,13 +95,6 @@ def render(evaluation: Evaluation) -> str:
         experts=routing[0].target_LN.shape[1] if routing else 0,
         maps=_mapped(evaluation),
     )
-
-
-def png_address(picture: np.ndarray) -> str:
-    """A picture as a data: address; 64x64 pixels are a few KB, and CSS enlarges them without blur."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _case(case: Sample, verdict: Verdict) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tagmoe.errors import CheckpointError, MissingError
-from tagmoe.json_files import read_object
+from tagmoe.files.json_files import read_object
 from tagmoe.model.shards import Entry, read_file
 
 GB = 1e9

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from tagmoe.errors import CheckpointError, MissingError
-from tagmoe.hub import SUFFIXES, local_folder
-from tagmoe.json_files import read_object
+from tagmoe.files.hub import SUFFIXES, local_folder
+from tagmoe.files.json_files import read_object
 from tagmoe.model.layout import DENSE_DEFAULTS, ffn_layout
 from tagmoe.model.shards import PICKLES, STEM, Entry, read_entries, read_file, read_files
 
@@ -267,7 +267,7 @@ def _refuse(source: str, **problems: list[str]) -> None:
 def release_source(source: str | Path, **options: Any) -> Path:
     """The authors' weights as a file or folder, downloaded where `source` is a name on the hub.
 
-    options: those of `tagmoe.hub.local_folder`, whose errors are raised.
+    options: those of `tagmoe.files.hub.local_folder`, whose errors are raised.
     """
     path = Path(source).expanduser()
     return path if path.is_file() else local_folder(path, allow_patterns=RELEASE_FILES, **options)

@@ -15,7 +15,18 @@ from typing import Any
 import numpy as np
 
 from tagmoe.errors import CheckpointError
-from tagmoe.json_files import read_object
+from tagmoe.files.json_files import read_object
+from tagmoe.files.resumable import (
+    CHUNK,
+    ByteRange,
+    Made,
+    PlannedFile,
+    Progress,
+    Say,
+    Written,
+    read_chunks,
+    write_folder,
+)
 from tagmoe.model.release import Piece, ReleasePlan, plan_release, read_base_config, read_release
 from tagmoe.model.shards import (
     DTYPE_BITS,
@@ -30,7 +41,6 @@ from tagmoe.model.shards import (
     shard_file,
 )
 from tagmoe.presets import RELEASE
-from tagmoe.resumable import CHUNK, ByteRange, Made, PlannedFile, Progress, Say, Written, read_chunks, write_folder
 
 # The parts of a pipeline that a release takes from its base, and the stem of the weights of those that have any.
 BASE_PARTS = {"vae": "diffusion_pytorch_model", "text_encoder": "model", "tokenizer": None, "scheduler": None}
@@ -61,7 +71,7 @@ def convert_release(
     point, the same call goes on where it was.
 
     Raises MissingError when a folder is not there, CheckpointError (naming file or keys) for all that does not fit or
-    is damaged, and what `tagmoe.resumable.write_folder` raises for a target that cannot be written.
+    is damaged, and what `tagmoe.files.resumable.write_folder` raises for a target that cannot be written.
     """
     entries = read_release(source)
     plan = plan_release(entries, read_base_config(base), source=str(source))

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from tagmoe.errors import CheckpointError, MissingError
-from tagmoe.json_files import names_once, read_object
-from tagmoe.resumable import ByteRange, Made, PlannedFile, Progress, Say, Written, read_chunks, write_folder
+from tagmoe.files.json_files import names_once, read_object
+from tagmoe.files.resumable import ByteRange, Made, PlannedFile, Progress, Say, Written, read_chunks, write_folder
 
 STEM = "diffusion_pytorch_model"
 # the files of a model folder, as patterns
@@ -249,7 +249,7 @@ def write_shards(
     progress: Progress | None = None,
     say: Say | None = None,
 ) -> Written:
-    """Write a model folder from planned tensors, resumable; errors are those of `tagmoe.resumable.write_folder`."""
+    """Write a model folder from planned tensors, resumable. Raises what `write_folder` does."""
     files = plan_shards(planned, config, max_shard_bytes=max_shard_bytes)
     return write_folder(target, files, fingerprint=fingerprint, replace=replace, progress=progress, say=say)
 

@@ -22,7 +22,8 @@ import numpy as np
 
 from tagmoe import __version__
 from tagmoe.errors import CheckpointError, ConfigError, MissingError
-from tagmoe.json_files import read_object
+from tagmoe.files.json_files import read_object
+from tagmoe.files.resumable import ByteRange, Made, PlannedFile, Progress, Say, Written, write_folder
 from tagmoe.model.dtypes import FLOATS, NAMES, decode, encode
 from tagmoe.model.layout import (
     DENSE_DEFAULTS,
@@ -43,7 +44,6 @@ from tagmoe.model.shards import (
     read_entries,
     tensor_bytes,
 )
-from tagmoe.resumable import ByteRange, Made, PlannedFile, Progress, Say, Written, write_folder
 
 CLASSES = ("QwenImageTransformer2DModel", "TagMoETransformer2DModel")
 INDEX = "model_index.json"
@@ -79,7 +79,7 @@ def upcycle_folder(
 ) -> Written:
     """Write the mixture of a dense transformer folder, or of a pipeline folder with one (its other parts are copied).
 
-    Resumable and safe against a second process, see `tagmoe.resumable.write_folder`, whose errors are raised too.
+    Resumable and safe against a second process, see `tagmoe.files.resumable.write_folder`, whose errors are raised too.
     Raises MissingError when there is no transformer, ConfigError for bad settings or a mixture, CheckpointError for a
     folder that is damaged, incomplete, a pickle or of other dimensions than its config says.
     """

@@ -6,9 +6,7 @@ most MAX_STEPS denoising steps are drawn.
 
 from __future__ import annotations
 
-import base64
 import colorsys
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from tagmoe.model.routing import RoutingTrace
-from tagmoe.pages import page_environment
+from tagmoe.pictures import data_address
+from tagmoe.report.pages import page_environment
 from tagmoe.routing.predicted_tags import PredictedTags
 from tagmoe.routing.tags_right import TagsRight
 from tagmoe.tags import TAG_NAMES, TaskDescriptor
@@ -184,7 +183,7 @@ def choice_map(votes_hwN: np.ndarray, experts: int) -> str:
     chosen = _shrink(votes_hwN).argmax(axis=-1).astype(np.uint8)
     picture = Image.fromarray(chosen, mode="P")
     picture.putpalette([level for n in range(experts) for level in _rgb(expert_colour(n, experts))])
-    return _png(picture)
+    return data_address(picture)
 
 
 def score_map(scores_hw: np.ndarray, colour: str) -> str:
@@ -192,7 +191,7 @@ def score_map(scores_hw: np.ndarray, colour: str) -> str:
     levels = np.rint(np.clip(scores_hw, 0, 1) * (_SHADES - 1)).astype(np.uint8)
     picture = Image.fromarray(levels, mode="P")
     picture.putpalette(list(_rgb(colour)) * _SHADES)
-    return _png(picture, transparency=bytes(round(255 * level / (_SHADES - 1)) for level in range(_SHADES)))
+    return data_address(picture, transparency=bytes(round(255 * level / (_SHADES - 1)) for level in range(_SHADES)))
 
 
 def tag_rows(tags: TagReading) -> list[TagRow]:
@@ -299,17 +298,7 @@ def _picture_address(picture: Image.Image) -> str:
     small = picture.convert("RGB")
     small.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
     small = Image.fromarray(np.asarray(small))
-    if max(small.size) <= 128:
-        return _png(small)
-    buffer = io.BytesIO()
-    small.save(buffer, format="JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def _png(picture: Image.Image, **options: bytes) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True, **options)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return data_address(small, kind="PNG" if max(small.size) <= 128 else "JPEG")
 
 
 def _rgb(colour: str) -> tuple[int, int, int]:

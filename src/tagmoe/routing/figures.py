@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tagmoe.report.svg import ACCENT, INK, LINE, SOFT, Drawing, expert_colour, quiet
 from tagmoe.routing.heatmaps import layer_names, short
 from tagmoe.routing.specialization import MutualInformation
-from tagmoe.routing.svg import ACCENT, INK, LINE, SOFT, Drawing, expert_colour, quiet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

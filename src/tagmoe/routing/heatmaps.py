@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tagmoe.report.svg import CARD, INK, Drawing, quiet
 from tagmoe.routing.record import TaskRouting
 from tagmoe.routing.specialization import Interval, MutualInformation, deviation
-from tagmoe.routing.svg import CARD, INK, Drawing, quiet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,12 +11,12 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
-from tagmoe.errors import ResultError
+from tagmoe.errors import ImageError, ResultError
 from tagmoe.model.routing import RoutingTrace
+from tagmoe.pictures import open_picture
 from tagmoe.routing.recording import ABOUT, CASES, FORMAT, INTERVENTIONS, Case, Header, Interventions
 
 T = TypeVar("T")
@@ -94,9 +94,9 @@ class Recording:
     def picture(self, name: str) -> np.ndarray:
         """A picture by its path in the folder, uint8. Raises ResultError when it is none."""
         try:
-            with Image.open(self.folder / name, formats=("PNG",)) as image:
+            with open_picture(self.folder / name, formats=("PNG",)) as image:
                 return np.asarray(image)
-        except Exception as error:  # a decoder may fail in any way at all
+        except ImageError as error:
             raise self._damaged(name, " ".join(str(error).split())[:100]) from None
 
     def _damaged(self, name: str, reason: str) -> ResultError:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from tagmoe.pages import page_environment
+from tagmoe.report.pages import page_environment
+from tagmoe.report.svg import inline
 from tagmoe.routing.effects import Effect, Effects
 from tagmoe.routing.figure_set import figure_files, figure_set, task_figures
 from tagmoe.routing.findings import Findings, Missing, find
@@ -21,7 +22,6 @@ from tagmoe.routing.maps import address, mapped_cases
 from tagmoe.routing.predictability import Accuracy
 from tagmoe.routing.reading import Recording
 from tagmoe.routing.specialization import MutualInformation
-from tagmoe.routing.svg import inline
 from tagmoe.routing.tables import csv_tables, plain
 
 PAGE, DATA, FIGURES = "report.html", "report.json", "figures"

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from tagmoe.errors import CheckpointError
+from tagmoe.files.atomic import write_whole
+from tagmoe.files.json_files import read_object
 from tagmoe.folder import ALIGNMENT
-from tagmoe.json_files import read_object
-from tagmoe.resumable import write_whole
 
 FILE = "tags_right.json"
 

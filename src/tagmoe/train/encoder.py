@@ -6,7 +6,6 @@ What it gives is what training and drawing compute: the same methods of `TagMoEP
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Sequence
 from functools import partial
@@ -19,13 +18,14 @@ import torch
 
 from tagmoe.data.encode import CODE_VERSION, Encoder
 from tagmoe.data.rows import Size
-from tagmoe.errors import ImageError, UsageError
+from tagmoe.errors import UsageError
+from tagmoe.files.json_files import read_object
 from tagmoe.folder import check_model_folder
-from tagmoe.images import FORMATS, images_to_tensor, load_image
-from tagmoe.json_files import read_object
 from tagmoe.model.shards import read_files
 from tagmoe.model.transformer import TagMoETransformer2DModel
+from tagmoe.pictures import load_image
 from tagmoe.pipeline import TagMoEPipeline
+from tagmoe.pipeline_tensors import images_to_tensor
 from tagmoe.presets import RELEASE
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -42,13 +42,7 @@ class PipelineEncoder:
 
     def decode(self, data: bytes) -> PIL.Image.Image:
         """The upright RGB picture, by the rules of `load_image`. Raises ImageError."""
-        try:
-            picture = PIL.Image.open(io.BytesIO(data), formats=FORMATS)
-        except Exception:
-            # A decoder may fail in any way at all on bytes that somebody made to that end.
-            raise ImageError("these bytes are no picture that can be read.") from None
-        with picture:
-            return load_image(picture)
+        return load_image(data)
 
     def encode_pictures(self, pictures: Sequence[PIL.Image.Image]) -> np.ndarray:
         """Normalised latents (B, z, h, w), float32."""

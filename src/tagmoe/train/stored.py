@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -17,8 +16,9 @@ from torch import Tensor
 from tagmoe.config import DataConfig, RunConfig
 from tagmoe.data.sampler import Draw, Sampler, SourceRows, wording
 from tagmoe.errors import DataError, ImageError, MissingError, TrainingError, UsageError
-from tagmoe.images import images_to_tensor, load_image
+from tagmoe.pictures import load_image
 from tagmoe.pipeline import TagMoEPipeline
+from tagmoe.pipeline_tensors import images_to_tensor
 from tagmoe.tags import TAGS
 from tagmoe.train.encoded import Batch
 
@@ -183,8 +183,8 @@ class StoredSamples:
 
     def _pixels(self, record: Record, data: bytes, size: tuple[int, int]) -> Image.Image:
         try:
-            image = load_image(Image.open(io.BytesIO(data)))
-        except (OSError, ImageError) as error:
+            image = load_image(data)
+        except ImageError as error:
             raise self._unusable(record, error) from error
         if image.size != size:
             raise self._unusable(record, f"a picture is {image.width}x{image.height} and stored as {size[0]}x{size[1]}")
@@ -198,8 +198,8 @@ class StoredSamples:
         edited = torch.full((rows, columns), not masks)
         for mask in masks:
             try:
-                image = Image.open(io.BytesIO(mask.data)).convert("L")
-            except OSError as error:
+                image = load_image(mask.data).convert("L")
+            except ImageError as error:
                 raise self._unusable(record, error) from error
             image = image.resize((columns * multiple, rows * multiple), Image.Resampling.NEAREST)
             white = torch.from_numpy(np.asarray(image) > 127)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from tagmoe.errors import ImageError, UsageError
-from tagmoe.vlm.pictures import opened
+from tagmoe.pictures import load_image
 from tagmoe.vlm.question import Attachment, Question
 
 # Where the texts of a question go in a rendered chat template; no template and no text of ours has these.
@@ -154,7 +154,7 @@ class _Eyes:
 
 def _open(attachment: Attachment) -> Image.Image:
     try:
-        return opened(attachment.data)
+        return load_image(attachment.data)
     except ImageError as error:
         raise Refused(f"A picture of the question cannot be shown ({error}); give a whole PNG, JPEG or WebP.") from None
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import io
 import math
-import warnings
 
-import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from tagmoe.data.picture_file import FORMATS, read_header
-from tagmoe.errors import ImageError, UsageError
+from tagmoe.errors import UsageError
+from tagmoe.pictures import load_image, read_header
 
 SHOWN = ("png", "jpg", "webp")
 """What every server reads."""
@@ -31,18 +29,8 @@ def capped(data: bytes, pixels: int) -> bytes:
     header = read_header(data)
     if header.upright and header.extension in SHOWN and header.width * header.height <= pixels:
         return data
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns of damaged EXIF, which does not make the pixels unusable
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                size = fitting_size(header.width, header.height, pixels)
-                # a JPEG is decoded at a half, a quarter or an eighth where that is still larger than what is wanted
-                image.draft(None, size if header.upright else (max(size), max(size)))
-                shown = _on_white(ImageOps.exif_transpose(image))
-    except Exception:
-        # A decoder may fail in any way at all on bytes that somebody made to that end.
-        raise ImageError("damaged picture") from None
+    size = fitting_size(header.width, header.height, pixels)
+    shown = load_image(data, draft=size)
     if shown.size != size:
         shown = shown.resize(size, Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
@@ -62,26 +50,3 @@ def fitting_size(width: int, height: int, pixels: int) -> tuple[int, int]:
     wide = min(max(1, int(width * scale)), pixels)
     high = min(max(1, int(height * scale)), pixels // wide)
     return min(wide, pixels // high), high
-
-
-def opened(data: bytes) -> Image.Image:
-    """An encoded picture as upright 8-bit RGB, transparency laid on white. Raises ImageError for what is none."""
-    read_header(data)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                return _on_white(ImageOps.exif_transpose(image))
-    except Exception:
-        # A decoder may fail in any way at all on bytes that somebody made to that end.
-        raise ImageError("damaged picture") from None
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    """8-bit RGB; 16-bit values are scaled, transparency is laid on white."""
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        whole = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole).convert("RGB")
-    return image.convert("RGB")

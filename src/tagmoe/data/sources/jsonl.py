@@ -20,7 +20,7 @@ from tagmoe.data.record import Record
 from tagmoe.data.sources.files import marks, picture_of_file
 from tagmoe.data.sources.source import Licence, Row
 from tagmoe.errors import DataError
-from tagmoe.json_files import names_once
+from tagmoe.files.json_files import names_once
 
 MAX_LINE = 16 << 20
 _SAMPLE_BYTES = 1 << 20

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
-import warnings
 
 from PIL import Image, ImageOps
 
 from tagmoe.data.fields import UnusableRow
-from tagmoe.data.picture_file import FORMATS
 from tagmoe.data.record import Picture, Role
 from tagmoe.data.sources.skipped import DAMAGED_PICTURE
+from tagmoe.errors import ImageError
+from tagmoe.pictures import open_picture
 
 JPEG_QUALITY = 95
 """Of pictures that were JPEG already, with full colour resolution: lossless, 200,000 pairs would be 300 GB."""
@@ -19,18 +19,15 @@ JPEG_QUALITY = 95
 def decoded(picture: Picture, mode: str = "RGB") -> Image.Image:
     """The upright pixels. Raises UnusableRow when the bytes are cut off or damaged."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of damaged EXIF
-            with Image.open(io.BytesIO(picture.data), formats=FORMATS) as image:
-                return ImageOps.exif_transpose(image).convert(mode)
-    except Exception:
-        # A decoder may fail in any way at all on bytes that somebody made to that end.
+        with open_picture(picture.data) as image:
+            return ImageOps.exif_transpose(image).convert(mode)
+    except ImageError:
         raise UnusableRow(DAMAGED_PICTURE) from None
 
 
 def has_alpha(picture: Picture) -> bool:
     """Whether some pixels may be transparent, from the header."""
-    with Image.open(io.BytesIO(picture.data), formats=FORMATS) as image:
+    with open_picture(picture.data) as image:
         return image.has_transparency_data
 
 

@@ -13,7 +13,6 @@ import fcntl
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tagmoe.errors import CheckpointError, TagMoEError, UsageError
+from tagmoe.files.atomic import put_in_place
 
 NOTE = "unfinished.json"
 CHUNK = 4 << 20
@@ -114,35 +114,6 @@ def write_folder(
 def partial_folder(target: Path) -> Path:
     """Where `target` is written before it is whole."""
     return target.with_name(f".{target.name}.partial")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file beside its place, then move it there: whole or not at all. Raises OSError."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def put_in_place(partial: Path, target: Path) -> None:
-    """Rename a finished folder to `target`, replacing a folder there; when that fails the old one comes back."""
-    if not target.exists():
-        os.replace(partial, target)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    try:
-        os.replace(target, old / "replaced")
-        try:
-            os.replace(partial, target)
-        except BaseException:
-            os.replace(old / "replaced", target)
-            raise
-    finally:
-        # What could not be moved back stays in this folder: better a strange name than a lost result.
-        if target.exists():
-            shutil.rmtree(old, ignore_errors=True)
 
 
 def size_text(nbytes: int) -> str:

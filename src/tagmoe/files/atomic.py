@@ -1,0 +1,37 @@
+"""Files and folders that are there whole or not at all: written beside their place, then renamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file beside its place, then move it there: whole or not at all. Raises OSError."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def put_in_place(partial: Path, target: Path) -> None:
+    """Rename a finished folder to `target`, replacing a folder there; when that fails the old one comes back."""
+    if not target.exists():
+        os.replace(partial, target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    try:
+        os.replace(target, old / "replaced")
+        try:
+            os.replace(partial, target)
+        except BaseException:
+            os.replace(old / "replaced", target)
+            raise
+    finally:
+        # What could not be moved back stays in this folder: better a strange name than a lost result.
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,44 @@
+"""Pictures as a pipeline's tensors: the references of each prompt, and pixels from -1 to 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tagmoe.errors import UsageError
+from tagmoe.pictures import load_image
+
+
+def nest_images(image: Any, samples: int, is_batch: bool) -> list[list[Image.Image]]:
+    """The references of each prompt; one inner list when all prompts share them, [[]] without references.
+
+    With `is_batch` a flat list is refused, as it could mean either. Raises UsageError when the numbers do not fit.
+    """
+    if image is None:
+        return [[]]
+    if not isinstance(image, list | tuple):
+        return [[load_image(image)]]
+    if not image:
+        raise UsageError("image is an empty list; give at least one reference, or None to generate from text.")
+    nested = any(isinstance(entry, list | tuple) for entry in image)
+    if not nested and not is_batch:
+        return [[load_image(entry) for entry in image]]
+    if not all(isinstance(entry, list | tuple) for entry in image) or len(image) != samples:
+        raise UsageError(
+            f"image has {len(image)} entries for {samples} prompts; with a list of prompts give one picture for all of "
+            "them, or a list with one list of references for each prompt."
+        )
+    counts = sorted({len(entry) for entry in image})
+    if counts[0] == 0 or len(counts) > 1:
+        raise UsageError(f"The prompts have {counts} references; give every prompt the same number, at least one.")
+    return [[load_image(entry) for entry in pictures] for pictures in image]
+
+
+def images_to_tensor(images: Sequence[Image.Image]) -> torch.Tensor:
+    """Equally large RGB pictures as float32 pixels (B, 3, H, W) in [-1, 1]."""
+    stacked = np.stack([np.asarray(image.convert("RGB")) for image in images])
+    return torch.from_numpy(stacked).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)

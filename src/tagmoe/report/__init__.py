@@ -1,0 +1,1 @@
+"""What every HTML page shares: style, colours, numbers, figures and macros."""
