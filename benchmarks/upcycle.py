@@ -18,9 +18,9 @@ import numpy as np
 from figures import Figure, report
 
 from tagmoe.files.resumable import Made, partial_folder
-from tagmoe.model.dtypes import decode, encode
-from tagmoe.model.layout import ffn_layout
-from tagmoe.model.shards import Planned, read_entries, tensor_bytes, write_shards
+from tagmoe.weights.dtypes import decode, encode
+from tagmoe.weights.layout import ffn_layout
+from tagmoe.weights.shards import Planned, read_entries, tensor_bytes, write_shards
 
 DIM, TEXT, HEAD = 3072, 3584, 128
 RUNS, SHARD_GB = 3, 1.0

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from tagmoe.errors import CheckpointError, UsageError
-from tagmoe.model.release import base_folder, is_release, release_source
 from tagmoe.model.release_loading import load_release
-from tagmoe.presets import RELEASE
+from tagmoe.weights.presets import RELEASE
+from tagmoe.weights.release import base_folder, is_release, release_source
 
 # What diffusers does to parts while it loads them; the authors' layout has to be converted first.
 NEEDS_CONVERSION = ("quantization_config", "device_map", "variant")

@@ -17,7 +17,7 @@ import torch
 from released import MIXTURES, dense_state, released_weights, save_base, save_released, sparse_release
 
 from tagmoe.files import resumable
-from tagmoe.model.release_folder import convert_release
+from tagmoe.weights.convert_release import convert_release
 
 BIAS = [f"transformer_blocks.{block}.img_mlp.experts.bias" for block in MIXTURES]
 
@@ -187,7 +187,7 @@ def test_a_disk_that_is_too_small_is_said_before_anything_is_written(tagmoe, sou
 SLOW = """
 import sys, time
 from pathlib import Path
-from tagmoe.model.release_folder import convert_release
+from tagmoe.weights.convert_release import convert_release
 def wait(done, total):
     if done > total // 2:
         print("half", flush=True)

@@ -8,7 +8,7 @@ import json
 import pytest
 from PIL import Image
 
-from tagmoe import presets
+from tagmoe.weights import presets
 
 PROMPT = "make the circle red"
 

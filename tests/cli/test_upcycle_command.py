@@ -18,8 +18,8 @@ from tagmoe.cli import drift as drift_module
 from tagmoe.cli.drift import measure_drift
 from tagmoe.cli.progress import byte_bar
 from tagmoe.files.resumable import partial_folder
-from tagmoe.model.dtypes import NAMES
-from tagmoe.model.layout import GATE_KINDS, UPCYCLE_MODES
+from tagmoe.weights.dtypes import NAMES
+from tagmoe.weights.layout import GATE_KINDS, UPCYCLE_MODES
 
 # Not `import`: the function of the same name in the package hides the module.
 COMMAND = import_module("tagmoe.cli.upcycle")
@@ -102,7 +102,7 @@ def kill(output, data):
 
 resumable._write_all = kill
 from pathlib import Path
-from tagmoe.model.upcycle_folder import Upcycling, upcycle_folder
+from tagmoe.weights.upcycle import Upcycling, upcycle_folder
 upcycle_folder(Path(sys.argv[2]), Path(sys.argv[3]), Upcycling(2), max_shard_bytes=int(sys.argv[4]))
 """
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tagmoe.errors import UsageError
-from tagmoe.presets import PRESETS, RELEASE, Preset, find_preset
+from tagmoe.weights.presets import PRESETS, RELEASE, Preset, find_preset
 
 # Copied from the facts of the release; the other 16 are the transposes of all but the square.
 UPRIGHT = """512,2048 512,1984 512,1920 512,1856 512,1792 512,1728 512,1664 512,1600 512,1536 576,1472 640,1408 704,1344

@@ -21,9 +21,9 @@ from tagmoe.data.encoded_rows import EncodedStore
 from tagmoe.data.store import Store
 from tagmoe.errors import CheckpointError, DataError, UsageError
 from tagmoe.packaged import load_packaged, packaged_folder
-from tagmoe.presets import RELEASE
 from tagmoe.train.encoded import CHUNK, EncodedSamples
 from tagmoe.train.encoder import default_sizes, encoder_of
+from tagmoe.weights.presets import RELEASE
 from tagmoe.world import sample
 
 SMALL = [(64, 64), (32, 64), (64, 32)]

@@ -27,9 +27,9 @@ from tagmoe.memory.plans import (
 )
 from tagmoe.memory.room import memory_room
 from tagmoe.memory.sizes import GB, ModelSizes, PartSize, full_size, read_sizes
-from tagmoe.model.shards import read_file
 from tagmoe.model.transformer import TagMoETransformer2DModel
 from tagmoe.packaged import packaged_folder
+from tagmoe.weights.shards import read_file
 
 HOST = 128 * GB
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tagmoe.model.dtypes import FLOATS, NAMES, decode, encode
+from tagmoe.weights.dtypes import FLOATS, NAMES, decode, encode
 
 TORCH = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 

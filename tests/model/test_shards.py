@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from tagmoe.errors import CheckpointError, MissingError
 from tagmoe.files.resumable import Made, write_folder
-from tagmoe.model.shards import (
+from tagmoe.weights.shards import (
     DTYPE_BITS,
     MAX_HEADER_BYTES,
     Planned,

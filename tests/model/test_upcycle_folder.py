@@ -18,11 +18,11 @@ from diffusers import QwenImageTransformer2DModel
 from safetensors.torch import load_file, save_file
 
 from tagmoe.errors import CheckpointError, ConfigError, MissingError, TagMoEError
-from tagmoe.model import upcycle_folder as module
-from tagmoe.model.layout import DENSE_DEFAULTS, gate_layout
 from tagmoe.model.transformer import TagMoETransformer2DModel
 from tagmoe.model.upcycle import drift, upcycle
-from tagmoe.model.upcycle_folder import Upcycling, upcycle_folder
+from tagmoe.weights import upcycle as module
+from tagmoe.weights.layout import DENSE_DEFAULTS, gate_layout
+from tagmoe.weights.upcycle import Upcycling, upcycle_folder
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -255,7 +255,7 @@ def test_a_shard_that_is_missing_is_named(dense, tmp_path) -> None:
 MEMORY = """
 import sys
 from pathlib import Path
-from tagmoe.model.upcycle_folder import Upcycling, upcycle_folder
+from tagmoe.weights.upcycle import Upcycling, upcycle_folder
 upcycle_folder(Path(sys.argv[1]), Path(sys.argv[2]), Upcycling(1, noise=float(sys.argv[3]), dtype=sys.argv[4] or None))
 heavy = sorted({"torch", "diffusers", "transformers"} & set(sys.modules))
 peak = Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 
 from tagmoe.errors import CheckpointError, MissingError, UsageError
 from tagmoe.losses.objective import Objective
-from tagmoe.model.release_folder import convert_release
 from tagmoe.pipeline import TagMoEPipeline
+from tagmoe.weights.convert_release import convert_release
 
 
 @pytest.fixture(scope="module")

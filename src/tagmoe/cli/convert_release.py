@@ -41,8 +41,8 @@ def convert_release(
             raise UsageError(
                 f"The output {str(target)!r} and {str(folder)!r} lie in one another; choose a folder elsewhere."
             )
-    from tagmoe.model.release import base_folder, release_source
-    from tagmoe.model.release_folder import convert_release as convert
+    from tagmoe.weights.convert_release import convert_release as convert
+    from tagmoe.weights.release import base_folder, release_source
 
     found, beside = release_source(source), base_folder(base)
     started = time.perf_counter()

@@ -16,7 +16,7 @@ from tagmoe.cli.options import AsJson, Engine, EngineName, Model, RayAddress, Th
 from tagmoe.cli.output import give
 from tagmoe.cli.progress import count_bar
 from tagmoe.errors import UsageError
-from tagmoe.presets import RELEASE
+from tagmoe.weights.presets import RELEASE
 
 if TYPE_CHECKING:
     from tagmoe.data.encode import Encoder, Size

@@ -13,7 +13,7 @@ from tagmoe.cli.models import check_model, load_loras, load_model, model_name, p
 from tagmoe.cli.output import check_output_file, give, say, write_image
 from tagmoe.cli.rewriting import aloud, check_backend, drawn_facts, make_rewriter
 from tagmoe.errors import UsageError
-from tagmoe.presets import find_preset
+from tagmoe.weights.presets import find_preset
 
 if TYPE_CHECKING:
     from tagmoe.pipeline import TagMoEPipelineOutput

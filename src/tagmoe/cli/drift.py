@@ -13,8 +13,8 @@ from math import prod
 from pathlib import Path
 
 from tagmoe.files.resumable import size_text
-from tagmoe.model.dtypes import FLOATS, NAMES
-from tagmoe.model.shards import Entry, read_entries
+from tagmoe.weights.dtypes import FLOATS, NAMES
+from tagmoe.weights.shards import Entry, read_entries
 
 PROBE = "import sys; from tagmoe.cli.drift import probe; probe(*sys.argv[1:])"
 # torch, diffusers and the activations of the probe batch

@@ -23,8 +23,8 @@ from tagmoe.files.json_files import read_object
 from tagmoe.memory.plans import BUDGETS, PLANS, RESERVE, MemoryPlan, choose_plan, fits
 from tagmoe.memory.room import Room, memory_room
 from tagmoe.memory.sizes import GB, ModelSizes, full_size, read_sizes
-from tagmoe.model.shards import read_file
 from tagmoe.packaged import packaged_folder
+from tagmoe.weights.shards import read_file
 
 PACKAGES = (
     "tagmoe",

@@ -33,21 +33,21 @@ PIPELINE_FILES = (
 
 
 class Gate(StrEnum):
-    """The gates of tagmoe.model.layout, as the parser wants them."""
+    """The gates of tagmoe.weights.layout, as the parser wants them."""
 
     mlp = "mlp"
     linear = "linear"
 
 
 class Mode(StrEnum):
-    """The modes of tagmoe.model.layout, as the parser wants them."""
+    """The modes of tagmoe.weights.layout, as the parser wants them."""
 
     exact = "exact"
     plain = "plain"
 
 
 class Dtype(StrEnum):
-    """The dtypes of tagmoe.model.dtypes, as the parser wants them."""
+    """The dtypes of tagmoe.weights.dtypes, as the parser wants them."""
 
     bf16 = "bf16"
     fp16 = "fp16"
@@ -85,8 +85,8 @@ def upcycle(
             f"The output {str(target)!r} and the source {str(source)!r} lie in one another; choose a folder elsewhere."
         )
     from tagmoe.cli.drift import Drift, measure_drift
-    from tagmoe.model.shards import MODEL_FILES
-    from tagmoe.model.upcycle_folder import PART, Upcycling, transformer_folder, upcycle_folder
+    from tagmoe.weights.shards import MODEL_FILES
+    from tagmoe.weights.upcycle import PART, Upcycling, transformer_folder, upcycle_folder
 
     if not source.is_dir():
         # Of a pipeline on the hub only the transformer is fetched: its other parts do not change.

@@ -14,7 +14,7 @@ from typing import Any
 
 from tagmoe.errors import CheckpointError, MissingError
 from tagmoe.files.json_files import read_object
-from tagmoe.model.shards import Entry, read_file
+from tagmoe.weights.shards import Entry, read_file
 
 GB = 1e9
 

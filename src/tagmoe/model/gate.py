@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tagmoe.model.layout import gate_layout
+from tagmoe.weights.layout import gate_layout
 
 
 class Float32Linear(nn.Linear):

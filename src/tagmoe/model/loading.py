@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 
 from tagmoe.errors import CheckpointError, MissingError, TagMoEError
 from tagmoe.files.hub import local_folder
-from tagmoe.model.shards import MODEL_FILES
+from tagmoe.weights.shards import MODEL_FILES
 
 HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 

@@ -12,9 +12,9 @@ from accelerate import init_empty_weights
 from safetensors import SafetensorError, safe_open
 
 from tagmoe.errors import CheckpointError
-from tagmoe.model.release import Piece, plan_release, read_base_config, read_release
-from tagmoe.model.shards import Entry
 from tagmoe.model.transformer import TagMoETransformer2DModel
+from tagmoe.weights.release import Piece, plan_release, read_base_config, read_release
+from tagmoe.weights.shards import Entry
 
 
 def load_release(

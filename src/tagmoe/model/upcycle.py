@@ -1,6 +1,6 @@
 """Sparse upcycling: a mixture model that starts from a trained dense one (paper 4.1 and implementation details).
 
-In memory, for models that are trained here; tagmoe.model.upcycle_folder converts checkpoints of any size on the disk.
+In memory, for models that are trained here; tagmoe.weights.upcycle converts checkpoints of any size on the disk.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from diffusers import QwenImageTransformer2DModel
 
-from tagmoe.model.layout import DENSE_DEFAULTS, is_output_layer, mixture_settings, takes_noise
 from tagmoe.model.moe import MoE
 from tagmoe.model.transformer import TagMoETransformer2DModel
+from tagmoe.weights.layout import DENSE_DEFAULTS, is_output_layer, mixture_settings, takes_noise
 
 
 def upcycle(

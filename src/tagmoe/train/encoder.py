@@ -21,12 +21,12 @@ from tagmoe.data.rows import Size
 from tagmoe.errors import UsageError
 from tagmoe.files.json_files import read_object
 from tagmoe.folder import check_model_folder
-from tagmoe.model.shards import read_files
 from tagmoe.model.transformer import TagMoETransformer2DModel
 from tagmoe.pictures import load_image
 from tagmoe.pipeline import TagMoEPipeline
 from tagmoe.pipeline_tensors import images_to_tensor
-from tagmoe.presets import RELEASE
+from tagmoe.weights.presets import RELEASE
+from tagmoe.weights.shards import read_files
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 READ_BYTES = 1 << 24

@@ -27,8 +27,9 @@ from tagmoe.files.resumable import (
     read_chunks,
     write_folder,
 )
-from tagmoe.model.release import Piece, ReleasePlan, plan_release, read_base_config, read_release
-from tagmoe.model.shards import (
+from tagmoe.weights.presets import RELEASE
+from tagmoe.weights.release import Piece, ReleasePlan, plan_release, read_base_config, read_release
+from tagmoe.weights.shards import (
     DTYPE_BITS,
     MAX_SHARD_BYTES,
     PICKLES,
@@ -40,7 +41,6 @@ from tagmoe.model.shards import (
     read_entries,
     shard_file,
 )
-from tagmoe.presets import RELEASE
 
 # The parts of a pipeline that a release takes from its base, and the stem of the weights of those that have any.
 BASE_PARTS = {"vae": "diffusion_pytorch_model", "text_encoder": "model", "tokenizer": None, "scheduler": None}

@@ -24,8 +24,8 @@ from tagmoe import __version__
 from tagmoe.errors import CheckpointError, ConfigError, MissingError
 from tagmoe.files.json_files import read_object
 from tagmoe.files.resumable import ByteRange, Made, PlannedFile, Progress, Say, Written, write_folder
-from tagmoe.model.dtypes import FLOATS, NAMES, decode, encode
-from tagmoe.model.layout import (
+from tagmoe.weights.dtypes import FLOATS, NAMES, decode, encode
+from tagmoe.weights.layout import (
     DENSE_DEFAULTS,
     GateTensor,
     ffn_layout,
@@ -34,7 +34,7 @@ from tagmoe.model.layout import (
     mixture_settings,
     takes_noise,
 )
-from tagmoe.model.shards import (
+from tagmoe.weights.shards import (
     MAX_SHARD_BYTES,
     Entry,
     Planned,

@@ -22,8 +22,8 @@ from typing import Any
 from tagmoe.errors import CheckpointError, MissingError
 from tagmoe.files.hub import SUFFIXES, local_folder
 from tagmoe.files.json_files import read_object
-from tagmoe.model.layout import DENSE_DEFAULTS, ffn_layout
-from tagmoe.model.shards import PICKLES, STEM, Entry, read_entries, read_file, read_files
+from tagmoe.weights.layout import DENSE_DEFAULTS, ffn_layout
+from tagmoe.weights.shards import PICKLES, STEM, Entry, read_entries, read_file, read_files
 
 Shape = tuple[int, ...]
 
