@@ -41,7 +41,7 @@ from tagmoe.data.sources.jsonl import JsonlSource
 from tagmoe.data.sources.tagworld import TagWorldSource
 from tagmoe.data.store import TABLE, Store
 from tagmoe.data.validate import validate
-from tagmoe.packaged import packaged_folder
+from tagmoe.pipeline.packaged import packaged_folder
 from tagmoe.train.encoder import encoder_of
 from tagmoe.train.stored import StoredRows, StoredSamples
 

@@ -27,10 +27,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from tagmoe.memory.loading import check_library, offload_blocks, without_packed_kernel
-from tagmoe.memory.plans import PLANS, MemoryPlan
-from tagmoe.memory.sizes import BLOCKS, GB, ModelSizes, PartSize, is_quantised, part_size
 from tagmoe.model.transformer import TagMoETransformer2DModel
+from tagmoe.pipeline.memory.placing import check_library, offload_blocks, without_packed_kernel
+from tagmoe.pipeline.memory.plans import PLANS, MemoryPlan
+from tagmoe.pipeline.memory.sizes import BLOCKS, GB, ModelSizes, PartSize, is_quantised, part_size
 
 DENSE: dict[str, dict[str, Any]] = {
     "full": {},

@@ -14,7 +14,7 @@ import torch
 from figures import Figure, report
 
 from tagmoe.config import check_config
-from tagmoe.model.attention import RealRoPEAttnProcessor
+from tagmoe.model.cpu.attention import RealRoPEAttnProcessor
 from tagmoe.model.upcycle import upcycle
 from tagmoe.train.flow import FlowStage
 from tagmoe.train.loop import _train_step

@@ -17,8 +17,8 @@ from figures import Figure, report
 
 from tagmoe.config import OptimizerConfig
 from tagmoe.losses import Objective, flow_loss
-from tagmoe.model import plain_experts
-from tagmoe.model.attention import RealRoPEAttnProcessor
+from tagmoe.model.cpu import experts as plain_experts
+from tagmoe.model.cpu.attention import RealRoPEAttnProcessor
 from tagmoe.model.gate import Gate
 from tagmoe.model.moe import choose
 from tagmoe.model.routing import router_stats

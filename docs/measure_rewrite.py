@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from tagmoe.arguments import check_words
 from tagmoe.cli.models import load_model, model_name
 from tagmoe.errors import UsageError
 from tagmoe.evaluate.tagworld import cases, pipeline_editor, run_editor, wilson
+from tagmoe.pipeline.arguments import check_words
 from tagmoe.world import Sample, judge
 from tagmoe.world.rephrase import rephrase
 
 if TYPE_CHECKING:
-    from tagmoe.pipeline import TagMoEPipeline
+    from tagmoe.pipeline.pipeline import TagMoEPipeline
 
 SMALL_WORDS = "a an the of to at on in is it its as be for over so and with into from this now like there"
 SMALL = frozenset(SMALL_WORDS.split())

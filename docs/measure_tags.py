@@ -15,7 +15,7 @@ from pathlib import Path
 from tagmoe.cli.models import load_model, model_name
 from tagmoe.evaluate.predicted_tags import measure, tags_right
 from tagmoe.evaluate.tagworld import cases
-from tagmoe.packaged import packaged_folder
+from tagmoe.pipeline.packaged import packaged_folder
 from tagmoe.routing.predicted_tags import Alignment, TagScore
 
 

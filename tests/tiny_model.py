@@ -17,9 +17,9 @@ def build_pipeline(**overrides: Any) -> Any:
     """A new random TagMoEPipeline at 64x64: 4 blocks (2 with a mixture), 4 latent channels, factor 4."""
     import torch
 
-    from tagmoe.components import tiny_components
     from tagmoe.model.transformer import TagMoETransformer2DModel
-    from tagmoe.pipeline import TagMoEPipeline
+    from tagmoe.pipeline.components import tiny_components
+    from tagmoe.pipeline.pipeline import TagMoEPipeline
 
     torch.set_num_threads(1)
     parts = tiny_components(TEXTS)

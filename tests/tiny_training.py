@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tagmoe.components import fast_single_frame, make_autoencoder, make_text_encoder, train_tokenizer
 from tagmoe.config import check_config
+from tagmoe.pipeline.components import make_autoencoder, make_text_encoder, train_tokenizer
+from tagmoe.pipeline.single_frame import fast_single_frame
 from tagmoe.train.components import Components
 from tagmoe.train.recipe import _transformer, assemble, save_model
 from tagmoe.train.text_encoder import instructions

@@ -29,7 +29,7 @@ TEMPLATE = (
 
 def tiny_tokenizer() -> Any:
     """Byte-level BPE of 320 tokens with Qwen's special tokens and a chat template."""
-    from tagmoe.components import train_tokenizer
+    from tagmoe.pipeline.components import train_tokenizer
 
     tokenizer = train_tokenizer(TEXTS, vocab_size=320)
     tokenizer.chat_template = TEMPLATE
@@ -38,7 +38,7 @@ def tiny_tokenizer() -> Any:
 
 def tiny_model(tokenizer: Any, *, seed: int = 0) -> Any:
     """A random Qwen2.5-VL of 32 channels, a patch of 14 pixels and 2x2 patches a token."""
-    from tagmoe.components import make_text_encoder
+    from tagmoe.pipeline.components import make_text_encoder
 
     return make_text_encoder(
         tokenizer, hidden_size=32, num_layers=2, num_heads=2, num_kv_heads=1, intermediate_size=64, seed=seed

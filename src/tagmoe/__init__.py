@@ -9,8 +9,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "ModelMixin": "diffusers",  # diffusers looks for its base class in the module that model_index.json names
-    "TagMoEPipeline": "tagmoe.pipeline",
-    "TagMoEPipelineOutput": "tagmoe.pipeline",
+    "TagMoEPipeline": "tagmoe.pipeline.pipeline",
+    "TagMoEPipelineOutput": "tagmoe.pipeline.pipeline",
     "TagMoETransformer2DModel": "tagmoe.model.transformer",
     "RouterStats": "tagmoe.model.routing",
     "RoutingTrace": "tagmoe.model.routing",
@@ -18,7 +18,7 @@ _HOMES = {
     "Objective": "tagmoe.losses.objective",
     "TaskDescriptor": "tagmoe.tags",
     "TagMoEError": "tagmoe.errors",
-    "load_packaged": "tagmoe.packaged",
+    "load_packaged": "tagmoe.pipeline.packaged",
 }
 
 __all__ = [

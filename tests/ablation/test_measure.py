@@ -25,7 +25,7 @@ from tagmoe.ablation.measure import (
 from tagmoe.evaluate.tagworld import score
 from tagmoe.losses.flow import interpolate
 from tagmoe.model.upcycle import upcycle
-from tagmoe.pipeline import TagMoEPipeline
+from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.train.encoded import EDITING
 from tagmoe.world import sample
 

@@ -142,7 +142,7 @@ def test_an_interrupt_ends_with_130_and_leaves_nothing(tagmoe, model, picture, t
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tagmoe.pipeline.TagMoEPipeline.__call__", stop)
+    monkeypatch.setattr("tagmoe.pipeline.pipeline.TagMoEPipeline.__call__", stop)
     outcome = tagmoe("edit", picture, "-p", PROMPT, "-o", tmp_path / "out.png", "--model", model)
     assert outcome.code == 130
     assert outcome.out == ""
@@ -241,7 +241,7 @@ def test_info_says_what_is_installed_and_what_words_mean(tagmoe, model) -> None:
     assert "loss.lambda_align" in tagmoe("info", "settings").out.split()
     assert "sunglasses" in json.loads(tagmoe("info", "words", "--json").out)["words"]
     facts = json.loads(tagmoe("info", "model", "--model", model, "--json").out)
-    from tagmoe.pipeline import TagMoEPipeline
+    from tagmoe.pipeline.pipeline import TagMoEPipeline
 
     pipeline = TagMoEPipeline.from_pretrained(model)
     count = {name: sum(p.numel() for p in getattr(pipeline, name).parameters()) for name in ("transformer", "vae")}

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from tagmoe.cli.options import Memory
-from tagmoe.memory import loading
-from tagmoe.memory.plans import BUDGETS, CHOICES, CPU_PLANS, PLANS, RESERVE
-from tagmoe.memory.sizes import read_sizes
-from tagmoe.packaged import packaged_folder
+from tagmoe.pipeline.memory import placing as loading
+from tagmoe.pipeline.memory.plans import BUDGETS, CHOICES, CPU_PLANS, PLANS, RESERVE
+from tagmoe.pipeline.memory.sizes import read_sizes
+from tagmoe.pipeline.packaged import packaged_folder
 
 PROMPT = "make the circle red"
 BY_NAME = {plan.name: plan for plan in PLANS}
@@ -36,7 +36,7 @@ def room_for(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def limit(name: str, share: float = 1.0) -> None:
         free = share * BY_NAME[name].estimate(sizes).device
-        monkeypatch.setattr("tagmoe.memory.room.host_memory", lambda: free)
+        monkeypatch.setattr("tagmoe.pipeline.memory.room.host_memory", lambda: free)
 
     return limit
 

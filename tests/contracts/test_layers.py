@@ -19,7 +19,7 @@ LAYERS = (
     ("losses",),
     ("world", "data", "vlm"),
     ("annotation",),
-    ("pipeline_tensors", "arguments", "components", "folder", "lora", "release", "pipeline", "memory", "packaged"),
+    ("pipeline",),
     ("train", "evaluate", "routing"),
     ("serve", "study", "ablation"),
     ("cli",),
@@ -30,15 +30,7 @@ PIPELINE = {"tags", "losses", "data"}
 BANNED = {
     "model": {"tags"},
     "losses": {"model"},
-    "pipeline_tensors": PIPELINE,
-    "arguments": PIPELINE,
-    "components": PIPELINE,
-    "folder": PIPELINE,
     "pipeline": PIPELINE,
-    "release": PIPELINE,
-    "lora": PIPELINE,
-    "memory": PIPELINE,
-    "packaged": PIPELINE,
 }
 HEAVY = ("torch", "diffusers", "transformers", "gradio")
 LIGHT = (
@@ -55,7 +47,7 @@ LIGHT = (
     "tagmoe.tags",
     "tagmoe.world",
     "tagmoe.data.store",
-    "tagmoe.memory.plans",
+    "tagmoe.pipeline.memory.plans",
     "tagmoe.vlm.rewrite",
     "tagmoe.cli",
 )

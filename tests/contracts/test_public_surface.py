@@ -28,7 +28,7 @@ from tagmoe.data.store import Store
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"
-MODEL = ROOT / "src/tagmoe/packaged/tagworld"
+MODEL = ROOT / "src/tagmoe/pipeline/tagworld"
 SNAPSHOT = Path(__file__).with_name("public_surface.json")
 
 

@@ -20,7 +20,7 @@ from tagmoe.data.encode import BLANK, COLUMNS, encode_store, fit, nearest_size
 from tagmoe.data.encoded_rows import EncodedStore
 from tagmoe.data.store import Store
 from tagmoe.errors import CheckpointError, DataError, UsageError
-from tagmoe.packaged import load_packaged, packaged_folder
+from tagmoe.pipeline.packaged import load_packaged, packaged_folder
 from tagmoe.train.encoded import CHUNK, EncodedSamples
 from tagmoe.train.encoder import default_sizes, encoder_of
 from tagmoe.weights.presets import RELEASE

@@ -10,7 +10,7 @@ import pytest
 @pytest.fixture(scope="session")
 def pipeline(tiny_pipeline: Any) -> Any:
     """The shared tiny parts; its tokenizer knows few words, so an instruction takes more tokens than usual."""
-    from tagmoe.pipeline import TagMoEPipeline
+    from tagmoe.pipeline.pipeline import TagMoEPipeline
 
     return TagMoEPipeline(
         **tiny_pipeline.components,

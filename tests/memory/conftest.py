@@ -65,9 +65,9 @@ def kept() -> Callable[..., Any]:
     """The packaged model loaded by a plan on the CPU, anew each time: offload and forwards change it."""
     import torch
 
-    from tagmoe.memory.loading import load_pipeline
-    from tagmoe.memory.plans import PLANS
-    from tagmoe.packaged import packaged_folder
+    from tagmoe.pipeline.memory.placing import load_pipeline
+    from tagmoe.pipeline.memory.plans import PLANS
+    from tagmoe.pipeline.packaged import packaged_folder
 
     torch.set_num_threads(1)
     plans = {plan.name: plan for plan in PLANS}

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from tagmoe.memory.plans import PLANS
-from tagmoe.memory.sizes import read_sizes
-from tagmoe.packaged import packaged_folder
+from tagmoe.pipeline.memory.plans import PLANS
+from tagmoe.pipeline.memory.sizes import read_sizes
+from tagmoe.pipeline.packaged import packaged_folder
 
 NAMES = [f"moe_{plan.name.replace('-', '_')}" for plan in PLANS]
 NAMES += [f"dense_{plan.name.replace('-', '_')}" for plan in PLANS if not plan.is_quantised]

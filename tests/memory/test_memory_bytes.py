@@ -12,11 +12,11 @@ import torch
 from diffusers.hooks import HookRegistry
 from torch import nn
 
-from tagmoe.memory.loading import offload_blocks
-from tagmoe.memory.plans import PLANS
-from tagmoe.memory.sizes import is_quantised, part_size, read_sizes
 from tagmoe.model.transformer import TagMoETransformer2DModel
-from tagmoe.packaged import packaged_folder
+from tagmoe.pipeline.memory.placing import offload_blocks
+from tagmoe.pipeline.memory.plans import PLANS
+from tagmoe.pipeline.memory.sizes import is_quantised, part_size, read_sizes
+from tagmoe.pipeline.packaged import packaged_folder
 
 
 def expert_bytes(benchmark: Any, pipeline: Any) -> int:

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from tagmoe.errors import MissingError, UsageError
-from tagmoe.memory import loading
-from tagmoe.memory.plans import PLANS, TILING_TOLERANCE, WEIGHT_TOLERANCE
+from tagmoe.pipeline.memory import placing as loading
+from tagmoe.pipeline.memory.plans import PLANS, TILING_TOLERANCE, WEIGHT_TOLERANCE
 
 BY_NAME = {plan.name: plan for plan in PLANS}
 

@@ -16,19 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tagmoe.errors import CheckpointError, MissingError, TagMoEError, UsageError
-from tagmoe.memory import room as room_module
-from tagmoe.memory.plans import (
-    BUDGETS,
-    CPU_PLANS,
-    PLANS,
-    RESERVE,
-    choose_plan,
-    fits,
-)
-from tagmoe.memory.room import memory_room
-from tagmoe.memory.sizes import GB, ModelSizes, PartSize, full_size, read_sizes
 from tagmoe.model.transformer import TagMoETransformer2DModel
-from tagmoe.packaged import packaged_folder
+from tagmoe.pipeline.memory import room as room_module
+from tagmoe.pipeline.memory.plans import BUDGETS, CPU_PLANS, PLANS, RESERVE, choose_plan, fits
+from tagmoe.pipeline.memory.room import memory_room
+from tagmoe.pipeline.memory.sizes import GB, ModelSizes, PartSize, full_size, read_sizes
+from tagmoe.pipeline.packaged import packaged_folder
 from tagmoe.weights.shards import read_file
 
 HOST = 128 * GB
@@ -156,7 +149,7 @@ def test_the_choice_stays_within_and_grows_with_the_budget(
 
 
 def test_a_folder_is_counted_from_its_headers(tmp_path: Path) -> None:
-    from tagmoe.pipeline import TagMoEPipeline
+    from tagmoe.pipeline.pipeline import TagMoEPipeline
 
     pipeline = TagMoEPipeline.from_pretrained(packaged_folder(), dtype=torch.float32)
     sizes = read_sizes(packaged_folder(), value_bytes=4)

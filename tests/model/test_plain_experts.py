@@ -14,7 +14,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from tagmoe.model import plain_experts
+from tagmoe.model.cpu import experts as plain_experts
 from tagmoe.model.experts import experts_loop, experts_sorted
 from tagmoe.model.moe import MoE
 

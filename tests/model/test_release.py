@@ -18,8 +18,8 @@ from torch import nn
 
 from tagmoe.errors import CheckpointError, MissingError, TagMoEError
 from tagmoe.losses.objective import Objective
-from tagmoe.model.release_loading import load_release
 from tagmoe.model.transformer import TagMoETransformer2DModel
+from tagmoe.pipeline.release import load_release
 from tagmoe.weights.layout import DENSE_DEFAULTS
 from tagmoe.weights.release import dense_shapes, is_release, plan_release, read_base_config, read_release
 from tagmoe.weights.shards import Entry

@@ -7,7 +7,7 @@ import torch
 from diffusers import FirstBlockCacheConfig, QwenImageTransformer2DModel
 
 from tagmoe.errors import ConfigError, UsageError
-from tagmoe.model.attention import RealRoPEAttnProcessor
+from tagmoe.model.cpu.attention import RealRoPEAttnProcessor
 from tagmoe.model.moe import MoE
 from tagmoe.model.transformer import TagMoETransformer2DModel, TagMoETransformerBlock
 

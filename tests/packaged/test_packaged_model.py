@@ -11,7 +11,7 @@ import torch
 
 from tagmoe import TagMoEPipeline, load_packaged
 from tagmoe.evaluate.tagworld import cases, edit, score
-from tagmoe.packaged import FOLDER
+from tagmoe.pipeline.packaged import FOLDER
 from tagmoe.world import TASKS, judge, sample
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results" / "tagworld.json"

@@ -16,16 +16,16 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
-from tagmoe.components import (
+from tagmoe.errors import CheckpointError, MissingError, UsageError
+from tagmoe.pipeline.components import (
     SPECIAL_TOKENS,
-    fast_single_frame,
     make_autoencoder,
     make_text_encoder,
     tiny_components,
     train_tokenizer,
 )
-from tagmoe.errors import CheckpointError, MissingError, UsageError
-from tagmoe.folder import check_model_folder
+from tagmoe.pipeline.folder import check_model_folder
+from tagmoe.pipeline.single_frame import fast_single_frame
 
 TEXTS = ["add a red circle", "make the person wear sunglasses", "remove the red circle"]
 TOKENIZER = train_tokenizer(TEXTS, 300)

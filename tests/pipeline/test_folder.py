@@ -18,7 +18,7 @@ from diffusers.utils import logging
 from tiny_model import build_pipeline
 
 from tagmoe.errors import CheckpointError, MissingError
-from tagmoe.pipeline import QWEN_IMAGE_TEMPLATE, TagMoEPipeline
+from tagmoe.pipeline.pipeline import QWEN_IMAGE_TEMPLATE, TagMoEPipeline
 
 
 @pytest.fixture(scope="module")

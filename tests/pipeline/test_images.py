@@ -17,7 +17,7 @@ from PIL import Image
 from tagmoe import pictures
 from tagmoe.errors import ImageError, UsageError
 from tagmoe.pictures import fit_size, load_image, resize_image
-from tagmoe.pipeline_tensors import images_to_tensor, nest_images
+from tagmoe.pipeline.tensors import images_to_tensor, nest_images
 
 
 @pytest.fixture

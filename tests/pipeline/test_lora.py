@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from tiny_model import build_pipeline
 
 from tagmoe.errors import CheckpointError, MissingError, UsageError
-from tagmoe.lora import LoraReport
 from tagmoe.model.upcycle import upcycle
-from tagmoe.pipeline import TagMoEPipeline
+from tagmoe.pipeline.lora import LoraReport
+from tagmoe.pipeline.pipeline import TagMoEPipeline
 
 RANK = 2
 # One layer of each kind: attention and text FFN load as they are; the image FFN is dense in block 1, a mixture in 3.

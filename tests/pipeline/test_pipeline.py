@@ -14,7 +14,7 @@ from PIL import Image
 from tiny_model import TINY_TEMPLATE, build_pipeline
 
 from tagmoe.errors import ImageError, UsageError
-from tagmoe.pipeline import QWEN_IMAGE_TEMPLATE, TagMoEPipeline
+from tagmoe.pipeline.pipeline import QWEN_IMAGE_TEMPLATE, TagMoEPipeline
 
 LONG = "add a red circle to the left of the blue square"
 SHORT = "remove the triangle"
@@ -418,7 +418,7 @@ def test_a_bad_picture_is_an_image_error(tiny_pipeline: Any) -> None:
 
 
 def test_parts_that_do_not_fit_are_refused(tiny_pipeline: Any) -> None:
-    from tagmoe.components import make_autoencoder
+    from tagmoe.pipeline.components import make_autoencoder
 
     with pytest.raises(UsageError, match="trained together"):
         build_pipeline(vae=make_autoencoder(base_dim=8, z_dim=8))

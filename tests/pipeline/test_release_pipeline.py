@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from tagmoe.errors import CheckpointError, MissingError, UsageError
 from tagmoe.losses.objective import Objective
-from tagmoe.pipeline import TagMoEPipeline
+from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.weights.convert_release import convert_release
 
 

@@ -24,7 +24,7 @@ from tagmoe.world import judge
 
 @pytest.fixture(scope="module")
 def pipeline(tiny_pipeline: Any) -> Any:
-    from tagmoe.pipeline import TagMoEPipeline
+    from tagmoe.pipeline.pipeline import TagMoEPipeline
 
     options = {"prompt_template": "<|im_start|>{}<|im_end|>", "max_prompt_tokens": 512, "default_size": 64}
     return TagMoEPipeline(**tiny_pipeline.components, **options, default_steps=2, default_cfg=2.0)

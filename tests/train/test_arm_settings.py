@@ -14,7 +14,7 @@ from torch import Tensor
 from tagmoe.config import RunConfig, check_config
 from tagmoe.errors import ConfigError, MissingError, TrainingError
 from tagmoe.model.upcycle import upcycle
-from tagmoe.pipeline import TagMoEPipeline
+from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.train.encoded import EDITING, EncodedSamples
 from tagmoe.train.flow import FlowStage, aligned_tags
 from tagmoe.train.recipe import _frozen, _transformer, assemble

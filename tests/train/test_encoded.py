@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tagmoe.pipeline import TagMoEPipeline
+from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.train.encoded import EDITING, TEXT_TO_IMAGE, EncodedSamples
 from tagmoe.world import TASKS, sample
 

@@ -12,11 +12,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from tagmoe import packaged
 from tagmoe.config import RunConfig, load_config
 from tagmoe.errors import MissingError, TrainingError, UsageError
 from tagmoe.losses.objective import Objective
-from tagmoe.pipeline import TagMoEPipeline
+from tagmoe.pipeline.pipeline import TagMoEPipeline, packaged
 from tagmoe.train import recipe
 from tagmoe.train.recipe import RECORD, save_model
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from tagmoe.components import fast_single_frame, make_autoencoder, make_text_encoder, train_tokenizer
 from tagmoe.config import AutoencoderConfig, RunConfig, TextEncoderConfig
+from tagmoe.pipeline.components import make_autoencoder, make_text_encoder, train_tokenizer
+from tagmoe.pipeline.single_frame import fast_single_frame
 from tagmoe.train.autoencoder import AutoencoderStage, measure_latents, pictures, to_tensor
 from tagmoe.train.components import train_components
 from tagmoe.train.loop import Run

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tagmoe.arguments import check_words
 from tagmoe.errors import ImageError
+from tagmoe.pipeline.arguments import check_words
 from tagmoe.world import TASKS, Background, Face, Item, Scene, render, rule_tags, sample, words
 from tagmoe.world.lexicon import MEANING, PHRASES, normal_words
 from tagmoe.world.rephrase import rephrase

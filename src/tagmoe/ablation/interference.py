@@ -24,7 +24,7 @@ from tagmoe.ablation.results import BASE, NAME, Result, read_result
 from tagmoe.ablation.statistics import CaseBootstrap
 from tagmoe.config import MoEConfig
 from tagmoe.files.atomic import write_whole
-from tagmoe.pipeline import TagMoEPipeline
+from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.train.encoded import EDITING
 from tagmoe.world import sample
 

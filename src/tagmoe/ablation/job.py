@@ -169,7 +169,7 @@ def _measure(job: Job, plan: Any) -> None:
 
     from tagmoe.ablation import measure
     from tagmoe.ablation.results import Result
-    from tagmoe.pipeline import TagMoEPipeline
+    from tagmoe.pipeline.pipeline import TagMoEPipeline
     from tagmoe.train.recipe import versions
 
     torch.set_num_threads(job.config.threads or 1)

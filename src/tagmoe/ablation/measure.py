@@ -20,7 +20,7 @@ from tagmoe.ablation.results import Cases, FlowByTimestep, Routing, Verdicts
 from tagmoe.evaluate.tagworld import cases, pipeline_editor, run_editor, score
 from tagmoe.losses.flow import flow_loss, interpolate
 from tagmoe.model.routing import RoutingTrace
-from tagmoe.pipeline import TagMoEPipeline
+from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.routing import predicted_tags
 from tagmoe.routing.predicted_tags import Alignment
 from tagmoe.routing.specialization import group_means, mutual_information

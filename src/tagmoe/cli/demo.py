@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tagmoe.evaluate.tagworld import Edits, TagWorldScores
-    from tagmoe.pipeline import TagMoEPipeline
+    from tagmoe.pipeline.pipeline import TagMoEPipeline
     from tagmoe.world import Sample
 
 FILES = ("report.html", "results.json")

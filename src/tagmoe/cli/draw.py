@@ -16,7 +16,7 @@ from tagmoe.errors import UsageError
 from tagmoe.weights.presets import find_preset
 
 if TYPE_CHECKING:
-    from tagmoe.pipeline import TagMoEPipelineOutput
+    from tagmoe.pipeline.pipeline import TagMoEPipelineOutput
 
 
 def draw(

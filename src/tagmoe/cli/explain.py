@@ -15,7 +15,7 @@ from tagmoe.files.json_files import read_object
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from tagmoe.pipeline import TagMoEPipeline, TagMoEPipelineOutput
+    from tagmoe.pipeline.pipeline import TagMoEPipeline, TagMoEPipelineOutput
     from tagmoe.routing.predicted_tags import Alignment
     from tagmoe.routing.tags_right import TagsRight
 

@@ -20,10 +20,10 @@ from tagmoe.cli.options import AsJson, Model
 from tagmoe.cli.output import give
 from tagmoe.errors import MissingError, TagMoEError, UsageError
 from tagmoe.files.json_files import read_object
-from tagmoe.memory.plans import BUDGETS, PLANS, RESERVE, MemoryPlan, choose_plan, fits
-from tagmoe.memory.room import Room, memory_room
-from tagmoe.memory.sizes import GB, ModelSizes, full_size, read_sizes
-from tagmoe.packaged import packaged_folder
+from tagmoe.pipeline.memory.plans import BUDGETS, PLANS, RESERVE, MemoryPlan, choose_plan, fits
+from tagmoe.pipeline.memory.room import Room, memory_room
+from tagmoe.pipeline.memory.sizes import GB, ModelSizes, full_size, read_sizes
+from tagmoe.pipeline.packaged import packaged_folder
 from tagmoe.weights.shards import read_file
 
 PACKAGES = (

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 from tagmoe.cli.output import say
 from tagmoe.errors import CheckpointError, UsageError
-from tagmoe.memory.plans import PLANS, MemoryPlan, choose_plan
-from tagmoe.memory.room import memory_room
-from tagmoe.memory.sizes import GB, read_sizes
-from tagmoe.packaged import packaged_folder
+from tagmoe.pipeline.memory.plans import PLANS, MemoryPlan, choose_plan
+from tagmoe.pipeline.memory.room import memory_room
+from tagmoe.pipeline.memory.sizes import GB, read_sizes
+from tagmoe.pipeline.packaged import packaged_folder
 
 if TYPE_CHECKING:
-    from tagmoe.lora import LoraReport
-    from tagmoe.pipeline import TagMoEPipeline
+    from tagmoe.pipeline.lora import LoraReport
+    from tagmoe.pipeline.pipeline import TagMoEPipeline
 
 PACKAGED = "packaged TagWorld model"
 
@@ -62,7 +62,7 @@ def plan_memory(model: Path | None, memory: str = "auto") -> MemoryPlan:
     try:
         sizes = read_sizes(folder, value_bytes=room.value_bytes)
     except CheckpointError as error:
-        from tagmoe.release import explain_release
+        from tagmoe.pipeline.release import explain_release
 
         raise explain_release(folder, error) from None
     plan = choose_plan(sizes, room.budget, room.host, room.plans)
@@ -87,7 +87,7 @@ def load_model(model: Path | None, *, threads: int | None = None, plan: MemoryPl
     import torch
 
     hush()
-    from tagmoe.memory.loading import load_pipeline
+    from tagmoe.pipeline.memory.placing import load_pipeline
 
     plan = plan or plan_memory(model)
     if torch.cuda.is_available():

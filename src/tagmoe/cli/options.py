@@ -10,7 +10,7 @@ import typer
 
 
 class Memory(StrEnum):
-    """What --memory takes; the sizes are those of `tagmoe.memory.plans.BUDGETS`."""
+    """What --memory takes; the sizes are those of `tagmoe.pipeline.memory.plans.BUDGETS`."""
 
     auto = "auto"
     gb24 = "24gb"

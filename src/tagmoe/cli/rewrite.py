@@ -57,8 +57,8 @@ def rewrite(
     if backend is None:
         backend = SELF if words is None else TAGWORLD
     check_backend(backend, vlm_model)
-    from tagmoe.arguments import check_words
     from tagmoe.pictures import load_image
+    from tagmoe.pipeline.arguments import check_words
 
     pictures = [load_image(image) for image in images or ()]
     rewriter = make_rewriter(
@@ -92,7 +92,7 @@ def rewrite(
 def known_words(model: Path | None) -> Sequence[str] | None:
     """The only words that a model knows, None for one that knows any. Raises what `check_model_folder` does."""
     from tagmoe.files.json_files import read_object
-    from tagmoe.folder import check_model_folder
+    from tagmoe.pipeline.folder import check_model_folder
 
     folder = check_model(model)
     check_model_folder(folder)

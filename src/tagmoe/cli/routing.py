@@ -23,7 +23,7 @@ from tagmoe.files.resumable import size_text
 
 if TYPE_CHECKING:
     from tagmoe.evaluate.recording import RoutingCase
-    from tagmoe.pipeline import TagMoEPipeline
+    from tagmoe.pipeline.pipeline import TagMoEPipeline
     from tagmoe.routing.recording import About
 
 DEFAULT_CASES = 8

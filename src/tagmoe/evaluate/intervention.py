@@ -14,7 +14,7 @@ import numpy as np
 
 from tagmoe.evaluate.recording import RoutingCase, draw
 from tagmoe.model.intervention import Intervention, intervene
-from tagmoe.pipeline import TagMoEPipeline
+from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.routing.recording import Condition, Interventions, RecordingWriter
 from tagmoe.world import judge
 

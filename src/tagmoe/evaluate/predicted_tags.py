@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from tagmoe.evaluate.tagworld import pipeline_editor, run_editor, wilson
-from tagmoe.pipeline import TagMoEPipeline
+from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.routing.predicted_tags import Alignment, TagScore, score, signature
 from tagmoe.routing.tags_right import TagsRight, checksum
 from tagmoe.world import Sample, rule_sets

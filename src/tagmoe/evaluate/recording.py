@@ -12,7 +12,7 @@ from PIL import Image
 
 from tagmoe.evaluate.tagworld import cases as draw_cases
 from tagmoe.model.routing import RoutingTrace
-from tagmoe.pipeline import TagMoEPipeline, TagMoEPipelineOutput
+from tagmoe.pipeline.pipeline import TagMoEPipeline, TagMoEPipelineOutput
 from tagmoe.routing.recording import Facts, RecordingWriter, Shown
 from tagmoe.world import Sample, judge
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from tagmoe.model import plain_experts
+from tagmoe.model.cpu import experts as plain_experts
 
 
 def experts_loop(

@@ -20,7 +20,7 @@ from diffusers.models.transformers.transformer_qwenimage import (
 from diffusers.utils import BaseOutput, apply_lora_scale
 
 from tagmoe.errors import ConfigError, UsageError
-from tagmoe.model.attention import RealRoPEAttnProcessor, real_rotary
+from tagmoe.model.cpu.attention import RealRoPEAttnProcessor, real_rotary
 from tagmoe.model.loading import StrictLoadingMixin
 from tagmoe.model.moe import MoE
 from tagmoe.model.routing import RouterStats, RoutingTrace, router_stats, token_grids

@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from tagmoe.errors import CheckpointError, MissingError, UsageError
-from tagmoe.folder import ALIGNMENT, read_alignment
 from tagmoe.losses.alignment import PredictionHead
 from tagmoe.losses.semantics import TagEmbedding
 from tagmoe.losses.signature import routing_signature, routing_signature_from_scores
 from tagmoe.model.routing import RouterStats, RoutingTrace
+from tagmoe.pipeline.folder import ALIGNMENT, read_alignment
 from tagmoe.tags import TAG_NAMES, TAGS, TaskDescriptor
 
 EMBEDDING, HEAD = "tag_embedding.weight", "router_head."

@@ -15,7 +15,7 @@ from typing import Any
 from tagmoe.errors import CheckpointError
 from tagmoe.files.atomic import write_whole
 from tagmoe.files.json_files import read_object
-from tagmoe.folder import ALIGNMENT
+from tagmoe.pipeline.folder import ALIGNMENT
 
 FILE = "tags_right.json"
 

@@ -8,7 +8,8 @@ import torch
 from diffusers import AutoencoderKLQwenImage
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
-from tagmoe.components import fast_single_frame, make_autoencoder, make_text_encoder, train_tokenizer
+from tagmoe.pipeline.components import make_autoencoder, make_text_encoder, train_tokenizer
+from tagmoe.pipeline.single_frame import fast_single_frame
 from tagmoe.train.autoencoder import AutoencoderStage, measure_latents
 from tagmoe.train.loop import Run, run_stage
 from tagmoe.train.text_encoder import TextEncoderStage, instructions

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tagmoe.errors import TrainingError
-from tagmoe.pipeline import TagMoEPipeline
+from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.world import SIZE, TASKS, Sample, sample
 
 CHUNK = 64

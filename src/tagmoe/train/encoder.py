@@ -20,11 +20,11 @@ from tagmoe.data.encode import CODE_VERSION, Encoder
 from tagmoe.data.rows import Size
 from tagmoe.errors import UsageError
 from tagmoe.files.json_files import read_object
-from tagmoe.folder import check_model_folder
 from tagmoe.model.transformer import TagMoETransformer2DModel
 from tagmoe.pictures import load_image
-from tagmoe.pipeline import TagMoEPipeline
-from tagmoe.pipeline_tensors import images_to_tensor
+from tagmoe.pipeline.folder import check_model_folder
+from tagmoe.pipeline.pipeline import TagMoEPipeline
+from tagmoe.pipeline.tensors import images_to_tensor
 from tagmoe.weights.presets import RELEASE
 from tagmoe.weights.shards import read_files
 

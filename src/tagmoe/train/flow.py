@@ -20,7 +20,7 @@ from tagmoe.losses.balance import expert_load
 from tagmoe.losses.flow import interpolate, sample_timesteps
 from tagmoe.losses.objective import Objective
 from tagmoe.model.routing import RouterStats
-from tagmoe.pipeline import TagMoEPipeline
+from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.train.encoded import EDITING, TEXT_TO_IMAGE, Batch, EncodedSamples, Samples
 from tagmoe.train.loop import Report
 from tagmoe.train.stored import StoredRows, StoredSamples, batch_kinds

@@ -23,14 +23,14 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tagmoe.components import make_scheduler
 from tagmoe.config import DataConfig, MoEConfig, RunConfig
 from tagmoe.errors import ConfigError, MissingError, TrainingError, UsageError
-from tagmoe.model.attention import RealRoPEAttnProcessor
+from tagmoe.model.cpu.attention import RealRoPEAttnProcessor
 from tagmoe.model.transformer import TagMoETransformer2DModel
 from tagmoe.model.upcycle import upcycle
-from tagmoe.packaged import packaged_folder
-from tagmoe.pipeline import TagMoEPipeline
+from tagmoe.pipeline.components import make_scheduler
+from tagmoe.pipeline.packaged import packaged_folder
+from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.train.components import Components, train_components
 from tagmoe.train.flow import FlowStage, Validator
 from tagmoe.train.loop import Run, run_stage

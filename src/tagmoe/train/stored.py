@@ -17,8 +17,8 @@ from tagmoe.config import DataConfig, RunConfig
 from tagmoe.data.sampler import Draw, Sampler, SourceRows, wording
 from tagmoe.errors import DataError, ImageError, MissingError, TrainingError, UsageError
 from tagmoe.pictures import load_image
-from tagmoe.pipeline import TagMoEPipeline
-from tagmoe.pipeline_tensors import images_to_tensor
+from tagmoe.pipeline.pipeline import TagMoEPipeline
+from tagmoe.pipeline.tensors import images_to_tensor
 from tagmoe.tags import TAGS
 from tagmoe.train.encoded import Batch
 

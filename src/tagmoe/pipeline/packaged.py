@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tagmoe.errors import MissingError
 
 if TYPE_CHECKING:
-    from tagmoe.pipeline import TagMoEPipeline
+    from tagmoe.pipeline.pipeline import TagMoEPipeline
 
 FOLDER = Path(__file__).parent / "tagworld"
 
@@ -24,6 +24,6 @@ def load_packaged() -> TagMoEPipeline:
     """The packaged TagWorld model as a pipeline, in fp32."""
     import torch
 
-    from tagmoe.pipeline import TagMoEPipeline
+    from tagmoe.pipeline.pipeline import TagMoEPipeline
 
     return TagMoEPipeline.from_pretrained(packaged_folder(), dtype=torch.float32)

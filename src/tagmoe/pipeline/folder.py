@@ -21,10 +21,10 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
-from tagmoe.arguments import is_whole
 from tagmoe.errors import CheckpointError, MissingError
 from tagmoe.files.hub import local_folder
 from tagmoe.files.json_files import read_object
+from tagmoe.pipeline.arguments import is_whole
 
 ALIGNMENT = "alignment.safetensors"
 LIBRARIES = ("diffusers", "transformers", "tagmoe")

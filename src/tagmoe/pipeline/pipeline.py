@@ -27,7 +27,10 @@ from diffusers.utils import BaseOutput
 from safetensors.torch import save_file
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
-from tagmoe.arguments import (
+from tagmoe.errors import CheckpointError, UsageError
+from tagmoe.model.loading import HUB_OPTIONS
+from tagmoe.pictures import fit_size, resize_image
+from tagmoe.pipeline.arguments import (
     LARGEST_SIDE_FACTOR,
     Rewriter,
     check_area,
@@ -41,14 +44,11 @@ from tagmoe.arguments import (
     make_generators,
     rewrite,
 )
-from tagmoe.components import fast_single_frame
-from tagmoe.errors import CheckpointError, UsageError
-from tagmoe.folder import ALIGNMENT, check_model_folder, pipeline_folder, read_alignment
-from tagmoe.lora import LoraLoaderMixin
-from tagmoe.model.loading import HUB_OPTIONS
-from tagmoe.pictures import fit_size, resize_image
-from tagmoe.pipeline_tensors import images_to_tensor, nest_images
-from tagmoe.release import explain_release, release_parts
+from tagmoe.pipeline.folder import ALIGNMENT, check_model_folder, pipeline_folder, read_alignment
+from tagmoe.pipeline.lora import LoraLoaderMixin
+from tagmoe.pipeline.release import explain_release, release_parts
+from tagmoe.pipeline.single_frame import fast_single_frame
+from tagmoe.pipeline.tensors import images_to_tensor, nest_images
 
 QWEN_IMAGE_TEMPLATE = (
     "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial "
@@ -136,7 +136,7 @@ class TagMoEPipeline(DiffusionPipeline, LoraLoaderMixin):
         """Load a folder, or a name on the hub, all or nothing; keyword arguments are those of diffusers.
 
         base: for the authors' weights ("YUXU915/TAG-MoE"), the pipeline they were trained from ("Qwen/Qwen-Image"),
-        which gives all other parts; see `tagmoe.release`. `alignment` of the result is what is kept for analysis.
+        which gives all other parts; see `tagmoe.pipeline.release`. `alignment` of the result is kept for analysis.
 
         Raises MissingError when there is no such folder, CheckpointError (naming the file) when it is incomplete,
         damaged, or its weights do not fit its configs.

@@ -11,9 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKLQwenImage, FlowMatchEulerDiscreteScheduler
-from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageCausalConv3d, QwenImageRMS_norm
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
@@ -173,38 +171,3 @@ def tiny_components(
         "vae": make_autoencoder(base_dim=base_dim, z_dim=4, seed=seed),
         "scheduler": make_scheduler(),
     }
-
-
-class SingleFrameConv3d(QwenImageCausalConv3d):
-    """A causal 3-D convolution that runs a lone first frame as a 2-D convolution with the last temporal tap.
-
-    Exact, not an approximation: before the first frame there is only zero padding, which the earlier taps multiply.
-    """
-
-    def forward(self, x: torch.Tensor, cache_x: torch.Tensor | None = None) -> torch.Tensor:
-        if cache_x is not None or x.shape[2] != 1 or self._padding[4] != self.kernel_size[0] - 1:
-            return super().forward(x, cache_x)
-        left, _, top, _, _, _ = self._padding
-        frame = F.conv2d(x.squeeze(2), self.weight[:, :, -1], self.bias, stride=self.stride[1:], padding=(top, left))
-        return frame.unsqueeze(2)
-
-
-class FusedRMSNorm(QwenImageRMS_norm):
-    """The same normalisation with one pass over the channels and no casts: it is most of a small autoencoder's time."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        inverse_norm = x.square().sum(dim=1 if self.channel_first else -1, keepdim=True).clamp_min(1e-24).rsqrt()
-        return x * inverse_norm * (self.scale * self.gamma).to(x.dtype) + self.bias
-
-
-def fast_single_frame(vae: AutoencoderKLQwenImage) -> AutoencoderKLQwenImage:
-    """Make `vae` run single frames with 2-D convolutions; parameters, config and saved files stay as they are.
-
-    Changes the classes of the convolutions in place and returns the same autoencoder. Videos still work.
-    """
-    for module in vae.modules():
-        if type(module) is QwenImageCausalConv3d:
-            module.__class__ = SingleFrameConv3d
-        elif type(module) is QwenImageRMS_norm:
-            module.__class__ = FusedRMSNorm
-    return vae

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tagmoe.errors import MissingError, UsageError
-from tagmoe.memory.plans import MemoryPlan
-from tagmoe.memory.sizes import UNQUANTISED
+from tagmoe.pipeline.memory.plans import MemoryPlan
+from tagmoe.pipeline.memory.sizes import UNQUANTISED
 
 if TYPE_CHECKING:
     from diffusers.quantizers import PipelineQuantizationConfig
 
-    from tagmoe.pipeline import TagMoEPipeline
+    from tagmoe.pipeline.pipeline import TagMoEPipeline
 
 LIBRARY = "bitsandbytes"
 
@@ -33,7 +33,7 @@ def load_pipeline(
     the CPU as device only this takes them out of memory.
     Raises MissingError when the folder or the quantisation library is not there, CheckpointError for a bad folder.
     """
-    from tagmoe.pipeline import TagMoEPipeline
+    from tagmoe.pipeline.pipeline import TagMoEPipeline
 
     device = torch.device(device)
     if offload_folder is not None and plan.offload != "group":

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tagmoe.errors import UsageError
-from tagmoe.memory.plans import BUDGETS, CHOICES, CPU_PLANS, PLANS, RESERVE, MemoryPlan
+from tagmoe.pipeline.memory.plans import BUDGETS, CHOICES, CPU_PLANS, PLANS, RESERVE, MemoryPlan
 
 
 @dataclass(frozen=True)

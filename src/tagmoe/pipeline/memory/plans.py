@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tagmoe.errors import TagMoEError
-from tagmoe.memory.sizes import GB, ModelSizes, PartSize
+from tagmoe.pipeline.memory.sizes import GB, ModelSizes, PartSize
 
 # Live values of a forward, as multiples of the number of tokens (or pixels) times the width, and for the autoencoder a
 # number for each pixel. Measured: 14.0 to 14.8 for the transformer in bf16, 15.0 and 7.8 for Qwen-Image's decoder and
