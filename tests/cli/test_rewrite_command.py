@@ -16,9 +16,9 @@ from scripted_vlm import reply
 from tiny_vlm import TEMPLATE
 
 from tagmoe.cli import rewriting
-from tagmoe.vlm import rewrite_prompt
+from tagmoe.rewrite import prompt as rewrite_prompt
+from tagmoe.rewrite.rewriter import InstructionRewriter
 from tagmoe.vlm.local import LocalVLM
-from tagmoe.vlm.rewrite import InstructionRewriter
 from tagmoe.world import Face, Item, Scene, render
 
 RAW = "make the circle blue"

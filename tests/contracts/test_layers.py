@@ -17,7 +17,8 @@ LAYERS = (
     ("weights",),
     ("model",),
     ("losses",),
-    ("world", "data", "vlm"),
+    ("world", "vlm"),
+    ("data", "rewrite"),
     ("annotation",),
     ("pipeline",),
     ("train", "evaluate", "routing"),
@@ -48,7 +49,7 @@ LIGHT = (
     "tagmoe.world",
     "tagmoe.data.store",
     "tagmoe.pipeline.memory.plans",
-    "tagmoe.vlm.rewrite",
+    "tagmoe.rewrite.rewriter",
     "tagmoe.cli",
 )
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

@@ -23,11 +23,11 @@ from PIL import Image
 from scripted_vlm import ScriptedVLM, reply, texts
 
 from tagmoe.errors import UsageError
+from tagmoe.rewrite.cache import RewriteCache, default_folder
+from tagmoe.rewrite.checks import problems
+from tagmoe.rewrite.rewriter import InstructionRewriter, Rewriting, attachment_of
 from tagmoe.tags import TAG_NAMES, TaskDescriptor
 from tagmoe.vlm.question import Answer
-from tagmoe.vlm.rewrite import InstructionRewriter, Rewriting, attachment_of
-from tagmoe.vlm.rewrite_cache import RewriteCache, default_folder
-from tagmoe.vlm.rewrite_checks import problems
 
 RAW = 'make the sign of shop 12 say "Open"'
 GOOD = 'Change the text on the sign of shop 12 to "Open"; the rest of the street stays as it is.'
@@ -374,5 +374,5 @@ def test_the_caches_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
 
 def test_rewriting_imports_no_torch() -> None:
-    code = "import sys, tagmoe.vlm.rewrite; print('torch' in sys.modules)"
+    code = "import sys, tagmoe.rewrite.rewriter; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"

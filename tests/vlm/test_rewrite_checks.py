@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tagmoe.vlm.rewrite_checks import (
+from tagmoe.rewrite.checks import (
     CHECKS,
     LONGEST,
     adds_no_quote,

@@ -29,7 +29,7 @@ from tagmoe.cli.options import (
 )
 from tagmoe.cli.rewriting import NONE, Rewrite, RewriteCaching, RewriteTimeout
 from tagmoe.cli.vlm_options import VLMName
-from tagmoe.vlm.rewrite import SECONDS
+from tagmoe.rewrite.rewriter import SECONDS
 
 
 def edit(

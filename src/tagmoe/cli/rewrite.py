@@ -23,7 +23,7 @@ from tagmoe.cli.rewriting import (
 )
 from tagmoe.cli.vlm_options import VLMName
 from tagmoe.errors import UsageError
-from tagmoe.vlm.rewrite import SECONDS, Rewriting
+from tagmoe.rewrite.rewriter import SECONDS, Rewriting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

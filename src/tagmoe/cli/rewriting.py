@@ -12,9 +12,9 @@ import typer
 from tagmoe.cli.output import say
 from tagmoe.cli.vlm_options import need_vlm_extra
 from tagmoe.errors import TagMoEError, UsageError
+from tagmoe.rewrite.cache import RewriteCache
+from tagmoe.rewrite.rewriter import SECONDS, InstructionRewriter, Rewriting
 from tagmoe.vlm.question import Answer, Question
-from tagmoe.vlm.rewrite import SECONDS, InstructionRewriter, Rewriting
-from tagmoe.vlm.rewrite_cache import RewriteCache
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -98,7 +98,7 @@ def make_rewriter(
     if backend == NONE:
         return None
     if backend == TAGWORLD:
-        from tagmoe.vlm.rewrite_tagworld import GrammarRewriter
+        from tagmoe.rewrite.tagworld import GrammarRewriter
 
         return GrammarRewriter()
     vlm: VLM

@@ -1,8 +1,7 @@
-"""Asking a vision-language model, and better words for an instruction (paper 3.2, inference).
+"""Asking a vision-language model (section 3.2).
 
 question        one question, its answer, and the protocol of who can be asked
 servers         chat-completions servers: endpoints (health), chat (wire format)
 local           a Qwen-VL of transformers in this process: chat_prompt (tokens and patches), decoding (held to a schema)
 answers         from what a model wrote to a checked answer; pictures: under a cap of pixels
-rewrite         better words, or the raw ones: rewrite_prompt, rewrite_checks, rewrite_cache, rewrite_tagworld
 """

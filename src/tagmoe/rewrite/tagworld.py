@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tagmoe.errors import TagMoEError
-from tagmoe.vlm.rewrite import RewriteStatus, Rewriting
+from tagmoe.rewrite.rewriter import RewriteStatus, Rewriting
 from tagmoe.world.rephrase import Rephrased, rephrase
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ GRAMMAR_VERSION = "1"
 
 class GrammarRewriter:
     """(instruction, images) -> the instruction in TagWorld's full grammar, or as it is. results: see
-    `tagmoe.vlm.rewrite.InstructionRewriter`."""
+    `tagmoe.rewrite.rewriter.InstructionRewriter`."""
 
     def __init__(self) -> None:
         self.results: list[Rewriting] = []

@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from tagmoe.errors import TagMoEError, VocabularyError
+from tagmoe.rewrite.cache import RewriteCache
+from tagmoe.rewrite.checks import problems
+from tagmoe.rewrite.prompt import PROMPT_VERSION, rewrite_question
 from tagmoe.tags import TaskDescriptor
 from tagmoe.vlm.question import VLM, Answer, Attachment
-from tagmoe.vlm.rewrite_cache import RewriteCache
-from tagmoe.vlm.rewrite_checks import problems
-from tagmoe.vlm.rewrite_prompt import PROMPT_VERSION, rewrite_question
 
 if TYPE_CHECKING:
     from PIL.Image import Image
