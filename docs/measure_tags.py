@@ -13,8 +13,8 @@ import json
 from pathlib import Path
 
 from tagmoe.cli.models import load_model, model_name
-from tagmoe.evaluate.predicted_tags import measure, tags_right
 from tagmoe.evaluate.tagworld import cases
+from tagmoe.laboratory.routing.tag_scores import measure, tags_right
 from tagmoe.pipeline.packaged import packaged_folder
 from tagmoe.routing.predicted_tags import Alignment, TagScore
 

@@ -21,11 +21,21 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from tagmoe.ablation.arms import arm_names
-from tagmoe.ablation.collection import QUANTITIES, Collection, read_collection
-from tagmoe.ablation.figures import figures, gradient_figure
-from tagmoe.ablation.report import FILTERS, facts
-from tagmoe.ablation.table import FLOW, INFORMATION, LOGGED, PAPER_ARMS, SUBSETS, SUCCESS, TAGS, phrase, summarise
+from tagmoe.laboratory.ablation.arms import arm_names
+from tagmoe.laboratory.ablation.collection import QUANTITIES, Collection, read_collection
+from tagmoe.laboratory.ablation.figures import figures, gradient_figure
+from tagmoe.laboratory.ablation.report import FILTERS, facts
+from tagmoe.laboratory.ablation.table import (
+    FLOW,
+    INFORMATION,
+    LOGGED,
+    PAPER_ARMS,
+    SUBSETS,
+    SUCCESS,
+    TAGS,
+    phrase,
+    summarise,
+)
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS / "results"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tagmoe.ablation.results import Cases, FlowByTimestep, Result, Routing, Verdicts
+from tagmoe.laboratory.ablation.results import Cases, FlowByTimestep, Result, Routing, Verdicts
 from tagmoe.world import TASKS
 
 EDITS_ALL = {"generate", "subject", "style_ref", "structure"}

@@ -16,13 +16,13 @@ from types import ModuleType
 import pytest
 from html_page import Page
 
-from tagmoe.ablation.collection import Collection, read_collection
-from tagmoe.ablation.figures import DRAWN, INK, figures
-from tagmoe.ablation.report import render, write_report
-from tagmoe.ablation.results import Result
-from tagmoe.ablation.table import Summary, summarise
 from tagmoe.cli import run
 from tagmoe.errors import MissingError
+from tagmoe.laboratory.ablation.collection import Collection, read_collection
+from tagmoe.laboratory.ablation.figures import DRAWN, INK, figures
+from tagmoe.laboratory.ablation.report import render, write_report
+from tagmoe.laboratory.ablation.results import Result
+from tagmoe.laboratory.ablation.table import Summary, summarise
 
 Make = Callable[..., Result]
 ROOT = Path(__file__).parents[2]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tagmoe.ablation.arms import arm_names, common_digest, load_arms
 from tagmoe.errors import ConfigError, UsageError
+from tagmoe.laboratory.ablation.arms import arm_names, common_digest, load_arms
 
 ARMS = Path(__file__).parents[2] / "recipes" / "tagworld" / "ablation"
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tagmoe.ablation.collection import read_collection
-from tagmoe.ablation.results import FlowByTimestep, Result
 from tagmoe.errors import ResultError, TagMoEError, UsageError
+from tagmoe.laboratory.ablation.collection import read_collection
+from tagmoe.laboratory.ablation.results import FlowByTimestep, Result
 
 Make = Callable[..., Result]
 Write = Callable[[Path, Result], Path]

@@ -10,8 +10,9 @@ import pytest
 import torch
 from tiny_training import write_components
 
-from tagmoe.ablation.interference import FAMILIES, GRADIENT_SEED, task_gradients
-from tagmoe.ablation.measure import (
+from tagmoe.evaluate.tagworld import score
+from tagmoe.laboratory.ablation.interference import FAMILIES, GRADIENT_SEED, task_gradients
+from tagmoe.laboratory.ablation.measure import (
     TIMESTEPS,
     FlowSamples,
     Measured,
@@ -22,7 +23,6 @@ from tagmoe.ablation.measure import (
     judged,
     routed,
 )
-from tagmoe.evaluate.tagworld import score
 from tagmoe.losses.flow import interpolate
 from tagmoe.model.upcycle import upcycle
 from tagmoe.pipeline.pipeline import TagMoEPipeline

@@ -16,13 +16,13 @@ import yaml
 from rich.console import Console
 from tiny_training import SETTINGS, write_components
 
-from tagmoe.ablation.arms import load_arms
-from tagmoe.ablation.interference import FAMILIES, family_jobs, summarise
-from tagmoe.ablation.job import Job, arm_job, base_job, do, read_job
-from tagmoe.ablation.measure import Plan
-from tagmoe.ablation.results import read_result
-from tagmoe.ablation.run import Outcome, failed, run_jobs
 from tagmoe.errors import ResultError
+from tagmoe.laboratory.ablation.arms import load_arms
+from tagmoe.laboratory.ablation.interference import FAMILIES, family_jobs, summarise
+from tagmoe.laboratory.ablation.job import Job, arm_job, base_job, do, read_job
+from tagmoe.laboratory.ablation.measure import Plan
+from tagmoe.laboratory.ablation.results import read_result
+from tagmoe.laboratory.ablation.run import Outcome, failed, run_jobs
 
 PLAN = Plan(per_task=1, steps=1, cfg=1.0, curve_cases=0, tasks=("recolour", "style"))
 QUIET = Console(quiet=True)
@@ -208,6 +208,6 @@ def _children(out: Path) -> list[int]:
                 words = (entry / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if b"tagmoe.ablation.job" in words and any(word.startswith(str(out).encode()) for word in words):
+            if b"tagmoe.laboratory.ablation.job" in words and any(word.startswith(str(out).encode()) for word in words):
                 found.append(int(entry.name))
     return found

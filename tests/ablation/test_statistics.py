@@ -8,7 +8,8 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from tagmoe.ablation.statistics import (
+from tagmoe.errors import UsageError
+from tagmoe.laboratory.ablation.paired import (
     CaseBootstrap,
     Estimate,
     Interval,
@@ -18,7 +19,6 @@ from tagmoe.ablation.statistics import (
     seed_estimate,
     spread,
 )
-from tagmoe.errors import UsageError
 
 SEEDS = (0, 1, 2)
 

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tagmoe.ablation.collection import Collection, read_collection
-from tagmoe.ablation.results import FlowByTimestep, Result, Verdicts
-from tagmoe.ablation.statistics import Estimate, Interval
-from tagmoe.ablation.table import (
+from tagmoe.errors import UsageError
+from tagmoe.laboratory.ablation.collection import Collection, read_collection
+from tagmoe.laboratory.ablation.paired import Estimate, Interval
+from tagmoe.laboratory.ablation.results import FlowByTimestep, Result, Verdicts
+from tagmoe.laboratory.ablation.table import (
     COLUMNS,
     FLOW,
     PAPER_ARMS,
@@ -31,7 +32,6 @@ from tagmoe.ablation.table import (
     phrase,
     summarise,
 )
-from tagmoe.errors import UsageError
 
 Make = Callable[..., Result]
 DRAWS = 500

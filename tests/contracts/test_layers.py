@@ -22,7 +22,7 @@ LAYERS = (
     ("annotation",),
     ("pipeline",),
     ("train", "evaluate", "routing"),
-    ("serve", "study", "ablation"),
+    ("serve", "study", "laboratory"),
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

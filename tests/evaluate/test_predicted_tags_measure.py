@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from tagmoe.evaluate.predicted_tags import measure, signatures, tags_right
 from tagmoe.evaluate.tagworld import cases
+from tagmoe.laboratory.routing.tag_scores import measure, signatures, tags_right
 from tagmoe.losses import Objective
 from tagmoe.routing.predicted_tags import Alignment
 from tagmoe.world import rule_sets

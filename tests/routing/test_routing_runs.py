@@ -12,10 +12,10 @@ import torch
 from made_recordings import about
 
 from tagmoe.errors import UsageError
-from tagmoe.evaluate import controls
-from tagmoe.evaluate.controls import FREE_TASKS, tagworld_controls
-from tagmoe.evaluate.intervention import all_interventions, difference, run_interventions
-from tagmoe.evaluate.recording import draw, image_digest, record_cases, tagworld_cases
+from tagmoe.laboratory.routing import controls
+from tagmoe.laboratory.routing.controls import FREE_TASKS, tagworld_controls
+from tagmoe.laboratory.routing.interventions import all_interventions, difference, run_interventions
+from tagmoe.laboratory.routing.recorder import draw, image_digest, record_cases, tagworld_cases
 from tagmoe.routing.reading import read_recording
 from tagmoe.routing.recording import RecordingWriter
 from tagmoe.routing.summary import summarise

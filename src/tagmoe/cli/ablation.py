@@ -13,7 +13,7 @@ from tagmoe.cli.output import check_output_folder, give, new_folder, say
 from tagmoe.errors import UsageError
 
 if TYPE_CHECKING:
-    from tagmoe.ablation.job import Job
+    from tagmoe.laboratory.ablation.job import Job
 
 app = typer.Typer()
 
@@ -50,13 +50,13 @@ def run(
 
     Example: tagmoe ablation run recipes/tagworld/ablation --out runs/ablation --arms dense,moe,align --jobs 2
     """
-    from tagmoe.ablation.arms import load_arms
+    from tagmoe.laboratory.ablation.arms import load_arms
 
     chosen = load_arms(recipes, _names(arms), changes or ())
     numbers = _seeds(seeds)
     hush()
-    from tagmoe.ablation.job import arm_job, base_job
-    from tagmoe.ablation.measure import Plan
+    from tagmoe.laboratory.ablation.job import arm_job, base_job
+    from tagmoe.laboratory.ablation.measure import Plan
 
     plan = Plan(per_task=cases).record()
     done = _run(
@@ -83,14 +83,14 @@ def interference(
     Writes interference.json into the folder. Interrupted or killed, the same command goes on.
     Example: tagmoe ablation interference recipes/tagworld/ablation --out runs/ablation --arms dense,moe --jobs 2
     """
-    from tagmoe.ablation.arms import load_arms
+    from tagmoe.laboratory.ablation.arms import load_arms
 
     chosen = load_arms(recipes, _names(arms), changes or ())
     numbers = _seeds(seeds)
     hush()
-    from tagmoe.ablation.interference import family_jobs, summarise
-    from tagmoe.ablation.job import base_job
-    from tagmoe.ablation.measure import Plan
+    from tagmoe.laboratory.ablation.interference import family_jobs, summarise
+    from tagmoe.laboratory.ablation.job import base_job
+    from tagmoe.laboratory.ablation.measure import Plan
 
     work = [job for seed in numbers for arm in chosen for job in family_jobs(out, seed, arm, Plan(per_task=cases))]
     _run([base_job(out, seed, chosen[0]) for seed in numbers], work, jobs)
@@ -115,14 +115,14 @@ def report(
 
     Example: tagmoe ablation report runs/ablation --out ablation-report --recipes recipes/tagworld/ablation
     """
-    from tagmoe.ablation.collection import read_collection
-    from tagmoe.ablation.report import FILES, write_report
-    from tagmoe.ablation.table import SUCCESS, phrase, summarise
+    from tagmoe.laboratory.ablation.collection import read_collection
+    from tagmoe.laboratory.ablation.report import FILES, write_report
+    from tagmoe.laboratory.ablation.table import SUCCESS, phrase, summarise
 
     check_output_folder(out, force=force, ours=FILES)
     known = None
     if recipes is not None:
-        from tagmoe.ablation.arms import arm_names
+        from tagmoe.laboratory.ablation.arms import arm_names
 
         known = arm_names(recipes)
     numbers = None if seeds is None else _seeds(seeds)
@@ -137,7 +137,7 @@ def report(
 
 
 def _run(bases: list[Job], work: list[Job], jobs: int) -> list[Job]:
-    from tagmoe.ablation.run import failed, run_jobs
+    from tagmoe.laboratory.ablation.run import failed, run_jobs
 
     outcome = run_jobs(bases, work, jobs=jobs)
     error = failed(outcome)

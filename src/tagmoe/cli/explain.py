@@ -46,7 +46,7 @@ class Page:
         rules, rules_reason, candidates = None, RULES_KNOW, None
         if pipeline.config.known_words is not None:
             found = rule_tags(prompt, sources)
-            # As the figures of the test set were measured: see `tagmoe.evaluate.predicted_tags`.
+            # As the figures of the test set were measured: see `tagmoe.laboratory.routing.tag_scores`.
             rules, candidates = found.descriptor, rule_sets()
             rules_reason = f"{found.reason[0].upper()}{found.reason[1:]}."
         predicted = rule_cosine = None

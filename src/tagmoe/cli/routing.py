@@ -22,7 +22,7 @@ from tagmoe.files.json_files import read_object
 from tagmoe.files.resumable import size_text
 
 if TYPE_CHECKING:
-    from tagmoe.evaluate.recording import RoutingCase
+    from tagmoe.laboratory.routing.recorder import RoutingCase
     from tagmoe.pipeline.pipeline import TagMoEPipeline
     from tagmoe.routing.recording import About
 
@@ -81,7 +81,7 @@ def record(
     chosen = _cases(source, cases, tasks, controls, seed)
     plan = plan_memory(model, memory)
     pipeline = load_model(model, threads=threads, plan=plan)
-    from tagmoe.evaluate.recording import record_cases
+    from tagmoe.laboratory.routing.recorder import record_cases
     from tagmoe.routing.recording import RecordingWriter
 
     batch = BATCH if pipeline.config.known_words is not None else 1
@@ -93,7 +93,7 @@ def record(
             ids = record_cases(pipeline, chosen, writer, steps=steps, cfg=cfg, batch=batch, on_case=done)
         switched = None
         if interventions:
-            from tagmoe.evaluate.intervention import run_interventions
+            from tagmoe.laboratory.routing.interventions import run_interventions
 
             some = {ids[i]: chosen[i] for i in _first_of_each_task(chosen, interventions)}
             with _bar("switching experts", 1) as done:
@@ -146,7 +146,7 @@ def _cases(source: Path | None, cases: int, tasks: str | None, controls: int, se
         if tasks is not None:
             raise UsageError("--tasks chooses TagWorld tasks and --from takes cases from a file; give one of them.")
         hush()
-        from tagmoe.evaluate.case_file import read_case_file
+        from tagmoe.laboratory.routing.case_file import read_case_file
 
         return read_case_file(source, seed)
     names = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
@@ -156,8 +156,8 @@ def _cases(source: Path | None, cases: int, tasks: str | None, controls: int, se
     if unknown or names == []:
         raise UsageError(f"--tasks names {', '.join(unknown) or 'nothing'}; give some of {', '.join(TASKS)}.")
     hush()
-    from tagmoe.evaluate.controls import tagworld_controls
-    from tagmoe.evaluate.recording import tagworld_cases
+    from tagmoe.laboratory.routing.controls import tagworld_controls
+    from tagmoe.laboratory.routing.recorder import tagworld_cases
 
     chosen = tagworld_cases(cases, seed, names)
     return chosen + (tagworld_controls(controls, seed) if controls else [])

@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tagmoe.ablation.results import Cases, FlowByTimestep, Routing, Verdicts
 from tagmoe.evaluate.tagworld import cases, pipeline_editor, run_editor, score
+from tagmoe.laboratory.ablation.results import Cases, FlowByTimestep, Routing, Verdicts
 from tagmoe.losses.flow import flow_loss, interpolate
 from tagmoe.model.routing import RoutingTrace
 from tagmoe.pipeline.pipeline import TagMoEPipeline

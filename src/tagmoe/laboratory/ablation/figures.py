@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from tagmoe.ablation.results import Result
-from tagmoe.ablation.statistics import Estimate
-from tagmoe.ablation.table import PAPER_ARMS, Summary, logged
 from tagmoe.errors import MissingError
+from tagmoe.laboratory.ablation.paired import Estimate
+from tagmoe.laboratory.ablation.results import Result
+from tagmoe.laboratory.ablation.table import PAPER_ARMS, Summary, logged
 
 INK = "#7c8187"
 COLOURS = ("#b4532f", "#33808a", "#8a5fb0", "#b08a2e", "#4f8f4f", "#c25a8a", "#4a76c9", "#8c7355")

@@ -12,10 +12,10 @@ from typing import Literal
 
 import numpy as np
 
-from tagmoe.ablation.collection import QUANTITIES, Collection
-from tagmoe.ablation.results import Result
-from tagmoe.ablation.statistics import CaseBootstrap, Estimate, Spread, holm, seed_estimate, spread
 from tagmoe.errors import UsageError
+from tagmoe.laboratory.ablation.collection import QUANTITIES, Collection
+from tagmoe.laboratory.ablation.paired import CaseBootstrap, Estimate, Spread, holm, seed_estimate, spread
+from tagmoe.laboratory.ablation.results import Result
 
 Outcome = Literal["held", "held for these seeds", "not resolved", "opposite for these seeds", "opposite", "missing"]
 MINUS = "-"

@@ -24,11 +24,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from tagmoe.ablation.arms import FREE, Arm, common_digest
-from tagmoe.ablation.results import BASE, NAME
 from tagmoe.config import RunConfig, check_config
 from tagmoe.errors import ResultError
 from tagmoe.files.atomic import write_whole
+from tagmoe.laboratory.ablation.arms import FREE, Arm, common_digest
+from tagmoe.laboratory.ablation.results import BASE, NAME
 
 EVERY = 20
 """Every n-th step's terms are kept in the result."""
@@ -150,7 +150,7 @@ def do(job: Job) -> None:
     """Train, edit, judge, write the result."""
     from rich.console import Console
 
-    from tagmoe.ablation import measure
+    from tagmoe.laboratory.ablation import measure
     from tagmoe.train.recipe import RECORD, train
 
     plan = None if job.plan is None else measure.Plan(**job.plan)
@@ -167,8 +167,8 @@ def do(job: Job) -> None:
 def _measure(job: Job, plan: Any) -> None:
     import torch
 
-    from tagmoe.ablation import measure
-    from tagmoe.ablation.results import Result
+    from tagmoe.laboratory.ablation import measure
+    from tagmoe.laboratory.ablation.results import Result
     from tagmoe.pipeline.pipeline import TagMoEPipeline
     from tagmoe.train.recipe import versions
 

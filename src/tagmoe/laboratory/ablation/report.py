@@ -11,10 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tagmoe.ablation.figures import INK, figures
-from tagmoe.ablation.results import Result
-from tagmoe.ablation.statistics import Estimate, cases_needed, half_width
-from tagmoe.ablation.table import (
+from tagmoe.laboratory.ablation.figures import INK, figures
+from tagmoe.laboratory.ablation.paired import Estimate, cases_needed, half_width
+from tagmoe.laboratory.ablation.results import Result
+from tagmoe.laboratory.ablation.table import (
     PAPER_ARMS,
     PAPER_METRICS,
     PAPER_STEPS,
@@ -141,7 +141,7 @@ def outcomes(summary: Summary) -> dict[str, list[Claim]]:
 
 def render(summary: Summary, drawn: dict[str, str]) -> str:
     """The HTML page. All text but the figures, which are made here, is escaped."""
-    environment = page_environment("tagmoe.ablation")
+    environment = page_environment("tagmoe.laboratory.ablation")
     environment.filters |= FILTERS | {"inline": inline_svg, "tone": _tone}
     return environment.get_template("report.html.j2").render(**facts(summary), figures=drawn)
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from tagmoe.ablation.job import Job
 from tagmoe.errors import TagMoEError
+from tagmoe.laboratory.ablation.job import Job
 
 MEASURING = 0.15
 """Share of an arm's time that goes to editing and judging its cases, for the estimate of the time left."""
@@ -86,7 +86,7 @@ def _run(waiting: list[Job], jobs: int, outcome: Outcome, show: Callable[[], Non
 def _start(job: Job) -> subprocess.Popen[bytes]:
     with (job.folder / "log.txt").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "tagmoe.ablation.job", str(job.folder)],
+            [sys.executable, "-m", "tagmoe.laboratory.ablation.job", str(job.folder)],
             stdin=subprocess.PIPE,  # its end tells the child that we are gone
             stdout=log,
             stderr=log,

@@ -11,7 +11,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from tagmoe.errors import ImageError, UsageError, VocabularyError
-from tagmoe.evaluate.recording import RoutingCase, image_digest
+from tagmoe.laboratory.routing.recorder import RoutingCase, image_digest
 from tagmoe.pictures import load_image
 from tagmoe.routing.recording import Facts
 from tagmoe.tags import TaskDescriptor

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tagmoe.evaluate.recording import RoutingCase, draw
+from tagmoe.laboratory.routing.recorder import RoutingCase, draw
 from tagmoe.model.intervention import Intervention, intervene
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.routing.recording import Condition, Interventions, RecordingWriter

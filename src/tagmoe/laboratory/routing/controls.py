@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from tagmoe.errors import UsageError
-from tagmoe.evaluate.recording import RoutingCase, tagworld_case
+from tagmoe.laboratory.routing.recorder import RoutingCase, tagworld_case
 from tagmoe.world import SIZE, TASKS, Face, Sample, Scene, render, sample
 from tagmoe.world.dice import Dice
 from tagmoe.world.edits import Edit

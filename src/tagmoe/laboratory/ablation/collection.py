@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tagmoe.ablation.results import BASE, NAME, Cases, Result, read_result
 from tagmoe.errors import ResultError, UsageError
+from tagmoe.laboratory.ablation.results import BASE, NAME, Cases, Result, read_result
 
 RUN = re.compile(r"seed-(\d+)")
 FLAT = re.compile(r"(.+)-seed-(\d+)\.json")

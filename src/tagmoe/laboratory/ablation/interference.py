@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tagmoe.ablation.arms import Arm, common_digest
-from tagmoe.ablation.job import Job, changed, read_job
-from tagmoe.ablation.measure import FlowSamples, Plan
-from tagmoe.ablation.results import BASE, NAME, Result, read_result
-from tagmoe.ablation.statistics import CaseBootstrap
 from tagmoe.config import MoEConfig
 from tagmoe.files.atomic import write_whole
+from tagmoe.laboratory.ablation.arms import Arm, common_digest
+from tagmoe.laboratory.ablation.job import Job, changed, read_job
+from tagmoe.laboratory.ablation.measure import FlowSamples, Plan
+from tagmoe.laboratory.ablation.paired import CaseBootstrap
+from tagmoe.laboratory.ablation.results import BASE, NAME, Result, read_result
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.train.encoded import EDITING
 from tagmoe.world import sample
