@@ -74,8 +74,8 @@ def _write(folder: Path, rows: int, pictures: Sequence[bytes]) -> str:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from tagmoe.data.record import Picture, Record, record_id
-    from tagmoe.data.store import Store
+    from tagmoe.data.store.record import Picture, Record, record_id
+    from tagmoe.data.store.store import Store
 
     words = [f"make the thing number {number} blue" for number in range(rows)]
     records = [
@@ -115,7 +115,7 @@ def _run(python: str, engine: str, url: str, folder: Path) -> dict[str, object]:
 def _tagmoe(url: str, folder: Path) -> tuple[int, str]:
     from tagmoe.annotation.annotation import read_annotations
     from tagmoe.cli import run
-    from tagmoe.data.store import Store
+    from tagmoe.data.store.store import Store
 
     code = run(
         [

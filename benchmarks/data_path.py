@@ -33,14 +33,14 @@ from PIL import Image, ImageFilter
 from train_speed import BATCH, seconds_a_step, stage
 
 from tagmoe.config import DataConfig
+from tagmoe.data.check.validate import validate
 from tagmoe.data.encode import FIELDS, encode_store
 from tagmoe.data.export import export
-from tagmoe.data.importing import import_source
-from tagmoe.data.record import Picture, Record, record_id
+from tagmoe.data.sources.importing import import_source
 from tagmoe.data.sources.jsonl import JsonlSource
 from tagmoe.data.sources.tagworld import TagWorldSource
-from tagmoe.data.store import TABLE, Store
-from tagmoe.data.validate import validate
+from tagmoe.data.store.record import Picture, Record, record_id
+from tagmoe.data.store.store import TABLE, Store
 from tagmoe.pipeline.packaged import packaged_folder
 from tagmoe.train.encoder import encoder_of
 from tagmoe.train.stored import StoredRows, StoredSamples

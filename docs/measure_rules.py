@@ -25,7 +25,7 @@ from PIL import Image
 
 from tagmoe.annotation.evidence import conflicts, measure
 from tagmoe.annotation.rule_annotator import VERSION, annotate
-from tagmoe.data.record import Picture, Record, Role
+from tagmoe.data.store.record import Picture, Record, Role
 from tagmoe.tags import TAGS
 from tagmoe.world import TASKS, Sample, sample
 

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from tagmoe.annotation.annotation import ANNOTATION, Annotation, column_of
-from tagmoe.data.record import Record, from_row
 from tagmoe.data.sources.tagworld import TagWorldSource
-from tagmoe.data.store import Store
+from tagmoe.data.store.record import Record, from_row
+from tagmoe.data.store.store import Store
 from tagmoe.tags import TAGS
 
 Annotator = Callable[[Record], Annotation | None]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tagmoe.data.record import Picture, Record, record_id
+from tagmoe.data.store.record import Picture, Record, record_id
 
 
 def scene(height: int = 128, width: int = 128, seed: int = 0) -> np.ndarray:

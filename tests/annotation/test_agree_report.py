@@ -16,9 +16,9 @@ from tagmoe.annotation.agree import NO_ANSWER, agree
 from tagmoe.annotation.agree_tables import csv_tables, data_of, figures_of, write_report
 from tagmoe.annotation.agreement import as_bits, krippendorff_alpha
 from tagmoe.annotation.annotation import Annotation, read_annotations
-from tagmoe.data.invert import Rules, invert
-from tagmoe.data.record import Picture, TagProvenance
-from tagmoe.data.store import Store
+from tagmoe.data.inverse.invert import Rules, invert
+from tagmoe.data.store.record import Picture, TagProvenance
+from tagmoe.data.store.store import Store
 from tagmoe.errors import UsageError
 from tagmoe.intervals import RootBootstrap
 from tagmoe.tags import TAG_NAMES, index

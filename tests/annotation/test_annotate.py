@@ -15,9 +15,9 @@ from tagmoe.annotation.annotate import GIVE_UP_AFTER, Plan, annotate_store
 from tagmoe.annotation.annotation import read_annotations
 from tagmoe.annotation.annotators import OracleAnnotator, VLMAnnotator
 from tagmoe.annotation.rule_set import packaged_rules
-from tagmoe.data.record import PARTIAL, Picture, Record, TagProvenance, record_id
 from tagmoe.data.sources.tagworld import TagWorldSource
-from tagmoe.data.store import Store
+from tagmoe.data.store.record import PARTIAL, Picture, Record, TagProvenance, record_id
+from tagmoe.data.store.store import Store
 from tagmoe.errors import DataError, UsageError
 from tagmoe.vlm.question import Answer, Question
 

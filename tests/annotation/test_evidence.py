@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from tagmoe.annotation.camera import STILL
 from tagmoe.annotation.evidence import Evidence, compare, conflicts, measure
-from tagmoe.data.record import Picture, Record
+from tagmoe.data.store.record import Picture, Record
 from tagmoe.errors import ImageError
 from tagmoe.tags import TaskDescriptor
 

@@ -10,9 +10,9 @@ from annotated_stores import annotate, careless, stored, world_records
 
 from tagmoe.annotation.agreement import ABSENT, AgreementTally
 from tagmoe.annotation.gold import GoldSet, compare, gold_set
-from tagmoe.data.invert import Rules, invert
-from tagmoe.data.record import TagProvenance
-from tagmoe.data.store import Store
+from tagmoe.data.inverse.invert import Rules, invert
+from tagmoe.data.store.record import TagProvenance
+from tagmoe.data.store.store import Store
 from tagmoe.errors import UsageError
 from tagmoe.intervals import RootBootstrap
 from tagmoe.tags import TAG_NAMES, index

@@ -10,8 +10,8 @@ from made_pictures import sound
 
 from tagmoe.annotation.agreement import as_bits
 from tagmoe.annotation.label_issues import FOLDS, WORDS, features_of, find_label_issues, probe
-from tagmoe.data.record import Picture, to_row
 from tagmoe.data.sources.tagworld import TagWorldSource
+from tagmoe.data.store.record import Picture, to_row
 from tagmoe.tags import TAG_NAMES
 
 ROWS = 500

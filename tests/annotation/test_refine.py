@@ -13,9 +13,9 @@ from tagmoe.annotation.agreement import as_bits
 from tagmoe.annotation.annotation import Annotation, annotators, read_annotations
 from tagmoe.annotation.gold import gold_set
 from tagmoe.annotation.refine import ANSWERS, NOTE, Version, refine
-from tagmoe.data.invert import Rules, invert
-from tagmoe.data.record import Record
-from tagmoe.data.store import Store
+from tagmoe.data.inverse.invert import Rules, invert
+from tagmoe.data.store.record import Record
+from tagmoe.data.store.store import Store
 from tagmoe.errors import DataError, UsageError
 from tagmoe.intervals import RootBootstrap
 from tagmoe.tags import index

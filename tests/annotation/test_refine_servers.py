@@ -12,7 +12,7 @@ from made_pictures import sound
 from tagmoe.annotation.annotation import Annotation, annotators, read_annotations
 from tagmoe.annotation.rule_set import load_rules, packaged_rules
 from tagmoe.cli import run
-from tagmoe.data.store import Store
+from tagmoe.data.store.store import Store
 from tagmoe.tags import index
 
 GOLD = ("global editing", "illumination editing", "structure preservation")

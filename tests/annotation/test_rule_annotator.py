@@ -16,7 +16,7 @@ from PIL import Image
 from tagmoe.annotation import instruction_words, rule_annotator
 from tagmoe.annotation.instruction_words import Operation, Reading, read
 from tagmoe.annotation.rule_annotator import VERSION, annotate
-from tagmoe.data.record import Picture, Record
+from tagmoe.data.store.record import Picture, Record
 from tagmoe.tags import RULES, TAG_NAMES, TaskDescriptor
 from tagmoe.world import TASKS, sample
 

@@ -10,7 +10,7 @@ from html_page import Page
 from made_pictures import sound
 
 from tagmoe.cli import data_agree
-from tagmoe.data.store import Store
+from tagmoe.data.store.store import Store
 
 
 @pytest.fixture(scope="module")

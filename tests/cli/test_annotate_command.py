@@ -15,9 +15,9 @@ import pytest
 from fault_server import fault_server
 
 from tagmoe.annotation.annotation import read_annotations
-from tagmoe.data.importing import import_source
+from tagmoe.data.sources.importing import import_source
 from tagmoe.data.sources.tagworld import TagWorldSource
-from tagmoe.data.store import Store
+from tagmoe.data.store.store import Store
 
 MAIN = "from tagmoe.cli import main; main()"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tagmoe.pipeline.pipeline import packaged
+from tagmoe.pipeline import packaged
 
 PROMPT = "make the circle red"
 

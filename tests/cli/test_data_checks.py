@@ -8,8 +8,8 @@ import pytest
 from html_page import Page
 from made_pictures import sound
 
-from tagmoe.data.record import Picture
-from tagmoe.data.store import Store
+from tagmoe.data.store.record import Picture
+from tagmoe.data.store.store import Store
 
 
 @pytest.fixture

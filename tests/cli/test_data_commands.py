@@ -134,7 +134,7 @@ def test_stats(tagmoe, store, tmp_path) -> None:
 def test_stats_count_tags_and_the_quarantine(tagmoe, store) -> None:
     import pyarrow as pa
 
-    from tagmoe.data.store import Store
+    from tagmoe.data.store.store import Store
 
     opened = Store.open(store)
     with opened.writing():
@@ -149,7 +149,7 @@ def test_stats_count_tags_and_the_quarantine(tagmoe, store) -> None:
 
 
 def test_stats_of_an_empty_store(tagmoe, tmp_path) -> None:
-    from tagmoe.data.store import Store
+    from tagmoe.data.store.store import Store
 
     Store.create(tmp_path / "s")
     found = tagmoe("data", "stats", tmp_path / "s", "--plot", tmp_path / "a.svg")
@@ -159,7 +159,7 @@ def test_stats_of_an_empty_store(tagmoe, tmp_path) -> None:
 
 
 def test_view(tagmoe, store, tmp_path) -> None:
-    from tagmoe.data.store import Store
+    from tagmoe.data.store.store import Store
 
     record = Store.open(store).records([2])[0]
     found = tagmoe("data", "view", store, "--id", record.id[:12], "-o", tmp_path / "a.png", "--json")

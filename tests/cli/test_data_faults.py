@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from failing_disk import read_only, small_files
 
-from tagmoe.data import store as stores
-from tagmoe.data.importing import import_source
+from tagmoe.data.sources.importing import import_source
 from tagmoe.data.sources.tagworld import TagWorldSource
-from tagmoe.data.store import Store
+from tagmoe.data.store import store as stores
+from tagmoe.data.store.store import Store
 
 VERBS = {
     "import": ("tagworld", "STORE", "--count", 30),

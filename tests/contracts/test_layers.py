@@ -47,7 +47,7 @@ LIGHT = (
     "tagmoe.weights.upcycle",
     "tagmoe.tags",
     "tagmoe.world",
-    "tagmoe.data.store",
+    "tagmoe.data.store.store",
     "tagmoe.pipeline.memory.plans",
     "tagmoe.rewrite.rewriter",
     "tagmoe.cli",

@@ -24,7 +24,7 @@ import tagmoe
 from tagmoe import errors
 from tagmoe.cli import app, run
 from tagmoe.config import RunConfig, load_config
-from tagmoe.data.store import Store
+from tagmoe.data.store.store import Store
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"

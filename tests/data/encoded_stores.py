@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tagmoe.data.record import Picture, Record, Role, record_id
-from tagmoe.data.store import Store
+from tagmoe.data.store.record import Picture, Record, Role, record_id
+from tagmoe.data.store.store import Store
 from tagmoe.world import sample
 
 SEED = 5

@@ -7,7 +7,7 @@ import math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tagmoe.data.apportion import BITS, LARGEST_ERROR, Apportion, _Split, hash64
+from tagmoe.data.order.apportion import BITS, LARGEST_ERROR, Apportion, _Split, hash64
 
 # From a hundred-millionth to one: the weights of a mix are unlike, and the bound must not depend on them.
 WEIGHTS = st.lists(st.floats(-8, 0).map(lambda power: 10**power), min_size=1, max_size=12)

@@ -10,9 +10,9 @@ import pytest
 from made_pictures import encoded, picture, scene, sound, with_patch
 from PIL import Image
 
-from tagmoe.data import checks
-from tagmoe.data.checks import CHECKS, examine
-from tagmoe.data.record import PARTIAL, Picture, Record, TagProvenance, record_id, to_row
+from tagmoe.data.check import checks
+from tagmoe.data.check.checks import CHECKS, examine
+from tagmoe.data.store.record import PARTIAL, Picture, Record, TagProvenance, record_id, to_row
 from tagmoe.world import TASKS, sample
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from made_pictures import sound
 
-from tagmoe.data.record import Picture, TagProvenance
-from tagmoe.data.store import Store
+from tagmoe.data.store.record import Picture, TagProvenance
+from tagmoe.data.store.store import Store
 
 KILLS = 20
 CODE = {
@@ -26,9 +26,9 @@ CODE = {
 PROLOGUE = """
 import sys
 from tagmoe.data import invert as inverting
-from tagmoe.data.invert import Rules, invert
-from tagmoe.data.store import Store
-from tagmoe.data.validate import validate
+from tagmoe.data.inverse.invert import Rules, invert
+from tagmoe.data.store.store import Store
+from tagmoe.data.check.validate import validate
 inverting.BATCH_ROWS = 4
 store = Store.open(sys.argv[1])
 print("ready", flush=True)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from tagmoe.data.encode import BLANK, COLUMNS, encode_store, fit, nearest_size
 from tagmoe.data.encoded_rows import EncodedStore
-from tagmoe.data.store import Store
+from tagmoe.data.store.store import Store
 from tagmoe.errors import CheckpointError, DataError, UsageError
 from tagmoe.pipeline.packaged import load_packaged, packaged_folder
 from tagmoe.train.encoded import CHUNK, EncodedSamples

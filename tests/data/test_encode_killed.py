@@ -12,7 +12,7 @@ import pytest
 from encoded_stores import make_store, start_command
 
 from tagmoe.data.encode import INDICATOR
-from tagmoe.data.store import Store
+from tagmoe.data.store.store import Store
 
 KILLS = 20
 FRAGMENTS = 40

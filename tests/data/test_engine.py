@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tagmoe.data.engine import ATTEMPTS, run
+from tagmoe.data.store.engine import ATTEMPTS, run
 from tagmoe.errors import DataError, MissingError, UsageError
 
 
@@ -103,6 +103,6 @@ def test_settings_that_cannot_be_met(options, message):
 
 
 def test_without_ray(monkeypatch):
-    monkeypatch.setattr("tagmoe.data.engine.find_spec", lambda name: None)
+    monkeypatch.setattr("tagmoe.data.store.engine.find_spec", lambda name: None)
     with pytest.raises(MissingError, match=r"pip install 'tagmoe\[ray\]'"):
         run([0], abs, engine="ray")

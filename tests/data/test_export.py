@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tagmoe.data.export import FORMATS, export
-from tagmoe.data.importing import import_source
-from tagmoe.data.picture_file import read_picture
-from tagmoe.data.record import OPERATIONS, ROLES, Picture, Record, TagProvenance, record_id
+from tagmoe.data.sources.importing import import_source
 from tagmoe.data.sources.registry import open_source
-from tagmoe.data.store import Store
+from tagmoe.data.store.picture_file import read_picture
+from tagmoe.data.store.record import OPERATIONS, ROLES, Picture, Record, TagProvenance, record_id
+from tagmoe.data.store.store import Store
 from tagmoe.errors import DataError
 
 PICTURES = [

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from edit_files import jsonl_folder, picture_bytes, write_lines
 
-from tagmoe.data.record import TagProvenance
 from tagmoe.data.sources.jsonl import JsonlSource
 from tagmoe.data.sources.pairs import PairsSource
 from tagmoe.data.sources.parquet import ParquetSource
 from tagmoe.data.sources.registry import KINDS, open_source
+from tagmoe.data.store.record import TagProvenance
 from tagmoe.errors import DataError, UsageError
 from tagmoe.tags import TAG_NAMES
 

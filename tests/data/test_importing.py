@@ -20,13 +20,13 @@ from failing_disk import read_only, small_files
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tagmoe.data.benchmark_pictures import benchmark_pictures
-from tagmoe.data.importing import BENCHMARK, KNOWN, NOTE, import_source
-from tagmoe.data.known_ids import KnownIds
 from tagmoe.data.sources import source as terms
+from tagmoe.data.sources.benchmark_pictures import benchmark_pictures
+from tagmoe.data.sources.importing import BENCHMARK, KNOWN, NOTE, import_source
 from tagmoe.data.sources.jsonl import JsonlSource
 from tagmoe.data.sources.source import Licence
-from tagmoe.data.store import Store
+from tagmoe.data.store.known_ids import KnownIds
+from tagmoe.data.store.store import Store
 from tagmoe.errors import DataError, UsageError
 
 
@@ -121,7 +121,7 @@ def test_a_batch_ends_by_bytes_too(tmp_path, edits):
 
 
 def test_the_position_is_noted_where_no_row_gives_a_record(tmp_path, monkeypatch):
-    monkeypatch.setattr("tagmoe.data.importing.NOTE_AFTER", 5)
+    monkeypatch.setattr("tagmoe.data.sources.importing.NOTE_AFTER", 5)
     path = write_lines(tmp_path / "bad.jsonl", ["rubbish"] * 12)
     store = Store.create(tmp_path / "s")
     with pytest.raises(KeyboardInterrupt):
@@ -299,11 +299,11 @@ def test_known_ids_are_exact_when_beginnings_collide(first, batches):
 
 MANY = """
 import os, sys
-from tagmoe.data.benchmark_pictures import benchmark_pictures
-from tagmoe.data.importing import import_source
-from tagmoe.data.record import Picture, Record, record_id
+from tagmoe.data.sources.benchmark_pictures import benchmark_pictures
+from tagmoe.data.sources.importing import import_source
+from tagmoe.data.store.record import Picture, Record, record_id
 from tagmoe.data.sources.source import Licence, Row
-from tagmoe.data.store import Store
+from tagmoe.data.store.store import Store
 
 class Made:
     name, licence = "made", Licence("MIT")
@@ -339,10 +339,10 @@ def test_memory_is_flat_over_20000_rows(tmp_path):
 KILLED = """
 import sys
 from pathlib import Path
-from tagmoe.data.benchmark_pictures import benchmark_pictures
-from tagmoe.data.importing import import_source
+from tagmoe.data.sources.benchmark_pictures import benchmark_pictures
+from tagmoe.data.sources.importing import import_source
 from tagmoe.data.sources.jsonl import JsonlSource
-from tagmoe.data.store import Store
+from tagmoe.data.store.store import Store
 store = Store.open_or_create(sys.argv[2])
 import_source(store, JsonlSource(Path(sys.argv[1]), licence="MIT"), batch_rows=7,
               progress=lambda done, total: print(done, flush=True))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tagmoe.data.inverse_text import map_of, photograph_of, removal_of
-from tagmoe.data.native_tasks import EDITS, edit_of
+from tagmoe.data.inverse.text import map_of, photograph_of, removal_of
+from tagmoe.data.sources.native_tasks import EDITS, edit_of
 from tagmoe.world import TASKS
 
 

@@ -12,12 +12,12 @@ import pytest
 from made_pictures import picture, scene, sound
 from PIL import Image
 
-from tagmoe.data import invert as inverting
-from tagmoe.data.checks import examine
-from tagmoe.data.invert import Rules, inverse_id, invert
-from tagmoe.data.record import PARTIAL, Picture, Record, TagProvenance, record_id, to_row
-from tagmoe.data.store import Store
-from tagmoe.data.validate import QUARANTINE, validate
+from tagmoe.data.check.checks import examine
+from tagmoe.data.check.validate import QUARANTINE, validate
+from tagmoe.data.inverse import invert as inverting
+from tagmoe.data.inverse.invert import Rules, inverse_id, invert
+from tagmoe.data.store.record import PARTIAL, Picture, Record, TagProvenance, record_id, to_row
+from tagmoe.data.store.store import Store
 from tagmoe.errors import DataError
 from tagmoe.world import TASKS, judge, rule_tags, sample
 

@@ -8,7 +8,7 @@ import zlib
 import pytest
 from PIL import Image
 
-from tagmoe.data.picture_file import extension, read_picture
+from tagmoe.data.store.picture_file import extension, read_picture
 from tagmoe.errors import ImageError
 from tagmoe.pictures import load_image
 

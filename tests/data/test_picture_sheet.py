@@ -5,9 +5,9 @@ from __future__ import annotations
 from edit_files import picture_bytes
 from PIL import ImageFont
 
-from tagmoe.data.picture_file import read_picture
-from tagmoe.data.picture_sheet import GAP, TILE, _caption, _wrapped, picture_sheet
-from tagmoe.data.record import Picture, Record, TagProvenance, record_id
+from tagmoe.data.store.picture_file import read_picture
+from tagmoe.data.store.picture_sheet import GAP, TILE, _caption, _wrapped, picture_sheet
+from tagmoe.data.store.record import Picture, Record, TagProvenance, record_id
 
 
 def record(**changes) -> Record:

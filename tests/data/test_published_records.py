@@ -33,9 +33,9 @@ from made_published import (
 )
 from PIL import Image
 
-from tagmoe.data.record import record_id
 from tagmoe.data.sources.registry import open_source
 from tagmoe.data.sources.source import Licence
+from tagmoe.data.store.record import record_id
 from tagmoe.errors import DataError, UsageError
 
 

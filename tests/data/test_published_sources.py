@@ -10,11 +10,11 @@ import pytest
 from made_published import MAKERS, Expected
 
 from tagmoe.cli import run
-from tagmoe.data.importing import import_source
 from tagmoe.data.sources import instruct_pix2pix, magicbrush, omniedit, skipped, subjects200k, ultraedit, viton_hd
+from tagmoe.data.sources.importing import import_source
 from tagmoe.data.sources.registry import open_source
 from tagmoe.data.sources.source import Licence, Source
-from tagmoe.data.store import Store
+from tagmoe.data.store.store import Store
 from tagmoe.errors import UsageError
 
 LICENCES = {

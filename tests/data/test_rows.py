@@ -8,10 +8,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tagmoe.data.record import Picture, Record, record_id
-from tagmoe.data.rows import bucket_name, bucket_sizes, rows_by_bucket
-from tagmoe.data.sampler import Sampler
-from tagmoe.data.store import Store
+from tagmoe.data.order.rows import bucket_name, bucket_sizes, rows_by_bucket
+from tagmoe.data.order.sampler import Sampler
+from tagmoe.data.store.record import Picture, Record, record_id
+from tagmoe.data.store.store import Store
 from tagmoe.errors import DataError, UsageError
 
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tagmoe.data.apportion import LARGEST_ERROR
-from tagmoe.data.sampler import Sampler, SourceRows, permutation, uniform, wording
+from tagmoe.data.order.apportion import LARGEST_ERROR
+from tagmoe.data.order.sampler import Sampler, SourceRows, permutation, uniform, wording
 from tagmoe.errors import DataError, UsageError
 
 BUCKETS = ("64x64", "64x64 64x64", "64x32 64x64 32x32")
@@ -257,7 +257,7 @@ def test_wordings_come_in_their_shares() -> None:
 
 PROCESS = """
 import numpy as np
-from tagmoe.data.sampler import Sampler, SourceRows
+from tagmoe.data.order.sampler import Sampler, SourceRows
 rows = {"x": np.arange(50), "y": np.arange(50, 60)}
 sources = {"b": SourceRows(2, rows), "a": SourceRows(1, rows)}
 sampler = Sampler(sources, batch=6, seed=11, dropout=0.5)

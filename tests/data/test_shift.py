@@ -7,8 +7,8 @@ import pytest
 from made_pictures import encoded, picture, scene, with_patch
 from PIL import Image
 
-from tagmoe.data.checks import picture_findings, shift_of
-from tagmoe.data.shift import measure_shift
+from tagmoe.data.check.checks import picture_findings, shift_of
+from tagmoe.data.check.shift import measure_shift
 
 MARGIN = 12
 

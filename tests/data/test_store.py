@@ -13,8 +13,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from tagmoe.data.record import Picture, Record, TagProvenance, record_id
-from tagmoe.data.store import TABLE, Store
+from tagmoe.data.store.record import Picture, Record, TagProvenance, record_id
+from tagmoe.data.store.store import TABLE, Store
 from tagmoe.errors import DataError, UsageError
 
 
@@ -183,7 +183,7 @@ def hold(path, ready, done):
 
 
 def test_a_writer_clears_the_versions_of_its_own_steps(tmp_path, monkeypatch):
-    monkeypatch.setattr("tagmoe.data.store.CLEAR_AFTER", 4)
+    monkeypatch.setattr("tagmoe.data.store.store.CLEAR_AFTER", 4)
     store = filled(tmp_path / "s", (1, 1))
     before = store.version
     versions = []
@@ -263,7 +263,7 @@ def test_what_is_no_store_is_said_in_one_sentence(tmp_path):
 
 
 def test_a_newer_store_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("tagmoe.data.store.VERSION", 2)
+    monkeypatch.setattr("tagmoe.data.store.store.VERSION", 2)
     filled(tmp_path / "s")
     monkeypatch.undo()
     with pytest.raises(DataError, match="version '2'"):

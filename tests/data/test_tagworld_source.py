@@ -13,12 +13,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tagmoe.cli import app
-from tagmoe.data.importing import import_source
-from tagmoe.data.record import from_row, to_row
-from tagmoe.data.rows import rows_by_bucket
+from tagmoe.data.order.rows import rows_by_bucket
+from tagmoe.data.sources.importing import import_source
 from tagmoe.data.sources.registry import open_source
 from tagmoe.data.sources.tagworld import TagWorldSource
-from tagmoe.data.store import Store
+from tagmoe.data.store.record import from_row, to_row
+from tagmoe.data.store.store import Store
 from tagmoe.errors import UsageError
 from tagmoe.world import TASKS, sample
 

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 from made_pictures import picture, scene, sound
 
-from tagmoe.data import checks
-from tagmoe.data.record import Picture
-from tagmoe.data.store import Store
-from tagmoe.data.validate import QUARANTINE, later_copies, summarise, validate
+from tagmoe.data.check import checks
+from tagmoe.data.check.validate import QUARANTINE, later_copies, summarise, validate
+from tagmoe.data.store.record import Picture
+from tagmoe.data.store.store import Store
 from tagmoe.errors import DataError
 
 
@@ -120,7 +120,7 @@ def test_ids_are_compared_in_any_number_of_passes(tmp_path, monkeypatch):
     records = [sound(number % 70, images=(small,), target=small) for number in range(100)]
     store = stored(tmp_path / "s", records[:37], records[37:90], records[90:])
     for at_once in (1000, 30, 1):
-        monkeypatch.setattr("tagmoe.data.validate.IDS_AT_ONCE", at_once)
+        monkeypatch.setattr("tagmoe.data.check.validate.IDS_AT_ONCE", at_once)
         starts, copies = later_copies(store)
         assert list(starts.values()) == [(0, 37), (37, 53), (90, 10)]
         assert copies.tolist() == list(range(70, 100))
@@ -150,7 +150,7 @@ def test_memory_does_not_grow_with_the_store(tmp_path):
 
 def test_a_worker_that_is_killed_is_said(tmp_path, monkeypatch):
     store = stored(tmp_path / "s", [sound(number) for number in range(40)])
-    monkeypatch.setattr("tagmoe.data.validate._start_worker", _die)
+    monkeypatch.setattr("tagmoe.data.check.validate._start_worker", _die)
     with pytest.raises(DataError, match="fewer --workers"):
         validate(store, workers=2)
     monkeypatch.undo()

@@ -50,9 +50,9 @@ def run_training() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def tagworld(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of 40 edits and 24 generated pictures: in no stage below does a pass over the edits end."""
-    from tagmoe.data.importing import import_source
+    from tagmoe.data.sources.importing import import_source
     from tagmoe.data.sources.tagworld import TagWorldSource
-    from tagmoe.data.store import Store
+    from tagmoe.data.store.store import Store
 
     path = tmp_path_factory.mktemp("tagworld") / "store"
     store = Store.create(path)

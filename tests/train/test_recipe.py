@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from tagmoe.config import RunConfig, load_config
 from tagmoe.errors import MissingError, TrainingError, UsageError
 from tagmoe.losses.objective import Objective
-from tagmoe.pipeline.pipeline import TagMoEPipeline, packaged
+from tagmoe.pipeline import packaged
+from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.train import recipe
 from tagmoe.train.recipe import RECORD, save_model
 

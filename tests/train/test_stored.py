@@ -22,10 +22,10 @@ from test_resume import KILLED_RUN, metrics, weights
 from tiny_training import TAGWORLD_SEED
 
 from tagmoe.config import DataConfig, RunConfig, check_config
-from tagmoe.data.importing import import_source
-from tagmoe.data.record import Picture, Record
+from tagmoe.data.sources.importing import import_source
 from tagmoe.data.sources.tagworld import TagWorldSource
-from tagmoe.data.store import Store
+from tagmoe.data.store.record import Picture, Record
+from tagmoe.data.store.store import Store
 from tagmoe.errors import ConfigError, DataError, MissingError, TagMoEError
 from tagmoe.train import stored as stored_module
 from tagmoe.train.encoded import EDITING, TEXT_TO_IMAGE, Batch, EncodedSamples

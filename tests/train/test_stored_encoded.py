@@ -15,9 +15,9 @@ from tiny_training import TAGWORLD_SEED
 
 from tagmoe.config import DataConfig, RunConfig
 from tagmoe.data.encode import encode_store
-from tagmoe.data.importing import import_source
+from tagmoe.data.sources.importing import import_source
 from tagmoe.data.sources.tagworld import TagWorldSource
-from tagmoe.data.store import Store
+from tagmoe.data.store.store import Store
 from tagmoe.errors import DataError
 from tagmoe.train.encoder import encoder_of
 from tagmoe.train.stored import StoredRows, StoredSamples

@@ -26,8 +26,8 @@ from tagmoe.annotation.consistency import (
 )
 from tagmoe.annotation.evidence import conflicts, measure
 from tagmoe.annotation.label_issues import LabelIssues, features_of, find_label_issues
-from tagmoe.data.record import SCHEMA, Record, from_row
-from tagmoe.data.store import Store
+from tagmoe.data.store.record import SCHEMA, Record, from_row
+from tagmoe.data.store.store import Store
 from tagmoe.errors import ImageError, UsageError
 from tagmoe.intervals import Measure, RootBootstrap
 from tagmoe.tags import TAG_NAMES

@@ -10,8 +10,8 @@ import numpy as np
 from tagmoe.annotation.agree import AgreeReport, Case, Side
 from tagmoe.annotation.agreement import Agreement
 from tagmoe.annotation.annotation import CANONICAL, column_of
-from tagmoe.data.store import Store
-from tagmoe.data.validate_page import MAX_TEXT, picture_address
+from tagmoe.data.check.page import MAX_TEXT, picture_address
+from tagmoe.data.store.store import Store
 from tagmoe.intervals import Measure
 from tagmoe.report.pages import page_environment
 from tagmoe.tags import RULES, TAG_NAMES, TIERS

@@ -12,7 +12,7 @@ from typing import Any
 from tagmoe.annotation.agree import AgreeReport, Side
 from tagmoe.annotation.agree_page import render
 from tagmoe.annotation.agreement import Agreement
-from tagmoe.data.store import Store
+from tagmoe.data.store.store import Store
 from tagmoe.intervals import Measure
 from tagmoe.tags import TAG_NAMES
 

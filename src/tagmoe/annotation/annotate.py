@@ -22,9 +22,9 @@ import pyarrow as pa
 from tagmoe.annotation.annotation import ANNOTATION, Annotation, column_of
 from tagmoe.annotation.annotators import Annotator, settings_digest
 from tagmoe.annotation.ledger import Ledger
-from tagmoe.data.engine import Engine, run
-from tagmoe.data.record import PARTIAL, PROVENANCE, SCHEMA, Record, TagProvenance, from_row
-from tagmoe.data.store import Filling, Store
+from tagmoe.data.store.engine import Engine, run
+from tagmoe.data.store.record import PARTIAL, PROVENANCE, SCHEMA, Record, TagProvenance, from_row
+from tagmoe.data.store.store import Filling, Store
 from tagmoe.errors import DataError, TagMoEError, UsageError
 from tagmoe.vlm.question import STATUSES, Status
 

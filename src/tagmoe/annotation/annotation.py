@@ -13,8 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from tagmoe.data.record import PARTIAL
-from tagmoe.data.store import Store
+from tagmoe.data.store.record import PARTIAL
+from tagmoe.data.store.store import Store
 from tagmoe.errors import UsageError
 from tagmoe.tags import TAGS
 from tagmoe.vlm.question import STATUSES, Status

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, get_args
 from tagmoe.annotation import prompt
 from tagmoe.annotation.annotation import Annotation
 from tagmoe.annotation.rule_set import RuleSet
-from tagmoe.data.record import Record
+from tagmoe.data.store.record import Record
 from tagmoe.errors import ImageError, UsageError
 from tagmoe.pictures import load_image
 from tagmoe.vlm.pictures import capped

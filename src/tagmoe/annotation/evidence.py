@@ -13,8 +13,8 @@ from PIL import Image, ImageFilter, ImageOps
 from scipy import ndimage
 
 from tagmoe.annotation.camera import STILL, Camera, camera_move, layout_agreement
-from tagmoe.data.record import Record
-from tagmoe.data.shift import measure_shift
+from tagmoe.data.check.shift import measure_shift
+from tagmoe.data.store.record import Record
 from tagmoe.errors import ImageError
 from tagmoe.pictures import load_image
 from tagmoe.tags import TaskDescriptor

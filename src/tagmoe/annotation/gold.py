@@ -16,7 +16,7 @@ import numpy as np
 from tagmoe.annotation.agreement import ABSENT, as_bits, macro_f1, micro_f1, tag_f1, tag_tables
 from tagmoe.annotation.annotation import CANONICAL, read_annotations
 from tagmoe.annotation.consistency import SHARED_TAGS
-from tagmoe.data.store import Store
+from tagmoe.data.store.store import Store
 from tagmoe.errors import UsageError
 from tagmoe.intervals import Measure, RootBootstrap
 from tagmoe.tags import TAG_NAMES

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from tagmoe.data.native_tasks import Edit
+from tagmoe.data.sources.native_tasks import Edit
 
 MAX_CHARACTERS = 2000
 Things = Literal["one", "several", "some", "whole"]

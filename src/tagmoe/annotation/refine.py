@@ -24,8 +24,8 @@ from tagmoe.annotation.annotators import Annotator, row_key
 from tagmoe.annotation.gold import Change, Comparison, GoldSet, compare
 from tagmoe.annotation.propose import Mistake, next_version, proposal_question, worst_tags
 from tagmoe.annotation.rule_set import RuleSet
-from tagmoe.data.record import PROVENANCE, SCHEMA, Record
-from tagmoe.data.store import Store
+from tagmoe.data.store.record import PROVENANCE, SCHEMA, Record
+from tagmoe.data.store.store import Store
 from tagmoe.errors import DataError, UsageError
 from tagmoe.files.atomic import write_whole
 from tagmoe.intervals import RootBootstrap

@@ -13,8 +13,8 @@ from dataclasses import replace
 from tagmoe.annotation.annotation import Annotation
 from tagmoe.annotation.evidence import Evidence, measure
 from tagmoe.annotation.instruction_words import Operation, Reading, Things, read
-from tagmoe.data.native_tasks import Edit, edit_of
-from tagmoe.data.record import Record
+from tagmoe.data.sources.native_tasks import Edit, edit_of
+from tagmoe.data.store.record import Record
 from tagmoe.errors import ImageError
 from tagmoe.tags import TaskDescriptor
 

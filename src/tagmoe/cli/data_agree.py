@@ -54,7 +54,7 @@ def agree(
     limits = _limits(fail_under or [], FIGURES)
     if out is not None:
         check_output_folder(out, force=force, ours=FILES)
-    from tagmoe.data.store import Store
+    from tagmoe.data.store.store import Store
 
     opened = Store.open(store)
     with count_bar("comparing") as progress:

@@ -98,8 +98,8 @@ def annotate(
                 f"The option {given[0]} is for a model, and the annotator is {kind.value}; drop one of the two."
             )
     from tagmoe.annotation.annotate import Plan, annotate_store
-    from tagmoe.data.engine import check_engine
-    from tagmoe.data.store import Store
+    from tagmoe.data.store.engine import check_engine
+    from tagmoe.data.store.store import Store
 
     check_engine(engine.value, workers, address)
     plan = Plan(

@@ -24,7 +24,7 @@ def clean(
     Example: tagmoe data clean my/store --older-than 30
     """
     need_data_extra()
-    from tagmoe.data.store import Store
+    from tagmoe.data.store.store import Store
 
     opened = Store.open(store)
     with opened.writing():

@@ -60,8 +60,8 @@ def encode(
     chosen = None if sizes is None else parse_sizes(sizes)
     folder = check_model(model)
     from tagmoe.data.encode import encode_store
-    from tagmoe.data.engine import check_engine
-    from tagmoe.data.store import Store
+    from tagmoe.data.store.engine import check_engine
+    from tagmoe.data.store.store import Store
 
     check_engine(engine.value, workers, address)
     opened = Store.open(store)

@@ -44,7 +44,7 @@ def export(
     need_data_extra()
     from tagmoe.data.export import FILES
     from tagmoe.data.export import export as write
-    from tagmoe.data.store import Store
+    from tagmoe.data.store.store import Store
 
     check_output_folder(out, force=force, ours=FILES)
     opened = Store.open(store)

@@ -67,9 +67,9 @@ def import_(
             if value not in (None, {})
         },
     }
-    from tagmoe.data.benchmark_pictures import benchmark_pictures
-    from tagmoe.data.importing import check_licence, import_source
-    from tagmoe.data.store import Store
+    from tagmoe.data.sources.benchmark_pictures import benchmark_pictures
+    from tagmoe.data.sources.importing import check_licence, import_source
+    from tagmoe.data.store.store import Store
 
     # Everything that can be refused is refused before a store is made.
     source = open_source(kind, path, options)

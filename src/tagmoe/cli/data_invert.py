@@ -15,7 +15,7 @@ from tagmoe.cli.progress import count_bar
 from tagmoe.errors import UsageError
 
 if TYPE_CHECKING:
-    from tagmoe.data.invert import Outcome
+    from tagmoe.data.inverse.invert import Outcome
 
 
 def invert(
@@ -41,9 +41,9 @@ def invert(
     """
     need_data_extra()
     cuts = _cuts(quality or [])
-    from tagmoe.data.invert import Rules
-    from tagmoe.data.invert import invert as run
-    from tagmoe.data.store import Store
+    from tagmoe.data.inverse.invert import Rules
+    from tagmoe.data.inverse.invert import invert as run
+    from tagmoe.data.store.store import Store
 
     opened = Store.open(store)
     with count_bar("inverting") as progress:

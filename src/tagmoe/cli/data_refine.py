@@ -63,7 +63,7 @@ def refine(
     from tagmoe.annotation.refine import Version, propose_rules
     from tagmoe.annotation.refine import refine as run
     from tagmoe.annotation.rule_set import load_rules, packaged_rules
-    from tagmoe.data.store import Store
+    from tagmoe.data.store.store import Store
 
     if annotator == gold:
         raise UsageError(f"The annotator and the gold side are both {gold!r}; gold tags must come from somebody else.")

@@ -34,7 +34,7 @@ def stats(
     if plot is not None:
         check_output_file(plot, force=force, extensions=(".svg",), kind="SVG")
     from tagmoe.data.statistics import statistics
-    from tagmoe.data.store import Store
+    from tagmoe.data.store.store import Store
 
     opened = Store.open(store)
     with count_bar("count") as progress:

@@ -14,7 +14,7 @@ from tagmoe.cli.output import check_output_file, give, say, write_text
 from tagmoe.cli.progress import count_bar
 
 if TYPE_CHECKING:
-    from tagmoe.data.validate import Summary
+    from tagmoe.data.check.validate import Summary
 
 
 def validate(
@@ -35,9 +35,9 @@ def validate(
     need_data_extra()
     if out is not None:
         check_output_file(out, force=force, extensions=(".html",), kind="page")
-    from tagmoe.data.store import Store
-    from tagmoe.data.validate import summarise
-    from tagmoe.data.validate import validate as run
+    from tagmoe.data.check.validate import summarise
+    from tagmoe.data.check.validate import validate as run
+    from tagmoe.data.store.store import Store
 
     opened = Store.open(store)
     with count_bar("checking") as progress:
@@ -45,7 +45,7 @@ def validate(
     summary = summarise(opened)
     say(f"{checked} records were checked now, {summary.records - checked} before.")
     if out is not None:
-        from tagmoe.data.validate_page import render
+        from tagmoe.data.check.page import render
 
         write_text(render(opened, summary), out)
         say(f"what was found, with pictures: {out}")
@@ -70,7 +70,7 @@ def _data(summary: Summary) -> dict[str, Any]:
 
 
 def _text(summary: Summary) -> str:
-    from tagmoe.data.checks import CHECKS
+    from tagmoe.data.check.checks import CHECKS
 
     lines = [f"{summary.unsound} of {summary.records} records are unsound"]
     for name, counts in summary.most_common():

@@ -24,9 +24,9 @@ def view(
     """
     need_data_extra()
     check_output_file(out, force=force)
-    from tagmoe.data.fields import to_fields
-    from tagmoe.data.picture_sheet import picture_sheet
-    from tagmoe.data.store import Store
+    from tagmoe.data.store.fields import to_fields
+    from tagmoe.data.store.picture_sheet import picture_sheet
+    from tagmoe.data.store.store import Store
 
     record = Store.open(store).record(name)
     write_image(picture_sheet(record), out, {})

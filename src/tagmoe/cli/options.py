@@ -19,7 +19,7 @@ class Memory(StrEnum):
 
 
 class EngineName(StrEnum):
-    """What --engine takes; those of `tagmoe.data.engine.ENGINES`."""
+    """What --engine takes; those of `tagmoe.data.store.engine.ENGINES`."""
 
     local = "local"
     ray = "ray"

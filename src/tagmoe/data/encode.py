@@ -20,9 +20,9 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from tagmoe.data.engine import Engine, run
-from tagmoe.data.rows import Size, bucket_name
-from tagmoe.data.store import Filling, Store
+from tagmoe.data.order.rows import Size, bucket_name
+from tagmoe.data.store.engine import Engine, run
+from tagmoe.data.store.store import Filling, Store
 from tagmoe.errors import DataError, ImageError, UsageError
 
 ARRAY = pa.struct([("data", pa.large_binary()), ("shape", pa.list_(pa.int32()))])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tagmoe.data.encode import BLANK_NOTE, INDICATOR, check_fingerprint
-from tagmoe.data.store import Store
+from tagmoe.data.store.store import Store
 from tagmoe.errors import DataError
 
 TEXT_ROWS = 16_384

@@ -19,10 +19,10 @@ from typing import Any, Literal, Protocol, get_args
 import pyarrow as pa
 import pyarrow.parquet
 
-from tagmoe.data.fields import finite_or_text, to_fields
-from tagmoe.data.picture_file import extension
-from tagmoe.data.record import QUALITY, SCHEMA, Picture, Record, from_row
-from tagmoe.data.store import Store
+from tagmoe.data.store.fields import finite_or_text, to_fields
+from tagmoe.data.store.picture_file import extension
+from tagmoe.data.store.record import QUALITY, SCHEMA, Picture, Record, from_row
+from tagmoe.data.store.store import Store
 from tagmoe.errors import DataError, ImageError, MissingError
 
 Format = Literal["jsonl", "parquet", "webdataset"]

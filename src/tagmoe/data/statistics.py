@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tagmoe.data.importing import NOTE
-from tagmoe.data.store import Store
+from tagmoe.data.sources.importing import NOTE
+from tagmoe.data.store.store import Store
 from tagmoe.tags import TAGS
 
 SCAN_ROWS = 16_384

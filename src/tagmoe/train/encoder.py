@@ -17,7 +17,7 @@ import PIL.Image
 import torch
 
 from tagmoe.data.encode import CODE_VERSION, Encoder
-from tagmoe.data.rows import Size
+from tagmoe.data.order.rows import Size
 from tagmoe.errors import UsageError
 from tagmoe.files.json_files import read_object
 from tagmoe.model.transformer import TagMoETransformer2DModel

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from tagmoe.config import DataConfig, RunConfig
-from tagmoe.data.sampler import Draw, Sampler, SourceRows, wording
+from tagmoe.data.order.sampler import Draw, Sampler, SourceRows, wording
 from tagmoe.errors import DataError, ImageError, MissingError, TrainingError, UsageError
 from tagmoe.pictures import load_image
 from tagmoe.pipeline.pipeline import TagMoEPipeline
@@ -24,8 +24,8 @@ from tagmoe.train.encoded import Batch
 
 if TYPE_CHECKING:
     from tagmoe.data.encoded_rows import EncodedStore
-    from tagmoe.data.record import Record
-    from tagmoe.data.store import Store
+    from tagmoe.data.store.record import Record
+    from tagmoe.data.store.store import Store
 
 TAGWORLD = "tagworld"
 """The data set whose words are all known beforehand."""
@@ -56,8 +56,8 @@ class StoredRows:
         when it was encoded by another encoder or not to its end.
         """
         _need_extra()
-        from tagmoe.data.rows import rows_by_bucket, untagged_rows
-        from tagmoe.data.store import Store
+        from tagmoe.data.order.rows import rows_by_bucket, untagged_rows
+        from tagmoe.data.store.store import Store
 
         store = Store.open(settings.store, version=settings.version)
         encoded = None
@@ -141,7 +141,7 @@ class StoredSamples:
         )
 
     def _of_pictures(self, drawn: Draw) -> Batch:
-        from tagmoe.data.rows import bucket_sizes
+        from tagmoe.data.order.rows import bucket_sizes
 
         records = self.rows.store.records(drawn.rows.tolist())
         multiple = self.pipeline.size_multiple
@@ -224,7 +224,7 @@ def batch_kinds(text_to_image_every: int | None) -> list[str]:
 def newest_version(settings: DataConfig) -> int:
     """Version of the store now. Raises as `StoredRows.open`."""
     _need_extra()
-    from tagmoe.data.store import Store
+    from tagmoe.data.store.store import Store
 
     return Store.open(settings.store).version
 
@@ -261,7 +261,7 @@ def check_rows(rows: StoredRows, config: RunConfig, multiple: int) -> None:
 
 
 def _check_sizes(sources: Mapping[str, SourceRows], multiple: int, store: str) -> None:
-    from tagmoe.data.rows import bucket_sizes
+    from tagmoe.data.order.rows import bucket_sizes
 
     for name, source in sources.items():
         for bucket in source.rows:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tagmoe.data.fields import UnusableRow
-from tagmoe.data.picture_file import read_picture
-from tagmoe.data.record import Picture, Role
+from tagmoe.data.store.fields import UnusableRow
+from tagmoe.data.store.picture_file import read_picture
+from tagmoe.data.store.record import Picture, Role
 from tagmoe.errors import DataError, ImageError
 
 MARK_BYTES = 65_536

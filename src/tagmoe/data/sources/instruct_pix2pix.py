@@ -19,13 +19,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tagmoe.data.fields import UnusableRow, content_key
-from tagmoe.data.record import Record, record_id
 from tagmoe.data.sources.files import marks, picture_of_file
 from tagmoe.data.sources.parquet_rows import Column, ParquetRow
 from tagmoe.data.sources.published_parquet import PublishedParquet, caption, picture_in, scores
 from tagmoe.data.sources.skipped import MISSING_FOLDER, instruction, row
 from tagmoe.data.sources.source import Licence, Row, Source
+from tagmoe.data.store.fields import UnusableRow, content_key
+from tagmoe.data.store.record import Record, record_id
 from tagmoe.errors import DataError
 
 LICENCE = Licence("none")

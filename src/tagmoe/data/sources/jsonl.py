@@ -3,7 +3,7 @@
     {"instruction": "make it night", "input_images": ["day.jpg"], "output_image": "night.jpg", "tags": [...]}
 
 `input_images` may be empty or left out (text-to-image); `input_roles` names the role of each, otherwise the first is
-the source and the others are references. Further fields are those of `tagmoe.data.fields.FIELDS`; others are passed
+the source and the others are references. Further fields are those of `data.store.fields.FIELDS`; others are passed
 over. Pictures are files in the folder of the JSONL file or below it: nothing outside it is read, nothing is fetched.
 """
 
@@ -15,10 +15,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tagmoe.data.fields import UnusableRow, from_fields, roles_of
-from tagmoe.data.record import Record
 from tagmoe.data.sources.files import marks, picture_of_file
 from tagmoe.data.sources.source import Licence, Row
+from tagmoe.data.store.fields import UnusableRow, from_fields, roles_of
+from tagmoe.data.store.record import Record
 from tagmoe.errors import DataError
 from tagmoe.files.json_files import names_once
 

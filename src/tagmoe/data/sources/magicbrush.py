@@ -17,14 +17,14 @@ from typing import Any
 
 from PIL import ImageOps
 
-from tagmoe.data.fields import UnusableRow
-from tagmoe.data.record import Picture, Record, record_id
 from tagmoe.data.sources.option_values import yes_or_no
 from tagmoe.data.sources.parquet_rows import Column, ParquetRow
 from tagmoe.data.sources.pixels import decoded, encoded_like, has_alpha
 from tagmoe.data.sources.published_parquet import PublishedParquet, picture_in
 from tagmoe.data.sources.skipped import HELD_OUT, NO_ID, TEST, instruction
 from tagmoe.data.sources.source import Licence
+from tagmoe.data.store.fields import UnusableRow
+from tagmoe.data.store.record import Picture, Record, record_id
 
 LICENCE = Licence("CC-BY-4.0")
 BOTTOM = 32

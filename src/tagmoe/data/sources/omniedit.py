@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tagmoe.data.fields import UnusableRow
-from tagmoe.data.record import Record, record_id
 from tagmoe.data.sources.option_values import yes_or_no
 from tagmoe.data.sources.parquet_rows import Column, ParquetRow
 from tagmoe.data.sources.published_parquet import PublishedParquet, picture_in, scores
 from tagmoe.data.sources.skipped import HELD_OUT, NO_ID, NO_INSTRUCTION
 from tagmoe.data.sources.source import Licence
+from tagmoe.data.store.fields import UnusableRow
+from tagmoe.data.store.record import Record, record_id
 
 LICENCE = Licence("MIT")
 SCORES = ("sc_score_1", "sc_score_2", "pq_score", "o_score")

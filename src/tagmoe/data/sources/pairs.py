@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tagmoe.data.fields import UnusableRow, from_fields
-from tagmoe.data.record import Record
 from tagmoe.data.sources.files import picture_of_file
 from tagmoe.data.sources.source import Licence, Row
+from tagmoe.data.store.fields import UnusableRow, from_fields
+from tagmoe.data.store.record import Record
 from tagmoe.errors import DataError
 
 MAX_TEXT = 65_536

@@ -1,7 +1,7 @@
 """Hugging Face Parquet, or a folder that `datasets` wrote with save_to_disk: rows are streamed, pictures as stored.
 
 Columns of `tagmoe data export --format parquet` are known. Of other files the user says which column is what:
-a field of `tagmoe.data.fields.FIELDS`, `quality.NAME` for a score, `target`, or the role of an input picture.
+a field of `tagmoe.data.store.fields.FIELDS`, `quality.NAME` for a score, `target`, or the role of an input picture.
 A picture is struct{bytes, path} as `datasets.Image` stores it, or plain bytes, or for inputs a list of either.
 """
 
@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-from tagmoe.data.fields import FIELDS, UnusableRow, from_fields, roles_of
-from tagmoe.data.record import Picture, Record, Role
 from tagmoe.data.sources.files import picture
 from tagmoe.data.sources.parquet_rows import Column, ParquetRow, ParquetRows
 from tagmoe.data.sources.saved_rows import SavedRows, is_saved
 from tagmoe.data.sources.skipped import row
 from tagmoe.data.sources.source import Licence, Row
+from tagmoe.data.store.fields import FIELDS, UnusableRow, from_fields, roles_of
+from tagmoe.data.store.record import Picture, Record, Role
 from tagmoe.errors import UsageError
 
 OWN_PICTURES = ("input_images", "input_roles", "output_image")

@@ -6,9 +6,9 @@ import io
 
 from PIL import Image, ImageOps
 
-from tagmoe.data.fields import UnusableRow
-from tagmoe.data.record import Picture, Role
 from tagmoe.data.sources.skipped import DAMAGED_PICTURE
+from tagmoe.data.store.fields import UnusableRow
+from tagmoe.data.store.record import Picture, Role
 from tagmoe.errors import ImageError
 from tagmoe.pictures import open_picture
 

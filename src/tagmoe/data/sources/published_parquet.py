@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tagmoe.data.fields import UnusableRow
-from tagmoe.data.record import Picture, Record, Role
 from tagmoe.data.sources.files import picture
 from tagmoe.data.sources.parquet_rows import Column, ParquetRow, ParquetRows
 from tagmoe.data.sources.skipped import MISSING_PICTURE, row
 from tagmoe.data.sources.source import Licence, Row
+from tagmoe.data.store.fields import UnusableRow
+from tagmoe.data.store.record import Picture, Record, Role
 
 
 class PublishedParquet(ABC):

@@ -1,6 +1,6 @@
 """Why a record that a row of a published dataset should give is not there: the reasons in one place.
 
-Those of unreadable pictures are in `tagmoe.data.picture_file` and `tagmoe.data.sources.files`.
+Those of unreadable pictures are in `tagmoe.data.store.picture_file` and `tagmoe.data.sources.files`.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tagmoe.data.fields import UnusableRow
-from tagmoe.data.record import Record
 from tagmoe.data.sources.source import Row
+from tagmoe.data.store.fields import UnusableRow
+from tagmoe.data.store.record import Record
 
 NO_INSTRUCTION = "no instruction"
 MISSING_PICTURE = "row without its picture"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tagmoe.data.record import Record
+from tagmoe.data.store.record import Record
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from tagmoe.data.fields import UnusableRow
-from tagmoe.data.record import Picture, Record, Role, record_id
 from tagmoe.data.sources.option_values import whole_number
 from tagmoe.data.sources.parquet_rows import Column, ParquetRow
 from tagmoe.data.sources.pixels import decoded, encoded_like
@@ -28,6 +26,8 @@ from tagmoe.data.sources.skipped import (
     instruction,
 )
 from tagmoe.data.sources.source import Licence
+from tagmoe.data.store.fields import UnusableRow
+from tagmoe.data.store.record import Picture, Record, Role, record_id
 
 LICENCE = Licence("Apache-2.0")
 LICENCE_COLLECTION3 = Licence("none")

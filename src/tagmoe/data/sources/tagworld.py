@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tagmoe.data.record import Picture, Record, Role, TagProvenance, record_id
 from tagmoe.data.sources.source import Licence, Row
+from tagmoe.data.store.record import Picture, Record, Role, TagProvenance, record_id
 from tagmoe.errors import UsageError
 from tagmoe.world import SIZE, TASKS, Sample, sample
 from tagmoe.world.sample import Split

@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tagmoe.data.fields import content_key
-from tagmoe.data.record import Record, record_id
 from tagmoe.data.sources.parquet_rows import Column, ParquetRow
 from tagmoe.data.sources.published_parquet import PublishedParquet, caption, picture_in, scores
 from tagmoe.data.sources.skipped import instruction
 from tagmoe.data.sources.source import Licence
+from tagmoe.data.store.fields import content_key
+from tagmoe.data.store.record import Record, record_id
 
 LICENCE = Licence("CC-BY-4.0")
 FREE_FORM, REGION = "FreeForm", "RegionBase"

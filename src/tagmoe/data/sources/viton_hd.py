@@ -19,8 +19,6 @@ from typing import Any
 
 from PIL import Image
 
-from tagmoe.data.fields import UnusableRow
-from tagmoe.data.record import Picture, Record, Role, record_id
 from tagmoe.data.sources.files import marks, picture_of_file
 from tagmoe.data.sources.option_values import one_of
 from tagmoe.data.sources.pixels import decoded, encoded_like
@@ -34,6 +32,8 @@ from tagmoe.data.sources.skipped import (
     row,
 )
 from tagmoe.data.sources.source import Licence, Row
+from tagmoe.data.store.fields import UnusableRow
+from tagmoe.data.store.record import Picture, Record, Role, record_id
 from tagmoe.errors import DataError
 
 LICENCE = Licence("CC-BY-NC-4.0", commercial=False)

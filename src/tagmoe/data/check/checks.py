@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from tagmoe.data.record import PARTIAL
-from tagmoe.data.shift import measure_shift
+from tagmoe.data.check.shift import measure_shift
+from tagmoe.data.store.record import PARTIAL
 from tagmoe.errors import ImageError
 from tagmoe.pictures import EXCHANGING, TOO_LARGE, load_image, open_picture, orientation, to_rgb
 from tagmoe.tags import TAGS, TaskDescriptor

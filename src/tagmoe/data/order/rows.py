@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
-from tagmoe.data.sampler import SourceRows
-from tagmoe.data.store import SCAN_ROWS, Store
+from tagmoe.data.order.sampler import SourceRows
+from tagmoe.data.store.store import SCAN_ROWS, Store
 from tagmoe.errors import DataError, UsageError
 
 Size = tuple[int, int]

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from tagmoe.data.apportion import Apportion, hash64
+from tagmoe.data.order.apportion import Apportion, hash64
 from tagmoe.errors import DataError, UsageError
 
 LARGEST_WEIGHT = 1e9

@@ -6,7 +6,7 @@ what was published, bit by bit.
 
 from __future__ import annotations
 
-from tagmoe.data.record import Picture, Role
+from tagmoe.data.store.record import Picture, Role
 from tagmoe.pictures import read_header
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from tagmoe.data.store import Store
+    from tagmoe.data.store.store import Store
 
 SCAN_ROWS = 65_536
 _NIBBLE = np.zeros(256, dtype=np.uint64)

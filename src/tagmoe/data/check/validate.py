@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tagmoe.data import checks
-from tagmoe.data.store import Store
+from tagmoe.data.check import checks
+from tagmoe.data.store.store import Store
 from tagmoe.errors import DataError
 
 QUARANTINE = pa.field("quarantine", pa.list_(pa.string()))

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_args
 
-from tagmoe.data.record import OPERATIONS, Operation, Picture, Record, Role, TagProvenance, record_id
+from tagmoe.data.store.record import OPERATIONS, Operation, Picture, Record, Role, TagProvenance, record_id
 from tagmoe.errors import VocabularyError
 from tagmoe.tags import TAGS, TaskDescriptor
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tagmoe.data.record import Picture
+from tagmoe.data.store.record import Picture
 from tagmoe.pictures import load_image
 from tagmoe.world import Item, Scene, read, render
 from tagmoe.world.dice import Dice

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tagmoe.data import checks
-from tagmoe.data.store import Store
-from tagmoe.data.validate import Summary
+from tagmoe.data.check import checks
+from tagmoe.data.check.validate import Summary
+from tagmoe.data.store.store import Store
 from tagmoe.errors import ImageError
 from tagmoe.pictures import data_address, load_image
 from tagmoe.report.pages import page_environment
@@ -24,8 +24,8 @@ def render(store: Store, summary: Summary) -> str:
     read = store.take(rows, ["id", "dataset", "origin", *checks.COLUMNS]).to_pylist() if rows else []
     records = dict(zip(rows, map(_shown, read), strict=True))
     return (
-        page_environment("tagmoe.data")
-        .get_template("validate.html.j2")
+        page_environment("tagmoe.data.check")
+        .get_template("page.html.j2")
         .render(
             store=store.uri.rsplit("/", 1)[-1],
             summary=summary,

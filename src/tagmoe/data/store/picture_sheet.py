@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from PIL import Image, ImageDraw, ImageFont
 
-from tagmoe.data.record import Picture, Record
+from tagmoe.data.store.record import Picture, Record
 from tagmoe.errors import ImageError
 from tagmoe.pictures import load_image
 from tagmoe.tags import TAGS, TaskDescriptor

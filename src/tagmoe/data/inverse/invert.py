@@ -12,14 +12,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from tagmoe.data.importing import BATCH_BYTES, BATCH_ROWS
-from tagmoe.data.inverse_tagworld import inverse_of
-from tagmoe.data.inverse_text import map_of, photograph_of, removal_of
-from tagmoe.data.known_ids import KnownIds
-from tagmoe.data.native_tasks import Edit, edit_of
-from tagmoe.data.record import PARTIAL, Picture, Record, record_id
+from tagmoe.data.inverse.tagworld import inverse_of
+from tagmoe.data.inverse.text import map_of, photograph_of, removal_of
+from tagmoe.data.sources.importing import BATCH_BYTES, BATCH_ROWS
+from tagmoe.data.sources.native_tasks import Edit, edit_of
 from tagmoe.data.sources.source import Licence
-from tagmoe.data.store import Store
+from tagmoe.data.store.known_ids import KnownIds
+from tagmoe.data.store.record import PARTIAL, Picture, Record, record_id
+from tagmoe.data.store.store import Store
+from tagmoe.errors import ImageError
 from tagmoe.tags import TAGS
 
 TAGWORLD = "tagworld"
@@ -331,6 +332,6 @@ def _of_tagworld(parent: Record) -> Inverse | Waits | Refused:
         return Refused(PICTURES)
     try:
         said = inverse_of(parent.native_task, source, parent.target, int(parent.id[:16], 16))
-    except (OSError, SyntaxError):
+    except ImageError:
         return Refused("a picture is damaged")
     return Refused(said) if isinstance(said, str) else Inverse(*said)

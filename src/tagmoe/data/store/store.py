@@ -30,7 +30,7 @@ import pyarrow as pa
 from lance.dataset import LanceOperation
 from lance.fragment import LanceFragment
 
-from tagmoe.data.record import SCHEMA, Record, from_row, to_row
+from tagmoe.data.store.record import SCHEMA, Record, from_row, to_row
 from tagmoe.errors import DataError, UsageError
 
 TABLE = "records.lance"

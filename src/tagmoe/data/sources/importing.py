@@ -14,10 +14,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tagmoe.data.known_ids import KnownIds
-from tagmoe.data.record import Record
 from tagmoe.data.sources.source import Licence, Row, Source
-from tagmoe.data.store import Store
+from tagmoe.data.store.known_ids import KnownIds
+from tagmoe.data.store.record import Record
+from tagmoe.data.store.store import Store
 from tagmoe.errors import DataError, UsageError
 
 BATCH_ROWS = 1024

@@ -1,0 +1,1 @@
+"""Inverse edits: what was added is removed again, with a text that says so."""
