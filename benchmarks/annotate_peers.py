@@ -113,7 +113,7 @@ def _run(python: str, engine: str, url: str, folder: Path) -> dict[str, object]:
 
 
 def _tagmoe(url: str, folder: Path) -> tuple[int, str]:
-    from tagmoe.annotation.annotation import read_annotations
+    from tagmoe.annotation.answer import read_annotations
     from tagmoe.cli import run
     from tagmoe.data.store.store import Store
 

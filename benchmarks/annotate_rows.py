@@ -12,7 +12,7 @@ import psutil
 from data_path import filled
 from figures import Figure
 
-from tagmoe.annotation.annotation import read_annotations
+from tagmoe.annotation.answer import read_annotations
 from tagmoe.data.store.store import Store
 
 FAULTS = {"429": 0.05, "500": 0.04, "503": 0.02, "reset": 0.04, "half_body": 0.02, "not_json": 0.02, "hang": 0.01}

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tagmoe.annotation.evidence import conflicts, measure
-from tagmoe.annotation.rule_annotator import VERSION, annotate
+from tagmoe.annotation.rules.annotator import VERSION, annotate
+from tagmoe.annotation.rules.evidence import conflicts, measure
 from tagmoe.data.store.record import Picture, Record, Role
 from tagmoe.tags import TAGS
 from tagmoe.world import TASKS, Sample, sample

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from tagmoe.annotation.annotation import ANNOTATION, Annotation, column_of
+from tagmoe.annotation.answer import ANNOTATION, Annotation, column_of
 from tagmoe.data.sources.tagworld import TagWorldSource
 from tagmoe.data.store.record import Record, from_row
 from tagmoe.data.store.store import Store

@@ -11,11 +11,11 @@ from annotated_stores import annotate, careless, stored, truth, world_records
 from html_page import Page
 from made_pictures import sound
 
-from tagmoe.annotation import agree as agree_module
-from tagmoe.annotation.agree import NO_ANSWER, agree
-from tagmoe.annotation.agree_tables import csv_tables, data_of, figures_of, write_report
-from tagmoe.annotation.agreement import as_bits, krippendorff_alpha
-from tagmoe.annotation.annotation import Annotation, read_annotations
+from tagmoe.annotation.answer import Annotation, read_annotations
+from tagmoe.annotation.quality import agree as agree_module
+from tagmoe.annotation.quality.agree import NO_ANSWER, agree
+from tagmoe.annotation.quality.agree_tables import csv_tables, data_of, figures_of, write_report
+from tagmoe.annotation.quality.agreement import as_bits, krippendorff_alpha
 from tagmoe.data.inverse.invert import Rules, invert
 from tagmoe.data.store.record import Picture, TagProvenance
 from tagmoe.data.store.store import Store

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tagmoe.annotation.agreement import (
+from tagmoe.annotation.quality.agreement import (
     ABSENT,
     AgreementTally,
     ac1,
@@ -221,7 +221,7 @@ def test_many_roots_share_groups_and_sums_stay_whole(monkeypatch):
     assert numbers[:GROUPS] == list(range(GROUPS))
     assert set(numbers) == set(range(GROUPS))
     assert numbers[-5:] == [groups.number(str(root)) for root in range(3 * GROUPS)][-5:]
-    monkeypatch.setattr("tagmoe.annotation.agreement._BUFFER", 7)
+    monkeypatch.setattr("tagmoe.annotation.quality.agreement._BUFFER", 7)
     pairs = list(zip(random_sets(100, 4), random_sets(100, 5), strict=True))
     small = tally_of(pairs).result(gold="a")
     monkeypatch.undo()
@@ -233,7 +233,7 @@ def test_many_roots_share_groups_and_sums_stay_whole(monkeypatch):
 def test_too_many_sets_leave_alpha_without_an_interval(monkeypatch):
     pairs = list(zip(random_sets(80, 4), random_sets(80, 5), strict=True))
     whole = tally_of(pairs).result().alpha_jaccard
-    monkeypatch.setattr("tagmoe.annotation.agreement.MAX_SETS", 20)
+    monkeypatch.setattr("tagmoe.annotation.quality.agreement.MAX_SETS", 20)
     bare = tally_of(pairs).result().alpha_jaccard
     assert bare.value == pytest.approx(whole.value)
     assert whole.has_interval

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tagmoe.annotation.annotate import GIVE_UP_AFTER, Plan, annotate_store
-from tagmoe.annotation.annotation import read_annotations
-from tagmoe.annotation.annotators import OracleAnnotator, VLMAnnotator
-from tagmoe.annotation.rule_set import packaged_rules
+from tagmoe.annotation.answer import read_annotations
+from tagmoe.annotation.ask.annotators import OracleAnnotator, VLMAnnotator
+from tagmoe.annotation.ask.store import GIVE_UP_AFTER, Plan, annotate_store
+from tagmoe.annotation.rules.rule_set import packaged_rules
 from tagmoe.data.sources.tagworld import TagWorldSource
 from tagmoe.data.store.record import PARTIAL, Picture, Record, TagProvenance, record_id
 from tagmoe.data.store.store import Store

@@ -5,9 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tagmoe.annotation import consistency
-from tagmoe.annotation.agreement import as_bits
-from tagmoe.annotation.consistency import OTHER_TASKS, InverseTally, RuleCounts, TaskTags, broken_rules, descriptor_of
+from tagmoe.annotation.quality import consistency
+from tagmoe.annotation.quality.agreement import as_bits
+from tagmoe.annotation.quality.consistency import (
+    OTHER_TASKS,
+    InverseTally,
+    RuleCounts,
+    TaskTags,
+    broken_rules,
+    descriptor_of,
+)
 from tagmoe.tags import TAG_NAMES, index
 
 

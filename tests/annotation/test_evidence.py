@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage
 
-from tagmoe.annotation.camera import STILL
-from tagmoe.annotation.evidence import Evidence, compare, conflicts, measure
+from tagmoe.annotation.rules.camera import STILL
+from tagmoe.annotation.rules.evidence import Evidence, compare, conflicts, measure
 from tagmoe.data.store.record import Picture, Record
 from tagmoe.errors import ImageError
 from tagmoe.tags import TaskDescriptor

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from annotated_stores import annotate, careless, stored, world_records
 
-from tagmoe.annotation.agreement import ABSENT, AgreementTally
-from tagmoe.annotation.gold import GoldSet, compare, gold_set
+from tagmoe.annotation.quality.agreement import ABSENT, AgreementTally
+from tagmoe.annotation.quality.gold import GoldSet, compare, gold_set
 from tagmoe.data.inverse.invert import Rules, invert
 from tagmoe.data.store.record import TagProvenance
 from tagmoe.data.store.store import Store

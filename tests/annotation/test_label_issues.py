@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from made_pictures import sound
 
-from tagmoe.annotation.agreement import as_bits
-from tagmoe.annotation.label_issues import FOLDS, WORDS, features_of, find_label_issues, probe
+from tagmoe.annotation.quality.agreement import as_bits
+from tagmoe.annotation.quality.label_issues import FOLDS, WORDS, features_of, find_label_issues, probe
 from tagmoe.data.sources.tagworld import TagWorldSource
 from tagmoe.data.store.record import Picture, to_row
 from tagmoe.tags import TAG_NAMES

@@ -7,8 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tagmoe.annotation.prompt import chosen_tags, descriptor_of, tag_questions, tags_of, task_question, votes_of, yes_of
-from tagmoe.annotation.rule_set import packaged_rules
+from tagmoe.annotation.ask.prompt import (
+    chosen_tags,
+    descriptor_of,
+    tag_questions,
+    tags_of,
+    task_question,
+    votes_of,
+    yes_of,
+)
+from tagmoe.annotation.rules.rule_set import packaged_rules
 from tagmoe.data.store.record import Picture, Record
 from tagmoe.tags import TAG_NAMES, TAGS
 from tagmoe.vlm.question import Answer, Attachment

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from tagmoe.annotation.propose import (
+from tagmoe.annotation.quality.propose import (
     MAX_GUIDANCE,
     MAX_MISTAKES,
     Mistake,

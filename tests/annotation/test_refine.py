@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 from annotated_stores import annotate, stored, truth, world_records
 
-from tagmoe.annotation.agreement import as_bits
-from tagmoe.annotation.annotation import Annotation, annotators, read_annotations
-from tagmoe.annotation.gold import gold_set
-from tagmoe.annotation.refine import ANSWERS, NOTE, Version, refine
+from tagmoe.annotation.answer import Annotation, annotators, read_annotations
+from tagmoe.annotation.quality.agreement import as_bits
+from tagmoe.annotation.quality.gold import gold_set
+from tagmoe.annotation.quality.refine import ANSWERS, NOTE, Version, refine
 from tagmoe.data.inverse.invert import Rules, invert
 from tagmoe.data.store.record import Record
 from tagmoe.data.store.store import Store

@@ -9,8 +9,8 @@ from annotated_stores import annotate, stored
 from fault_server import fault_server
 from made_pictures import sound
 
-from tagmoe.annotation.annotation import Annotation, annotators, read_annotations
-from tagmoe.annotation.rule_set import load_rules, packaged_rules
+from tagmoe.annotation.answer import Annotation, annotators, read_annotations
+from tagmoe.annotation.rules.rule_set import load_rules, packaged_rules
 from tagmoe.cli import run
 from tagmoe.data.store.store import Store
 from tagmoe.tags import index

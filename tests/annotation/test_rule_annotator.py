@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tagmoe.annotation import instruction_words, rule_annotator
-from tagmoe.annotation.instruction_words import Operation, Reading, read
-from tagmoe.annotation.rule_annotator import VERSION, annotate
+from tagmoe.annotation.rules import annotator as rule_annotator
+from tagmoe.annotation.rules import words as instruction_words
+from tagmoe.annotation.rules.annotator import VERSION, annotate
+from tagmoe.annotation.rules.words import Operation, Reading, read
 from tagmoe.data.store.record import Picture, Record
 from tagmoe.tags import RULES, TAG_NAMES, TaskDescriptor
 from tagmoe.world import TASKS, sample

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tagmoe.annotation.rule_set import MAX_BYTES, load_rules, packaged_rules, parse_rules
+from tagmoe.annotation.rules.rule_set import MAX_BYTES, load_rules, packaged_rules, parse_rules
 from tagmoe.errors import ConfigError, TagMoEError, VocabularyError
 from tagmoe.tags import TAG_NAMES
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from fault_server import fault_server
 
-from tagmoe.annotation.annotation import read_annotations
+from tagmoe.annotation.answer import read_annotations
 from tagmoe.data.sources.importing import import_source
 from tagmoe.data.sources.tagworld import TagWorldSource
 from tagmoe.data.store.store import Store

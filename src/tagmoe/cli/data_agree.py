@@ -16,7 +16,7 @@ from tagmoe.cli.progress import count_bar
 from tagmoe.errors import MissingError, UsageError
 
 if TYPE_CHECKING:
-    from tagmoe.annotation.agree import AgreeReport
+    from tagmoe.annotation.quality.agree import AgreeReport
     from tagmoe.intervals import Measure
 
 
@@ -48,8 +48,8 @@ def agree(
     Intervals draw root pictures. Example: tagmoe data agree my/store --a qwen --b tags --out agreement
     """
     _need_quality_extra()
-    from tagmoe.annotation.agree import agree as run
-    from tagmoe.annotation.agree_tables import FIGURES, FILES, PAGE, data_of, figures_of, write_report
+    from tagmoe.annotation.quality.agree import agree as run
+    from tagmoe.annotation.quality.agree_tables import FIGURES, FILES, PAGE, data_of, figures_of, write_report
 
     limits = _limits(fail_under or [], FIGURES)
     if out is not None:
@@ -111,7 +111,7 @@ def _missed(figures: dict[str, Measure], limits: dict[str, float]) -> list[str]:
 
 
 def _text(report: AgreeReport) -> str:
-    from tagmoe.annotation.agree_page import figure, headline, tiles
+    from tagmoe.annotation.quality.agree_page import figure, headline, tiles
 
     lines = [headline(report)]
     lines += [f"  {tile.value:>8}  {tile.name:<34}{tile.beside}" for tile in tiles(report)]

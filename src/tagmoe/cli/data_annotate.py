@@ -18,15 +18,15 @@ from tagmoe.cli.vlm_options import Concurrency, Endpoints, Pixels, ServedModel, 
 from tagmoe.errors import UsageError
 
 if TYPE_CHECKING:
-    from tagmoe.annotation.annotate import Outcome
-    from tagmoe.annotation.annotators import Annotator
-    from tagmoe.annotation.rule_set import RuleSet
+    from tagmoe.annotation.ask.annotators import Annotator
+    from tagmoe.annotation.ask.store import Outcome
+    from tagmoe.annotation.rules.rule_set import RuleSet
 
 REASONS_SHOWN = 5
 
 
 class AnnotatorName(StrEnum):
-    """What --annotator takes; those of `tagmoe.annotation.annotators.ANNOTATORS`."""
+    """What --annotator takes; those of `tagmoe.annotation.ask.annotators.ANNOTATORS`."""
 
     vlm = "vlm"
     rules = "rules"
@@ -97,7 +97,7 @@ def annotate(
             raise UsageError(
                 f"The option {given[0]} is for a model, and the annotator is {kind.value}; drop one of the two."
             )
-    from tagmoe.annotation.annotate import Plan, annotate_store
+    from tagmoe.annotation.ask.store import Plan, annotate_store
     from tagmoe.data.store.engine import check_engine
     from tagmoe.data.store.store import Store
 
@@ -112,13 +112,13 @@ def annotate(
     make: Callable[[], Annotator]
     if kind is AnnotatorName.vlm:
         need_vlm_extra()
-        from tagmoe.annotation.rule_set import load_rules, packaged_rules
+        from tagmoe.annotation.rules.rule_set import load_rules, packaged_rules
 
         rule_set = packaged_rules() if rules is None else load_rules(rules)
         ask = partial(open_vlm, endpoint or [], model, concurrency=concurrency, timeout=timeout)
         make = partial(_of_model, ask, rule_set, pixels, votes, per_tag, seed)
     else:
-        from tagmoe.annotation.annotators import OracleAnnotator, RuleAnnotator
+        from tagmoe.annotation.ask.annotators import OracleAnnotator, RuleAnnotator
 
         make = RuleAnnotator if kind is AnnotatorName.rules else OracleAnnotator
     opened = Store.open(store)
@@ -139,7 +139,7 @@ def annotate(
 
 
 def _of_model(ask: Callable[[], Any], rules: RuleSet, pixels: int, votes: int, per_tag: bool, seed: int) -> Annotator:
-    from tagmoe.annotation.annotators import VLMAnnotator
+    from tagmoe.annotation.ask.annotators import VLMAnnotator
 
     return VLMAnnotator(ask(), rules, pixels=pixels, votes=votes, per_tag=per_tag, seed=seed)
 

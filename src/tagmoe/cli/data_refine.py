@@ -16,8 +16,8 @@ from tagmoe.cli.vlm_options import Concurrency, Endpoints, Pixels, Timeout, VLMN
 from tagmoe.errors import DataError, TagMoEError, UsageError
 
 if TYPE_CHECKING:
-    from tagmoe.annotation.gold import Change
-    from tagmoe.annotation.refine import Decision
+    from tagmoe.annotation.quality.gold import Change
+    from tagmoe.annotation.quality.refine import Decision
 
 
 def refine(
@@ -57,12 +57,12 @@ def refine(
     """
     need_data_extra()
     need_vlm_extra("scipy")
-    from tagmoe.annotation.annotators import VLMAnnotator
-    from tagmoe.annotation.gold import gold_set
-    from tagmoe.annotation.propose import propose as ask_for
-    from tagmoe.annotation.refine import Version, propose_rules
-    from tagmoe.annotation.refine import refine as run
-    from tagmoe.annotation.rule_set import load_rules, packaged_rules
+    from tagmoe.annotation.ask.annotators import VLMAnnotator
+    from tagmoe.annotation.quality.gold import gold_set
+    from tagmoe.annotation.quality.propose import propose as ask_for
+    from tagmoe.annotation.quality.refine import Version, propose_rules
+    from tagmoe.annotation.quality.refine import refine as run
+    from tagmoe.annotation.rules.rule_set import load_rules, packaged_rules
     from tagmoe.data.store.store import Store
 
     if annotator == gold:

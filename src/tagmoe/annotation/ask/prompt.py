@@ -10,7 +10,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tagmoe.annotation.rule_set import TIERS, RuleSet, tier_of
+from tagmoe.annotation.rules.rule_set import TIERS, RuleSet, tier_of
 from tagmoe.data.store.record import Record
 from tagmoe.tags import TAG_NAMES, TAGS, TaskDescriptor, tag
 from tagmoe.vlm.question import Answer, Attachment, Question

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 from scipy import ndimage
 
-from tagmoe.annotation.camera import STILL, Camera, camera_move, layout_agreement
+from tagmoe.annotation.rules.camera import STILL, Camera, camera_move, layout_agreement
 from tagmoe.data.check.shift import measure_shift
 from tagmoe.data.store.record import Record
 from tagmoe.errors import ImageError

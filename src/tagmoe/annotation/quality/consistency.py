@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tagmoe.annotation.agreement import as_bits, tags_of
+from tagmoe.annotation.quality.agreement import as_bits, tags_of
 from tagmoe.intervals import GROUPS, Measure, RootBootstrap, RootGroups
 from tagmoe.tags import TAG_NAMES, TAGS, TaskDescriptor
 

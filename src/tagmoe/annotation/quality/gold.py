@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from tagmoe.annotation.agreement import ABSENT, as_bits, macro_f1, micro_f1, tag_f1, tag_tables
-from tagmoe.annotation.annotation import CANONICAL, read_annotations
-from tagmoe.annotation.consistency import SHARED_TAGS
+from tagmoe.annotation.answer import CANONICAL, read_annotations
+from tagmoe.annotation.quality.agreement import ABSENT, as_bits, macro_f1, micro_f1, tag_f1, tag_tables
+from tagmoe.annotation.quality.consistency import SHARED_TAGS
 from tagmoe.data.store.store import Store
 from tagmoe.errors import UsageError
 from tagmoe.intervals import Measure, RootBootstrap

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tagmoe.annotation.agree import AgreeReport, Side
-from tagmoe.annotation.agree_page import render
-from tagmoe.annotation.agreement import Agreement
+from tagmoe.annotation.quality.agree import AgreeReport, Side
+from tagmoe.annotation.quality.agree_page import render
+from tagmoe.annotation.quality.agreement import Agreement
 from tagmoe.data.store.store import Store
 from tagmoe.intervals import Measure
 from tagmoe.tags import TAG_NAMES

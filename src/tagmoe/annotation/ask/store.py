@@ -19,9 +19,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from tagmoe.annotation.annotation import ANNOTATION, Annotation, column_of
-from tagmoe.annotation.annotators import Annotator, settings_digest
-from tagmoe.annotation.ledger import Ledger
+from tagmoe.annotation.answer import ANNOTATION, Annotation, column_of
+from tagmoe.annotation.ask.annotators import Annotator, settings_digest
+from tagmoe.annotation.ask.ledger import Ledger
 from tagmoe.data.store.engine import Engine, run
 from tagmoe.data.store.record import PARTIAL, PROVENANCE, SCHEMA, Record, TagProvenance, from_row
 from tagmoe.data.store.store import Filling, Store

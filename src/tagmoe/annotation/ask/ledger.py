@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
-from tagmoe.annotation.annotation import Annotation
+from tagmoe.annotation.answer import Annotation
 from tagmoe.errors import DataError, UsageError
 
 

@@ -110,7 +110,7 @@ def tier_of(name: str) -> str:
 
 def packaged_rules() -> RuleSet:
     """The rule set that ships."""
-    text = (files("tagmoe.annotation") / "rules.yaml").read_text(encoding="utf-8")
+    text = (files("tagmoe.annotation.rules") / "rules.yaml").read_text(encoding="utf-8")
     return parse_rules(text, "rules.yaml")
 
 

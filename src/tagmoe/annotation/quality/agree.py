@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tagmoe.annotation.agreement import ABSENT, Agreement, AgreementTally, Gold, as_bits, masi_distance, tags_of
-from tagmoe.annotation.annotation import CANONICAL, Annotation, read_annotations
-from tagmoe.annotation.consistency import (
+from tagmoe.annotation.answer import CANONICAL, Annotation, read_annotations
+from tagmoe.annotation.quality.agreement import ABSENT, Agreement, AgreementTally, Gold, as_bits, masi_distance, tags_of
+from tagmoe.annotation.quality.consistency import (
     ConflictCounts,
     InverseConsistency,
     InverseTally,
@@ -24,8 +24,8 @@ from tagmoe.annotation.consistency import (
     TaskTags,
     descriptor_of,
 )
-from tagmoe.annotation.evidence import conflicts, measure
-from tagmoe.annotation.label_issues import LabelIssues, features_of, find_label_issues
+from tagmoe.annotation.quality.label_issues import LabelIssues, features_of, find_label_issues
+from tagmoe.annotation.rules.evidence import conflicts, measure
 from tagmoe.data.store.record import SCHEMA, Record, from_row
 from tagmoe.data.store.store import Store
 from tagmoe.errors import ImageError, UsageError

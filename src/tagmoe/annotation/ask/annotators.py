@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal, Protocol, get_args
 
-from tagmoe.annotation import prompt
-from tagmoe.annotation.annotation import Annotation
-from tagmoe.annotation.rule_set import RuleSet
+from tagmoe.annotation.answer import Annotation
+from tagmoe.annotation.ask import prompt
+from tagmoe.annotation.rules.rule_set import RuleSet
 from tagmoe.data.store.record import Record
 from tagmoe.errors import ImageError, UsageError
 from tagmoe.pictures import load_image
@@ -175,7 +175,7 @@ class RuleAnnotator:
     seed = 0
 
     def __init__(self) -> None:
-        from tagmoe.annotation import rule_annotator
+        from tagmoe.annotation.rules import annotator as rule_annotator
 
         self._annotate = rule_annotator.annotate
         self.rules_version = rule_annotator.VERSION

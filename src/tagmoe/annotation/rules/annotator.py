@@ -10,9 +10,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tagmoe.annotation.annotation import Annotation
-from tagmoe.annotation.evidence import Evidence, measure
-from tagmoe.annotation.instruction_words import Operation, Reading, Things, read
+from tagmoe.annotation.answer import Annotation
+from tagmoe.annotation.rules.evidence import Evidence, measure
+from tagmoe.annotation.rules.words import Operation, Reading, Things, read
 from tagmoe.data.sources.native_tasks import Edit, edit_of
 from tagmoe.data.store.record import Record
 from tagmoe.errors import ImageError

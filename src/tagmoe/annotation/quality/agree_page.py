@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tagmoe.annotation.agree import AgreeReport, Case, Side
-from tagmoe.annotation.agreement import Agreement
-from tagmoe.annotation.annotation import CANONICAL, column_of
+from tagmoe.annotation.answer import CANONICAL, column_of
+from tagmoe.annotation.quality.agree import AgreeReport, Case, Side
+from tagmoe.annotation.quality.agreement import Agreement
 from tagmoe.data.check.page import MAX_TEXT, picture_address
 from tagmoe.data.store.store import Store
 from tagmoe.intervals import Measure
@@ -41,7 +41,7 @@ def render(store: Store, report: AgreeReport, files: Iterable[str]) -> str:
     issues = [(side, _issue_cases(side)) for side in (shown_side, other_side)]
     cases = [*report.worst, *(case for _, some in (*inverse, *issues) for case in some)]
     cases += [case for side in report.sides for case in (*side.broken[:8], *side.conflicting[:8])]
-    environment = page_environment("tagmoe.annotation")
+    environment = page_environment("tagmoe.annotation.quality")
     environment.filters |= {
         "figure": figure,
         "bare": lambda measure: "" if measure is None or measure.value is None else f"{measure.value:.2f}",

@@ -17,13 +17,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from tagmoe.annotation.agreement import ABSENT, as_bits
-from tagmoe.annotation.annotate import take_tags
-from tagmoe.annotation.annotation import ANNOTATION, Annotation, annotators, column_of, read_annotations
-from tagmoe.annotation.annotators import Annotator, row_key
-from tagmoe.annotation.gold import Change, Comparison, GoldSet, compare
-from tagmoe.annotation.propose import Mistake, next_version, proposal_question, worst_tags
-from tagmoe.annotation.rule_set import RuleSet
+from tagmoe.annotation.answer import ANNOTATION, Annotation, annotators, column_of, read_annotations
+from tagmoe.annotation.ask.annotators import Annotator, row_key
+from tagmoe.annotation.ask.store import take_tags
+from tagmoe.annotation.quality.agreement import ABSENT, as_bits
+from tagmoe.annotation.quality.gold import Change, Comparison, GoldSet, compare
+from tagmoe.annotation.quality.propose import Mistake, next_version, proposal_question, worst_tags
+from tagmoe.annotation.rules.rule_set import RuleSet
 from tagmoe.data.store.record import PROVENANCE, SCHEMA, Record
 from tagmoe.data.store.store import Store
 from tagmoe.errors import DataError, UsageError

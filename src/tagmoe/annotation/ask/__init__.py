@@ -1,0 +1,1 @@
+"""Asking for tags: the prompt, who answers, the rows of a store, and answers that are not committed yet."""

@@ -1,0 +1,1 @@
+"""How good tags are: agreement, inverses, pixel evidence, label issues, gold sets, refining the rules."""
