@@ -16,10 +16,10 @@ from figures import Figure, report
 from tagmoe.config import check_config
 from tagmoe.model.cpu.attention import RealRoPEAttnProcessor
 from tagmoe.model.upcycle import upcycle
-from tagmoe.train.flow import FlowStage
 from tagmoe.train.loop import _train_step
 from tagmoe.train.optimizer import make_optimizers
 from tagmoe.train.recipe import _frozen, _transformer, assemble
+from tagmoe.train.stage import FlowStage
 
 BATCH = 128
 RUNS = 5

@@ -8,7 +8,7 @@ from typing import Any
 from tagmoe.config import check_config
 from tagmoe.pipeline.components import make_autoencoder, make_text_encoder, train_tokenizer
 from tagmoe.pipeline.single_frame import fast_single_frame
-from tagmoe.train.components import Components
+from tagmoe.train.components_folder import Components
 from tagmoe.train.recipe import _transformer, assemble, save_model
 from tagmoe.train.text_encoder import instructions
 

@@ -26,7 +26,7 @@ from tagmoe.laboratory.ablation.measure import (
 from tagmoe.losses.flow import interpolate
 from tagmoe.model.upcycle import upcycle
 from tagmoe.pipeline.pipeline import TagMoEPipeline
-from tagmoe.train.encoded import EDITING
+from tagmoe.train.stream import EDITING
 from tagmoe.world import sample
 
 PLAN = Plan(per_task=2, seed=9, steps=2, cfg=1.5, curve_cases=0, tasks=("generate", "recolour", "style"))

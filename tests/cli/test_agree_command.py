@@ -9,7 +9,7 @@ from annotated_stores import annotate, careless, stored, truth, world_records
 from html_page import Page
 from made_pictures import sound
 
-from tagmoe.cli import data_agree
+from tagmoe.cli.data import agree as data_agree
 from tagmoe.data.store.store import Store
 
 

@@ -256,7 +256,7 @@ def test_version(tagmoe) -> None:
 
 def test_a_whole_run_from_recipe_to_picture(tagmoe, picture, tmp_path, monkeypatch) -> None:
     # Drawing the texts for the tokenizer would take longer than all the rest.
-    monkeypatch.setattr("tagmoe.train.components.TOKENIZER_TEXTS", 200)
+    monkeypatch.setattr("tagmoe.train.components_folder.TOKENIZER_TEXTS", 200)
     recipe = tmp_path / "recipe.yaml"
     stage = "{steps: 2, batch: 4, unique_samples: 8}"
     recipe.write_text(

@@ -21,8 +21,8 @@ from tagmoe.data.encoded_rows import EncodedStore
 from tagmoe.data.store.store import Store
 from tagmoe.errors import CheckpointError, DataError, UsageError
 from tagmoe.pipeline.packaged import load_packaged, packaged_folder
-from tagmoe.train.encoded import CHUNK, EncodedSamples
 from tagmoe.train.encoder import default_sizes, encoder_of
+from tagmoe.train.stream import CHUNK, EncodedSamples
 from tagmoe.weights.presets import RELEASE
 from tagmoe.world import sample
 

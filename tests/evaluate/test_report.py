@@ -17,7 +17,7 @@ from PIL import Image
 from tagmoe.evaluate.report import Evaluation, render, results, write_report
 from tagmoe.evaluate.tagworld import cases, score
 from tagmoe.pictures import data_address
-from tagmoe.routing.record import CaseRouting
+from tagmoe.routing.case_routing import CaseRouting
 
 EVIL = "<script>alert('x')</script>"
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tagmoe.model.routing import RoutingTrace
-from tagmoe.routing.record import CaseRouting, by_task, record
+from tagmoe.routing.case_routing import CaseRouting, by_task, record
 
 L, B, N = 2, 3, 4
 GRIDS = ((1, 2, 2), (1, 2, 3), (1, 1, 2))

@@ -15,9 +15,9 @@ from tagmoe.config import RunConfig, check_config
 from tagmoe.errors import ConfigError, MissingError, TrainingError
 from tagmoe.model.upcycle import upcycle
 from tagmoe.pipeline.pipeline import TagMoEPipeline
-from tagmoe.train.encoded import EDITING, EncodedSamples
-from tagmoe.train.flow import FlowStage, aligned_tags
 from tagmoe.train.recipe import _frozen, _transformer, assemble
+from tagmoe.train.stage import FlowStage, aligned_tags
+from tagmoe.train.stream import EDITING, EncodedSamples
 from tagmoe.world import TASKS, mistaken_tags, sample
 
 Make = Callable[..., RunConfig]

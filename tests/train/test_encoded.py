@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tagmoe.pipeline.pipeline import TagMoEPipeline
-from tagmoe.train.encoded import EDITING, TEXT_TO_IMAGE, EncodedSamples
+from tagmoe.train.stream import EDITING, TEXT_TO_IMAGE, EncodedSamples
 from tagmoe.world import TASKS, sample
 
 

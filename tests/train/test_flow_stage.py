@@ -11,10 +11,10 @@ import torch
 
 from tagmoe.config import RunConfig
 from tagmoe.model.upcycle import upcycle
-from tagmoe.train.encoded import Batch
-from tagmoe.train.flow import FlowStage
+from tagmoe.train.batch import Batch
 from tagmoe.train.loop import autocast, resolve_precision
 from tagmoe.train.recipe import _frozen, _transformer, assemble
+from tagmoe.train.stage import FlowStage
 
 
 def make_stage(config: RunConfig, folder: Path) -> FlowStage:

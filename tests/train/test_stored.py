@@ -28,9 +28,10 @@ from tagmoe.data.store.record import Picture, Record
 from tagmoe.data.store.store import Store
 from tagmoe.errors import ConfigError, DataError, MissingError, TagMoEError
 from tagmoe.train import stored as stored_module
-from tagmoe.train.encoded import EDITING, TEXT_TO_IMAGE, Batch, EncodedSamples
-from tagmoe.train.flow import FlowStage
+from tagmoe.train.batch import Batch
+from tagmoe.train.stage import FlowStage
 from tagmoe.train.stored import StoredRows, StoredSamples
+from tagmoe.train.stream import EDITING, TEXT_TO_IMAGE, EncodedSamples
 
 
 def changed(store: Path, target: Path, change: Callable[[Record], Record]) -> Path:

@@ -15,7 +15,7 @@ from tagmoe.config import AutoencoderConfig, RunConfig, TextEncoderConfig
 from tagmoe.pipeline.components import make_autoencoder, make_text_encoder, train_tokenizer
 from tagmoe.pipeline.single_frame import fast_single_frame
 from tagmoe.train.autoencoder import AutoencoderStage, measure_latents, pictures, to_tensor
-from tagmoe.train.components import train_components
+from tagmoe.train.components_folder import train_components
 from tagmoe.train.loop import Run
 from tagmoe.train.text_encoder import SlotReader, TextEncoderStage, instructions
 from tagmoe.world import sample
@@ -88,7 +88,7 @@ def test_the_text_loss_reaches_the_language_model_and_not_the_picture_tower() ->
 def test_components_train_end_to_end_and_are_not_trained_twice(
     config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tagmoe.train.components.TOKENIZER_TEXTS", 300)
+    monkeypatch.setattr("tagmoe.train.components_folder.TOKENIZER_TEXTS", 300)
     settings = config(
         autoencoder={"base_dim": 4, "z_dim": 4, "dim_mult": [1, 1, 2, 2], "steps": 2, "decoder_steps": 2, "batch": 2},
         text_encoder={"hidden_size": 32, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1, "steps": 2, "batch": 4},

@@ -18,7 +18,7 @@ from tagmoe.evaluate.tagworld import TagWorldScores
 from tagmoe.files.atomic import write_whole
 from tagmoe.pictures import data_address
 from tagmoe.report.pages import page_environment
-from tagmoe.routing.record import CaseRouting, by_task
+from tagmoe.routing.case_routing import CaseRouting, by_task
 from tagmoe.world import Sample, Verdict
 
 MAPPED_CASES = 6

@@ -18,7 +18,7 @@ from PIL import Image
 from tagmoe.errors import UsageError
 from tagmoe.evaluate.sheet import contact_sheet
 from tagmoe.pipeline.pipeline import TagMoEPipeline, TagMoEPipelineOutput
-from tagmoe.routing.record import CaseRouting, record
+from tagmoe.routing.case_routing import CaseRouting, record
 from tagmoe.world import TASKS, Sample, Verdict, judge, sample
 
 Picture = Image.Image | np.ndarray

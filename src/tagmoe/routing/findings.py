@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tagmoe.routing.case_routing import TaskRouting, by_task, mean_routing
 from tagmoe.routing.contrasts import Contrast, Variance, contrasts, variance
 from tagmoe.routing.effects import Effects, effects
 from tagmoe.routing.predictability import Accuracy, task_accuracy
 from tagmoe.routing.reading import Recording
-from tagmoe.routing.record import TaskRouting, by_task, mean_routing
 from tagmoe.routing.regions import Region, regions
 from tagmoe.routing.specialization import (
     Interval,

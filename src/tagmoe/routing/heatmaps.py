@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tagmoe.report.svg import CARD, INK, Drawing, quiet
-from tagmoe.routing.record import TaskRouting
+from tagmoe.routing.case_routing import TaskRouting
 from tagmoe.routing.specialization import Interval, MutualInformation, deviation
 
 if TYPE_CHECKING:

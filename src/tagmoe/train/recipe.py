@@ -31,9 +31,9 @@ from tagmoe.model.upcycle import upcycle
 from tagmoe.pipeline.components import make_scheduler
 from tagmoe.pipeline.packaged import packaged_folder
 from tagmoe.pipeline.pipeline import TagMoEPipeline
-from tagmoe.train.components import Components, train_components
-from tagmoe.train.flow import FlowStage, Validator
+from tagmoe.train.components_folder import Components, train_components
 from tagmoe.train.loop import Run, run_stage
+from tagmoe.train.stage import FlowStage, Validator
 from tagmoe.train.stored import TAGWORLD, StoredRows, check_rows, newest_version
 from tagmoe.train.text_encoder import TEMPLATE
 from tagmoe.world import SIZE, words

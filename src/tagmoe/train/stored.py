@@ -20,7 +20,7 @@ from tagmoe.pictures import load_image
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.pipeline.tensors import images_to_tensor
 from tagmoe.tags import TAGS
-from tagmoe.train.encoded import Batch
+from tagmoe.train.batch import Batch
 
 if TYPE_CHECKING:
     from tagmoe.data.encoded_rows import EncodedStore

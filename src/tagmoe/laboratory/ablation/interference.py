@@ -25,7 +25,7 @@ from tagmoe.laboratory.ablation.measure import FlowSamples, Plan
 from tagmoe.laboratory.ablation.paired import CaseBootstrap
 from tagmoe.laboratory.ablation.results import BASE, NAME, Result, read_result
 from tagmoe.pipeline.pipeline import TagMoEPipeline
-from tagmoe.train.encoded import EDITING
+from tagmoe.train.stream import EDITING
 from tagmoe.world import sample
 
 FAMILIES: dict[str, tuple[str, ...]] = {

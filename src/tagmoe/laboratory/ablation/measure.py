@@ -24,7 +24,7 @@ from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.routing import predicted_tags
 from tagmoe.routing.predicted_tags import Alignment
 from tagmoe.routing.specialization import group_means, mutual_information
-from tagmoe.train.encoded import EDITING
+from tagmoe.train.stream import EDITING
 from tagmoe.world import Sample, rule_sets
 
 TIMESTEPS = tuple((i + 0.5) / 8 for i in range(8))

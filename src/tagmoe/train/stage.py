@@ -21,9 +21,10 @@ from tagmoe.losses.flow import interpolate, sample_timesteps
 from tagmoe.losses.objective import Objective
 from tagmoe.model.routing import RouterStats
 from tagmoe.pipeline.pipeline import TagMoEPipeline
-from tagmoe.train.encoded import EDITING, TEXT_TO_IMAGE, Batch, EncodedSamples, Samples
+from tagmoe.train.batch import Batch, Samples
 from tagmoe.train.loop import Report
 from tagmoe.train.stored import StoredRows, StoredSamples, batch_kinds
+from tagmoe.train.stream import EDITING, TEXT_TO_IMAGE, EncodedSamples
 from tagmoe.world import Sample, mistaken_tags
 
 Validator = Callable[[TagMoEPipeline, int, Path], Report]

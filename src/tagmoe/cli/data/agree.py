@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tagmoe.cli.data_extra import need_data_extra
+from tagmoe.cli.data.extra import need_data_extra
 from tagmoe.cli.options import AsJson, Force
 from tagmoe.cli.output import check_output_folder, give, new_folder, say
 from tagmoe.cli.progress import count_bar

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tagmoe.cli.data_extra import need_data_extra
+from tagmoe.cli.data.extra import need_data_extra
 from tagmoe.cli.models import check_model, hush
 from tagmoe.cli.options import AsJson, Engine, EngineName, Model, RayAddress, Threads
 from tagmoe.cli.output import give

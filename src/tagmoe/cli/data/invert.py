@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tagmoe.cli.data_extra import need_data_extra
+from tagmoe.cli.data.extra import need_data_extra
 from tagmoe.cli.options import AsJson
 from tagmoe.cli.output import give, say
 from tagmoe.cli.progress import count_bar

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tagmoe.cli.data_extra import need_data_extra
+from tagmoe.cli.data.extra import need_data_extra
 from tagmoe.cli.options import AsJson, Force
 from tagmoe.cli.output import check_output_file, give, say, write_text
 from tagmoe.cli.progress import count_bar

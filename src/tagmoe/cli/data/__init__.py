@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import typer
 
-from tagmoe.cli.data_agree import agree
-from tagmoe.cli.data_annotate import annotate
-from tagmoe.cli.data_clean import clean
-from tagmoe.cli.data_encode import encode
-from tagmoe.cli.data_export import export
-from tagmoe.cli.data_import import import_
-from tagmoe.cli.data_invert import invert
-from tagmoe.cli.data_refine import refine
-from tagmoe.cli.data_stats import stats
-from tagmoe.cli.data_validate import validate
-from tagmoe.cli.data_view import view
+from tagmoe.cli.data.agree import agree
+from tagmoe.cli.data.annotate import annotate
+from tagmoe.cli.data.clean import clean
+from tagmoe.cli.data.encode import encode
+from tagmoe.cli.data.export import export
+from tagmoe.cli.data.importing import import_
+from tagmoe.cli.data.invert import invert
+from tagmoe.cli.data.refine import refine
+from tagmoe.cli.data.stats import stats
+from tagmoe.cli.data.validate import validate
+from tagmoe.cli.data.view import view
 
 app = typer.Typer()
 

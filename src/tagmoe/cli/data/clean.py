@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tagmoe.cli.data_extra import need_data_extra
+from tagmoe.cli.data.extra import need_data_extra
 from tagmoe.cli.options import AsJson
 from tagmoe.cli.output import give
 
