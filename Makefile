@@ -19,8 +19,8 @@ test-all: $(READY)
 	$(PY) -m pytest -m 'slow or not slow' --timeout=1800
 
 check: $(READY)
-	$(VENV)/bin/ruff check src tests benchmarks docs
-	$(VENV)/bin/ruff format --check src tests benchmarks docs
+	$(VENV)/bin/ruff check src tests benchmarks tools
+	$(VENV)/bin/ruff format --check src tests benchmarks tools
 	$(VENV)/bin/mypy
 	$(PY) -m pytest
 

@@ -26,7 +26,7 @@ from figures import Figure, report
 from PIL import Image
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from fault_server import fault_server
+from support.fault_server import fault_server
 
 from tagmoe.vlm.question import Attachment, Question
 

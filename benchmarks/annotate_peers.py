@@ -40,7 +40,7 @@ def measure(rows: int = 300, daft: str = "") -> Sequence[object]:
     from figures import Figure
 
     sys.path.append(str(Path(__file__).parents[1] / "tests"))
-    from fault_server import fault_server
+    from support.fault_server import fault_server
 
     asked = questions("55 KB", 16)
     pictures = [part.data for part in asked[3].parts[:2]]

@@ -26,7 +26,7 @@ MAIN = "from tagmoe.cli import main; main()"
 
 def annotating(folder: Path, rows: int) -> list[Figure]:
     """Rows lost, doubled, and asked again after their answer was recorded; memory of the process that asks."""
-    from fault_server import fault_server
+    from support.fault_server import fault_server
 
     path = folder / "annotated"
     filled(path, rows, PICTURE_BYTES)

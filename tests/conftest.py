@@ -12,7 +12,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 from typing import Any
 
 import pytest
-from tiny_model import build_pipeline
+from support.tiny_model import build_pipeline
 
 
 @pytest.fixture(scope="session")

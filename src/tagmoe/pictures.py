@@ -76,23 +76,23 @@ def open_picture(
     Raises ImageError for what is no picture of these formats or has more than 64 megapixels, and for whatever goes
     wrong inside the block: a decoder may fail in any way at all on bytes that somebody made to that end.
     """
-    is_bytes = isinstance(source, bytes)
-    path = None if is_bytes else _path(source)
+    path = None if isinstance(source, bytes) else _path(source)
+    name = "picture" if path is None else repr(str(path))
     with warnings.catch_warnings():
         # Pillow warns of large pictures, where the limit below is stricter, and of EXIF damage, which is harmless.
         warnings.simplefilter("ignore")
         try:
-            image = Image.open(io.BytesIO(source) if is_bytes else path, formats=formats)
+            image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else _path(source), formats=formats)
         except Exception as error:
             _refuse_to_open(path, source, error)
         with image:
-            _check_size(*image.size, "picture" if path is None else repr(str(path)), short=is_bytes)
+            _check_size(*image.size, name, short=path is None)
             try:
                 yield image
             except ImageError:
                 raise
             except Exception as error:
-                raise ImageError(_damaged(None if path is None else repr(str(path)), error)) from None
+                raise ImageError("damaged picture" if path is None else _damaged(name, error)) from None
 
 
 def load_image(source: Any, *, draft: tuple[int, int] | None = None) -> Image.Image:
@@ -178,13 +178,9 @@ def _refuse_to_open(path: Path | None, source: Any, error: Exception) -> NoRetur
     raise ImageError(reason if path is None else sentence) from None
 
 
-def _damaged(name: str | None, error: Exception) -> str:
+def _damaged(name: str, error: Exception) -> str:
     reason = _short(str(error)) or type(error).__name__
-    return (
-        "damaged picture"
-        if name is None
-        else f"{name} is damaged or incomplete ({reason}); save or download the picture again."
-    )
+    return f"{name} is damaged or incomplete ({reason}); save or download the picture again."
 
 
 def to_rgb(image: Image.Image, name: str = "the picture") -> Image.Image:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from html_page import Page
+from support.html_page import Page
 
 from tagmoe.cli import run
 from tagmoe.errors import MissingError

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_training import write_components
+from support.tiny_training import write_components
 
 from tagmoe.evaluate.tagworld import score
 from tagmoe.laboratory.ablation.interference import FAMILIES, GRADIENT_SEED, task_gradients

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 from rich.console import Console
-from tiny_training import SETTINGS, write_components
+from support.tiny_training import SETTINGS, write_components
 
 from tagmoe.errors import ResultError
 from tagmoe.laboratory.ablation.arms import load_arms

@@ -7,9 +7,9 @@ import json
 from dataclasses import replace
 
 import pytest
-from annotated_stores import annotate, careless, stored, truth, world_records
-from html_page import Page
-from made_pictures import sound
+from support.annotated_stores import annotate, careless, stored, truth, world_records
+from support.html_page import Page
+from support.made_pictures import sound
 
 from tagmoe.annotation.answer import Annotation, read_annotations
 from tagmoe.annotation.quality import agree as agree_module

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from annotated_stores import annotate, careless, stored, world_records
+from support.annotated_stores import annotate, careless, stored, world_records
 
 from tagmoe.annotation.quality.agreement import ABSENT, AgreementTally
 from tagmoe.annotation.quality.gold import GoldSet, compare, gold_set

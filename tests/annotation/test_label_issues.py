@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_pictures import sound
+from support.made_pictures import sound
 
 from tagmoe.annotation.quality.agreement import as_bits
 from tagmoe.annotation.quality.label_issues import FOLDS, WORDS, features_of, find_label_issues, probe

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
-from annotated_stores import annotate, stored, truth, world_records
+from support.annotated_stores import annotate, stored, truth, world_records
 
 from tagmoe.annotation.answer import Annotation, annotators, read_annotations
 from tagmoe.annotation.quality.agreement import as_bits

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from annotated_stores import annotate, stored
-from fault_server import fault_server
-from made_pictures import sound
+from support.annotated_stores import annotate, stored
+from support.fault_server import fault_server
+from support.made_pictures import sound
 
 from tagmoe.annotation.answer import Annotation, annotators, read_annotations
 from tagmoe.annotation.rules.rule_set import load_rules, packaged_rules

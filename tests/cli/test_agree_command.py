@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from annotated_stores import annotate, careless, stored, truth, world_records
-from html_page import Page
-from made_pictures import sound
+from support.annotated_stores import annotate, careless, stored, truth, world_records
+from support.html_page import Page
+from support.made_pictures import sound
 
 from tagmoe.cli.data import agree as data_agree
 from tagmoe.data.store.store import Store

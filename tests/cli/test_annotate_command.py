@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from fault_server import fault_server
+from support.fault_server import fault_server
 
 from tagmoe.annotation.answer import read_annotations
 from tagmoe.data.sources.importing import import_source

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from released import MIXTURES, dense_state, released_weights, save_base, save_released, sparse_release
+from support.released import MIXTURES, dense_state, released_weights, save_base, save_released, sparse_release
 
 from tagmoe.files import resumable
 from tagmoe.weights.convert_release import convert_release

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from html_page import Page
-from made_pictures import sound
+from support.html_page import Page
+from support.made_pictures import sound
 
 from tagmoe.data.store.record import Picture
 from tagmoe.data.store.store import Store

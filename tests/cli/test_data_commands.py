@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from edit_files import jsonl_folder, picture_bytes
 from PIL import Image
+from support.edit_files import jsonl_folder, picture_bytes
 
 
 @pytest.fixture

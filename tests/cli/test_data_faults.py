@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from failing_disk import read_only, small_files
+from support.failing_disk import read_only, small_files
 
 from tagmoe.data.sources.importing import import_source
 from tagmoe.data.sources.tagworld import TagWorldSource

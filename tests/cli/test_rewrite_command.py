@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fault_server import Server, fault_server
 from PIL import Image
-from scripted_vlm import reply
-from tiny_vlm import TEMPLATE
+from support.fault_server import Server, fault_server
+from support.scripted_vlm import reply
+from support.tiny_vlm import TEMPLATE
 
 from tagmoe.cli import rewriting
 from tagmoe.rewrite import prompt as rewrite_prompt

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_pictures import encoded, picture, scene, sound, with_patch
 from PIL import Image
+from support.made_pictures import encoded, picture, scene, sound, with_patch
 
 from tagmoe.data.check import checks
 from tagmoe.data.check.checks import CHECKS, examine

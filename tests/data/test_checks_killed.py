@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from made_pictures import sound
+from support.made_pictures import sound
 
 from tagmoe.data.store.record import Picture, TagProvenance
 from tagmoe.data.store.store import Store

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from encoded_stores import SEED, make_store, png, record
 from PIL import Image
+from support.encoded_stores import SEED, make_store, png, record
 
 from tagmoe.data.encode import BLANK, COLUMNS, encode_store, fit, nearest_size
 from tagmoe.data.encoded_rows import EncodedStore

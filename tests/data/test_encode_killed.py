@@ -9,7 +9,7 @@ import signal
 import time
 
 import pytest
-from encoded_stores import make_store, start_command
+from support.encoded_stores import make_store, start_command
 
 from tagmoe.data.encode import INDICATOR
 from tagmoe.data.store.store import Store

@@ -9,10 +9,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from edit_files import picture_bytes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from support.edit_files import picture_bytes
 
 from tagmoe.data.export import FORMATS, export
 from tagmoe.data.sources.importing import import_source

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from edit_files import jsonl_folder, picture_bytes, write_lines
+from support.edit_files import jsonl_folder, picture_bytes, write_lines
 
 from tagmoe.data.sources.jsonl import JsonlSource
 from tagmoe.data.sources.pairs import PairsSource

@@ -15,10 +15,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from edit_files import jsonl_folder, picture_bytes, write_lines
-from failing_disk import read_only, small_files
 from hypothesis import given
 from hypothesis import strategies as st
+from support.edit_files import jsonl_folder, picture_bytes, write_lines
+from support.failing_disk import read_only, small_files
 
 from tagmoe.data.sources import source as terms
 from tagmoe.data.sources.benchmark_pictures import benchmark_pictures

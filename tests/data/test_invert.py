@@ -9,8 +9,8 @@ from functools import cache
 import numpy as np
 import pyarrow as pa
 import pytest
-from made_pictures import picture, scene, sound
 from PIL import Image
+from support.made_pictures import picture, scene, sound
 
 from tagmoe.data.check.checks import examine
 from tagmoe.data.check.validate import QUARANTINE, validate

@@ -12,7 +12,17 @@ from datasets import Features
 from datasets import Image as ImageFeature
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_published import IMAGE, IP2P, MAGICBRUSH, OMNIEDIT, SUBJECTS200K, ULTRAEDIT, image_of, ip2p_row, write_shards
+from support.made_published import (
+    IMAGE,
+    IP2P,
+    MAGICBRUSH,
+    OMNIEDIT,
+    SUBJECTS200K,
+    ULTRAEDIT,
+    image_of,
+    ip2p_row,
+    write_shards,
+)
 
 from tagmoe.data.sources.instruct_pix2pix import InstructPix2Pix
 from tagmoe.data.sources.parquet_rows import Column, ParquetRows, split_in_name

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from edit_files import picture_bytes
 from PIL import ImageFont
+from support.edit_files import picture_bytes
 
 from tagmoe.data.store.picture_file import read_picture
 from tagmoe.data.store.picture_sheet import GAP, TILE, _caption, _wrapped, picture_sheet

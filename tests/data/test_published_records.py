@@ -9,7 +9,8 @@ import shutil
 
 import numpy as np
 import pytest
-from made_published import (
+from PIL import Image
+from support.made_published import (
     MAGICBRUSH,
     OMNIEDIT,
     SUBJECTS200K,
@@ -31,7 +32,6 @@ from made_published import (
     viton_hd,
     write_shards,
 )
-from PIL import Image
 
 from tagmoe.data.sources.registry import open_source
 from tagmoe.data.sources.source import Licence

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from made_published import MAKERS, Expected
+from support.made_published import MAKERS, Expected
 
 from tagmoe.cli import run
 from tagmoe.data.sources import instruct_pix2pix, magicbrush, omniedit, skipped, subjects200k, ultraedit, viton_hd

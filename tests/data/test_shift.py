@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from made_pictures import encoded, picture, scene, with_patch
 from PIL import Image
+from support.made_pictures import encoded, picture, scene, with_patch
 
 from tagmoe.data.check.checks import picture_findings, shift_of
 from tagmoe.data.check.shift import measure_shift

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 import pytest
-from made_pictures import picture, scene, sound
+from support.made_pictures import picture, scene, sound
 
 from tagmoe.data.check import checks
 from tagmoe.data.check.validate import QUARANTINE, later_copies, summarise, validate

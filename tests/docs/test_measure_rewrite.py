@@ -1,4 +1,4 @@
-"""The sloppy instructions of docs/measure_rewrite.py: what each form does, and that the measuring counts right."""
+"""The sloppy instructions of tools/measure_rewrite.py: what each form does, and that the measuring counts right."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from tagmoe.world import TASKS, sample, words
 
-FILE = Path(__file__).parents[2] / "docs" / "measure_rewrite.py"
+FILE = Path(__file__).parents[2] / "tools" / "measure_rewrite.py"
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ FILES = (
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "docs" / "results").glob("*.md")),
     *sorted((ROOT / "recipes").rglob("*.yaml")),
-    *sorted((ROOT / "docs").glob("*.py")),
+    *sorted((ROOT / "tools").glob("*.py")),
 )
 TEXTS = [path.read_text(encoding="utf-8") for path in FILES]
 

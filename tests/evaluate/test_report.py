@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from html_page import Page
 from PIL import Image
+from support.html_page import Page
 
 from tagmoe.evaluate.report import Evaluation, render, results, write_report
 from tagmoe.evaluate.tagworld import cases, score

@@ -137,7 +137,7 @@ def test_leftovers_that_are_not_of_this_plan_are_redone(plan, tmp_path, monkeypa
         (partial / NOTE).write_text("")
     (partial / "stranger").write_text("of an earlier plan")
     written = write_folder(
-        tmp_path / "out", plan, fingerprint={"a": 2 if spoil == "fingerprint" else 1}, say=said.append
+        tmp_path / "out", plan, fingerprint={"a": 2 if spoil == "fingerprint" else 1}, log=said.append
     )
     assert written.kept == (("two",) if spoil in ("size", "head") else ())
     assert len(said) == (spoil in ("fingerprint", "no note"))

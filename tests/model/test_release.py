@@ -12,8 +12,18 @@ from typing import Any
 import pytest
 import torch
 from diffusers import QwenImageTransformer2DModel
-from released import BLOCKS, DIM, EXPERTS, FFN, MIXTURES, dense_state, released_weights, save_base, save_released
 from safetensors.torch import save_file
+from support.released import (
+    BLOCKS,
+    DIM,
+    EXPERTS,
+    FFN,
+    MIXTURES,
+    dense_state,
+    released_weights,
+    save_base,
+    save_released,
+)
 from torch import nn
 
 from tagmoe.errors import CheckpointError, MissingError, TagMoEError

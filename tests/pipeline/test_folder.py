@@ -15,7 +15,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline, QwenImagePipeline, QwenImageTransformer2DModel
 from diffusers.utils import logging
-from tiny_model import build_pipeline
+from support.tiny_model import build_pipeline
 
 from tagmoe.errors import CheckpointError, MissingError
 from tagmoe.pipeline.pipeline import QWEN_IMAGE_TEMPLATE, TagMoEPipeline

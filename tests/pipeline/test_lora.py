@@ -13,7 +13,7 @@ from diffusers import QwenImageTransformer2DModel
 from diffusers.loaders import QwenImageLoraLoaderMixin
 from peft import LoraConfig
 from safetensors.torch import save_file
-from tiny_model import build_pipeline
+from support.tiny_model import build_pipeline
 
 from tagmoe.errors import CheckpointError, MissingError, UsageError
 from tagmoe.model.upcycle import upcycle

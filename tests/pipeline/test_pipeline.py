@@ -11,7 +11,7 @@ import pytest
 import torch
 from diffusers import QwenImagePipeline
 from PIL import Image
-from tiny_model import TINY_TEMPLATE, build_pipeline
+from support.tiny_model import TINY_TEMPLATE, build_pipeline
 
 from tagmoe.errors import ImageError, UsageError
 from tagmoe.pipeline.pipeline import QWEN_IMAGE_TEMPLATE, TagMoEPipeline

@@ -13,8 +13,8 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from released import EXPERTS, dense_state, fake_hub, released_weights, save_base, save_released
 from safetensors.torch import load_file
+from support.released import EXPERTS, dense_state, fake_hub, released_weights, save_base, save_released
 
 from tagmoe.errors import CheckpointError, MissingError, UsageError
 from tagmoe.losses.objective import Objective

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_recordings import EXPERTS, TASKS, TIMES, Make, about, facts, shown, traces
+from support.made_recordings import EXPERTS, TASKS, TIMES, Make, about, facts, shown, traces
 
 from tagmoe.routing.reading import Recording, read_recording
 from tagmoe.routing.recording import Interventions, RecordingWriter

@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from html_page import Page
 from PIL import Image, PngImagePlugin
+from support.html_page import Page
 
 from tagmoe.model.routing import RoutingTrace
 from tagmoe.routing import explain

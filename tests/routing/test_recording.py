@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from made_recordings import EDIT, TIMES, Make, about, facts, shown, traces
+from support.made_recordings import EDIT, TIMES, Make, about, facts, shown, traces
 
 from tagmoe.errors import ResultError
 from tagmoe.losses.signature import routing_signature_from_scores

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from made_recordings import TIMES, about, facts
+from support.made_recordings import TIMES, about, facts
 
 from tagmoe.model.routing import RoutingTrace
 from tagmoe.routing.reading import read_recording

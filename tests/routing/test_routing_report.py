@@ -14,8 +14,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from html_page import Page
-from made_recordings import EDIT, EXPERTS, LAYERS, TIMES, Make, about, facts, shown, traces
+from support.html_page import Page
+from support.made_recordings import EDIT, EXPERTS, LAYERS, TIMES, Make, about, facts, shown, traces
 
 from tagmoe.errors import MissingError, ResultError
 from tagmoe.report import svg

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made_recordings import about
+from support.made_recordings import about
 
 from tagmoe.errors import UsageError
 from tagmoe.laboratory.routing import controls

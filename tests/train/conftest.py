@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
-from tiny_training import SETTINGS, TAGWORLD_SEED, write_components
+from support.tiny_training import SETTINGS, TAGWORLD_SEED, write_components
 
 from tagmoe.config import RunConfig, check_config
 from tagmoe.train.recipe import train

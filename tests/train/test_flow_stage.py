@@ -8,31 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.training_runs import make_stage
 
 from tagmoe.config import RunConfig
-from tagmoe.model.upcycle import upcycle
 from tagmoe.train.batch import Batch
 from tagmoe.train.loop import autocast, resolve_precision
-from tagmoe.train.recipe import _frozen, _transformer, assemble
 from tagmoe.train.stage import FlowStage
-
-
-def make_stage(config: RunConfig, folder: Path) -> FlowStage:
-    """The unified stage of a config, upcycled from an untrained dense model whose adaLN is opened."""
-    assert config.components is not None
-    parts = _frozen(config.components)
-    dense = _transformer(config, parts)
-    torch.manual_seed(0)
-    for parameter in dense.parameters():  # adaLN-zero blocks would send no gradient to the gates yet
-        parameter.data.add_(0.05 * torch.randn_like(parameter))
-    moe = upcycle(dense, **config.moe.model_dump())
-    for name, parameter in moe.named_parameters():
-        if ".gate." in name:  # near-tied gates would all choose alike
-            parameter.data.add_(0.5 * torch.randn_like(parameter))
-    return FlowStage(
-        "unified", assemble(moe, parts), config.unified, config.loss, config.optimizer,
-        seed=0, cache=folder, validator=lambda *_: {},
-    )  # fmt: skip
 
 
 def rows(batch: Batch, start: int, end: int) -> Batch:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -13,42 +12,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from safetensors.torch import load_file
+from support.training_runs import KILLED_RUN, metrics, weights
 
 from tagmoe.config import RunConfig
 from tagmoe.errors import CheckpointError, TrainingError, UsageError
 from tagmoe.train.checkpoint import list_checkpoints
-
-KILLED_RUN = """
-import os, signal, sys, yaml
-from pathlib import Path
-from rich.console import Console
-import tagmoe.train.loop as loop
-from tagmoe.config import check_config
-from tagmoe.train.recipe import train
-
-original, stage_to_kill, step_to_kill = loop._train_step, sys.argv[2], int(sys.argv[3])
-
-def train_step(stage, step, *rest):
-    if stage.name == stage_to_kill and step == step_to_kill:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(stage, step, *rest)
-
-loop._train_step = train_step
-train(check_config(yaml.safe_load(Path(sys.argv[1]).read_text())), validator=lambda *_: {}, console=Console(quiet=True))
-"""
-
-
-def metrics(config: RunConfig) -> list[dict[str, float]]:
-    """All logged steps without what may differ: the time they took."""
-    lines = (Path(config.output_dir) / "metrics.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
-
-
-def weights(model: Path) -> dict[str, bytes]:
-    """Every tensor of the finished transformer and of W_tag and H_pred, as bytes."""
-    files = [model / "transformer" / "diffusion_pytorch_model.safetensors", model / "alignment.safetensors"]
-    return {name: value.view(-1).float().numpy().tobytes() for file in files for name, value in load_file(file).items()}
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,8 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from test_flow_stage import make_stage
-from test_resume import KILLED_RUN, metrics, weights
-from tiny_training import TAGWORLD_SEED
+from support.tiny_training import TAGWORLD_SEED
+from support.training_runs import KILLED_RUN, make_stage, metrics, weights
 
 from tagmoe.config import DataConfig, RunConfig, check_config
 from tagmoe.data.sources.importing import import_source

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_flow_stage import make_stage
-from test_resume import metrics
-from tiny_training import TAGWORLD_SEED
+from support.tiny_training import TAGWORLD_SEED
+from support.training_runs import make_stage, metrics
 
 from tagmoe.config import DataConfig, RunConfig
 from tagmoe.data.encode import encode_store

@@ -14,8 +14,8 @@ import jsonschema
 import pytest
 import torch
 from PIL import Image
-from tiny_model import build_pipeline
-from tiny_vlm import TEMPLATE, png, save_tiny_vlm, tiny_model, tiny_tokenizer, tiny_vlm
+from support.tiny_model import build_pipeline
+from support.tiny_vlm import TEMPLATE, png, save_tiny_vlm, tiny_model, tiny_tokenizer, tiny_vlm
 
 from tagmoe.errors import CheckpointError, MissingError, TagMoEError, UsageError
 from tagmoe.vlm.decoding import Sampling

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_vlm import plain_picture, png, save_tiny_vlm, teach, tiny_vlm
+from support.tiny_vlm import plain_picture, png, save_tiny_vlm, teach, tiny_vlm
 
 from tagmoe.errors import UsageError
 from tagmoe.vlm.local import LocalVLM

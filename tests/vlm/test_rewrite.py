@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from scripted_vlm import ScriptedVLM, reply, texts
+from support.scripted_vlm import ScriptedVLM, reply, texts
 
 from tagmoe.errors import UsageError
 from tagmoe.rewrite.cache import RewriteCache, default_folder

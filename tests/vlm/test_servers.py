@@ -14,8 +14,8 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 import pytest
-from fault_server import LOST, Server, fault_server
 from PIL import Image
+from support.fault_server import LOST, Server, fault_server
 
 from tagmoe.errors import UsageError
 from tagmoe.vlm import endpoints, servers

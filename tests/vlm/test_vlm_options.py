@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_server import fault_server
+from support.fault_server import fault_server
 
 from tagmoe.cli import vlm_options
 from tagmoe.cli.vlm_options import need_vlm_extra, open_vlm

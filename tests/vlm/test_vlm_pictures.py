@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_pictures import encoded, scene
 from PIL import Image
+from support.made_pictures import encoded, scene
 
 from tagmoe.errors import ImageError, UsageError
 from tagmoe.vlm.pictures import capped, fitting_size

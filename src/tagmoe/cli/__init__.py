@@ -21,7 +21,7 @@ from tagmoe.cli.demo import demo
 from tagmoe.cli.edit import edit
 from tagmoe.cli.generate import generate
 from tagmoe.cli.info import info
-from tagmoe.cli.output import say
+from tagmoe.cli.output import log
 from tagmoe.cli.rewrite import rewrite
 from tagmoe.cli.routing import app as routing
 from tagmoe.cli.train import train
@@ -84,7 +84,7 @@ def run(arguments: Sequence[str]) -> int:
     finally:
         os.environ.pop("TAGMOE_DEBUG", None)
     if code == INTERRUPTED:
-        say("interrupted: the command was stopped before it was finished.")
+        log("interrupted: the command was stopped before it was finished.")
     return code if isinstance(code, int) else 0
 
 
@@ -100,12 +100,12 @@ def _parser_message(error: Any) -> str:
 def _explain(error: Exception) -> int:
     """Say an error in one sentence; returns the exit code."""
     if isinstance(error, TagMoEError):
-        say(f"error: {error}")
+        log(f"error: {error}")
         return error.exit_code
     # What the parser of arguments raises: typer carries its own copy of click, so there is no one class to name.
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-        say(f"error: {_parser_message(error)}")
+        log(f"error: {_parser_message(error)}")
         return int(error.exit_code)
     message = " ".join(str(error).split()) or type(error).__name__
-    say(f"internal error: {type(error).__name__}: {message}; run again with --debug to see where.")
+    log(f"internal error: {type(error).__name__}: {message}; run again with --debug to see where.")
     return 1

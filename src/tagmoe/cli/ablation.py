@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tagmoe.cli.models import hush
+from tagmoe.cli.models import quiet_libraries
 from tagmoe.cli.options import AsJson, Force
-from tagmoe.cli.output import check_output_folder, give, new_folder, say
+from tagmoe.cli.output import check_output_folder, log, new_folder, print_result
 from tagmoe.errors import UsageError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def run(
 
     chosen = load_arms(recipes, _names(arms), changes or ())
     numbers = _seeds(seeds)
-    hush()
+    quiet_libraries()
     from tagmoe.laboratory.ablation.job import arm_job, base_job
     from tagmoe.laboratory.ablation.measure import Plan
 
@@ -64,7 +64,9 @@ def run(
         [arm_job(out, seed, arm, plan) for seed in numbers for arm in chosen],
         jobs,
     )
-    give({"out": str(out), "results": [str(job.folder / "result.json") for job in done]}, str(out), as_json=as_json)
+    print_result(
+        {"out": str(out), "results": [str(job.folder / "result.json") for job in done]}, str(out), as_json=as_json
+    )
 
 
 @app.command()
@@ -87,7 +89,7 @@ def interference(
 
     chosen = load_arms(recipes, _names(arms), changes or ())
     numbers = _seeds(seeds)
-    hush()
+    quiet_libraries()
     from tagmoe.laboratory.ablation.interference import family_jobs, summarise
     from tagmoe.laboratory.ablation.job import base_job
     from tagmoe.laboratory.ablation.measure import Plan
@@ -95,7 +97,7 @@ def interference(
     work = [job for seed in numbers for arm in chosen for job in family_jobs(out, seed, arm, Plan(per_task=cases))]
     _run([base_job(out, seed, chosen[0]) for seed in numbers], work, jobs)
     path = summarise(out, [arm.name for arm in chosen], numbers)
-    give({"out": str(out), "interference": str(path)}, str(path), as_json=as_json)
+    print_result({"out": str(out), "interference": str(path)}, str(path), as_json=as_json)
 
 
 @app.command()
@@ -131,9 +133,9 @@ def report(
         data = write_report(summary, partial)
     for row in summary.rows:
         if row.arm != baseline:
-            say(f"  {row.arm:<20}{phrase(row.differences['success'], SUCCESS)}")
+            log(f"  {row.arm:<20}{phrase(row.differences['success'], SUCCESS)}")
     page = out / "report.html"
-    give({"report": str(page), **data}, str(page), as_json=as_json)
+    print_result({"report": str(page), **data}, str(page), as_json=as_json)
 
 
 def _run(bases: list[Job], work: list[Job], jobs: int) -> list[Job]:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from tagmoe.cli.options import AsJson, Force
-from tagmoe.cli.output import check_output_folder, give, say
+from tagmoe.cli.output import check_output_folder, log, print_result
 from tagmoe.cli.progress import byte_bar
 from tagmoe.cli.upcycle import PIPELINE_FILES
 from tagmoe.errors import UsageError
@@ -47,7 +47,7 @@ def convert_release(
     found, beside = release_source(source), base_folder(base)
     started = time.perf_counter()
     with byte_bar("convert") as progress:
-        done = convert(found, beside, target, replace=force, progress=progress, say=say)
+        done = convert(found, beside, target, replace=force, progress=progress, log=log)
     seconds = time.perf_counter() - started
     counts, written = done.plan.counts(), done.written
     facts = {
@@ -70,4 +70,4 @@ def convert_release(
             f"{size_text(written.nbytes_now)} written in {seconds:.1f} s{kept}",
         )
     )
-    give(facts, text, as_json=as_json)
+    print_result(facts, text, as_json=as_json)

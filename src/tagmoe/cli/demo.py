@@ -14,7 +14,7 @@ import typer
 
 from tagmoe.cli.models import check_model, load_model, model_name
 from tagmoe.cli.options import AsJson, Cfg, FixedSeed, Force, Model, Steps, Threads
-from tagmoe.cli.output import check_output_folder, give, new_folder, say
+from tagmoe.cli.output import check_output_folder, log, new_folder, print_result
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,7 +71,7 @@ def demo(
         data = write_report(evaluation, folder)
     _table(evaluation.scores)
     report = out / "report.html"
-    give({"report": str(report), **data}, str(report), as_json=as_json)
+    print_result({"report": str(report), **data}, str(report), as_json=as_json)
 
 
 def _edit(pipeline: TagMoEPipeline, samples: Sequence[Sample], **options: Any) -> Edits:
@@ -99,9 +99,9 @@ def _table(scores: TagWorldScores) -> None:
     """The scores for people: stdout holds only the result."""
     for task in scores.tasks:
         unchanged = "" if task.unchanged is None else f"{task.unchanged:>6.0%} unchanged"
-        say(f"  {task.task:<16}{task.success:>5.0%} of {task.n} succeed {unchanged}".rstrip())
+        log(f"  {task.task:<16}{task.success:>5.0%} of {task.n} succeed {unchanged}".rstrip())
     share = scores.success
-    say(f"success {share.value:.0%} of {share.n} (95 % interval {share.low:.0%} to {share.high:.0%})")
+    log(f"success {share.value:.0%} of {share.n} (95 % interval {share.low:.0%} to {share.high:.0%})")
 
 
 def _command() -> str:

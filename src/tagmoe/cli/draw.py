@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, cast
 
 from tagmoe.cli.explain import prepare_page
 from tagmoe.cli.models import check_model, load_loras, load_model, model_name, plan_memory
-from tagmoe.cli.output import check_output_file, give, say, write_image
-from tagmoe.cli.rewriting import aloud, check_backend, drawn_facts, make_rewriter
+from tagmoe.cli.output import check_output_file, log, print_result, write_image
+from tagmoe.cli.rewriting import check_backend, drawn_facts, logged, make_rewriter
 from tagmoe.errors import UsageError
 from tagmoe.weights.presets import find_preset
 
@@ -74,7 +74,7 @@ def draw(
         side = pipeline.config.default_size
         for path, picture in zip(pictures, references, strict=True):
             if picture.size != (side, side):
-                say(
+                log(
                     f"{str(path)!r} is {picture.width}x{picture.height}; this model works at the area of "
                     f"{side}x{side}, so the picture is resized."
                 )
@@ -99,7 +99,7 @@ def draw(
             true_cfg_scale=cfg,
             seed=seed,
             return_routing=None if page is None else "full",
-            rewriter=None if rewriter is None else aloud(rewriter),
+            rewriter=None if rewriter is None else logged(rewriter),
         )
     finally:
         if rewriter is not None:
@@ -120,9 +120,9 @@ def draw(
     told = facts | ({} if rewriting is None else drawn_facts(rewriting))
     metadata = {} if no_metadata else {"Software": "tagmoe", **{name: str(value) for name, value in told.items()}}
     write_image(image, out, metadata)
-    say(f"{image.width}x{image.height}, seed {output.seeds[0]}, {facts['steps']} steps, {seconds:.1f} s")
+    log(f"{image.width}x{image.height}, seed {output.seeds[0]}, {facts['steps']} steps, {seconds:.1f} s")
     explained = {} if page is None else page.write(pipeline, output, references, told)
-    give(
+    print_result(
         {
             "output": str(out),
             **{name: value for name, value in facts.items() if name != "lora"},

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tagmoe.cli.models import check_model, model_name
-from tagmoe.cli.output import check_output_file, say, write_text
+from tagmoe.cli.output import check_output_file, log, write_text
 from tagmoe.errors import CheckpointError, MissingError, UsageError
 from tagmoe.files.json_files import read_object
 
@@ -68,7 +68,7 @@ class Page:
             )
         )
         write_text(page, self.path)
-        say(f"explained in {self.path} ({len(page.encode()) / 1e6:.2f} MB)")
+        log(f"explained in {self.path} ({len(page.encode()) / 1e6:.2f} MB)")
         return {
             "explain": str(self.path),
             "predicted_tags": None if predicted is None else list(predicted.descriptor.tags),

@@ -15,9 +15,9 @@ from typing import Annotated, Any
 
 import typer
 
-from tagmoe.cli.models import check_model, hush
+from tagmoe.cli.models import check_model, quiet_libraries
 from tagmoe.cli.options import AsJson, Model
-from tagmoe.cli.output import give
+from tagmoe.cli.output import print_result
 from tagmoe.errors import MissingError, TagMoEError, UsageError
 from tagmoe.files.json_files import read_object
 from tagmoe.pipeline.memory.plans import BUDGETS, PLANS, RESERVE, MemoryPlan, choose_plan, fits
@@ -89,27 +89,27 @@ def _tags(as_json: bool) -> None:
     lines = []
     for tier in dict.fromkeys(t.tier for t in TAGS):
         lines += [tier, *(f"  {t.name:<{width}}  {t.definition}" for t in TAGS if t.tier == tier)]
-    give({"tags": rows}, "\n".join(lines), as_json=as_json)
+    print_result({"tags": rows}, "\n".join(lines), as_json=as_json)
 
 
 def _settings(as_json: bool) -> None:
     from tagmoe.config import setting_names
 
     names = setting_names()
-    give({"settings": names}, "\n".join(names), as_json=as_json)
+    print_result({"settings": names}, "\n".join(names), as_json=as_json)
 
 
 def _words(as_json: bool) -> None:
     from tagmoe.world import words
 
     known = sorted(words())
-    give({"words": known}, " ".join(known), as_json=as_json)
+    print_result({"words": known}, " ".join(known), as_json=as_json)
 
 
 def _installation(as_json: bool) -> None:
     import torch
 
-    hush()
+    quiet_libraries()
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -125,7 +125,9 @@ def _installation(as_json: bool) -> None:
         packaged = "not installed"
     lines = [f"{name:<13}{value}" for name, value in versions.items()]
     lines += [*(f"device       {device}" for device in devices), f"packaged     {packaged}"]
-    give({"versions": versions, "devices": devices, "packaged_model": packaged}, "\n".join(lines), as_json=as_json)
+    print_result(
+        {"versions": versions, "devices": devices, "packaged_model": packaged}, "\n".join(lines), as_json=as_json
+    )
 
 
 def _model(folder: Path, as_json: bool) -> None:
@@ -148,7 +150,7 @@ def _model(folder: Path, as_json: bool) -> None:
     lines = [f"{name:<15}{value}" for name, value in shown.items() if value is not None]
     if card.is_file():
         lines += ["", card.read_text(encoding="utf-8", errors="replace").strip()]
-    give(facts, "\n".join(lines), as_json=as_json)
+    print_result(facts, "\n".join(lines), as_json=as_json)
 
 
 def _count_parameters(part: Path) -> int:
@@ -160,7 +162,7 @@ def _memory(model: Path | None, of_full_size: bool, as_json: bool) -> None:
     """The plans of a model: what each needs and how that is computed, which fit and which --memory would choose."""
     here = memory_room()
     if of_full_size:
-        hush()
+        quiet_libraries()
         sizes = full_size()
         # It runs on a GPU or not at all: without one here, this is a question about cards and their hosts elsewhere.
         card = here if here.device == "cuda" else Room("cuda", 0.0, math.inf, PLANS)
@@ -179,7 +181,7 @@ def _memory(model: Path | None, of_full_size: bool, as_json: bool) -> None:
         "chosen": {name: _choice(sizes, room) for name, room in rooms.items()},
         "plans": [_plan_facts(plan, sizes, rooms) for plan in PLANS],
     }
-    give(facts, "\n".join(_memory_lines(facts)), as_json=as_json)
+    print_result(facts, "\n".join(_memory_lines(facts)), as_json=as_json)
 
 
 def _choice(sizes: ModelSizes, room: Room) -> str | None:

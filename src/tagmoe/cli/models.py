@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tagmoe.cli.output import say
+from tagmoe.cli.output import log
 from tagmoe.errors import CheckpointError, UsageError
 from tagmoe.pipeline.memory.plans import PLANS, MemoryPlan, choose_plan
 from tagmoe.pipeline.memory.room import memory_room
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PACKAGED = "packaged TagWorld model"
 
 
-def hush() -> None:
+def quiet_libraries() -> None:
     """Keep the libraries' warnings and bars off stderr, unless --debug: a user can do nothing about them."""
     if os.environ.get("TAGMOE_DEBUG"):
         return
@@ -69,7 +69,7 @@ def plan_memory(model: Path | None, memory: str = "auto") -> MemoryPlan:
     if plan is not PLANS[0]:
         estimate = plan.estimate(sizes)
         picture = f"within {plan.tolerance:g} of 255" if plan.tolerance else "the same"
-        say(
+        log(
             f"memory plan {plan.name}: about {estimate.device / GB:.1f} of {room.budget / GB:.1f} GB on the device and "
             f"{estimate.host / GB:.1f} GB of the host; pictures: {picture} beside plan {PLANS[0].name}."
         )
@@ -86,7 +86,7 @@ def load_model(model: Path | None, *, threads: int | None = None, plan: MemoryPl
     folder = check_model(model)
     import torch
 
-    hush()
+    quiet_libraries()
     from tagmoe.pipeline.memory.placing import load_pipeline
 
     plan = plan or plan_memory(model)
@@ -106,7 +106,7 @@ def load_loras(pipeline: TagMoEPipeline, sources: Sequence[str], scales: Sequenc
     """Load every LoRA and set their strengths; says in one line each what became of its layers."""
     reports = [pipeline.load_lora_weights(source) for source in sources]
     for report, source in zip(reports, sources, strict=True):
-        say(f"{source}: {report}")
+        log(f"{source}: {report}")
     if reports:
         pipeline.set_adapters([report.adapter for report in reports], list(scales or [1.0] * len(reports)))
     return reports

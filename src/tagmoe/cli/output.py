@@ -30,12 +30,12 @@ FORMATS = {
 }
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """One line for people, on stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
-def give(data: Mapping[str, Any], text: str, *, as_json: bool) -> None:
+def print_result(data: Mapping[str, Any], text: str, *, as_json: bool) -> None:
     """The result on stdout: `data` as one JSON object, or `text`."""
     print(json.dumps(data) if as_json else text)
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tagmoe.cli.models import check_model, hush, model_name
+from tagmoe.cli.models import check_model, model_name, quiet_libraries
 from tagmoe.cli.options import AsJson, Model, Prompt
-from tagmoe.cli.output import give, say
+from tagmoe.cli.output import log, print_result
 from tagmoe.cli.rewriting import (
     BACKENDS,
     NONE,
@@ -18,8 +18,8 @@ from tagmoe.cli.rewriting import (
     RewriteCaching,
     RewriteTimeout,
     check_backend,
+    log_rewriting,
     make_rewriter,
-    tell,
 )
 from tagmoe.cli.vlm_options import VLMName
 from tagmoe.errors import UsageError
@@ -52,7 +52,7 @@ def rewrite(
     """
     if not prompt.strip():
         raise UsageError("The prompt is empty; say what to draw or what to change, e.g. -p 'make the circle red'.")
-    hush()
+    quiet_libraries()
     words = known_words(model) if model is not None or backend in (None, SELF) else None
     if backend is None:
         backend = SELF if words is None else TAGWORLD
@@ -79,14 +79,14 @@ def rewrite(
         finally:
             rewriter.close()
         result = rewriter.results[-1]
-    tell(result)
+    log_rewriting(result)
     if result.status == "ok":
-        say(f"- {result.raw}\n+ {result.text}")
+        log(f"- {result.raw}\n+ {result.text}")
     if result.task_guess is not None:
-        say(f"task: {result.task_guess.format()}")
+        log(f"task: {result.task_guess.format()}")
     if result.kept_constraints:
-        say(f"kept: {'; '.join(result.kept_constraints)}")
-    give(result.as_json(), result.text, as_json=as_json)
+        log(f"kept: {'; '.join(result.kept_constraints)}")
+    print_result(result.as_json(), result.text, as_json=as_json)
 
 
 def known_words(model: Path | None) -> Sequence[str] | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
-from tagmoe.cli.output import say
+from tagmoe.cli.output import log
 from tagmoe.cli.vlm_options import need_vlm_extra
 from tagmoe.errors import TagMoEError, UsageError
 from tagmoe.rewrite.cache import RewriteCache
@@ -47,7 +47,7 @@ class Rewriter(Protocol):
     def close(self) -> None: ...
 
 
-class Nobody:
+class UnavailableVLM:
     """A VLM that cannot be asked, for the reason that it gives."""
 
     def __init__(self, model: str, reason: str) -> None:
@@ -106,7 +106,7 @@ def make_rewriter(
         vlm = _self(parts, name) if backend == SELF else _server(backend, vlm_model, seconds)
     except TagMoEError as error:
         # A model that writes no text is no reason not to draw.
-        vlm = Nobody(name if backend == SELF else vlm_model or backend, str(error))
+        vlm = UnavailableVLM(name if backend == SELF else vlm_model or backend, str(error))
     return InstructionRewriter(
         vlm,
         seconds=seconds,
@@ -116,26 +116,26 @@ def make_rewriter(
     )
 
 
-def aloud(rewriter: Rewriter) -> Callable[[str, Sequence[Image]], str]:
+def logged(rewriter: Rewriter) -> Callable[[str, Sequence[Image]], str]:
     """The rewriter, which says what became of each call."""
 
     def rewrite(instruction: str, images: Sequence[Image]) -> str:
         text = rewriter(instruction, images)
-        tell(rewriter.results[-1])
+        log_rewriting(rewriter.results[-1])
         return text
 
     return rewrite
 
 
-def tell(result: Rewriting) -> None:
+def log_rewriting(result: Rewriting) -> None:
     """What became of a rewriting, in one line on stderr."""
     by = f"{result.model}, {'kept answer' if result.cached else f'{result.seconds:.1f} s'}"
     if result.status == "ok":
-        say(f"rewritten by {by}: {result.text}")
+        log(f"rewritten by {by}: {result.text}")
     elif result.status == "unchanged":
-        say(f"rewriter ({by}): unchanged, {result.reason}")
+        log(f"rewriter ({by}): unchanged, {result.reason}")
     else:
-        say(f"not rewritten ({by}), the prompt is used as it is: {result.reason}")
+        log(f"not rewritten ({by}), the prompt is used as it is: {result.reason}")
 
 
 def drawn_facts(result: Rewriting) -> dict[str, Any]:

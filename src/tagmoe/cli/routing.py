@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tagmoe.cli.models import check_model, hush, load_model, model_name, plan_memory
+from tagmoe.cli.models import check_model, load_model, model_name, plan_memory, quiet_libraries
 from tagmoe.cli.options import AsJson, Cfg, FixedSeed, Force, Memory, MemoryChoice, Model, Steps, Threads
-from tagmoe.cli.output import check_output_folder, give, new_folder, say
+from tagmoe.cli.output import check_output_folder, log, new_folder, print_result
 from tagmoe.errors import UsageError
 from tagmoe.files.json_files import read_object
 from tagmoe.files.resumable import size_text
@@ -103,9 +103,9 @@ def record(
         writer.close(switched)
         nbytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     seconds = time.perf_counter() - started
-    say(f"{len(chosen)} cases, {size_text(nbytes)}, {seconds:.1f} s; see them: tagmoe routing report {out} -o report")
+    log(f"{len(chosen)} cases, {size_text(nbytes)}, {seconds:.1f} s; see them: tagmoe routing report {out} -o report")
     data = {"recording": str(out), "cases": len(chosen), "bytes": nbytes, "seconds": round(seconds, 3)}
-    give(data, str(out), as_json=as_json)
+    print_result(data, str(out), as_json=as_json)
 
 
 @app.command()
@@ -126,9 +126,9 @@ def report(
     opened = read_recording(recording)
     with new_folder(out) as folder:
         data, found = write_report(opened, folder)
-    say(f"{headline(found)}.")
+    log(f"{headline(found)}.")
     page = out / PAGE
-    give({"report": str(page), **data}, str(page), as_json=as_json)
+    print_result({"report": str(page), **data}, str(page), as_json=as_json)
 
 
 def _check_mixture(model: Path | None) -> None:
@@ -145,7 +145,7 @@ def _cases(source: Path | None, cases: int, tasks: str | None, controls: int, se
     if source is not None:
         if tasks is not None:
             raise UsageError("--tasks chooses TagWorld tasks and --from takes cases from a file; give one of them.")
-        hush()
+        quiet_libraries()
         from tagmoe.laboratory.routing.case_file import read_case_file
 
         return read_case_file(source, seed)
@@ -155,7 +155,7 @@ def _cases(source: Path | None, cases: int, tasks: str | None, controls: int, se
     unknown = sorted(set(names or ()) - TASKS.keys())
     if unknown or names == []:
         raise UsageError(f"--tasks names {', '.join(unknown) or 'nothing'}; give some of {', '.join(TASKS)}.")
-    hush()
+    quiet_libraries()
     from tagmoe.laboratory.routing.controls import tagworld_controls
     from tagmoe.laboratory.routing.recorder import tagworld_cases
 

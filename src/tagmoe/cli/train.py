@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from tagmoe.cli.models import hush
+from tagmoe.cli.models import quiet_libraries
 from tagmoe.cli.options import AsJson
-from tagmoe.cli.output import give, say
+from tagmoe.cli.output import log, print_result
 from tagmoe.errors import MissingError
 
 
@@ -40,7 +40,7 @@ def train(
             "The setting 'tensorboard' is true but the package is not installed; run \"pip install 'tagmoe[train]'\" "
             "or set it to false."
         )
-    hush()
+    quiet_libraries()
     from tagmoe.evaluate.tagworld import validator
     from tagmoe.train.recipe import train as run_recipe
 
@@ -48,6 +48,8 @@ def train(
         folder = run_recipe(config, validator=validator(config.validation_cases), resume=resume)
     except KeyboardInterrupt as stopped:
         if str(stopped):
-            say(f"{stopped} Add --resume to the same command to go on.")
+            log(f"{stopped} Add --resume to the same command to go on.")
         raise
-    give({"model": str(folder), "output_dir": config.output_dir, "seed": config.seed}, str(folder), as_json=as_json)
+    print_result(
+        {"model": str(folder), "output_dir": config.output_dir, "seed": config.seed}, str(folder), as_json=as_json
+    )

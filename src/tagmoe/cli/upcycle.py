@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from tagmoe.cli.options import AsJson, FixedSeed, Force
-from tagmoe.cli.output import check_output_folder, give, say
+from tagmoe.cli.output import check_output_folder, log, print_result
 from tagmoe.cli.progress import byte_bar
 from tagmoe.errors import UsageError
 from tagmoe.files.hub import local_folder
@@ -113,7 +113,7 @@ def upcycle(
             max_shard_bytes=int(max_shard_gb * 1e9),
             replace=force,
             progress=progress,
-            say=say,
+            log=log,
         )
     seconds = time.perf_counter() - started
     measured = Drift(None, reason="--no-drift was given")
@@ -127,7 +127,7 @@ def upcycle(
             f"computed in {measured.dtype})"
         )
     kept = f", {len(written.kept)} finished files kept" if written.kept else ""
-    give(
+    print_result(
         {
             "output": str(target),
             "drift": measured.value,

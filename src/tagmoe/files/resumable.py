@@ -70,7 +70,7 @@ class Written:
 
 
 Progress = Callable[[int, int], None]
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 def write_folder(
@@ -80,12 +80,12 @@ def write_folder(
     fingerprint: Mapping[str, Any],
     replace: bool = False,
     progress: Progress | None = None,
-    say: Say | None = None,
+    log: Log | None = None,
 ) -> Written:
     """Write `files` in their order and rename the folder to `target`.
 
     `fingerprint` (JSON values) says what the files are made from: finished ones are kept only when it is the same.
-    `progress(bytes done, bytes in all)` is called often, `say` with a sentence when leftovers are discarded.
+    `progress(bytes done, bytes in all)` is called often, `log` with a sentence when leftovers are discarded.
 
     Raises UsageError when the target is there already (without `replace`) or has no parent folder, TagMoEError when
     another process writes it or the disk is too small or becomes full, CheckpointError when a file to copy from
@@ -97,7 +97,7 @@ def write_folder(
     with _claimed(partial, target) as note:
         try:
             _check_target(target, replace)
-            _keep_or_discard(partial, note, dict(fingerprint), say)
+            _keep_or_discard(partial, note, dict(fingerprint), log)
             return _fill(partial, target, files, progress)
         except CheckpointError:
             # The source is at fault; once it has been repaired, what was made of it is of no use.
@@ -178,7 +178,7 @@ def _claimed(partial: Path, target: Path) -> Iterator[int]:
         os.close(note)
 
 
-def _keep_or_discard(partial: Path, note: int, fingerprint: dict[str, Any], say: Say | None) -> None:
+def _keep_or_discard(partial: Path, note: int, fingerprint: dict[str, Any], log: Log | None) -> None:
     """Leave the finished files of an earlier call with the same fingerprint, remove all others."""
     text = json.dumps(fingerprint, sort_keys=True)
     size = os.fstat(note).st_size
@@ -186,8 +186,8 @@ def _keep_or_discard(partial: Path, note: int, fingerprint: dict[str, Any], say:
     leftovers = [path for path in partial.iterdir() if path.name != NOTE]
     if earlier == text:
         return
-    if leftovers and say is not None:
-        say(f"leftovers of another run in {str(partial)!r} were removed: its source or settings were others")
+    if leftovers and log is not None:
+        log(f"leftovers of another run in {str(partial)!r} were removed: its source or settings were others")
     for path in leftovers:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

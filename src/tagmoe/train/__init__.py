@@ -1,0 +1,1 @@
+"""Training: the recipe of a run, its stages, their loop, batches and checkpoints."""

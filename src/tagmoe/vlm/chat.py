@@ -68,29 +68,31 @@ def _kind(data: bytes) -> bytes:
     raise ImageError("A picture of the question is no PNG, JPEG or WebP file.")
 
 
-def body_of(model: str, messages: Sequence[bytes], question: Question, lacks: Container[str] = ()) -> bytes:
+def body_of(
+    model: str, messages: Sequence[bytes], question: Question, unsupported_fields: Container[str] = ()
+) -> bytes:
     """The request, without the fields that the server lacks."""
     values: dict[str, Any] = {"model": model, "temperature": question.temperature, "seed": question.seed}
     # models that think before they answer would spend the tokens of the answer on it
     values["chat_template_kwargs"] = {"enable_thinking": False}
-    values["max_completion_tokens" if "max_tokens" in lacks else "max_tokens"] = question.max_tokens
+    values["max_completion_tokens" if "max_tokens" in unsupported_fields else "max_tokens"] = question.max_tokens
     if question.choices:
         # vLLM's field gives the word alone, so that its first token has the probabilities; else a schema holds it
-        if "structured_outputs" not in lacks:
+        if "structured_outputs" not in unsupported_fields:
             values["structured_outputs"] = {"choice": list(question.choices)}
         else:
             values["response_format"] = _format("choice", choice_schema(question.choices))
         values |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
-        if "logprobs" in lacks:
+        if "logprobs" in unsupported_fields:
             del values["top_logprobs"]
     elif question.schema is not None:
         values["response_format"] = _format("answer", question.schema)
     wanted = choice_schema(question.choices) if question.choices else question.schema
-    if wanted is not None and "response_format" in lacks and "structured_outputs" not in values:
+    if wanted is not None and "response_format" in unsupported_fields and "structured_outputs" not in values:
         # said in words to a server that holds the model to nothing
         words = f"Answer with JSON alone, of this schema: {json.dumps(wanted)}"
         messages = [*messages[:-1], b",", _text(words), messages[-1]]
-    head = json.dumps({name: value for name, value in values.items() if name not in lacks})
+    head = json.dumps({name: value for name, value in values.items() if name not in unsupported_fields})
     return b"".join((head[:-1].encode(), b',"messages":', *messages, b"}"))
 
 

@@ -26,8 +26,8 @@ class Endpoint:
     def __init__(self, address: str) -> None:
         self.url = base_url(address)
         self.in_flight = 0
-        self.lacks: set[str] = set()
-        self.showed = False
+        self.unsupported_fields: set[str] = set()
+        self.saw_pictures = False
         self._failures = 0
         self._rest = 0.0
         self._rests_until = 0.0

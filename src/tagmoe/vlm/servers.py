@@ -31,7 +31,7 @@ LIST_SECONDS = 30.0
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 60.0
 """Seconds before the second attempt, and the most before any: doubled each time, jittered, and a Retry-After kept."""
-_NO_EYES = re.compile(
+_TEXT_ONLY = re.compile(
     r"not a multi-?modal|(does not|doesn't) support.{0,30}(image|vision|multi-?modal)|at most 0 image"
     r"|image(s|_url)?( inputs?| content)? (is|are) not supported|(text|language)[- ]only model",
     re.IGNORECASE,
@@ -179,11 +179,11 @@ class ChatServers:
         """The server's reply to one attempt, of which each field that the server refuses makes one request more."""
         endpoint = choose(self._endpoints)
         while True:
-            body = body_of(self._model, messages, question, endpoint.lacks)
+            body = body_of(self._model, messages, question, endpoint.unsupported_fields)
             try:
                 return await self._post(endpoint, body, question)
             except _Unknown as error:
-                endpoint.lacks.add(str(error))
+                endpoint.unsupported_fields.add(str(error))
 
     async def _post(self, endpoint: Endpoint, body: bytes, question: Question) -> Mapping[str, Any]:
         status, data, wait = await self._send(endpoint, "POST", "/chat/completions", body)
@@ -193,7 +193,7 @@ class ChatServers:
                 reply["choices"][0]["message"]["content"]
             except (ValueError, LookupError, TypeError):
                 raise _Failed(f"The server at {endpoint.url} sent something other than an answer.") from None
-            endpoint.showed = endpoint.showed or has_pictures(question)
+            endpoint.saw_pictures = endpoint.saw_pictures or has_pictures(question)
             return dict(reply)
         message = self._message(data)
         if status in (408, 429) or status >= 500:
@@ -202,10 +202,10 @@ class ChatServers:
             raise UsageError(self._wrong_key(endpoint, status))
         if status in (400, 422):
             for name in OPTIONAL:
-                sent = name not in endpoint.lacks and f'"{name}":'.encode() in body
+                sent = name not in endpoint.unsupported_fields and f'"{name}":'.encode() in body
                 if sent and re.search(rf"\b{name}\b", message):
                     raise _Unknown(name)
-            if has_pictures(question) and not endpoint.showed and _NO_EYES.search(message):
+            if has_pictures(question) and not endpoint.saw_pictures and _TEXT_ONLY.search(message):
                 raise UsageError(
                     f"The model {self._model!r} at {endpoint.url} takes no pictures ({message.lstrip(': ')}); use a "
                     "vision-language model."

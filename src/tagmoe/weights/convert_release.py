@@ -19,10 +19,10 @@ from tagmoe.files.json_files import read_object
 from tagmoe.files.resumable import (
     CHUNK,
     ByteRange,
+    Log,
     Made,
     PlannedFile,
     Progress,
-    Say,
     Written,
     read_chunks,
     write_folder,
@@ -62,7 +62,7 @@ def convert_release(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     replace: bool = False,
     progress: Progress | None = None,
-    say: Say | None = None,
+    log: Log | None = None,
 ) -> Converted:
     """Write a whole pipeline folder of ours from the authors' weights and the pipeline folder they were trained from.
 
@@ -95,7 +95,7 @@ def convert_release(
         "index": index,
         "max_shard_bytes": max_shard_bytes,
     }
-    written = write_folder(target, files, fingerprint=fingerprint, replace=replace, progress=progress, say=say)
+    written = write_folder(target, files, fingerprint=fingerprint, replace=replace, progress=progress, log=log)
     return Converted(plan, written)
 
 

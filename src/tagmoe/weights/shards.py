@@ -17,7 +17,7 @@ from typing import Any
 
 from tagmoe.errors import CheckpointError, MissingError
 from tagmoe.files.json_files import names_once, read_object
-from tagmoe.files.resumable import ByteRange, Made, PlannedFile, Progress, Say, Written, read_chunks, write_folder
+from tagmoe.files.resumable import ByteRange, Log, Made, PlannedFile, Progress, Written, read_chunks, write_folder
 
 STEM = "diffusion_pytorch_model"
 # the files of a model folder, as patterns
@@ -247,11 +247,11 @@ def write_shards(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     replace: bool = False,
     progress: Progress | None = None,
-    say: Say | None = None,
+    log: Log | None = None,
 ) -> Written:
     """Write a model folder from planned tensors, resumable. Raises what `write_folder` does."""
     files = plan_shards(planned, config, max_shard_bytes=max_shard_bytes)
-    return write_folder(target, files, fingerprint=fingerprint, replace=replace, progress=progress, say=say)
+    return write_folder(target, files, fingerprint=fingerprint, replace=replace, progress=progress, log=log)
 
 
 def shard_file(name: str, shard: Sequence[Planned]) -> PlannedFile:

@@ -23,7 +23,7 @@ import numpy as np
 from tagmoe import __version__
 from tagmoe.errors import CheckpointError, ConfigError, MissingError
 from tagmoe.files.json_files import read_object
-from tagmoe.files.resumable import ByteRange, Made, PlannedFile, Progress, Say, Written, write_folder
+from tagmoe.files.resumable import ByteRange, Log, Made, PlannedFile, Progress, Written, write_folder
 from tagmoe.weights.dtypes import FLOATS, NAMES, decode, encode
 from tagmoe.weights.layout import (
     DENSE_DEFAULTS,
@@ -75,7 +75,7 @@ def upcycle_folder(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     replace: bool = False,
     progress: Progress | None = None,
-    say: Say | None = None,
+    log: Log | None = None,
 ) -> Written:
     """Write the mixture of a dense transformer folder, or of a pipeline folder with one (its other parts are copied).
 
@@ -108,7 +108,7 @@ def upcycle_folder(
         "weights": describe_files(dict.fromkeys(entry.file for entry in entries.values())),
         "others": [[file.name, *_state(source / file.name)] for file in others],
     }
-    return write_folder(target, files, fingerprint=fingerprint, replace=replace, progress=progress, say=say)
+    return write_folder(target, files, fingerprint=fingerprint, replace=replace, progress=progress, log=log)
 
 
 def transformer_folder(source: Path) -> Path:

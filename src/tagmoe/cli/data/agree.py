@@ -11,7 +11,7 @@ import typer
 
 from tagmoe.cli.data.extra import need_data_extra
 from tagmoe.cli.options import AsJson, Force
-from tagmoe.cli.output import check_output_folder, give, new_folder, say
+from tagmoe.cli.output import check_output_folder, log, new_folder, print_result
 from tagmoe.cli.progress import count_bar
 from tagmoe.errors import MissingError, UsageError
 
@@ -62,14 +62,14 @@ def agree(
     if out is not None:
         with new_folder(out) as folder:
             write_report(opened, report, folder)
-        say(f"tables, and the rows to look at with pictures: {out / PAGE}")
+        log(f"tables, and the rows to look at with pictures: {out / PAGE}")
     if report.by_definition:
-        say(f"in {report.by_definition} rows the canonical tags came from the other annotator: no wonder they agree.")
+        log(f"in {report.by_definition} rows the canonical tags came from the other annotator: no wonder they agree.")
     figures = figures_of(report)
     missed = _missed(figures, limits)
-    give({**data_of(report), "store": store, "missed": missed}, _text(report), as_json=as_json)
+    print_result({**data_of(report), "store": store, "missed": missed}, _text(report), as_json=as_json)
     for sentence in missed:
-        say(sentence)
+        log(sentence)
     if missed:
         raise typer.Exit(1)
 

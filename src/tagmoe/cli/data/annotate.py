@@ -12,7 +12,7 @@ import typer
 
 from tagmoe.cli.data.extra import need_data_extra
 from tagmoe.cli.options import AsJson, Engine, EngineName, FixedSeed, RayAddress
-from tagmoe.cli.output import give
+from tagmoe.cli.output import print_result
 from tagmoe.cli.progress import count_bar
 from tagmoe.cli.vlm_options import Concurrency, Endpoints, Pixels, ServedModel, Timeout, need_vlm_extra, open_vlm
 from tagmoe.errors import UsageError
@@ -133,7 +133,7 @@ def annotate(
             limit=limit,
             progress=progress,
         )
-    give(_data(store, plan.name, result), _text(store, plan.name, result), as_json=as_json)
+    print_result(_data(store, plan.name, result), _text(store, plan.name, result), as_json=as_json)
     if result.asked["failed"]:
         raise typer.Exit(1)
 

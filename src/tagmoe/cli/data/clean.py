@@ -9,7 +9,7 @@ import typer
 
 from tagmoe.cli.data.extra import need_data_extra
 from tagmoe.cli.options import AsJson
-from tagmoe.cli.output import give
+from tagmoe.cli.output import print_result
 
 
 def clean(
@@ -30,4 +30,6 @@ def clean(
     with opened.writing():
         done = opened.clean(timedelta(days=older_than))
     text = f"{store}: {done.versions:,} old versions and {done.files:,} files removed, {done.bytes / 1e6:,.1f} MB"
-    give({"store": store, "versions": done.versions, "files": done.files, "bytes": done.bytes}, text, as_json=as_json)
+    print_result(
+        {"store": store, "versions": done.versions, "files": done.files, "bytes": done.bytes}, text, as_json=as_json
+    )

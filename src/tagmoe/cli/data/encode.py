@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tagmoe.cli.data.extra import need_data_extra
-from tagmoe.cli.models import check_model, hush
+from tagmoe.cli.models import check_model, quiet_libraries
 from tagmoe.cli.options import AsJson, Engine, EngineName, Model, RayAddress, Threads
-from tagmoe.cli.output import give
+from tagmoe.cli.output import print_result
 from tagmoe.cli.progress import count_bar
 from tagmoe.errors import UsageError
 from tagmoe.weights.presets import RELEASE
@@ -65,7 +65,7 @@ def encode(
 
     check_engine(engine.value, workers, address)
     opened = Store.open(store)
-    hush()
+    quiet_libraries()
     from tagmoe.train.encoder import encoder_of
 
     if threads is None and (workers > 1 or engine is EngineName.ray):
@@ -97,7 +97,7 @@ def encode(
     if result.errors:
         parts = ", ".join(f"{part} {count:,}" for part, count in sorted(result.errors.items()))
         lines.append(f"{result.unusable:,} rows cannot be trained on; not encoded: {parts} (reasons in encoded_error)")
-    give(data, "\n".join(lines), as_json=as_json)
+    print_result(data, "\n".join(lines), as_json=as_json)
 
 
 def parse_sizes(text: str) -> list[Size]:
@@ -111,5 +111,5 @@ def parse_sizes(text: str) -> list[Size]:
 
 
 def _load_quietly(load: Callable[[], Encoder]) -> Encoder:
-    hush()
+    quiet_libraries()
     return load()

@@ -11,7 +11,7 @@ import typer
 
 from tagmoe.cli.data.extra import need_data_extra
 from tagmoe.cli.options import AsJson, Force
-from tagmoe.cli.output import check_output_folder, give, new_folder
+from tagmoe.cli.output import check_output_folder, new_folder, print_result
 from tagmoe.cli.progress import count_bar
 from tagmoe.files.resumable import size_text
 
@@ -52,7 +52,7 @@ def export(
     with new_folder(out) as partial, count_bar(f"export {kind.value}") as progress:
         done = write(opened, partial, kind.value, where=where, shard_bytes=int(shard_mb * 2**20), progress=progress)
     seconds = time.perf_counter() - started
-    give(
+    print_result(
         {"output": str(out), "format": kind.value, **vars(done), "seconds": round(seconds, 3)},
         f"{out}\n{done.records:,} records, {done.files:,} files, {size_text(done.bytes)}, in {seconds:.1f} s",
         as_json=as_json,

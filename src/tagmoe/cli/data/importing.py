@@ -11,7 +11,7 @@ import typer
 
 from tagmoe.cli.data.extra import need_data_extra
 from tagmoe.cli.options import AsJson
-from tagmoe.cli.output import give
+from tagmoe.cli.output import print_result
 from tagmoe.cli.progress import count_bar
 from tagmoe.data.sources.registry import KINDS, open_source
 from tagmoe.errors import UsageError
@@ -107,7 +107,7 @@ def import_(
         reasons = sorted(found.skipped.items(), key=lambda item: (-item[1], item[0]))
         lines.append(f"{skipped:,} skipped: " + ", ".join(f"{number:,} {reason}" for reason, number in reasons))
     data = {"store": target, "source": source.name, "licence": source.licence.name, **vars(found)}
-    give(data | {"records": len(store), "seconds": round(seconds, 3)}, "\n".join(lines), as_json=as_json)
+    print_result(data | {"records": len(store), "seconds": round(seconds, 3)}, "\n".join(lines), as_json=as_json)
 
 
 def _assigned(given: Sequence[str] | None, option: str) -> dict[str, str]:

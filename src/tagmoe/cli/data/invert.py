@@ -10,7 +10,7 @@ import typer
 
 from tagmoe.cli.data.extra import need_data_extra
 from tagmoe.cli.options import AsJson
-from tagmoe.cli.output import give, say
+from tagmoe.cli.output import log, print_result
 from tagmoe.cli.progress import count_bar
 from tagmoe.errors import UsageError
 
@@ -49,12 +49,12 @@ def invert(
     with count_bar("inverting") as progress:
         outcome = run(opened, Rules(cuts, share, maps), dry_run=dry_run, progress=progress)
     if outcome.unchecked:
-        say(
+        log(
             f"{outcome.unchecked} of these were made from records that are not checked; 'tagmoe data validate' before "
             "this command keeps unsound ones out."
         )
     data = {"store": store, "dry_run": dry_run, **_data(outcome)}
-    give(data, _text(outcome, dry_run), as_json=as_json)
+    print_result(data, _text(outcome, dry_run), as_json=as_json)
 
 
 def _cuts(given: list[str]) -> dict[str, float]:

@@ -10,7 +10,7 @@ import typer
 
 from tagmoe.cli.data.extra import need_data_extra
 from tagmoe.cli.options import AsJson, FixedSeed
-from tagmoe.cli.output import check_output_file, give, say, write_text
+from tagmoe.cli.output import check_output_file, log, print_result, write_text
 from tagmoe.cli.progress import count_bar
 from tagmoe.cli.vlm_options import Concurrency, Endpoints, Pixels, Timeout, VLMName, need_vlm_extra, open_vlm
 from tagmoe.errors import DataError, TagMoEError, UsageError
@@ -93,10 +93,10 @@ def refine(
                 )
                 changed = [name for name, words in proposed.guidance.items() if words != old.guidance[name]]
                 write_text(proposed.to_yaml(), rules)
-                say("read and correct them, then run the same command without --propose.")
+                log("read and correct them, then run the same command without --propose.")
                 data = {"rules": str(rules), "version": proposed.version, "tags": changed}
                 text = f"rules {proposed.version!r} proposed for {', '.join(changed) or 'no tag'}: {rules}"
-                give(data, text, as_json=as_json)
+                print_result(data, text, as_json=as_json)
                 return
             after = Version.of(VLMAnnotator(vlm, new, **options), new, runner)
             decision = run(
@@ -111,12 +111,12 @@ def refine(
             )
         finally:
             runner.run(vlm.close())
-    give(_data(decision), _text(decision), as_json=as_json)
+    print_result(_data(decision), _text(decision), as_json=as_json)
     if not decision.adopted:
         raise TagMoEError(
             f"The rules {new.version!r} are not adopted: {', '.join(decision.reasons)}; see {str(decision.file)!r}."
         )
-    say(f"annotate the rest by them: tagmoe data annotate {store} --rules {rules} --name {annotator} ...")
+    log(f"annotate the rest by them: tagmoe data annotate {store} --rules {rules} --name {annotator} ...")
 
 
 def _folder(path: Path) -> Path:

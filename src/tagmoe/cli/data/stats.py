@@ -10,7 +10,7 @@ import typer
 
 from tagmoe.cli.data.extra import need_data_extra
 from tagmoe.cli.options import AsJson, Force
-from tagmoe.cli.output import check_output_file, give, write_text
+from tagmoe.cli.output import check_output_file, print_result, write_text
 from tagmoe.cli.progress import count_bar
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def stats(
         "imports": list(found.imports),
         "plot": None if plot is None else str(plot),
     }
-    give(data, "\n".join([f"{store}: {found.records:,} records", *_table(found)]), as_json=as_json)
+    print_result(data, "\n".join([f"{store}: {found.records:,} records", *_table(found)]), as_json=as_json)
 
 
 def draw(found: Statistics) -> str:

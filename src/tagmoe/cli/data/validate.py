@@ -10,7 +10,7 @@ import typer
 
 from tagmoe.cli.data.extra import need_data_extra
 from tagmoe.cli.options import AsJson, Force
-from tagmoe.cli.output import check_output_file, give, say, write_text
+from tagmoe.cli.output import check_output_file, log, print_result, write_text
 from tagmoe.cli.progress import count_bar
 
 if TYPE_CHECKING:
@@ -43,13 +43,13 @@ def validate(
     with count_bar("checking") as progress:
         checked = run(opened, workers=workers or len(os.sched_getaffinity(0)), again=again, progress=progress)
     summary = summarise(opened)
-    say(f"{checked} records were checked now, {summary.records - checked} before.")
+    log(f"{checked} records were checked now, {summary.records - checked} before.")
     if out is not None:
         from tagmoe.data.check.page import render
 
         write_text(render(opened, summary), out)
-        say(f"what was found, with pictures: {out}")
-    give({"store": store, "checked": checked, **_data(summary)}, _text(summary), as_json=as_json)
+        log(f"what was found, with pictures: {out}")
+    print_result({"store": store, "checked": checked, **_data(summary)}, _text(summary), as_json=as_json)
     if summary.unsound:
         raise typer.Exit(1)
 

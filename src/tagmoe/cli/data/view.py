@@ -8,7 +8,7 @@ import typer
 
 from tagmoe.cli.data.extra import need_data_extra
 from tagmoe.cli.options import AsJson, Force, Out
-from tagmoe.cli.output import check_output_file, give, write_image
+from tagmoe.cli.output import check_output_file, print_result, write_image
 
 
 def view(
@@ -40,4 +40,4 @@ def view(
             for role, picture in (*((item.role, item) for item in record.images), ("target", record.target))
         ],
     }
-    give(data, f"{out}\n{record.id}: {record.instruction}", as_json=as_json)
+    print_result(data, f"{out}\n{record.id}: {record.instruction}", as_json=as_json)

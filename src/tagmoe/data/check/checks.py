@@ -206,7 +206,7 @@ def is_same_picture(source: View, target: View, source_data: bytes, target_data:
         first, second = (view.copy[::step, ::step].astype(np.int16) for view in (source, target))
         if np.abs(first - second).max() > 16:
             return False
-    return np.array_equal(load_image(source_data), load_image(target_data))
+    return np.array_equal(np.asarray(load_image(source_data)), np.asarray(load_image(target_data)))
 
 
 def colour_of(view: View) -> tuple[int, int, int] | None:

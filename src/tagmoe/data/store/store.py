@@ -84,7 +84,7 @@ class Store:
         if _is_store(uri):
             raise DataError(f"There is a store at {uri!r} already; choose another place.")
         schema = SCHEMA.with_metadata({_VERSION_KEY: str(VERSION).encode()})
-        with _said(uri, "made"):
+        with _as_data_error(uri, "made"):
             if _is_local(uri):
                 Path(uri).mkdir(parents=True, exist_ok=True)
             table = lance.write_dataset(
@@ -102,7 +102,7 @@ class Store:
         uri = _uri(uri)
         if not _is_store(uri):
             raise UsageError(f"There is no store at {uri!r}; make one with 'tagmoe data import'.")
-        with _said(uri, "read"):
+        with _as_data_error(uri, "read"):
             table = lance.dataset(_table_uri(uri))
         if version is not None and version != table.version:
             try:
@@ -149,7 +149,7 @@ class Store:
         self, columns: Sequence[str] | None = None, *, where: str | None = None, rows: int = SCAN_ROWS
     ) -> Iterator[pa.RecordBatch]:
         """All rows in order, or those that the SQL filter keeps, `rows` at a time; only `columns` are read."""
-        with _said(self.uri, "read"):
+        with _as_data_error(self.uri, "read"):
             yield from self._table.to_batches(
                 columns=None if columns is None else list(columns),
                 filter=where,
@@ -167,7 +167,7 @@ class Store:
             raise UsageError(
                 f"The store {self.uri!r} has rows 0 to {len(self) - 1}; {numbers.tolist()[:4]} were asked."
             )
-        with _said(self.uri, "read"):
+        with _as_data_error(self.uri, "read"):
             return self._table.take(numbers.tolist(), columns=None if columns is None else list(columns))
 
     def records(self, rows: Sequence[int]) -> list[Record]:
@@ -179,7 +179,7 @@ class Store:
         if not re.fullmatch(r"[0-9a-f]{1,32}", name):
             raise UsageError(f"{name!r} is no id; ids are 32 hexadecimal digits, and their beginning will do.")
         where = f"id = '{name}'" if len(name) == 32 else f"id LIKE '{name}%'"
-        with _said(self.uri, "read"):
+        with _as_data_error(self.uri, "read"):
             found = self._table.to_table(columns=list(SCHEMA.names), filter=where, limit=2).to_pylist()
         if not found:
             raise UsageError(f"The store {self.uri!r} has no record {name!r}.")
@@ -194,7 +194,7 @@ class Store:
         """Be the one process that writes. Raises DataError when another is, or when the place cannot be written."""
         if self._writing:
             raise DataError(f"The store {self.uri!r} is being written by this process already.")
-        with _claimed(self.uri), _said(self.uri, "written"):
+        with _claimed(self.uri), _as_data_error(self.uri, "written"):
             self._writing = True
             try:
                 self._table = lance.dataset(_table_uri(self.uri))
@@ -283,7 +283,7 @@ class Store:
 
     def rows_where(self, where: str) -> dict[int, int]:
         """How many rows the SQL filter keeps, by fragment; fragments without such rows are left out."""
-        with _said(self.uri, "read"):
+        with _as_data_error(self.uri, "read"):
             counts = ((one.fragment_id, one.count_rows(filter=where)) for one in self._table.get_fragments())
             return {number: int(count) for number, count in counts if count}
 
@@ -291,7 +291,7 @@ class Store:
         self, number: int, columns: Sequence[str] | None = None, *, rows: int = SCAN_ROWS
     ) -> Iterator[pa.RecordBatch]:
         """The rows of one fragment in order, `rows` at a time."""
-        with _said(self.uri, "read"):
+        with _as_data_error(self.uri, "read"):
             yield from self._fragment(number).to_batches(
                 columns=None if columns is None else list(columns), batch_size=rows, batch_readahead=2
             )
@@ -311,7 +311,7 @@ class Store:
     def prepare(self, number: int, values: pa.Table) -> Filling:
         """The first half of `fill`, which any process may do without the lock: write the file, change nothing."""
         fragment = self._fragment(number)
-        with _said(self.uri, "written"):
+        with _as_data_error(self.uri, "written"):
             metadata, fields = fill_fragment(fragment, values)
         return Filling(number, _as_json(fragment.metadata), _as_json(metadata), tuple(fields))
 
@@ -429,7 +429,7 @@ def _table_uri(uri: str) -> str:
 def _is_store(uri: str) -> bool:
     if _is_local(uri):
         return (Path(uri) / TABLE).is_dir()
-    with _said(uri, "read"):
+    with _as_data_error(uri, "read"):
         try:
             lance.dataset(_table_uri(uri))
         except ValueError as error:
@@ -465,7 +465,7 @@ def _claimed(uri: str) -> Iterator[None]:
 
 
 @contextmanager
-def _said(uri: str, action: str) -> Iterator[None]:
+def _as_data_error(uri: str, action: str) -> Iterator[None]:
     """What Lance raises, in one sentence: it gives OSError, ValueError and RuntimeError for anything on a disk."""
     try:
         yield

@@ -1,6 +1,6 @@
 """How often are the tags that a TagWorld model's routing predicts right? Measured on test cases, kept in its folder.
 
-    python docs/measure_tags.py --cases 24 --seed 1000 [--model FOLDER] [--json FILE] [--dry-run]
+    python tools/measure_tags.py --cases 24 --seed 1000 [--model FOLDER] [--json FILE] [--dry-run]
 
 Writes tags_right.json into the model folder (by default the packaged model's, in src), where `tagmoe edit --explain`
 reads it, and prints the whole score.
@@ -33,7 +33,7 @@ def main() -> None:
     pipeline = load_model(options.model)
     samples = cases(options.cases, options.seed)
     found = measure(pipeline, alignment, samples, seed=options.seed)
-    command = f"python docs/measure_tags.py --cases {options.cases} --seed {options.seed}"
+    command = f"python tools/measure_tags.py --cases {options.cases} --seed {options.seed}"
     print(f"{model_name(options.model)}: {command}")
     print(table(found))
     kept = tags_right(found, pipeline, folder, seed=options.seed, command=command)

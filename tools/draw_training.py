@@ -1,7 +1,7 @@
 """Write docs/results/NAME.md: the log of a run, from its metrics and what docs/results/NAME.txt says of it.
 
-    python docs/draw_training.py tagworld-components runs/tagworld-components
-    python docs/draw_training.py tagworld-release runs/tagworld-release
+    python tools/draw_training.py tagworld-components runs/tagworld-components
+    python tools/draw_training.py tagworld-release runs/tagworld-release
 
 Also keeps every 50th step and every validation as docs/results/NAME.jsonl.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
 EVERY = 50
 ROWS = 12
 

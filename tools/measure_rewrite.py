@@ -1,6 +1,6 @@
 """Does rewriting raise what a TagWorld model makes of terse and sloppy instructions? Oracle success on test cases.
 
-    python docs/measure_rewrite.py --cases 12 --seed 8000 [--model FOLDER] [--json FILE]
+    python tools/measure_rewrite.py --cases 12 --seed 8000 [--model FOLDER] [--json FILE]
 
 Every case is edited with its full instruction, with a sloppy form of it, and with what the grammar's rewriter makes of
 the sloppy form and the picture. The forms take turns: telegram (no articles or small words), keywords (neutral verbs
@@ -203,7 +203,7 @@ def main() -> None:
         ],
     }
     results = {name: successes(pipeline, samples, texts, options.seed) for name, texts in runs.items()}
-    print(f"{model_name(options.model)}: python docs/measure_rewrite.py --cases {options.cases} --seed {options.seed}")
+    print(f"{model_name(options.model)}: python tools/measure_rewrite.py --cases {options.cases} --seed {options.seed}")
     print(table(results, [form for form, _ in forms]))
     if options.json is not None:
         rows = [

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tiny_model import build_pipeline
+
+from support.tiny_model import build_pipeline
 
 BLOCKS, MIXTURES, EXPERTS, DIM, FFN = 4, (2, 3), 4, 32, 128
 WEIGHTS = "diffusion_pytorch_model.safetensors"

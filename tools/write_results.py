@@ -4,7 +4,7 @@
     tagmoe ablation run recipes/tagworld/ablation --out runs/ablation
     tagmoe ablation interference recipes/tagworld/ablation --out runs/ablation
     tagmoe ablation run recipes/tagworld/ablation --out runs/longer --arms dense,moe,align --set unified.steps=1600
-    python docs/write_results.py [runs/ablation] [longer=runs/longer]
+    python tools/write_results.py [runs/ablation] [longer=runs/longer]
 
 A folder of runs is copied to docs/results/ablation first, so that the page can be written again without it. One that
 is given a name holds some arms again with other shared settings, and goes to docs/results/ablation/NAME.
@@ -37,12 +37,13 @@ from tagmoe.laboratory.ablation.table import (
     summarise,
 )
 
-DOCS = Path(__file__).parent
+TOOLS = Path(__file__).parent
+DOCS = TOOLS.parent / "docs"
 RESULTS = DOCS / "results"
 README = DOCS.parent / "README.md"
-CARD = DOCS.parent / "src" / "tagmoe" / "packaged" / "tagworld" / "README.md"
+CARD = DOCS.parent / "src" / "tagmoe" / "pipeline" / "tagworld" / "README.md"
 ARMS = DOCS.parent / "recipes" / "tagworld" / "ablation"
-START, END = "<!-- results: written by docs/write_results.py -->", "<!-- end of results -->"
+START, END = "<!-- results: written by tools/write_results.py -->", "<!-- end of results -->"
 BASELINE, FULL = "moe", "align"
 """What differences are taken to: the mixture alone; for the switches, which change one thing each, the paper's arm."""
 
@@ -146,7 +147,11 @@ def interference(data: dict[str, Any]) -> str:
 def template(name: str) -> Template:
     """A Markdown template of this folder; a name that it lacks is an error, not a blank."""
     environment = Environment(
-        loader=FileSystemLoader(DOCS), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
+        loader=FileSystemLoader(TOOLS),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,
     )
     environment.filters |= FILTERS
     return environment.get_template(name)
@@ -183,7 +188,7 @@ def page(data: dict[str, Any]) -> str:
 def card(data: dict[str, Any]) -> str:
     """The model card that ships beside the weights."""
     worst = sorted(data["tasks"], key=lambda row: row["success"])[:3]
-    card_text = (DOCS / "model_card.md.j2").read_text(encoding="utf-8")
+    card_text = (TOOLS / "model_card.md.j2").read_text(encoding="utf-8")
     tags = json.loads((CARD.parent / "tags_right.json").read_text(encoding="utf-8"))
     return Template(card_text, keep_trailing_newline=True, undefined=StrictUndefined).render(
         **data, worst=worst, tags=tags

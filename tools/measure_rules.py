@@ -1,6 +1,6 @@
 """How good are the tags of the annotator `rules` on TagWorld, whose tags are exact? Measured on cases of every task.
 
-    python docs/measure_rules.py --cases 60 --seed 1000 [--json FILE]
+    python tools/measure_rules.py --cases 60 --seed 1000 [--json FILE]
 
 Two lines more are the tasks of several things with "all the" made "the": then only the pixels know how many places
 change.
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write all figures to this file")
     options = parser.parse_args()
     found, contradicted = scores(options.cases, options.seed, options.split)
-    command = f"python docs/measure_rules.py --cases {options.cases} --seed {options.seed} --split {options.split}"
+    command = f"python tools/measure_rules.py --cases {options.cases} --seed {options.seed} --split {options.split}"
     results = {name: score.as_json() for name, score in found.items()}
     print(f"rules {VERSION}: {command}")
     print(table(results))

@@ -1,6 +1,6 @@
 """Draw the README's pictures: example scenes to edit, and a sheet of real edits by the packaged model.
 
-    python docs/draw_edits.py
+    python tools/draw_edits.py
 
 The cases are the first of each task in the test split, not chosen by their result.
 """
@@ -15,7 +15,7 @@ from tagmoe import load_packaged
 from tagmoe.evaluate.tagworld import cases, edit, score
 from tagmoe.world import Background, Face, Item, Scene, render
 
-IMAGES = Path(__file__).parent / "images"
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
 SEED = 11
 TASKS = (
     "wear", "recolour", "replace", "add", "remove", "move", "swap", "multi_recolour",
