@@ -66,7 +66,7 @@ def main(folders: list[str]) -> None:
             shutil.copy(measured, RESULTS / "interference.json")
     data = json.loads((RESULTS / "tagworld.json").read_text(encoding="utf-8"))
     (RESULTS / "packaged.md").write_text(f"# The packaged model\n\n{WRITTEN}\n{page(data)}\n", encoding="utf-8")
-    text = f"# Results on TagWorld\n\n{WRITTEN}\nHow good the packaged model is stands on [its own page](packaged.md).\n"
+    text = f"# Results on TagWorld\n\n{WRITTEN}\nThe score of the packaged model is on [its own page](packaged.md).\n"
     if any((RESULTS / "ablation").glob("*.json")):
         main_grid = read_collection(RESULTS / "ablation", known=known)
         text += f"\n## The ablation\n\n{ablation(main_grid, RESULTS)}"

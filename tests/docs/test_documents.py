@@ -14,12 +14,12 @@ import yaml
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 FILES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
-# a page and its heading; code is no link
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 
 
 def links(path: Path) -> list[tuple[str, str, str]]:
-    """"!" for a picture or "", the words, the target."""
+    """The mark of a picture ("!" or ""), the words, and the target without its heading."""
+    # what looks like a link in code is none
     text = re.sub(r"```.*?```|`[^`\n]*`", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
     return [(mark, words, target.partition("#")[0]) for mark, words, target in LINK.findall(text)]
 
@@ -32,7 +32,8 @@ def test_links_and_pictures_exist() -> None:
 
 def test_pictures_say_what_is_seen() -> None:
     """By hand in the pages that people write; the pages of results are written by tools/write_results.py."""
-    pictures = [(path, words) for path in FILES if path.parent.name != "results" for mark, words, _ in links(path) if mark]
+    written_by_hand = [path for path in FILES if path.parent.name != "results"]
+    pictures = [(path, words) for path in written_by_hand for mark, words, _ in links(path) if mark]
     assert len(pictures) >= 3
     assert [(path.name, words) for path, words in pictures if len(words.split()) < 12] == []
 
@@ -81,7 +82,7 @@ def test_what_the_site_is_built_with_is_pinned() -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_make_docs_builds_the_site_and_fails_on_a_broken_link(tmp_path: Path) -> None:
-    """In a copy whose environment holds nothing yet: make installs what the documents need, at the project's versions."""
+    """In a copy whose environment is empty: make installs what the documents need, at the project's versions."""
     for name in ("Makefile", "mkdocs.yml", "constraints.txt", "pyproject.toml", "CONTRIBUTING.md", "CHANGELOG.md"):
         shutil.copy(ROOT / name, tmp_path)
     for name in ("docs", "src"):
