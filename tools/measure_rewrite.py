@@ -23,8 +23,9 @@ from PIL import Image
 
 from tagmoe.cli.models import load_model, model_name
 from tagmoe.errors import UsageError
-from tagmoe.evaluate.tagworld import cases, pipeline_editor, run_editor, wilson
+from tagmoe.evaluate.tagworld import cases, run_cases, wilson
 from tagmoe.pipeline.arguments import check_words
+from tagmoe.pipeline.editor import pipeline_editor
 from tagmoe.world import Sample, judge
 from tagmoe.world.rephrase import rephrase
 
@@ -170,7 +171,7 @@ def successes(
         # The seed of a case is that of its number, so that equal words give equal pictures in all three runs.
         return editor(instructions, images, [seed + taken[k] for k in seeds])
 
-    for i, case, image in zip(taken, asked, run_editor(numbered, asked, seed=0, batch=16), strict=True):
+    for i, case, image in zip(taken, asked, run_cases(numbered, asked, seed=0, batch=16), strict=True):
         done[i] = judge(case, np.asarray(image)).success
     return done, len(samples) - len(taken)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tagmoe.errors import UsageError
-from tagmoe.evaluate.tagworld import Edits, cases, edit, run_editor, score, validator, wilson
+from tagmoe.evaluate.tagworld import Edits, cases, edit, run_cases, score, validator, wilson
 from tagmoe.world import TASKS
 
 
@@ -56,7 +56,7 @@ def test_every_case_gets_its_own_picture_whatever_the_batch(batch: int) -> None:
     samples = cases(1, 1)
     editor = Perfect(samples)
     done: list[int] = []
-    images = run_editor(editor, samples, batch=batch, on_batch=done.append)
+    images = run_cases(editor, samples, batch=batch, on_batch=done.append)
     assert all((image == case.target).all() for image, case in zip(images, samples, strict=True))
     assert all(size <= batch and len(references) == 1 for size, references in editor.calls)
     assert done == sorted(done)

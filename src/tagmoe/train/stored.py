@@ -107,21 +107,14 @@ class StoredSamples:
         self.rows = rows
         self.sampler = Sampler(rows.of_kind(kind), batch=batch, seed=seed, dropout=dropout, version=rows.store.version)
 
-    def draw(self, start: int, count: int, random: np.random.Generator) -> Batch:
-        """Samples number start to start + count - 1, which must be one batch. `random` is left alone: what is drawn by
-        chance here is a hash of the sample number."""
-        assert count == self.sampler.batch
-        assert start % count == 0
-        return self.batch(self.sampler.draw(start // count))
-
-    def batch(self, drawn: Draw) -> Batch:
-        """The batch of these rows. Raises DataError naming the record that cannot be trained on."""
+    def draw(self, number: int) -> Batch:
+        """Batch `number` of the sampler. Raises DataError naming the record that cannot be trained on."""
+        drawn = self.sampler.draw(number)
         return self._of_pictures(drawn) if self.rows.encoded is None else self._of_columns(drawn, self.rows.encoded)
 
     def _of_columns(self, drawn: Draw, encoded: EncodedStore) -> Batch:
         rewritten = (drawn.choice < self.rows.settings.rewritten_share).tolist()
         found = encoded.read(drawn.rows.tolist(), rewritten=rewritten, blank=drawn.blank.tolist())
-        given = self.rows.store.take(drawn.rows, ["id", "tags"]).to_pylist()
         pictures = [torch.from_numpy(array).float() for array in (found.target, *found.references)]
         tokens = [self.pipeline.pack_latents(latents) for latents in pictures]
         patch = self.pipeline.patch_size
@@ -130,12 +123,12 @@ class StoredSamples:
         else:
             edited_BT = torch.from_numpy(found.edited).flatten(1)
         return Batch(
-            samples=[row["id"] for row in given],
+            samples=found.ids,
             target_BTC=tokens[0],
             reference_BTC=torch.cat(tokens[1:], dim=1) if tokens[1:] else None,
             text_BSD=torch.from_numpy(found.text).float(),
             mask_BS=torch.from_numpy(found.mask),
-            tags_BK=_multi_hot([row["tags"] for row in given]),
+            tags_BK=_multi_hot(found.tags),
             edited_BT=edited_BT,
             grids=tuple((latents.shape[2] // patch, latents.shape[3] // patch) for latents in pictures),
         )
