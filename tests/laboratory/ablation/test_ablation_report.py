@@ -25,7 +25,7 @@ from tagmoe.laboratory.ablation.results import Result
 from tagmoe.laboratory.ablation.table import Summary, summarise
 
 Make = Callable[..., Result]
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 KNOWN = ["dense", "moe", "align", "align-frozen", "align-shuffled", "top-2"]
 EVIL = "<script>alert('x')</script>"
 

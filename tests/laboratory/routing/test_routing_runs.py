@@ -22,14 +22,6 @@ from tagmoe.routing.summary import summarise
 from tagmoe.world import judge
 
 
-@pytest.fixture(scope="module")
-def pipeline(tiny_pipeline: Any) -> Any:
-    from tagmoe.pipeline.pipeline import TagMoEPipeline
-
-    options = {"prompt_template": "<|im_start|>{}<|im_end|>", "max_prompt_tokens": 512, "default_size": 64}
-    return TagMoEPipeline(**tiny_pipeline.components, **options, default_steps=2, default_cfg=2.0)
-
-
 def test_every_picture_gets_every_instruction_and_each_is_an_edit_of_it() -> None:
     seed = 4
     cases = tagworld_controls(2, seed)

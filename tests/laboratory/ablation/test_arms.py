@@ -10,7 +10,7 @@ import yaml
 from tagmoe.errors import ConfigError, UsageError
 from tagmoe.laboratory.ablation.arms import arm_names, common_digest, load_arms
 
-ARMS = Path(__file__).parents[2] / "recipes" / "tagworld" / "ablation"
+ARMS = Path(__file__).parents[3] / "recipes" / "tagworld" / "ablation"
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 TASKS = ("generate", "add", "swap", "hair", "style", "destyle")
 
 
