@@ -39,8 +39,9 @@ from tagmoe.data.export import export
 from tagmoe.data.sources.importing import import_source
 from tagmoe.data.sources.jsonl import JsonlSource
 from tagmoe.data.sources.tagworld import TagWorldSource
+from tagmoe.data.store.location import TABLE
 from tagmoe.data.store.record import Picture, Record, record_id
-from tagmoe.data.store.store import TABLE, Store
+from tagmoe.data.store.store import Store
 from tagmoe.pipeline.packaged import packaged_folder
 from tagmoe.train.encoder import encoder_of
 from tagmoe.train.stored import StoredRows, StoredSamples

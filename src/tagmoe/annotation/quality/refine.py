@@ -17,9 +17,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from tagmoe.annotation.answer import ANNOTATION, Annotation, annotators, column_of, read_annotations
+from tagmoe.annotation.answer import ANNOTATION, Annotation, annotators, column_of, read_annotations, take_tags
 from tagmoe.annotation.ask.annotators import Annotator, row_key
-from tagmoe.annotation.ask.store import take_tags
 from tagmoe.annotation.quality.agreement import ABSENT, as_bits
 from tagmoe.annotation.quality.gold import Change, Comparison, GoldSet, compare
 from tagmoe.annotation.quality.propose import Mistake, next_version, proposal_question, worst_tags
