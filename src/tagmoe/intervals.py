@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tagmoe.errors import MissingError, UsageError
+from tagmoe.errors import UsageError
 
 LEVEL = 0.95
 GROUPS = 4096
@@ -98,8 +98,6 @@ class RootBootstrap:
 
 
 def _student(freedom: float) -> float:
-    try:
-        from scipy import special
-    except ImportError as error:
-        raise MissingError("The intervals need SciPy; run: pip install 'tagmoe[vlm]'") from error
+    from scipy import special  # here, as SciPy takes a second to import
+
     return float(special.stdtrit(freedom, 0.5 + LEVEL / 2))

@@ -26,7 +26,6 @@ from tagmoe.data.sources.tagworld import TagWorldSource
 from tagmoe.data.store.record import Picture, Record
 from tagmoe.data.store.store import Store
 from tagmoe.errors import ConfigError, DataError, MissingError, TagMoEError
-from tagmoe.train import stored as stored_module
 from tagmoe.train.batch import Batch
 from tagmoe.train.stage import FlowStage
 from tagmoe.train.stored import StoredRows, StoredSamples
@@ -297,7 +296,7 @@ def test_quarantined_rows_are_not_trained_on(tagworld: Path, tmp_path: Path) -> 
 
 
 def test_a_missing_extra_is_named(config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stored_module, "find_spec", lambda name: None)
+    monkeypatch.setattr("tagmoe.extras.find_spec", lambda name: None)
     with pytest.raises(MissingError, match=r"pip install 'tagmoe\[data\]'"):
         StoredRows.open(DataConfig(store="somewhere"))
 

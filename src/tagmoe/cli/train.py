@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +11,7 @@ import typer
 from tagmoe.cli.models import quiet_libraries
 from tagmoe.cli.options import AsJson
 from tagmoe.cli.output import log, print_result
-from tagmoe.errors import MissingError
+from tagmoe.extras import require
 
 
 def train(
@@ -35,11 +34,8 @@ def train(
         # Quoted, because the value is read as YAML and a path may look like something else there.
         overrides.append(f"output_dir={json.dumps(str(output_dir))}")
     config = load_config(recipe, overrides)
-    if config.tensorboard and find_spec("tensorboard") is None:
-        raise MissingError(
-            "The setting 'tensorboard' is true but the package is not installed; run \"pip install 'tagmoe[train]'\" "
-            "or set it to false."
-        )
+    if config.tensorboard:
+        require("train", purpose="The setting 'tensorboard: true'")
     quiet_libraries()
     from tagmoe.evaluate.tagworld import validator
     from tagmoe.train.recipe import train as run_recipe

@@ -24,7 +24,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from tagmoe.config import OptimizerConfig, RunConfig
-from tagmoe.errors import MissingError, TrainingError
+from tagmoe.errors import TrainingError
+from tagmoe.extras import require
 from tagmoe.train.checkpoint import (
     flat_parameters,
     list_checkpoints,
@@ -119,12 +120,9 @@ class Run:
 
 
 def _tensorboard(folder: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise MissingError(
-            "tensorboard is true in the recipe but TensorBoard is not installed; run: pip install 'tagmoe[train]'"
-        ) from error
+    require("train", purpose="The setting 'tensorboard: true'")
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter(folder, purge_step=step + 1)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,8 @@ from torch import Tensor
 
 from tagmoe.config import DataConfig, RunConfig
 from tagmoe.data.order.sampler import Draw, Sampler, SourceRows, wording
-from tagmoe.errors import DataError, ImageError, MissingError, TrainingError, UsageError
+from tagmoe.errors import DataError, ImageError, TrainingError, UsageError
+from tagmoe.extras import require
 from tagmoe.pictures import load_image
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.pipeline.tensors import images_to_tensor
@@ -55,7 +55,7 @@ class StoredRows:
         Raises MissingError without the extra `data`, UsageError and DataError for a store that cannot be used, also
         when it was encoded by another encoder or not to its end.
         """
-        _need_extra()
+        require("data", "lance", "pyarrow", purpose="A store of data")
         from tagmoe.data.order.rows import rows_by_bucket, untagged_rows
         from tagmoe.data.store.store import Store
 
@@ -216,7 +216,7 @@ def batch_kinds(text_to_image_every: int | None) -> list[str]:
 
 def newest_version(settings: DataConfig) -> int:
     """Version of the store now. Raises as `StoredRows.open`."""
-    _need_extra()
+    require("data", "lance", "pyarrow", purpose="A store of data")
     from tagmoe.data.store.store import Store
 
     return Store.open(settings.store).version
@@ -230,12 +230,6 @@ def _fingerprint(store: Store, components: Path) -> Mapping[str, Any]:
     noted = store.note(NOTE) or {}
     sizes = [(int(width), int(height)) for width, height in noted.get("sizes", ())]
     return encoder_of(components, sizes or None, noted.get("dtype"))[1]
-
-
-def _need_extra() -> None:
-    for name in ("lance", "pyarrow"):
-        if find_spec(name) is None:
-            raise MissingError(f"A store of data needs {name}; run: pip install 'tagmoe[data]'.")
 
 
 def check_rows(rows: StoredRows, config: RunConfig, multiple: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tagmoe.errors import MissingError
+from tagmoe.extras import require
 from tagmoe.laboratory.ablation.paired import Estimate
 from tagmoe.laboratory.ablation.results import Result
 from tagmoe.laboratory.ablation.table import PAPER_ARMS, Summary, logged
@@ -62,11 +62,10 @@ def gradient_figure(gradients: dict[str, Any]) -> str:
 
 
 def _drawn(name: str, draw: Callable[[Any], Any]) -> str | None:
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingError("The figures need matplotlib; run: pip install 'tagmoe[reports]'") from error
+    require("reports", "matplotlib", purpose="Drawing a figure")
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
     # the salt makes the identifiers inside an SVG the same every time, and different in every figure of a page
     settings: Any = STYLE | {"svg.hashsalt": name}
     with rc_context(settings):

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from tagmoe.errors import MissingError, UsageError
+from tagmoe.errors import UsageError
 
 LEVEL = 0.95
 MIN_CASES = 5
@@ -209,7 +209,9 @@ def _over_seeds_and_cases(values_SC: np.ndarray) -> tuple[Interval | None, float
         return Interval(mean, mean), 1.0 if mean == 0 else 0.0
     freedom = variance**2 / (between_seeds**2 / (seeds - 1) + between_cases**2 / max(1, cases - 1))
     reach = _student(freedom) * math.sqrt(variance)
-    p = 2 * float(_special().stdtr(freedom, -abs(mean) / math.sqrt(variance)))
+    from scipy import special  # here, as SciPy takes a second to import
+
+    p = 2 * float(special.stdtr(freedom, -abs(mean) / math.sqrt(variance)))
     return Interval(mean - reach, mean + reach), p
 
 
@@ -232,12 +234,6 @@ def _quantile(level: float) -> float:
 
 
 def _student(freedom: float) -> float:
-    return float(_special().stdtrit(freedom, 0.5 + LEVEL / 2))
+    from scipy import special
 
-
-def _special():  # type: ignore[no-untyped-def]
-    try:
-        from scipy import special
-    except ImportError as error:
-        raise MissingError("The statistics need SciPy; run: pip install 'tagmoe[reports]'") from error
-    return special
+    return float(special.stdtrit(freedom, 0.5 + LEVEL / 2))
