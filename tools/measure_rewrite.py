@@ -23,7 +23,8 @@ from PIL import Image
 
 from tagmoe.cli.models import load_model, model_name
 from tagmoe.errors import UsageError
-from tagmoe.evaluate.tagworld import cases, run_cases, wilson
+from tagmoe.evaluate.tagworld import cases, run_cases
+from tagmoe.intervals import wilson
 from tagmoe.pipeline.arguments import check_words
 from tagmoe.pipeline.editor import pipeline_editor
 from tagmoe.world import Sample, judge
@@ -224,7 +225,7 @@ def table(results: dict[str, tuple[list[bool], int]], forms: Sequence[str]) -> s
     total = len(forms)
     lines.append(f"{'all':<12}{total:>6}" + "".join(f"{sum(done) / total:>12.3f}" for done, _ in results.values()))
     for name, (done, no) in results.items():
-        low, high = wilson(sum(done), total)
+        low, high = wilson(sum(done), total).bounds
         lines.append(f"{name}: {sum(done)}/{total}, 95 % interval {low:.3f} to {high:.3f}; refused {no}")
     return "\n".join(lines)
 

@@ -2,7 +2,7 @@
 
     python tools/release_readme.py https://github.com/OWNER/tagmoe v0.2.0 > README.md
 
-The address is that of a code host with GitHub's paths: ADDRESS/blob/TAG/FILE shows a page, ADDRESS/raw/TAG/FILE a picture.
+ADDRESS is a code host with the paths of GitHub: ADDRESS/blob/TAG/FILE shows a page, ADDRESS/raw/TAG/FILE a picture.
 """
 
 from __future__ import annotations

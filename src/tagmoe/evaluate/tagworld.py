@@ -5,7 +5,6 @@ Any editor can be scored: it is a function from instructions, pictures and seeds
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,11 @@ from PIL import Image
 from tagmoe.editor import Editor, Picture, batches, run_editor
 from tagmoe.errors import UsageError
 from tagmoe.evaluate.sheet import contact_sheet
+from tagmoe.intervals import Interval, wilson
 from tagmoe.pipeline.editor import pipeline_editor
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.routing.case_routing import CaseRouting, record
 from tagmoe.world import TASKS, Sample, Verdict, judge, sample
-
-Z_95 = 1.959964
 
 
 @dataclass(frozen=True)
@@ -31,16 +29,6 @@ class Edits:
 
     images: list[np.ndarray]
     routing: list[CaseRouting] | None = None
-
-
-@dataclass(frozen=True)
-class Share:
-    """A share of successes among n cases, with its 95 % Wilson interval."""
-
-    n: int
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -60,13 +48,13 @@ class TagWorldScores:
     `held_out`: success on seen and held-out phrasings, and on seen and held-out combinations of attributes.
     """
 
-    success: Share
+    success: Interval[float]
     unchanged: float | None
     subject: float | None
     face: float | None
     style: float | None
     tasks: tuple[TaskScore, ...]
-    held_out: dict[str, Share]
+    held_out: dict[str, Interval[float]]
     verdicts: tuple[Verdict, ...]
 
 
@@ -170,20 +158,8 @@ def validator(per_task: int, seed: int = 0) -> Callable[[TagMoEPipeline, int, Pa
     return validate
 
 
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a share; (0, 1) without cases."""
-    if n == 0:
-        return 0.0, 1.0
-    p, z2 = successes / n, Z_95**2
-    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z_95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    # At none or all of n the bound is 0 or 1 exactly, up to rounding.
-    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
-
-
-def _share(outcomes: Sequence[bool]) -> Share:
-    low, high = wilson(sum(outcomes), len(outcomes))
-    return Share(len(outcomes), sum(outcomes) / len(outcomes) if outcomes else 0.0, low, high)
+def _share(outcomes: Sequence[bool]) -> Interval[float]:
+    return wilson(sum(outcomes), len(outcomes))
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -200,7 +176,7 @@ def _task_score(task: str, pairs: Sequence[tuple[Sample, Verdict]]) -> TaskScore
     return TaskScore(task, len(pairs), fmean(v.success for _, v in pairs), _unchanged(pairs))
 
 
-def _held_out(pairs: Sequence[tuple[Sample, Verdict]]) -> dict[str, Share]:
+def _held_out(pairs: Sequence[tuple[Sample, Verdict]]) -> dict[str, Interval[float]]:
     return {
         "seen phrasing": _share([v.success for case, v in pairs if not case.held_out_paraphrase]),
         "held-out phrasing": _share([v.success for case, v in pairs if case.held_out_paraphrase]),

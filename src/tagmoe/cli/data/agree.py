@@ -16,7 +16,7 @@ from tagmoe.extras import require
 
 if TYPE_CHECKING:
     from tagmoe.annotation.quality.agree import AgreeReport
-    from tagmoe.intervals import Measure
+    from tagmoe.intervals import Interval
 
 
 def agree(
@@ -90,7 +90,7 @@ def _limits(given: list[str], names: tuple[str, ...]) -> dict[str, float]:
     return limits
 
 
-def _missed(figures: dict[str, Measure], limits: dict[str, float]) -> list[str]:
+def _missed(figures: dict[str, Interval[float | None]], limits: dict[str, float]) -> list[str]:
     """One sentence for each figure below its limit; one that there is none of is below any."""
     missed = []
     for name, limit in limits.items():

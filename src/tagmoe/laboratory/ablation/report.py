@@ -7,7 +7,6 @@ import io
 import json
 import re
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from tagmoe.laboratory.ablation.table import (
     SUCCESS,
     Claim,
     Column,
+    Row,
     Summary,
     interval,
     phrase,
@@ -62,7 +62,7 @@ def numbers(summary: Summary) -> dict[str, Any]:
     collection = summary.collection
     return {
         "baseline": summary.baseline,
-        "arms": [asdict(row) for row in summary.rows],
+        "arms": [_row(row) for row in summary.rows],
         "missing": list(collection.missing),
         "claims": [
             {
@@ -73,7 +73,7 @@ def numbers(summary: Summary) -> dict[str, Any]:
                 "quantity": claim.column.name,
                 "metrics": list(claim.metrics),
                 "outcome": claim.outcome,
-                "difference": None if claim.estimate is None else asdict(claim.estimate),
+                "difference": _estimate(claim.estimate),
             }
             for claim in summary.claims
         ],
@@ -214,10 +214,27 @@ def _cost(result: Result) -> dict[str, Any]:
     }
 
 
+def _row(row: Row) -> dict[str, Any]:
+    estimates = {
+        kind: {name: _estimate(one) for name, one in getattr(row, kind).items()}
+        for kind in ("means", "differences", "tasks")
+    }
+    return {**vars(row), **estimates}
+
+
+def _estimate(estimate: Estimate | None) -> dict[str, Any] | None:
+    if estimate is None:
+        return None
+    intervals = {"over_cases": estimate.over_cases, "over_seeds": estimate.over_seeds}
+    return {**vars(estimate), **{name: found and found.bounds for name, found in intervals.items()}}
+
+
 def _flat(estimate: Estimate | None) -> dict[str, Any]:
     if estimate is None:
         return {"verdict": "missing"}
-    over_cases, over_seeds = (bounds or (None, None) for bounds in (estimate.over_cases, estimate.over_seeds))
+    over_cases, over_seeds = (
+        (None, None) if found is None else found.bounds for found in (estimate.over_cases, estimate.over_seeds)
+    )
     return {
         "difference": estimate.value,
         "cases": estimate.cases,

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from tagmoe.evaluate.tagworld import run_cases, wilson
+from tagmoe.evaluate.tagworld import run_cases
+from tagmoe.intervals import wilson
 from tagmoe.pipeline.editor import pipeline_editor
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.routing.predicted_tags import Alignment, TagScore, score, signature
@@ -57,12 +58,12 @@ def measure(
 
 def tags_right(found: TagScore, pipeline: TagMoEPipeline, folder: Path, *, seed: int, command: str) -> TagsRight:
     """The figures to keep in the model folder that was measured."""
-    low, high = wilson(round(found.exact * found.n), found.n)
+    exact = wilson(round(found.exact * found.n), found.n)
     return TagsRight(
         cases=found.n,
         exact=found.exact,
-        exact_low=low,
-        exact_high=high,
+        exact_low=exact.low,
+        exact_high=exact.high,
         f1=found.f1,
         baseline_exact=found.baseline_exact,
         baseline_f1=found.baseline_f1,
