@@ -101,7 +101,7 @@ def tag_table(
     for name in names:
         has = np.array([name in one for one in tags])
         if has.any() and not has.all():
-            table[name] = bootstrap.difference(values_CF[has], values_CF[~has])
+            table[name] = bootstrap.mean(values_CF[has], minus=values_CF[~has])
     return table
 
 

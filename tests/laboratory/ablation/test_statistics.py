@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from tagmoe.errors import UsageError
-from tagmoe.intervals import Interval
+from tagmoe.intervals import Bootstrap, Interval
 from tagmoe.laboratory.ablation.paired import (
     Estimate,
-    case_bootstrap,
     cases_needed,
     estimate,
     half_width,
@@ -25,7 +24,7 @@ SEEDS = (0, 1, 2)
 
 
 def estimated(values: np.ndarray, seeds: tuple[int, ...] = SEEDS) -> Estimate:
-    found = estimate(np.asarray(values, dtype=float), seeds, case_bootstrap())
+    found = estimate(np.asarray(values, dtype=float), seeds, Bootstrap(10_000))
     assert found is not None
     return found
 
@@ -101,7 +100,7 @@ def test_cases_that_do_not_ask_are_left_out() -> None:
     holes[:, ::5], holes[:, 1::5] = values[:, :100], values[:, 100:]
     found, whole = estimated(holes), estimated(np.stack([values[:, :100], values[:, 100:]], axis=2).reshape(3, 200))
     assert found == whole
-    assert estimate(np.full((3, 4), np.nan), SEEDS, case_bootstrap(100)) is None
+    assert estimate(np.full((3, 4), np.nan), SEEDS, Bootstrap(100)) is None
 
 
 def test_the_same_data_give_the_same_interval_and_few_cases_give_none() -> None:
@@ -142,7 +141,7 @@ def test_what_is_resolved(
 @pytest.mark.parametrize(("cases", "seed_sd"), [(600, 0.0), (600, 0.1), (600, 0.3), (24, 0.1)])
 def test_the_intervals_cover(cases: int, seed_sd: float) -> None:
     """95 % of the intervals hold the truth; 1,000 repeats tell 0.95 from 0.93 and 0.97 (two standard errors 0.014)."""
-    rng, bootstrap, repeats = np.random.default_rng(6), case_bootstrap(1000), 1000
+    rng, bootstrap, repeats = np.random.default_rng(6), Bootstrap(1000), 1000
     here = anywhere = 0
     for _ in range(repeats):
         values, for_these, for_any = paired(rng, cases, seed_sd=seed_sd)
@@ -158,7 +157,7 @@ def test_the_intervals_cover(cases: int, seed_sd: float) -> None:
 
 def test_coverage_at_a_glance() -> None:
     """The slow test at 200 repeats: far bounds, that a wrong variance or a case drawn by seed still breaks."""
-    rng, bootstrap = np.random.default_rng(7), case_bootstrap(500)
+    rng, bootstrap = np.random.default_rng(7), Bootstrap(500)
     held = 0
     for _ in range(200):
         values, truth, _ = paired(rng, 200, seed_sd=0.3)
@@ -175,7 +174,7 @@ def test_the_number_of_cases_shows_the_difference() -> None:
     """Simulated with that many cases, a true difference of two points is found in about 80 % of tables."""
     gain, repeats = 0.02, 400
     cases = cases_needed(gain, 0.2, seeds=1)
-    rng, bootstrap = np.random.default_rng(8), case_bootstrap(300)
+    rng, bootstrap = np.random.default_rng(8), Bootstrap(300)
     shares = [(0.2 - gain) / 2, 0.8, (0.2 + gain) / 2]
     found = sum(
         estimate(rng.choice([-1.0, 0.0, 1.0], p=shares, size=(1, cases)), (0,), bootstrap).over_cases.low > 0  # type: ignore[union-attr]
@@ -229,11 +228,11 @@ def test_holm_against_the_textbook() -> None:
 @pytest.mark.parametrize(
     "mistake",
     [
-        lambda: case_bootstrap(10),
-        lambda: estimate(np.zeros(3), SEEDS, case_bootstrap(100)),
-        lambda: estimate(np.zeros((2, 5)), SEEDS, case_bootstrap(100)),
-        lambda: estimate(np.zeros((0, 5)), (), case_bootstrap(100)),
-        lambda: estimate(np.array([[1.0, 2.0], [1.0, np.nan]]), (0, 1), case_bootstrap(100)),
+        lambda: Bootstrap(10),
+        lambda: estimate(np.zeros(3), SEEDS, Bootstrap(100)),
+        lambda: estimate(np.zeros((2, 5)), SEEDS, Bootstrap(100)),
+        lambda: estimate(np.zeros((0, 5)), (), Bootstrap(100)),
+        lambda: estimate(np.array([[1.0, 2.0], [1.0, np.nan]]), (0, 1), Bootstrap(100)),
         lambda: cases_needed(0.0, 0.2),
         lambda: cases_needed(0.02, 0.2, power=1.0),
         lambda: cases_needed(0.02, 1.2),

@@ -20,6 +20,7 @@ from tagmoe.intervals import LEVEL, Bootstrap, Interval, t_interval
 
 Verdict = Literal["resolved", "resolved for these seeds", "not resolved"]
 _NORMAL = NormalDist()
+_Z = _NORMAL.inv_cdf(0.5 + LEVEL / 2)
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,6 @@ class Estimate:
         if over_seeds and over_cases:
             return "resolved"
         return "resolved for these seeds" if self.over_cases is not None and over_cases else "not resolved"
-
-
-def case_bootstrap(draws: int = 10_000) -> Bootstrap:
-    """The bootstrap of an ablation's cases. It keeps its draws: the same few numbers of cases recur."""
-    return Bootstrap(draws, keep=64)
 
 
 def estimate(values_SC: np.ndarray, seeds: Sequence[int], bootstrap: Bootstrap) -> Estimate | None:
@@ -137,7 +133,7 @@ def half_width(cases: int, discordance: float, *, seeds: int = 1, correlation: f
 
     Without a correlation seeds are taken not to help. Raises UsageError for numbers that cannot be.
     """
-    return _quantile(LEVEL) * math.sqrt(_case_variance(discordance, seeds, correlation) / _positive(cases))
+    return _Z * math.sqrt(_case_variance(discordance, seeds, correlation) / _positive(cases))
 
 
 def cases_needed(
@@ -146,7 +142,7 @@ def cases_needed(
     """How many cases show a true `difference` (0.02: two points) at 95 % with this power; errors as above."""
     if not 0 < difference <= 1 or not 0 < power < 1:
         raise UsageError(f"The difference is {difference} and the power {power}; both lie between 0 and 1.")
-    factor = _quantile(LEVEL) + _NORMAL.inv_cdf(power)
+    factor = _Z + _NORMAL.inv_cdf(power)
     return math.ceil(factor**2 * _case_variance(discordance, seeds, correlation) / difference**2)
 
 
@@ -161,7 +157,3 @@ def _positive(count: int) -> int:
     if count < 1:
         raise UsageError(f"The number of cases or seeds is {count}; give 1 or more.")
     return count
-
-
-def _quantile(level: float) -> float:
-    return _NORMAL.inv_cdf(0.5 + level / 2)

@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from tagmoe.laboratory.ablation.table import (
     SUCCESS,
     Claim,
     Column,
-    Row,
     Summary,
     interval,
     phrase,
@@ -62,7 +62,7 @@ def numbers(summary: Summary) -> dict[str, Any]:
     collection = summary.collection
     return {
         "baseline": summary.baseline,
-        "arms": [_row(row) for row in summary.rows],
+        "arms": [asdict(row, dict_factory=_as_data) for row in summary.rows],
         "missing": list(collection.missing),
         "claims": [
             {
@@ -73,7 +73,7 @@ def numbers(summary: Summary) -> dict[str, Any]:
                 "quantity": claim.column.name,
                 "metrics": list(claim.metrics),
                 "outcome": claim.outcome,
-                "difference": _estimate(claim.estimate),
+                "difference": claim.estimate and asdict(claim.estimate, dict_factory=_as_data),
             }
             for claim in summary.claims
         ],
@@ -214,19 +214,10 @@ def _cost(result: Result) -> dict[str, Any]:
     }
 
 
-def _row(row: Row) -> dict[str, Any]:
-    estimates = {
-        kind: {name: _estimate(one) for name, one in getattr(row, kind).items()}
-        for kind in ("means", "differences", "tasks")
-    }
-    return {**vars(row), **estimates}
-
-
-def _estimate(estimate: Estimate | None) -> dict[str, Any] | None:
-    if estimate is None:
-        return None
-    intervals = {"over_cases": estimate.over_cases, "over_seeds": estimate.over_seeds}
-    return {**vars(estimate), **{name: found and found.bounds for name, found in intervals.items()}}
+def _as_data(pairs: list[tuple[str, Any]]) -> Any:
+    """For `asdict`: an interval is its bounds, because its value stands beside it."""
+    data = dict(pairs)
+    return (data["low"], data["high"]) if "low" in data else data
 
 
 def _flat(estimate: Estimate | None) -> dict[str, Any]:
