@@ -182,7 +182,7 @@ def _frozen(source: str) -> Components:
     if not folder.is_dir():
         raise MissingError(
             f"There is no components folder {source!r}, which the recipe names; train it first with "
-            '"tagmoe train recipes/tagworld/components.yaml", or set components to packaged.'
+            '"tagmoe train tagworld/components", or set components to packaged.'
         )
     pipeline = TagMoEPipeline.from_pretrained(folder, dtype=torch.float32)
     for part in (pipeline.vae, pipeline.text_encoder):
