@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from tagmoe.data.store.record import PARTIAL
+from tagmoe.data.store.record import PARTIAL, TagProvenance
 from tagmoe.data.store.store import Store
 from tagmoe.errors import UsageError
 from tagmoe.tags import TAGS
@@ -80,6 +80,18 @@ def column_of(annotator: str) -> str:
             f"The annotator's name is {annotator!r}; use up to 48 of a-z, 0-9, - and _, not {CANONICAL!r}."
         )
     return PREFIX + annotator
+
+
+def take_tags(values: dict[str, Any], found: Annotation, name: str, seed: int, *, replace_tags: bool = False) -> bool:
+    """Make an ok answer the canonical tags of a row (`tags`, `tag_provenance`) where they are nobody's, partial or this
+    annotator's own, or with `replace_tags` whoever's; returns whether that was done."""
+    given = values["tag_provenance"] or {}
+    ours = values["tags"] is None or given.get("status") == PARTIAL or given.get("annotator") == name
+    if found.status != "ok" or not (ours or replace_tags):
+        return False
+    provenance = TagProvenance(name, found.model, found.rules_version, seed)
+    values["tags"], values["tag_provenance"] = sorted(found.tags or ()), vars(provenance)
+    return True
 
 
 def annotators(store: Store) -> list[str]:

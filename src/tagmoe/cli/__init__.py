@@ -32,7 +32,6 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     name="tagmoe",
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -46,7 +45,7 @@ app.add_typer(data, name="data")
 @app.callback(invoke_without_command=True)
 def root(
     ctx: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    version: Annotated[bool, typer.Option("--version", "-V", help="Print the version.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and the libraries' messages.")] = False,
 ) -> None:
     """Generate and edit pictures with a task-aware mixture of experts, train one, and see what its experts do."""

@@ -19,13 +19,15 @@ TEXT_ROWS = 16_384
 
 @dataclass(frozen=True)
 class EncodedRows:
-    """B rows of one bucket.
+    """B rows of one bucket, with their ids and tags (None where nobody has annotated the row).
 
     target (B, z, h, w) and one such array a reference: normalised latents, float16. text (B, S, D), float16, zero
     where padded, with mask (B, S) of real tokens. edited (B, rows, columns) of the token grid: True where the edit may
     change the picture, everywhere in rows without a mask; None when no row has one.
     """
 
+    ids: list[str]
+    tags: list[list[int] | None]
     bucket: str
     target: np.ndarray
     references: tuple[np.ndarray, ...]
@@ -68,7 +70,7 @@ class EncodedStore:
         that of a dropped instruction. Raises DataError for rows of several buckets and rows that are not encoded.
         """
         names = ["bucket", "target", "references", "instruction", "rewritten", "mask"]
-        found = self.store.take(rows, [f"encoded_{name}" for name in names]).to_pylist()
+        found = self.store.take(rows, ["id", "tags", *(f"encoded_{name}" for name in names)]).to_pylist()
         buckets = {row[INDICATOR] for row in found}
         if len(buckets) != 1 or not all(buckets):
             raise DataError(
@@ -83,6 +85,8 @@ class EncodedStore:
         ]
         text, mask = _padded(texts)
         return EncodedRows(
+            ids=[row["id"] for row in found],
+            tags=[row["tags"] for row in found],
             bucket=buckets.pop(),
             target=np.stack([_array(row["encoded_target"]) for row in found]),
             references=tuple(

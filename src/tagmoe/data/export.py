@@ -23,7 +23,8 @@ from tagmoe.data.store.fields import finite_or_text, to_fields
 from tagmoe.data.store.picture_file import extension
 from tagmoe.data.store.record import QUALITY, SCHEMA, Picture, Record, from_row
 from tagmoe.data.store.store import Store
-from tagmoe.errors import DataError, ImageError, MissingError
+from tagmoe.errors import DataError, ImageError
+from tagmoe.extras import require
 
 Format = Literal["jsonl", "parquet", "webdataset"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -204,10 +205,9 @@ class _ParquetShard:
 
 class _TarShard:
     def __init__(self, folder: Path, split: str, number: int) -> None:
-        try:
-            from webdataset import TarWriter
-        except ImportError:
-            raise MissingError("The format webdataset needs webdataset; run: pip install 'tagmoe[data]'.") from None
+        require("data", "webdataset", purpose="The format webdataset")
+        from webdataset import TarWriter
+
         self._handle = (folder / f"{split}-{number:06d}.tar").open("wb")
         # No encoder: bytes as they are. A fixed time: the same records give the same file.
         self._tar = TarWriter(self._handle, encoder=False, mtime=0)

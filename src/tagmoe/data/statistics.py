@@ -13,8 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tagmoe.data.sources.importing import NOTE
-from tagmoe.data.store.store import Store
+from tagmoe.data.store.store import IMPORT_NOTE, Store
 from tagmoe.tags import TAGS
 
 SCAN_ROWS = 16_384
@@ -64,7 +63,7 @@ def statistics(store: Store, *, progress: Progress | None = None) -> Statistics:
     if "" in counts["task"]:
         counts["task"][NO_TASK] = counts["task"].pop("")
     groups = {name: _sorted(found) for name, found in counts.items()}
-    return Statistics(done, groups, tuple(store.notes(NOTE).values()))
+    return Statistics(done, groups, tuple(store.notes(IMPORT_NOTE).values()))
 
 
 def _counted(values: pa.Array) -> dict[str, int]:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tagmoe.intervals import Interval
 from tagmoe.report.svg import CARD, INK, Drawing, quiet
 from tagmoe.routing.case_routing import TaskRouting
-from tagmoe.routing.specialization import Interval, MutualInformation, deviation
+from tagmoe.routing.specialization import MutualInformation, deviation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -128,7 +129,7 @@ def similarity(tasks: Sequence[str], cosine: np.ndarray) -> str:
     return drawing.text
 
 
-def concentration(panels: Sequence[tuple[str, Interval]]) -> str:
+def concentration(panels: Sequence[tuple[str, Interval[np.ndarray]]]) -> str:
     """Mask concentration (L, N) of each panel, its logarithm coloured about 1; faint where the interval holds 1."""
     layers, experts = panels[0][1].value.shape
     rows, columns = layer_names(layers), expert_names(experts)
@@ -139,12 +140,12 @@ def concentration(panels: Sequence[tuple[str, Interval]]) -> str:
         for i, (one, (title, found)) in enumerate(zip(axes, panels, strict=True)):
             shown = np.log2(np.maximum(found.value, 1e-3))
             heat(one, shown, rows if i == 0 else [""] * layers, columns, low=-reach, high=reach, write=None)
-            _write(one, found.value, shown / reach, (found.low > 1) | (found.high < 1))
+            _write(one, found.value, shown / reach, found.excludes(1))
             one.set_title(f"{title} (n {found.n})", pad=4, fontsize=9)
     return drawing.text
 
 
-def differences(panels: Sequence[tuple[str, Interval]]) -> str:
+def differences(panels: Sequence[tuple[str, Interval[np.ndarray]]]) -> str:
     """Differences of concentration (L, N) of each panel about 0; faint where the interval holds 0."""
     layers, experts = panels[0][1].value.shape
     reach = max(0.1, *(float(np.abs(one.value).max()) for _, one in panels))
@@ -153,9 +154,8 @@ def differences(panels: Sequence[tuple[str, Interval]]) -> str:
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for i, (one, (title, found)) in enumerate(zip(axes, panels, strict=True)):
             rows = layer_names(layers) if i == 0 else [""] * layers
-            sure = (found.low > 0) | (found.high < 0)
             columns = expert_names(experts)
-            heat(one, found.value, rows, columns, low=-reach, high=reach, write="{:+.2f}", strong=sure)
+            heat(one, found.value, rows, columns, low=-reach, high=reach, write="{:+.2f}", strong=found.excludes(0))
             one.set_title(title, pad=4, fontsize=9)
     return drawing.text
 

@@ -20,10 +20,10 @@ from tagmoe.data.inverse.invert import Rules, invert
 from tagmoe.data.store.record import Picture, TagProvenance
 from tagmoe.data.store.store import Store
 from tagmoe.errors import UsageError
-from tagmoe.intervals import RootBootstrap
+from tagmoe.intervals import Bootstrap
 from tagmoe.tags import TAG_NAMES, index
 
-FEW = RootBootstrap(100)
+FEW = Bootstrap(100)
 
 
 def wrong_of_inverses(record):

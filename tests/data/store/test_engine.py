@@ -103,6 +103,6 @@ def test_settings_that_cannot_be_met(options, message):
 
 
 def test_without_ray(monkeypatch):
-    monkeypatch.setattr("tagmoe.data.store.engine.find_spec", lambda name: None)
+    monkeypatch.setattr("tagmoe.extras.find_spec", lambda name: None)
     with pytest.raises(MissingError, match=r"pip install 'tagmoe\[ray\]'"):
         run([0], abs, engine="ray")

@@ -20,10 +20,11 @@ class Ledger:
     def __init__(self, folder: Path, fragment: int) -> None:
         self._path = folder / f"fragment-{fragment}.jsonl"
         self._file: IO[bytes] | None = None
-        self.known: dict[int, Annotation] = {}
+
+    def answers(self) -> dict[int, Annotation]:
+        """The answers in the file, by row."""
         try:
-            if self._path.exists():
-                self.known = _read(self._path)
+            return _read(self._path) if self._path.exists() else {}
         except OSError as error:
             raise self._lost(error) from error
 
@@ -40,7 +41,6 @@ class Ledger:
             self._file.write(json.dumps([row, annotation.to_row()]).encode() + b"\n")
         except OSError as error:
             raise self._lost(error) from error
-        self.known[row] = annotation
 
     def close(self) -> None:
         """Let go of the file; it stays."""

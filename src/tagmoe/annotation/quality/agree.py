@@ -29,7 +29,7 @@ from tagmoe.annotation.rules.evidence import conflicts, measure
 from tagmoe.data.store.record import SCHEMA, Record, from_row
 from tagmoe.data.store.store import Store
 from tagmoe.errors import ImageError, UsageError
-from tagmoe.intervals import Measure, RootBootstrap
+from tagmoe.intervals import Bootstrap, Interval
 from tagmoe.tags import TAG_NAMES
 
 PICTURES = 2000
@@ -100,7 +100,7 @@ class AgreeReport:
     looked_at: tuple[int, ...]
     by_definition: int = 0
     also: tuple[str, ...] = ()
-    alphas_of_all: dict[str, Measure] = field(default_factory=dict)
+    alphas_of_all: dict[str, Interval[float | None]] = field(default_factory=dict)
 
     @property
     def sides(self) -> tuple[Side, Side]:
@@ -117,7 +117,7 @@ def agree(
     gold: Gold | None = None,
     pictures: int = PICTURES,
     shown: int = SHOWN,
-    bootstrap: RootBootstrap | None = None,
+    bootstrap: Bootstrap | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> AgreeReport:
     """Compare two annotators of a store.
@@ -132,7 +132,7 @@ def agree(
         raise UsageError(f"An annotator is given twice ({', '.join([a, b, *also])}); give each once.")
     if not len(store):
         raise UsageError(f"The store {store.uri!r} has no rows; fill it with 'tagmoe data import'.")
-    bootstrap = bootstrap or RootBootstrap()
+    bootstrap = bootstrap or Bootstrap()
     reading = _Reading(store, a, b, tuple(also), pictures)
     reading.run(progress)
     sides = reading.sides

@@ -12,7 +12,7 @@ from tagmoe.annotation.quality.agree import AgreeReport, Case, Side
 from tagmoe.annotation.quality.agreement import Agreement
 from tagmoe.data.check.page import MAX_TEXT, picture_address
 from tagmoe.data.store.store import Store
-from tagmoe.intervals import Measure
+from tagmoe.intervals import Interval
 from tagmoe.report.pages import page_environment
 from tagmoe.tags import RULES, TAG_NAMES, TIERS
 
@@ -107,7 +107,7 @@ def tiles(report: AgreeReport) -> list[Tile]:
     return made
 
 
-def figure(measure: Measure) -> str:
+def figure(measure: Interval[float | None]) -> str:
     """0.76 (0.74 to 0.78), with a digit more where two could not tell the bounds apart."""
     if measure.value is None:
         return "not defined"
@@ -127,18 +127,18 @@ def percent(value: float | None) -> str:
     return f"{share:.1f} %" if 0 < share < 9.95 or 90.05 < share < 100 else f"{share:.0f} %"
 
 
-def _percents(measure: Measure) -> str:
+def _percents(measure: Interval[float | None]) -> str:
     if measure.value is None:
         return ""
     bounds = f" ({percent(measure.low)} to {percent(measure.high)})" if measure.low is not None else ""
     return percent(measure.value) + bounds.replace(" % to", " to")
 
 
-def _bounds(measure: Measure) -> str:
+def _bounds(measure: Interval[float | None]) -> str:
     return figure(measure).partition("(")[2].rstrip(")")
 
 
-def _tile(measure: Measure, name: str) -> Tile:
+def _tile(measure: Interval[float | None], name: str) -> Tile:
     value = "-" if measure.value is None else f"{measure.value:.3f}"
     return Tile(value, name, _bounds(measure) if measure.has_interval else "no interval")
 

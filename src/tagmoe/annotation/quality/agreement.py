@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 from tagmoe.errors import UsageError
-from tagmoe.intervals import GROUPS, Measure, RootBootstrap, RootGroups
+from tagmoe.intervals import GROUPS, Bootstrap, Interval, RootGroups
 from tagmoe.tags import TAGS, TIERS
 
 Gold = Literal["a", "b"]
@@ -120,12 +120,12 @@ class TagAgreement:
     share_a: float
     share_b: float
     agreement: float
-    kappa: Measure
-    ac1: Measure
-    pabak: Measure
-    precision: Measure | None = None
-    recall: Measure | None = None
-    f1: Measure | None = None
+    kappa: Interval[float | None]
+    ac1: Interval[float | None]
+    pabak: Interval[float | None]
+    precision: Interval[float | None] | None = None
+    recall: Interval[float | None] | None = None
+    f1: Interval[float | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -142,18 +142,18 @@ class Agreement:
     roots: int
     draws: int
     seed: int
-    exact: Measure
-    jaccard: Measure
-    alpha_jaccard: Measure
-    alpha_masi: Measure
-    tiers: dict[str, Measure]
+    exact: Interval[float | None]
+    jaccard: Interval[float | None]
+    alpha_jaccard: Interval[float | None]
+    alpha_masi: Interval[float | None]
+    tiers: dict[str, Interval[float | None]]
     tags: tuple[TagAgreement, ...]
     confusion_LL: np.ndarray
     gold: Gold | None = None
-    micro_precision: Measure | None = None
-    micro_recall: Measure | None = None
-    micro_f1: Measure | None = None
-    macro_f1: Measure | None = None
+    micro_precision: Interval[float | None] | None = None
+    micro_recall: Interval[float | None] | None = None
+    micro_f1: Interval[float | None] | None = None
+    macro_f1: Interval[float | None] | None = None
 
     @property
     def f1_by_tag(self) -> dict[str, float]:
@@ -189,17 +189,17 @@ class AgreementTally:
         if len(self._buffer) == _BUFFER:
             self._flush()
 
-    def alphas(self, bootstrap: RootBootstrap | None = None) -> dict[str, Measure]:
+    def alphas(self, bootstrap: Bootstrap | None = None) -> dict[str, Interval[float | None]]:
         """Krippendorff's alpha of all annotators, by the name of the distance."""
         self._flush()
-        bootstrap = bootstrap or RootBootstrap()
+        bootstrap = bootstrap or Bootstrap()
         weights_DG = bootstrap.weights(max(1, len(self._groups)))
         return {name: self._alpha(name, weights_DG, bootstrap) for name in DISTANCES}
 
-    def result(self, *, gold: Gold | None = None, bootstrap: RootBootstrap | None = None) -> Agreement:
+    def result(self, *, gold: Gold | None = None, bootstrap: Bootstrap | None = None) -> Agreement:
         """All figures of the rows so far. Raises UsageError when no row has an answer of both a and b."""
         self._flush()
-        bootstrap = bootstrap or RootBootstrap()
+        bootstrap = bootstrap or Bootstrap()
         groups = len(self._groups)
         sums_G, table_GK4 = self._sums_G[:groups], self._table_GK4[:groups]
         rows = int(sums_G[:, 0].sum())
@@ -210,21 +210,21 @@ class AgreementTally:
         table_DK4 = np.tensordot(weights_DG, table_GK4, axes=1)
         table_K4 = table_GK4.sum(axis=0)
 
-        def mean(column: int) -> Measure:
+        def mean(column: int) -> Interval[float | None]:
             draws = _ratio(sums_D[:, column], sums_D[:, 0])
-            return bootstrap.measure(float(sums_G[:, column].sum()) / rows, draws, groups)
+            return bootstrap.interval(float(sums_G[:, column].sum()) / rows, draws, groups)
 
-        def of(figure: Callable[[np.ndarray], np.ndarray], tag: int) -> Measure:
-            return bootstrap.measure(float(figure(table_K4[tag])), figure(table_DK4[:, tag]), groups)
+        def of(figure: Callable[[np.ndarray], np.ndarray], tag: int) -> Interval[float | None]:
+            return bootstrap.interval(float(figure(table_K4[tag])), figure(table_DK4[:, tag]), groups)
 
         tags = tuple(_tag_agreement(tag, table_K4[tag], rows, of, gold) for tag in range(_TAGS))
-        together: dict[str, Measure] = {}
+        together: dict[str, Interval[float | None]] = {}
         if gold is not None:
             whole, drawn = table_K4.sum(axis=0), table_DK4.sum(axis=1)
             for name, figure in _gold_figures(gold).items():
-                together[f"micro_{name}"] = bootstrap.measure(float(figure(whole)), figure(drawn), groups)
+                together[f"micro_{name}"] = bootstrap.interval(float(figure(whole)), figure(drawn), groups)
             value, draws_D = macro_f1(table_K4, gold), macro_f1(table_DK4, gold)
-            together["macro_f1"] = bootstrap.measure(float(value), draws_D, groups)
+            together["macro_f1"] = bootstrap.interval(float(value), draws_D, groups)
         alphas = self.alphas(bootstrap)
         return Agreement(
             rows=rows,
@@ -285,7 +285,7 @@ class AgreementTally:
             self._counts_GU = np.concatenate([self._counts_GU, np.zeros_like(self._counts_GU)], axis=1)
         np.add.at(self._counts_GU, (group, columns[inverse]), 1)
 
-    def _alpha(self, name: str, weights_DG: np.ndarray, bootstrap: RootBootstrap) -> Measure:
+    def _alpha(self, name: str, weights_DG: np.ndarray, bootstrap: Bootstrap) -> Interval[float | None]:
         distance, groups = DISTANCES[name], weights_DG.shape[1]
         sets = np.flatnonzero(self._totals)
         counts = self._totals[sets].astype(np.float64)
@@ -296,12 +296,12 @@ class AgreementTally:
         apart_G = self._apart_G[name][:groups]
         value = float(_alpha_of(counts.sum(), apart_G.sum(), expected))
         if len(self._column) > MAX_SETS:
-            return bootstrap.measure(value, np.full(bootstrap.draws, np.nan), groups)
+            return bootstrap.interval(value, np.full(bootstrap.draws, np.nan), groups)
         order = np.array(list(self._column), dtype=np.int64)
         counts_DU = weights_DG @ self._counts_GU[:groups, : len(order)]
         expected_D = ((counts_DU @ distance(order[:, None], order[None])) * counts_DU).sum(axis=1)
         draws_D = _alpha_of(counts_DU.sum(axis=1), weights_DG @ apart_G, expected_D)
-        return bootstrap.measure(value, draws_D, groups)
+        return bootstrap.interval(value, draws_D, groups)
 
 
 def krippendorff_alpha(units: Iterable[Sequence[Iterable[int] | None]], distance: str = "jaccard") -> float | None:
@@ -329,7 +329,7 @@ def _tag_agreement(
     tag: int,
     table_4: np.ndarray,
     rows: int,
-    of: Callable[[Callable[[np.ndarray], np.ndarray], int], Measure],
+    of: Callable[[Callable[[np.ndarray], np.ndarray], int], Interval[float | None]],
     gold: Gold | None,
 ) -> TagAgreement:
     both, only_a, only_b, neither = map(int, table_4)

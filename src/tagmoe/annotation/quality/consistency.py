@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tagmoe.annotation.quality.agreement import as_bits, tags_of
-from tagmoe.intervals import GROUPS, Measure, RootBootstrap, RootGroups
+from tagmoe.intervals import GROUPS, Bootstrap, Interval, RootGroups
 from tagmoe.tags import TAG_NAMES, TAGS, TaskDescriptor
 
 MAX_TASKS = 200
@@ -114,8 +114,8 @@ class InverseTag:
     """
 
     tag: str
-    differing: Measure
-    error: Measure
+    differing: Interval[float | None]
+    error: Interval[float | None]
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class InverseConsistency:
 
     pairs: int
     alone: int
-    consistent: Measure
+    consistent: Interval[float | None]
     tags: tuple[InverseTag, ...]
     examples: tuple[InversePair, ...]
 
@@ -170,9 +170,9 @@ class InverseTally:
         if differing and len(self._examples) < FIRST_ROWS:
             self._examples.append(InversePair(row, int(rows[place]), tuple(TAG_NAMES[tag] for tag in differing)))
 
-    def result(self, bootstrap: RootBootstrap | None = None) -> InverseConsistency:
+    def result(self, bootstrap: Bootstrap | None = None) -> InverseConsistency:
         """All figures; without any pair they are undefined."""
-        bootstrap = bootstrap or RootBootstrap()
+        bootstrap = bootstrap or Bootstrap()
         groups = max(1, len(self._groups))
         sums_G = self._sums_G[:groups]
         draws = bootstrap.weights(groups) @ sums_G
@@ -185,14 +185,14 @@ class InverseTally:
             value, drawn = share(2 + number)
             return InverseTag(
                 TAG_NAMES[number],
-                bootstrap.measure(value, drawn, groups),
-                bootstrap.measure(float(_error_rate(np.array(value))), _error_rate(drawn), groups),
+                bootstrap.interval(value, drawn, groups),
+                bootstrap.interval(float(_error_rate(np.array(value))), _error_rate(drawn), groups),
             )
 
         return InverseConsistency(
             pairs=self._found,
             alone=len(self) - self._found,
-            consistent=bootstrap.measure(*share(1), groups),
+            consistent=bootstrap.interval(*share(1), groups),
             tags=tuple(tag(number) for number in SHARED_TAGS),
             examples=tuple(self._examples),
         )

@@ -18,7 +18,7 @@ from tagmoe.annotation.quality.agreement import ABSENT, as_bits, macro_f1, micro
 from tagmoe.annotation.quality.consistency import SHARED_TAGS
 from tagmoe.data.store.store import Store
 from tagmoe.errors import UsageError
-from tagmoe.intervals import Measure, RootBootstrap
+from tagmoe.intervals import Bootstrap, Interval
 from tagmoe.tags import TAG_NAMES
 
 ROUNDING = 1e-9
@@ -50,7 +50,7 @@ class Change:
 
     before: float | None
     after: float | None
-    difference: Measure
+    difference: Interval[float | None]
 
     @property
     def falls(self) -> bool:
@@ -129,10 +129,10 @@ def gold_set(store: Store, annotator: str, limit: int | None = None, *, judged: 
 
 
 def compare(
-    gold: GoldSet, before: Sequence[int], after: Sequence[int], bootstrap: RootBootstrap | None = None
+    gold: GoldSet, before: Sequence[int], after: Sequence[int], bootstrap: Bootstrap | None = None
 ) -> Comparison:
     """Both versions' sets of tags, as numbers in the order of `gold.rows`; ABSENT counts as no tag at all."""
-    bootstrap = bootstrap or RootBootstrap()
+    bootstrap = bootstrap or Bootstrap()
     roots, group_N = np.unique(np.array(gold.roots), return_inverse=True)
     groups = len(roots)
     weights_DG = bootstrap.weights(groups)
@@ -145,7 +145,7 @@ def compare(
 
     def change(figure: Callable[[np.ndarray], np.ndarray]) -> Change:
         values, draws = [float(figure(table)) for table in whole], [figure(table) for table in drawn]
-        return Change(values[0], values[1], bootstrap.measure(values[1] - values[0], draws[1] - draws[0], groups))
+        return Change(values[0], values[1], bootstrap.interval(values[1] - values[0], draws[1] - draws[0], groups))
 
     given = [tag for tag in range(len(TAG_NAMES)) if (sets_N[has_gold] >> tag & 1).any()]
     f1 = [tag_f1(table) for table in whole]
@@ -160,10 +160,10 @@ def compare(
 
 
 def _inverse_change(
-    gold: GoldSet, group_N: np.ndarray, answers: list[np.ndarray], weights_DG: np.ndarray, bootstrap: RootBootstrap
+    gold: GoldSet, group_N: np.ndarray, answers: list[np.ndarray], weights_DG: np.ndarray, bootstrap: Bootstrap
 ) -> Change:
     if not gold.pairs:
-        return Change(None, None, Measure(None))
+        return Change(None, None, Interval(0, None, None, None))
     parent, child = np.array(gold.pairs).T
     groups = weights_DG.shape[1]
     counts_G = np.bincount(group_N[parent], minlength=groups)
@@ -174,7 +174,7 @@ def _inverse_change(
         same_G = np.bincount(group_N[parent], weights=same, minlength=groups)
         values.append(float(same.mean()))
         draws.append(np.where(below_D == 0, np.nan, weights_DG @ same_G / np.maximum(below_D, 1)))
-    return Change(values[0], values[1], bootstrap.measure(values[1] - values[0], draws[1] - draws[0], groups))
+    return Change(values[0], values[1], bootstrap.interval(values[1] - values[0], draws[1] - draws[0], groups))
 
 
 def _rows(store: Store) -> Any:

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tagmoe.errors import ImageError, MissingError
+from tagmoe.errors import ImageError
+from tagmoe.extras import require
 from tagmoe.pictures import load_image
 from tagmoe.tags import TAG_NAMES, TAGS
 
@@ -113,11 +114,10 @@ def find_label_issues(features_ND: np.ndarray, sets: Sequence[int], roots: Seque
 
 def probe(features_ND: np.ndarray, labels_NU: np.ndarray, roots: Sequence[str]) -> np.ndarray:
     """Out-of-sample probability of each tag, (N, U): logistic regressions, folds by root picture."""
-    try:
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.model_selection import GroupKFold
-    except ImportError as error:
-        raise MissingError("Label issues need scikit-learn; run: pip install 'tagmoe[vlm]'") from error
+    require("vlm", "sklearn", purpose="Finding label issues")
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GroupKFold
+
     groups = np.unique(np.array(roots), return_inverse=True)[1]
     folds = min(FOLDS, int(groups.max()) + 1)
     probabilities_NU = np.empty(labels_NU.shape)
@@ -141,11 +141,10 @@ def probe(features_ND: np.ndarray, labels_NU: np.ndarray, roots: Sequence[str]) 
 
 def _cleanlab(labels_NU: np.ndarray, probabilities_NU: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The rows with an issue, the worst first; which tags of which rows; a score of each row."""
-    try:
-        from cleanlab.multilabel_classification import filter as issues
-        from cleanlab.multilabel_classification import get_label_quality_scores
-    except ImportError as error:
-        raise MissingError("Label issues need cleanlab; run: pip install 'tagmoe[vlm]'") from error
+    require("vlm", "cleanlab", purpose="Finding label issues")
+    from cleanlab.multilabel_classification import filter as issues
+    from cleanlab.multilabel_classification import get_label_quality_scores
+
     labels = [np.flatnonzero(row).tolist() for row in labels_NU]
     with warnings.catch_warnings(), _quiet():
         warnings.simplefilter("ignore")

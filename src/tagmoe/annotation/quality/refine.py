@@ -10,16 +10,15 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from tagmoe.annotation.answer import ANNOTATION, Annotation, annotators, column_of, read_annotations
+from tagmoe.annotation.answer import ANNOTATION, Annotation, annotators, column_of, read_annotations, take_tags
 from tagmoe.annotation.ask.annotators import Annotator, row_key
-from tagmoe.annotation.ask.store import take_tags
 from tagmoe.annotation.quality.agreement import ABSENT, as_bits
 from tagmoe.annotation.quality.gold import Change, Comparison, GoldSet, compare
 from tagmoe.annotation.quality.propose import Mistake, next_version, proposal_question, worst_tags
@@ -28,7 +27,7 @@ from tagmoe.data.store.record import PROVENANCE, SCHEMA, Record
 from tagmoe.data.store.store import Store
 from tagmoe.errors import DataError, UsageError
 from tagmoe.files.atomic import write_whole
-from tagmoe.intervals import RootBootstrap
+from tagmoe.intervals import Bootstrap
 from tagmoe.tags import index
 from tagmoe.vlm.question import Question
 
@@ -128,7 +127,7 @@ def refine(
     annotator: str,
     gold_name: str,
     folder: Path,
-    bootstrap: RootBootstrap | None = None,
+    bootstrap: Bootstrap | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Decision:
     """Try `new` against `old` on the gold set, decide, and write the decision into `folder`.
@@ -301,7 +300,7 @@ def _statuses(answers: Sequence[Annotation]) -> dict[str, int]:
 
 def _as_data(comparison: Comparison) -> dict[str, Any]:
     def change(one: Change) -> dict[str, Any]:
-        return {"before": one.before, "after": one.after, "difference": asdict(one.difference)}
+        return {"before": one.before, "after": one.after, "difference": one.difference.as_data()}
 
     return {
         "gold_rows": comparison.rows,

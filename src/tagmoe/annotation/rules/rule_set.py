@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from tagmoe.annotation.rules.yaml_text import parse_yaml
 from tagmoe.errors import ConfigError, VocabularyError
 from tagmoe.tags import TAGS, TaskDescriptor, tag
 
@@ -132,21 +133,7 @@ def parse_rules(text: str, name: str) -> RuleSet:
     Raises ConfigError for what is no YAML, a name given twice, an unknown or missing field; VocabularyError for an
     unknown tag, a tag in another tier, and an example whose tags break a rule.
     """
-    try:
-        data = yaml.load(text, _UniqueKeys)
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ConfigError(f"The rule set {name!r} cannot be read as YAML: {reason}.") from None
-    if not isinstance(data, dict):
-        raise ConfigError(f"The rule set {name!r} is no mapping; it has version, notes, tiers and examples.")
-    try:
-        found = _File.model_validate(data)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"]))
-        raise ConfigError(
-            f"The rule set {name!r} has a wrong {place!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}."
-        ) from None
+    found = parse_yaml(text, f"The rule set {name!r}", _File)
     unknown = sorted(set(found.tiers) - set(TIERS))
     if unknown:
         raise ConfigError(f"The rule set {name!r} has the tier {unknown[0]!r}; the tiers are {', '.join(TIERS)}.")
@@ -180,16 +167,3 @@ def _example(item: _Example, name: str) -> Example:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML whose mappings name a key once: of a tier given twice, the first would be lost in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            value = self.construct_object(key, deep=True)
-            if isinstance(value, str) and value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{value!r} is given twice", key.start_mark)
-            seen.add(value if isinstance(value, str) else id(key))
-        return super().construct_mapping(node, deep)

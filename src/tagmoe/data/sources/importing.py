@@ -17,7 +17,7 @@ from typing import Any
 from tagmoe.data.sources.source import Licence, Row, Source
 from tagmoe.data.store.known_ids import KnownIds
 from tagmoe.data.store.record import Record
-from tagmoe.data.store.store import Store
+from tagmoe.data.store.store import IMPORT_NOTE, Store
 from tagmoe.errors import DataError, UsageError
 
 BATCH_ROWS = 1024
@@ -25,7 +25,6 @@ BATCH_BYTES = 256 << 20
 """A batch becomes a fragment of the store, and takes about four times its bytes of memory while it is written."""
 NOTE_AFTER = 20_000
 """Native rows after which the position is noted even when they gave no batch of records."""
-NOTE = "import/"
 KNOWN = "already in the store"
 BENCHMARK = "benchmark picture"
 Progress = Callable[[int, int], None]
@@ -122,7 +121,7 @@ def check_licence(source: Source, accepted: Collection[str]) -> None:
 def note_name(source: Source, accepted: Collection[str], refused: Collection[str]) -> str:
     """The note of this import: other files, options, licences or refused pictures make another one."""
     conditions = [dict(source.fingerprint()), sorted(set(accepted)), _digest(sorted(set(refused)))]
-    return NOTE + _digest(conditions)[:32]
+    return IMPORT_NOTE + _digest(conditions)[:32]
 
 
 class _Batch:

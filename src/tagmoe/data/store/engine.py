@@ -12,11 +12,11 @@ import signal
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from multiprocessing.connection import Connection, wait
 from typing import Any, Literal, get_args
 
-from tagmoe.errors import MissingError, TagMoEError, UsageError
+from tagmoe.errors import TagMoEError, UsageError
+from tagmoe.extras import require
 
 Work = Callable[[int], Any]
 Engine = Literal["local", "ray"]
@@ -63,8 +63,8 @@ def check_engine(engine: Engine, workers: int = 1, address: str | None = None) -
         raise UsageError(f"The number of workers is {workers}; give 1 or more.")
     if address is not None and engine != "ray":
         raise UsageError(f"The address {address!r} is that of a Ray cluster; add --engine ray.")
-    if engine == "ray" and find_spec("ray") is None:
-        raise MissingError("The engine 'ray' needs Ray, which is not installed: pip install 'tagmoe[ray]'.")
+    if engine == "ray":
+        require("ray", purpose="The engine 'ray'")
 
 
 def _do(work: Work, fragment: int) -> Done:

@@ -12,10 +12,8 @@ STORE/writer.lock     locked by the process that writes (local folders only)
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,14 +28,23 @@ import pyarrow as pa
 from lance.dataset import LanceOperation
 from lance.fragment import LanceFragment
 
+from tagmoe.data.store.location import (
+    another_writer,
+    as_data_error,
+    full_uri,
+    is_local,
+    is_store,
+    table_uri,
+    writer_lock,
+)
 from tagmoe.data.store.record import SCHEMA, Record, from_row, to_row
 from tagmoe.errors import DataError, UsageError
 
-TABLE = "records.lance"
-LOCK = "writer.lock"
 VERSION = 1
 _VERSION_KEY = b"tagmoe.store"
 _NOTE = "tagmoe.note."
+IMPORT_NOTE = "import/"
+"""Prefix of the notes (`Store.notes`) that say how far each import of a source is."""
 SCAN_ROWS = 256
 """Rows of a batch of a scan: with pictures, a batch is tens of megabytes."""
 CLEAR_AFTER = 256
@@ -80,15 +87,15 @@ class Store:
     @classmethod
     def create(cls, uri: str | Path) -> Store:
         """A new, empty store. Raises DataError when there is one already or nothing can be written there."""
-        uri = _uri(uri)
-        if _is_store(uri):
+        uri = full_uri(uri)
+        if is_store(uri):
             raise DataError(f"There is a store at {uri!r} already; choose another place.")
         schema = SCHEMA.with_metadata({_VERSION_KEY: str(VERSION).encode()})
-        with _as_data_error(uri, "made"):
-            if _is_local(uri):
+        with as_data_error(uri, "made"):
+            if is_local(uri):
                 Path(uri).mkdir(parents=True, exist_ok=True)
             table = lance.write_dataset(
-                schema.empty_table(), _table_uri(uri), mode="create", data_storage_version="stable"
+                schema.empty_table(), table_uri(uri), mode="create", data_storage_version="stable"
             )
         return cls(uri, table)
 
@@ -99,11 +106,11 @@ class Store:
         Raises UsageError when there is none, DataError when it is damaged, of a newer version, or has been cleaned of
         the version asked for.
         """
-        uri = _uri(uri)
-        if not _is_store(uri):
+        uri = full_uri(uri)
+        if not is_store(uri):
             raise UsageError(f"There is no store at {uri!r}; make one with 'tagmoe data import'.")
-        with _as_data_error(uri, "read"):
-            table = lance.dataset(_table_uri(uri))
+        with as_data_error(uri, "read"):
+            table = lance.dataset(table_uri(uri))
         if version is not None and version != table.version:
             try:
                 table = table.checkout_version(version)
@@ -123,7 +130,7 @@ class Store:
     @classmethod
     def open_or_create(cls, uri: str | Path) -> Store:
         """The store at `uri`, made when there is none."""
-        return cls.open(uri) if _is_store(_uri(uri)) else cls.create(uri)
+        return cls.open(uri) if is_store(full_uri(uri)) else cls.create(uri)
 
     def __len__(self) -> int:
         return int(self._table.count_rows())
@@ -149,7 +156,7 @@ class Store:
         self, columns: Sequence[str] | None = None, *, where: str | None = None, rows: int = SCAN_ROWS
     ) -> Iterator[pa.RecordBatch]:
         """All rows in order, or those that the SQL filter keeps, `rows` at a time; only `columns` are read."""
-        with _as_data_error(self.uri, "read"):
+        with as_data_error(self.uri, "read"):
             yield from self._table.to_batches(
                 columns=None if columns is None else list(columns),
                 filter=where,
@@ -167,7 +174,7 @@ class Store:
             raise UsageError(
                 f"The store {self.uri!r} has rows 0 to {len(self) - 1}; {numbers.tolist()[:4]} were asked."
             )
-        with _as_data_error(self.uri, "read"):
+        with as_data_error(self.uri, "read"):
             return self._table.take(numbers.tolist(), columns=None if columns is None else list(columns))
 
     def records(self, rows: Sequence[int]) -> list[Record]:
@@ -179,7 +186,7 @@ class Store:
         if not re.fullmatch(r"[0-9a-f]{1,32}", name):
             raise UsageError(f"{name!r} is no id; ids are 32 hexadecimal digits, and their beginning will do.")
         where = f"id = '{name}'" if len(name) == 32 else f"id LIKE '{name}%'"
-        with _as_data_error(self.uri, "read"):
+        with as_data_error(self.uri, "read"):
             found = self._table.to_table(columns=list(SCHEMA.names), filter=where, limit=2).to_pylist()
         if not found:
             raise UsageError(f"The store {self.uri!r} has no record {name!r}.")
@@ -194,10 +201,10 @@ class Store:
         """Be the one process that writes. Raises DataError when another is, or when the place cannot be written."""
         if self._writing:
             raise DataError(f"The store {self.uri!r} is being written by this process already.")
-        with _claimed(self.uri), _as_data_error(self.uri, "written"):
+        with writer_lock(self.uri), as_data_error(self.uri, "written"):
             self._writing = True
             try:
-                self._table = lance.dataset(_table_uri(self.uri))
+                self._table = lance.dataset(table_uri(self.uri))
                 self._recover_notes()
                 yield self
                 self._settle_notes()
@@ -220,7 +227,7 @@ class Store:
         properties = dict(self._noted) or None
         self._table = lance.write_dataset(table, self._table, mode="append", transaction_properties=properties)
         if self.version != before + 1:
-            raise _another_writer(self.uri)
+            raise another_writer(self.uri)
         self._stepped(before)
 
     def note(self, name: str) -> dict[str, Any] | None:
@@ -235,7 +242,7 @@ class Store:
             self._table.update_config({_NOTE + name: json.dumps(values, sort_keys=True)})
         elif _NOTE + name in self._table.config():
             self._table.delete_config_keys([_NOTE + name])
-        self._table = lance.dataset(_table_uri(self.uri))
+        self._table = lance.dataset(table_uri(self.uri))
 
     def notes(self, prefix: str = "") -> dict[str, dict[str, Any]]:
         """All notes whose names begin so."""
@@ -261,7 +268,7 @@ class Store:
                 raise DataError(f"The store {self.uri!r} has a column {field.name!r} of another type; drop it first.")
         if new:
             self._table.add_columns(pa.schema(new))
-            self._table = lance.dataset(_table_uri(self.uri))
+            self._table = lance.dataset(table_uri(self.uri))
 
     def drop(self, columns: Sequence[str]) -> None:
         """Remove columns that are not of SCHEMA."""
@@ -271,7 +278,7 @@ class Store:
         if fixed:
             raise UsageError(f"The column {fixed[0]!r} belongs to every store and cannot be dropped.")
         self._table.drop_columns([name for name in columns if name in self.columns])
-        self._table = lance.dataset(_table_uri(self.uri))
+        self._table = lance.dataset(table_uri(self.uri))
 
     def fragments(self) -> list[int]:
         """Numbers of the fragments, in the order of their rows. A fragment is the unit of work of `fill`."""
@@ -283,7 +290,7 @@ class Store:
 
     def rows_where(self, where: str) -> dict[int, int]:
         """How many rows the SQL filter keeps, by fragment; fragments without such rows are left out."""
-        with _as_data_error(self.uri, "read"):
+        with as_data_error(self.uri, "read"):
             counts = ((one.fragment_id, one.count_rows(filter=where)) for one in self._table.get_fragments())
             return {number: int(count) for number, count in counts if count}
 
@@ -291,7 +298,7 @@ class Store:
         self, number: int, columns: Sequence[str] | None = None, *, rows: int = SCAN_ROWS
     ) -> Iterator[pa.RecordBatch]:
         """The rows of one fragment in order, `rows` at a time."""
-        with _as_data_error(self.uri, "read"):
+        with as_data_error(self.uri, "read"):
             yield from self._fragment(number).to_batches(
                 columns=None if columns is None else list(columns), batch_size=rows, batch_readahead=2
             )
@@ -311,7 +318,7 @@ class Store:
     def prepare(self, number: int, values: pa.Table) -> Filling:
         """The first half of `fill`, which any process may do without the lock: write the file, change nothing."""
         fragment = self._fragment(number)
-        with _as_data_error(self.uri, "written"):
+        with as_data_error(self.uri, "written"):
             metadata, fields = fill_fragment(fragment, values)
         return Filling(number, _as_json(fragment.metadata), _as_json(metadata), tuple(fields))
 
@@ -379,8 +386,8 @@ class Store:
     def _must_write(self) -> None:
         if not self._writing:
             raise DataError(f"The store {self.uri!r} is open for reading; write inside 'with store.writing()'.")
-        if not _is_local(self.uri) and self._table.latest_version != self.version:
-            raise _another_writer(self.uri)
+        if not is_local(self.uri) and self._table.latest_version != self.version:
+            raise another_writer(self.uri)
 
     def _newest_properties(self) -> dict[str, str | None]:
         transaction = self._table.read_transaction(self._table.version)
@@ -396,7 +403,7 @@ class Store:
         """Put what was noted with batches where it stays: the next step of another kind would cover it."""
         if self._noted:
             self._table.update_config(self._noted)
-            self._table = lance.dataset(_table_uri(self.uri))
+            self._table = lance.dataset(table_uri(self.uri))
             self._noted = {}
 
 
@@ -411,68 +418,3 @@ def fill_fragment(fragment: LanceFragment, values: pa.Table) -> tuple[Any, list[
 
 def _as_json(metadata: Any) -> str:
     return json.dumps(metadata.to_json(), sort_keys=True)
-
-
-def _uri(uri: str | Path) -> str:
-    text = str(uri)
-    return text.rstrip("/") if not _is_local(text) else os.path.abspath(text)
-
-
-def _is_local(uri: str) -> bool:
-    return "://" not in uri
-
-
-def _table_uri(uri: str) -> str:
-    return f"{uri}/{TABLE}"
-
-
-def _is_store(uri: str) -> bool:
-    if _is_local(uri):
-        return (Path(uri) / TABLE).is_dir()
-    with _as_data_error(uri, "read"):
-        try:
-            lance.dataset(_table_uri(uri))
-        except ValueError as error:
-            if "was not found" in str(error):
-                return False
-            raise
-    return True
-
-
-def _another_writer(uri: str) -> DataError:
-    return DataError(
-        f"Another process is writing the store {uri!r}; wait until it has finished, then run the same command again."
-    )
-
-
-@contextmanager
-def _claimed(uri: str) -> Iterator[None]:
-    """The lock of a local store. Object stores have none: there `Store` stops as soon as it sees another's step."""
-    if not _is_local(uri):
-        yield
-        return
-    try:
-        handle = os.open(Path(uri) / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise DataError(f"Nothing can be written in the store {uri!r} ({error.strerror}).") from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise _another_writer(uri) from None
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def _as_data_error(uri: str, action: str) -> Iterator[None]:
-    """What Lance raises, in one sentence: it gives OSError, ValueError and RuntimeError for anything on a disk."""
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split()).split(", rust/")[0].split(", /")[0].split(": <?xml")[0]
-        if "No space left" in reason or "os error 28" in reason:
-            reason = "the disk is full; free some space and run the same command again"
-        elif "ermission denied" in reason or "os error 13" in reason or "os error 30" in reason:
-            reason = "permission denied"
-        raise DataError(f"The store {uri!r} cannot be {action}: {reason[:300]}.") from error

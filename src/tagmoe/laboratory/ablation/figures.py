@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tagmoe.errors import MissingError
+from tagmoe.extras import require
 from tagmoe.laboratory.ablation.paired import Estimate
 from tagmoe.laboratory.ablation.results import Result
 from tagmoe.laboratory.ablation.table import PAPER_ARMS, Summary, logged
@@ -62,11 +62,10 @@ def gradient_figure(gradients: dict[str, Any]) -> str:
 
 
 def _drawn(name: str, draw: Callable[[Any], Any]) -> str | None:
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingError("The figures need matplotlib; run: pip install 'tagmoe[reports]'") from error
+    require("reports", "matplotlib", purpose="Drawing a figure")
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
     # the salt makes the identifiers inside an SVG the same every time, and different in every figure of a page
     settings: Any = STYLE | {"svg.hashsalt": name}
     with rc_context(settings):
@@ -279,10 +278,12 @@ def _interval_line(axes: Any, place: int, estimate: Estimate | None, colour: str
     if estimate is None:
         return
     if by_seed and estimate.over_seeds is not None:
-        axes.plot([100 * bound for bound in estimate.over_seeds], [place] * 2, color=colour, linewidth=1, alpha=0.6)
+        axes.plot(
+            [100 * bound for bound in estimate.over_seeds.bounds], [place] * 2, color=colour, linewidth=1, alpha=0.6
+        )
     if estimate.over_cases is not None:
         width = 3.5 if by_seed else 1.6
-        bounds = [100 * bound for bound in estimate.over_cases]
+        bounds = [100 * bound for bound in estimate.over_cases.bounds]
         axes.plot(bounds, [place] * 2, color=colour, linewidth=width, solid_capstyle="butt")
     axes.plot([100 * estimate.value], [place], "o", color=colour, markersize=5.5 if by_seed else 3.5)
     if by_seed:
