@@ -93,7 +93,9 @@ def test_every_extra_it_names_is_one() -> None:
 def test_the_list_of_rooms_is_whole() -> None:
     block = re.search(r"```\n(src/tagmoe/.*?)```", TEXT, flags=re.DOTALL)
     assert block is not None
-    listed = [name for line in block[1].splitlines()[1:] for name in re.findall(r"[\w.]+(?:/|\.py)", line.split("     ")[0])]
+    listed = [
+        name for line in block[1].splitlines()[1:] for name in re.findall(r"[\w.]+(?:/|\.py)", line.split("     ")[0])
+    ]
     there = {path.name + "/" if path.is_dir() else path.name for path in PACKAGE.iterdir()}
     rooms = {name for name in there if name[0] not in "._" and name != "py.typed" and not name.startswith("__")}
     assert sorted(listed) == sorted(rooms)
