@@ -111,20 +111,24 @@ def render(explanation: Explanation) -> str:
     experts = traces[0].scores_LBTN.shape[-1]
     pictures = [explanation.result, *explanation.sources]
     shown = drawn_steps(len(traces))
-    return page_environment("tagmoe.routing").get_template("explain.html.j2").render(
-        e=explanation,
-        tags=explanation.tags,
-        rows=tag_rows(explanation.tags),
-        pictures=[_picture_address(picture) for picture in pictures],
-        shapes=[_map_shape(traces[0], image) for image in range(len(traces[0].grids))],
-        experts=experts,
-        top_k=traces[0].expert_ids_LBTA.shape[-1],
-        layers=layer_routing(traces, shown),
-        shown=[step + 1 for step in shown],
-        chart=_CHART,
-        max_grid=MAX_GRID,
-        agreement=agreement(explanation.tags),
-        right=rightness(explanation.tags.right),
+    return (
+        page_environment("tagmoe.routing")
+        .get_template("explain.html.j2")
+        .render(
+            e=explanation,
+            tags=explanation.tags,
+            rows=tag_rows(explanation.tags),
+            pictures=[_picture_address(picture) for picture in pictures],
+            shapes=[_map_shape(traces[0], image) for image in range(len(traces[0].grids))],
+            experts=experts,
+            top_k=traces[0].expert_ids_LBTA.shape[-1],
+            layers=layer_routing(traces, shown),
+            shown=[step + 1 for step in shown],
+            chart=_CHART,
+            max_grid=MAX_GRID,
+            agreement=agreement(explanation.tags),
+            right=rightness(explanation.tags.right),
+        )
     )
 
 
