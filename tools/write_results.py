@@ -24,7 +24,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from tagmoe.laboratory.ablation.arms import arm_names
 from tagmoe.laboratory.ablation.collection import QUANTITIES, Collection, read_collection
 from tagmoe.laboratory.ablation.figures import figures, gradient_figure
-from tagmoe.laboratory.ablation.report import FILTERS, facts
+from tagmoe.laboratory.ablation.report import facts
 from tagmoe.laboratory.ablation.table import (
     FLOW,
     INFORMATION,
@@ -36,6 +36,7 @@ from tagmoe.laboratory.ablation.table import (
     phrase,
     summarise,
 )
+from tagmoe.report.numbers import FILTERS
 
 TOOLS = Path(__file__).parent
 DOCS = TOOLS.parent / "docs"

@@ -12,7 +12,7 @@ import torch
 from support.training_runs import make_stage
 
 from tagmoe.config import RunConfig
-from tagmoe.train.loop import autocast, resolve_precision
+from tagmoe.train.precision import autocast, resolve_precision
 from tagmoe.train.stage import FlowStage
 
 

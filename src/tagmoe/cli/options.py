@@ -92,7 +92,8 @@ def takes(options: type) -> Callable[[Callable[..., None]], Callable[..., None]]
 
         @wraps(verb)
         def run(**given: Any) -> None:
-            verb(**given, options=options(**{field.name: given.pop(field.name) for field in fields(options)}))
+            chosen = options(**{field.name: given.pop(field.name) for field in fields(options)})
+            verb(**given, options=chosen)
 
         parameters = [*(parameter for name, parameter in own.items() if name != "options"), *added]
         run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]

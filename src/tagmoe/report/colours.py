@@ -54,10 +54,10 @@ def rgb(colour: str) -> tuple[int, int, int]:
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
 
 
-def text_on(colour: tuple[float, float, float]) -> str:
-    """Ink that reads on a ground of this colour (levels from 0 to 1) and does not follow the page: dark or white."""
-    red, green, blue = colour
-    return LIGHT["card"] if 0.299 * red + 0.587 * green + 0.114 * blue < 0.55 else DARK["paper"]
+def text_on(colour: str) -> str:
+    """Ink that reads on a ground of this colour, whether the page is light or dark: dark or white."""
+    red, green, blue = rgb(colour)
+    return LIGHT["card"] if 0.299 * red + 0.587 * green + 0.114 * blue < 140 else DARK["paper"]
 
 
 def style_variables() -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sized
 
 
 def percent(share: float | None, digits: int = 0) -> str:
@@ -56,9 +56,9 @@ def short_count(number: int) -> str:
     return str(number) if number < 10_000 else f"{number / 1000:.0f}k" if number < 1e6 else f"{number / 1e6:.1f}m"
 
 
-def counted(things: int | Sequence[object], noun: str) -> str:
+def counted(things: int | Sized, noun: str) -> str:
     """How many: "1 case", "1,200 cases"; of a number, or of a list's items."""
-    number = things if isinstance(things, int) else len(things)
+    number = len(things) if isinstance(things, Sized) else things
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
@@ -88,7 +88,6 @@ FILTERS = {
     for function in (
         percent,
         percent_near_ends,
-        points,
         with_interval,
         count,
         short_count,

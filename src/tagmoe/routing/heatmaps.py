@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tagmoe.intervals import Interval
+from tagmoe.report.colours import text_on
 from tagmoe.report.svg import CARD, INK, Drawing, quiet
 from tagmoe.routing.case_routing import TaskRouting
 from tagmoe.routing.specialization import MutualInformation, deviation
@@ -139,8 +140,9 @@ def concentration(panels: Sequence[tuple[str, Interval[np.ndarray]]]) -> str:
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for i, (one, (title, found)) in enumerate(zip(axes, panels, strict=True)):
             shown = np.log2(np.maximum(found.value, 1e-3))
-            heat(one, shown, rows if i == 0 else [""] * layers, columns, low=-reach, high=reach, write=None)
-            _write(one, found.value, shown / reach, found.excludes(1))
+            sure = found.excludes(1)
+            names = rows if i == 0 else [""] * layers
+            heat(one, shown, names, columns, low=-reach, high=reach, write="{:.2f}", strong=sure, written=found.value)
             one.set_title(f"{title} (n {found.n})", pad=4, fontsize=9)
     return drawing.text
 
@@ -189,10 +191,14 @@ def heat(
     scale: float = 1.0,
     colours: str = "coolwarm",
     strong: np.ndarray | None = None,
+    written: np.ndarray | None = None,
 ) -> None:
-    """A heat map with its numbers (times `scale`) in the cells; cells where `strong` is false are written faintly."""
+    """A heat map with its numbers (times `scale`) in the cells; cells where `strong` is false are written faintly.
+
+    written: the numbers, where they are others than the values that give the colours.
+    """
     from matplotlib import colormaps
-    from matplotlib.colors import Normalize
+    from matplotlib.colors import Normalize, to_hex
 
     norm, cmap = Normalize(low, high, clip=True), colormaps[colours]
     axes.pcolormesh(values, cmap=cmap, norm=norm, edgecolor=CARD, linewidth=1.5)
@@ -205,27 +211,17 @@ def heat(
         return
     for y, x in np.ndindex(values.shape):
         if np.isfinite(values[y, x]):
-            red, green, blue, _ = cmap(norm(values[y, x]))
-            dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.55
-            sure = strong is None or bool(strong[y, x])
+            number = scale * float((values if written is None else written)[y, x])
             axes.text(
                 x + 0.5,
                 y + 0.5,
-                _number(write, scale * float(values[y, x])),
+                _number(write, number),
                 ha="center",
                 va="center",
                 fontsize=7.5,
-                color="#ffffff" if dark else "#1b1d21",
-                alpha=1.0 if sure else 0.45,
+                color=text_on(to_hex(cmap(norm(values[y, x])))),
+                alpha=1.0 if strong is None or strong[y, x] else 0.45,
             )
-
-
-def _write(axes: Axes, values: np.ndarray, relative: np.ndarray, strong: np.ndarray) -> None:
-    for y, x in np.ndindex(values.shape):
-        colour = "#ffffff" if abs(relative[y, x]) > 0.75 else "#1b1d21"
-        alpha = 1.0 if strong[y, x] else 0.45
-        text = f"{values[y, x]:.2f}"
-        axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=7.5, color=colour, alpha=alpha)
 
 
 def _number(write: str, value: float) -> str:

@@ -35,6 +35,7 @@ from tagmoe.train.checkpoint import (
     save_checkpoint,
 )
 from tagmoe.train.optimizer import learning_rate_factor, make_optimizers, set_learning_rate
+from tagmoe.train.precision import autocast, resolve_precision
 
 Report = dict[str, float]
 
@@ -124,19 +125,6 @@ def _tensorboard(folder: Path, step: int) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(folder, purge_step=step + 1)
-
-
-def resolve_precision(precision: str) -> str:
-    """ "fp32" or "bf16": what "auto" means on this processor (bf16 where it has bf16 arithmetic)."""
-    if precision != "auto":
-        return precision
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if native else "fp32"
-
-
-def autocast(precision: str) -> torch.autocast:
-    """bf16 autocast for "bf16", nothing for "fp32"."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
 
 
 @contextmanager

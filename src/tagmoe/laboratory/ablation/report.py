@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tagmoe.laboratory.ablation.figures import INK, figures
+from markupsafe import Markup
+
+from tagmoe.laboratory.ablation.figures import DRAWN, figures
 from tagmoe.laboratory.ablation.paired import Estimate, cases_needed, half_width
 from tagmoe.laboratory.ablation.results import Result
 from tagmoe.laboratory.ablation.table import (
@@ -26,7 +27,9 @@ from tagmoe.laboratory.ablation.table import (
     interval,
     phrase,
 )
-from tagmoe.report.pages import page_environment
+from tagmoe.report.numbers import counted
+from tagmoe.report.pages import Tile, page_environment
+from tagmoe.report.svg import inline
 
 FILES = ("report.html", "ablation.json", "runs.csv", "differences.csv", "*.svg")
 SOUGHT = 0.02
@@ -142,12 +145,21 @@ def outcomes(summary: Summary) -> dict[str, list[Claim]]:
 def render(summary: Summary, drawn: dict[str, str]) -> str:
     """The HTML page. All text but the figures, which are made here, is escaped."""
     environment = page_environment("tagmoe.laboratory.ablation")
-    environment.filters |= FILTERS | {"inline": inline_svg, "tone": _tone}
-    return environment.get_template("report.html.j2").render(**facts(summary), figures=drawn)
+    environment.filters["tone"] = _tone
+    found = facts(summary)
+    return environment.get_template("report.html.j2").render(
+        **found,
+        tiles=[
+            Tile(str(len(claims)), name, f"of {counted(summary.claims, 'claim')}")
+            for name, claims in found["outcomes"].items()
+        ],
+        figures={name: _embedded(name, drawn.get(name)) for name in DRAWN},
+        step_heads=[f"{second} to {first}, here" for first, second in PAPER_STEPS],
+    )
 
 
 def facts(summary: Summary) -> dict[str, Any]:
-    """What a page is made of, in HTML or Markdown: names for a template that has FILTERS."""
+    """What a page is made of, in HTML or Markdown: names for a template that has the number formats."""
     results = [result for row in summary.rows for result in summary.collection.arms[row.arm].values()]
     return {
         "s": summary,
@@ -166,31 +178,9 @@ def facts(summary: Summary) -> dict[str, Any]:
     }
 
 
-def inline_svg(svg: str) -> str:
-    """A figure as part of the page: its ink follows the page's, and no address is in it, not even a namespace's."""
-    text = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", svg)
-    # as wide as the page, up to its own width
-    text = re.sub(r'<svg width="([^"]*)" height="[^"]*"', r'<svg style="max-width:\1"', text, count=1)
-    return text.replace(INK, "var(--soft)")
-
-
-def spell_seconds(value: float | None) -> str:
-    """Seconds, minutes or hours, whichever reads best."""
-    if value is None:
-        return "-"
-    if value < 120:
-        return f"{value:.0f} s"
-    return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
-
-
-def spell_probability(value: float | None) -> str:
-    """A p-value with three digits, never as zero."""
-    if value is None:
-        return "-"
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-FILTERS: dict[str, Any] = {"seconds": spell_seconds, "probability": spell_probability}
+def _embedded(name: str, svg: str | None) -> Markup | dict[str, str]:
+    # The SVG is matplotlib's own, which escapes the text in it.
+    return {"reason": f"No result has the data for this figure ({name})."} if svg is None else Markup(inline(svg, name))
 
 
 def _tone(estimate: Estimate | None, column: Column) -> str:
