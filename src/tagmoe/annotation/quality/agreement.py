@@ -1,11 +1,9 @@
 """Measure how well two or more annotators agree on sets of tags.
 
-- For each tag: Cohen's kappa (1960), and because kappa collapses for rare tags also the prevalence of the tag, AC1
-(Gwet
-  2008) and PABAK (Byrt 1993).
+- For each tag: Cohen's kappa (1960). Because kappa collapses for rare tags, also the prevalence of the tag, AC1
+  (Gwet 2008) and PABAK (Byrt 1993).
 - For sets of tags: share of equal sets, mean Jaccard index, and Krippendorff's alpha (2011) with the Jaccard or the
-MASI
-  distance (Passonneau 2006), for any number of annotators and with missing values.
+  MASI distance (Passonneau 2006), for any number of annotators and with missing values.
 - Against a gold annotator: precision, recall and F1.
 
 Alpha is implemented here because its package is under the GPL. A set of tags is an integer (a bit set): bit i is tag i,
