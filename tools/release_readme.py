@@ -2,7 +2,7 @@
 
     python tools/release_readme.py https://github.com/OWNER/tagmoe v0.2.0 > README.md
 
-ADDRESS is a code host with the paths of GitHub: ADDRESS/blob/TAG/FILE shows a page, ADDRESS/raw/TAG/FILE a picture.
+The code host must have GitHub's paths: ADDRESS/blob/TAG/FILE shows a page, ADDRESS/raw/TAG/FILE gives a picture.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tagmoe.data.sources.registry import KINDS
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+ARMS = "recipes/tagworld/ablation"
 RECIPES = ("Add a source", "Add an annotator", "Add an arm")
 KINDS_OF_BLOCKS = {"python", "sh", "yaml", "text"}
 
@@ -25,7 +27,7 @@ def blocks(title: str) -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-def contributor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def contributor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder to work in. Kinds of sources that a recipe adds go again."""
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     monkeypatch.chdir(tmp_path)
@@ -35,6 +37,7 @@ def contributor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     KINDS.update(known)
 
 
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize(
     "title", [pytest.param(title, marks=pytest.mark.slow if title.endswith("arm") else ()) for title in RECIPES]
 )
@@ -44,7 +47,7 @@ def test_a_recipe_runs_as_printed(title: str, contributor: Path) -> None:
         if kind == "python":
             exec(compile(text, f"CONTRIBUTING.md, {title}", "exec"), names)
         elif kind == "yaml":
-            (contributor / text.splitlines()[0].removeprefix("# ")).write_text(text, encoding="utf-8")
+            (contributor / ARMS / text.splitlines()[0].removeprefix("# ")).write_text(text, encoding="utf-8")
         elif kind == "sh":
             for line in text.splitlines():
                 assert run(shlex.split(line)[1:]) == 0, line
@@ -54,7 +57,7 @@ def test_an_arm_loads_as_printed(contributor: Path) -> None:
     """The quick half of the recipe that trains."""
     (arm,) = [text for kind, text in blocks("Add an arm") if kind == "yaml"]
     (check,) = [text for kind, text in blocks("Add an arm") if kind == "python"]
-    (contributor / arm.splitlines()[0].removeprefix("# ")).write_text(arm, encoding="utf-8")
+    (contributor / ARMS / arm.splitlines()[0].removeprefix("# ")).write_text(arm, encoding="utf-8")
     exec(compile(check, "CONTRIBUTING.md", "exec"), {})
 
 
@@ -70,4 +73,4 @@ def test_the_recipes_are_whole() -> None:
 def test_no_name_of_a_recipe_is_taken() -> None:
     """Otherwise the recipe would replace what is there, and prove nothing."""
     assert "captions" not in KINDS
-    assert not (ROOT / "recipes/tagworld/ablation/experts-3.yaml").exists()
+    assert not (ROOT / ARMS / "experts-3.yaml").exists()
