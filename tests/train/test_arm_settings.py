@@ -81,7 +81,7 @@ def test_a_shared_cache_stays_is_used_again_and_changes_no_weight(
     config: Make, run_training: Train, tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"
-    own = weights(run_training(config("own")))
+    own = weights(run_training(config("own", cache_dir=None)))
     first, second = (
         run_training(check_config({**config(name).model_dump(mode="json"), "cache_dir": str(cache)}))
         for name in ("first", "second")

@@ -118,7 +118,7 @@ def test_auto_precision_is_one_of_two() -> None:
 def test_bf16_training_resumes_bit_for_bit_and_other_precisions_are_refused(
     config: Callable[..., RunConfig], run_training: Callable[..., Path]
 ) -> None:
-    run = config(precision="bf16", tensorboard=True)
+    run = config(precision="bf16", tensorboard=True, base={"steps": 1}, unified={"steps": 3})
     model = run_training(run)
     before = (model / "transformer" / "diffusion_pytorch_model.safetensors").read_bytes()
     again = run_training(run, resume=True)

@@ -1,6 +1,6 @@
-"""What a store holds, counted: by data set, task, tag, size, licence, split, operation and quarantine.
+"""Count the records of a store by data set, task, tag, size, licence, split, operation and quarantine.
 
-No picture is read: sizes stand beside the bytes.
+No picture is read, as sizes have columns of their own.
 """
 
 from __future__ import annotations
@@ -27,8 +27,11 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Statistics:
-    """groups: name of the group, then records by value, the most frequent first. A record counts once in every group
-    but "tag" and "quarantine", where it counts once for each of its tags or findings. imports: notes of imports."""
+    """Counts of records.
+
+    groups: name of the group, then number of records by value, the most frequent value first. In the groups "tag" and
+    "quarantine" a record counts once for each of its tags or findings. imports: the notes of all imports.
+    """
 
     records: int
     groups: Mapping[str, Mapping[str, int]]

@@ -198,7 +198,7 @@ def test_mixed_results_are_refused_by_the_command(
 
 
 def docs_script() -> ModuleType:
-    spec = util.spec_from_file_location("write_results", ROOT / "docs" / "write_results.py")
+    spec = util.spec_from_file_location("write_results", ROOT / "tools" / "write_results.py")
     assert spec is not None
     assert spec.loader is not None
     module = util.module_from_spec(spec)

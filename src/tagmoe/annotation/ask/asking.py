@@ -1,7 +1,7 @@
-"""Asking for the rows of a store in one process: many at once, each answer kept before its fragment is committed.
+"""Ask for many rows of a store at once, in one process.
 
-`Asking` yields a fragment when its last answer is there, with its new columns written to a file. It commits nothing, so
-that any number of processes may ask for the fragments of one store.
+`Asking` writes each answer to the ledger of its fragment. It yields a fragment when its last answer is there, with the
+new columns in a file that is not committed yet. So any number of processes can ask for fragments of one store.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from tagmoe.errors import DataError, TagMoEError, UsageError
 from tagmoe.vlm.question import STATUSES, Status
 
 READ_ROWS = 16
-"""Records whose pictures are read at once."""
+"""Records whose pictures are read at a time."""
 GIVE_UP_AFTER = 20
-"""Rows that fail one after the other, with none answered between them, before the run stops: the server is gone."""
+"""After this many failed rows in a row the run stops, as the server seems to be gone."""
 LEDGERS = "annotating"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked, and what becomes of it.
+    """Settings of a run.
 
-    name: of the annotator's column. retry: statuses that are asked again; failed always is. in_flight: rows asked side
-    by side. replace_tags: the canonical tags are set from ok answers whoever gave them, not only where nobody else did.
-    ledgers: folder for answers that are not committed yet; by default in the store, or in the user's cache for a store
-    in an object store.
+    name: of the annotator, for its column. retry: statuses to ask again, beside "failed", which is always asked again.
+    in_flight: rows asked at the same time. replace_tags: replace canonical tags that others gave, too (`take_tags`).
+    ledgers: folder for uncommitted answers; by default in the store, or in the user's cache for a store in an object
+    store.
     """
 
     name: str
@@ -166,15 +166,15 @@ class Asking:
         self._failed_in_a_row = self._failed_in_a_row + 1 if found.status == "failed" else 0
         if self._failed_in_a_row >= GIVE_UP_AFTER:
             raise DataError(
-                f"{GIVE_UP_AFTER} rows failed one after the other, the last so: {found.reason.rstrip('.')}. What was "
-                "answered is kept; run the same command again when the server answers."
+                f"{GIVE_UP_AFTER} rows failed in a row, the last with this reason: {found.reason.rstrip('.')}. The "
+                "answers so far are kept; run the same command again when the server answers."
             )
         if not fragment.pending:
             finished.put_nowait(fragment.finish())
 
 
 class _Fragment:
-    """A fragment at work. wanted: rows in it to ask, at most `limit`; pending: how many of them have no answer yet."""
+    """A fragment at work. wanted: its rows to ask, at most `limit`. pending: number of them without an answer yet."""
 
     def __init__(
         self, store: Store, number: int, first_row: int, annotator: Annotator, plan: Plan, limit: int | None
@@ -188,7 +188,7 @@ class _Fragment:
         ]
         self._ledger = Ledger(ledger_folder(store, plan), number)
         prefix = settings_digest(annotator.settings)
-        # Ignore answers of the ledger that were given under other settings, or that failed and are asked again.
+        # Ignore answers of the ledger that were given under other settings, or that failed: their rows are asked again.
         self._answers = {
             row: found
             for row, found in self._ledger.answers().items()
@@ -271,7 +271,7 @@ def ledger_folder(store: Store, plan: Plan) -> Path:
 
 
 def _first(group: BaseExceptionGroup) -> BaseException:
-    """What stopped a group of tasks: an error that has a sentence for the user before any other."""
+    """The error that stopped a group of tasks; an error with a sentence for the user comes before any other."""
     errors = list(_leaves(group))
     return next((error for error in errors if isinstance(error, TagMoEError)), errors[0])
 

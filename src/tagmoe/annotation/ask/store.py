@@ -49,8 +49,8 @@ def annotate_store(
 ) -> Outcome:
     """Ask for every row that has no answer under the annotator's settings. After a kill, the same call resumes.
 
-    make: makes the annotator, in each process that needs it, and must pickle for several. limit: rows to ask; with
-    several processes the run ends with the fragment in which it is reached. progress: called with rows done and all.
+    make: makes the annotator, in each process; with several processes it must pickle. limit: rows to ask; several
+    processes finish the fragment in which it is reached. progress: called with rows done and all.
 
     Raises UsageError for settings that cannot work. Raises DataError when the server does not answer any more, or when
     nothing can be written; the answers so far are kept.
@@ -122,7 +122,7 @@ def _within(waiting: dict[int, int], limit: int | None) -> list[int]:
 
 
 def _counter(progress: Callable[[int, int], None] | None, waiting: int, limit: int | None) -> Callable[[int], None]:
-    """A function that adds rows to those that are done, and tells `progress`."""
+    """A function that adds to the number of rows done and calls `progress`."""
     done, total = 0, min(waiting, limit or waiting)
 
     def count(rows: int) -> None:

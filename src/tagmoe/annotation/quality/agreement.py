@@ -1,11 +1,13 @@
-"""How well two or more annotators agree on sets of tags.
+"""Measure how well two or more annotators agree on sets of tags.
 
-Per tag: Cohen's kappa (1960) and beside it the shares of the tag, AC1 (Gwet 2008) and PABAK (Byrt 1993), because kappa
-collapses for rare tags. Per set: Krippendorff's alpha (2011) with the Jaccard or the MASI distance (Passonneau 2006),
-for any number of annotators and with missing values; equal sets and mean Jaccard. Against a gold side: precision,
-recall and F1. Written here because the package of alpha is under the GPL.
+- For each tag: Cohen's kappa (1960). Because kappa collapses for rare tags, also the prevalence of the tag, AC1
+  (Gwet 2008) and PABAK (Byrt 1993).
+- For sets of tags: share of equal sets, mean Jaccard index, and Krippendorff's alpha (2011) with the Jaccard or the
+  MASI distance (Passonneau 2006), for any number of annotators and with missing values.
+- Against a gold annotator: precision, recall and F1.
 
-A set of tags is a whole number whose bit i is tag i; -1 stands for "no answer".
+Alpha is implemented here because its package is under the GPL. A set of tags is an integer (a bit set): bit i is tag i,
+and -1 stands for "no answer".
 """
 
 from __future__ import annotations
@@ -23,9 +25,9 @@ from tagmoe.tags import TAGS, TIERS
 Gold = Literal["a", "b"]
 Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
 ABSENT = -1
-"""In place of a set: the annotator has no answer for this row."""
+"""Instead of a bit set: the annotator has no answer for this row."""
 MAX_SETS = 2048
-"""Different sets up to which alpha has an interval: each draw costs the square of them."""
+"""With more different sets alpha gets no interval, as the cost of a draw grows with their square."""
 _TAGS = len(TAGS)
 _BUFFER = 65536
 _ROWS_AT_ONCE = 512
@@ -33,17 +35,17 @@ _BOTH, _ONLY_A, _ONLY_B, _NEITHER = range(4)
 
 
 def as_bits(tags: Iterable[int]) -> int:
-    """A set of tags as a whole number."""
+    """The bit set of some tags."""
     return sum(1 << tag for tag in set(tags))
 
 
 def tags_of(bits: int) -> tuple[int, ...]:
-    """The tags of such a number, ascending."""
+    """The tags of a bit set, ascending."""
     return tuple(tag for tag in range(_TAGS) if bits >> tag & 1)
 
 
 def jaccard_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """1 - |A and B| / |A or B|, of sets as numbers; 0 for two empty sets."""
+    """1 - |A and B| / |A or B| of bit sets; 0 for two empty sets."""
     return 1.0 - _jaccard(first, second)
 
 
@@ -107,9 +109,10 @@ def macro_f1(table: np.ndarray, gold: Gold) -> np.ndarray:
 
 @dataclass(frozen=True)
 class TagAgreement:
-    """One tag. share_a, share_b: of the rows that have it (its prevalence). Gold figures are None without a gold side.
+    """Agreement on one tag.
 
-    both, only_a, only_b: rows.
+    both, only_a, only_b: number of rows. share_a, share_b: share of the rows with the tag (prevalence). precision,
+    recall, f1: against gold, None without gold.
     """
 
     tag: str
@@ -130,12 +133,14 @@ class TagAgreement:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Two annotators a and b on the rows that both answered, and alpha of all annotators that were given.
+    """Agreement of two annotators a and b on the rows that both answered, and alpha of all annotators.
 
-    rows, roots: those rows, and their root pictures or groups of them. tiers: share of rows with equal tags of a tier.
-    micro_f1: of all tags together; macro_f1: mean over the tags that gold gives. confusion_LL: rows in which a gave
-    the first tag and not the second, and b the second and not the first; the last index is "nothing that the other has
-    not". On the diagonal, rows in which both gave the tag, and last the rows with equal sets.
+    rows: number of those rows. roots: number of their root pictures, or of groups of them. tiers: share of rows with
+    equal tags, by tier. micro_f1: of all tags together. macro_f1: mean over the tags in gold.
+
+    confusion_LL[i, j]: rows in which only a gave tag i and only b gave tag j. The last index means that this annotator
+    gave no tag that the other did not give. On the diagonal: rows in which both gave the tag, and last the rows with
+    equal sets.
     """
 
     rows: int
@@ -157,12 +162,12 @@ class Agreement:
 
     @property
     def f1_by_tag(self) -> dict[str, float]:
-        """F1 of the tags that the gold side gives."""
+        """F1 by tag, for the tags that gold gives."""
         return {tag.tag: tag.f1.value for tag in self.tags if tag.f1 is not None and tag.f1.value is not None}
 
 
 class AgreementTally:
-    """Sums over the rows of a store, from which every figure follows; its memory does not grow with the rows."""
+    """Collects sums over rows, from which all figures follow. Its memory does not grow with the number of rows."""
 
     def __init__(self, annotators: int = 2) -> None:
         if annotators < 2:
@@ -180,7 +185,7 @@ class AgreementTally:
         self._counts_GU = np.zeros((GROUPS, 64), np.int32)
 
     def add(self, root: str, sets: Sequence[int]) -> None:
-        """One row: the set of each annotator, or ABSENT."""
+        """Add one row. sets: the bit set of each annotator, or ABSENT."""
         if len(sets) != self._annotators:
             raise UsageError(f"A row has {len(sets)} sets of tags; there are {self._annotators} annotators.")
         if sum(bits != ABSENT for bits in sets) < 2:
@@ -197,7 +202,7 @@ class AgreementTally:
         return {name: self._alpha(name, weights_DG, bootstrap) for name in DISTANCES}
 
     def result(self, *, gold: Gold | None = None, bootstrap: Bootstrap | None = None) -> Agreement:
-        """All figures of the rows so far. Raises UsageError when no row has an answer of both a and b."""
+        """All figures of the rows added so far. Raises UsageError when no row has answers of both a and b."""
         self._flush()
         bootstrap = bootstrap or Bootstrap()
         groups = len(self._groups)
@@ -266,7 +271,7 @@ class AgreementTally:
         self._confusion_LL[range(_TAGS), range(_TAGS)] += (a_NK & b_NK).sum(axis=0)
 
     def _add_units(self, group_N: np.ndarray, sets_NR: np.ndarray) -> None:
-        """The sums of alpha: each pair of a unit's values is weighted by 1 / (values of the unit - 1)."""
+        """Add rows to the sums of alpha. Each pair of values of a row has the weight 1 / (number of its values - 1)."""
         values_N = (sets_NR != ABSENT).sum(axis=1)
         for i in range(self._annotators):
             for j in range(i):
@@ -305,9 +310,10 @@ class AgreementTally:
 
 
 def krippendorff_alpha(units: Iterable[Sequence[Iterable[int] | None]], distance: str = "jaccard") -> float | None:
-    """Alpha of a list of units, each the sets of tags of all annotators (None: missing); None where it is undefined.
+    """Krippendorff's alpha. units: for each row the tags that each annotator gave, or None for no answer.
 
-    Undefined: no unit has two values, or all values are equal. Raises UsageError for an unknown distance.
+    Returns None if alpha is undefined: no row has two answers, or all answers are equal. Raises UsageError for an
+    unknown distance.
     """
     if distance not in DISTANCES:
         raise UsageError(f"The distance is {distance!r}; it is one of {', '.join(DISTANCES)}.")
@@ -351,7 +357,7 @@ def _tag_agreement(
 
 
 def _gold_figures(gold: Gold) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
-    """Precision, recall and F1 of the side that is not gold; NaN where there is nothing to divide by."""
+    """Functions for precision, recall and F1 of the annotator that is not gold; NaN if the denominator is 0."""
     extra, missed = (_ONLY_B, _ONLY_A) if gold == "a" else (_ONLY_A, _ONLY_B)
 
     def precision(table: np.ndarray) -> np.ndarray:
@@ -368,7 +374,7 @@ def _as_matrix(sets_N: np.ndarray) -> np.ndarray:
 
 
 def _or_nothing(tags_NK: np.ndarray) -> np.ndarray:
-    """With a further column: no tag at all."""
+    """The matrix with one more column: no tag at all."""
     return np.concatenate([tags_NK, ~tags_NK.any(axis=1, keepdims=True)], axis=1)
 
 
@@ -384,7 +390,7 @@ def _cells(table: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def _ratio(above: np.ndarray | float, below: np.ndarray | float) -> np.ndarray:
-    """above / below, NaN where below is (but for rounding) zero."""
+    """above / below; NaN where below is zero up to rounding."""
     below = np.asarray(below, dtype=np.float64)
     nothing = np.abs(below) < 1e-12
     return np.where(nothing, np.nan, np.asarray(above, dtype=np.float64) / np.where(nothing, 1.0, below))

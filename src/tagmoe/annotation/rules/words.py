@@ -1,7 +1,7 @@
-"""What an English editing instruction asks for, read by its words: a list of operations, or the part not understood.
+"""Read an English editing instruction as a list of operations, and find the part that is not understood.
 
-Not a parser: verbs, articles and a few hundred words that editing instructions of public data sets are made of. What
-they do not settle stays open (`things`), for pixels to decide.
+This is no parser. It looks for verbs, articles and a few hundred words that are common in the instructions of public
+data sets (`words.yaml`). If the words do not say how much is edited (`things`), the pixels decide later.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from tagmoe.data.sources.native_tasks import Edit
 
 MAX_CHARACTERS = 2000
 Things = Literal["one", "several", "some", "whole"]
-"""How much is edited: one thing, several of them, a plural that may be one place or several, or the whole picture."""
+"""How much is edited: one thing, several things, some (a plural in one place or several), or the whole picture."""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One thing that is asked for.
+    """One operation of an instruction.
 
-    worn: it is put on or taken off a person. resized: the thing gets another size. gone: a person does not stay.
+    edit: its kind. things: how much is edited. worn: something is put on or taken off a person. resized: a thing gets
+    another size. gone: a person is removed or replaced.
     """
 
     edit: Edit
@@ -34,9 +35,10 @@ class Operation:
 
 @dataclass(frozen=True)
 class Reading:
-    """operations: in the order of the words. unread: a part that was not understood, or ''. face: a face is spoken of.
+    """What an instruction says.
 
-    style: the word "style" or a kind of it stands in it. control_map: it speaks of a map of edges, depth or a pose.
+    operations: in the order of the words. unread: the first part that was not understood, or ''. face: whether words
+    imply a face. style: whether a style is named. control_map: whether a map of edges, depth or a pose is named.
     """
 
     operations: tuple[Operation, ...]
@@ -47,9 +49,9 @@ class Reading:
 
 
 def read(instruction: str) -> Reading:
-    """The operations of an English instruction. Case, politeness and punctuation are free; quoted text is not read.
+    """Read an English instruction. Case, politeness, punctuation and the words of quoted text do not matter.
 
-    Nor is what follows its first MAX_CHARACTERS: the patterns take a time that grows with the square of the length.
+    Only the first MAX_CHARACTERS are read, as the patterns take a time that grows with the square of the length.
     """
     patterns = packaged_patterns()
     text = " ".join(patterns.quoted.sub("QUOTE", instruction[:MAX_CHARACTERS].strip()).split())
@@ -90,7 +92,7 @@ def _clauses(text: str) -> list[str]:
 
 
 def _operation(text: str) -> Operation | None:
-    """What one clause asks for; the first that fits, from the most certain words to the least."""
+    """The operation of one clause: that of the first pattern that fits. Certain patterns come first."""
     patterns = packaged_patterns()
     things = _things(text)
     if text.startswith("in place of "):
@@ -135,7 +137,7 @@ def _operation(text: str) -> Operation | None:
 
 
 def _thing_operation(text: str, things: Things) -> Operation | None:
-    """What a clause does to a thing, where it is neither added nor removed by its verb alone."""
+    """The operation of a clause that changes, moves or replaces a thing."""
     patterns = packaged_patterns()
     if re.search(r"^(?:put|draw|place|paint)\b.*\bin(?:stead| place) of\b", text):
         return Operation("replace", things)
@@ -164,7 +166,7 @@ def _thing_operation(text: str, things: Things) -> Operation | None:
 
 
 def _coloured(text: str) -> bool:
-    """Whether it ends in a look ("... red", "... to wood"), or names a colour or material as what is changed."""
+    """Whether a clause changes a look: it ends with one ("... red", "... to wood"), or names colour or material."""
     patterns = packaged_patterns()
     ends = patterns.attribute_end.search(text) is not None
     return ends and not patterns.becomes_thing.search(text) and patterns.change.search(text) is not None
@@ -224,5 +226,5 @@ def _asks_view(text: str) -> bool:
         r"have|tilt|pan|use|the|as|from|an?)\b",
         text,
     )
-    # Without an object it is the viewer who turns.
+    # "turn around" has no object, so the viewer turns.
     return text == "turn around" or (shown is not None and patterns.view.search(text) is not None)

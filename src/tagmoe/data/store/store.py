@@ -1,10 +1,9 @@
-"""The store: one Lance table of records, on a local folder or in an object store.
+"""The store: one Lance table of records, in a local folder or in an object store.
 
-What Lance gives, and what is built on it here:
-- appending writes new files only, and a batch with the note on how far the writer is becomes visible in one step;
-- a column is declared empty and then filled fragment by fragment, each in one step: no picture is rewritten, a killed
-  run loses the fragment at hand, and what is left to do is what is empty;
-- rows never move, so that a row's number names it as long as the store lives.
+- Appending writes new files only. One commit adds a batch of records and the note on the writer's progress.
+- A column is declared empty and then filled fragment by fragment, one commit each. No picture is rewritten. A killed
+  run loses the fragment it was working on, and a later run fills the fragments that are still empty.
+- Rows never move, so the number of a row identifies it as long as the store exists.
 
 STORE/records.lance   the table
 STORE/writer.lock     locked by the process that writes (local folders only)
@@ -46,17 +45,17 @@ _NOTE = "tagmoe.note."
 IMPORT_NOTE = "import/"
 """Prefix of the notes (`Store.notes`) that say how far each import of a source is."""
 SCAN_ROWS = 256
-"""Rows of a batch of a scan: with pictures, a batch is tens of megabytes."""
+"""Rows of a batch of a scan; a batch with pictures has tens of megabytes."""
 CLEAR_AFTER = 256
-"""Steps of a writer after which their versions are cleared but for the newest. Each lists all fragments, so that kept
-they would grow with the square of the store: to 260 GB for 11 million rows of 1.5 MB (docs/scale.md)."""
+"""Commits of a writer after which all their versions but the newest are removed. Every version lists all fragments, so
+keeping them would need 260 GB for 11 million rows of 1.5 MB (docs/scale.md)."""
 
 
 @dataclass(frozen=True)
 class Filling:
-    """Columns of one fragment, written to a file that nobody sees before `Store.commit` takes it in.
+    """New columns of one fragment, written to a file that becomes part of the table with `Store.commit`.
 
-    before, after: Lance's description of the fragment, as JSON text. fields: numbers of the columns.
+    before, after: metadata of the fragment without and with the file, as JSON text. fields: ids of the columns.
     """
 
     fragment: int
@@ -67,7 +66,7 @@ class Filling:
 
 @dataclass(frozen=True)
 class Cleaned:
-    """What cleaning removed: old versions of the table, files that only they used, bytes of both."""
+    """What `Store.clean` removed: versions of the table, files that only they used, bytes of both."""
 
     versions: int
     files: int
@@ -75,7 +74,7 @@ class Cleaned:
 
 
 class Store:
-    """Records in one table. Reading is free for all; writing happens inside `with store.writing():`."""
+    """Records in one table. Any number of processes may read; writing needs `with store.writing():`."""
 
     def __init__(self, uri: str, table: lance.LanceDataset) -> None:
         self.uri = uri
@@ -86,7 +85,7 @@ class Store:
 
     @classmethod
     def create(cls, uri: str | Path) -> Store:
-        """A new, empty store. Raises DataError when there is one already or nothing can be written there."""
+        """Create an empty store. Raises DataError when there is one already or the place cannot be written."""
         uri = full_uri(uri)
         if is_store(uri):
             raise DataError(f"There is a store at {uri!r} already; choose another place.")
@@ -101,10 +100,10 @@ class Store:
 
     @classmethod
     def open(cls, uri: str | Path, *, version: int | None = None) -> Store:
-        """An existing store, as it was at `version` of its table or as it is now.
+        """Open an existing store, at `version` of its table or at the newest version.
 
-        Raises UsageError when there is none, DataError when it is damaged, of a newer version, or has been cleaned of
-        the version asked for.
+        Raises UsageError when there is no store. Raises DataError when it is damaged, was written by a newer tagmoe, or
+        does not have the version any more.
         """
         uri = full_uri(uri)
         if not is_store(uri):
@@ -129,7 +128,7 @@ class Store:
 
     @classmethod
     def open_or_create(cls, uri: str | Path) -> Store:
-        """The store at `uri`, made when there is none."""
+        """Open the store at `uri`, or create it when there is none."""
         return cls.open(uri) if is_store(full_uri(uri)) else cls.create(uri)
 
     def __len__(self) -> int:
@@ -137,7 +136,7 @@ class Store:
 
     @property
     def version(self) -> int:
-        """Version of the table; every write makes a new one, and `open` reads any."""
+        """Version of the table; every commit makes a new one."""
         return int(self._table.version)
 
     @property
@@ -161,14 +160,14 @@ class Store:
                 columns=None if columns is None else list(columns),
                 filter=where,
                 batch_size=rows,
-                # pictures: read ahead as little as keeps the disk busy, so that memory stays flat
+                # Batches with pictures are large: read ahead only what keeps the disk busy, so that memory stays flat.
                 batch_readahead=2,
                 fragment_readahead=1,
                 scan_in_order=True,
             )
 
     def take(self, rows: Sequence[int] | np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
-        """Rows by number, in the order asked for. Raises UsageError for a number that is not there."""
+        """Rows by number, in the given order. Raises UsageError for a number out of range."""
         numbers = np.asarray(rows, dtype=np.int64)
         if numbers.size and (numbers.min() < 0 or numbers.max() >= len(self)):
             raise UsageError(
@@ -178,11 +177,11 @@ class Store:
             return self._table.take(numbers.tolist(), columns=None if columns is None else list(columns))
 
     def records(self, rows: Sequence[int]) -> list[Record]:
-        """Records by row number, pictures and all."""
+        """Records by row number, with their pictures."""
         return [from_row(row) for row in self.take(rows, SCHEMA.names).to_pylist()]
 
     def record(self, name: str) -> Record:
-        """The record of this id, or of the only id that begins so. Raises UsageError for none or several."""
+        """The record with this id, or with an id that begins so. Raises UsageError for no such record or several."""
         if not re.fullmatch(r"[0-9a-f]{1,32}", name):
             raise UsageError(f"{name!r} is no id; ids are 32 hexadecimal digits, and their beginning will do.")
         where = f"id = '{name}'" if len(name) == 32 else f"id LIKE '{name}%'"
@@ -198,7 +197,10 @@ class Store:
 
     @contextmanager
     def writing(self) -> Iterator[Store]:
-        """Be the one process that writes. Raises DataError when another is, or when the place cannot be written."""
+        """Lock the store for writing.
+
+        Raises DataError when another process is writing, or when the place cannot be written.
+        """
         if self._writing:
             raise DataError(f"The store {self.uri!r} is being written by this process already.")
         with writer_lock(self.uri), as_data_error(self.uri, "written"):
@@ -214,7 +216,7 @@ class Store:
                 self._steps, self._noted = [], {}
 
     def append(self, records: Iterable[Record], *, note: tuple[str, Mapping[str, Any]] | None = None) -> None:
-        """Add records as one fragment. `note` (name, JSON values) becomes visible in the same step, see `note`."""
+        """Add records as one fragment. note: (name, JSON values) to set in the same commit (`Store.note`)."""
         table = pa.Table.from_pylist([to_row(record) for record in records], schema=SCHEMA)
         self._must_write()
         before = self.version
@@ -223,7 +225,7 @@ class Store:
         if not len(table):
             self._settle_notes()
             return
-        # The notes ride on the batches, in the transaction; `_settle_notes` takes them off the last one.
+        # Notes are transaction properties, so that one commit holds both. `_settle_notes` copies them to the config.
         properties = dict(self._noted) or None
         self._table = lance.write_dataset(table, self._table, mode="append", transaction_properties=properties)
         if self.version != before + 1:
@@ -231,11 +233,11 @@ class Store:
         self._stepped(before)
 
     def note(self, name: str) -> dict[str, Any] | None:
-        """What a writer noted last under this name: how far an import is, the fingerprint of a column."""
+        """The newest note of this name, such as the progress of an import or the fingerprint of a column."""
         return self.notes(name).get(name)
 
     def set_note(self, name: str, values: Mapping[str, Any] | None) -> None:
-        """Note something about the store, or with None forget it."""
+        """Set the note of this name, or delete it with None."""
         self._must_write()
         self._settle_notes()
         if values is not None:
@@ -245,7 +247,7 @@ class Store:
         self._table = lance.dataset(table_uri(self.uri))
 
     def notes(self, prefix: str = "") -> dict[str, dict[str, Any]]:
-        """All notes whose names begin so."""
+        """All notes whose names begin with `prefix`."""
         texts = {**self._table.config(), **self._newest_properties()}
         return {
             name.removeprefix(_NOTE): json.loads(text)
@@ -254,9 +256,9 @@ class Store:
         }
 
     def declare(self, fields: Sequence[pa.Field]) -> None:
-        """Add columns, empty in all rows; those that are there with this type already are left alone.
+        """Add columns, empty in all rows. A column that exists with this type is kept as it is.
 
-        Raises DataError when a column is there with another type.
+        Raises DataError when a column exists with another type.
         """
         self._must_write()
         self._settle_notes()
@@ -271,7 +273,7 @@ class Store:
             self._table = lance.dataset(table_uri(self.uri))
 
     def drop(self, columns: Sequence[str]) -> None:
-        """Remove columns that are not of SCHEMA."""
+        """Remove columns. Raises UsageError for a column of SCHEMA."""
         self._must_write()
         self._settle_notes()
         fixed = [name for name in columns if name in SCHEMA.names]
@@ -281,15 +283,15 @@ class Store:
         self._table = lance.dataset(table_uri(self.uri))
 
     def fragments(self) -> list[int]:
-        """Numbers of the fragments, in the order of their rows. A fragment is the unit of work of `fill`."""
+        """Numbers of the fragments, in the order of their rows. `fill` writes one fragment at a time."""
         return [fragment.fragment_id for fragment in self._table.get_fragments()]
 
     def unfilled(self, column: str) -> list[int]:
-        """The fragments in which some row of this column is empty."""
+        """The fragments in which this column is empty in some row."""
         return list(self.rows_where(f"`{column}` IS NULL"))
 
     def rows_where(self, where: str) -> dict[int, int]:
-        """How many rows the SQL filter keeps, by fragment; fragments without such rows are left out."""
+        """Number of rows that the SQL filter keeps, by fragment; fragments without such rows are left out."""
         with as_data_error(self.uri, "read"):
             counts = ((one.fragment_id, one.count_rows(filter=where)) for one in self._table.get_fragments())
             return {number: int(count) for number, count in counts if count}
@@ -304,28 +306,28 @@ class Store:
             )
 
     def fragment_rows(self, number: int) -> int:
-        """How many rows a fragment has."""
+        """Number of rows of a fragment."""
         return int(self._fragment(number).count_rows())
 
     def fill(self, number: int, values: pa.Table) -> None:
-        """Give one fragment's rows these values, in the order of its rows; the columns must be declared.
+        """Set columns of one fragment to these values, in the order of its rows; the columns must be declared.
 
-        One step: after a kill the fragment is as before. Files of other columns are not touched.
+        This is one commit: after a kill the fragment is as before. Files of other columns are not rewritten.
         """
         self._must_write()
         self.commit(self.prepare(number, values))
 
     def prepare(self, number: int, values: pa.Table) -> Filling:
-        """The first half of `fill`, which any process may do without the lock: write the file, change nothing."""
+        """Write the file for `commit`; the store does not change. Any process may do this, without the lock."""
         fragment = self._fragment(number)
         with as_data_error(self.uri, "written"):
             metadata, fields = fill_fragment(fragment, values)
         return Filling(number, _as_json(fragment.metadata), _as_json(metadata), tuple(fields))
 
     def commit(self, filling: Filling) -> None:
-        """The second half of `fill`, in the process that writes: what was prepared elsewhere is seen from now on.
+        """Make a prepared file part of the table, in the process that holds the lock.
 
-        Raises DataError when the fragment has changed since `prepare`: Lance would take back that change in silence.
+        Raises DataError when the fragment has changed since `prepare`: Lance would silently undo that change.
         """
         self._must_write()
         self._settle_notes()
@@ -346,15 +348,16 @@ class Store:
         self._stepped(before)
 
     def clean(self, older_than: timedelta) -> Cleaned:
-        """Remove the versions of the table that are older, and the files that only they use: columns that were dropped
-        or filled again, and (once they are a week old) what killed workers left. The newest version stays.
+        """Remove versions of the table that are older, and the files that only they use; the newest version stays.
+
+        Such files are columns that were dropped or filled again, and after a week also files of killed workers.
         """
         self._must_write()
         done = self._table.cleanup_old_versions(older_than=older_than)
         return Cleaned(done.old_versions, done.data_files_removed, done.bytes_removed)
 
     def _stepped(self, before: int) -> None:
-        """Note the versions of a batch or a fragment, which nobody asks for again, and clear them now and then."""
+        """Remember the versions of this commit, which nobody opens again, and remove them from time to time."""
         self._steps += range(before + 1, self.version + 1)
         if len(self._steps) >= CLEAR_AFTER:
             self._clear_steps()
@@ -366,7 +369,7 @@ class Store:
         self._steps = [number for number in self._steps if number == self.version]
 
     def content_hash(self, columns: Sequence[str] | None = None) -> str:
-        """A digest of all rows, whatever their order and their fragments: equal stores hold equal records."""
+        """A digest of all rows that does not depend on their order or on fragments: equal records, equal digest."""
         total = 0
         names = sorted(self.columns if columns is None else columns)
         for batch in self.scan(names):
@@ -395,12 +398,12 @@ class Store:
         return {key: value for key, value in found.items() if key.startswith(_NOTE)}
 
     def _recover_notes(self) -> None:
-        """A writer that was killed after a batch has left its notes with the batch."""
+        """Copy the notes that a killed writer left in the properties of its last commit to the config."""
         self._noted = self._newest_properties()
         self._settle_notes()
 
     def _settle_notes(self) -> None:
-        """Put what was noted with batches where it stays: the next step of another kind would cover it."""
+        """Copy notes from transaction properties to the config: another kind of commit would hide the properties."""
         if self._noted:
             self._table.update_config(self._noted)
             self._table = lance.dataset(table_uri(self.uri))
@@ -408,7 +411,7 @@ class Store:
 
 
 def fill_fragment(fragment: LanceFragment, values: pa.Table) -> tuple[Any, list[int]]:
-    """Write a fragment's new columns to a file of their own; they are seen once the returned metadata is committed."""
+    """Write new columns of a fragment to a file. Committing the returned metadata makes them part of the table."""
     ids = fragment.to_table(columns=[], with_row_id=True)["_rowid"]
     if len(ids) != len(values):
         raise DataError(f"Fragment {fragment.fragment_id} has {len(ids)} rows; {len(values)} values were given.")
