@@ -12,7 +12,7 @@ import pytest
 
 import tagmoe
 from tagmoe.errors import UsageError
-from tagmoe.pipeline.packaged import example
+from tagmoe.pipeline.packaged import example, picture_path
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "tagmoe"
@@ -70,10 +70,12 @@ def test_the_version_stands_once(built: dict[str, list[str]]) -> None:
 
 def test_the_paths_of_the_documents_lead_into_the_package() -> None:
     assert (ROOT / "recipes").resolve() == PACKAGE / "recipes"
-    for name in ("scene.png", "person.png"):
-        assert (ROOT / "docs" / "images" / name).resolve() == example(name)
+    for name in ("scene", "person"):
+        assert (ROOT / "docs" / "images" / f"{name}.png").resolve() == example(name)
+        assert picture_path(Path(f"example:{name}")) == example(name)
+    assert picture_path(Path("scene.png")) == Path("scene.png")
 
 
 def test_an_example_that_is_not_there_is_refused_by_name() -> None:
-    with pytest.raises(UsageError, match=r"'dog\.png'; the package holds person\.png, scene\.png"):
-        example("dog.png")
+    with pytest.raises(UsageError, match="'dog'; the package holds person, scene"):
+        example("dog")

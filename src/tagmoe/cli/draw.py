@@ -40,6 +40,7 @@ from tagmoe.cli.rewriting import (
 )
 from tagmoe.cli.vlm_options import VLMName
 from tagmoe.errors import UsageError
+from tagmoe.pipeline.packaged import picture_path
 from tagmoe.rewrite.rewriter import SECONDS
 from tagmoe.weights.presets import find_preset
 
@@ -90,7 +91,7 @@ def draw(pictures: Sequence[Path], prompt: str, out: Path, size: str, options: D
     page = None if options.explain is None else prepare_page(options.explain, options.model, force=options.force)
     from tagmoe.pictures import load_image
 
-    references = [load_image(picture) for picture in pictures]
+    references = [load_image(picture_path(picture)) for picture in pictures]
     plan = plan_memory(options.model, options.memory)
     pipeline = load_model(options.model, threads=options.threads, plan=plan)
     reports = load_loras(pipeline, options.lora or (), options.lora_scale)

@@ -13,7 +13,12 @@ from tagmoe.cli.options import Out, Prompt, Size, takes
 
 @takes(DrawOptions)
 def edit(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="One or several pictures.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="IMAGE...", help="One or several pictures; example:scene and example:person are in the package."
+        ),
+    ],
     prompt: Prompt,
     out: Out,
     options: DrawOptions,

@@ -22,14 +22,20 @@ def packaged_folder() -> Path:
 
 
 def example(name: str) -> Path:
-    """Path of a packaged picture to try an edit on, such as "scene.png".
+    """Path of a packaged picture to try an edit on, such as "scene".
 
     Raises UsageError for a name that is none of them.
     """
-    known = {path.name: path for path in sorted(EXAMPLES.glob("*.png"))}
+    known = {path.stem: path for path in sorted(EXAMPLES.glob("*.png"))}
     if name not in known:
         raise UsageError(f"There is no example picture {name!r}; the package holds {', '.join(known) or 'none'}.")
     return known[name]
+
+
+def picture_path(path: Path) -> Path:
+    """The path that a user typed, or that of the packaged picture which "example:NAME" names."""
+    prefix, _, name = str(path).partition(":")
+    return example(name) if prefix == "example" else path
 
 
 def load_packaged() -> TagMoEPipeline:
