@@ -149,7 +149,7 @@ def _switch_tile(found: Effects) -> Tile:
         worst = min(off, key=lambda one: float(one.success.value) if one.success is not None else 0.0)
         success = worst.success
         value = 0.0 if success is None else float(success.value)
-        beside = "" if success is None else f"interval {points(success.low)} to {points(success.high)}"
+        beside = "" if success is None else f"interval {points(float(success.low))} to {points(float(success.high))}"
         return Tile(f"{points(value)} points", f"success without expert {_number(worst)} in any layer", beside)
     worst = max(off, key=lambda one: float(one.change.value))
     noise = "" if found.noise is None else f"{percent(float(found.noise.change.value), 1)} by other noise"
