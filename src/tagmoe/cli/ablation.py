@@ -10,12 +10,13 @@ import typer
 from tagmoe.cli.models import quiet_libraries
 from tagmoe.cli.options import AsJson, Force
 from tagmoe.cli.output import check_output_folder, log, new_folder, print_result
+from tagmoe.cli.verbs import PlainGroup
 from tagmoe.errors import UsageError
 
 if TYPE_CHECKING:
     from tagmoe.laboratory.ablation.job import Job
 
-app = typer.Typer()
+app = typer.Typer(cls=PlainGroup, rich_markup_mode=None)
 
 
 @app.callback(invoke_without_command=True)
