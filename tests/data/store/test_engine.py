@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -53,9 +55,12 @@ def test_processes_that_die_lose_only_their_fragment(tmp_path):
     check(Work(tmp_path), "local")
 
 
-def test_a_worker_that_cannot_start_says_why(tmp_path):
-    """Work of a module that Ray's workers do not find."""
-    (found,) = run([1], Work(tmp_path), engine="ray", workers=1)
+def test_a_worker_that_cannot_start_says_why(monkeypatch):
+    """Work of a module that only this process has."""
+    module = ModuleType("module_of_this_process")
+    exec("def work(fragment): return fragment", vars(module))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    (found,) = run([1], module.work, engine="ray", workers=1)
     assert found.error is not None
     assert found.error.startswith("No worker starts on Ray: ")
     assert "No module named" in found.error
