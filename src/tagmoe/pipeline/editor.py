@@ -37,6 +37,6 @@ def pipeline_editor(
         output = cast(TagMoEPipelineOutput, answer)
         if output.routing is not None and on_routing is not None:
             on_routing(seeds, output.routing)
-        return output.images
+        return list(output.images)
 
     return editor

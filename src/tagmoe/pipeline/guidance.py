@@ -28,7 +28,8 @@ def guide(conditional: torch.Tensor, unconditional: torch.Tensor, scale: float, 
     if not rescale:
         return guided
     length = guided.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(guided.dtype).tiny)
-    return guided * (conditional.norm(dim=-1, keepdim=True) / length)
+    rescaled: torch.Tensor = guided * (conditional.norm(dim=-1, keepdim=True) / length)
+    return rescaled
 
 
 def first_samples(routing: Any, count: int) -> Any:
