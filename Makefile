@@ -1,5 +1,6 @@
 # make demo   set up, edit held-out pictures with the packaged model, write demo/report.html
-# make test   set up, run the default tests (under 10 minutes on 2 cores)
+# make test   set up, run the default tests (under 5 minutes on one quiet core)
+# make check  set up, run ruff, mypy and the default tests
 VENV   := .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
@@ -7,7 +8,7 @@ FITS   := -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)
 # the first interpreter that runs and is 3.11 or 3.12
 PYTHON ?= $(shell for p in python3 python3.11 python3.12; do $$p $(FITS) 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo test test-all check bench setup clean
+.PHONY: demo test test-all lint check bench docs setup clean
 
 demo: $(READY)
 	$(VENV)/bin/tagmoe demo --out demo --force
@@ -18,11 +19,12 @@ test: $(READY)
 test-all: $(READY)
 	$(PY) -m pytest -m 'slow or not slow' --timeout=1800
 
-check: $(READY)
+lint: $(READY)
 	$(VENV)/bin/ruff check src tests benchmarks tools
 	$(VENV)/bin/ruff format --check src tests benchmarks tools
 	$(VENV)/bin/mypy
-	$(PY) -m pytest
+
+check: lint test
 
 bench: $(READY)
 	$(PY) benchmarks/cli.py
@@ -33,6 +35,15 @@ bench: $(READY)
 	$(PY) benchmarks/memory.py
 	$(PY) benchmarks/data_path.py --rows 400 --many 20000
 	$(PY) benchmarks/annotate.py --requests 1280 --rows 1000
+
+# the site, in the folder site; a warning is an error
+docs: $(READY) $(VENV)/.docs
+	rm -rf site
+	$(VENV)/bin/zensical build --strict --clean
+
+$(VENV)/.docs: docs/requirements.txt $(READY)
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --requirement docs/requirements.txt
+	touch $(VENV)/.docs
 
 setup: $(READY)
 
@@ -49,4 +60,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) demo build dist src/*.egg-info
+	rm -rf $(VENV) demo build dist site src/*.egg-info

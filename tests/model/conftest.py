@@ -8,39 +8,20 @@ from typing import Any
 import pytest
 import torch
 from diffusers import QwenImageTransformer2DModel
+from support.tiny_transformer import dense_transformer, mixture_transformer
 
 from tagmoe.model.transformer import TagMoETransformer2DModel
-
-TINY = {
-    "num_layers": 4,
-    "num_attention_heads": 2,
-    "attention_head_dim": 16,
-    "in_channels": 16,
-    "out_channels": 4,
-    "joint_attention_dim": 24,
-    "axes_dims_rope": (4, 6, 6),
-}
 
 
 @pytest.fixture
 def dense() -> QwenImageTransformer2DModel:
-    torch.manual_seed(0)
-    return QwenImageTransformer2DModel(**TINY).eval()
+    return dense_transformer()
 
 
 @pytest.fixture
 def build() -> Callable[..., TagMoETransformer2DModel]:
-    """A mixture in the last two of four blocks, its gates decided enough that experts really differ by token."""
-
-    def make(**overrides: Any) -> TagMoETransformer2DModel:
-        torch.manual_seed(0)
-        model = TagMoETransformer2DModel(**(TINY | {"num_moe_blocks": 2} | overrides)).eval()
-        for name, parameter in model.named_parameters():
-            if ".gate.proj_out.weight" in name:
-                torch.nn.init.normal_(parameter)
-        return model
-
-    return make
+    """Make a mixture in the last two of four blocks; keyword arguments replace its settings."""
+    return mixture_transformer
 
 
 @pytest.fixture

@@ -161,9 +161,14 @@ def test_the_base_needs_no_transformer_weights(released, base, tmp_path) -> None
     """Hubs are asked for its config only: 40 GB less to download."""
     light = shutil.copytree(base, tmp_path / "light")
     (light / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
-    TagMoEPipeline.from_pretrained(released, base=light)
+    whole = TagMoEPipeline.from_pretrained(released, base=base).transformer.state_dict()
+    in_memory = TagMoEPipeline.from_pretrained(released, base=light).transformer.state_dict()
     convert_release(released, light, tmp_path / "ours")
-    TagMoEPipeline.from_pretrained(tmp_path / "ours")
+    folder = TagMoEPipeline.from_pretrained(tmp_path / "ours").transformer.state_dict()
+    assert whole.keys() == in_memory.keys() == folder.keys()
+    for name, value in whole.items():
+        assert torch.equal(in_memory[name], value), name
+        assert torch.equal(folder[name], value), name
 
 
 # Names on the hub ------------------------------------------------------------------------------------------------

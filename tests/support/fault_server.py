@@ -2,7 +2,7 @@
 
 As a process on loopback; it prints its port on one line:
 
-    python tests/fault_server.py --port 0 --latency 0.05 --script script.json
+    python tests/support/fault_server.py --port 0 --latency 0.05 --script script.json
 
 From a test or a benchmark, with the settings as keywords:
 

@@ -37,3 +37,12 @@ def build_pipeline(**overrides: Any) -> Any:
         ).eval()
     options = {"prompt_template": TINY_TEMPLATE, "max_prompt_tokens": 64, "default_steps": 3, "default_size": 64}
     return TagMoEPipeline(**(parts | options | overrides))
+
+
+def tagworld_pipeline(tiny: Any) -> Any:
+    """The parts of a tiny pipeline as one that reads any TagWorld instruction and draws in two steps.
+
+    Its tokenizer knows few words, so that an instruction takes more tokens than usual.
+    """
+    options = {"prompt_template": TINY_TEMPLATE, "max_prompt_tokens": 512, "default_size": 64}
+    return type(tiny)(**tiny.components, **options, default_steps=2, default_cfg=2.0)

@@ -21,9 +21,18 @@ def components(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_components(tmp_path_factory.mktemp("components") / "model")
 
 
+@pytest.fixture(scope="session")
+def latents(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Encoded pictures of all runs of these components: to encode them takes longer than to train on them."""
+    return str(tmp_path_factory.mktemp("latents"))
+
+
 @pytest.fixture
-def config(components: str, tmp_path: Path) -> Callable[..., RunConfig]:
-    """Make a checked config; keyword arguments replace whole blocks, `name` the output folder."""
+def config(components: str, latents: str, tmp_path: Path) -> Callable[..., RunConfig]:
+    """Make a checked config; keyword arguments replace whole blocks, `name` the output folder.
+
+    `cache_dir=None` gives the run a cache of its own.
+    """
 
     def make(name: str = "run", **changes: Any) -> RunConfig:
         merged = {
@@ -31,7 +40,8 @@ def config(components: str, tmp_path: Path) -> Callable[..., RunConfig]:
             for key, value in SETTINGS.items()
         }
         merged |= {key: value for key, value in changes.items() if key not in merged or not isinstance(value, dict)}
-        return check_config({**merged, "components": components, "output_dir": str(tmp_path / name)})
+        places = {"components": components, "cache_dir": latents, "output_dir": str(tmp_path / name)}
+        return check_config({**places, **merged})
 
     return make
 

@@ -22,12 +22,12 @@ from tagmoe.train.optimizer import learning_rate_factor, make_optimizers
 def test_nan_stops_with_the_step_and_the_last_good_checkpoint(
     config: Callable[..., RunConfig], run_training: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = config()
+    run = config(base={"steps": 0})
     original, calls = Objective.forward, [0]
 
     def poisoned(self: Objective, prediction: torch.Tensor, *rest: object, **named: object) -> object:
         calls[0] += 1
-        return original(self, prediction * float("nan") if calls[0] == 11 else prediction, *rest, **named)
+        return original(self, prediction * float("nan") if calls[0] == 5 else prediction, *rest, **named)
 
     monkeypatch.setattr(Objective, "forward", poisoned)
     with pytest.raises(TrainingError, match=r"unified: .*step 5; .*checkpoints/unified/00000003"):
@@ -68,7 +68,7 @@ def test_the_loss_falls_and_every_term_is_logged(
     config: Callable[..., RunConfig], run_training: Callable[..., Path]
 ) -> None:
     run = config(
-        base={"steps": 2}, unified={"steps": 60, "batch": 16, "unique_samples": 16}, save_every=100, seed=3,
+        base={"steps": 2}, unified={"steps": 45, "batch": 8, "unique_samples": 8}, save_every=100, seed=3,
         optimizer={"lr": 5e-3, "muon_lr": 2e-2},
     )  # fmt: skip
     run_training(run)
@@ -82,7 +82,7 @@ def test_the_loss_falls_and_every_term_is_logged(
 
 
 def test_checkpoints_are_limited_in_number(config: Callable[..., RunConfig], run_training: Callable[..., Path]) -> None:
-    run = config(save_every=1, keep_checkpoints=2)
+    run = config(base={"steps": 0}, save_every=1, keep_checkpoints=2)
     run_training(run)
     names = [path.name for path in list_checkpoints(Path(run.output_dir) / "checkpoints" / "unified")]
     assert names == ["00000005", "00000006"]

@@ -9,30 +9,27 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from support.training_runs import KILLED_RUN, metrics, weights
 
+from tagmoe import cli
 from tagmoe.config import RunConfig
 from tagmoe.errors import CheckpointError, TrainingError, UsageError
+from tagmoe.train import loop
 from tagmoe.train.checkpoint import list_checkpoints
 
 
-@pytest.mark.parametrize(
-    ("stage", "step"),
-    [
-        pytest.param("base", 4, marks=pytest.mark.slow),
-        ("unified", 4),
-        pytest.param("unified", 1, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "step"), [("base", 4), ("unified", 4), ("unified", 1)])
 def test_six_steps_equal_three_a_kill_and_three(
     stage: str, step: int, config: Callable[..., RunConfig], run_training: Callable[..., Path], tmp_path: Path
 ) -> None:
-    whole = config("whole")
+    whole = config("whole", cache_dir=None)
     expected = run_training(whole)
-    killed = config("killed")
+    killed = config("killed", cache_dir=None)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(killed.model_dump(mode="json")))
     process = subprocess.run([sys.executable, "-c", KILLED_RUN, str(recipe), stage, str(step)], capture_output=True)
@@ -42,6 +39,35 @@ def test_six_steps_equal_three_a_kill_and_three(
     assert weights(resumed) == weights(expected)
 
 
+def test_an_interrupt_saves_the_step_exits_130_and_resumes(
+    config: Callable[..., RunConfig],
+    run_training: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Ctrl-C while a step runs: the signal itself, in this process."""
+    whole, stopped = config("whole"), config("stopped")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(stopped.model_dump(mode="json")))
+    original = loop._train_step
+
+    def interrupted(stage: Any, step: int, *rest: Any) -> Any:
+        if stage.name == "unified" and step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(stage, step, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_train_step", interrupted)
+        assert cli.run(["train", str(recipe)]) == 130
+    assert "Add --resume" in capsys.readouterr().err
+    saved = list_checkpoints(Path(stopped.output_dir) / "checkpoints" / "unified")
+    last = [line for line in metrics(stopped) if line["stage"] == "unified"][-1]
+    assert int(saved[-1].name) == last["step"] < 6
+    assert weights(run_training(stopped, resume=True)) == weights(run_training(whole))
+
+
+@pytest.mark.slow
 def test_ctrl_c_saves_exits_130_and_resumes(config: Callable[..., RunConfig], tmp_path: Path) -> None:
     long = config("long", unified={"steps": 5000}, save_every=1000)
     recipe = tmp_path / "recipe.yaml"
@@ -65,7 +91,7 @@ def test_ctrl_c_saves_exits_130_and_resumes(config: Callable[..., RunConfig], tm
 def test_a_half_written_checkpoint_is_ignored(
     config: Callable[..., RunConfig], run_training: Callable[..., Path]
 ) -> None:
-    run = config()
+    run = config(base={"steps": 0})
     expected = weights(run_training(run))
     folder = Path(run.output_dir) / "checkpoints" / "unified"
     (folder / ".partial-00000006").mkdir()
@@ -76,7 +102,7 @@ def test_a_half_written_checkpoint_is_ignored(
 
 
 def test_a_damaged_checkpoint_is_named(config: Callable[..., RunConfig], run_training: Callable[..., Path]) -> None:
-    run = config()
+    run = config(base={"steps": 0})
     run_training(run)
     damaged = list_checkpoints(Path(run.output_dir) / "checkpoints" / "unified")[-1] / "modules.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:100])
@@ -87,10 +113,11 @@ def test_a_damaged_checkpoint_is_named(config: Callable[..., RunConfig], run_tra
 def test_a_run_is_not_resumed_under_other_settings(
     config: Callable[..., RunConfig], run_training: Callable[..., Path]
 ) -> None:
-    run_training(config())
+    short = {"base": {"steps": 0}, "unified": {"steps": 1}}
+    run_training(config(**short))
     with pytest.raises(TrainingError, match="settings differ"):
-        run_training(config(seed=1), resume=True)
+        run_training(config(**short, seed=1), resume=True)
     with pytest.raises(UsageError, match="not empty"):
-        run_training(config())
+        run_training(config(**short))
     with pytest.raises(UsageError, match="no run to resume"):
         run_training(config("elsewhere"), resume=True)

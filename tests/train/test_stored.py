@@ -26,7 +26,7 @@ from tagmoe.data.sources.tagworld import TagWorldSource
 from tagmoe.data.store.record import Picture, Record
 from tagmoe.data.store.store import Store
 from tagmoe.errors import ConfigError, DataError, MissingError, TagMoEError
-from tagmoe.train import stored as stored_module
+from tagmoe.train import loop
 from tagmoe.train.batch import Batch
 from tagmoe.train.stage import FlowStage
 from tagmoe.train.stored import StoredRows, StoredSamples
@@ -65,8 +65,8 @@ def test_a_batch_is_that_of_the_stream_on_the_same_samples(
     rows = StoredRows.open(DataConfig(store=str(tagworld)))
     samples = StoredSamples(pipeline, rows, kind, batch=8, seed=0, dropout=0.4)
     drawn = samples.sampler.draw(3)
-    ours = samples.batch(drawn)
-    stream = EncodedSamples(pipeline, tasks, seed=TAGWORLD_SEED, unique=64, folder=tmp_path, name=kind)
+    ours = samples.draw(3)
+    stream = EncodedSamples(pipeline, tasks, batch_size=8, seed=TAGWORLD_SEED, unique=64, folder=tmp_path, name=kind)
     theirs = stream.batch(numbers(tagworld, ours), blank=drawn.blank.tolist())
     assert 0 < drawn.blank.sum() < 8
     for name in ("text_BSD", "mask_BS", "tags_BK", "edited_BT"):
@@ -88,11 +88,13 @@ def test_the_loss_is_that_of_the_stream_on_the_same_samples(
     ours = stored_stage(settings, tmp_path)
     for step in (0, 1):  # text to image, then editing
         batch, noise, t = ours.draw(step, 0)
+        before = ours.state(step)
         loss, report = ours.loss(step, 0)
         drawn = ours._samples["edit" if step else "generate"].sampler.draw(0)  # type: ignore[union-attr]
         stream = EncodedSamples(
             ours.pipeline,
             EDITING if step else TEXT_TO_IMAGE,
+            batch_size=8,
             seed=TAGWORLD_SEED,
             unique=64,
             folder=tmp_path,
@@ -100,42 +102,74 @@ def test_the_loss_is_that_of_the_stream_on_the_same_samples(
         )
         theirs = stream.batch(numbers(tagworld, batch), blank=drawn.blank.tolist())
         ours._next = lambda *_, drawn=(theirs, noise, t): drawn  # type: ignore[method-assign]
+        ours.restore(before, step)
         expected, terms = ours.loss(step, 0)
         del ours._next  # type: ignore[method-assign]
         assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
         assert report == pytest.approx(terms, rel=1e-3, abs=1e-6)
 
 
-@pytest.mark.parametrize(("stage", "step"), [pytest.param("base", 4, marks=pytest.mark.slow), ("unified", 4)])
-def test_a_killed_run_goes_on_bit_for_bit_though_the_store_has_grown(
+def die(config: RunConfig, stage: str, recipe: Path) -> None:
+    """A run in a process of its own that is killed before step 4 of a stage."""
+    recipe.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    process = subprocess.run([sys.executable, "-c", KILLED_RUN, str(recipe), stage, "4"], capture_output=True)
+    assert process.returncode == -signal.SIGKILL, process.stderr.decode()
+
+
+def fail(config: RunConfig, stage: str, run_training: Callable[..., Path], patch: pytest.MonkeyPatch) -> None:
+    """A run that fails before step 4 of a stage."""
+    original = loop._train_step
+
+    def step_or_fail(now: Any, step: int, *rest: Any) -> Any:
+        if now.name == stage and step == 4:
+            raise OSError(28, "No space left on device")
+        return original(now, step, *rest)
+
+    with patch.context() as patched:
+        patched.setattr(loop, "_train_step", step_or_fail)
+        with pytest.raises(OSError, match="space"):
+            run_training(config)
+
+
+@pytest.mark.parametrize(
+    ("stage", "killed"),
+    [
+        ("unified", False),
+        pytest.param("base", True, marks=pytest.mark.slow),
+        pytest.param("unified", True, marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_that_stopped_goes_on_bit_for_bit_though_the_store_has_grown(
     stage: str,
-    step: int,
+    killed: bool,
     tagworld: Path,
     config: Callable[..., RunConfig],
     run_training: Callable[..., Path],
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     place = tmp_path / "store"
     shutil.copytree(tagworld, place)
     data = {"store": str(place), "weights": {"tagworld": 1.0}}
-    whole, killed = config("whole", data=data), config("killed", data=data)
+    whole, stopped = config("whole", data=data), config("stopped", data=data)
     expected = run_training(whole)
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(killed.model_dump(mode="json")))
-    process = subprocess.run([sys.executable, "-c", KILLED_RUN, str(recipe), stage, str(step)], capture_output=True)
-    assert process.returncode == -signal.SIGKILL, process.stderr.decode()
+    if killed:
+        die(stopped, stage, tmp_path / "recipe.yaml")
+    else:
+        fail(stopped, stage, run_training, monkeypatch)
     import_source(Store.open(place), TagWorldSource(30, TAGWORLD_SEED + 1, "editing"))
-    resumed = run_training(killed, resume=True)
-    assert metrics(killed) == metrics(whole)
+    resumed = run_training(stopped, resume=True)
+    assert metrics(stopped) == metrics(whole)
     assert weights(resumed) == weights(expected)
-    recorded = yaml.safe_load((Path(killed.output_dir) / "config.resolved.yaml").read_text())
+    recorded = yaml.safe_load((Path(stopped.output_dir) / "config.resolved.yaml").read_text())
     assert recorded["data"]["version"] == Store.open(tagworld).version
 
 
 def test_weights_alone_mix_text_to_image_and_editing(
     tagworld: Path, config: Callable[..., RunConfig], run_training: Callable[..., Path]
 ) -> None:
-    mixed = config(data={"store": str(tagworld)}, unified={"steps": 16, "text_to_image_every": None})
+    unified = {"steps": 16, "text_to_image_every": None}
+    mixed = config(data={"store": str(tagworld)}, base={"steps": 0}, unified=unified)
     run_training(mixed)
     stage = stored_stage(mixed, Path(mixed.output_dir))
     references = [stage.draw(step, 0)[0].reference_BTC is not None for step in range(16)]
@@ -164,7 +198,7 @@ def test_another_store_at_the_same_place_is_refused(
 ) -> None:
     place = tmp_path / "store"
     shutil.copytree(tagworld, place)
-    run = config(data={"store": str(place)})
+    run = config(data={"store": str(place)}, base={"steps": 0}, unified={"steps": 1})
     run_training(run)
     version = Store.open(place).version
     shutil.rmtree(place)
@@ -228,7 +262,7 @@ def test_rewritten_instructions_come_in_their_share(
     pipeline.encode_prompt = lambda given: texts.extend(given) or encode(given)
     for share, wanted in ((0.0, {"draw a red circle"}), (1.0, {"draw a blue square"})):
         rows = StoredRows.open(DataConfig(store=str(store), rewritten_share=share))
-        StoredSamples(pipeline, rows, "edit", batch=8, seed=0, dropout=0).draw(0, 8, None)  # type: ignore[arg-type]
+        StoredSamples(pipeline, rows, "edit", batch=8, seed=0, dropout=0).draw(0)
         assert set(texts) == wanted
         texts.clear()
 
@@ -261,7 +295,12 @@ def test_rows_without_tags_train_without_the_alignment_loss(
     tagworld: Path, config: Callable[..., RunConfig], run_training: Callable[..., Path], tmp_path: Path
 ) -> None:
     store = changed(tagworld, tmp_path / "store", lambda r: replace(r, tags=None, tag_provenance=None))
-    run_training(config(data={"store": str(store)}, base={"steps": 0}, unified={"steps": 2}, loss={"lambda_align": 0}))
+    settings = {"base": {"steps": 0}, "unified": {"steps": 2}, "loss": {"lambda_align": 0}}
+    run = config(data={"store": str(store)}, **settings)
+    model = run_training(run)
+    assert [line["step"] for line in metrics(run)] == [1, 2]
+    tagged = config("tagged", data={"store": str(tagworld)}, **settings)
+    assert weights(model) == weights(run_training(tagged))
 
 
 def test_a_damaged_record_is_named(
@@ -294,7 +333,7 @@ def test_quarantined_rows_are_not_trained_on(tagworld: Path, tmp_path: Path) -> 
 
 
 def test_a_missing_extra_is_named(config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stored_module, "find_spec", lambda name: None)
+    monkeypatch.setattr("tagmoe.extras.find_spec", lambda name: None)
     with pytest.raises(MissingError, match=r"pip install 'tagmoe\[data\]'"):
         StoredRows.open(DataConfig(store="somewhere"))
 

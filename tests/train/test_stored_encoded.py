@@ -22,9 +22,11 @@ from tagmoe.train.encoder import encoder_of
 from tagmoe.train.stored import StoredRows, StoredSamples
 
 
-def encoded(store: Path, components: str, target: Path) -> Path:
-    """A copy of a store, encoded."""
-    shutil.copytree(store, target)
+@pytest.fixture(scope="module")
+def encoded(tagworld: Path, components: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the store, encoded. Read it, do not change it."""
+    target = tmp_path_factory.mktemp("encoded") / "store"
+    shutil.copytree(tagworld, target)
     load, fingerprint = encoder_of(Path(components), threads=1)
     encode_store(Store.open(target), load, fingerprint)
     return target
@@ -32,17 +34,16 @@ def encoded(store: Path, components: str, target: Path) -> Path:
 
 @pytest.mark.parametrize("kind", ["edit", "generate"])
 def test_an_encoded_store_gives_the_batches_of_its_pictures(
-    kind: str, tagworld: Path, components: str, config: Callable[..., RunConfig], tmp_path: Path
+    kind: str, tagworld: Path, encoded: Path, components: str, config: Callable[..., RunConfig], tmp_path: Path
 ) -> None:
-    store = encoded(tagworld, components, tmp_path / "store")
     pipeline = make_stage(config(), tmp_path).pipeline
     both = []
-    for place, folder in ((tagworld, None), (store, Path(components))):
+    for place, folder in ((tagworld, None), (encoded, Path(components))):
         rows = StoredRows.open(DataConfig(store=str(place)), folder)
         both.append(StoredSamples(pipeline, rows, kind, batch=8, seed=0, dropout=0.4))
         if folder is not None:
             pipeline.encode_images = pipeline.encode_prompt = None  # nothing is encoded any more
-        both.append(both.pop().draw(16, 8, None))  # type: ignore[arg-type]
+        both.append(both.pop().draw(2))
     pictures, columns = both
     assert pictures.samples == columns.samples
     assert pictures.grids == columns.grids
@@ -57,21 +58,20 @@ def test_an_encoded_store_gives_the_batches_of_its_pictures(
 
 
 def test_a_run_on_an_encoded_store_learns_what_one_on_pictures_does(
-    tagworld: Path, components: str, config: Callable[..., RunConfig], run_training: Callable[..., Path], tmp_path: Path
+    tagworld: Path, encoded: Path, config: Callable[..., RunConfig], run_training: Callable[..., Path]
 ) -> None:
-    store = encoded(tagworld, components, tmp_path / "store")
     logs = []
-    for name, place in (("pictures", tagworld), ("columns", store)):
-        run = config(name, data={"store": str(place)})
+    for name, place in (("pictures", tagworld), ("columns", encoded)):
+        run = config(name, data={"store": str(place)}, base={"steps": 2}, unified={"steps": 4})
         run_training(run)
         logs.append([line["flow"] for line in metrics(run)])
     assert logs[0] == pytest.approx(logs[1], rel=1e-3)
 
 
 def test_what_another_encoder_made_is_not_trained_on(
-    tagworld: Path, components: str, config: Callable[..., RunConfig], tmp_path: Path
+    encoded: Path, components: str, config: Callable[..., RunConfig], tmp_path: Path
 ) -> None:
-    store = encoded(tagworld, components, tmp_path / "store")
+    store = shutil.copytree(encoded, tmp_path / "store")
     settings = DataConfig(store=str(store))
     assert StoredRows.open(settings).encoded is None
     other = tmp_path / "other"

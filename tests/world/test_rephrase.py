@@ -97,8 +97,10 @@ def test_any_words_give_words_of_the_grammar_or_none(said: list[str], has_pictur
 @given(st.text(max_size=60))
 @settings(max_examples=30, deadline=None)
 def test_any_text_is_read(text: str) -> None:
-    normal_words(text)
-    rephrase(text, [PICTURE])
+    assert all(word == word.lower() and " " not in word for word in normal_words(text))
+    found = rephrase(text, [PICTURE])
+    assert (found.text is None) == (found.task is None)
+    assert found.reason
 
 
 def test_a_word_with_one_wrong_letter_is_the_known_one() -> None:

@@ -7,6 +7,7 @@ its gradient is then zero rather than None, so that data-parallel ranks always r
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -66,12 +67,12 @@ class _Permute(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x_SD: torch.Tensor, order_S: torch.Tensor, inverse_S: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x_SD: torch.Tensor, order_S: torch.Tensor, inverse_S: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(inverse_S)
         return x_SD.index_select(0, order_S)
 
     @staticmethod
-    def backward(ctx, grad_SD: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_SD: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (inverse_S,) = ctx.saved_tensors
         return grad_SD.index_select(0, inverse_S), None, None
 

@@ -50,7 +50,7 @@ def upcycle(
         noise=noise,
         present=dense.config,
     )
-    moe_model = TagMoETransformer2DModel.from_config(config | added).to(dense.device)
+    moe_model: TagMoETransformer2DModel = TagMoETransformer2DModel.from_config(config | added).to(dense.device)
     if dense.dtype != torch.float32:
         moe_model = moe_model.to(dense.dtype)
     dense_state = dense.state_dict()
@@ -131,7 +131,8 @@ def _output(
     if model.config.use_additional_t_cond:
         inputs["additional_t_cond"] = torch.zeros(batch, dtype=torch.long, device=device)
     with torch.no_grad():
-        return model(**inputs, return_dict=False)[0].float()
+        output: torch.Tensor = model(**inputs, return_dict=False)[0]
+    return output.float()
 
 
 def _difference(expected: torch.Tensor, actual: torch.Tensor) -> float:

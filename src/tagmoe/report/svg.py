@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tagmoe.errors import MissingError
+from tagmoe.extras import require
 from tagmoe.report.colours import DARK, LIGHT
 
 if TYPE_CHECKING:
@@ -59,11 +59,10 @@ class Drawing:
     text = ""
 
     def __init__(self, width: float, height: float) -> None:
-        try:
-            import matplotlib
-            from matplotlib.figure import Figure
-        except ImportError:
-            raise MissingError("Figures need matplotlib; run: pip install 'tagmoe[reports]'.") from None
+        require("reports", "matplotlib", purpose="Drawing a figure")
+        import matplotlib
+        from matplotlib.figure import Figure
+
         self._style = matplotlib.rc_context(_STYLE)
         self._figure_class, self._size = Figure, (width, height)
 

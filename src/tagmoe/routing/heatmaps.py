@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tagmoe.intervals import Interval
 from tagmoe.report.colours import text_on
 from tagmoe.report.svg import CARD, INK, Drawing, quiet
 from tagmoe.routing.case_routing import TaskRouting
-from tagmoe.routing.specialization import Interval, MutualInformation, deviation
+from tagmoe.routing.specialization import MutualInformation, deviation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -129,7 +130,7 @@ def similarity(tasks: Sequence[str], cosine: np.ndarray) -> str:
     return drawing.text
 
 
-def concentration(panels: Sequence[tuple[str, Interval]]) -> str:
+def concentration(panels: Sequence[tuple[str, Interval[np.ndarray]]]) -> str:
     """Mask concentration (L, N) of each panel, its logarithm coloured about 1; faint where the interval holds 1."""
     layers, experts = panels[0][1].value.shape
     rows, columns = layer_names(layers), expert_names(experts)
@@ -139,14 +140,14 @@ def concentration(panels: Sequence[tuple[str, Interval]]) -> str:
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for i, (one, (title, found)) in enumerate(zip(axes, panels, strict=True)):
             shown = np.log2(np.maximum(found.value, 1e-3))
-            sure = (found.low > 1) | (found.high < 1)
+            sure = found.excludes(1)
             names = rows if i == 0 else [""] * layers
             heat(one, shown, names, columns, low=-reach, high=reach, write="{:.2f}", strong=sure, written=found.value)
             one.set_title(f"{title} (n {found.n})", pad=4, fontsize=9)
     return drawing.text
 
 
-def differences(panels: Sequence[tuple[str, Interval]]) -> str:
+def differences(panels: Sequence[tuple[str, Interval[np.ndarray]]]) -> str:
     """Differences of concentration (L, N) of each panel about 0; faint where the interval holds 0."""
     layers, experts = panels[0][1].value.shape
     reach = max(0.1, *(float(np.abs(one.value).max()) for _, one in panels))
@@ -155,9 +156,8 @@ def differences(panels: Sequence[tuple[str, Interval]]) -> str:
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for i, (one, (title, found)) in enumerate(zip(axes, panels, strict=True)):
             rows = layer_names(layers) if i == 0 else [""] * layers
-            sure = (found.low > 0) | (found.high < 0)
             columns = expert_names(experts)
-            heat(one, found.value, rows, columns, low=-reach, high=reach, write="{:+.2f}", strong=sure)
+            heat(one, found.value, rows, columns, low=-reach, high=reach, write="{:+.2f}", strong=found.excludes(0))
             one.set_title(title, pad=4, fontsize=9)
     return drawing.text
 

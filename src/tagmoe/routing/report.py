@@ -130,12 +130,13 @@ def tiles(found: Findings) -> list[Tile]:
     if not isinstance(found.mask, Missing):
         inside = found.mask.inside
         layer, expert = divmod(int(np.argmax(inside.value)), found.experts)
-        low, high = inside.low[layer, expert], inside.high[layer, expert]
+        bounds = tuple(bound[layer, expert] for bound in inside.bounds)
+        beside = "{:.2f} to {:.2f}".format(*bounds) if inside.has_interval else "needs 5 cases"
         made.append(
             Tile(
                 f"{inside.value[layer, expert]:.2f} x",
                 f"inside the edit mask, layer {layer + 1} expert {expert + 1}",
-                f"interval {low:.2f} to {high:.2f}; 1 is no preference",
+                f"interval {beside}; 1 is no preference",
             )
         )
     if not isinstance(found.effects, Missing):
@@ -149,7 +150,9 @@ def _switch_tile(found: Effects) -> Tile:
         worst = min(off, key=lambda one: float(one.success.value) if one.success is not None else 0.0)
         success = worst.success
         value = 0.0 if success is None else float(success.value)
-        beside = "" if success is None else f"interval {points(float(success.low))} to {points(float(success.high))}"
+        beside = ""
+        if success is not None and success.has_interval:
+            beside = f"interval {points(success.low)} to {points(success.high)}"
         return Tile(f"{points(value)} points", f"success without expert {_number(worst)} in any layer", beside)
     worst = max(off, key=lambda one: float(one.change.value))
     noise = "" if found.noise is None else f"{percent(float(found.noise.change.value), 1)} by other noise"

@@ -278,7 +278,8 @@ class _Tensor:
         for values in self._values():
             wide = values.astype(np.float64)
             count, total, squares = count + wide.size, total + wide.sum(), squares + float(wide @ wide)
-        return (max(squares - total * total / count, 0.0) / max(count - 1, 1)) ** 0.5
+        deviation: float = (max(squares - total * total / count, 0.0) / max(count - 1, 1)) ** 0.5
+        return deviation
 
 
 def _read_config(file: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from tagmoe.annotation.quality.agree import AgreeReport, Case, Side
 from tagmoe.annotation.quality.agreement import Agreement
 from tagmoe.data.check.page import MAX_TEXT, shown_picture
 from tagmoe.data.store.store import Store
-from tagmoe.intervals import GROUPS, Measure
+from tagmoe.intervals import GROUPS, Interval
 from tagmoe.report.numbers import percent, percent_near_ends, with_interval
 from tagmoe.report.pages import Tile, page_environment
 from tagmoe.tags import RULES, TAG_NAMES, TIERS
@@ -111,12 +111,12 @@ def tiles(report: AgreeReport) -> list[Tile]:
     return made
 
 
-def figure(measure: Measure) -> str:
+def figure(measure: Interval[float | None]) -> str:
     """A figure with its interval."""
     return with_interval(measure.value, measure.low, measure.high)
 
 
-def _percents(measure: Measure) -> str:
+def _percents(measure: Interval[float | None]) -> str:
     if measure.value is None:
         return ""
     if measure.low is None:
@@ -125,11 +125,11 @@ def _percents(measure: Measure) -> str:
     return f"{percent_near_ends(measure.value)} ({low} to {high})"
 
 
-def _bounds(measure: Measure) -> str:
+def _bounds(measure: Interval[float | None]) -> str:
     return figure(measure).partition("(")[2].rstrip(")")
 
 
-def _tile(measure: Measure, name: str) -> Tile:
+def _tile(measure: Interval[float | None], name: str) -> Tile:
     value = "-" if measure.value is None else f"{measure.value:.3f}"
     return Tile(value, name, _bounds(measure) if measure.has_interval else "no interval")
 

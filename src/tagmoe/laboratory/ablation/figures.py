@@ -232,10 +232,12 @@ def _interval_line(axes: Any, place: int, estimate: Estimate | None, colour: str
     if estimate is None:
         return
     if by_seed and estimate.over_seeds is not None:
-        axes.plot([100 * bound for bound in estimate.over_seeds], [place] * 2, color=colour, linewidth=1, alpha=0.6)
+        axes.plot(
+            [100 * bound for bound in estimate.over_seeds.bounds], [place] * 2, color=colour, linewidth=1, alpha=0.6
+        )
     if estimate.over_cases is not None:
         width = 3.5 if by_seed else 1.6
-        bounds = [100 * bound for bound in estimate.over_cases]
+        bounds = [100 * bound for bound in estimate.over_cases.bounds]
         axes.plot(bounds, [place] * 2, color=colour, linewidth=width, solid_capstyle="butt")
     axes.plot([100 * estimate.value], [place], "o", color=colour, markersize=5.5 if by_seed else 3.5)
     if by_seed:

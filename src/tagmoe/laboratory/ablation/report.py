@@ -65,7 +65,7 @@ def numbers(summary: Summary) -> dict[str, Any]:
     collection = summary.collection
     return {
         "baseline": summary.baseline,
-        "arms": [asdict(row) for row in summary.rows],
+        "arms": [asdict(row, dict_factory=_as_data) for row in summary.rows],
         "missing": list(collection.missing),
         "claims": [
             {
@@ -76,7 +76,7 @@ def numbers(summary: Summary) -> dict[str, Any]:
                 "quantity": claim.column.name,
                 "metrics": list(claim.metrics),
                 "outcome": claim.outcome,
-                "difference": None if claim.estimate is None else asdict(claim.estimate),
+                "difference": claim.estimate and asdict(claim.estimate, dict_factory=_as_data),
             }
             for claim in summary.claims
         ],
@@ -204,10 +204,18 @@ def _cost(result: Result) -> dict[str, Any]:
     }
 
 
+def _as_data(pairs: list[tuple[str, Any]]) -> Any:
+    """For `asdict`: an interval is its bounds, because its value stands beside it."""
+    data = dict(pairs)
+    return (data["low"], data["high"]) if "low" in data else data
+
+
 def _flat(estimate: Estimate | None) -> dict[str, Any]:
     if estimate is None:
         return {"verdict": "missing"}
-    over_cases, over_seeds = (bounds or (None, None) for bounds in (estimate.over_cases, estimate.over_seeds))
+    over_cases, over_seeds = (
+        (None, None) if found is None else found.bounds for found in (estimate.over_cases, estimate.over_seeds)
+    )
     return {
         "difference": estimate.value,
         "cases": estimate.cases,

@@ -49,14 +49,14 @@ class _RMSNorm(torch.autograd.Function):
     """x / rms(x) * w with its backward by hand: 6 passes over the data where autograd makes 14."""
 
     @staticmethod
-    def forward(ctx, x_RE: torch.Tensor, weight_E: torch.Tensor, eps: float) -> torch.Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x_RE: torch.Tensor, weight_E: torch.Tensor, eps: float) -> torch.Tensor:
         norm = torch.linalg.vector_norm(x_RE, dim=-1, keepdim=True)
         scale = torch.rsqrt(norm.square() / x_RE.shape[-1] + eps)
         ctx.save_for_backward(x_RE, weight_E, scale)
         return (x_RE * scale).mul_(weight_E)
 
     @staticmethod
-    def backward(ctx, grad_RE: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_RE: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
         x_RE, weight_E, scale = ctx.saved_tensors
         product = (x_RE * scale).mul_(grad_RE)
         projection = (product @ weight_E)[..., None] * scale.square() / x_RE.shape[-1]
@@ -67,9 +67,11 @@ class _RMSNorm(torch.autograd.Function):
 def rms_norm(norm: RMSNorm, x_BSHE: torch.Tensor) -> torch.Tensor:
     """diffusers' `RMSNorm` over each head, fast on a CPU: in fp32, its weight times x / sqrt(mean(x^2) + eps)."""
     if torch.compiler.is_compiling() or x_BSHE.device.type != "cpu" or norm.bias is not None:
-        return norm(x_BSHE)
+        y_BSHE: torch.Tensor = norm(x_BSHE)
+        return y_BSHE
     with torch.autocast("cpu", enabled=False):
-        return _RMSNorm.apply(x_BSHE.float(), norm.weight.float(), norm.eps)
+        y_BSHE = _RMSNorm.apply(x_BSHE.float(), norm.weight.float(), norm.eps)
+    return y_BSHE
 
 
 def half_attention(
@@ -80,7 +82,7 @@ def half_attention(
     torch's fused CPU attention takes 12 times its forward to run backward in bf16 (fp32: twice).
     """
     query, key, value = (x.transpose(1, 2) for x in (query_BSHE, key_BSHE, value_BSHE))
-    logits_BHSS = query @ (key * query.shape[-1] ** -0.5).transpose(-1, -2)
+    logits_BHSS: torch.Tensor = query @ (key * query.shape[-1] ** -0.5).transpose(-1, -2)
     if mask_B11S is not None:
         logits_BHSS = logits_BHSS.masked_fill(~mask_B11S, float("-inf"))
     return (logits_BHSS.softmax(dim=-1) @ value).transpose(1, 2)
@@ -113,7 +115,8 @@ class RealRoPEAttnProcessor:
         head_dim = attn.inner_dim // attn.heads
 
         def heads(x: torch.Tensor) -> torch.Tensor:
-            return x.unflatten(-1, (-1, head_dim))
+            split: torch.Tensor = x.unflatten(-1, (-1, head_dim))
+            return split
 
         query = torch.cat(
             [

@@ -95,10 +95,11 @@ def run_plain(x_SD: Tensor, ids_S: Tensor, weights: list[Tensor], num_experts: i
         x_SD, weights = x_SD.to(dtype), [weight.to(dtype) for weight in weights]
     if torch.compiler.is_compiling():
         trains = torch.is_grad_enabled()
-        return torch.ops.tagmoe.experts(x_SD, ids_S, weights, num_experts, trains)[0]
+        y_SD: Tensor = torch.ops.tagmoe.experts(x_SD, ids_S, weights, num_experts, trains)[0]
+        return y_SD
     with torch.autocast(device, enabled=False):
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x_SD, *weights)):
-            y_SD: Tensor = _PlainExperts.apply(x_SD, ids_S, num_experts, *weights)
+            y_SD = _PlainExperts.apply(x_SD, ids_S, num_experts, *weights)
             return y_SD
         return _forward(x_SD, sort_by_expert(x_SD, ids_S, num_experts), weights, trains=False)[0]
 
@@ -107,7 +108,7 @@ class _PlainExperts(torch.autograd.Function):
     """`_forward` and `_backward` for eager mode."""
 
     @staticmethod
-    def forward(ctx: Any, x_SD: Tensor, ids_S: Tensor, num_experts: int, *weights: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x_SD: Tensor, ids_S: Tensor, num_experts: int, *weights: Tensor) -> Tensor:
         ctx.order = sort_by_expert(x_SD, ids_S, num_experts)
         y_SD, x_PD, activations, slopes = _forward(x_SD, ctx.order, weights, trains=True)
         ctx.save_for_backward(x_PD, *activations, *slopes, *weights)
@@ -115,7 +116,7 @@ class _PlainExperts(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_SD: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_SD: Tensor) -> tuple[Tensor | None, ...]:
         x_PD, *rest = ctx.saved_tensors
         num = len(ctx.order.sizes)
         activations, slopes, weights = rest[:num], rest[num : 2 * num], rest[2 * num :]
@@ -207,7 +208,8 @@ def _backward(
 
 
 def _split(x_PD: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
-    return x_PD[: sum(sizes)].split(sizes)
+    slices: tuple[Tensor, ...] = x_PD[: sum(sizes)].split(sizes)
+    return slices
 
 
 def _row_block(x_SD: Tensor) -> int:
@@ -258,7 +260,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None = 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """GELU(x W^T + b), without gradients: inside oneDNN's product where this torch has it."""
     if HAS_POINTWISE and x.device.type == "cpu" and x.dtype in DTYPES and _row_count_is_round(x):
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu", [], "tanh")
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu", [], "tanh")
+        return y
     return F.gelu(F.linear(x, weight, bias), approximate="tanh")
 
 

@@ -1,0 +1,113 @@
+"""The engines: every fragment comes back once, whatever its worker does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tagmoe.data.store.engine import ATTEMPTS, run
+from tagmoe.errors import DataError, MissingError, UsageError
+
+
+@dataclass(frozen=True)
+class Work:
+    """Squares a number, except that number 2 raises, 3 kills its process the first time and 4 always."""
+
+    folder: Path
+
+    def __call__(self, fragment: int) -> int:
+        with (self.folder / f"{fragment}.log").open("a") as log:
+            log.write(f"{os.getpid()}\n")
+        if fragment == 2:
+            raise DataError("two is bad.")
+        if fragment == 5:
+            raise ZeroDivisionError("five\nis worse")
+        if fragment == 4 or (fragment == 3 and self.attempts(3) == 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return fragment * fragment
+
+    def attempts(self, fragment: int) -> int:
+        return len((self.folder / f"{fragment}.log").read_text().splitlines())
+
+
+def check(work: Work, engine: str) -> None:
+    found = list(run(range(7), work, engine=engine, workers=2))
+    assert sorted(done.fragment for done in found) == list(range(7))
+    values = {done.fragment: done.value for done in found}
+    assert values == {0: 0, 1: 1, 2: None, 3: 9, 4: None, 5: None, 6: 36}
+    errors = {done.fragment: done.error for done in found if done.error}
+    assert errors[2] == "two is bad."
+    assert "given up: 3 workers died" in errors[4]
+    assert errors[5] == "Fragment 5 failed with ZeroDivisionError: five is worse."
+    assert len(errors) == 3
+    assert [work.attempts(fragment) for fragment in range(7)] == [1, 1, 1, 2, ATTEMPTS, 1, 1]
+    pids = {int(line) for log in work.folder.glob("*.log") for line in log.read_text().split()}
+    assert os.getpid() not in pids
+
+
+def test_processes_that_die_lose_only_their_fragment(tmp_path):
+    check(Work(tmp_path), "local")
+
+
+def test_a_worker_that_cannot_start_says_why(monkeypatch):
+    """Work of a module that only this process has."""
+    module = ModuleType("module_of_this_process")
+    exec("def work(fragment): return fragment", vars(module))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    (found,) = run([1], module.work, engine="ray", workers=1)
+    assert found.error is not None
+    assert found.error.startswith("No worker starts on Ray: ")
+    assert "No module named" in found.error
+
+
+def test_ray_workers_that_die_lose_only_their_fragment(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    check(Work(tmp_path), "ray")
+    import ray
+
+    assert not ray.is_initialized()
+
+
+def test_one_worker_is_this_process(tmp_path):
+    work = Work(tmp_path)
+    found = {done.fragment: (done.value, done.error) for done in run([6, 2, 1], work)}
+    assert found == {6: (36, None), 2: (None, "two is bad."), 1: (1, None)}
+    assert (tmp_path / "6.log").read_text().split() == [str(os.getpid())]
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_who_stops_listening_leaves_no_process_behind(tmp_path):
+    results = run([0, 1, 6], Work(tmp_path), workers=2)
+    next(results)
+    results.close()
+    pids = {int(line) for log in tmp_path.glob("*.log") for line in log.read_text().split()}
+    assert pids
+    assert not any(alive(pid) for pid in pids)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"engine": "dask"}, "'dask'"), ({"workers": 0}, "is 0"), ({"address": "auto"}, "--engine ray")],
+)
+def test_settings_that_cannot_be_met(options, message):
+    with pytest.raises(UsageError, match=message):
+        run([0], abs, **options)
+
+
+def test_without_ray(monkeypatch):
+    monkeypatch.setattr("tagmoe.extras.find_spec", lambda name: None)
+    with pytest.raises(MissingError, match=r"pip install 'tagmoe\[ray\]'"):
+        run([0], abs, engine="ray")

@@ -1,0 +1,80 @@
+"""The arms: every one fits, differs from the others in what it may change, and shares the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tagmoe.errors import ConfigError, UsageError
+from tagmoe.laboratory.ablation.arms import arm_names, common_digest, load_arms
+
+ARMS = Path(__file__).parents[3] / "recipes" / "tagworld" / "ablation"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    common = yaml.safe_load((ARMS / "common.yaml").read_text())
+    (tmp_path / "common.yaml").write_text(yaml.safe_dump(common))
+    return tmp_path
+
+
+def test_every_arm_shares_all_that_it_must_and_is_another_one() -> None:
+    arms = load_arms(ARMS)
+    assert {"dense", "moe", "align", "align-shuffled"} <= {arm.name for arm in arms}
+    assert len({common_digest(arm.config, {"cases": 1}) for arm in arms}) == 1
+    assert len({arm.config.model_dump_json() for arm in arms}) == len(arms)
+    assert len({arm.about for arm in arms}) == len(arms)
+
+
+def test_the_papers_three_arms_use_equally_many_weights_a_token() -> None:
+    by_name = {arm.name: arm.config for arm in load_arms(ARMS, ["dense", "moe", "align"])}
+    assert by_name["dense"].moe is None
+    assert by_name["moe"].moe == by_name["align"].moe
+    assert by_name["moe"].moe.top_k == 1
+    assert by_name["moe"].loss.lambda_align == 0 < by_name["align"].loss.lambda_align
+
+
+def test_the_digest_changes_with_what_is_shared_and_not_with_what_is_free() -> None:
+    arm = load_arms(ARMS, ["align"])[0].config
+    same = arm.model_copy(update={"seed": 7, "output_dir": "elsewhere", "moe": None})
+    assert common_digest(same, {"cases": 1}) == common_digest(arm, {"cases": 1})
+    assert common_digest(arm, {"cases": 2}) != common_digest(arm, {"cases": 1})
+    longer = load_arms(ARMS, ["align"], ["unified.steps=900"])[0].config
+    assert common_digest(longer, {"cases": 1}) != common_digest(arm, {"cases": 1})
+
+
+def test_an_override_changes_what_all_share() -> None:
+    assert {arm.config.unified.steps for arm in load_arms(ARMS, overrides=["unified.steps=7"])} == {7}
+
+
+def test_an_unknown_arm_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UsageError, match=r"Unknown arm nonsense; .* has align, .*dense"):
+        load_arms(ARMS, ["dense", "nonsense"])
+
+
+def test_a_folder_without_common_settings_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"holds no common\.yaml"):
+        arm_names(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("about: x\nsettings: {unified: {steps: 9}}", "changes 'unified', which all arms must share"),
+        ("about: x\nsettings: {seed: 9}", "changes 'seed', which all arms must share"),
+        ("about: x\nsettings: {loss: {edit_weight: 1}}", r"changes 'loss\.edit_weight', which all arms must share"),
+        ("about: x\nsettings: {moe: {experts: 1}}", r"Unknown setting 'moe\.experts'"),
+        ("about: x\nsettings: {moe: {top_k: 9}}", r"'moe\.top_k' is 9"),
+        ("about: x", "must hold 'about'"),
+        ("about: [x]\nsettings: {moe: null}", "must hold 'about'"),
+        ("[1, 2]", "holds no settings"),
+        ("a: [", "cannot be read as YAML"),
+    ],
+)
+def test_an_arm_that_is_wrong_is_refused_by_name(folder: Path, text: str, said: str) -> None:
+    (folder / "odd.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=said) as refused:
+        load_arms(folder)
+    assert "\n" not in str(refused.value)
