@@ -23,7 +23,7 @@ from tagmoe.report import numbers
         (numbers.percent_between(0.19, 0.31, 1), "19.0 % to 31.0 %"),
         (numbers.points(0.034), "+3"),
         (numbers.points(-0.001), "0"),
-        (numbers.signed(-0.126), "-0.13"),
+        (numbers.thousands(12345), "12,345"),
         (numbers.with_interval(0.76, 0.74, 0.785), "0.76 (0.74 to 0.79)"),
         (numbers.with_interval(0.76, 0.755, 0.765), "0.760 (0.755 to 0.765)"),
         (numbers.with_interval(0.76), "0.76"),

@@ -27,12 +27,7 @@ def percent_between(low: float, high: float, digits: int = 0) -> str:
 
 def points(difference: float, digits: int = 0) -> str:
     """A difference of two shares in percentage points, with its sign and without the unit: 0.034 is "+3"."""
-    return signed(100 * difference, digits)
-
-
-def signed(value: float, digits: int = 2) -> str:
-    """A number with its sign; what rounds to zero has none."""
-    text = f"{value:+.{digits}f}"
+    text = f"{100 * difference:+.{digits}f}"
     return text if float(text) else text[1:]
 
 
@@ -46,7 +41,7 @@ def with_interval(value: float | None, low: float | None = None, high: float | N
     return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
-def count(number: int) -> str:
+def thousands(number: int) -> str:
     """12345 as 12,345."""
     return f"{number:,}"
 
@@ -89,7 +84,7 @@ FILTERS = {
         percent,
         percent_near_ends,
         with_interval,
-        count,
+        thousands,
         short_count,
         counted,
         named,

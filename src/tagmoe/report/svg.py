@@ -43,8 +43,7 @@ _STYLE: Any = {
     "ytick.color": SOFT,
     "xtick.labelcolor": SOFT,
     "ytick.labelcolor": INK,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
+    **{f"{axis}tick.{kind}.size": 0 for axis in "xy" for kind in ("major", "minor")},
     "legend.frameon": False,
     "legend.labelcolor": INK,
 }
@@ -115,9 +114,10 @@ def grid(axes: Axes, axis: Any = "y") -> None:
     quiet(axes)
 
 
-def legend_below(figure: Figure, lines: Mapping[str, Any], **options: Any) -> None:
-    """One legend for all panels, below them: name -> what is drawn."""
-    figure.legend([*lines.values()], [*lines], loc="outside lower center", ncols=min(5, len(lines)), **options)
+def legend_below(figure: Figure, drawn: Mapping[str, Any] | None = None, **options: Any) -> None:
+    """One legend for all panels, below them: name -> what is drawn, by default what has a label in the first."""
+    named = drawn or dict(zip(*reversed(figure.axes[0].get_legend_handles_labels()), strict=True))
+    figure.legend([*named.values()], [*named], loc="outside lower center", ncols=min(5, len(named)), **options)
 
 
 def _themed(svg: str) -> str:

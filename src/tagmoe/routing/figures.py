@@ -9,7 +9,7 @@ import numpy as np
 
 from tagmoe.report.colours import series_colour, text_on
 from tagmoe.report.numbers import percent
-from tagmoe.report.svg import ACCENT, INK, LINE, SOFT, Drawing, grid, quiet
+from tagmoe.report.svg import ACCENT, INK, LINE, SOFT, Drawing, grid, legend_below, quiet
 from tagmoe.routing.heatmaps import layer_names, short
 from tagmoe.routing.specialization import MutualInformation
 
@@ -21,7 +21,7 @@ def information(target: MutualInformation, references: MutualInformation | None)
     """Mutual information of task and expert by layer, a bar each, with chance as a band up to its 95th percentile."""
     parts = [("picture being made", target), *([("reference", references)] if references else [])]
     layers = len(target.value_L)
-    drawing = Drawing(min(10, 3.2 * len(parts) + 1.2), 2.5)
+    drawing = Drawing(min(10, 3.2 * len(parts) + 1.2), 2.8)
     with drawing as figure:
         axes = figure.subplots(1, len(parts), sharey=True, squeeze=False)[0]
         for one, (title, found) in zip(axes, parts, strict=True):
@@ -34,13 +34,13 @@ def information(target: MutualInformation, references: MutualInformation | None)
             one.set_title(title)
             grid(one)
         axes[0].set_ylabel("nats")
-        axes[-1].legend(loc="upper right", fontsize=8)
+        legend_below(figure)
     return drawing.text
 
 
 def accuracies(rows: Sequence[tuple[str, float, float, float]]) -> str:
     """Bars of accuracy: (name, measured, mean with shuffled labels, its 95th percentile) each."""
-    drawing = Drawing(8.5, 0.75 + 0.48 * len(rows))
+    drawing = Drawing(8.5, 1.0 + 0.48 * len(rows))
     with drawing as figure:
         one = figure.subplots()
         y = np.arange(len(rows))
@@ -55,7 +55,7 @@ def accuracies(rows: Sequence[tuple[str, float, float, float]]) -> str:
         one.set_xlim(0, max(1.0, *(row[1] for row in rows)))
         one.set_xticks(np.linspace(0, 1, 6), [percent(v) for v in np.linspace(0, 1, 6)])
         one.invert_yaxis()
-        one.legend(loc="lower right", fontsize=8)
+        legend_below(figure)
         grid(one, "x")
     return drawing.text
 
@@ -150,7 +150,7 @@ def variance_bars(share: dict[str, float], by_chance: dict[str, float]) -> str:
         one.set_xlim(0, 1)
         one.invert_yaxis()
         quiet(one)
-        figure.legend(loc="outside lower center", ncols=len(names), fontsize=8.5)
+        legend_below(figure)
     return drawing.text
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -132,32 +132,41 @@ def similarity(tasks: Sequence[str], cosine: np.ndarray) -> str:
 
 def concentration(panels: Sequence[tuple[str, Interval[np.ndarray]]]) -> str:
     """Mask concentration (L, N) of each panel, its logarithm coloured about 1; faint where the interval holds 1."""
-    layers, experts = panels[0][1].value.shape
-    rows, columns = layer_names(layers), expert_names(experts)
-    reach = max(0.5, *(float(np.abs(np.log2(np.maximum(one.value, 1e-3))).max()) for _, one in panels))
-    drawing = Drawing(0.5 + len(panels) * (0.52 * experts + 0.4), 0.65 + 0.38 * layers)
-    with drawing as figure:
-        axes = figure.subplots(1, len(panels), squeeze=False)[0]
-        for i, (one, (title, found)) in enumerate(zip(axes, panels, strict=True)):
-            shown = np.log2(np.maximum(found.value, 1e-3))
-            sure = found.excludes(1)
-            names = rows if i == 0 else [""] * layers
-            heat(one, shown, names, columns, low=-reach, high=reach, write="{:.2f}", strong=sure, written=found.value)
-            one.set_title(f"{title} (n {found.n})", pad=4, fontsize=9)
-    return drawing.text
+    titled = [(f"{title} (n {found.n})", found) for title, found in panels]
+    return _intervals(titled, lambda value: np.log2(np.maximum(value, 1e-3)), null=1, reach=0.5, write="{:.2f}")
 
 
 def differences(panels: Sequence[tuple[str, Interval[np.ndarray]]]) -> str:
     """Differences of concentration (L, N) of each panel about 0; faint where the interval holds 0."""
+    return _intervals(panels, lambda value: value, null=0, reach=0.1, write="{:+.2f}")
+
+
+def _intervals(
+    panels: Sequence[tuple[str, Interval[np.ndarray]]],
+    coloured: Callable[[np.ndarray], np.ndarray],
+    *,
+    null: float,
+    reach: float,
+    write: str,
+) -> str:
+    """A heat map (L, N) for each panel; `coloured` gives 0 for `null`; reach: the least that has full colour."""
     layers, experts = panels[0][1].value.shape
-    reach = max(0.1, *(float(np.abs(one.value).max()) for _, one in panels))
+    reach = max(reach, *(float(np.abs(coloured(one.value)).max()) for _, one in panels))
     drawing = Drawing(0.5 + len(panels) * (0.52 * experts + 0.4), 0.65 + 0.38 * layers)
     with drawing as figure:
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for i, (one, (title, found)) in enumerate(zip(axes, panels, strict=True)):
-            rows = layer_names(layers) if i == 0 else [""] * layers
-            columns = expert_names(experts)
-            heat(one, found.value, rows, columns, low=-reach, high=reach, write="{:+.2f}", strong=found.excludes(0))
+            heat(
+                one,
+                coloured(found.value),
+                layer_names(layers) if i == 0 else [""] * layers,
+                expert_names(experts),
+                low=-reach,
+                high=reach,
+                write=write,
+                strong=found.excludes(null),
+                written=found.value,
+            )
             one.set_title(title, pad=4, fontsize=9)
     return drawing.text
 
