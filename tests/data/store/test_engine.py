@@ -53,6 +53,14 @@ def test_processes_that_die_lose_only_their_fragment(tmp_path):
     check(Work(tmp_path), "local")
 
 
+def test_workers_on_ray_give_results_and_errors(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # Ray's workers import this file
+    found = {done.fragment: (done.value, done.error) for done in run([6, 2], Work(tmp_path), engine="ray", workers=1)}
+    assert found == {6: (36, None), 2: (None, "two is bad.")}
+    assert str(os.getpid()) not in (tmp_path / "6.log").read_text().split()
+
+
+@pytest.mark.slow
 def test_a_worker_that_cannot_start_says_why(tmp_path):
     """Work of a module that Ray's workers do not find."""
     (found,) = run([1], Work(tmp_path), engine="ray", workers=1)
@@ -61,6 +69,7 @@ def test_a_worker_that_cannot_start_says_why(tmp_path):
     assert "No module named" in found.error
 
 
+@pytest.mark.slow
 def test_ray_workers_that_die_lose_only_their_fragment(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     check(Work(tmp_path), "ray")
