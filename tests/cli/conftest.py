@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from support.quick_figures import without_layout
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,26 @@ def tagmoe(capsys: pytest.CaptureFixture[str]) -> Call:
         return Outcome(code, captured.out, captured.err)
 
     return call
+
+
+@pytest.fixture
+def quick_figures() -> Iterator[None]:
+    with without_layout():
+        yield
+
+
+@pytest.fixture
+def drift_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure the step-0 drift in this process: another one takes ten seconds to import diffusers."""
+    from tagmoe.cli import drift
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        out, err = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err):
+            drift.probe(*command[3:])
+        return subprocess.CompletedProcess(command, 0, out.getvalue(), err.getvalue())
+
+    monkeypatch.setattr(drift, "subprocess", SimpleNamespace(run=run))
 
 
 @pytest.fixture(scope="session")

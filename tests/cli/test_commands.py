@@ -206,6 +206,7 @@ def dense_pipeline(model: Path, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("drift_here")
 def test_upcycling_a_pipeline_gives_one_that_draws(tagmoe, model, tmp_path) -> None:
     dense, made = dense_pipeline(model, tmp_path / "dense"), tmp_path / "moe"
     outcome = tagmoe("upcycle", dense, made, "--num-moe-blocks", 2, "--num-experts", 3, "--json")

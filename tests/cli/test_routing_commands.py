@@ -15,6 +15,7 @@ from tagmoe.routing.recording import RecordingWriter
 from tagmoe.world import TASKS
 
 TINY = ("--steps", "2", "--cfg", "1")
+ONE_STEP = ("--steps", "1", "--cfg", "1")
 
 
 def lines(path: Path, *rows: object) -> Path:
@@ -22,9 +23,10 @@ def lines(path: Path, *rows: object) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("quick_figures")
 def test_a_model_is_recorded_and_the_recording_shown_without_it(tagmoe, model: Path, tmp_path: Path) -> None:
     recording, page = tmp_path / "recording", tmp_path / "page"
-    arguments = ["--cases", 1, "--tasks", "recolour, generate", "--controls", 1, "--interventions", 1, *TINY]
+    arguments = ["--cases", 1, "--tasks", "recolour, generate", "--controls", 1, "--interventions", 1, *ONE_STEP]
     made = tagmoe("routing", "record", "--model", model, "--out", recording, "--random-weights", *arguments, "--json")
     assert made.code == 0, made.err
     data = json.loads(made.out)

@@ -44,6 +44,7 @@ def test_choices_are_those_of_the_rules() -> None:
     assert [choice.value for choice in COMMAND.Dtype] == list(NAMES)
 
 
+@pytest.mark.usefixtures("drift_here")
 def test_the_result_is_reported_as_one_object(tagmoe, dense, tmp_path) -> None:
     made = tmp_path / "moe"
     words = ("--num-moe-blocks", 2, "--gate", "linear", "--noise", 0.01, "--dtype", "bf16", "--top-k", 2, "--json")
@@ -91,7 +92,7 @@ def test_the_command_imports_nothing_heavy(dense, tmp_path) -> None:
 
 KILLED = """
 import os, signal, sys
-from tagmoe import resumable
+from tagmoe.files import resumable
 write = resumable._write_all
 
 def kill(output, data):

@@ -138,6 +138,7 @@ def test_upcycling_by_name_fetches_the_transformer_and_nothing_else(hub, tmp_pat
     assert len(fetched) > 3
 
 
+@pytest.mark.slow
 def test_a_model_by_name_is_loaded_from_safetensors_alone(hub, tmp_path) -> None:
     save_dense(hub.files)
     (hub.files / "diffusion_pytorch_model.bin").write_bytes(b"pickle")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -256,9 +257,18 @@ def graphs() -> list[Any]:
     return []
 
 
-@pytest.mark.parametrize("tokens", [40, TOKENS])
-@pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize("trains", [False, True])
+@pytest.mark.parametrize(
+    ("tokens", "autocast", "trains"),
+    [
+        (40, False, False),
+        (TOKENS, True, True),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in product((40, TOKENS), (False, True), (False, True))
+            if case not in ((40, False, False), (TOKENS, True, True))
+        ),
+    ],
+)
 def test_a_compiled_graph_is_not_broken_at_all(tokens, autocast, trains, graphs) -> None:
     def backend(graph: Any, _: Any) -> Any:
         graphs.append(graph)

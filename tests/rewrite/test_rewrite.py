@@ -251,7 +251,7 @@ FIELDS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(JSON | FIELDS)
 def test_any_answer_gives_a_text_that_passes_the_checks_and_a_result_that_is_json(value: Any) -> None:
     result = rewrite(ScriptedVLM(value), images=())

@@ -292,7 +292,7 @@ def big_folder(folder: Path, dim: int = 3072) -> int:
 
 # Not ru_maxrss: a new process begins with that of the process that started it, here pytest with torch in it.
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
-@pytest.mark.parametrize(("noise", "dtype"), [(0, ""), (0.01, "fp32")])
+@pytest.mark.parametrize(("noise", "dtype"), [(0, ""), pytest.param(0.01, "fp32", marks=pytest.mark.slow)])
 def test_memory_stays_far_below_the_largest_tensor_and_torch_is_not_imported(tmp_path, noise, dtype) -> None:
     largest = big_folder(tmp_path / "big")
     assert largest > 100e6

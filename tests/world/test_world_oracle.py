@@ -59,7 +59,7 @@ def blurred(picture: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_the_true_target_is_perfect_in_every_task(split: str) -> None:
-    for case in cases(6, split):
+    for case in cases(4, split):
         verdict = judge(case, case.target)
         assert verdict.success, (case.instruction, verdict)
         assert verdict.unchanged == 1.0
@@ -70,7 +70,7 @@ def test_the_true_target_is_perfect_in_every_task(split: str) -> None:
 
 
 def test_the_unedited_source_is_no_success() -> None:
-    for case in cases(6, "train"):
+    for case in cases(3, "train"):
         if case.sources:
             verdict = judge(case, case.sources[0])
             assert not verdict.success, case.instruction
@@ -80,7 +80,7 @@ def test_the_unedited_source_is_no_success() -> None:
 
 
 def test_another_edit_of_the_same_source_is_no_success() -> None:
-    for case in cases(5, "test"):
+    for case in cases(3, "test"):
         source = case.source_scene
         if source is None:
             continue
@@ -93,7 +93,7 @@ def test_another_edit_of_the_same_source_is_no_success() -> None:
 
 def test_one_wrong_attribute_in_the_edit_is_no_success() -> None:
     tried = 0
-    for case in cases(4, "test", seed=42):
+    for case in cases(2, "test", seed=42):
         for place in edited_places(case):
             wrong = one_attribute_off(case.target_scene, place)
             for scene in [wrong[int(k)] for k in RNG.integers(len(wrong), size=3)] if wrong else []:
@@ -101,7 +101,7 @@ def test_one_wrong_attribute_in_the_edit_is_no_success() -> None:
                 assert not verdict.success, (case.instruction, scene)
                 assert verdict.reasons
                 tried += 1
-    assert tried > 300
+    assert tried > 150
 
 
 NO_THINGS = tuple((place, None) for place in range(4))
@@ -142,14 +142,14 @@ def test_a_half_done_edit_is_no_success_and_a_nearly_done_one_is() -> None:
 def test_targets_of_other_tasks_on_other_scenes_are_no_success() -> None:
     chosen = [sample(53, i, split="test", task=task) for i, task in enumerate(TASKS)]  # an index each: other scenes
     for case in chosen:
-        for other in chosen:
+        for other in chosen[::3]:
             if other.task != case.task and not np.array_equal(other.target, case.target):
                 assert not judge(case, other.target).success, (case.instruction, other.instruction)
 
 
 def test_targets_of_other_tasks_on_the_same_source_are_no_success() -> None:
     tried = 0
-    for case in cases(2, "test", seed=54):
+    for case in cases(1, "test", seed=54):
         source = case.source_scene
         if source is None:
             continue
@@ -168,12 +168,12 @@ def test_targets_of_other_tasks_on_the_same_source_are_no_success() -> None:
                 )
                 assert same_edit or not judge(case, picture).success, (case.instruction, other)
                 tried += 1
-    assert tried > 500
+    assert tried > 250
 
 
 def test_every_other_style_light_and_background_is_no_success() -> None:
     for task in SETTING_TASKS:
-        for i in range(4):
+        for i in range(2):
             case = sample(55, i, split="test", task=task)
             scene, ground = case.target_scene, case.target_scene.background
             wrong = {
@@ -213,7 +213,7 @@ def test_an_edit_in_a_destroyed_scene_is_no_success() -> None:
 
 def test_damage_outside_the_edit_lowers_unchanged_only() -> None:
     tried = 0
-    for case in cases(4, "train", seed=43):
+    for case in cases(2, "train", seed=43):
         outside = set(range(4)) - set(edited_places(case))
         things_outside = outside & set(case.target_scene.occupied)
         for place in outside:
@@ -225,7 +225,7 @@ def test_damage_outside_the_edit_lowers_unchanged_only() -> None:
                     if case.task not in SETTING_TASKS and (place not in things_outside or len(things_outside) > 1):
                         assert verdict.success, (case.instruction, verdict)
                     tried += 1
-    assert tried > 100
+    assert tried > 50
 
 
 def test_a_changed_background_style_or_light_lowers_unchanged() -> None:
@@ -266,7 +266,7 @@ def test_a_lost_face_and_a_lost_subject_are_seen() -> None:
 def test_noise_and_blank_pictures_are_no_success() -> None:
     blanks = [np.full((64, 64, 3), level, dtype=np.uint8) for level in (0, 60, 128, 255)]
     garbage = [RNG.integers(0, 256, (64, 64, 3)).astype(np.uint8) for _ in range(2)]
-    for case in cases(3, "test"):
+    for case in cases(1, "test"):
         for picture in garbage:
             verdict = judge(case, picture)
             assert not verdict.success
@@ -281,7 +281,7 @@ def test_noise_and_blank_pictures_are_no_success() -> None:
 
 @pytest.mark.parametrize("damage", [jpeg, noisy, blurred])
 def test_lossy_true_targets_still_succeed(damage) -> None:  # type: ignore[no-untyped-def]
-    verdicts = [judge(case, damage(case.target)) for case in cases(8, "test", seed=46)]
+    verdicts = [judge(case, damage(case.target)) for case in cases(4, "test", seed=46)]
     assert np.mean([verdict.success for verdict in verdicts]) >= 0.98
     assert np.mean([verdict.unchanged for verdict in verdicts]) >= 0.98
 
@@ -320,7 +320,7 @@ def test_reasons_name_the_place_and_what_was_found() -> None:
 
 
 def test_a_verdict_takes_less_than_thirty_milliseconds() -> None:
-    chosen = [sample(51, i, split="test") for i in range(150)]
+    chosen = [sample(51, i, split="test") for i in range(50)]
     for case in chosen:
         judge(case, case.target)
     start = time.process_time()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -42,9 +43,9 @@ def test_another_process_draws_the_same_and_needs_no_torch() -> None:
         "import sys, zlib; from tagmoe.world import sample; s = [sample(5, i) for i in range(40)];"
         "print(zlib.crc32(b''.join(x.target.tobytes() + x.instruction.encode() for x in s)), 'torch' in sys.modules)"
     )
-    runs = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout for _ in range(2)}
-    assert len(runs) == 1
-    assert runs.pop().split()[1] == "False"
+    there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    here = zlib.crc32(b"".join(x.target.tobytes() + x.instruction.encode() for x in (sample(5, i) for i in range(40))))
+    assert there.split() == [str(here), "False"]
 
 
 def test_pictures_and_masks_have_the_promised_form() -> None:
@@ -64,8 +65,8 @@ def test_pictures_and_masks_have_the_promised_form() -> None:
 
 
 def test_train_never_shows_a_held_out_combination_and_test_often_does() -> None:
-    train = [sample(1, i) for i in range(2000)]
-    test = [sample(1, i, split="test") for i in range(2000)]
+    train = [sample(1, i) for i in range(1000)]
+    test = [sample(1, i, split="test") for i in range(1000)]
     for case in train:
         assert not case.held_out_combination
         assert not case.held_out_paraphrase
@@ -104,7 +105,7 @@ def test_instructions_are_short_lower_case_and_from_the_closed_vocabulary() -> N
 
 
 def test_held_out_paraphrases_are_new_but_use_only_words_seen_in_training() -> None:
-    trained = {word for i in range(4000) for word in sample(2, i).instruction.replace(",", "").split()}
+    trained = {word for i in range(2500) for word in sample(2, i).instruction.replace(",", "").split()}
     assert words() == trained
     for group in TEMPLATES.values():
         assert len(group.train) >= 5

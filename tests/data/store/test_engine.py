@@ -55,6 +55,14 @@ def test_processes_that_die_lose_only_their_fragment(tmp_path):
     check(Work(tmp_path), "local")
 
 
+def test_workers_on_ray_give_results_and_errors(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # Ray's workers import this file
+    found = {done.fragment: (done.value, done.error) for done in run([6, 2], Work(tmp_path), engine="ray", workers=1)}
+    assert found == {6: (36, None), 2: (None, "two is bad.")}
+    assert str(os.getpid()) not in (tmp_path / "6.log").read_text().split()
+
+
+@pytest.mark.slow
 def test_a_worker_that_cannot_start_says_why(monkeypatch):
     """Work of a module that only this process has."""
     module = ModuleType("module_of_this_process")
@@ -66,6 +74,7 @@ def test_a_worker_that_cannot_start_says_why(monkeypatch):
     assert "No module named" in found.error
 
 
+@pytest.mark.slow
 def test_ray_workers_that_die_lose_only_their_fragment(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     check(Work(tmp_path), "ray")

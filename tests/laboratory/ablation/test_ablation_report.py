@@ -8,13 +8,14 @@ import re
 import shutil
 import sys
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import util
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from support.html_page import Page
+from support.quick_figures import without_layout
 
 from tagmoe.cli import run
 from tagmoe.errors import MissingError
@@ -32,13 +33,20 @@ EVIL = "<script>alert('x')</script>"
 
 @pytest.fixture(scope="module")
 def summary(arms_folder: Path) -> Summary:
-    return summarise(read_collection(arms_folder, known=KNOWN), "moe", draws=500)
+    return summarise(read_collection(arms_folder, known=KNOWN), "moe", draws=200)
+
+
+@pytest.fixture
+def quick_figures() -> Iterator[None]:
+    with without_layout():
+        yield
 
 
 @pytest.fixture(scope="module")
 def written(summary: Summary, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    write_report(summary, folder)
+    with without_layout():
+        write_report(summary, folder)
     return folder
 
 
@@ -67,6 +75,7 @@ def test_the_page_loads_nothing_from_outside(written: Path) -> None:
     assert len(names) == len(set(names)), "two figures share an identifier, so that one would be drawn with the other's"
 
 
+@pytest.mark.usefixtures("quick_figures")
 def test_figures_are_valid_and_the_same_every_time(written: Path, summary: Summary) -> None:
     again = figures(summary)
     assert set(again) == set(DRAWN)
@@ -117,6 +126,7 @@ def test_a_report_of_few_arms_and_one_seed(make_result: Make, arms: tuple[str, .
     assert (tmp_path / "differences.svg").exists() == (len(arms) > 1)
 
 
+@pytest.mark.usefixtures("quick_figures")
 def test_many_arms_are_all_listed(make_result: Make, tmp_path: Path) -> None:
     arms = [*KNOWN, *(f"switch-{i}" for i in range(14))]
     collection = Collection({arm: {s: make_result(arm, s, per_task=1) for s in (0, 1)} for arm in arms})
@@ -135,6 +145,7 @@ def command(*words: object) -> int:
     return run(["ablation", "report", *map(str, words)])
 
 
+@pytest.mark.usefixtures("quick_figures")
 def test_the_command(arms_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert command(arms_folder, "--out", out, "--arms", "moe,align", "--seeds", "0,2", "--json") == 0
@@ -151,6 +162,7 @@ def test_the_command(arms_folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert not list(tmp_path.glob(".out*"))
 
 
+@pytest.mark.usefixtures("quick_figures")
 def test_the_command_shows_the_arms_of_a_recipe_folder(
     arms_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -206,6 +218,7 @@ def docs_script() -> ModuleType:
     return module
 
 
+@pytest.mark.usefixtures("quick_figures")
 def test_the_documents_page_is_written_from_the_results(arms_folder: Path, tmp_path: Path) -> None:
     script = docs_script()
     (tmp_path / "ablation").mkdir()

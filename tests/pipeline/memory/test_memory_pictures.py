@@ -20,7 +20,15 @@ def difference(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.abs(first - second).mean())
 
 
-@pytest.mark.parametrize("plan", PLANS[1:], ids=lambda plan: plan.name)
+@pytest.mark.parametrize(
+    "plan",
+    [
+        # the other plans hold each of these two ways already
+        pytest.param(plan, marks=[pytest.mark.slow] if plan.name in ("4-bit", "component-offload") else [])
+        for plan in PLANS[1:]
+    ],
+    ids=lambda plan: plan.name,
+)
 def test_a_plan_draws_within_its_tolerance(kept: Any, draw: Any, resident_pictures: np.ndarray, plan: Any) -> None:
     pipeline = kept(plan.name)
     drawn = draw(pipeline)

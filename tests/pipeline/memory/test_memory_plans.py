@@ -211,7 +211,7 @@ def test_host_memory_is_what_the_machine_has() -> None:
     assert 0.1 * GB < room_module.host_memory() <= psutil.virtual_memory().total
 
 
-@pytest.mark.parametrize("tiling", [False, True])
+@pytest.mark.parametrize("tiling", [False, pytest.param(True, marks=pytest.mark.slow)])
 @torch.no_grad()
 def test_the_autoencoder_needs_no_more_than_estimated(benchmark: Any, tiling: bool) -> None:
     """Qwen-Image's own shape at a sixth of its width; the factors are per channel."""
