@@ -2,49 +2,45 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 
 from tagmoe.intervals import Interval
 from tagmoe.routing import figures, heatmaps
+from tagmoe.routing.contrasts import Contrast
 from tagmoe.routing.effects import Effect, Effects
-from tagmoe.routing.findings import Findings, MaskFinding, Missing
+from tagmoe.routing.findings import Findings, MaskFinding, Missing, Steps
 from tagmoe.routing.predictability import Accuracy
 from tagmoe.routing.regions import Region
 from tagmoe.routing.specialization import MutualInformation
 
 Figure = str | Missing
+Found = TypeVar("Found")
 
 
 def figure_set(found: Findings) -> dict[str, Figure]:
     """Every figure but the heat maps of single tasks, in the order of the page."""
-    switched = found.effects
     return {
         "utilisation": heatmaps.overview({"all cases": found.everything.target_LN, **_targets(found)}),
         "utilisation-references": _references(found),
-        "utilisation-steps": _steps(found),
-        "information": _information(found),
-        "information-tasks": found.information
-        if isinstance(found.information, Missing)
-        else heatmaps.task_information(found.information),
+        "utilisation-steps": _drawn(found.steps, lambda one: _steps(one, found.experts)),
+        "information": _drawn(found.information, lambda one: _information(one, found.information_references)),
+        "information-tasks": _drawn(found.information, heatmaps.task_information),
         "accuracy": _accuracy(found),
-        "tags": _tags(found),
-        "similarity": found.similarity
-        if isinstance(found.similarity, Missing)
-        else heatmaps.similarity(found.similarity.tasks, found.similarity.cosine),
-        "components": found.components
-        if isinstance(found.components, Missing)
-        else figures.scatter(found.components.coordinates, found.components.shares, found.components.labels),
-        "mask": _mask(found),
-        "mask-steps": _mask_steps(found.mask),
-        "region": _region(found.region),
-        "contrasts": _contrasts(found),
-        "variance": found.controlled.variance
-        if isinstance(found.controlled.variance, Missing)
-        else figures.variance_bars(found.controlled.variance.share, found.controlled.variance.by_chance),
-        "switches": switched if isinstance(switched, Missing) else _switches(switched, found),
-        "switches-tasks": switched if isinstance(switched, Missing) else _switched_tasks(switched, found),
+        "tags": _drawn(found.tags, lambda one: _tags(one, (found.layers, found.experts))),
+        "similarity": _drawn(found.similarity, lambda one: heatmaps.similarity(one.tasks, one.cosine)),
+        "components": _drawn(found.components, lambda one: figures.scatter(one.coordinates, one.shares, one.labels)),
+        "mask": _drawn(found.mask, lambda one: _mask(one, found.mask_reference)),
+        "mask-steps": _drawn(found.mask, _mask_steps),
+        "region": _drawn(found.region, _region),
+        "contrasts": _drawn(found.controlled.contrasts, _contrasts),
+        "variance": _drawn(found.controlled.variance, lambda one: figures.variance_bars(one.share, one.by_chance)),
+        "switches": _drawn(found.effects, lambda one: _switches(one, found)),
+        "switches-tasks": _drawn(found.effects, lambda one: _switched_tasks(one, found)),
     }
 
 
@@ -66,6 +62,11 @@ def figure_files(found: dict[str, Figure], tasks: dict[str, str]) -> dict[str, s
     return files
 
 
+def _drawn(found: Found | Missing, draw: Callable[[Found], Figure]) -> Figure:
+    """The figure of what was found, or why it is missing."""
+    return found if isinstance(found, Missing) else draw(found)
+
+
 def _targets(found: Findings) -> dict[str, np.ndarray]:
     return {task: shares.target_LN for task, shares in found.utilisation.items()}
 
@@ -77,19 +78,12 @@ def _references(found: Findings) -> Figure:
     return heatmaps.overview({"all cases": found.everything.references_LN, **rows})
 
 
-def _steps(found: Findings) -> Figure:
-    if isinstance(found.steps, Missing):
-        return found.steps
-    return figures.by_timestep(
-        found.steps.timesteps_S, found.steps.shares_SLN, None, 1 / found.experts, "share of first choices"
-    )
+def _steps(found: Steps, experts: int) -> Figure:
+    return figures.by_timestep(found.timesteps_S, found.shares_SLN, None, 1 / experts, "share of first choices")
 
 
-def _information(found: Findings) -> Figure:
-    if isinstance(found.information, Missing):
-        return found.information
-    references = found.information_references
-    return figures.information(found.information, references if isinstance(references, MutualInformation) else None)
+def _information(target: MutualInformation, references: MutualInformation | Missing) -> Figure:
+    return figures.information(target, references if isinstance(references, MutualInformation) else None)
 
 
 def _accuracy(found: Findings) -> Figure:
@@ -107,49 +101,38 @@ def _accuracy(found: Findings) -> Figure:
     return found.accuracy_layers if isinstance(found.accuracy_layers, Missing) else Missing("There are too few cases.")
 
 
-def _tags(found: Findings) -> Figure:
-    if isinstance(found.tags, Missing):
-        return found.tags
-    shape, size = (found.layers, found.experts), found.layers * found.experts
-    values = np.stack([one.value[:size].reshape(shape) for one in found.tags.values()])
-    sure = np.stack([one.excludes(0)[:size].reshape(shape) for one in found.tags.values()])
-    rows = [f"{name} ({one.n})" for name, one in found.tags.items()]
+def _tags(found: dict[str, Interval[np.ndarray]], shape: tuple[int, int]) -> Figure:
+    size = math.prod(shape)
+    values = np.stack([one.value[:size].reshape(shape) for one in found.values()])
+    sure = np.stack([one.excludes(0)[:size].reshape(shape) for one in found.values()])
+    rows = [f"{name} ({one.n})" for name, one in found.items()]
     return heatmaps.stacked(values, rows, write="{:+.1f}", scale=100, strong=sure)
 
 
-def _mask(found: Findings) -> Figure:
-    if isinstance(found.mask, Missing):
-        return found.mask
-    panels = [("picture being made", found.mask.inside)]
-    if found.mask.elsewhere is not None:
-        panels.append(("in other cases' masks", found.mask.elsewhere))
-    if isinstance(found.mask_reference, MaskFinding):
-        panels.append(("reference", found.mask_reference.inside))
+def _mask(found: MaskFinding, reference: MaskFinding | Missing) -> Figure:
+    panels = [("picture being made", found.inside)]
+    if found.elsewhere is not None:
+        panels.append(("in other cases' masks", found.elsewhere))
+    if isinstance(reference, MaskFinding):
+        panels.append(("reference", reference.inside))
     return heatmaps.concentration(panels)
 
 
-def _mask_steps(found: MaskFinding | Missing) -> Figure:
-    if isinstance(found, Missing):
-        return found
+def _mask_steps(found: MaskFinding) -> Figure:
     if found.by_step is None:
         return Missing("The cases have different numbers of kept steps.")
     band = (found.by_step.low, found.by_step.high)
     return figures.by_timestep(found.timesteps_K, found.by_step.value, band, 1.0, "concentration in the mask")
 
 
-def _region(found: Region | Missing) -> Figure:
-    if isinstance(found, Missing):
-        return found
+def _region(found: Region) -> Figure:
     panels = [("picture being made", found.difference)]
     if found.reference_difference is not None:
         panels.append(("source", found.reference_difference))
     return heatmaps.differences(panels)
 
 
-def _contrasts(found: Findings) -> Figure:
-    rows = found.controlled.contrasts
-    if isinstance(rows, Missing):
-        return rows
+def _contrasts(rows: list[Contrast]) -> Figure:
     bars = []
     for row in rows:
         value = float(row.distance.value)
