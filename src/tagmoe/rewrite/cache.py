@@ -26,7 +26,7 @@ def default_folder() -> Path:
 
 
 class RewriteCache:
-    """Answers by key, JSON objects of at most LARGEST_ENTRY bytes. Beyond `most` the least recently used are removed."""
+    """Answers by key: JSON objects of at most LARGEST_ENTRY bytes. Beyond `most` the least recently used go."""
 
     def __init__(self, folder: Path | None = None, *, most: int = MOST_ENTRIES) -> None:
         self.folder = default_folder() if folder is None else folder
@@ -75,7 +75,7 @@ class RewriteCache:
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.json"
 
     def _drop_oldest(self) -> None:
-        """Once there are more than `most` entries, keep the newest nine tenths, so that not every write has to remove."""
+        """Above `most` entries keep the newest nine tenths, so that not every write has to remove files."""
         with os.scandir(self.folder) as entries:
             ages = [(entry.stat().st_mtime_ns, entry.path) for entry in entries if entry.name.endswith(".json")]
         if len(ages) > self.most:

@@ -1,4 +1,4 @@
-"""Rewriting for TagWorld by its grammar: no model, a few milliseconds, and every result is a text of the grammar."""
+"""Rewriting for TagWorld by its grammar: no model, a few milliseconds. Every new text is one of the grammar."""
 
 from __future__ import annotations
 
