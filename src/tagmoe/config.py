@@ -236,7 +236,7 @@ def _misfits(config: RunConfig) -> Iterator[str]:
     if moe is not None and moe.num_moe_blocks > dit.num_layers:
         yield (
             f"The setting 'moe.num_moe_blocks' is {moe.num_moe_blocks}, but 'transformer.num_layers' is "
-            f"{dit.num_layers}; give at most that."
+            f"{dit.num_layers}; a model cannot have more mixture blocks than layers."
         )
     axes = dit.axes_dims_rope
     if any(axis < 2 or axis % 2 for axis in axes) or sum(axes) != dit.attention_head_dim:

@@ -55,7 +55,7 @@ def _download(repository: str, allow_patterns: list[str], options: dict[str, Any
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             raise TagMoEError(f"The disk became full while {repository!r} was downloaded; free some space.") from error
         raise MissingError(
-            f"There is no folder {repository!r}, and no repository of that name can be had from the hub "
+            f"There is no folder {repository!r}, and no repository of that name can be downloaded from the hub "
             f"({_reason(error)}); check the name and the network, or run `hf download {repository} --local-dir "
             "<folder>` where there is one and give that folder."
         ) from error

@@ -29,5 +29,5 @@ def names_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """For json's object_pairs_hook: refuse an object with a name twice; json alone would keep the last value."""
     data = dict(pairs)
     if len(data) != len(pairs):
-        raise ValueError("a name is twice in it")
+        raise ValueError("a name occurs twice in it")
     return data

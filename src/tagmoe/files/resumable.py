@@ -188,7 +188,7 @@ def _keep_or_discard(partial: Path, note: int, fingerprint: dict[str, Any], log:
     if earlier == text:
         return
     if leftovers and log is not None:
-        log(f"leftovers of another run in {str(partial)!r} were removed: its source or settings were others")
+        log(f"leftovers of another run in {str(partial)!r} were removed: it had another source or other settings")
     for path in leftovers:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

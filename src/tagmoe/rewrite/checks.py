@@ -36,7 +36,7 @@ _MARKUP = (
     (re.compile(r"```|~~~"), "a code fence"),
     (re.compile(r"<\|[^|>]*\|>|</?[A-Za-z][^<>]*>"), "a tag or control token"),
     (re.compile(r"\*\*|__|^\s*#{1,6}\s|^\s*[-*\u2022]\s", re.MULTILINE), "Markdown"),
-    (re.compile(r"^\s*[\[{]|[\]}]\s*$"), "brackets of data around it"),
+    (re.compile(r"^\s*[\[{]|[\]}]\s*$"), "brackets of JSON around it"),
     (re.compile(r"[\n\r\u2028\u2029]"), "more than one line"),
     (re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"), "a control character"),
 )
@@ -155,7 +155,7 @@ def is_plain(raw: str, rewritten: str) -> str | None:
             return f"it has {name}"
     # Unassigned or private code points, or half of a surrogate pair: the output of a model that has broken down.
     broken = [character for character in rewritten if unicodedata.category(character) in ("Cn", "Co", "Cs")]
-    return "it has characters that are none" if broken and not set(broken) <= set(raw) else None
+    return "it has broken characters" if broken and not set(broken) <= set(raw) else None
 
 
 def is_no_talk(raw: str, rewritten: str) -> str | None:

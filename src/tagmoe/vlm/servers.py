@@ -85,7 +85,7 @@ class ChatServers:
                 "give at least 1, at least 1 and more than 0."
             )
         if key is not None and not re.fullmatch(r"[!-~]+", key):
-            raise UsageError("The key has characters that no key has; set TAGMOE_VLM_KEY to the key and nothing else.")
+            raise UsageError("The key has invalid characters; set TAGMOE_VLM_KEY to the key and nothing else.")
         self._endpoints = list({endpoint.url: endpoint for endpoint in map(Endpoint, endpoints)}.values())
         self._model = model
         self._key = key
@@ -291,7 +291,7 @@ class ChatServers:
         if wait > 0:
             return min(LONGEST_PAUSE, wait * random.uniform(1.0, 1.1))
         others = [endpoint for endpoint in self._endpoints if not endpoint.rests]
-        # with another healthy server the next attempt may come sooner, as that one may answer
+        # with another healthy server the next attempt may come sooner, because that one may answer
         return pause if len(self._endpoints) == 1 or not others else pause / 4
 
     def _is_among(self, names: Sequence[str]) -> bool:

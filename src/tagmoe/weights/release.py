@@ -257,7 +257,7 @@ def _refuse(source: str, **problems: list[str]) -> None:
     found = [f"{what}: {_listed(names)}" for what, names in problems.items() if names]
     if found:
         raise CheckpointError(
-            f"The weights in {source!r} are not all of a release over this base, and nothing is loaded in part; "
+            f"The weights in {source!r} do not match a release over this base, and no part of them is loaded; "
             f"{'; '.join(found)}."
         )
 

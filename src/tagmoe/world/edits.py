@@ -25,7 +25,7 @@ from .scene import (
 class Edit:
     """One drawn case: scenes before and after, and what the instruction says.
 
-    `variant` picks the templates ("" for the task's own). `silhouette`: the source picture is the target's structure map.
+    `variant` picks the templates ("" for the task's own). `silhouette`: the source is the target's structure map.
     """
 
     source: Scene | None

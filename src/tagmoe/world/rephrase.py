@@ -43,7 +43,7 @@ def rephrase(instruction: str, pictures: Sequence[Picture] = ()) -> Rephrased:
     if known.task is not None:
         return Rephrased(instruction, known.task, known.descriptor, known.reason)
     if len(pictures) > 1:
-        return Rephrased(None, None, None, f"the grammar has tasks of one picture, and {len(pictures)} are given")
+        return Rephrased(None, None, None, f"the grammar covers tasks with one picture, and {len(pictures)} are given")
     words = Words(normal_words(instruction))
     scene = read(pictures[0]).scene if pictures else None
     for text in _readings(words, scene, has_picture=bool(pictures)):
@@ -329,7 +329,7 @@ def _new_phrase(said: _Said) -> str:
 
 
 def _new_things(words: Words) -> list[Thing]:
-    """Things described in full, as new ones are: items with shape and colour, or the one person with skin and hair."""
+    """Things described as fully as new ones must be: items with shape and colour, or a person with skin and hair."""
     face = _new_face(words)
     if face is not None:
         return [face]
@@ -352,7 +352,7 @@ def _new_face(words: Words) -> Face | None:
 
 
 def _scenes(words: Words, *, places: bool = True, style: bool = True) -> Iterator[str]:
-    """The caption of the picture that is described, if all its things are described in full."""
+    """The caption of the picture that the words describe, if they describe all its things in full."""
     face = _new_face(words)
     said = [_Said(place=place) for place in words.places[:1]] if face else _said(words)
     things: list[Thing | None] = [face] if face else [_item(one) for one in said]

@@ -63,7 +63,7 @@ def rule_tags(instruction: str, pictures: Sequence[Picture] = ()) -> RuleTags:
         start = "no picture" if pictures else "a picture"
         return _no_rule(f"the words are those of the task {' or '.join(found)}, which starts from {start}")
     if len(pictures) > 1:
-        return _no_rule(f"the rules know tasks of one picture, and {len(pictures)} are given")
+        return _no_rule(f"the rules cover tasks with one picture, and {len(pictures)} are given")
     # No words fit two tasks that start from a picture; a test checks many draws of every task.
     name, words = next(iter(fitting.items()))
     said = f"the words are those of the task {name}"
