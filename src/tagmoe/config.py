@@ -24,9 +24,10 @@ from pydantic import (
 
 from tagmoe.errors import ConfigError
 
-# Copies of constants of tags, world and the pipeline, which this layer may not import. A test keeps them equal.
+# Copies of constants of tags and world, which this layer may not import. A test keeps them equal.
 NUM_TAGS = 18
 PICTURE_SIZE = 64
+# The transformer packs 2x2 latents into one token.
 PATCH_SIZE = 2
 RECIPES = Path(__file__).parent / "recipes"
 COMMON = "common.yaml"
@@ -180,7 +181,7 @@ class RunConfig(Settings):
     dense: str | None = None
     """A model folder with the dense transformer to start from, in place of training one in stage base."""
     cache_dir: str | None = None
-    """Folder that keeps encoded pictures for other runs. By default they lie in the run until it is finished."""
+    """Folder of encoded pictures, shared by runs. By default a run keeps them in its own folder until it finishes."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast where the processor computes in bf16, else fp32."""
     threads: int | None = Field(None, ge=1)
@@ -206,7 +207,7 @@ class RunConfig(Settings):
 
     @model_serializer(mode="wrap")
     def _without_data(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `data` out when it is null, so that runs without a store keep the hash that they had before stores."""
+        """Leave `data` out when it is null, so that runs without a store keep the hash from before stores existed."""
         plain: dict[str, Any] = handler(self)
         if self.data is None:
             plain.pop("data", None)

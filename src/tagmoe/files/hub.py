@@ -1,4 +1,4 @@
-"""Find a model by folder or by its name on the Hugging Face hub: the result is a local folder, and holds no code."""
+"""Find a model by folder or by its name on the Hugging Face hub, as a local folder. Code is never downloaded."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _download(repository: str, allow_patterns: list[str], options: dict[str, Any
     try:
         return Path(snapshot_download(repository, allow_patterns=allow_patterns, **options))
     except Exception as error:
-        # The hub client raises errors of its own, of its HTTP client and of the file system. All mean: no files here.
+        # The hub client raises its own errors and those of HTTP and of the file system. All mean that no files came.
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             raise TagMoEError(f"The disk became full while {repository!r} was downloaded; free some space.") from error
         raise MissingError(

@@ -185,7 +185,7 @@ def keeps_numbers(raw: str, rewritten: str) -> str | None:
 
 
 def keeps_language(raw: str, rewritten: str) -> str | None:
-    """The script is the same, and so is the language as far as function words tell. Letters of a third script are not
+    """The script is the same, and so is the language as far as function words tell. Letters of another script are not
     mixed in; Latin ones may be, because they write names."""
     before, after = script_of(raw), script_of(rewritten)
     if before is not None and after is not None and before != after:

@@ -46,7 +46,7 @@ def answer_of(text: str, question: Question) -> Answer:
 def parsed(text: str) -> tuple[bool, Any]:
     """(whether there is JSON in the text, its value). A code fence, words and a model's thoughts may surround it.
 
-    The only repair removes commas before a closing bracket. An answer that was cut off stays invalid.
+    The only repair removes commas before a closing bracket. A text that was cut off stays invalid: its end is unknown.
     """
     found, value = _loaded(text)
     if found:

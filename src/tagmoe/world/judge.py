@@ -80,7 +80,7 @@ def _source(sample: Sample) -> Scene | None:
 
 
 def _half_done(source: Scene | None, target: Scene, reading: Reading, cells: np.ndarray) -> list[int]:
-    """Places of edited cells that read as the target only because every other reading is worse."""
+    """Places of edited cells that read as the target, but whose edit is half done or blurred."""
     limit = CLEAN_OF_STYLE.get(target.style, CLEAN)
     places = []
     for place, thing in enumerate(target.cells):
