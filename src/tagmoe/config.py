@@ -24,13 +24,14 @@ from pydantic import (
 
 from tagmoe.errors import ConfigError
 
-# Facts of higher layers that settings must fit; this layer cannot import them, a test compares.
+# Copies of constants of tags and world, which this layer may not import. A test keeps them equal.
 NUM_TAGS = 18
 PICTURE_SIZE = 64
+# The transformer packs 2x2 latents into one token.
 PATCH_SIZE = 2
 RECIPES = Path(__file__).parent / "recipes"
 COMMON = "common.yaml"
-"""What all arms of an ablation share: the file that makes a folder one of arms."""
+"""The settings that all arms of an ablation share. A folder with this file is a folder of arms."""
 LARGEST_SEED = 2**62
 """A stage adds its step number to the seed, and torch takes seeds below 2**64."""
 
@@ -59,7 +60,7 @@ class AutoencoderConfig(Settings):
 
 
 class TextEncoderConfig(Settings):
-    """The Qwen2.5-VL text encoder at TagWorld size, trained to read off what an instruction states. [ours]"""
+    """The Qwen2.5-VL text encoder at TagWorld size, trained to predict the facts that an instruction states. [ours]"""
 
     vocab_size: int = Field(512, ge=264)
     hidden_size: int = Field(128, ge=16)
@@ -93,7 +94,7 @@ class MoEConfig(Settings):
     gate: Literal["mlp", "linear"] = "mlp"
     """mlp [paper 4.1], linear [release]."""
     mode: Literal["exact", "plain"] = "exact"
-    """How the experts start from the dense FFN: equal to it at step 0, or unscaled copies. [ours]"""
+    """How the experts start. exact: scaled, so that the mixture equals the dense FFN at step 0. plain: not. [ours]"""
 
 
 class LossConfig(Settings):
@@ -109,13 +110,14 @@ class LossConfig(Settings):
     head_layers: Literal[2, 3] = 2
     """[paper 3.3.3]; the release has 3."""
     tag_embedding: Literal["learned", "frozen-orthogonal"] = "frozen-orthogonal"
-    """learned [paper 3.3.1] falls to a constant answer on TagWorld and scored 1.2 points lower. [ours]"""
+    """learned is the paper's [paper 3.3.1]; on TagWorld it collapses and scored 1.2 points lower. [ours]"""
     align_target: Literal["grad", "stop-grad"] = "grad"
-    """Whether L_align also moves W_tag. [paper: learnable]"""
+    """Whether the gradient of L_align also reaches W_tag. [paper: learnable]"""
     align_tags: Literal["own", "shuffled", "other-task"] = "own"
-    """Controls: the tags of another sample of the batch, or always those of one other task. [ours]"""
+    """The tags that L_align sees: the sample's own, or a control. shuffled: those of another sample of the batch.
+    other-task: always those of one other task. [ours]"""
     edit_weight: float = Field(1.0, gt=0)
-    """Weight of L_flow on tokens that the edit may change; the others, mere copies, weigh 1. [ours]"""
+    """Weight in L_flow of the tokens that the edit may change. The others only copy the source and weigh 1. [ours]"""
     timestep_density: Literal["uniform", "logit-normal"] = "logit-normal"
     timestep_mean: float = 0.0
     timestep_std: float = Field(1.0, gt=0)
@@ -144,14 +146,14 @@ class StageConfig(Settings):
     accumulate: int = Field(1, ge=1)
     """Micro-batches a step."""
     text_to_image_every: int | None = Field(8, ge=0)
-    """Every n-th step is a text-to-image batch, the others edit; 1 means text-to-image only, 0 editing only. null, with
-    a store: as the weights of its data sets have it."""
+    """Every n-th step takes a text-to-image batch, the others an editing batch. 1: text-to-image only. 0: editing only.
+    null, allowed with a store: the weights of its data sets decide."""
     edit_tasks: tuple[str, ...] | None = None
     """Train on these editing tasks alone, by default on all of them."""
     condition_dropout: float = Field(0.1, ge=0, lt=1)
     """Share of samples whose instruction is replaced by the empty one, for classifier-free guidance."""
     unique_samples: int = Field(100_000, ge=1)
-    """Samples encoded once and seen again each epoch: encoding costs more than a training step."""
+    """Number of different samples. Each is encoded once and seen again every epoch: encoding costs more than a step."""
 
 
 class DataConfig(Settings):
@@ -160,11 +162,12 @@ class DataConfig(Settings):
     store: str = Field(..., min_length=1)
     """Folder, or address in an object store."""
     version: int | None = Field(None, ge=1)
-    """Version of its table; by default the newest when the run begins, which the run then keeps."""
+    """Version of the store's table. By default a run takes the newest at its start and keeps it."""
     weights: dict[str, Annotated[float, Field(ge=0)]] | None = None
-    """Share of the samples by data set, of any sum; those not named are left out. By default by number of rows."""
+    """Share of the samples for each data set; the sum is free. A data set that is not named is left out. By default a
+    data set weighs as much as it has rows."""
     rewritten_share: float = Field(0.5, ge=0, le=1)
-    """Share of samples that are given the rewritten instruction where there is one; the others, one of the raw ones."""
+    """Share of samples that use the rewritten instruction if they have one. The others use one of the raw ones."""
 
 
 class RunConfig(Settings):
@@ -178,7 +181,7 @@ class RunConfig(Settings):
     dense: str | None = None
     """A model folder with the dense transformer to start from, in place of training one in stage base."""
     cache_dir: str | None = None
-    """Where encoded pictures are kept for other runs; by default in the run, until it is finished."""
+    """Folder of encoded pictures, shared by runs. By default a run keeps them in its own folder until it finishes."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast where the processor computes in bf16, else fp32."""
     threads: int | None = Field(None, ge=1)
@@ -204,7 +207,7 @@ class RunConfig(Settings):
 
     @model_serializer(mode="wrap")
     def _without_data(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A run on the stream is written, and hashed, as it was before there were stores."""
+        """Leave `data` out when it is null, so that runs without a store keep the hash from before stores existed."""
         plain: dict[str, Any] = handler(self)
         if self.data is None:
             plain.pop("data", None)
@@ -212,7 +215,7 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> RunConfig:
-        """Find what one field cannot show now, not after hours, when the stage that it breaks begins."""
+        """Check settings against each other now; a run would otherwise fail hours later, at the stage concerned."""
         for problem in _misfits(self):
             raise ValueError(problem)
         return self
@@ -234,7 +237,7 @@ def _misfits(config: RunConfig) -> Iterator[str]:
     if moe is not None and moe.num_moe_blocks > dit.num_layers:
         yield (
             f"The setting 'moe.num_moe_blocks' is {moe.num_moe_blocks}, but 'transformer.num_layers' is "
-            f"{dit.num_layers}; give at most that."
+            f"{dit.num_layers}; a model cannot have more mixture blocks than layers."
         )
     axes = dit.axes_dims_rope
     if any(axis < 2 or axis % 2 for axis in axes) or sum(axes) != dit.attention_head_dim:
@@ -300,9 +303,9 @@ def packaged_arms() -> dict[str, Path]:
 
 
 def find_recipe(given: Path) -> Path:
-    """The file of a recipe: that of the path, or the packaged recipe of this name.
+    """The file of a recipe, given by its path or by the name of a packaged recipe.
 
-    Raises ConfigError for what is neither, with the nearest name.
+    Raises ConfigError if it is neither; the message names the nearest recipe.
     """
     if given.exists() and not given.is_dir():
         return given
@@ -312,9 +315,9 @@ def find_recipe(given: Path) -> Path:
 
 
 def find_arms(given: Path) -> Path:
-    """The folder of arms: that of the path, or the packaged one of this name.
+    """The folder of arms, given by its path or by the name of a packaged one.
 
-    Raises ConfigError for what is neither, with the nearest name.
+    Raises ConfigError if it is neither; the message names the nearest folder.
     """
     if given.is_dir():
         return given
@@ -324,7 +327,7 @@ def find_arms(given: Path) -> Path:
 
 
 def _packaged(given: Path, known: Mapping[str, Path], problem: str, hint: str) -> Path:
-    # The path that a recipe has in a checkout is printed in many places: it is taken for its name everywhere.
+    # Many documents print the path that a recipe has in a checkout, so that path works as its name everywhere.
     name = given.as_posix().removeprefix("recipes/").removesuffix(".yaml")
     if name in known:
         return known[name]
@@ -334,9 +337,9 @@ def _packaged(given: Path, known: Mapping[str, Path], problem: str, hint: str) -
 
 
 def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
-    """Read a YAML recipe, apply `a.b=c` overrides in order, check all of it.
+    """Read a YAML recipe, apply `a.b=c` overrides in order, and check the result.
 
-    Raises ConfigError in one sentence: an unreadable file, an unknown name (with the nearest one), a bad value.
+    Raises ConfigError for an unreadable file, an unknown name (the message has the nearest one) or a bad value.
     """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -34,7 +34,7 @@ def run_editor(
     batch: int = 32,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[np.ndarray]:
-    """The pictures of all requests in their order, (H, W, 3) uint8. on_batch is told how many requests are done."""
+    """The pictures of all requests in their order, (H, W, 3) uint8. on_batch gets the number of requests done."""
     done: dict[int, np.ndarray] = {}
     for places in batches([len(references) for references in images], batch):
         outputs = editor([instructions[i] for i in places], [images[i] for i in places], [seeds[i] for i in places])
@@ -45,7 +45,7 @@ def run_editor(
 
 
 def batches(references: Sequence[int], batch: int) -> Iterator[list[int]]:
-    """Places of requests that fit one call, by the number of references of each request, in order."""
+    """Split requests into calls: the places of at most `batch` requests that have the same number of references."""
     for count in sorted(set(references)):
         places = [place for place, own in enumerate(references) if own == count]
         for start in range(0, len(places), batch):

@@ -1,8 +1,8 @@
-"""Pictures in: a path, bytes, PIL image, array or tensor becomes one upright 8-bit RGB picture, or a clear error.
+"""Load pictures: a path, bytes, PIL image, array or tensor becomes one upright 8-bit RGB picture, or a clear error.
 
-The only module that opens pictures. The order matters: the size is read from the header before a pixel is decoded, the
-EXIF turn comes before the mode is changed (converting drops EXIF), 16-bit values are scaled and not clipped,
-transparency is laid on white as the release does.
+This is the only module that opens pictures. It reads the size from the header before it decodes a pixel. It applies the
+EXIF turn before it converts the mode, because converting drops EXIF. It scales 16-bit values instead of clipping them.
+It lays transparency on white, as the release does.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from tagmoe.errors import ImageError
 
-# Decoders that run in this process: for EPS, Pillow would start another program. JPEG includes MPO.
+# Only formats that Pillow decodes in this process: for EPS it would start another program. JPEG includes MPO.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_PIXELS = 64_000_000
 TOO_LARGE = "picture of more than 64 megapixels"
-"""What ImageError says of encoded bytes that are too large."""
+"""The message of ImageError for encoded bytes that are too large."""
 ALLOWED = "a path, encoded bytes, a PIL image, an array (H, W[, C]) or a tensor (C, H, W)"
 _EXTENSIONS = {"PNG": "png", "JPEG": "jpg", "MPO": "jpg", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif", "GIF": "gif"}
 EXCHANGING = (5, 6, 7, 8)
@@ -47,8 +47,8 @@ class Header(NamedTuple):
 def read_header(data: bytes) -> Header:
     """What the header of an encoded picture says, without decoding a pixel.
 
-    Raises ImageError for no bytes, for what is no picture, and for more than 64 megapixels. As in all errors about
-    bytes, its message is a short fixed text, to be counted as the reason why a row was skipped.
+    Raises ImageError for empty bytes, for bytes that are no picture, and for more than 64 megapixels. As in all errors
+    about bytes the message is a short fixed text, so that importers can count it as a reason for skipping a row.
     """
     with open_picture(data) as image:
         width, height = image.size
@@ -61,7 +61,7 @@ def read_header(data: bytes) -> Header:
 def orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8: 1 is upright, also where there is none or the EXIF block is damaged."""
     try:
-        # The base class: that of PNG would decode the whole picture to find EXIF behind it.
+        # The base class's method: PNG's own would decode the whole picture to find EXIF data behind the pixels.
         return int(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
     except Exception:
         return 1
@@ -73,8 +73,8 @@ def open_picture(
 ) -> Iterator[Image.Image]:
     """An encoded picture or a file with its header read and its size checked; no pixel is decoded yet.
 
-    Raises ImageError for what is no picture of these formats or has more than 64 megapixels, and for whatever goes
-    wrong inside the block: a decoder may fail in any way at all on bytes that somebody made to that end.
+    Raises ImageError for a source that is no picture of these formats or has more than 64 megapixels. Any error inside
+    the block becomes an ImageError too, because a decoder may raise anything on malicious bytes.
     """
     path = None if isinstance(source, bytes) else _path(source)
     name = "picture" if path is None else repr(str(path))
@@ -98,9 +98,9 @@ def open_picture(
 def load_image(source: Any, *, draft: tuple[int, int] | None = None) -> Image.Image:
     """One upright RGB picture from a path, bytes, PIL image, array (H, W[, C]) or tensor (C, H, W); floats are 0..1.
 
-    Transparency is flattened on white, 16-bit is scaled to 8-bit, of an animation the current (in a file: first) frame
-    is taken. draft: (width, height) that is large enough; a JPEG is decoded at a half, a quarter or an eighth where
-    that is still larger. Raises ImageError for what is no usable picture, for more than 64 megapixels and for URLs.
+    Transparency is laid on white. 16-bit values are scaled to 8-bit. An animation gives its current frame, from a file
+    the first. draft: a (width, height) that suffices; a JPEG is then decoded at a half, a quarter or an eighth of its
+    size if that is still larger. Raises ImageError for an unusable picture, for more than 64 megapixels and for URLs.
     """
     if hasattr(source, "detach"):
         return _from_array(_tensor_to_array(source), "tensor")
@@ -123,7 +123,7 @@ def load_image(source: Any, *, draft: tuple[int, int] | None = None) -> Image.Im
 
 
 def upright_rgb(image: Image.Image, name: str | None = None) -> Image.Image:
-    """An opened picture turned as its EXIF block says and made 8-bit RGB; never the same object. name: for errors."""
+    """An opened picture, turned as its EXIF block says, in 8-bit RGB; always a new object. name: used in errors."""
     image.load()
     upright = image
     # A damaged EXIF block does not make the pixels unusable: such a picture is taken as it is.
@@ -133,7 +133,7 @@ def upright_rgb(image: Image.Image, name: str | None = None) -> Image.Image:
 
 
 def data_address(image: Image.Image, *, kind: str = "PNG", **options: Any) -> str:
-    """A picture as a data: address, to be put into a page. options: further ones of Pillow's `save`."""
+    """A picture as a data: address for a page. options: further options of Pillow's `save`."""
     buffer = io.BytesIO()
     image.save(buffer, format=kind, quality=85, **({"optimize": True} if kind == "PNG" else {}), **options)
     return f"data:image/{kind.lower()};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
@@ -162,7 +162,7 @@ def _path(source: Any) -> Path:
 
 
 def _refuse_to_open(path: Path | None, source: Any, error: Exception) -> NoReturn:
-    """One sentence about a file; about bytes, a short fixed text."""
+    """Raise ImageError: for a file with one sentence, for bytes with a short fixed text."""
     if isinstance(error, Image.DecompressionBombError):
         reason = TOO_LARGE
         sentence = f"{str(path)!r} is too large; at most 64 megapixels are allowed: scale it down."
@@ -184,7 +184,7 @@ def _damaged(name: str, error: Exception) -> str:
 
 
 def to_rgb(image: Image.Image, name: str = "the picture") -> Image.Image:
-    """8-bit RGB: 16-bit values are scaled, transparency is laid on white. Never the same object. name: for errors."""
+    """8-bit RGB: 16-bit values are scaled, transparency is laid on white. Always a new object. name: used in errors."""
     if image.mode.startswith("I") or image.mode == "F":
         return _from_array(np.asarray(image), name)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
@@ -231,7 +231,7 @@ def _to_eight_bit(array: np.ndarray, name: str) -> np.ndarray:
         raise ImageError(f"{name} holds {array.dtype} values; give 8-bit or 16-bit integers, or floats from 0 to 1.")
     low, high = float(array.min()), float(array.max())
     if array.dtype.kind == "f":
-        # A rounding error outside 0..1 is forgiven; -1..1 or 0..255 is not, as guessing would give a wrong picture.
+        # Accept a rounding error outside 0..1. Refuse -1..1 and 0..255: guessing the range could give a wrong picture.
         if not (low >= -1e-3 and high <= 1 + 1e-3):
             raise ImageError(f"{name} has floating-point values from {low:g} to {high:g}; scale them to 0..1.")
         return np.round(array.clip(0.0, 1.0) * 255.0).astype(np.uint8)

@@ -1,1 +1,1 @@
-"""Files of every kind: written whole, resumed after a kill, read with a clear error, found on the hub."""
+"""Files: atomic writes, folders whose writing resumes after a kill, JSON with clear errors, models from the hub."""

@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all: written beside their place, then renamed."""
+"""Atomic writes: a file or folder is written beside its place and then renamed, so it is never there in part."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def put_in_place(partial: Path, target: Path) -> None:
-    """Rename a finished folder to `target`, replacing a folder there; when that fails the old one comes back."""
+    """Rename a finished folder to `target`, replacing a folder there; if that fails, the old one is restored."""
     if not target.exists():
         os.replace(partial, target)
         return
@@ -32,6 +32,6 @@ def put_in_place(partial: Path, target: Path) -> None:
             os.replace(old / "replaced", target)
             raise
     finally:
-        # What could not be moved back stays in this folder: better a strange name than a lost result.
+        # If the old folder could not be moved back, keep it under this odd name rather than lose a result.
         if target.exists():
             shutil.rmtree(old, ignore_errors=True)

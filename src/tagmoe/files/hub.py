@@ -1,4 +1,4 @@
-"""A model by folder or by its name on the Hugging Face hub: a folder on this machine either way, and never any code."""
+"""Find a model by folder or by its name on the Hugging Face hub, as a local folder. Code is never downloaded."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def _download(repository: str, allow_patterns: list[str], options: dict[str, Any
     try:
         return Path(snapshot_download(repository, allow_patterns=allow_patterns, **options))
     except Exception as error:
-        # Its own errors, those of its HTTP client and of the file system: all mean that the files are not here.
+        # The hub client raises its own errors and those of HTTP and of the file system. All mean that no files came.
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             raise TagMoEError(f"The disk became full while {repository!r} was downloaded; free some space.") from error
         raise MissingError(
-            f"There is no folder {repository!r}, and no repository of that name can be had from the hub "
+            f"There is no folder {repository!r}, and no repository of that name can be downloaded from the hub "
             f"({_reason(error)}); check the name and the network, or run `hf download {repository} --local-dir "
             "<folder>` where there is one and give that folder."
         ) from error
@@ -65,7 +65,7 @@ def _download(repository: str, allow_patterns: list[str], options: dict[str, Any
 
 
 def _reason(error: Exception) -> str:
-    """The first of what went wrong, in a few words."""
+    """Why a download failed, in a few words."""
     name = type(error).__name__
     known = {
         "GatedRepoError": "it is gated: accept its terms on the hub and log in with `hf auth login`",

@@ -1,4 +1,4 @@
-"""JSON files of a model folder, which others wrote: an object, or one sentence that names the file."""
+"""Read JSON files that other programs wrote: the result is an object, or an error that names the file."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def read_object(file: Path) -> dict[str, Any]:
 
 
 def names_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """For json's object_pairs_hook: an object with a name in it twice is damaged, not the last one that counts."""
+    """For json's object_pairs_hook: refuse an object with a name twice; json alone would keep the last value."""
     data = dict(pairs)
     if len(data) != len(pairs):
-        raise ValueError("a name is twice in it")
+        raise ValueError("a name occurs twice in it")
     return data

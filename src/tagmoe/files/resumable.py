@@ -1,9 +1,9 @@
-"""A folder written file by file: in place whole or not at all, and resumed after a kill.
+"""Write a folder file by file: it appears whole or not at all, and a killed run resumes.
 
-The files are written in `.NAME.partial` beside the target and the folder is renamed at the end. Each file goes to
-`FILE.tmp`, to the disk, and then to its name, so what has its name is whole. A note in the folder says what it is a
-result of: the next call with the same note keeps the finished files, any other call starts anew. The note is also the
-lock: a second process that writes the same target is refused.
+The files are written in `.NAME.partial` beside the target and the folder is renamed at the end. Each file is written to
+`FILE.tmp`, synced to the disk and renamed, so a file under its own name is whole. A note in the folder holds the
+fingerprint of the sources and settings. A call with the same fingerprint keeps the finished files; any other call
+starts anew. The note is also the lock: a second process that writes the same target is refused.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tagmoe.files.atomic import put_in_place
 
 NOTE = "unfinished.json"
 CHUNK = 4 << 20
-# The kernel copies without a buffer of ours; parts of this size keep the progress bar and Ctrl-C alive.
+# The kernel copies this many bytes at a time, so that the progress bar moves and Ctrl-C works in between.
 KERNEL_CHUNK = 64 << 20
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -40,7 +40,7 @@ class ByteRange:
 
 @dataclass(frozen=True)
 class Made:
-    """Bytes that `chunks()` yields, a few MB at a time; called anew for each writing."""
+    """Computed bytes: `chunks()` yields them, a few MB at a time. It is called again for each attempt to write."""
 
     nbytes: int
     chunks: Callable[[], Iterable[bytes]]
@@ -122,9 +122,10 @@ def size_text(nbytes: int) -> str:
 
 
 def read_chunks(file: Path, start: int, nbytes: int, chunk: int = CHUNK) -> Iterator[bytes]:
-    """The bytes of a file from `start`, `chunk` at a time: read, never mapped, so that they do not count as memory.
+    """The bytes of a file from `start`, `chunk` at a time.
 
-    Raises CheckpointError when the file cannot be read or ends before.
+    The file is read and not mapped, because mapped pages count as memory of the process. Raises CheckpointError when
+    it cannot be read or is too short.
     """
     try:
         with file.open("rb", buffering=0) as handle:
@@ -166,7 +167,7 @@ def _claimed(partial: Path, target: Path) -> Iterator[int]:
         raise TagMoEError(f"Nothing can be written in {str(target.parent)!r} ({_reason(error)}).") from error
     try:
         fcntl.flock(note, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # The first process may have finished in between: then this is the lock of a folder that has moved.
+        # Another process may have finished in between; then this is the lock of a folder that was renamed.
         if not os.path.samestat(os.fstat(note), os.stat(partial / NOTE)):
             raise BlockingIOError
         yield note
@@ -179,7 +180,7 @@ def _claimed(partial: Path, target: Path) -> Iterator[int]:
 
 
 def _keep_or_discard(partial: Path, note: int, fingerprint: dict[str, Any], log: Log | None) -> None:
-    """Leave the finished files of an earlier call with the same fingerprint, remove all others."""
+    """Keep the finished files of an earlier call with the same fingerprint; remove all others."""
     text = json.dumps(fingerprint, sort_keys=True)
     size = os.fstat(note).st_size
     earlier = os.pread(note, size, 0).decode("utf-8", errors="replace") if size else ""
@@ -187,7 +188,7 @@ def _keep_or_discard(partial: Path, note: int, fingerprint: dict[str, Any], log:
     if earlier == text:
         return
     if leftovers and log is not None:
-        log(f"leftovers of another run in {str(partial)!r} were removed: its source or settings were others")
+        log(f"leftovers of another run in {str(partial)!r} were removed: it had another source or other settings")
     for path in leftovers:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -270,7 +271,7 @@ def _write_file(path: Path, planned: PlannedFile, count: Callable[[int], None]) 
 
 
 def _copy_range(piece: ByteRange, output: int, count: Callable[[int], None]) -> None:
-    """Append the range to `output`: by the kernel, or where it cannot (another disk or system) through a buffer."""
+    """Append the range to `output`: by the kernel, or through a buffer where the kernel cannot (another disk)."""
     start, left = piece.start, piece.nbytes
     if hasattr(os, "copy_file_range") and left:
         try:
@@ -305,7 +306,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _sync_folder(folder: Path) -> None:
-    # Not every file system can; the files themselves are on the disk already.
+    # Not every file system can sync a folder; the files themselves are on the disk already.
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

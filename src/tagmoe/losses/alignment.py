@@ -12,7 +12,7 @@ from torch.nn import functional
 class PredictionHead(nn.Module):
     """H_pred of section 3.3.3: s_hat = H_pred(g), a two-layer MLP in the paper and a three-layer one in the release.
 
-    Computes in fp32 also under autocast: g differs between tasks in digits that bf16 does not have.
+    Computes in fp32 also under autocast, because the differences of g between tasks are too small for bf16.
     """
 
     def __init__(self, num_experts: int, dim: int, *, hidden: int = 256, num_layers: Literal[2, 3] = 2) -> None:
@@ -31,8 +31,8 @@ class PredictionHead(nn.Module):
 def alignment_loss(predicted_BD: Tensor, semantic_BD: Tensor, *, target_grad: bool = True) -> Tensor:
     """L_align = mean over samples of 1 - cos(s_hat, s) (Eq. 4), in fp32 and in [0, 2].
 
-    target_grad=False stops the gradient into s, so that only the routing moves. A sample without tags has s = 0: it
-    counts 1 and has no gradient.
+    target_grad=False stops the gradient into s, so that only the routing moves. A sample without tags has s = 0; its
+    loss is 1, without gradient.
     """
     target_BD = semantic_BD.float() if target_grad else semantic_BD.detach().float()
     with torch.autocast(predicted_BD.device.type, enabled=False):

@@ -1,7 +1,7 @@
-"""L_lbl, the load-balancing loss of Eq. 5 (section 3.3.4). The paper calls it standard: this is Switch's, one a layer.
+"""L_lbl, the load-balancing loss of Eq. 5 (section 3.3.4). The paper calls it standard; this is Switch's, by layer.
 
-Products are taken within each layer and averaged over layers. Averaging f and P over layers first would call a model
-balanced whose layers each use one expert, only different ones.
+The products f_i P_i are taken within each layer and then averaged over layers. Averaging f and P over layers first
+would hide a collapse: layers that each use one expert, but different ones, would look balanced.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from torch import Tensor
 
 
 def expert_load(counts_LBN: Tensor) -> Tensor:
-    """How many samples' worth of tokens each expert got: load_LN, which may be summed over micro-batches and ranks.
+    """The load of each expert, counted in samples: load_LN, which may be summed over micro-batches and ranks.
 
-    counts_LBN are token counts. Every sample weighs one whatever its size, so a layer's load sums to the samples seen.
+    counts_LBN are token counts. Every sample weighs 1 whatever its size, so a layer's loads sum to the samples seen.
     """
     counts = counts_LBN.detach().float()
     return (counts / counts.sum(dim=-1, keepdim=True).clamp_min(1)).sum(dim=1)

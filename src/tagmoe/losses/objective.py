@@ -20,9 +20,10 @@ AlignTarget = Literal["grad", "stop-grad"]
 
 @dataclass(frozen=True)
 class LossTerms:
-    """The terms of Eq. 5: `total` carries the gradient, the others are unweighted; signature_BN is g, None if dense.
+    """The terms of Eq. 5. `total` carries the gradient; `flow`, `balance` and `alignment` are without their lambdas.
 
-    flow_B is L_flow of each sample without gradient, for curves by timestep or task.
+    flow_B is L_flow of each sample without gradient, for curves by timestep or task. signature_BN is g of Eq. 3; None
+    for a dense model.
     """
 
     total: Tensor
@@ -42,8 +43,8 @@ class LossTerms:
 class Objective(nn.Module):
     """L_total = L_flow + lambda_lbl L_lbl + lambda_align L_align (Eq. 5, section 3.3.4).
 
-    Owns W_tag and H_pred: they are trained with the model and dropped at inference. The paper gives no lambdas:
-    0.01 is the release's for L_lbl, 0.1 for L_align is ours [ours].
+    Owns W_tag and H_pred, which are trained with the model and dropped at inference. The paper prints no lambdas. 0.01
+    for L_lbl is the release's; 0.1 for L_align is our choice [ours].
     Raises ConfigError for an unknown align_target, a head that has neither two nor three layers, or a negative lambda.
     """
 

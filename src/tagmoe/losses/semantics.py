@@ -17,8 +17,8 @@ TagEmbeddingKind = Literal["learned", "frozen-orthogonal"]
 class TagEmbedding(nn.Module):
     """W_tag of Eq. 2 (section 3.3.1): K tags in D dimensions, learned (the paper) or fixed orthonormal rows [ours].
 
-    A learned W_tag stands on both sides of the cosine of Eq. 4, so mapping everything to one direction is a minimum:
-    watch `effective_rank` and `mean_cosine`. Fixed orthonormal rows cannot collapse.
+    A learned W_tag gives Eq. 4 its target and is trained by Eq. 4, so a collapse of all tags to one direction is a
+    minimum. `effective_rank` and `mean_cosine` show such a collapse. Fixed orthonormal rows cannot collapse.
     Raises ConfigError for an unknown kind, or when K orthonormal rows do not fit into D.
     """
 

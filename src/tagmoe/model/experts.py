@@ -1,4 +1,4 @@
-"""Running tokens through their experts: sum_{i in T(x)} G(x)_i E_i(x) of Eq. (1), as a readable loop and fast.
+"""Running tokens through their experts: sum_{i in T(x)} G(x)_i E_i(x) of Eq. (1), by a readable loop and a fast path.
 
 Both functions are dropless (no token is ever refused), deterministic, and call every expert even when it has no token:
 its gradient is then zero rather than None, so that data-parallel ranks always reduce the same parameters.
@@ -41,7 +41,7 @@ def experts_sorted(
 ) -> torch.Tensor:
     """Eq. (1) fast: sort the tokens by expert once, run each expert on one contiguous slice, un-sort, weigh, sum.
 
-    Same arguments and result as `experts_loop`. Here is the one place that picks how the experts run.
+    Same arguments and result as `experts_loop`. Only this function chooses how the experts run.
     """
     tokens, active = expert_ids_TA.shape
     ids_S = expert_ids_TA.reshape(-1)
@@ -77,12 +77,12 @@ class _Permute(torch.autograd.Function):
         return grad_SD.index_select(0, inverse_S), None, None
 
 
-# torch.compile would compile anew for each set of counts; disabled, it breaks the graph here and nowhere else
+# torch.compile would recompile for every new set of counts. Disabled, it breaks the graph here and nowhere else.
 @torch.compiler.disable
 def _call_experts(
     x_SD: torch.Tensor, ids_S: torch.Tensor, experts: Sequence[nn.Module] | nn.ModuleList
 ) -> torch.Tensor:
-    """Every expert's own forward on its slice of rows: whatever LoRA, quantisation or offload made of it."""
+    """Call each expert's own forward on its slice of rows, so that LoRA, quantisation and offload keep working."""
     with torch.no_grad():
         order_S = torch.argsort(ids_S, stable=True)
         inverse_S = torch.empty_like(order_S)

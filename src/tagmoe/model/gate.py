@@ -56,6 +56,6 @@ class Gate(nn.Module):
     def forward(self, x_TD: torch.Tensor) -> torch.Tensor:
         """x_TD (tokens, dim), any float dtype -> scores_TN fp32, rows sum to 1."""
         hidden = x_TD if self.proj_in is None else F.silu(self.proj_in(x_TD))
-        # Over the first dimension: on a CPU a softmax over rows of four takes seven times as long.
+        # Softmax over the first dimension: on a CPU, one over rows of four numbers takes seven times as long.
         logits_NT = self.proj_out(hidden).t().contiguous()
         return torch.softmax(logits_NT, dim=0, dtype=torch.float32).t()

@@ -1,7 +1,7 @@
-"""Switching an expert off, or forcing it, while a block of code runs: what an expert does is seen by changing it.
+"""Switch an expert off, or force it, while a block of code runs, to measure what the expert does.
 
-Paper 4.5 reads the experts' work off heat maps. But routing statistics do not predict what an expert is for (arXiv
-2606.10703): a heat map says where tokens go, this says what changes when they cannot, or must.
+Paper 4.5 infers the experts' roles from heat maps. But routing statistics do not predict what an expert is for (arXiv
+2606.10703). A heat map shows where tokens go. An intervention shows what changes when they cannot go there, or must.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ Mode = Literal["off", "forced"]
 
 @dataclass(frozen=True)
 class Intervention:
-    """A change of routing: `expert` (from 0) "off" or "forced" in mixture layer `layer` (from 0; None: in every one).
+    """A change of routing: `expert` (from 0) is "off" or "forced" in mixture layer `layer` (from 0; None: in all).
 
-    off: its score becomes 0 before top-k; the others stay as they are, not renormalised, so a token goes to its next
-    best expert with that one's own score. forced: it changes places with the token's best score, so that every token
-    chooses it with the weight that the token gave to its first choice: only who computes changes, not how much. The
-    rest of top-k is chosen from the other scores as ever.
+    off: the expert's score becomes 0 before top-k. The other scores are not renormalised, so a token goes to its next
+    best expert with that expert's own score.
+
+    forced: the expert's score and the token's best score change places. Every token then chooses the expert, with the
+    weight of its former first choice. So another expert computes, but the weight of the output stays. The rest of top-k
+    is chosen from the other scores as usual.
     """
 
     mode: Mode
@@ -40,9 +42,9 @@ class Intervention:
 def intervene(transformer: nn.Module, interventions: Sequence[Intervention]) -> Iterator[None]:
     """Apply the interventions, in their order, to every forward inside the block; nothing is left behind after it.
 
-    Weights are untouched. Routing that is returned meanwhile shows the changed scores. Raises UsageError for a model
-    without mixture layers, a layer, expert or mode it does not have, and where the change would not be seen (a step
-    cache that skips blocks, compiled blocks).
+    The weights stay as they are. Routing returned inside the block shows the changed scores. Raises UsageError for a
+    model without mixture layers, and for a layer, expert or mode that does not exist. Raises it also where a change
+    would have no effect: in compiled blocks, and with a step cache, which skips blocks.
     """
     layers = [module for module in transformer.modules() if isinstance(module, MoE)]
     _check(transformer, layers, interventions)
@@ -67,7 +69,7 @@ def _off(expert: int, _gate: nn.Module, _inputs: Any, scores_TN: torch.Tensor) -
 def _forced(expert: int, _gate: nn.Module, _inputs: Any, scores_TN: torch.Tensor) -> torch.Tensor:
     best_T1, first_T1 = scores_TN.max(dim=-1, keepdim=True)
     own_T1 = scores_TN[:, expert, None]
-    # Of equal scores top-k takes the first: the smallest step above makes this expert the best in any case.
+    # Top-k breaks ties by index: add one ulp, so that this expert also wins against a lower index.
     best_T1 = torch.where(first_T1 == expert, best_T1, torch.nextafter(best_T1, torch.full_like(best_T1, 2.0)))
     changed = scores_TN.scatter(1, first_T1, own_T1)
     changed[:, expert] = best_T1[:, 0]

@@ -1,4 +1,4 @@
-"""Loading a model folder all or nothing: diffusers only warns about missing weights, and then runs on noise."""
+"""Load a model folder whole or not at all: diffusers only warns about missing weights, and then runs on noise."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class StrictLoadingMixin:
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
-        """diffusers' `from_pretrained`, where every weight of the model must be read and every weight read be known.
+        """diffusers' `from_pretrained`, but the weights in the files must be exactly those of the model.
 
-        A name on the hub (owner/name) is downloaded, its config and safetensors only, and checked like a folder. Only
-        safetensors are read, never a pickle. Raises MissingError when the folder, its config or its weights are
-        not there, CheckpointError when a file is damaged, a weight has another shape, or keys are missing or
-        unexpected (it lists them).
+        For a name on the hub (owner/name), the config and the safetensors are downloaded and checked like a folder. A
+        pickle is never read. Raises MissingError when the folder or its config is not there. Raises CheckpointError
+        when there are no safetensors, a file is damaged, a weight has another shape, or keys are missing or unexpected
+        (it lists them).
         """
         wants_info = kwargs.pop("output_loading_info", False)
         subfolder = kwargs.get("subfolder") or ""
@@ -36,7 +36,7 @@ class StrictLoadingMixin:
         )
         folder = source / subfolder
         _check_folder(folder)
-        # Without this, diffusers falls back to a pickle, which can run code, where safetensors are missing.
+        # Without this, diffusers would load a pickle where safetensors are missing, and a pickle can run code.
         options = kwargs | {"use_safetensors": True}
         try:
             model, info = super().from_pretrained(str(source), output_loading_info=True, **options)  # type: ignore[misc]

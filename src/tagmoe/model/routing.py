@@ -1,4 +1,4 @@
-"""What the gates decided, as data that leaves the model beside its output (paper 4.3, 4.5).
+"""The decisions of the gates, which the model returns as data beside its output (paper 4.3, 4.5).
 
 Two sizes: `RouterStats` (a few hundred bytes, all that the losses of Eq. 3-5 need) and `RoutingTrace` (every token,
 for figures). Both are pytrees of tensors, so checkpointing, DDP and FSDP see their gradients.
@@ -21,7 +21,7 @@ Grid = tuple[int, int, int]
 def token_grids(img_shapes: list[Any]) -> tuple[Grid, ...]:
     """The (frames, height, width) of every image of a sample, target first, from diffusers' `img_shapes`.
 
-    The first sample speaks for the batch, as in diffusers' rotary embedding.
+    All samples are taken to have the grids of the first, as in diffusers' rotary embedding.
     """
     first = img_shapes[0]
     grids = first if isinstance(first[0], (list, tuple)) else [first]
@@ -29,7 +29,7 @@ def token_grids(img_shapes: list[Any]) -> tuple[Grid, ...]:
 
 
 def router_stats(scores_BTN: torch.Tensor, expert_ids_BTA: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean softmax score (with gradient) and number of assignments of every expert, a sample: two (B, N) fp32."""
+    """Per sample and expert the mean softmax score (with gradient) and the number of assignments: two (B, N) fp32."""
     num_experts = scores_BTN.shape[-1]
     with torch.no_grad():
         ids = expert_ids_BTA.flatten(1)
@@ -63,7 +63,7 @@ class RoutingTrace(BaseOutput):
     grids: tuple[Grid, ...]
 
     def stats(self) -> RouterStats:
-        """The same statistics that `return_routing="stats"` gives."""
+        """The statistics that `return_routing="stats"` would have given."""
         per_layer = [router_stats(s, e) for s, e in zip(self.scores_LBTN, self.expert_ids_LBTA, strict=True)]
         return RouterStats(
             mean_probs_LBN=torch.stack([mean for mean, _ in per_layer]),

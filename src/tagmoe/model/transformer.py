@@ -39,9 +39,9 @@ class TagMoETransformerOutput(BaseOutput):
 class TagMoETransformerBlock(QwenImageTransformerBlock):
     """A dual-stream block whose image MLP is a mixture (paper 4.1, Eq. 1).
 
-    Without `return_routing` it returns exactly what its parent returns. With it, a third item: two tensors, the
-    `router_stats` for "stats", the scores and expert ids of every token for "full". They are returned, never stored:
-    an attribute would be counted twice under gradient checkpointing.
+    Without `return_routing` it returns exactly what its parent returns. With it, a third item holds two tensors: for
+    "stats" those of `router_stats`, for "full" the scores and expert ids of every token. They are returned and not
+    stored, because gradient checkpointing runs a block twice and would count an attribute twice.
     """
 
     def __init__(
@@ -117,8 +117,8 @@ TransformerBlockRegistry.register(
 class TagMoETransformer2DModel(StrictLoadingMixin, QwenImageTransformer2DModel):
     """Qwen-Image's transformer with `MoE` in place of `img_mlp` in the last `num_moe_blocks` blocks (paper 4.1).
 
-    With num_moe_blocks=0 it is diffusers' model, bit for bit. Reference images are appended tokens:
-    `img_shapes=[[target, *references]]` a sample. Everything that describes the mixture is in the config.
+    With num_moe_blocks=0 it is diffusers' model, bit for bit. Reference images are appended as tokens: `img_shapes`
+    holds [target, *references] for each sample. The config describes the mixture completely.
 
     `expert_scale` changes no computation: it records the factor that upcycling folded into the experts' output layers
     (num_experts / top_k in mode exact), so that a LoRA made for the dense FFN can be scaled alike.
@@ -132,7 +132,7 @@ class TagMoETransformer2DModel(StrictLoadingMixin, QwenImageTransformer2DModel):
     _no_split_modules = ["QwenImageTransformerBlock", "TagMoETransformerBlock"]  # noqa: RUF012 (diffusers' protocol)
     _repeated_blocks = ["QwenImageTransformerBlock", "TagMoETransformerBlock"]  # noqa: RUF012
     _skip_layerwise_casting_patterns = ["pos_embed", "norm", "gate"]  # noqa: RUF012
-    # diffusers expands a plan over every block, and a mixture block has no img_mlp.net: image MLPs stay whole
+    # diffusers applies a tensor-parallel plan to every block, but mixture blocks lack img_mlp.net: keep it unsharded
     _tp_plan = {  # noqa: RUF012
         name: style for name, style in QwenImageTransformer2DModel._tp_plan.items() if ".img_mlp." not in name
     }

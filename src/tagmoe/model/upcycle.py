@@ -1,6 +1,7 @@
 """Sparse upcycling: a mixture model that starts from a trained dense one (paper 4.1 and implementation details).
 
-In memory, for models that are trained here; tagmoe.weights.upcycle converts checkpoints of any size on the disk.
+This module works in memory, for models that are trained here. tagmoe.weights.upcycle converts checkpoints of any size
+on the disk.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def drift(
 
 
 def drift_of_folders(dense: Path, moe: Path, *, dtype: torch.dtype, seed: int = 0) -> float:
-    """`drift` of two folders in `dtype`, loaded one after the other: at no time are both in memory."""
+    """`drift` of two folders in `dtype`. They are loaded one after the other and never share the memory."""
     outputs = []
     for folder in (dense, moe):
         model = TagMoETransformer2DModel.from_pretrained(folder, dtype=dtype).eval()

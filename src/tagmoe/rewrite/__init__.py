@@ -1,1 +1,1 @@
-"""Better words for an instruction at inference (section 3.2): ask, check the answer, fall back to what was said."""
+"""Rewrite an instruction at inference (section 3.2): ask for a better one, check it, else keep the user's own."""

@@ -1,7 +1,7 @@
 """Rewritten instructions kept on the disk, so that the same request is not asked twice.
 
-One small JSON file an answer, readable by its owner alone. What cannot be read, or was damaged, is not there: a cache
-may be lost at any time, and nothing depends on it.
+Each answer is one small JSON file that only its owner can read. A damaged or unreadable entry counts as absent: a cache
+may be lost at any time, so nothing may depend on it.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ LARGEST_ENTRY = 64 * 1024
 
 
 def default_folder() -> Path:
-    """Where the user's caches are (XDG), or ~/.cache."""
+    """tagmoe/rewrite in the user's cache folder: $XDG_CACHE_HOME, or ~/.cache."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "tagmoe" / "rewrite"
 
 
 class RewriteCache:
-    """Answers by key: objects of JSON of at most LARGEST_ENTRY bytes, at most `most` of them; the oldest go first."""
+    """Answers by key: JSON objects of at most LARGEST_ENTRY bytes. Beyond `most` the least recently used go."""
 
     def __init__(self, folder: Path | None = None, *, most: int = MOST_ENTRIES) -> None:
         self.folder = default_folder() if folder is None else folder
         self.most = most
 
     def read(self, key: str) -> dict[str, Any] | None:
-        """The answer kept for a key; None where there is none that can be read whole."""
+        """The answer for a key; None where there is none or its entry is damaged."""
         path = self._path(key)
         try:
             with path.open("rb") as file:
@@ -47,11 +47,11 @@ class RewriteCache:
         if not isinstance(value, dict) or entry.get("digest") != _digest(value):
             return None
         with contextlib.suppress(OSError):
-            os.utime(path)  # the age that decides which go first is that of the last use
+            os.utime(path)  # entries are removed in the order of their last use
         return value
 
     def write(self, key: str, value: Mapping[str, Any]) -> None:
-        """Keep an answer, whole or not at all. A full disk or a folder that cannot be written is no error."""
+        """Keep an answer, whole or not at all. A full disk or an unwritable folder is not an error."""
         entry = {"key": key, "value": dict(value), "digest": _digest(value)}
         data = json.dumps(entry).encode()
         if len(data) > LARGEST_ENTRY:
@@ -71,11 +71,11 @@ class RewriteCache:
                     os.unlink(partial)
 
     def _path(self, key: str) -> Path:
-        # Keys are our digests; hashed once more, no key of anybody's can name a place elsewhere.
+        # Hash the key once more, so that no key, whoever made it, can name a path outside the folder.
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.json"
 
     def _drop_oldest(self) -> None:
-        """Down to nine tenths of `most` once there are more, so that not every write has to look at all files."""
+        """Above `most` entries keep the newest nine tenths, so that not every write has to remove files."""
         with os.scandir(self.folder) as entries:
             ages = [(entry.stat().st_mtime_ns, entry.path) for entry in entries if entry.name.endswith(".json")]
         if len(ages) > self.most:

@@ -1,7 +1,7 @@
-"""What must hold of a rewritten instruction, whoever wrote it: each check a pure function of both texts.
+"""Checks of a rewritten instruction, whoever wrote it. Each check is a pure function of the raw and the new text.
 
-A check answers None, or in one clause what is wrong, in words that can be told to the model. They look at the texts
-alone: whether a new name is in the picture, or whether the meaning is the same, they cannot tell.
+A check returns None, or one clause that says what is wrong and can be told to the model. Checks read the texts alone:
+they cannot tell whether a new name is in the picture, or whether the meaning is the same.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 LONGEST = 1200
-"""Characters of a rewritten instruction; a longer original may be kept at its length."""
-# Pairs of every usual style. A straight single quote and the typographic one are apostrophes too, so they count only
-# where a word cannot go on: before the first and behind the last character.
+"""The most characters of a rewritten instruction, except for a long original (`is_short`)."""
+# Pairs of every usual style. Straight and typographic single quotes are apostrophes too, so they count as quotes only
+# outside of words: before the first and behind the last character.
 _QUOTES = (
     r"\"([^\"\n]+)\"",
     r"\u201c([^\u201c\u201d\n]+)\u201d",
@@ -36,7 +36,7 @@ _MARKUP = (
     (re.compile(r"```|~~~"), "a code fence"),
     (re.compile(r"<\|[^|>]*\|>|</?[A-Za-z][^<>]*>"), "a tag or control token"),
     (re.compile(r"\*\*|__|^\s*#{1,6}\s|^\s*[-*\u2022]\s", re.MULTILINE), "Markdown"),
-    (re.compile(r"^\s*[\[{]|[\]}]\s*$"), "brackets of data around it"),
+    (re.compile(r"^\s*[\[{]|[\]}]\s*$"), "brackets of JSON around it"),
     (re.compile(r"[\n\r\u2028\u2029]"), "more than one line"),
     (re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"), "a control character"),
 )
@@ -55,7 +55,7 @@ _TALK = re.compile(
     rf"|\b(?:no changes? (?:is|are|was|were) needed|(?:let me|feel free to|please) (?:know|tell me))\b|{_CHINESE_TALK}",
     re.IGNORECASE,
 )
-# Frequent words that the other languages here do not have. A text must show two of one and more than of any other.
+# Frequent words by language. A text needs two words of a language, and twice as many as of any other language.
 _FUNCTION_WORDS = {
     "English": "the with of it its from into this that make add remove and to is are at by his her their has all",
     "German": "der das und mit dem ein eine einen einem auf den nicht zu im vom aus ist mach entferne ersetze bild",
@@ -96,9 +96,9 @@ def numbers(text: str) -> list[str]:
 
 
 def script_of(text: str) -> str | None:
-    """The script of most letters outside quotes, as Unicode names it; kana and Han are told apart; None without any.
+    """The script of most letters outside quotes, by its Unicode name; None for a text without letters.
 
-    Japanese text counts as KANA however much Han is in it: Chinese has no kana.
+    Japanese text counts as KANA, although most of it may be Han, because Chinese has no kana.
     """
     counts = Counter(_scripts(unquoted(text)))
     if counts["KANA"] and counts["CJK"] + counts["KANA"] > counts.total() / 2:
@@ -115,7 +115,7 @@ def language_of(text: str) -> str | None:
 
 
 def names_in(text: str) -> list[str]:
-    """Words with a capital inside a sentence, outside quotes: names. None of a text where most words have one."""
+    """Names: capitalised words inside a sentence, outside quotes. Empty if most words of the text are capitalised."""
     plain = unquoted(text)
     found = []
     for match in _CAPITALISED.finditer(plain):
@@ -153,9 +153,9 @@ def is_plain(raw: str, rewritten: str) -> str | None:
     for pattern, name in _MARKUP:
         if pattern.search(rewritten) and not pattern.search(raw):
             return f"it has {name}"
-    # Unassigned, private or half a character: what a model writes that has lost its way.
+    # Unassigned or private code points, or half of a surrogate pair: the output of a model that has broken down.
     broken = [character for character in rewritten if unicodedata.category(character) in ("Cn", "Co", "Cs")]
-    return "it has characters that are none" if broken and not set(broken) <= set(raw) else None
+    return "it has broken characters" if broken and not set(broken) <= set(raw) else None
 
 
 def is_no_talk(raw: str, rewritten: str) -> str | None:
@@ -167,26 +167,26 @@ def is_no_talk(raw: str, rewritten: str) -> str | None:
 
 
 def keeps_quotes(raw: str, rewritten: str) -> str | None:
-    """Every quoted string stands in it in quotes again, each as often, character by character; the style is free."""
+    """Every quoted string is quoted again, as often and character by character. The style of the quotes is free."""
     missing = Counter(quoted(raw)) - Counter(quoted(rewritten))
     return f"the quoted text {_listed(missing)} is not in it as it was" if missing else None
 
 
 def adds_no_quote(raw: str, rewritten: str) -> str | None:
-    """What it quotes was quoted, or are words of the original: text to draw is the user's to choose."""
+    """It quotes only words of the original, because the user alone chooses the text that is drawn."""
     new = [text for text in quoted(rewritten) if text not in quoted(raw) and text not in raw]
     return f"it quotes {_listed(new)}, which the instruction does not say" if new else None
 
 
 def keeps_numbers(raw: str, rewritten: str) -> str | None:
-    """Every number in digits stands in it, each as often."""
+    """Every number in digits is kept, as often as it occurs."""
     missing = Counter(numbers(raw)) - Counter(numbers(rewritten))
     return f"the number {_listed(missing)} is missing" if missing else None
 
 
 def keeps_language(raw: str, rewritten: str) -> str | None:
-    """The script is the same, no letters of a third one are mixed in (Latin may be: names), and the language is the
-    same as far as function words tell."""
+    """The script is the same, and so is the language as far as function words tell. Letters of another script are not
+    mixed in; Latin ones may be, because they write names."""
     before, after = script_of(raw), script_of(rewritten)
     if before is not None and after is not None and before != after:
         return f"it is written in {after.lower()} letters and the instruction in {before.lower()}"
@@ -200,8 +200,8 @@ def keeps_language(raw: str, rewritten: str) -> str | None:
 
 
 def keeps_names(raw: str, rewritten: str) -> str | None:
-    """Every word with a capital inside a sentence stands in it, in any case. Not asked of German, which has capitals
-    for all nouns."""
+    """Every name of the original is kept, in upper or lower case. German is not checked, because it capitalises all
+    nouns."""
     if language_of(raw) == "German":
         return None
     text = rewritten.lower()
@@ -223,7 +223,7 @@ CHECKS: tuple[Check, ...] = (
 
 
 def problems(raw: str, rewritten: str) -> list[str]:
-    """All that is wrong with a rewritten instruction, the worst first; empty when it may be used."""
+    """All problems of a rewritten instruction, the worst first; empty when it may be used."""
     first = is_a_text(raw, rewritten) or is_short(raw, rewritten)
     if first is not None:
         return [first]

@@ -1,7 +1,7 @@
-"""What a model is asked when it is to write better words for an instruction, and the schema of its answer.
+"""The prompt that asks a model to rewrite an instruction, and the schema of its answer.
 
-The rules say for each kind of task what better words are. A change of any word here is a new PROMPT_VERSION: it is
-part of what a kept answer is found by, and of the metadata of every picture.
+For each kind of task the prompt says what a good instruction states. Every change of its words needs a new
+PROMPT_VERSION, because cached answers are looked up by it and the metadata of every picture names it.
 """
 
 from __future__ import annotations
@@ -73,10 +73,10 @@ def rewrite_question(
     attempt: int = 1,
     max_words: int = 150,
 ) -> Question:
-    """The question for better words. `problems`, `before`: what was wrong with the last answer, and that answer.
+    """The question for a rewritten instruction. `problems`, `before`: the faults of the last answer, and that answer.
 
-    Without pictures it is a picture from text. The first attempt is greedy; a later one is drawn, with a seed of its
-    own, because the same model would say the same again.
+    Without pictures the request is for a picture from text. The first attempt is greedy. A later one is sampled with a
+    seed of its own, because a greedy model would repeat itself.
     """
     system = _COMMON.format(words=max_words) + (_EDIT if pictures else _GENERATE)
     if known_words is not None:

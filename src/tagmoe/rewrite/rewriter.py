@@ -1,7 +1,7 @@
-"""Task-aware rewriting of an instruction before it is encoded (paper, inference): better words, or the user's own.
+"""Task-aware rewriting of an instruction before it is encoded (paper, inference), with the raw one as the fallback.
 
-A rewriter may fail in every way that a model or a server can: it never raises, never takes longer than its limit, and
-never gives a text that loses what the user wrote (`rewrite_checks`). In all these cases the raw instruction is used.
+A model or a server may fail in any way. A rewriter still never raises, never takes longer than its limit, and never
+returns a text that loses what the user wrote (`tagmoe.rewrite.checks`). Where it fails, the raw instruction is used.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ text is the raw instruction."""
 ATTEMPTS = 3
 SECONDS = 60.0
 PIXELS = 1_000_000
-"""What a model needs to see of a picture to speak of it."""
-# What a call waits beyond its limit for the answer "the time is over"; after it, it goes on without any answer.
+"""Cap of a picture as the model sees it: enough to describe what it shows."""
+# Seconds that a call waits beyond its limit, so that the worker itself can report the timeout.
 _GRACE = 2.0
 
 
 @dataclass(frozen=True)
 class Rewriting:
-    """What came of a rewriting. text: the instruction to use, which is `raw` unless the status is ok.
+    """The outcome of a rewriting. text: the instruction to use, which is `raw` unless the status is ok.
 
-    reason: one sentence, empty when ok. task_guess: the model's guess of the task, None where it gave none that is made
-    of the vocabulary. kept_constraints: what it says it kept. attempts: questions asked; 0 when `cached`.
+    reason: one sentence, empty when ok. task_guess: the model's guess of the task, None where it gave no known tags.
+    kept_constraints: what the model says it kept. attempts: questions asked; 0 when `cached`.
     """
 
     raw: str
@@ -69,12 +69,12 @@ class Rewriting:
 
 
 class InstructionRewriter:
-    """Rewrites by any `VLM` (paper 3.2, inference); called as (instruction, images) -> text, a `rewriter` of pipelines.
+    """Rewrites by any `VLM` (paper 3.2, inference): (instruction, images) -> text. Pipelines take it as `rewriter`.
 
-    attempts: questions at most, each told what was wrong with the answer before. seconds: limit of all of them
-    together. known_words: the words of a model that knows no others. accepts: raises TagMoEError for a text that the
-    picture model refuses. pixels: cap of a picture as it is shown. cache: None keeps nothing.
-    results: what became of each call, in their order.
+    attempts: the most questions; each repeats what was wrong with the last answer. seconds: limit of all questions
+    together. known_words: the only words that the picture model knows, if they are limited. accepts: raises TagMoEError
+    for a text that the picture model refuses. pixels: cap of a picture as the VLM sees it. cache: None keeps nothing.
+    results: the outcome of each call, in order.
     """
 
     def __init__(
@@ -105,13 +105,13 @@ class InstructionRewriter:
         try:
             result = future.result(self._seconds + _GRACE)
         except concurrent.futures.TimeoutError:
-            # Somebody holds the loop of the other thread itself. It is left to its fate, with its loop.
+            # The worker is blocked: abandon its thread and its event loop.
             future.cancel()
             self._loop = None
             result = self._fallback(instruction, self._late())
             result = replace(result, seconds=time.monotonic() - started)
         except BaseException:
-            # Ctrl-C: a model that goes on writing would keep the process from its end.
+            # On Ctrl-C stop the model too: while it writes, the process cannot end.
             future.cancel()
             raise
         self.results.append(result)
@@ -133,7 +133,7 @@ class InstructionRewriter:
         return replace(result, attempts=len(asked), seconds=time.monotonic() - started)
 
     def close(self) -> None:
-        """Let go of the VLM and of the thread that asks it."""
+        """Close the VLM and stop the worker thread."""
         loop = self._loop
         if loop is not None:
             closed = self._start(self.vlm.close())
@@ -156,11 +156,11 @@ class InstructionRewriter:
         wrong: list[str] = []
         before = ""
         for attempt in range(1, self._attempts + 1):
-            # Put in before it is waited for: a question that hangs was asked too.
+            # Counted before the wait, so that a question that hangs is counted too.
             asked.append(Answer("failed"))
             answer = await self.vlm.ask(question(wrong, before, attempt))
             if answer.status in ("failed", "refused"):
-                # The client has tried again already where that helps, and who refuses will refuse again.
+                # The client has already retried where that helps, and a refusal would only be repeated.
                 return self._fallback(raw, answer.reason or f"the model's answer was {answer.status}")
             before = answer.text
             wrong = self._wrong(raw, answer.value) if answer.status == "ok" else [answer.reason or "it was no answer"]
@@ -171,7 +171,7 @@ class InstructionRewriter:
         return self._fallback(raw, f"no answer of {self._attempts} could be used; of the last, {'; '.join(wrong)}")
 
     def _wrong(self, raw: str, value: Any) -> list[str]:
-        """What is wrong with an answer; empty when it may be used."""
+        """The problems of an answer; empty when it may be used."""
         if not _fits(value):
             return ["it does not fit the schema"]
         text = value["rewritten"].strip()
@@ -204,8 +204,8 @@ class InstructionRewriter:
         return f"there was no answer within {self._seconds:g} s"
 
     def _start(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Run this in the loop of a thread of its own: connections live from call to call, and the caller may have a
-        loop that runs. A daemon: whoever hangs there does not keep the process from its end."""
+        """Run a coroutine in the event loop of a worker thread. Connections then live from call to call, and the caller
+        may run a loop of its own. The thread is a daemon, so that a blocked worker does not keep the process alive."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             threading.Thread(target=self._loop.run_forever, name="rewriter", daemon=True).start()
@@ -213,7 +213,7 @@ class InstructionRewriter:
 
 
 def attachment_of(image: Image, pixels: int) -> Attachment:
-    """A picture as it is shown to a model: at most `pixels` pixels; small ones exactly, as PNG, others as JPEG."""
+    """A picture as a model sees it, of at most `pixels` pixels: a small one as lossless PNG, others as JPEG."""
     from tagmoe.vlm.pictures import JPEG_QUALITY, SMALL_PIXELS, fitting_size
 
     size = fitting_size(*image.size, pixels)
@@ -229,7 +229,7 @@ def attachment_of(image: Image, pixels: int) -> Attachment:
 
 
 def _fits(value: Any) -> bool:
-    """Whether an answer has the fields of the schema: asked again here, whoever has looked at it before."""
+    """Whether an answer has the fields of the schema. Checked here too, because a VLM or a cache may not check it."""
     return (
         isinstance(value, Mapping)
         and isinstance(value.get("rewritten"), str)

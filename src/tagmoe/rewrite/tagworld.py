@@ -1,4 +1,4 @@
-"""Rewriting for TagWorld by its grammar: no model, a few milliseconds, and the same checks of the result."""
+"""Rewriting for TagWorld by its grammar: no model, a few milliseconds. Every new text is one of the grammar."""
 
 from __future__ import annotations
 
@@ -53,4 +53,4 @@ class GrammarRewriter:
         )
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there is no model and no connection to close."""

@@ -1,7 +1,7 @@
 """The hierarchical task descriptor (paper section 3.2) and the rules that a descriptor can be checked against.
 
-A descriptor is always made of known tags in their own tiers; whether it is consistent is asked with `violations` or
-`validate`, because an annotator's inconsistent answer must be representable to be counted and asked again.
+A descriptor holds known tags, each in its own tier, but it may break rules: `violations` and `validate` check that. An
+annotator's inconsistent answer must be representable, so that it can be counted and asked again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Slot = Literal["scope", "types", "preservation"]
 _LABELS: dict[Slot, str] = {"scope": "Scope", "types": "Type", "preservation": "Preservation"}
 _SLOT_OF_TIER: dict[str, Slot] = {
     "scope": "scope",
-    # "image generation" stands where a scope would: it says how much of a picture is made, namely all of it.
+    # "image generation" takes the place of a scope: it says how much of the picture is made, namely all of it.
     "generation": "scope",
     "type": "types",
     "preservation": "preservation",
@@ -52,7 +52,7 @@ class TaskDescriptor:
     def parse(cls, text: str) -> TaskDescriptor:
         """Read the paper's form, "Scope: ...; Type: ...; Preservation: ..."; an empty tier may be left out or "none".
 
-        Case and spacing are free, and a line break separates tiers as ";" does.
+        Case and spacing do not matter, and a line break separates tiers as ";" does.
         Raises VocabularyError for an empty text, a wrong label, an unknown tag, or a tag in the wrong tier.
         """
         slots: dict[Slot, tuple[str, ...]] = {}

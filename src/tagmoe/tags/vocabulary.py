@@ -59,9 +59,9 @@ def normalise(name: str) -> str:
 
 
 def tag(name: str) -> Tag:
-    """The tag of this name; case, spacing, hyphens and underscores are free.
+    """The tag of this name; case, spacing, hyphens and underscores do not matter.
 
-    Raises VocabularyError for an unknown name, with the closest known ones.
+    Raises VocabularyError for an unknown name; the message suggests the closest known ones.
     """
     found = _BY_NAME.get(normalise(name))
     if found is None:

@@ -1,6 +1,6 @@
-"""From what a model wrote to an `Answer`: found in the text, parsed, and held against the question's schema.
+"""From a model's text to an `Answer`: find the JSON in the text, parse it, and validate it by the question's schema.
 
-Checked here however much a server promises: some ignore the schema, some hold the model only loosely to it.
+Answers are validated here even if a server promises to: some ignore the schema, and some enforce only a part of it.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _COMMA = re.compile(r",(\s*[}\]])")
 
 
 def answer_of(text: str, question: Question) -> Answer:
-    """The status, and the value where it fits, of the whole text that a model wrote.
+    """The answer that a model's whole text gives: its status, and its value if it fits the question.
 
-    Raises UsageError for a schema that is none, MissingError without jsonschema.
+    Raises UsageError for an invalid schema, MissingError without jsonschema.
     """
     if question.choices:
         word = chosen(text, question.choices)
@@ -44,9 +44,9 @@ def answer_of(text: str, question: Question) -> Answer:
 
 
 def parsed(text: str) -> tuple[bool, Any]:
-    """(whether there is JSON in the text, its value); around it may be a code fence, words and a model's thoughts.
+    """(whether there is JSON in the text, its value). A code fence, words and a model's thoughts may surround it.
 
-    One attempt at repair: commas before a closing bracket. What is cut off stays broken, as its end is not known.
+    The only repair removes commas before a closing bracket. A text that was cut off stays invalid: its end is unknown.
     """
     found, value = _loaded(text)
     if found:
@@ -64,7 +64,7 @@ def parsed(text: str) -> tuple[bool, Any]:
 
 
 def chosen(text: str, choices: Sequence[str]) -> str | None:
-    """The choice that a text is: as it is, quoted, as the only value of a JSON object, in other case."""
+    """The choice that a text names: verbatim, quoted, in another case, or as the only value of a JSON object."""
     if text in choices:
         return text
     found, value = parsed(text)
@@ -79,7 +79,7 @@ def chosen(text: str, choices: Sequence[str]) -> str | None:
 
 
 def validator_of(schema: Mapping[str, Any]) -> Any:
-    """A jsonschema validator, made once for each schema. Raises UsageError for what is no schema."""
+    """A jsonschema validator, made once for each schema. Raises UsageError for an invalid schema."""
     return _validator(json.dumps(schema, sort_keys=True))
 
 

@@ -23,13 +23,13 @@ OPTIONAL = (
     "seed",
     "max_tokens",
 )
-"""Fields that a server may not know: it is asked again without the one that it names in its refusal."""
+"""Fields that a server may not support. If it refuses one by name, the question is sent again without that field."""
 TOP_LOGPROBS = 20
-"""What vLLM and OpenAI give at most."""
+"""The most that vLLM and OpenAI return."""
 
 
 def messages_of(question: Question) -> list[bytes]:
-    """The messages as pieces of JSON: base64 of megabytes never goes through a JSON encoder, and is copied once.
+    """The messages as pieces of JSON, so that megabytes of base64 skip the JSON encoder and are copied only once.
 
     Raises ImageError for a picture that is no PNG, JPEG or WebP file.
     """
@@ -71,13 +71,13 @@ def _kind(data: bytes) -> bytes:
 def body_of(
     model: str, messages: Sequence[bytes], question: Question, unsupported_fields: Container[str] = ()
 ) -> bytes:
-    """The request, without the fields that the server lacks."""
+    """The body of a request, without the fields that the server does not support."""
     values: dict[str, Any] = {"model": model, "temperature": question.temperature, "seed": question.seed}
-    # models that think before they answer would spend the tokens of the answer on it
+    # reasoning models would otherwise spend the tokens of the answer on their thoughts
     values["chat_template_kwargs"] = {"enable_thinking": False}
     values["max_completion_tokens" if "max_tokens" in unsupported_fields else "max_tokens"] = question.max_tokens
     if question.choices:
-        # vLLM's field gives the word alone, so that its first token has the probabilities; else a schema holds it
+        # vLLM's own field yields the bare word, whose first token has the probabilities; other servers get a schema
         if "structured_outputs" not in unsupported_fields:
             values["structured_outputs"] = {"choice": list(question.choices)}
         else:
@@ -89,7 +89,7 @@ def body_of(
         values["response_format"] = _format("answer", question.schema)
     wanted = choice_schema(question.choices) if question.choices else question.schema
     if wanted is not None and "response_format" in unsupported_fields and "structured_outputs" not in values:
-        # said in words to a server that holds the model to nothing
+        # a server without structured output is told the schema in words
         words = f"Answer with JSON alone, of this schema: {json.dumps(wanted)}"
         messages = [*messages[:-1], b",", _text(words), messages[-1]]
     head = json.dumps({name: value for name, value in values.items() if name not in unsupported_fields})
@@ -97,7 +97,7 @@ def body_of(
 
 
 def choice_schema(choices: Sequence[str]) -> dict[str, Any]:
-    """A schema of one choice; an object, as some servers allow nothing else at the top."""
+    """A schema for one of the choices. It is an object, because some servers allow nothing else at the top level."""
     answer = {"type": "string", "enum": list(choices)}
     return {"type": "object", "properties": {"answer": answer}, "required": ["answer"], "additionalProperties": False}
 
@@ -107,11 +107,12 @@ def _format(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def has_pictures(question: Question) -> bool:
+    """Whether a picture is among the parts of the question."""
     return any(isinstance(part, Attachment) for part in question.parts)
 
 
 def read_reply(reply: Mapping[str, Any], question: Question) -> Answer:
-    """The answer in a whole reply."""
+    """The answer in a server's reply, given as parsed JSON."""
     first = reply["choices"][0]
     message, finish = first["message"], first.get("finish_reason")
     content = message["content"]
@@ -134,16 +135,16 @@ def read_reply(reply: Mapping[str, Any], question: Question) -> Answer:
 def choice_probabilities(logprobs: Any, choices: Sequence[str]) -> dict[str, float] | None:
     """Probabilities of the choices, normalised, from the log-probabilities of the first token that tells them apart.
 
-    logprobs: as in a chat completion, or None. None where the server gives none, or where the token may be the begin
-    of several choices.
+    logprobs: as in a chat completion, or None. Returns None where the server gives none, or where the token begins
+    several choices.
     """
     try:
         tokens = [(str(entry["token"]), entry["top_logprobs"]) for entry in logprobs["content"]]
         written = ""
         for token, top in tokens:
-            # JSON around the word (a brace, the name, a quote) comes first where a schema holds it
+            # under a schema, JSON syntax (a brace, the name, a quote) comes before the word
             if _bare(written + token):
-                # a token alone says nothing of the others
+                # one token alone tells no probability of the other choices
                 return (
                     None
                     if len(top) < 2
@@ -156,7 +157,7 @@ def choice_probabilities(logprobs: Any, choices: Sequence[str]) -> dict[str, flo
 
 
 def _bare(written: str) -> str:
-    """The letters of the word that are written so far, without the JSON before them."""
+    """The letters of the word written so far, without the JSON syntax around them."""
     text = re.sub(r'^\s*\{\s*("?(answer?|answe|answ|ans|an|a)?"?\s*:?\s*)', "", written)
     return text.rstrip("} \n").strip('" \n')
 

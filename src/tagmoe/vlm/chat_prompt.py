@@ -1,6 +1,6 @@
-"""From a question to what a Qwen-VL takes: token ids by the chat template, patches of the pictures.
+"""From a question to the inputs of a Qwen-VL: token ids by the chat template, and patches of the pictures.
 
-The stock processor of transformers is not used, as it wants torchvision for videos.
+The processor of transformers is not used, because it requires torchvision for videos.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from tagmoe.errors import ImageError, UsageError
 from tagmoe.pictures import load_image
 from tagmoe.vlm.question import Attachment, Question
 
-# Where the texts of a question go in a rendered chat template; no template and no text of ours has these.
+# Placeholders for a question's texts in a rendered chat template. No template and no text of ours contains them.
 SYSTEM, USER = "\ue000system\ue001", "\ue000user\ue001"
 IMAGE_TOKENS = ["<|vision_start|>", "<|image_pad|>", "<|vision_end|>"]
 
 
 class Refused(Exception):
-    """The model cannot take this one question: a picture that is none, or too much of them. The message says why."""
+    """The model cannot take this question: an unreadable picture, or too many tokens. The message says why."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ChatPrompts:
         """The prompt of a question.
 
         Raises Refused for a question that this model cannot take, UsageError for a tokenizer without chat template and,
-        when the question has pictures, for a model or tokenizer without eyes.
+        when the question has pictures, for a model or tokenizer that takes none.
         """
         before, after = self._template(question.system)
         shown = [_open(part) for part in question.parts if isinstance(part, Attachment)]
@@ -56,7 +56,7 @@ class ChatPrompts:
         encoded = eyes.encode(shown) if eyes else {}
         places = iter(eyes.places(encoded) if eyes else [])
         tokens: list[int] = []
-        # texts that follow each other are one text to the tokenizer, as in the string that a template would make
+        # consecutive texts are tokenized as one, as they would be in a rendered template
         for is_text, parts in itertools.groupby(question.parts, lambda part: isinstance(part, str)):
             if is_text:
                 tokens += self.plain("".join(map(str, parts)))
@@ -69,7 +69,7 @@ class ChatPrompts:
                 f"The question has {len(ids)} tokens with its pictures and {question.max_tokens} of the answer, but "
                 f"{self._name!r} takes at most {limit} together; use fewer or smaller pictures."
             )
-        # a model that is moved to the accelerator only while it runs says where that is in its hook
+        # the hook of an offloaded model names the device that it runs on
         device = getattr(getattr(self._model, "_hf_hook", None), "execution_device", None) or self._model.device
         tensor = torch.tensor([ids], device=device)
         if eyes is None:
@@ -82,11 +82,11 @@ class ChatPrompts:
         return Prompt(tensor, pictures)
 
     def plain(self, text: str) -> list[int]:
-        """Ids of words from outside: "<|im_end|>" in them is text and does not end the message."""
+        """Ids of untrusted text: "<|im_end|>" in it is plain text and does not end the message."""
         return list(self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
     def _special(self, text: str) -> list[int]:
-        """Ids of a piece of the template, whose special tokens are meant."""
+        """Ids of a piece of the template, in which special tokens keep their meaning."""
         return list(self._tokenizer(text, add_special_tokens=False, split_special_tokens=False)["input_ids"])
 
     def _template(self, system: str) -> tuple[list[int], list[int]]:
@@ -130,7 +130,7 @@ class ChatPrompts:
 
 @dataclass(frozen=True)
 class _Eyes:
-    """Ids of the tokens before, for and after a picture; patches that make one token."""
+    """start, pad, end: ids of the tokens before, for and after a picture. merged: patches that make one token."""
 
     start: int
     pad: int
@@ -143,7 +143,7 @@ class _Eyes:
         try:
             return dict(self.processor(images=list(pictures), return_tensors="pt"))
         except ValueError as error:
-            # a picture 200 times as long as it is wide
+            # raised for a picture 200 times as long as it is wide
             raise Refused(f"A picture cannot be shown to the model ({error}); leave it out.") from None
 
     def places(self, encoded: Mapping[str, torch.Tensor]) -> list[list[int]]:

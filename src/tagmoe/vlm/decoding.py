@@ -1,6 +1,6 @@
-"""Choosing the next token: only what a JSON schema allows (llguidance), greedily or by a seed.
+"""Choose the next token: only one that a JSON schema allows (llguidance), greedily or by a seed.
 
-As logits processors of transformers, so that `generate` of any model can be held to a schema.
+Both are logits processors of transformers, so that `generate` of any model can use them.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from tagmoe.extras import require
 class Grammars:
     """Compiles JSON schemas for one tokenizer and the width of one model's logits.
 
-    ends: ids of the tokens that end an answer. The table of the vocabulary is made at the first schema, as it takes
-    about a second for a vocabulary of 150,000.
+    ends: ids of the tokens that end an answer. The table of the vocabulary is made at the first schema,
+    because it takes about a second for 150,000 tokens.
     """
 
     def __init__(self, tokenizer: Any, width: int, ends: Sequence[int]) -> None:
@@ -48,8 +48,8 @@ class Grammars:
         vocabulary = self._vocabulary
         from llguidance import LLMatcher
 
-        # One way to write the spaces: with free ones a weak model fills the answer with them. What the grammar cannot
-        # hold (uniqueItems) is left to the check of the whole answer.
+        # Whitespace is fixed, because a weak model would fill the answer with it. Keywords that the grammar does not
+        # support (uniqueItems) are left to the validation of the whole answer.
         options = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "lenient": True}
         grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=options)
         matcher = LLMatcher(vocabulary, grammar, log_level=0)
@@ -60,7 +60,7 @@ class Grammars:
 
 
 class OnlySchema(LogitsProcessor):
-    """Lets through only the tokens after which the answer can still fit; for one sequence, and one time.
+    """Allows only tokens after which the answer can still fit the schema. It serves one sequence, once.
 
     matcher: an llguidance.LLMatcher at its start. The logits (1, V) that are not allowed become -inf.
     """
@@ -82,10 +82,11 @@ class OnlySchema(LogitsProcessor):
 
 
 class Sampling(LogitsProcessor):
-    """Makes the greedy choice a draw: adds Gumbel noise of a generator of its own to the logits over the temperature.
+    """Turns the greedy choice into a random one: adds Gumbel noise to the logits divided by the temperature T.
 
-    The largest of logit / T + Gumbel is a draw from softmax(logit / T). Global random state is neither read nor
-    written, as an edit may run beside; the noise is made on the CPU, so that a seed means the same on each device.
+    The largest of logit / T + Gumbel is a draw from softmax(logit / T). The generator is its own, because an edit that
+    runs at the same time uses the global one. The noise is made on the CPU, so that a seed means the same on each
+    device.
     """
 
     def __init__(self, temperature: float, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""The servers that can be asked: which address, how loaded, how healthy, and what each is known not to take."""
+"""The servers that can be asked: address, load and health of each, and the request fields it does not support."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from urllib.parse import urlsplit
 from tagmoe.errors import UsageError
 
 PATIENCE = 3
-"""Failures in a row before a server that answers at all is left alone."""
+"""Failures in a row after which a server is left alone, although it can be reached."""
 FIRST_REST = 1.0
 LONGEST_REST = 60.0
-"""Seconds for which a server is left alone: at first, and at most, doubled with each further failure."""
+"""Seconds for which a server is left alone: at first, and at most. Each further failure doubles them."""
 
 
 class Endpoint:
     """One address. url: without a slash at its end. in_flight: requests that it has now.
 
-    lacks: fields of a request that the server refused, left out from then on. showed: whether it ever answered a
-    question with pictures.
+    unsupported_fields: fields of a request that the server refused; later requests leave them out. saw_pictures:
+    whether it ever answered a question with pictures.
     """
 
     def __init__(self, address: str) -> None:
@@ -42,15 +42,15 @@ class Endpoint:
         return time.monotonic() < self._rests_until
 
     def worked(self) -> None:
-        """An answer came, whatever it was."""
+        """Note that the server answered, whatever the answer was."""
         self._failures = 0
         self._rest = 0.0
         self._rests_until = 0.0
 
     def failed(self, started: float, *, gone: bool) -> None:
-        """A request begun at `started` (monotonic seconds) had no answer; gone: there is nobody, or nothing came."""
+        """Note a request of `started` (monotonic seconds) without an answer. gone: no connection or no reply at all."""
         if started < self._failed_at:
-            return  # one outage, which meets all that are in flight, counts once
+            return  # an outage fails all requests in flight but counts once
         self._failed_at = time.monotonic()
         self._failures += 1
         if gone or self._failures >= PATIENCE:
@@ -58,13 +58,13 @@ class Endpoint:
             self._rests_until = self._failed_at + self._rest * random.uniform(0.75, 1.0)
 
     def try_alone(self) -> None:
-        """If it failed before, others leave it alone until this request is back: one is enough to find out."""
+        """After a failure let this request alone test the server: others leave it alone until the request is back."""
         if self._rest:
             self._rests_until = time.monotonic() + self._rest
 
 
 def choose(endpoints: Sequence[Endpoint]) -> Endpoint:
-    """The least loaded that does not rest; when all rest, the one whose rest ends first."""
+    """The least loaded endpoint that does not rest; when all rest, the one whose rest ends first."""
     awake = [endpoint for endpoint in endpoints if not endpoint.rests]
     if not awake:
         return min(endpoints, key=lambda endpoint: endpoint._rests_until)
@@ -74,14 +74,14 @@ def choose(endpoints: Sequence[Endpoint]) -> Endpoint:
 
 
 def base_url(address: str) -> str:
-    """An address with its path ("/v1" where it has none). Raises UsageError for what is no plain http(s) address."""
+    """An address with its path ("/v1" where it has none). Raises UsageError unless it is a plain http(s) address."""
     try:
         parts = urlsplit(address.strip())
         port_fits = parts.port is None or parts.port > 0
     except ValueError:
         raise UsageError("An endpoint is no valid address; give one as http://127.0.0.1:8000/v1.") from None
     if parts.username or parts.password or parts.query or parts.fragment:
-        # not repeated: whatever stands there may be a key
+        # the error does not repeat the address, which may hold a key
         raise UsageError(
             f"The endpoint at {parts.hostname!r} has more than a path in its address; give http://HOST:PORT/v1 and the "
             "key in the environment variable TAGMOE_VLM_KEY."

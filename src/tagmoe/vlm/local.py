@@ -1,6 +1,6 @@
-"""A Qwen-VL of transformers as the one who is asked: in this process, without a server.
+"""Ask a Qwen-VL of transformers in this process, without a server.
 
-The model may be one that is there for something else, as the text encoder inside an editing pipeline.
+The model may serve another purpose at the same time, such as the text encoder of an editing pipeline.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tagmoe.vlm.question import Answer, Question
 class LocalVLM:
     """Asks a Qwen2.5-VL or Qwen3-VL model of transformers, one question at a time, in a thread of its own.
 
-    model, tokenizer: as loaded; a model without eyes answers questions without pictures. name: stands in the provenance
+    model, tokenizer: as loaded; a text-only model answers questions without pictures. name: stands in the provenance
     of the answers. image_processor: made from the model's vision config when not given. The model is left as it was.
     """
 
@@ -52,7 +52,7 @@ class LocalVLM:
         """The model of a folder: safetensors only, nothing fetched, no code of the folder run.
 
         name: by default that of the folder. dtype: by default that of the weights. Raises UsageError for a folder that
-        is none or holds no chat model, MissingError without safetensors, CheckpointError for damaged files.
+        has no config.json or holds no chat model, MissingError without safetensors, CheckpointError for damaged files.
         """
         from transformers import AutoConfig, AutoTokenizer
         from transformers.models.auto.modeling_auto import (
@@ -66,7 +66,7 @@ class LocalVLM:
         if not any(path.glob("*.safetensors")):
             raise MissingError(f"{str(folder)!r} has no *.safetensors file; download the model's safetensors weights.")
         if not any((path / file).is_file() for file in ("tokenizer.json", "vocab.json")):
-            # transformers would make an empty one
+            # transformers would silently make an empty tokenizer
             raise CheckpointError(f"{str(folder)!r} has no tokenizer.json; copy or download the whole folder again.")
         here: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         try:
@@ -99,17 +99,17 @@ class LocalVLM:
         return self._name
 
     async def ask(self, question: Question) -> Answer:
-        """The answer; schema answers are held to the grammar while they are written, and checked again when whole.
+        """The answer. A schema constrains the tokens as they are written, and the whole answer is validated again.
 
         Choices come with exact probabilities: the model's probability of writing exactly that word and ending there,
-        over the sum of all choices. Raises UsageError for what no question of the kind can work with: no chat
-        template, pictures for a model without eyes, a schema that is none.
+        over the sum of all choices. Raises UsageError for errors that every such question would meet: no chat
+        template, pictures for a text-only model, an invalid schema.
         """
         stop = threading.Event()
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, question, stop)
         finally:
-            # whoever stops waiting also stops the writing
+            # when the caller stops waiting, the model stops writing
             stop.set()
 
     async def close(self) -> None:
@@ -128,7 +128,7 @@ class LocalVLM:
         except Refused as error:
             return Answer("refused", reason=str(error))
         except RuntimeError as error:
-            # out of memory, above all: the next question may have smaller pictures
+            # mostly out of memory: the next question may have smaller pictures
             return Answer("failed", reason=f"The model {self._name!r} failed: {_line(error)}.")
 
     def _write(self, question: Question, prompt: Prompt, stop: threading.Event) -> Answer:
@@ -143,7 +143,7 @@ class LocalVLM:
             max_new_tokens=question.max_tokens,
             eos_token_id=self._ends,
             pad_token_id=self._ends[0],
-            # what a folder may set by default, and a question does not ask for
+            # the model folder may set these, but no question asks for them
             repetition_penalty=1.0,
             no_repeat_ngram_size=0,
         )
@@ -193,7 +193,7 @@ class LocalVLM:
 
 
 class _Stopped(StoppingCriteria):
-    """Ends the writing when nobody waits for it any more."""
+    """Stops the generation when its caller no longer waits."""
 
     def __init__(self, stop: threading.Event) -> None:
         self._stop = stop
@@ -204,7 +204,7 @@ class _Stopped(StoppingCriteria):
 
 @contextmanager
 def _as_found(model: Any) -> Iterator[None]:
-    """The model in evaluation mode, and afterwards as it was, with the positions of pictures that it remembers."""
+    """Put the model in evaluation mode; then restore its mode and the picture positions (rope_deltas) it caches."""
     bodies = [module for module in model.modules() if hasattr(module, "rope_deltas")]
     training, remembered = model.training, [body.rope_deltas for body in bodies]
     model.eval()

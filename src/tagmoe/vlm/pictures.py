@@ -1,4 +1,4 @@
-"""A picture as it is shown to a model: upright, and under a cap of pixels, as pixels are what a question costs."""
+"""A picture as a model sees it: upright, and under a cap of pixels, because a question costs by its pixels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tagmoe.errors import UsageError
 from tagmoe.pictures import load_image, read_header
 
 SHOWN = ("png", "jpg", "webp")
-"""What every server reads."""
+"""The formats that every server reads."""
 JPEG_QUALITY = 90
 SMALL_PIXELS = 128 * 128
 """Up to this size a picture is encoded as PNG: exact, and not much larger."""
@@ -20,9 +20,9 @@ SMALL_PIXELS = 128 * 128
 def capped(data: bytes, pixels: int) -> bytes:
     """PNG, JPEG or WebP bytes of an encoded picture, upright and with at most `pixels` pixels.
 
-    What is that already comes back untouched, by its header alone. All else is decoded (its first frame, on white),
-    scaled down with its aspect kept, and encoded as JPEG, or as PNG when small. Raises ImageError for a picture that
-    cannot be read, UsageError for a cap below one pixel.
+    Bytes that already fit come back unchanged, and only their header is read. Others are decoded (the first frame, on
+    white), scaled down with their aspect kept, and encoded as JPEG, or as PNG when small. Raises ImageError for a
+    picture that cannot be read, UsageError for a cap below one pixel.
     """
     if pixels < 1:
         raise UsageError(f"The cap is {pixels} pixels; give at least 1.")
@@ -46,7 +46,7 @@ def fitting_size(width: int, height: int, pixels: int) -> tuple[int, int]:
     if width * height <= pixels:
         return width, height
     scale = math.sqrt(pixels / (width * height))
-    # a side below one pixel is one, and then the other is what the cap leaves
+    # each side has at least one pixel, and the other side then takes what the cap leaves
     wide = min(max(1, int(width * scale)), pixels)
     high = min(max(1, int(height * scale)), pixels // wide)
     return min(wide, pixels // high), high

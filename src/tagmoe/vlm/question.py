@@ -1,7 +1,7 @@
 """One question to a vision-language model, its answer, and the protocol that every backend speaks.
 
-Whoever asks knows no servers, and whoever answers knows no tags: an annotation, a rewrite and a judgement are all a
-`Question` whose answer must fit a JSON schema.
+Callers know no servers, and backends know no tags. An annotation, a rewrite and a judgement are all a `Question` whose
+answer must fit a JSON schema.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from functools import cached_property
 from typing import Any, Literal, Protocol, get_args
 
 Status = Literal["ok", "invalid", "refused", "failed"]
-"""ok: the answer fits. invalid: the model answered something else. refused: the model or the server would not answer
-this one (its content, a picture). failed: no answer could be had (no connection, time, errors of the server)."""
+"""ok: the answer fits. invalid: the model answered something else. refused: the model or the server will not answer
+this question (its content, a picture). failed: no answer came (no connection, a timeout, a server error)."""
 STATUSES: tuple[Status, ...] = get_args(Status)
 
 
@@ -35,8 +35,9 @@ class Attachment:
 class Question:
     """What is asked. parts: texts and pictures of the user's message, in the order that the model sees them.
 
-    schema: JSON schema of the answer, or None for free text. choices: instead of a schema, the words of which one is to
-    be answered, each with its probability. seed, temperature: of the sampling; 0 is greedy. max_tokens: of the answer.
+    schema: JSON schema of the answer, or None for free text. choices: instead of a schema, the allowed words; the
+    answer is one of them, with the probability of each. temperature, seed: of the sampling; temperature 0 is greedy.
+    max_tokens: of the answer.
     """
 
     parts: tuple[str | Attachment, ...]
@@ -49,7 +50,7 @@ class Question:
 
     @cached_property
     def key(self) -> str:
-        """A digest of all that the answer depends on, but for the model: pictures, words, schema and sampling."""
+        """A digest of all that the answer depends on, except the model: pictures, words, schema and sampling."""
         parts = [part if isinstance(part, str) else {"picture": part.digest} for part in self.parts]
         values = [self.system, parts, self.schema, self.choices, self.temperature, self.seed, self.max_tokens]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
@@ -57,10 +58,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a question.
+    """The outcome of a question.
 
     text: what the model wrote, as it came. value: the parsed answer that fits the schema, the chosen word, or the text
-    where neither was asked for; None unless ok. reason: one sentence on why it is not ok. attempts: requests made.
+    where neither was asked for; None unless ok. reason: one sentence, why it is not ok. attempts: requests made.
     probabilities: of each of the question's choices, where they were asked for and can be had.
     """
 
@@ -73,7 +74,7 @@ class Answer:
 
 
 class VLM(Protocol):
-    """Whoever can be asked. Bad answers and lost connections come back as an `Answer`, never as an exception."""
+    """A backend that can be asked. Bad answers and lost connections come back as an `Answer`, never as an exception."""
 
     @property
     def model(self) -> str:
@@ -81,9 +82,9 @@ class VLM(Protocol):
         ...
 
     async def ask(self, question: Question) -> Answer:
-        """The answer. Raises UsageError only for settings that cannot work at all (wrong key, a model without eyes)."""
+        """The answer. Raises UsageError only for settings that can never work (a wrong key, a text-only model)."""
         ...
 
     async def close(self) -> None:
-        """Let go of connections and of the model."""
+        """Close connections and release the model."""
         ...

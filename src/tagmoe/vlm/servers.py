@@ -1,7 +1,7 @@
 """Asking servers that speak OpenAI's chat completions with pictures: vLLM, SGLang, `transformers serve`, hosted ones.
 
-What fails on the way (no connection, a hang, an error of the server, too many requests) is asked again; what the model
-or the server says of one question is that question's answer; what can never work is an error, before others are asked.
+A passing failure (no connection, a timeout, a server error, too many requests) is retried. What the model or the server
+says about one question becomes the answer to that question. A setting that can never work raises an error at once.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ SHORTEST_SECRET = 8
 """Characters of a key that is worth hiding in answers; shorter ones are placeholders such as EMPTY."""
 CONNECT_SECONDS = 10.0
 LIST_SECONDS = 30.0
-"""The most to wait for a connection, and for the list of models."""
+"""The most seconds to wait for a connection, and for the list of models."""
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 60.0
-"""Seconds before the second attempt, and the most before any: doubled each time, jittered, and a Retry-After kept."""
+"""Seconds before the second attempt, and the most before any. Pauses double and are jittered; Retry-After wins."""
 _TEXT_ONLY = re.compile(
     r"not a multi-?modal|(does not|doesn't) support.{0,30}(image|vision|multi-?modal)|at most 0 image"
     r"|image(s|_url)?( inputs?| content)? (is|are) not supported|(text|language)[- ]only model",
@@ -42,7 +42,7 @@ _OTHER_MODEL = re.compile(r"pinned to|model.{0,80}(not exist|not found)", re.IGN
 
 @dataclass(eq=False)
 class _Failed(Exception):
-    """No answer, but there may be one the next time. wait: seconds that the server asked for."""
+    """No answer came, but a retry may help. wait: seconds that the server asked for."""
 
     reason: str
     wait: float = 0.0
@@ -53,15 +53,15 @@ class _Refused(Exception):
 
 
 class _Unknown(Exception):
-    """The server does not know a field of the request."""
+    """The server does not support a field of the request, which the message names."""
 
 
 class ChatServers:
     """Asks one or several servers of one model, each question at the least loaded healthy one.
 
-    endpoints: addresses as http://127.0.0.1:8000/v1. model: name as the servers have it. key: bearer token, kept out of
+    endpoints: such as http://127.0.0.1:8000/v1. model: its name on the servers. key: bearer token, kept out of
     every message. concurrency: requests in flight over all endpoints. timeout: seconds for one request. attempts:
-    requests for one question, over all endpoints. Raises UsageError for settings that cannot be, MissingError without
+    requests for one question, over all endpoints. Raises UsageError for impossible settings, MissingError without
     aiohttp.
     """
 
@@ -85,7 +85,7 @@ class ChatServers:
                 "give at least 1, at least 1 and more than 0."
             )
         if key is not None and not re.fullmatch(r"[!-~]+", key):
-            raise UsageError("The key has characters that no key has; set TAGMOE_VLM_KEY to the key and nothing else.")
+            raise UsageError("The key has invalid characters; set TAGMOE_VLM_KEY to the key and nothing else.")
         self._endpoints = list({endpoint.url: endpoint for endpoint in map(Endpoint, endpoints)}.values())
         self._model = model
         self._key = key
@@ -107,8 +107,8 @@ class ChatServers:
     async def ask(self, question: Question) -> Answer:
         """The answer of one server, checked against the question's schema or choices.
 
-        Raises UsageError when no question can be answered: the key or the model is wrong, the address is no chat
-        completions, the model takes no pictures, the schema is none.
+        Raises UsageError when no question can be answered: the key or the model is wrong, the address serves no chat
+        completions, the model takes no pictures, the schema is invalid.
         """
         try:
             messages = messages_of(question)
@@ -131,10 +131,10 @@ class ChatServers:
         return Answer("failed", reason=failure.reason, attempts=self._attempts)
 
     async def check(self) -> None:
-        """Ask the servers for their models. Raises UsageError, one sentence, for what would fail each question.
+        """Ask the servers for their models. Raises UsageError for a problem that would fail every question.
 
-        That is: no server answers, the key is wrong, or one that answers has another model. A server that lists no
-        models passes, as does a model given as a path, which servers list under names of their own.
+        Such problems are: no server answers, the key is wrong, or a server has another model. A server that lists no
+        models passes. So does a model given as a path, because servers list paths under names of their own.
         """
         results = await asyncio.gather(*(self._models(endpoint) for endpoint in self._endpoints))
         failures = [result for result in results if isinstance(result, _Failed)]
@@ -155,7 +155,7 @@ class ChatServers:
         return self._free
 
     def _opened(self) -> Any:
-        """The session of the running loop, which keeps connections; a new loop gets a new one."""
+        """The session of the running event loop, which keeps connections. A new loop gets a new session."""
         loop = asyncio.get_running_loop()
         if self._session is not None and self._loop is loop:
             return self._session
@@ -176,7 +176,7 @@ class ChatServers:
         return self._session
 
     async def _reply(self, messages: Sequence[bytes], question: Question) -> Mapping[str, Any]:
-        """The server's reply to one attempt, of which each field that the server refuses makes one request more."""
+        """The server's reply to one attempt. Each field that the server refuses costs one more request."""
         endpoint = choose(self._endpoints)
         while True:
             body = body_of(self._model, messages, question, endpoint.unsupported_fields)
@@ -227,19 +227,19 @@ class ChatServers:
         raise _Refused(f"The server refused the question with {status}{message}.")
 
     async def _models(self, endpoint: Endpoint) -> list[str] | _Failed:
-        """The names that a server lists, none where it has no such list; or why it cannot be asked."""
+        """The names of models that a server lists, empty if it has no list; or the failure to reach it."""
         for attempt in range(1, self._attempts + 1):
             try:
                 status, data, wait = await self._send(endpoint, "GET", "/models")
             except _Failed as error:
-                # nobody there is not cured by asking again, a server that stumbles may be
+                # a retry does not help where no server is; it may help against an error of the server
                 return error
             if status in (401, 403):
                 raise UsageError(self._wrong_key(endpoint, status))
             if status not in (408, 429) and status < 500:
                 break
             if attempt == self._attempts:
-                # some have a list that fails and answer all the same
+                # some servers answer questions although their list fails
                 return []
             await asyncio.sleep(self._pause(attempt, wait))
         try:
@@ -254,7 +254,7 @@ class ChatServers:
         session = self._opened()
         import aiohttp
 
-        # a list of models is there at once: `check` does not wait as long as an answer may take
+        # a list of models comes at once, so `check` waits less long than for an answer
         seconds = self._timeout if body is not None else min(LIST_SECONDS, self._timeout)
         limits = aiohttp.ClientTimeout(total=seconds, sock_connect=min(CONNECT_SECONDS, seconds))
         started = time.monotonic()
@@ -286,16 +286,16 @@ class ChatServers:
         return status, data, wait
 
     def _pause(self, attempt: int, wait: float) -> float:
-        """Seconds before the next attempt; others share the jitter, so that they do not all come back at once."""
+        """Seconds before the next attempt, jittered so that concurrent questions do not all come back at once."""
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)
         if wait > 0:
             return min(LONGEST_PAUSE, wait * random.uniform(1.0, 1.1))
         others = [endpoint for endpoint in self._endpoints if not endpoint.rests]
-        # a healthy second server can be asked at once, if it is not always the same that fails
+        # with another healthy server the next attempt may come sooner, because that one may answer
         return pause if len(self._endpoints) == 1 or not others else pause / 4
 
     def _is_among(self, names: Sequence[str]) -> bool:
-        # `transformers serve` lists what its cache holds, and takes a folder or a revision beside that
+        # `transformers serve` lists the models of its cache, but also takes a folder or a revision
         known = {*names, *(name.split("@")[0] for name in names)}
         return self._model in known or self._model.split("@")[0] in known or os.path.isdir(self._model)
 
@@ -304,7 +304,7 @@ class ChatServers:
         return f"The server at {endpoint.url} has no model {self._clean(self._model)!r}; it has {self._clean(shown)}."
 
     def _wrong_key(self, endpoint: Endpoint, status: int) -> str:
-        # what the server says is left out: some repeat the key
+        # the server's message is left out, because some repeat the key
         sent = "no key" if self._key is None else "the key that was sent"
         return (
             f"The server at {endpoint.url} refused {sent} ({status}); set the environment variable TAGMOE_VLM_KEY to a "
@@ -312,7 +312,7 @@ class ChatServers:
         )
 
     def _message(self, data: bytes) -> str:
-        """': ' and what an error reply says, in one line, or nothing."""
+        """The message of an error reply in one line, after ': '; empty if there is none."""
         text = data[:4000].decode("utf-8", "replace")
         try:
             value = json.loads(data)
@@ -327,7 +327,7 @@ class ChatServers:
         return f": {line[:300]}" if line else ""
 
     def _without_key(self, data: bytes) -> bytes:
-        """Some servers and models repeat what they were sent: the key must not come into an answer or a ledger."""
+        """Mask the key: some servers and models repeat it, and it must not reach an answer or a ledger."""
         if self._key is None or len(self._key) < SHORTEST_SECRET:
             return data
         return data.replace(self._key.encode(), b"***")
@@ -346,7 +346,7 @@ def server_key() -> str | None:
 
 
 def _retry_after(value: str | None) -> float:
-    """Seconds to wait that a header asks for, as a number or as an HTTP date; 0 for none or nonsense."""
+    """Seconds that a Retry-After header asks for, as a number or as an HTTP date; 0 if it is missing or invalid."""
     if not value:
         return 0.0
     try:

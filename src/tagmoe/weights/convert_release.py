@@ -1,6 +1,6 @@
-"""The authors' weights as a pipeline folder of ours, written as a stream: bytes are moved, no model is in memory.
+"""Convert the authors' weights to a tagmoe pipeline folder, as a stream: bytes are moved, no model is in memory.
 
-Only the second matrices of the experts are changed: they are transposed, one expert at a time (75 MB at full size).
+Only the experts' second matrices change: they are transposed, one expert at a time (75 MB at full size).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from tagmoe.weights.shards import (
     shard_file,
 )
 
-# The parts of a pipeline that a release takes from its base, and the stem of the weights of those that have any.
+# The parts of a pipeline that a release takes from its base, each with the file stem of its weights (None: no weights).
 BASE_PARTS = {"vae": "diffusion_pytorch_model", "text_encoder": "model", "tokenizer": None, "scheduler": None}
 
 
@@ -64,14 +64,14 @@ def convert_release(
     progress: Progress | None = None,
     log: Log | None = None,
 ) -> Converted:
-    """Write a whole pipeline folder of ours from the authors' weights and the pipeline folder they were trained from.
+    """Write a whole tagmoe pipeline folder from the authors' weights and the pipeline folder they were trained from.
 
-    transformer/ holds their weights in our layout and in their dtype, alignment.safetensors the tag embedding and the
-    alignment head; all else is copied from `base`, whose own transformer weights are not needed. Stopped at any
-    point, the same call goes on where it was.
+    transformer/ gets their weights in our layout and in their dtype. alignment.safetensors gets the tag embedding and
+    the alignment head. All else is copied from `base`, whose own transformer weights are not needed. After a stop at
+    any point, the same call resumes.
 
-    Raises MissingError when a folder is not there, CheckpointError (naming file or keys) for all that does not fit or
-    is damaged, and what `tagmoe.files.resumable.write_folder` raises for a target that cannot be written.
+    Raises MissingError when a folder is not there, and CheckpointError (naming file or keys) for a source that does not
+    fit or is damaged. Raises what `tagmoe.files.resumable.write_folder` does for a target that cannot be written.
     """
     entries = read_release(source)
     plan = plan_release(entries, read_base_config(base), source=str(source))
@@ -100,7 +100,7 @@ def convert_release(
 
 
 def _planned(piece: Piece, entry: Entry) -> Planned:
-    """One weight of ours as bytes of the release."""
+    """One weight of the converted model, made of bytes of the release."""
     if piece.rows is None:
         return Planned.copy(entry, piece.name)
     rows = entry.rows(*piece.rows)
@@ -117,7 +117,7 @@ def _transposed(rows: ByteRange, shape: tuple[int, ...], item_bytes: int) -> Ite
     for chunk in read_chunks(rows.file, rows.start, rows.nbytes):
         stored[filled : filled + len(chunk)] = np.frombuffer(chunk, dtype=np.uint8)
         filled += len(chunk)
-    # whole numbers of the width of the dtype: numpy knows no bf16, and nothing is computed
+    # integers of the dtype's width: numpy has no bf16, and nothing is computed
     matrix = stored.view(f"<u{item_bytes}").reshape(shape[1], shape[0])
     step = max(1, CHUNK // (shape[1] * item_bytes))
     for start in range(0, shape[0], step):
@@ -146,5 +146,5 @@ def _index(base: Path) -> dict[str, Any]:
         "default_cfg": RELEASE.cfg,
         "default_size": RELEASE.square[0],
     }
-    # editing pipelines name a part that is neither copied nor needed
+    # editing pipelines name a processor, which is neither copied nor needed
     return {name: value for name, value in index.items() if name != "processor"}

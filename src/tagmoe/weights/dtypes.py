@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 FLOATS = ("F64", "F32", "F16", "BF16")
-# what a command calls them -> safetensors' names
+# names on the command line -> names in safetensors
 NAMES = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
 _NATIVE = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 
 
 def decode(data: bytes, dtype: str) -> np.ndarray:
-    """The numbers as fp32, fp64 ones as they are; may be a read-only view of `data`."""
+    """The numbers as fp32 (fp64 stays fp64). The result may be a read-only view of `data`."""
     if dtype == "BF16":
         wide = np.frombuffer(data, "<u2").astype("<u4")
         wide <<= 16

@@ -1,6 +1,6 @@
-"""The tensors of a mixture by name, shape and first value, and the rules of upcycling: said once, without torch.
+"""Names, shapes and initial values of a mixture's tensors, and the rules of upcycling, without torch.
 
-The modules, the in-memory upcycling and the streaming one all read them here.
+The model's modules, upcycling in memory and upcycling on the disk all use this one definition.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from tagmoe.errors import ConfigError
 GATE_KINDS = ("mlp", "linear")
 UPCYCLE_MODES = ("exact", "plain")
 
-# Standard deviation of the first logits: near-tied, so that exact upcycling equals the dense model to 1e-5 in fp32,
-# but not exactly tied, because exact ties send every token to expert 0 and its gradient to nobody else.
+# Standard deviation of the initial logits. They are near-tied, so that exact upcycling equals the dense model to 1e-5
+# in fp32. They are not exactly tied, because ties send every token to expert 0 and leave the others without a gradient.
 INITIAL_LOGIT_STD = 1e-6
 
 # The settings of diffusers' QwenImageTransformer2DModel and their defaults; older config.json leave some out.
@@ -125,6 +125,6 @@ def mixture_settings(
         "gate": gate,
         "gate_hidden": gate_hidden,
         "expert_bias": True,
-        # The inverse of the sum of the near-tied scores: with it the mixture equals the dense model at step 0.
+        # The top_k near-tied scores sum to about top_k / num_experts. This factor undoes that at step 0.
         "expert_scale": num_experts / top_k if mode == "exact" else 1.0,
     }

@@ -1,4 +1,4 @@
-"""Settings to draw with, by name. `release`: those of the authors' inference code, for their weights.
+"""Named settings for drawing. `release` holds those of the authors' inference code, for their weights.
 
 From Python: `pipeline(prompt, picture, **RELEASE.arguments(picture.size))`.
 """
@@ -34,7 +34,7 @@ _SQUARE = (1024, 1024)
 
 @dataclass(frozen=True)
 class Preset:
-    """Denoising steps, guidance scale, and the (width, height) of outputs; `square` is that without a reference."""
+    """Denoising steps, guidance scale and the (width, height) of outputs; `square`: without a reference."""
 
     name: str
     steps: int
@@ -45,7 +45,7 @@ class Preset:
     def nearest(self, width: int, height: int) -> tuple[int, int]:
         """The (width, height) of `sizes` whose width / height is nearest to that of a picture of this size.
 
-        As in the release: by the difference of the quotients, the narrower one of two that are equally near.
+        As in the release, the distance is the difference of the quotients. Of two equally near sizes the narrower wins.
         Raises UsageError for a side below 1.
         """
         if width < 1 or height < 1:

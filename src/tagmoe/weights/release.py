@@ -2,11 +2,11 @@
 
 The release is one transformer over the base Qwen-Image. The image MLPs of its last blocks are MegaBlocks' dropless
 mixtures: one bias-free router, top-1 of a softmax over all experts that is not renormalised, experts of two matrices
-without biases (`gate: linear, expert_bias: false` here). The second matrix is stored the other way round than an
+without biases (`gate: linear, expert_bias: false` here). The second matrix is stored transposed, seen from an
 `nn.Linear`. A shared output bias is in the file but the authors' forward never adds it, so it is dropped, by name. The
 tag embedding and the alignment head (paper 3.3) are not needed to draw and are kept for analysis.
 
-Names and shapes only: nothing here imports torch, so that a converter can plan before it reads a weight.
+This module works with names and shapes and imports no torch: a converter plans before it reads a weight.
 
 Shapes: D width, F = 4 * D, N experts, E entries of the text embedding.
 """
@@ -48,9 +48,9 @@ COUNTS = tuple(name for name, default in DENSE_DEFAULTS.items() if type(default)
 
 @dataclass(frozen=True)
 class Piece:
-    """One weight of ours, `name` of `shape`: the released tensor `source`, or its rows [start, stop), as `rows`.
+    """One weight of our transformer, `name` of `shape`, made of the released tensor `source`.
 
-    transposed: our weight is those rows transposed. Rows are contiguous bytes of the file.
+    rows: take only its rows [start, stop), which are contiguous bytes of the file. transposed: transpose those rows.
     """
 
     name: str
@@ -133,7 +133,7 @@ def alignment_shapes(num_experts: int) -> dict[str, Shape]:
 
 
 def mixture_pieces(block: int, dim: int, num_experts: int) -> tuple[dict[str, Shape], list[Piece], str]:
-    """A mixture block's image MLP: the released shapes, our weights made of them, and the bias that nobody adds."""
+    """A mixture block's image MLP: the released shapes, our weights made of them, and the unused bias."""
     here, ffn = f"transformer_blocks.{block}.img_mlp", ffn_layout(dim)["net.0.proj.weight"][0]
     router, first, second = (f"{here}.{name}" for name in ("router.layer.weight", "experts.mlp.w1", "experts.mlp.w2"))
     shapes: dict[str, Shape] = {
@@ -144,7 +144,7 @@ def mixture_pieces(block: int, dim: int, num_experts: int) -> tuple[dict[str, Sh
     pieces = [Piece(f"{here}.gate.proj_out.weight", router, (num_experts, dim))]
     for expert in range(num_experts):
         rows, name = (expert * ffn, (expert + 1) * ffn), f"{here}.experts.{expert}"
-        # h = x @ w1[e].T is a linear layer's own order; y = gelu(h) @ w2[e] is the other one.
+        # h = x @ w1[e].T: w1 is stored as in nn.Linear. y = gelu(h) @ w2[e]: w2 is stored transposed.
         pieces.append(Piece(f"{name}.net.0.proj.weight", first, (ffn, dim), rows))
         pieces.append(Piece(f"{name}.net.2.weight", second, (dim, ffn), rows, transposed=True))
     return shapes, pieces, f"{here}.experts.bias"
@@ -156,11 +156,12 @@ def mixture_pieces(block: int, dim: int, num_experts: int) -> tuple[dict[str, Sh
 def plan_release(
     released: Mapping[str, Entry], base_config: Mapping[str, Any], *, source: str = "the release"
 ) -> ReleasePlan:
-    """What becomes of each tensor of a release, from names, dtypes and shapes (`read_release`).
+    """Plan what becomes of each tensor of a release, from the names, dtypes and shapes of `read_release`.
 
-    base_config: the transformer config of the base (`read_base_config`). How many blocks are mixtures and of how many
-    experts is read off the keys. One prefix in front of all keys, such as "module.", is ignored.
-    Raises CheckpointError, naming keys, for what is no release, a missing or unknown key, other dimensions or dtypes.
+    base_config: the transformer config of the base (`read_base_config`). The keys tell the numbers of mixture blocks
+    and of experts. One prefix in front of all keys, such as "module.", is ignored.
+    Raises CheckpointError, naming keys, for weights of another layout, a missing or unknown key, other dimensions or
+    dtypes.
     """
     prefix = _common_prefix(released)
     tensors = {key.removeprefix(prefix): value for key, value in released.items()}
@@ -226,7 +227,7 @@ def plan_release(
 def _wanted(
     config: Mapping[str, Any], blocks: list[int], dim: int, num_experts: int
 ) -> tuple[dict[str, Shape], list[Piece], dict[str, Shape]]:
-    """The released shapes of a whole transformer, our weights made of them, and the keys that may be there too."""
+    """The released shapes of a whole transformer, our weights made of them, and the optional keys."""
     moe_mlps = tuple(f"transformer_blocks.{block}.img_mlp." for block in blocks)
     wanted = {key: shape for key, shape in dense_shapes(config).items() if not key.startswith(moe_mlps)}
     weights = [Piece(key, key, shape) for key, shape in wanted.items()]
@@ -240,7 +241,7 @@ def _wanted(
 
 
 def _common_prefix(keys: Iterable[str]) -> str:
-    """What stands before every key, such as "module.": nothing unless it is on all of them."""
+    """The prefix that all keys share, such as "module."; empty when a key lacks it."""
     found = {key[: key.index("transformer_blocks.")] for key in keys if "transformer_blocks." in key}
     prefix = found.pop() if len(found) == 1 else ""
     return prefix if all(key.startswith(prefix) for key in keys) else ""
@@ -256,7 +257,7 @@ def _refuse(source: str, **problems: list[str]) -> None:
     found = [f"{what}: {_listed(names)}" for what, names in problems.items() if names]
     if found:
         raise CheckpointError(
-            f"The weights in {source!r} are not all of a release over this base, and nothing is loaded in part; "
+            f"The weights in {source!r} do not match a release over this base, and no part of them is loaded; "
             f"{'; '.join(found)}."
         )
 
@@ -281,8 +282,8 @@ def base_folder(base: str | Path, **options: Any) -> Path:
 def read_release(source: Path) -> dict[str, Entry]:
     """Every tensor of a release: a safetensors file, or a folder that holds the weights itself or in transformer/.
 
-    With or without an index, under any name; only headers are read. Raises MissingError when there is nothing there,
-    CheckpointError for a damaged or missing file and for a pickle (.bin, .pt), which is never read.
+    The files may have any name, with or without an index. Only headers are read. Raises MissingError when there is no
+    such folder, CheckpointError for a damaged or missing file and for a pickle (.bin, .pt), which is never read.
     """
     if source.is_file():
         if source.suffix != ".safetensors":
@@ -314,7 +315,7 @@ def _only_a_pickle(file: Path) -> CheckpointError:
 
 
 def is_release(source: Path) -> bool:
-    """Whether readable weights in the authors' layout are there."""
+    """Whether `source` holds readable weights in the authors' layout."""
     try:
         tensors = read_release(source)
     except (CheckpointError, MissingError):
@@ -324,7 +325,7 @@ def is_release(source: Path) -> bool:
 
 
 def read_base_config(base: Path) -> dict[str, Any]:
-    """The settings in transformer/config.json of a base pipeline folder, without notes of diffusers.
+    """The settings of `DENSE_DEFAULTS` in transformer/config.json of a base pipeline folder.
 
     Raises MissingError when the folder is not there, CheckpointError when the file is missing, damaged or impossible.
     """

@@ -1,4 +1,4 @@
-"""Weight files as bytes: where each tensor of a safetensors checkpoint lies, and a checkpoint written from such bytes.
+"""Weight files as bytes: find the tensors in a safetensors checkpoint, and write a checkpoint from such bytes.
 
 No torch here: importing it costs two seconds and 200 MB, and moving bytes needs neither. Only headers are read; files
 are never mapped, because mapped pages count as the memory of the process.
@@ -58,7 +58,7 @@ _DTYPE_ORDER = {name: order for order, name in enumerate(DTYPE_BITS)}
 
 @dataclass(frozen=True)
 class Entry:
-    """One stored tensor: its dtype (safetensors' name, as BF16), its shape and where its bytes lie."""
+    """One stored tensor: its dtype (safetensors' name, such as BF16), its shape and where its bytes lie."""
 
     name: str
     dtype: str
@@ -102,7 +102,7 @@ class Planned:
 
 
 def tensor_bytes(dtype: str, shape: Sequence[int]) -> int:
-    """Size of a tensor in bytes, whole ones."""
+    """Size of a tensor in bytes, rounded up."""
     return -(-prod(shape) * DTYPE_BITS[dtype] // 8)
 
 
@@ -270,7 +270,7 @@ def shard_file(name: str, shard: Sequence[Planned]) -> PlannedFile:
 
 
 def _read_header(file: Path) -> tuple[dict[str, Any], bytes]:
-    """The header as JSON and as the bytes it was."""
+    """The header, parsed and as raw bytes."""
     try:
         with file.open("rb") as handle:
             size = os.fstat(handle.fileno()).st_size
@@ -301,7 +301,7 @@ def _entry(file: Path, name: str, value: Any, data_start: int) -> Entry:
         whole = all(type(number) is int and number >= 0 for number in (*shape, start, end))
         fits = whole and end - start == tensor_bytes(dtype, shape)
     except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(file, f"its header says of {name!r} what no tensor can be") from error
+        raise _damaged(file, f"its header has an impossible entry for {name!r}") from error
     if not fits:
         raise _damaged(file, f"the bytes of {name!r} do not fit its dtype and shape")
     return Entry(name, dtype, shape, file, data_start + start, end - start)
@@ -310,7 +310,7 @@ def _entry(file: Path, name: str, value: Any, data_start: int) -> Entry:
 def _weight_map(index: Path) -> dict[str, str]:
     weight_map = read_object(index).get("weight_map")
     names = list(weight_map.values()) if isinstance(weight_map, dict) else []
-    # A name with a folder in it could lead anywhere on this machine.
+    # A name that contains a folder could lead anywhere on this machine.
     if not names or not all(isinstance(name, str) and name == Path(name).name for name in names):
         raise CheckpointError(f"{str(index)!r} has no weight_map of files; copy or download it again.")
     pickles = sorted(name for name in names if not name.endswith(".safetensors"))

@@ -1,8 +1,8 @@
 """Sparse upcycling of a checkpoint on the disk, tensor by tensor (paper 4.1): no model is built, no torch imported.
 
-What is copied is copied as bytes by the kernel; only the experts' output layers, converted dtypes and noise pass
-through this process, 64 KB at a time. With noise 0 the result equals `tagmoe.model.upcycle.upcycle` bit for bit but for
-the gates, which are drawn from the same distribution with numpy.
+The kernel copies unchanged tensors as bytes. Only the experts' output layers, converted dtypes and noise pass through
+this process, 64 KB at a time. With noise 0 the result equals that of `tagmoe.model.upcycle.upcycle` bit for bit, except
+for the gates: numpy draws them, from the same distribution.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ COMPUTE_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class Upcycling:
-    """How a checkpoint is upcycled. `dtype` None keeps the file's; `noise` is a share of each weight's deviation."""
+    """How a checkpoint is upcycled. `dtype` None keeps the file's; `noise`: share of each weight's deviation."""
 
     num_moe_blocks: int
     num_experts: int = 4
@@ -77,9 +77,10 @@ def upcycle_folder(
     progress: Progress | None = None,
     log: Log | None = None,
 ) -> Written:
-    """Write the mixture of a dense transformer folder, or of a pipeline folder with one (its other parts are copied).
+    """Upcycle a dense transformer folder, or a pipeline folder that holds one; its other parts are then copied.
 
-    Resumable and safe against a second process, see `tagmoe.files.resumable.write_folder`, whose errors are raised too.
+    A killed call resumes, and a second process is refused: see `tagmoe.files.resumable.write_folder`, whose errors are
+    raised too.
     Raises MissingError when there is no transformer, ConfigError for bad settings or a mixture, CheckpointError for a
     folder that is damaged, incomplete, a pickle or of other dimensions than its config says.
     """
@@ -90,7 +91,7 @@ def upcycle_folder(
     entries = read_entries(part)
     _check_layout(part, entries, dense)
     planned = list(_plan(entries, dense, added, settings))
-    # What save_pretrained of the model built in memory writes.
+    # The entries that save_pretrained would write for a model built in memory.
     names = {"_class_name": "TagMoETransformer2DModel", "_diffusers_version": version("diffusers")}
     is_pipeline = part != source
     files = plan_shards(
@@ -219,14 +220,14 @@ def _gate(name: str, tensor: GateTensor, dtype: str, seed: int) -> Planned:
 
 
 def _generator(seed: int, name: str, number: int) -> np.random.Generator:
-    """The stream of one tensor: the same wherever the tensor lies and however it is cut."""
+    """The random numbers of one tensor: they depend neither on its file nor on the sizes of the chunks."""
     digest = hashlib.sha256(name.encode()).digest()
     return np.random.Generator(np.random.PCG64DXSM([seed, number, *digest[:16]]))
 
 
 @dataclass
 class _Tensor:
-    """A stored tensor on its way: converted to `wanted` (None: as it is), then noise, then the scale."""
+    """A stored tensor and its changes, in order: converted to `wanted` (None: not converted), noise, scale."""
 
     entry: Entry
     wanted: str | None
@@ -263,7 +264,7 @@ class _Tensor:
     def _encoded(self, values: np.ndarray) -> bytes:
         data = encode(values, self.dtype)
         if self.dtype == "F16":
-            # Of all dtypes that are converted to, only this one is too small for numbers that models hold.
+            # Of the dtypes to convert to, only fp16 has a range too small for the numbers in models.
             lost = np.isinf(np.frombuffer(data, "<f2"))
             if lost.any() and np.isfinite(values[lost]).any():
                 raise CheckpointError(

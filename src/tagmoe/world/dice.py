@@ -1,4 +1,4 @@
-"""Random scenes: the one place that draws things, and that keeps held-out combinations out of training."""
+"""Random scenes. Only this module draws things, and it keeps held-out combinations out of training."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Dice:
         return Background(self.pick(BACKGROUNDS), pattern)
 
     def setting(self, kinds: str) -> tuple[str, str]:
-        """Style and light: "flat" (flat day only), "lit" (flat, any light) or "any"; about 80 % flat day."""
+        """A style and a light, about 80 % flat day. kinds: "flat" (flat day only), "lit" (flat, any light) or "any"."""
         if kinds == "flat" or self.chance(0.8):
             return "flat", "day"
         if kinds == "any" and self.chance(0.5):
@@ -98,7 +98,7 @@ class Dice:
     def scene(self, kinds: str = "any", things: Sequence[Thing] = (), extra: tuple[int, int] = (0, 2)) -> Scene:
         """A scene that holds `things` and between extra[0] and extra[1] others, at random places.
 
-        A face is among the others at times, if `things` has none.
+        The others may include a face, if `things` has none.
         """
         low, high = extra
         count = low + int(self._uniform() * (high - low + 1))

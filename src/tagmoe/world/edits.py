@@ -25,7 +25,7 @@ from .scene import (
 class Edit:
     """One drawn case: scenes before and after, and what the instruction says.
 
-    `variant` picks the templates ("" for the task's own); `silhouette`: the source picture is the target's map.
+    `variant` picks the templates ("" for the task's own). `silhouette`: the source is the target's structure map.
     """
 
     source: Scene | None
@@ -187,7 +187,7 @@ def multi_recolour(dice: Dice) -> Edit:
     name, slots = "", {"group.kind": "everything"}
     if everything:
         source = dice.scene("lit", things=(dice.item(), dice.item()))
-        while source.face is not None:  # a person has no one colour
+        while source.face is not None:  # a person has no single colour
             source = dice.scene("lit", things=(dice.item(), dice.item()))
         places = list(source.items)
     else:
@@ -196,7 +196,7 @@ def multi_recolour(dice: Dice) -> Edit:
     free = [c for c in COLOURS if all(c != item.colour for item in old)] or [
         c for c in COLOURS if any(c != item.colour for item in old)
     ]
-    # Red and yellow are in no held-out pair, so that one of them is left when the dice avoid those pairs.
+    # Red and yellow are in no held-out pair, so one of them is always left when the dice avoid those pairs.
     known = [c for c in free if dice.seek or not any((item.shape, c) in HELD_OUT_COMBINATIONS for item in old)]
     colour = dice.pick(known or [c for c in ("red", "yellow") if any(c != item.colour for item in old)])
     target = source.put(*((i, replace(item, colour=colour)) for i, item in zip(places, old, strict=True)))

@@ -31,7 +31,7 @@ Slots = dict[str, str]
 
 
 def item_phrase(item: Item) -> str:
-    """A new item: plain and large go without saying."""
+    """Words for a new item. A plain texture and a large size are not said."""
     size = "small " if item.size == "small" else ""
     texture = "" if item.texture == "plain" else f"{item.texture} "
     words = f"{size}{texture}{item.colour} {item.shape}"
@@ -39,7 +39,7 @@ def item_phrase(item: Item) -> str:
 
 
 def face_phrase(face: Face) -> str:
-    """A new person: no sunglasses and no hat go without saying."""
+    """Words for a new person. Missing sunglasses and a missing hat are not said."""
     parts = [f"{face.skin} skin", f"{face.hair} hair"]
     parts += ["sunglasses"] if face.glasses else []
     parts += [f"a {face.hat} hat"] if face.hat else []
@@ -102,7 +102,7 @@ def refer(dice: Dice, scene: Scene, place: int, key: str = "ref") -> tuple[str, 
 
 
 def caption(scene: Scene, *, places: bool = True, style: bool = True) -> tuple[str, Slots]:
-    """A scene in words. A white plain background goes without saying, as do flat style and day light."""
+    """A scene in words. A white plain background, flat style and daylight are not said."""
     parts: list[str] = []
     slots: Slots = {}
     for key, place in zip("abcd", scene.occupied, strict=False):
@@ -126,7 +126,7 @@ def caption(scene: Scene, *, places: bool = True, style: bool = True) -> tuple[s
 
 
 def phrase(dice: Dice, key: str, values: dict[str, str], *, held_out: bool) -> str:
-    """Fill one of the templates of a key, among those that stay within MAX_WORDS (the shortest when none does)."""
+    """Fill one of a key's templates that stay within MAX_WORDS, or the shortest one when none does."""
     templates = TEMPLATES[key].held_out if held_out else TEMPLATES[key].train
     text = dice.pick(templates).format_map(values)
     if text.count(" ") < MAX_WORDS:

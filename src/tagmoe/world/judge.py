@@ -13,10 +13,10 @@ from .render import render_cell
 from .sample import Sample
 from .scene import PLACES, Face, Scene, Thing
 
-# Where the whole picture is new: there is no rest that could stay as it was.
+# Scopes whose whole picture is new, so that nothing outside the edit could stay as it was.
 _NEW_PICTURE = ("image generation", "content customization", "style customization")
-# How far an edited cell must have come from the source's pixels to the target's: a half-done edit comes to 0.5, true
-# targets restored by a lossy autoencoder nearly always further (docs/log.md).
+# The least share of the way from the source's pixels to the target's that an edited cell must have gone. A half-done
+# edit reaches 0.5. True targets that a lossy autoencoder restored nearly always go further (docs/log.md).
 _CARRIED_OUT = 0.55
 _FACE_IDENTITY = ("skin", "hair")
 
@@ -25,9 +25,10 @@ _FACE_IDENTITY = ("skin", "hair")
 class Verdict:
     """What the pixels say about one output.
 
-    `success`: all that the instruction asks for holds, is no half-done edit, and the scene is still there; `unchanged`:
-    the share of scene elements outside the edit that hold as in the source (1 where there is none); `subject`, `face`,
-    `style`: the share preserved, None where the case's tags do not ask for it; `reasons`: what does not hold, in words.
+    success: all that the instruction asks for holds, no edit is half done, and the rest of the scene is still there.
+    unchanged: share of scene elements outside the edit that are as in the source (1 where there is none).
+    subject, face, style: the share preserved; None where the case's tags do not ask for it.
+    reasons: what does not hold, in words.
     """
 
     success: bool
@@ -79,7 +80,7 @@ def _source(sample: Sample) -> Scene | None:
 
 
 def _half_done(source: Scene | None, target: Scene, reading: Reading, cells: np.ndarray) -> list[int]:
-    """The places whose cell is new and reads as it should, but only as the least bad of all readings."""
+    """Places of edited cells that read as the target, but whose edit is half done or blurred."""
     limit = CLEAN_OF_STYLE.get(target.style, CLEAN)
     places = []
     for place, thing in enumerate(target.cells):
@@ -99,7 +100,7 @@ def _half_done(source: Scene | None, target: Scene, reading: Reading, cells: np.
 
 
 def _asked(checks: list[_Check]) -> list[_Check]:
-    """What must hold for success. A picture has a style or a light, so who changes one decides on both."""
+    """The checks that must hold for success. Style and light exclude each other, so an edit of one decides on both."""
     look = checks[-2:] if any(check.edited for check in checks[-2:]) else []
     return [check for check in checks if check.edited] + look
 
@@ -107,8 +108,8 @@ def _asked(checks: list[_Check]) -> list[_Check]:
 def _scene_left(checks: list[_Check], target: Scene) -> bool:
     """Whether the picture still shows the scene: at least half of its things outside the edit.
 
-    Where the edit leaves no such thing the background's colour must hold; where it leaves no thing at all the whole
-    background, style and light must, because any blank picture shows no things.
+    If the edit leaves no such thing, the background's colour must hold. If the target has no thing at all, the whole
+    background, style and light must hold, because any blank picture shows no things.
     """
     outside = [checks[place].holds for place in target.occupied if not checks[place].edited]
     if outside:
@@ -148,7 +149,7 @@ def _name(thing: Thing | None) -> str:
 
 
 def _ancestor(source: Scene, target: Scene, place: int) -> Thing | None:
-    """What a thing of the target was in the source: itself, wherever it was, or what was edited in its place."""
+    """What a thing of the target was in the source: the same thing at any place, or the thing edited at this place."""
     thing, before = target.cells[place], source.cells[place]
     if thing is None or thing in source.cells:
         return thing

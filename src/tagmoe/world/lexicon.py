@@ -1,4 +1,4 @@
-"""Words that people use for what TagWorld has its own words for, and the nearest word where one letter is wrong."""
+"""Synonyms of TagWorld's words, and the nearest known word for a misspelled one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cache
 
 from .instructions import words
 
-# Several words that mean one; looked for before single words.
+# Phrases that mean one word. They are replaced before single words are.
 PHRASES = {
     "get rid of": "remove",
     "rid of": "remove",
@@ -107,7 +107,7 @@ _CLOSE = 0.75
 
 
 def normal_words(text: str) -> list[str]:
-    """The words of a text, each as TagWorld's own word where one is known: lower case, without signs.
+    """The words of a text, lower case and without punctuation. A known synonym becomes TagWorld's own word.
 
     Plurals of shapes stay plurals. A word that is neither known nor near a known one stays as it is.
     """
@@ -136,7 +136,7 @@ def _known() -> frozenset[str]:
 
 
 def _spelled(word: str) -> str:
-    """A known word as it is, else the one known word that is nearest, if it is near."""
+    """The word itself if it is known or no known word is close; else the closest known word."""
     if word in _known() or len(word) < _LEAST_LETTERS:
         return word
     close = difflib.get_close_matches(word, sorted(_known()), n=1, cutoff=_CLOSE)

@@ -1,4 +1,4 @@
-"""Read a scene back from pixels (analysis by synthesis): every cell is compared with every possible rendering."""
+"""Read a scene back from pixels by analysis by synthesis: compare every cell with every possible rendering."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ ATTRIBUTES: dict[type, tuple[str, ...]] = {
     Face: ("skin", "hair", "glasses", "hat", "expression"),
 }
 # Mean squared errors of a cell, in squared grey levels.
-TOLERANCE = 5.0  # hypotheses this close to the best are equally good: the picture does not tell them apart
+TOLERANCE = 5.0  # readings this close to the best are equally good: the picture does not tell them apart
 RELATIVE_TOLERANCE = 0.1  # and this share of the best error, for lossy pictures
-GARBAGE = 1200.0  # a best error above this is no picture of the world
-# The largest error of a clean picture's cell, for elements that were edited. Measured on an autoencoder's
-# reconstructions of 850 true targets: 528 at most, but 1196 in sketch and 1299 in negative, which it draws badly.
+GARBAGE = 1200.0  # a picture whose best error is larger is no TagWorld picture
+# The largest error of an edited cell that counts as clean. An autoencoder's reconstructions of 850 true targets had at
+# most 528, but 1196 in sketch and 1299 in negative, which it draws badly.
 CLEAN = 600.0
 CLEAN_OF_STYLE = {"sketch": GARBAGE, "negative": GARBAGE}
 _SHORTLIST = 6
@@ -66,8 +66,8 @@ SETTINGS = tuple(
 class Reading:
     """What a picture shows, with the doubt that its pixels leave.
 
-    `scene`: the best reading, None where the picture is no TagWorld picture; `settings`: every shared setting that fits
-    as well; `possible`: (4, things) bool, the contents that fit each cell; `errors`: each cell's mean squared error.
+    scene: the best reading; None where the picture is no TagWorld picture. settings: every shared setting that fits
+    equally well. possible: (4, things) bool, the contents that fit each cell. errors: each cell's mean squared error.
     """
 
     scene: Scene | None

@@ -1,7 +1,7 @@
-"""A sloppy instruction on a TagWorld picture in TagWorld's full grammar: words and picture in, never the truth.
+"""Rephrase a loosely worded instruction on a TagWorld picture in TagWorld's grammar, without access to the truth.
 
-The words say which kind of change is meant; the picture, read by the oracle, says which thing can be meant by them.
-What stays unclear stays as it is: `rephrase` gives no text rather than a guess that the words do not carry.
+The words tell which kind of change is meant. The picture, read by the oracle, tells which thing is meant. If that stays
+unclear, `rephrase` returns no text instead of a guess.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _WORN = ("sunglasses", "hat")
 
 @dataclass(frozen=True)
 class Rephrased:
-    """text: the instruction in full words, None where no such words were found; task, descriptor: what the rules say of
-    it (`tagmoe.world.rules`); reason: in one sentence how."""
+    """text: the instruction in the grammar; None where none was found. task, descriptor: what the rules say of the text
+    (`tagmoe.world.rules`). reason: one sentence that says how the text was found, or why not."""
 
     text: str | None
     task: str | None
@@ -35,7 +35,7 @@ class Rephrased:
 
 
 def rephrase(instruction: str, pictures: Sequence[Picture] = ()) -> Rephrased:
-    """The instruction in the grammar that a TagWorld model was trained on, if the words and the picture tell which.
+    """The instruction in the grammar that TagWorld models are trained on, if words and picture make it clear.
 
     An instruction of the grammar comes back as it is. Raises ImageError for an array that is no picture.
     """
@@ -43,11 +43,11 @@ def rephrase(instruction: str, pictures: Sequence[Picture] = ()) -> Rephrased:
     if known.task is not None:
         return Rephrased(instruction, known.task, known.descriptor, known.reason)
     if len(pictures) > 1:
-        return Rephrased(None, None, None, f"the grammar has tasks of one picture, and {len(pictures)} are given")
+        return Rephrased(None, None, None, f"the grammar covers tasks with one picture, and {len(pictures)} are given")
     words = Words(normal_words(instruction))
     scene = read(pictures[0]).scene if pictures else None
     for text in _readings(words, scene, has_picture=bool(pictures)):
-        # The rules read the words back: nothing leaves here that is not the grammar's.
+        # Read the text back by the rules, so that only texts of the grammar are returned.
         found = rule_tags(text, pictures)
         if found.task is not None:
             return Rephrased(text, found.task, found.descriptor, f"read as the task {found.task}")
@@ -55,7 +55,7 @@ def rephrase(instruction: str, pictures: Sequence[Picture] = ()) -> Rephrased:
 
 
 class Words:
-    """The words of an instruction, by what they can mean."""
+    """The words of an instruction, sorted by what they can name."""
 
     def __init__(self, words: Sequence[str]) -> None:
         self.words = list(words)
@@ -74,7 +74,7 @@ class Words:
         return not self.set.isdisjoint(words)
 
     def one(self, options: Sequence[str]) -> str | None:
-        """The one of these that is said, None where none or several are."""
+        """The only option among the words; None if there is none or several."""
         said = [option for option in options if option in self.set]
         return said[0] if len(said) == 1 else None
 
@@ -83,14 +83,14 @@ class Words:
         return self.one(world.PATTERNS)
 
     def _ground(self) -> str | None:
-        """The colour of a background; white is one only where a background is spoken of."""
+        """The background colour that the words name. White counts only if the words mention a background."""
         if any(pair == ("sky", "blue") for pair in zip(self.words, self.words[1:], strict=False)):
             return "sky blue"
         found = self.one(("grey", "sand", "mint", "pink"))
         return found or ("white" if self.any("white") and self.any("background") else None)
 
     def _places(self) -> list[str]:
-        """Places in the order of the words: a side beside a height, whichever comes first."""
+        """Places in the order of the words. A place is a height and a side, in either order."""
         found: list[str] = []
         height = side = None
         for word in self.words:
@@ -157,14 +157,14 @@ def _background(colour: str, pattern: str | None) -> Iterator[str]:
 
 
 def _several(words: Words, scene: Scene) -> Iterator[str]:
-    """Groups: all of a shape or of a colour, or everything."""
+    """Changes of a group: all things of a shape or of a colour, or everything."""
     colours = list(dict.fromkeys(words.colours))
     items = [thing for thing in scene.cells if isinstance(thing, Item)]
     shape = _SHAPE_OF[words.groups[0]] if words.groups else words.shapes[0] if words.shapes else None
     group = PLURALS[shape] if shape else None
     left = colours
     if group is None:
-        # Two colours: that of the group is the one which several things have.
+        # Of two colours, the one that several things have names the group.
         shared = [c for c in colours if sum(item.colour == c for item in items) > 1]
         if shared and (len(colours) > 1 or words.any("remove")):
             group = f"{shared[0]} things"
@@ -197,7 +197,7 @@ def _person(words: Words, scene: Scene) -> Iterator[str]:
 
 
 def _one_thing(words: Words, scene: Scene) -> Iterator[str]:
-    """Changes of one thing, and of two."""
+    """Changes of one thing or of two."""
     new = _new_things(words)
     if words.any("add") and len(new) == 1 and len(words.places) == 1:
         yield f"add {thing_phrase(new[0])} at the {words.places[0]}"
@@ -216,7 +216,7 @@ def _one_thing(words: Words, scene: Scene) -> Iterator[str]:
 
 
 def _changed(words: Words, scene: Scene) -> Iterator[str]:
-    """What happens to the only thing that is spoken of."""
+    """Changes of the only thing that the words mention."""
     shape = words.shapes[0] if words.shapes else None
     kind = "person" if words.any("person") and not shape else None
     goals = [place for place in words.places if scene.cells[PLACES.index(place)] is None]
@@ -249,7 +249,7 @@ def _changed(words: Words, scene: Scene) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class _Said:
-    """A thing as it is spoken of; what is not said is None."""
+    """A thing as the words describe it; None for what they do not say."""
 
     shape: str | None = None
     colour: str | None = None
@@ -260,7 +260,7 @@ class _Said:
 
 
 def _said(words: Words) -> list[_Said]:
-    """The things in the order of the words: what stands before a noun belongs to it, and a place behind it."""
+    """The things in the order of the words. Adjectives before a noun belong to it, and so does a place after it."""
     things: list[_Said] = []
     before: dict[str, str] = {}
     height: str | None = None
@@ -289,12 +289,12 @@ def _said(words: Words) -> list[_Said]:
 
 
 def _mentioned(words: Words, scene: Scene) -> list[tuple[_Said, int | None]]:
-    """The things that are spoken of, each with the place where the picture has it, if it has just one such."""
+    """The things that the words mention, each with its place if exactly one thing of the picture fits."""
     return [(said, _find(scene, said)) for said in _said(words)]
 
 
 def _find(scene: Scene, said: _Said) -> int | None:
-    """The place of the only thing that is as it is said; colours count only where the style shows them."""
+    """The place of the only thing that fits the words. Colours count only in flat style, which shows them."""
     fits = []
     for place in scene.occupied:
         thing = scene.cells[place]
@@ -314,7 +314,7 @@ def _find(scene: Scene, said: _Said) -> int | None:
 
 
 def _ref(scene: Scene, place: int) -> str:
-    """Words of the grammar that single out what is at a place."""
+    """Words of the grammar that single out the thing at a place."""
     thing = scene.cells[place]
     if not isinstance(thing, Item):
         return "the person"
@@ -329,7 +329,7 @@ def _new_phrase(said: _Said) -> str:
 
 
 def _new_things(words: Words) -> list[Thing]:
-    """Things described in full, as new ones are: items with shape and colour, or the one person with skin and hair."""
+    """Things described as fully as new ones must be: items with shape and colour, or a person with skin and hair."""
     face = _new_face(words)
     if face is not None:
         return [face]
@@ -352,7 +352,7 @@ def _new_face(words: Words) -> Face | None:
 
 
 def _scenes(words: Words, *, places: bool = True, style: bool = True) -> Iterator[str]:
-    """The caption of the picture that is described, if all its things are described in full."""
+    """The caption of the picture that the words describe, if they describe all its things in full."""
     face = _new_face(words)
     said = [_Said(place=place) for place in words.places[:1]] if face else _said(words)
     things: list[Thing | None] = [face] if face else [_item(one) for one in said]

@@ -1,6 +1,6 @@
-"""The tags that TagWorld's rules give to an instruction and a picture: the grammar read backwards, without the truth.
+"""Tags by rule for a TagWorld instruction and picture: the grammar parses the words, and the truth is not used.
 
-The words say which task it is; a task's tags are fixed but for a face, which the oracle looks for in the picture.
+The words tell the task. A task's tags are fixed, except those for a face: the oracle looks for one in the picture.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from .templates import TEMPLATES
 
 Picture = np.ndarray | Image.Image
 
-# The task that starts from no picture. Its words can be those of "add" ("draw a red circle at the top left"): which of
-# the two is meant, the picture says.
+# The task that starts from no picture. Its words can be those of "add" ("draw a red circle at the top left"). A source
+# picture tells the two apart.
 _WITHOUT_PICTURE = "generate"
-# The picture of this task is a map, in which nobody can be read.
+# The picture of this task is a structure map, in which no face can be read.
 _FROM_A_MAP = "structure"
-# What these name vanishes or becomes another thing, so that a face there does not stay.
+# Tasks whose thing vanishes or becomes another one, so that a face there does not stay.
 _TAKES_AWAY = frozenset({"remove", "replace"})
 _NOBODY = Scene((None, None, None, None))
 _SOMEBODY = Face("light", "black")
@@ -39,9 +39,9 @@ _SOMEBODY = Face("light", "black")
 
 @dataclass(frozen=True)
 class RuleTags:
-    """What the rules say of one request: its task and tags, or (both None) in one sentence why no rule applies.
+    """What the rules say of one request: its task and tags, both None if no rule applies.
 
-    `reason` tells in any case how the answer came about.
+    reason: one sentence that says how the answer came about.
     """
 
     task: str | None
@@ -52,7 +52,7 @@ class RuleTags:
 def rule_tags(instruction: str, pictures: Sequence[Picture] = ()) -> RuleTags:
     """The tags of an instruction on its source pictures, by the rules of TagWorld alone (paper 3.2).
 
-    Letter case, commas and a full stop are free. Pictures of other sizes are resized, as the pipeline does.
+    Letter case, commas and a full stop do not matter. Pictures of other sizes are resized, as the pipeline does.
     Raises ImageError for an array that is no picture.
     """
     found = _matches(instruction)
@@ -63,8 +63,8 @@ def rule_tags(instruction: str, pictures: Sequence[Picture] = ()) -> RuleTags:
         start = "no picture" if pictures else "a picture"
         return _no_rule(f"the words are those of the task {' or '.join(found)}, which starts from {start}")
     if len(pictures) > 1:
-        return _no_rule(f"the rules know tasks of one picture, and {len(pictures)} are given")
-    # No words fit two tasks that start from a picture; a test draws many of all.
+        return _no_rule(f"the rules cover tasks with one picture, and {len(pictures)} are given")
+    # No words fit two tasks that start from a picture; a test checks many draws of every task.
     name, words = next(iter(fitting.items()))
     said = f"the words are those of the task {name}"
     if not pictures or name == _FROM_A_MAP or not TASKS[name].keeps_face:
@@ -88,7 +88,7 @@ def rule_sets() -> tuple[TaskDescriptor, ...]:
 
 
 def _tags(name: str, *, face: bool = False) -> TaskDescriptor:
-    """The tags of a task, when a face is in both pictures and when none is."""
+    """The tags of a task. face: whether a face is in source and target."""
     if face and name not in (_WITHOUT_PICTURE, _FROM_A_MAP):
         scene = _NOBODY.put((0, _SOMEBODY))
         return TASKS[name].tags(Edit(scene, scene))
@@ -100,7 +100,7 @@ def _no_rule(reason: str) -> RuleTags:
 
 
 def _points_at(ref: str, place: int) -> bool:
-    """Whether these words name what is at a place, where the person is: "the person", or the thing there."""
+    """Whether the words name the person, who is at this place: "the person", or the thing at the place."""
     return ref == "the person" or ref == f"the thing at the {PLACES[place]}"
 
 
@@ -108,7 +108,7 @@ def _points_at(ref: str, place: int) -> bool:
 
 
 def _matches(instruction: str) -> dict[str, dict[str, str]]:
-    """The tasks that an instruction can belong to, each with what its places in the template hold."""
+    """The tasks that an instruction can belong to, each with the values of its template's fields."""
     text = " ".join(re.sub(r"[,.!]", " ", instruction.lower()).split())
     found: dict[str, dict[str, str]] = {}
     for task, pattern in _patterns():
@@ -139,7 +139,7 @@ def _pattern(template: str, key: str) -> str:
 
 @cache
 def _phrases(task: str) -> dict[str, str]:
-    """What can stand in each place of a task's templates, as `instructions` and the tasks write it; commas are gone."""
+    """A pattern for each field of a task's templates, for texts of `instructions` and of the tasks without commas."""
     shape, colour, place = _one_of(world.SHAPES), _one_of(world.COLOURS), _one_of(PLACES)
     texture = _one_of(world.TEXTURES[1:])
     item = f"an? (?:small )?(?:{texture} )?{colour} {shape}"

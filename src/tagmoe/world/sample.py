@@ -22,7 +22,7 @@ from .tasks import TASKS
 Split = Literal["train", "test"]
 _SPLIT_KEY = {"train": 0, "test": 1}
 _TASK_NAMES = tuple(TASKS)
-# So far down the list of tasks no task meets one with its own tags; a test says so.
+# At this distance in the list of tasks no task meets one with its own tags; a test checks that.
 _MISTAKEN = 11
 
 
@@ -93,9 +93,9 @@ def sample(seed: int, index: int, *, split: Split = "train", task: str | Sequenc
 
 
 def mistaken_tags(case: Sample) -> TaskDescriptor:
-    """The tags that the case would have if its task were another: the same other one for each task, no task its own.
+    """The tags that the case would have if its task were another. Every task is always taken for the same other one.
 
-    A control for what the meaning of tags is worth: tasks are still told apart, but what they share is wrong.
+    This is a control for the meaning of tags: they still tell tasks apart, but the tags that tasks share are wrong.
     """
     other = _TASK_NAMES[(_TASK_NAMES.index(case.task) + _MISTAKEN) % len(_TASK_NAMES)]
     return TASKS[other].descriptor("face preservation" in case.tags.preservation)

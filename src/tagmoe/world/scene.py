@@ -22,7 +22,7 @@ PATTERNS = ("plain", "checked", "lined")
 STYLES = ("flat", "sketch", "mosaic", "sepia", "negative")
 LIGHTS = ("day", "night", "sunset", "fog")
 
-# Pairs that no training scene contains: they measure whether shape and colour were learned apart.
+# Pairs that no training scene contains. They measure whether shape and colour were learned independently.
 HELD_OUT_COMBINATIONS: frozenset[tuple[str, str]] = frozenset(
     {("star", "green"), ("heart", "blue"), ("circle", "purple"), ("cross", "orange")}
 )
@@ -30,7 +30,7 @@ HELD_OUT_COMBINATIONS: frozenset[tuple[str, str]] = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A thing with a shape, a colour, a texture and a size; a small one is plain."""
+    """A thing with a shape, a colour, a texture and a size. A small one is always plain."""
 
     shape: str
     colour: str

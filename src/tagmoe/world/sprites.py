@@ -118,7 +118,7 @@ def _face(face: Face) -> Image.Image:
     skin, hair = _SKIN[face.skin], _HAIR[face.hair]
     skin_line, hair_line = _shade(skin, 0.62), _shade(hair, 0.6)
     line = int(_SCALE * 0.9)
-    # Broad locks beside the face: under a hat they are all that tells the colour of the hair.
+    # Broad locks beside the face: under a hat only they show the colour of the hair.
     draw.rounded_rectangle(at(0.3, 1.5, 27.7, 24), radius=9 * _SCALE, fill=hair, outline=hair_line, width=line)
     draw.rounded_rectangle(at(5, 5, 23, 27.5), radius=8.5 * _SCALE, fill=skin, outline=skin_line, width=line)
     # The fringe: hair over the forehead, with a parting.

@@ -15,7 +15,7 @@ from .edits import Edit
 
 @dataclass(frozen=True)
 class Task:
-    """A kind of case. `preservation` lists what always stays; face (with identity) is added when a face stays."""
+    """A kind of case. `preservation`: tags of every case. Those of face and identity are added when a face stays."""
 
     make: Callable[[Dice], Edit]
     scope: str

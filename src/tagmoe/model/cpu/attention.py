@@ -1,6 +1,6 @@
-"""Joint text-image attention for CPU training and torch.compile: diffusers' maths, other operations.
+"""Joint text-image attention for CPU training and torch.compile: the maths of diffusers, by faster operations.
 
-Three parts of the stock processor are slow there: the norms' backward, complex rotation once compiled, and the
+Three parts of diffusers' own processor are slow there: the norms' backward, complex rotation once compiled, and the
 backward of torch's fused 16-bit CPU attention.
 """
 
@@ -32,9 +32,9 @@ def real_rotary(complex_freqs: tuple[torch.Tensor, torch.Tensor]) -> RotaryTable
 def rotate(x_BSHE: torch.Tensor, table: RotaryTable) -> torch.Tensor:
     """Rotate the pairs (x_2j, x_2j+1) of every head by their angle, in fp32.
 
-    Eager, one complex product is 4 times faster than real arithmetic; compiled, only real arithmetic can be fused.
-    The compiled result holds all first members, then all second ones: queries and keys are permuted alike, so that
-    their products are unchanged, and the costly interleaving is saved.
+    In eager mode one complex product is 4 times faster than real arithmetic. Under torch.compile only real arithmetic
+    can be fused. The compiled result holds the first members of all pairs, then the second ones, which saves a costly
+    interleaving. Queries and keys are permuted alike, so their dot products are unchanged.
     """
     cos, sin = table
     pairs = x_BSHE.float().unflatten(-1, (-1, 2))
@@ -140,7 +140,7 @@ class RealRoPEAttnProcessor:
         if encoder_hidden_states_mask is not None:
             image_mask = encoder_hidden_states_mask.new_ones(hidden_states.shape[:2])
             mask = torch.cat([encoder_hidden_states_mask, image_mask], dim=1)[:, None, None, :]
-        # the norms' fp32 weights promote under autocast; the projections tell the dtype that attention runs in
+        # Under autocast the norms' fp32 weights promote queries and keys. Attention runs in the dtype of the values.
         query, key = query.to(value.dtype), key.to(value.dtype)
         if value.device.type == "cpu" and value.dtype in (torch.bfloat16, torch.float16):
             joint = half_attention(query, key, value, mask)

@@ -1,9 +1,9 @@
-"""Experts that are plain FFNs, by hand: sort, FFN and un-sort of Eq. (1) as one step with its own backward.
+"""Experts that are plain FFNs, written by hand: sort, FFN and un-sort of Eq. (1) in one step with its own backward.
 
-On a CPU this makes a mixture as fast as one dense FFN or faster (figures in docs/log.md): torch's tanh-GELU costs four
-times its sigmoid, and its backward as much again, where one pass over blocks that stay in the cache gives both GELU and
-slope; oneDNN adds the bias inside the product, and without gradients applies the GELU there too. And one step can be
-one operator, which torch.compile need not break the graph for.
+On a CPU this makes a mixture as fast as one dense FFN or faster (figures in docs/log.md), for three reasons. torch's
+tanh-GELU costs four times its sigmoid, and its backward as much again; here one pass over blocks that stay in the cache
+gives both the GELU and its slope. oneDNN adds the bias inside the product, and without gradients applies the GELU there
+too. The step is a single operator, so torch.compile need not break the graph.
 
 Shapes: S assignments (tokens times active experts), P = S and room for padding, F hidden width, N experts.
 """
@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 DTYPES = (torch.float32, torch.bfloat16)
 
-# oneDNN compiles its CPU kernels for each new row count, a millisecond or more every time, and the counts of a mixture
-# are new at every step. Slices rounded up to this many rows meet kernels that are compiled already.
+# oneDNN compiles a CPU kernel for each new row count, which takes a millisecond or more. A mixture has new counts at
+# every step. Slices are padded to a multiple of this many rows, so that compiled kernels are reused.
 CPU_ROW_BLOCK = 16
-# Below this many rows the padding costs more than oneDNN's fp32 products gain over torch's own, which need none.
+# Below this many rows padding costs more than oneDNN's fp32 products save. torch's own products need no padding.
 CPU_FUSED_ROWS = 1024
 
 # Elements of one block of a GELU: large enough to hide the calls, small enough for its buffers to stay in a cache.
@@ -36,7 +36,7 @@ C1 = C0 * 0.044715
 
 
 def weights_of(experts: Iterable[nn.Module]) -> list[Tensor] | None:
-    """[w1, w2, b1, b2] of each expert in turn, or [w1, w2] of experts without biases; None: call the modules instead.
+    """[w1, w2, b1, b2] of each expert in turn, or [w1, w2] without biases; None: call the modules instead.
 
     Only plain diffusers FFNs can be read this way. LoRA layers, quantised weights, DTensors, and hooks (offload,
     casting) live in the modules' own forward and must be called.
@@ -51,7 +51,7 @@ def weights_of(experts: Iterable[nn.Module]) -> list[Tensor] | None:
     return weights
 
 
-# torch.compile asks once, when it traces, and cannot look into hooks itself
+# torch.compile cannot look into hooks, so it evaluates this once, while it traces
 @torch.compiler.assume_constant_result
 def _are_plain(experts: Iterable[nn.Module]) -> bool:
     for expert in experts:
@@ -85,9 +85,9 @@ def _is_hooked(module: nn.Module) -> bool:
 
 
 def run_plain(x_SD: Tensor, ids_S: Tensor, weights: list[Tensor], num_experts: int) -> Tensor:
-    """FFN ids_S[i] on row i of x_SD -> (S, D), under autocast in its dtype; `weights` as `weights_of` gives them.
+    """Apply FFN ids_S[i] to row i of x_SD -> (S, D). Under autocast it computes in autocast's dtype.
 
-    An expert without rows gets zero gradients.
+    weights: those of `weights_of`. An expert without rows gets zero gradients.
     """
     device = x_SD.device.type
     if torch.is_autocast_enabled(device):
@@ -139,7 +139,7 @@ class Order(NamedTuple):
 
 
 def sort_by_expert(x_SD: Tensor, ids_S: Tensor, num_experts: int) -> Order:
-    """Where each row goes so that every expert finds its own in one slice; ids_S (int64) are the chosen experts."""
+    """The order in which the rows of each expert form one slice. ids_S (int64): the chosen expert of each row."""
     block = _row_block(x_SD)
     ids_sorted, order_S = ids_S.sort(stable=True)
     counts = torch.bincount(ids_sorted, minlength=num_experts)
@@ -150,7 +150,7 @@ def sort_by_expert(x_SD: Tensor, ids_S: Tensor, num_experts: int) -> Order:
         sizes_N = (counts + block - 1) // block * block
         padding_N = sizes_N - counts
         rows_S += (padding_N.cumsum(0) - padding_N)[ids_sorted]
-        # as many rows as the worst routing needs: the shapes of a compiled graph must not depend on it
+        # room for the worst routing: the shapes of a compiled graph must not depend on the routing
         slots_P = ids_S.new_zeros(len(ids_S) + num_experts * (block - 1)).index_copy_(0, rows_S, order_S)
     inverse_S = torch.empty_like(order_S).index_copy_(0, order_S, rows_S)
     return Order(slots_P, inverse_S, counts.tolist(), sizes_N.tolist())
@@ -163,7 +163,7 @@ def _forward(
     per = len(weights) // len(order.sizes)
     x_PD = x_SD.index_select(0, order.slots_P)
     activations, slopes = [], []
-    # without gradients an expert's inputs are of no more use once its hidden layer is there
+    # without gradients an expert's inputs are not needed after its hidden layer: its outputs overwrite them
     y_PD = torch.empty_like(x_PD) if trains else x_PD
     for e, (x, y) in enumerate(zip(*(_split(tensor, order.sizes) for tensor in (x_PD, y_PD)), strict=True)):
         w1, w2 = weights[per * e : per * e + 2]
@@ -188,7 +188,7 @@ def _backward(
     weights: Sequence[Tensor],
     wanted: list[bool],
 ) -> list[Tensor | None]:
-    """Gradients of x_SD and of every weight, None where `wanted` says so."""
+    """Gradients of x_SD and of every weight, None where `wanted` is false."""
     per = len(weights) // len(order.sizes)
     grad_PD = grad_SD.index_select(0, order.slots_P)
     grad_x_PD = torch.empty_like(x_PD)
@@ -213,7 +213,7 @@ def _split(x_PD: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
 
 
 def _row_block(x_SD: Tensor) -> int:
-    """What slices are rounded up to: more than 1 where oneDNN runs them."""
+    """Slices are padded to a multiple of this many rows: 1 (none) where oneDNN does not compute them."""
     if x_SD.device.type != "cpu":
         return 1
     return CPU_ROW_BLOCK if x_SD.dtype != torch.float32 or len(x_SD) >= CPU_FUSED_ROWS else 1
@@ -248,7 +248,7 @@ def gelu_and_slope_(h: Tensor) -> Tensor:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
-    """x W^T + b. Large fp32 ones by oneDNN, which adds the bias inside the product; 16-bit ones go there anyway."""
+    """x W^T + b. Padded fp32 products go to oneDNN, which adds the bias inside; torch sends 16-bit ones there."""
     if HAS_POINTWISE and x.device.type == "cpu" and x.dtype == torch.float32 and _row_count_is_round(x):
         y = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return y if out is None else out.copy_(y)
@@ -266,12 +266,12 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _row_count_is_round(x: Tensor) -> bool:
-    """Whether oneDNN will have met this row count before (`CPU_ROW_BLOCK`)."""
+    """Whether the row count is padded, so that oneDNN reuses a compiled kernel (`CPU_ROW_BLOCK`)."""
     return len(x) > 0 and len(x) % CPU_ROW_BLOCK == 0
 
 
 def _probe_pointwise() -> bool:
-    """Whether oneDNN's linear with a GELU after it is there and right: torch does not promise this operator."""
+    """Whether this torch has oneDNN's fused linear and GELU, and it is right: the operator is not a public one."""
     x, weight, bias = torch.linspace(-3, 3, 32).view(4, 8), torch.linspace(-1, 1, 128).view(16, 8), torch.ones(16)
     try:
         for dtype in DTYPES:
@@ -288,7 +288,7 @@ def _probe_pointwise() -> bool:
 HAS_POINTWISE = torch.backends.mkldnn.is_available() and _probe_pointwise()
 
 
-# For torch.compile: the same functions as operators, of which a graph needs only shapes ------------------------------
+# For torch.compile: the same functions as custom operators; a graph needs only the shapes of their results -----------
 
 
 @torch.library.custom_op("tagmoe::experts", mutates_args=())
@@ -341,7 +341,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
 
 
 def _experts_grad(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
-    tensors = list(ctx.saved_tensors)  # once: checkpointing allows one reading
+    tensors = list(ctx.saved_tensors)  # read once: checkpointing allows a single access
     saved, weights = tensors[:6], tensors[6:]
     grad_x_SD, *grad_weights = torch.ops.tagmoe.experts_backward(grads[0].contiguous(), saved, weights)
     return grad_x_SD, None, grad_weights, None, None
