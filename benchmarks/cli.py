@@ -1,4 +1,4 @@
-"""How long the command line takes: help, and one edit after the imports."""
+"""Time of the command line: of `--help`, and of one edit after the imports."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def edit_figure(model: Path | None, seed: int) -> Figure:
 
 
 def measure(model: Path | None, seed: int) -> Sequence[Figure]:
-    """How long the command line takes."""
+    """Both figures of the command line."""
     return [*help_figures(), edit_figure(model, seed)]
 
 
