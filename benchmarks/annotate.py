@@ -51,7 +51,7 @@ SCHEMA = {
 
 
 def measure(requests: int = 3000, in_flight: int = IN_FLIGHT, rows: int = 10_000) -> Sequence[Figure]:
-    """Compare the client with bare aiohttp, then annotate a store through faults and kills. Figures are paired medians."""
+    """Compare the client with bare aiohttp, then annotate a store through faults and kills. Paired medians."""
     # Imported here, because at the top the measured child process would load the store and torch too.
     from annotate_rows import annotating
 

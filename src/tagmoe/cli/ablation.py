@@ -34,7 +34,7 @@ Seeds = Annotated[str, typer.Option(help="Seeds, separated by commas.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Processes at once, each with the recipe's threads.")]
 Cases = Annotated[int, typer.Option(min=1, help="Held-out cases of each task.")]
 Changes = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting that all arms share; may be repeated.")
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of all arms; may be repeated.")
 ]
 
 

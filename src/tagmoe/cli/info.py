@@ -58,7 +58,7 @@ def info(
     ),
     full_size_model: Annotated[
         bool,
-        typer.Option("--full-size", help="With --memory: for the released full-size model, whose files are not needed."),
+        typer.Option("--full-size", help="With --memory: the released full-size model; its files are not needed."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:

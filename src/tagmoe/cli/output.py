@@ -1,4 +1,4 @@
-"""Output of a command: the result on stdout, messages on stderr, and files that are written completely or not at all."""
+"""Output of a command: the result on stdout, messages on stderr, and files that are written whole or not at all."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def record(
     cfg: Cfg = None,
     seed: FixedSeed = 0,
     case_mb: Annotated[
-        float, typer.Option(min=0.001, help="Most MB for the tokens of a case; of larger ones only some steps are kept.")
+        float, typer.Option(min=0.001, help="Most MB for the tokens of a case; larger ones keep only some steps.")
     ] = 32.0,
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Mark the model as untrained in the report.")

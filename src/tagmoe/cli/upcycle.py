@@ -66,7 +66,7 @@ def upcycle(
     gate_hidden: Annotated[int | None, typer.Option(min=1, help="Width of the mlp gate; by default dim / 4.")] = None,
     mode: Annotated[Mode, typer.Option(help="exact equals the dense model at step 0; plain copies.")] = Mode.exact,
     noise: Annotated[float, typer.Option(min=0, help="Noise on the experts, as a share of the weights' spread.")] = 0.0,
-    dtype: Annotated[Dtype | None, typer.Option(help="Dtype of the written weights; by default that of the source.")] = None,
+    dtype: Annotated[Dtype | None, typer.Option(help="Dtype of the output; by default as in the source.")] = None,
     max_shard_gb: Annotated[float, typer.Option(min=0.001, help="Largest weight file to write, in GB.")] = 10.0,
     seed: FixedSeed = 0,
     drift: Annotated[bool, typer.Option(help="Measure the step-0 drift where the model fits in memory.")] = True,

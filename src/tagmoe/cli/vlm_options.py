@@ -46,8 +46,8 @@ def open_vlm(
 ) -> VLM:
     """Open the VLM: the servers at these addresses, or the local model in one folder.
 
-    Servers are checked first: one must be reachable, accept the key and have the model. Raises UsageError otherwise, and
-    MissingError without the extra. It must not be called inside an event loop.
+    Servers are checked first: one must be reachable, accept the key and have the model. Raises UsageError otherwise,
+    and MissingError without the extra. It must not be called inside an event loop.
     """
     if not endpoints:
         raise UsageError(

@@ -118,7 +118,7 @@ def _routing(evaluation: Evaluation) -> dict[str, Any] | None:
 
 
 def _mapped(evaluation: Evaluation) -> list[tuple[Sample, np.ndarray, CaseRouting]]:
-    """A few cases for the token maps, from tasks spread over the list. A task's first success is taken, if it has one."""
+    """A few cases for the token maps, from tasks spread over the list. A task's first success is preferred."""
     if not evaluation.routing:
         return []
     rows = list(zip(evaluation.samples, evaluation.images, evaluation.routing, evaluation.scores.verdicts, strict=True))

@@ -60,7 +60,7 @@ class TagWorldScores:
 
 
 def cases(per_task: int, seed: int, tasks: Sequence[str] | None = None) -> list[Sample]:
-    """`per_task` test cases of every task (or of `tasks`), in the order of tasks. A smaller number gives the first of these.
+    """`per_task` test cases of every task (or of `tasks`), in the order of tasks. A smaller number gives the first.
 
     Raises UsageError for an unknown task or fewer than one case.
     """

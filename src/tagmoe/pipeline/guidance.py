@@ -23,7 +23,7 @@ def stack_texts(conditions: list[Text], repeats: int) -> tuple[torch.Tensor, tor
 
 
 def guide(conditional: torch.Tensor, unconditional: torch.Tensor, scale: float, rescale: bool) -> torch.Tensor:
-    """Classifier-free guidance. With `rescale`, as in the release, tokens keep the norm of the conditional prediction."""
+    """Classifier-free guidance. With `rescale` (release), tokens keep the norm of the conditional prediction."""
     guided = unconditional + scale * (conditional - unconditional)
     if not rescale:
         return guided

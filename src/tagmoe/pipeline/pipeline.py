@@ -347,7 +347,7 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
             if tuple(latents.shape) != wanted:
                 raise UsageError(f"latents have shape {tuple(latents.shape)}; give {wanted}.")
             return latents.float()
-        # Drawn in fp32 and in diffusers' order, so that a seed gives the same noise in every precision and in diffusers.
+        # Drawn in fp32 and in diffusers' order, so that a seed gives the same noise in any precision and in diffusers.
         shape = (channels // p**2, grid[1] * p, grid[2] * p)
         noise = [torch.randn(shape, generator=one, device=one.device).cpu() for one in generators]
         return self.pack_latents(torch.stack(noise))

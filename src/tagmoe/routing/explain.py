@@ -74,7 +74,7 @@ class ExpertMap:
 
 @dataclass(frozen=True)
 class PictureRouting:
-    """One layer on one picture (0: the result, 1..: references): the map of first choices, and a map for each expert."""
+    """One layer on one picture (0: result, 1..: references): the map of first choices, and one map for each expert."""
 
     picture: int
     choice: str

@@ -134,7 +134,7 @@ def _outline(mask_HW: np.ndarray) -> np.ndarray:
 
 
 def _pooled(scores: np.ndarray) -> np.ndarray:
-    """Scores (K, L, h, w, N) averaged over blocks of tokens to at most `MAP_SIDE` a side. Partial blocks are cut off."""
+    """Scores (K, L, h, w, N) averaged over blocks to at most `MAP_SIDE` tokens a side. Partial blocks are cut off."""
     steps, layers, height, width, experts = scores.shape
     tall, wide = -(-height // MAP_SIDE), -(-width // MAP_SIDE)
     if tall == wide == 1:

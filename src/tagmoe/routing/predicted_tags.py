@@ -148,7 +148,7 @@ class Alignment:
 
     @classmethod
     def load(cls, folder: Path) -> Alignment:
-        """Load from a model folder. Raises MissingError without alignment.safetensors, CheckpointError for a bad one."""
+        """Load a model folder. Raises MissingError without alignment.safetensors, CheckpointError for a bad one."""
         tensors = read_alignment(folder)
         if tensors is None:
             raise MissingError(

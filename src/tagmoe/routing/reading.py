@@ -45,7 +45,7 @@ class CaseTokens:
         ]
 
     def image(self, index: int) -> np.ndarray:
-        """Scores of image `index` (0: target) in the picture's layout, (K, L, h, w, N). Frames are stacked vertically."""
+        """Scores of image `index` (0: target) in the picture's layout, (K, L, h, w, N). Frames stack vertically."""
         start = sum(prod(grid) for grid in self.grids[:index])
         frames, height, width = self.grids[index]
         steps, layers, _, experts = self.scores_KLTN.shape

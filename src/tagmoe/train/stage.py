@@ -91,7 +91,7 @@ class FlowStage:
             self.modules = {**self.modules, "objective": self.objective}
         self._cache = cache
         self._stored = stored
-        # Opened now, so that a store without the needed rows is refused before training. A stream encodes when first read.
+        # Opened now, so that a store without the needed rows is refused early. A stream encodes when it is first read.
         kinds = batch_kinds(config.text_to_image_every) if stored is not None and config.steps else []
         self._samples: dict[str, Samples] = {kind: self._open(kind) for kind in kinds}
         self._load = ExpertLoad(self.transformer.config.num_moe_blocks, self.transformer.config.num_experts)

@@ -148,7 +148,7 @@ class StoredSamples:
         for place, size in enumerate(sizes):
             column = [self._pixels(r, own[place].data, size) for r, own in zip(records, pictures, strict=True)]
             tokens = self.pipeline.pack_latents(self.pipeline.encode_images(images_to_tensor(column)))
-            latents.append(tokens.half().float())  # rounded to fp16, as the cache of the stream and encoded stores keep latents
+            latents.append(tokens.half().float())  # rounded to fp16, as cached and stored latents are
         text_BSD, mask_BS = self._text(records, drawn)
         return Batch(
             samples=[record.id for record in records],

@@ -28,7 +28,7 @@ def instructions(seed: int, count: int) -> list[str]:
 
 
 class SlotReader(nn.Module):
-    """One linear classifier for each slot (fact) on the last token's state. Class 0: the instruction does not state it."""
+    """A linear classifier for each slot (fact) on the last token's state. Class 0: the instruction does not tell."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()

@@ -24,7 +24,7 @@ def agree(
     a: Annotated[str, typer.Option("--a", metavar="ANNOTATOR", help="One annotator; 'tags' is what training reads.")],
     b: Annotated[str, typer.Option("--b", metavar="ANNOTATOR", help="The other annotator.")],
     also: Annotated[
-        list[str] | None, typer.Option(metavar="ANNOTATOR", help="A further annotator, for alpha of all; may be repeated.")
+        list[str] | None, typer.Option(metavar="ANNOTATOR", help="One more annotator, for alpha of all; repeatable.")
     ] = None,
     gold: Annotated[
         Literal["a", "b"] | None, typer.Option(help="The side whose tags are right; adds precision, recall and F1.")
@@ -37,7 +37,7 @@ def agree(
     ] = 2000,
     fail_under: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Exit with 1 if a figure is lower, such as alpha=0.67; may be repeated."),
+        typer.Option(metavar="NAME=VALUE", help="Exit with 1 if a figure is lower, such as alpha=0.67; repeatable."),
     ] = None,
     force: Force = False,
     as_json: AsJson = False,
@@ -64,7 +64,7 @@ def agree(
             write_report(opened, report, folder)
         log(f"tables, and the rows to look at with pictures: {out / PAGE}")
     if report.by_definition:
-        log(f"in {report.by_definition} rows the canonical tags came from the other annotator, so they agree by definition.")
+        log(f"in {report.by_definition} rows the canonical tags came from the other annotator, so they must agree.")
     figures = figures_of(report)
     missed = _missed(figures, limits)
     print_result({**data_of(report), "store": store, "missed": missed}, _text(report), as_json=as_json)

@@ -39,7 +39,7 @@ def encode(
         str | None,
         typer.Option(
             metavar="WxH,WxH,...",
-            help="Sizes of the buckets, or release for its 33. By default those 33, or a small model's one square size.",
+            help="Sizes of the buckets, or release for its 33. By default those, or a small model's one square.",
         ),
     ] = None,
     dtype: Annotated[

@@ -21,7 +21,7 @@ from tagmoe.files.resumable import size_text
 def import_(
     kind: Annotated[str, typer.Argument(metavar="KIND", help=f"Kind of source: {', '.join(KINDS)}.")],
     places: Annotated[
-        list[str], typer.Argument(metavar="[PATH] STORE", help="Files to read, if the kind of source has any; store to fill.")
+        list[str], typer.Argument(metavar="[PATH] STORE", help="Files to read, if the kind has any; store to fill.")
     ],
     name: Annotated[str | None, typer.Option(help="Name of the data set, where rows have none.")] = None,
     licence: Annotated[str | None, typer.Option(help="Licence (SPDX name) of rows that state none.")] = None,
@@ -30,7 +30,7 @@ def import_(
     ] = None,
     benchmark: Annotated[
         list[Path] | None,
-        typer.Option(metavar="PATH", help="Folder of a benchmark, or list of SHA-256, whose pictures are not imported."),
+        typer.Option(metavar="PATH", help="Benchmark folder, or list of SHA-256, whose pictures are not imported."),
     ] = None,
     columns: Annotated[
         list[str] | None,

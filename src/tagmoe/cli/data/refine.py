@@ -35,7 +35,7 @@ def refine(
         str, typer.Option(metavar="NAME", help="Annotator whose answers are reused, and which gets the adopted ones.")
     ] = "vlm",
     propose: Annotated[
-        bool, typer.Option("--propose", help="Ask the model for new rules from its mistakes. Write them, without a trial.")
+        bool, typer.Option("--propose", help="Let the model write new rules from its mistakes, without a trial.")
     ] = False,
     tags: Annotated[int, typer.Option(min=1, max=18, help="With --propose: tags to improve, the worst first.")] = 3,
     limit: Annotated[int | None, typer.Option(min=1, help="Gold rows to try, drawn at random; by default all.")] = None,

@@ -52,7 +52,7 @@ def stats(
 
 
 def draw(found: Statistics) -> str:
-    """The counts as SVG: a panel of bars for each group with more than one value."""
+    """The counts as SVG: a panel of bars for each group."""
     from tagmoe.report.svg import ACCENT, Drawing, quiet
 
     groups = {name: _shown(counts) for name, counts in found.groups.items() if counts}

@@ -43,7 +43,7 @@ ELSEWHERE = ("output_dir", "cache_dir", "dense", "seed", "tensorboard", "keep_ch
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm: its name, a line about it, and the settings of its run (`output_dir` and `seed` are set for each run)."""
+    """One arm: its name, a line about it, and the settings of its run (each run sets `output_dir` and `seed`)."""
 
     name: str
     about: str

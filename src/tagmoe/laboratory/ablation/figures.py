@@ -44,7 +44,7 @@ def gradient_figure(gradients: dict[str, Any]) -> str:
 
 
 def differences(summary: Summary) -> str | None:
-    """Each arm's difference in success to the baseline. Intervals: thick over cases, thin over seeds too. Ticks: seeds."""
+    """Each arm's difference in success to the baseline. Thick: over cases. Thin: over seeds too. Ticks: seeds."""
     rows = [row for row in reversed(summary.rows) if row.differences.get("success") is not None]
     if not rows:
         return None

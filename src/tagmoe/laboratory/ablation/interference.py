@@ -46,7 +46,7 @@ WARMUP_SHARE = 8
 
 
 def family_jobs(out: Path, seed: int, arm: Arm, plan: Plan) -> list[Job]:
-    """Jobs that train an arm on all editing tasks together, and on each family alone, with equal steps for each task."""
+    """Jobs that train an arm on all editing tasks together, and on each family alone, with equal steps a task."""
     steps = arm.config.unified.steps
     groups: dict[str, tuple[str, ...]] = {TOGETHER: EDITING, **FAMILIES}
     jobs = []

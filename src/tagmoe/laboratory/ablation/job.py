@@ -36,7 +36,7 @@ EVERY = 20
 
 @dataclass(frozen=True)
 class Job:
-    """The work of one process in `folder`. plan: the fields of `measure.Plan`; None for a base, which is not measured."""
+    """The work of one process in `folder`. plan: the fields of `measure.Plan`; None for a base (not measured)."""
 
     folder: Path
     arm: str

@@ -96,7 +96,7 @@ def seed_estimate(values: Sequence[float], seeds: Sequence[int]) -> Estimate:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment of p-values. At a level of 5 %, at most 5 % of such tables have a false difference."""
+    """Holm's step-down adjustment of p-values. At level 5 %, at most 5 % of such tables have a false difference."""
     adjusted, largest = [0.0] * len(p), 0.0
     for rank, index in enumerate(sorted(range(len(p)), key=lambda index: p[index])):
         largest = max(largest, min(1.0, (len(p) - rank) * p[index]))

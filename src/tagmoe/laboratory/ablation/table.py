@@ -149,7 +149,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Summary:
-    """Everything that a page shows. columns: those that any arm has. comparisons: number of differences, without tasks."""
+    """Everything that a page shows. columns: those of any arm. comparisons: differences shown, without the tasks'."""
 
     collection: Collection
     baseline: str
