@@ -68,7 +68,7 @@ def info(
             raise UsageError("--memory stands alone or with one of --model and --full-size; leave the other words out.")
         _memory(model, full_size_model, as_json)
     elif full_size_model:
-        raise UsageError("--full-size says which model --memory is asked of; add --memory.")
+        raise UsageError("--full-size chooses the model of --memory; add --memory.")
     elif topic is Topic.tags:
         _tags(as_json)
     elif topic is Topic.settings:

@@ -51,7 +51,7 @@ def open_vlm(
     """
     if not endpoints:
         raise UsageError(
-            "Nobody is there to be asked; give --endpoint URL of a server, or the folder of a Qwen-VL model."
+            "No vision-language model is given; give --endpoint URL of a server, or the folder of a Qwen-VL model."
         )
     folders = [endpoint for endpoint in endpoints if "://" not in endpoint]
     if folders:

@@ -189,7 +189,7 @@ def _check_weights(part: Path, part_class: Any, variant: str | None) -> None:
                 wanted = {key: list(value.shape) for key, value in part_class.from_config(config).state_dict().items()}
         except Exception as error:
             # Settings from strangers can make a constructor raise any exception.
-            raise CheckpointError(f"{str(part / 'config.json')!r} is no config ({_first_line(error)}).") from None
+            raise CheckpointError(f"{str(part / 'config.json')!r} is no valid config ({_first_line(error)}).") from None
         missing, unexpected = wanted.keys() - shapes.keys(), shapes.keys() - wanted.keys()
         reshaped = {key for key in wanted.keys() & shapes.keys() if wanted[key] != shapes[key]}
     problems = [

@@ -52,7 +52,7 @@ class TagsRight:
         data = read_object(file)
         wanted = cls.__annotations__
         if data.keys() != wanted.keys() or not all(_fits(data[name], kind) for name, kind in wanted.items()):
-            raise CheckpointError(f"{str(file)!r} has not the figures it should; delete it or measure again.")
+            raise CheckpointError(f"{str(file)!r} does not have the expected figures; delete it or measure again.")
         return cls(**data) if data["weights"] == checksum(folder) else None
 
     def save(self, folder: Path) -> Path:

@@ -114,7 +114,7 @@ def _check_sizes(sizes: Sequence[Size], multiple: int) -> None:
         raise UsageError("There is no bucket; give at least one size.")
     for width, height in sizes:
         if width < multiple or height < multiple or width % multiple or height % multiple:
-            raise UsageError(f"The size {width}x{height} is not one of multiples of {multiple}, which the model needs.")
+            raise UsageError(f"The size {width}x{height} is refused; the model needs multiples of {multiple}.")
     if len(set(sizes)) < len(sizes):
         raise UsageError("A size is given twice; give each bucket once.")
 

@@ -179,7 +179,7 @@ def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
         state, tensors = load_checkpoint(found[-1])
         if state.get("precision", precision) != precision:
             raise TrainingError(
-                f"{stage.name} was trained in {state['precision']} so far, and here it would go on in {precision}; "
+                f"{stage.name} was trained in {state['precision']} so far, but here it would go on in {precision}; "
                 f"start with precision: {state['precision']} in the recipe where both processors are used."
             )
         step = int(state["step"])

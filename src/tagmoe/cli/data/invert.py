@@ -23,7 +23,7 @@ def invert(
     quality: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=CUT", help="Lowest score of the source that a record must have; give several for several scores."
+            metavar="NAME=CUT", help="Lowest score of the source that a record must have; may be given for several."
         ),
     ] = None,
     share: Annotated[

@@ -66,7 +66,7 @@ def refine(
     from tagmoe.data.store.store import Store
 
     if annotator == gold:
-        raise UsageError(f"The annotator and the gold side are both {gold!r}; gold tags must come from somebody else.")
+        raise UsageError(f"The annotator and the gold side are both {gold!r}; gold tags must come from another.")
     if propose:
         check_output_file(rules, force=False, extensions=(".yaml", ".yml"), kind="rules")
     old = packaged_rules() if against is None else load_rules(against)

@@ -74,7 +74,7 @@ def _case(text: str, path: Path, number: int, seed: int) -> RoutingCase:
             tags=(*tags.scope, *tags.types, *tags.preservation),
         )
         return RoutingCase(facts, sources, mask=mask)
-    raise UsageError(f"Line {number} of {str(path)!r} is no case ({reason}); correct or remove it.")
+    raise UsageError(f"Line {number} of {str(path)!r} is not a valid case ({reason}); correct or remove it.")
 
 
 def _mask(path: Path) -> np.ndarray:
