@@ -82,7 +82,7 @@ def make_text_encoder(
     """
     head_dim, rest = divmod(hidden_size, num_heads)
     if rest or head_dim % 2:
-        raise UsageError(f"hidden_size {hidden_size} over {num_heads} heads gives no even head size; change one of them.")
+        raise UsageError(f"hidden_size {hidden_size} over {num_heads} heads is no even head size; change one of them.")
     half = head_dim // 2
     temporal = half // 4
     height = (half - temporal) // 2

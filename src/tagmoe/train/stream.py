@@ -65,7 +65,7 @@ class EncodedSamples:
         if only is not None:
             self._members = [i for i in range(unique) if sample(seed, i, task=self.tasks).task in only]
             if not self._members:
-                raise TrainingError(f"There are none of {', '.join(only)} among the first {unique} samples; raise the number.")
+                raise TrainingError(f"Among the first {unique} samples is none of {', '.join(only)}; raise the number.")
         self._epoch = 0
         self._order: np.ndarray | None = None
 
