@@ -1,9 +1,9 @@
-"""Asking a vision-language model: what the client itself costs, and what a store loses to faults and kills.
+"""Asking a vision-language model: the overhead of the client, and the rows a store loses to faults and kills.
 
     python benchmarks/annotate.py [--json] [--requests 3000] [--in-flight 64] [--rows 10000]
 
-The server is tests/fault_server.py in a process of its own, which answers after 50 ms. Client and bare aiohttp take
-turns in one child process, so that a busy machine meets both alike.
+The server is tests/fault_server.py. It runs in a process of its own and answers after 50 ms. Our client and bare
+aiohttp take turns in one child process, so that a busy machine slows both equally.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MODEL = "tiny-vlm"
 LATENCY = 0.05
 IN_FLIGHT = 64
 CPU_MS = 1000 * LATENCY / IN_FLIGHT
-"""Of one request: with more, one core cannot keep 64 in flight at such a server."""
+"""CPU milliseconds that a request may cost. With more, one core cannot keep 64 requests in flight at this server."""
 ROUNDS = 3
 SIZES = {"55 KB": (512, 13.0), "3 KB": (96, 16.0)}
 """Side in pixels and standard deviation of the noise of a picture, by the size of its JPEG."""
@@ -51,8 +51,8 @@ SCHEMA = {
 
 
 def measure(requests: int = 3000, in_flight: int = IN_FLIGHT, rows: int = 10_000) -> Sequence[Figure]:
-    """The client against bare aiohttp, and its memory; then a store, faults and kills. Paired medians."""
-    # not at the top: the child that is measured would load the store and torch too
+    """Compare the client with bare aiohttp, then annotate a store through faults and kills. Paired medians."""
+    # Imported here, because at the top the measured child process would load the store and torch too.
     from annotate_rows import annotating
 
     with tempfile.TemporaryDirectory(prefix="tagmoe-annotate-") as name:
@@ -61,7 +61,7 @@ def measure(requests: int = 3000, in_flight: int = IN_FLIGHT, rows: int = 10_000
 
 @dataclass(frozen=True)
 class Turns:
-    """Of one child process: requests a second of each round, CPU milliseconds a request, most resident bytes."""
+    """Figures of one child process: requests a second by round, CPU milliseconds a request, peak resident bytes."""
 
     client: list[float]
     bare: list[float]
@@ -71,10 +71,10 @@ class Turns:
 
 
 def overhead(requests: int, in_flight: int) -> list[Figure]:
-    """Requests a second of `ChatServers` at a 50 ms server, against what can be had there.
+    """Requests a second of `ChatServers` at a 50 ms server, as a share of the most that this server can answer.
 
-    That is in_flight / latency, which is what a server gives that costs nothing itself, or what this server process
-    gives to bare aiohttp, where that is less.
+    The most is in_flight / latency, the rate of a server without overhead. Where bare aiohttp gets less from this
+    server process, its rate is the most.
     """
     limit = in_flight / LATENCY
     figures: list[Figure] = []
@@ -98,16 +98,16 @@ def overhead(requests: int, in_flight: int) -> list[Figure]:
 
 
 def _process() -> ProcessPoolExecutor:
-    """A child that has imported what asking needs and no more."""
+    """A child process that has imported only what asking needs."""
     return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
 
 def _turns(url: str, size: str, requests: int, in_flight: int) -> Turns:
-    """Both in turns; each question is another, as the pictures of a store are."""
+    """Measure both clients in turns. All questions differ, as the pictures of a store do."""
     turns = Turns([], [], [], [], 0)
     asked = questions(size, requests)
     most = 0
-    # a first short round opens no file and imports nothing later
+    # Warm-up: files are opened and modules imported before the timed rounds.
     asyncio.run(_client(url, asked[:in_flight], in_flight))
     asyncio.run(_bare(url, asked[:in_flight], in_flight))
     for _ in range(ROUNDS):
@@ -120,7 +120,7 @@ def _turns(url: str, size: str, requests: int, in_flight: int) -> Turns:
 
 
 def questions(size: str, count: int) -> list[Question]:
-    """Two pictures, words and a schema, as an annotation asks; every question differs from every other."""
+    """Questions as annotation asks them: two pictures, words and a schema. No two are equal."""
     side, noise = SIZES[size]
     pictures = [_jpeg(side, noise, number) for number in range(16)]
     words = "Image 1 is the source and image 2 the target. " * 40
@@ -155,7 +155,7 @@ async def _client(url: str, asked: Sequence[Question], in_flight: int) -> tuple[
                 raise RuntimeError(f"the server was to answer everything: {answer}")
 
     started, busy = time.perf_counter(), time.process_time()
-    # as `annotate` does: twice as many questions under way as may be at the server, so that the next one is ready
+    # As `annotate` does: prepare twice as many questions as may be in flight, so that the next one is ready.
     await asyncio.gather(*(worker() for _ in range(2 * in_flight)))
     taken = time.perf_counter() - started, time.process_time() - busy, psutil.Process().memory_info().rss
     await client.close()
@@ -163,7 +163,7 @@ async def _client(url: str, asked: Sequence[Question], in_flight: int) -> tuple[
 
 
 async def _bare(url: str, asked: Sequence[Question], in_flight: int) -> tuple[float, float, int]:
-    """The same requests by aiohttp alone: bodies made before, replies received and thrown away."""
+    """The same requests by aiohttp alone: bodies are prepared before, replies are received and not parsed."""
     import aiohttp
 
     from tagmoe.vlm.chat import body_of, messages_of

@@ -1,12 +1,12 @@
-"""What engines for batch inference make of one bad row, beside `tagmoe data annotate`: the same rows, the same server.
+"""How engines for batch inference handle one bad row, compared with `tagmoe data annotate` on the same rows and server.
 
     python benchmarks/annotate_peers.py [--json] [--rows 300] [--daft /path/to/python]
 
-Two pictures of about 55 kB a row, a server of 50 ms in a process of its own, one row that it always answers with 400.
-Every engine is used as its documentation shows, in a process of its own: first over all rows, then again as whoever
-finds the run incomplete would. Their limits of requests in flight differ, so the seconds tell of starting and overhead,
-not of throughput. Daft wants other versions than this project, and is measured where `--daft` names an interpreter that
-has `daft[openai]`.
+A row has two pictures of about 55 kB. The server runs in a process of its own and answers after 50 ms. It always
+answers one of the rows with status 400. Every engine is used as its documentation shows, in a process of its own. It
+runs over all rows, then a second time, as a user would who finds the run incomplete. The engines limit requests in
+flight differently, so the seconds show start-up and overhead, not throughput. Daft needs other package versions than
+this project. It is measured only where `--daft` names an interpreter that has `daft[openai]`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SCHEMA = {
 
 
 def measure(rows: int = 300, daft: str = "") -> Sequence[object]:
-    """Good rows that have no answer after a run and requests of the second run, by engine."""
+    """By engine: the good rows without an answer after a run, and the requests of the second run."""
     from annotate import questions
     from data_path import size
     from figures import Figure
@@ -70,7 +70,7 @@ def measure(rows: int = 300, daft: str = "") -> Sequence[object]:
 
 
 def _write(folder: Path, rows: int, pictures: Sequence[bytes]) -> str:
-    """The same rows as a store and as Parquet; returns the words of the bad one."""
+    """Write the same rows as a store and as Parquet. Returns the instruction of the bad row."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -16,7 +16,7 @@ from tagmoe.annotation.answer import read_annotations
 from tagmoe.data.store.store import Store
 
 FAULTS = {"429": 0.05, "500": 0.04, "503": 0.02, "reset": 0.04, "half_body": 0.02, "not_json": 0.02, "hang": 0.01}
-"""One request in five fails on its way."""
+"""Share of requests that fail: one in five."""
 LATENCY = 0.05
 IN_FLIGHT = 64
 KILLS = (0.2, 0.5, 0.8)
@@ -25,7 +25,7 @@ MAIN = "from tagmoe.cli import main; main()"
 
 
 def annotating(folder: Path, rows: int) -> list[Figure]:
-    """Rows lost, doubled, and asked again after their answer was recorded; memory of the process that asks."""
+    """Count rows lost, doubled, and asked again after their answer was recorded. Also measure the client's memory."""
     from support.fault_server import fault_server
 
     path = folder / "annotated"
@@ -43,10 +43,10 @@ def annotating(folder: Path, rows: int) -> list[Figure]:
             if share is not None:
                 running.send_signal(signal.SIGKILL)
             running.wait()
-            # whole answers that were on their way to a process that had been killed
+            # Complete answers that the server sent to a killed process.
             if share is not None:
                 lost_answers += server.counts()["successes"] - before - (_recorded(path) - recorded)
-        # failed rows (five faults one after the other) are asked again by the same command
+        # A row fails after five faults in a row. The same command asks failed rows again.
         code = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode
         counts = server.counts()
     seconds = time.perf_counter() - started

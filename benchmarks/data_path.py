@@ -2,7 +2,7 @@
 
     python benchmarks/data_path.py [--json] [--rows 2000] [--many 100000]
 
-Pictures are random bytes behind a real PNG header: they cannot be compressed, so nothing shrinks unnoticed.
+Pictures are random bytes behind a real PNG header. They cannot be compressed, so no format gains by compression.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from tagmoe.train.encoder import encoder_of
 from tagmoe.train.stored import StoredRows, StoredSamples
 
 PICTURE_BYTES = 55_000
-"""A JPEG of 512x512 pixels, about."""
+"""About the size of a JPEG of 512x512 pixels."""
 SMALL_BYTES = 2_000
 READS = 200
 TAGGED_ROWS = 20_000
@@ -60,7 +60,7 @@ ROUNDS = 5
 
 
 def measure(rows: int = 2000, many: int = 100_000) -> Sequence[Figure]:
-    """Import against a copy, random reads, a new column, memory over many rows. Wall times, paired medians."""
+    """Time import against a copy, random reads and a new column; measure memory over many rows. Paired wall times."""
     with tempfile.TemporaryDirectory(prefix="tagmoe-data-") as name:
         folder = Path(name)
         store = filled(folder / "store", rows, PICTURE_BYTES)
@@ -77,7 +77,7 @@ def measure(rows: int = 2000, many: int = 100_000) -> Sequence[Figure]:
 
 
 def picture(number: int, nbytes: int) -> Picture:
-    """A header of 512x512 pixels, then noise."""
+    """A picture file whose header says 512x512 pixels and whose data is noise."""
     head = b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", struct.pack(">IIBBBBB", 512, 512, 8, 2, 0, 0, 0))
     noise = np.random.default_rng(number).bytes(nbytes - len(head) - 12)
     return Picture(head + _chunk(b"IDAT", noise), 512, 512)
@@ -111,7 +111,7 @@ def filled(path: Path, count: int, nbytes: int, batch: int = 1000) -> Store:
 
 
 def loading(folder: Path) -> list[Figure]:
-    """Batches of an encoded store against the training steps that eat them, in CPU time of the whole process."""
+    """CPU time of drawing batches from an encoded store, beside that of the training steps that use them."""
     torch.set_num_threads(1)
     made = Store.create(folder / "tagworld")
     import_source(made, TagWorldSource(count=ENCODED_ROWS, seed=1))
@@ -123,7 +123,7 @@ def loading(folder: Path) -> list[Figure]:
     samples = StoredSamples(work.pipeline, rows, "edit", batch=BATCH, seed=0, dropout=0.1)
     for number in range(3):
         samples.draw(number)
-        work.draw(number + 1, 0)  # fills the cache of the stream outside the timing
+        work.draw(number + 1, 0)  # fill the latent cache outside the timing
     ratios, seconds = [], []
     for round_number in range(ROUNDS):
         step = seconds_a_step(work, "bf16")
@@ -142,7 +142,7 @@ def loading(folder: Path) -> list[Figure]:
 
 
 def importing(folder: Path, store: Store) -> list[Figure]:
-    """JSONL and picture files into a store, against copying the same files."""
+    """Import JSONL and picture files into a store, compared with copying the same files."""
     source = folder / "jsonl"
     source.mkdir()
     export(store, source, "jsonl")
@@ -206,7 +206,7 @@ def random_reads(folder: Path, store: Store) -> list[Figure]:
     for name, value in medians.items():
         title = f"times_faster_than_{name.replace(', ', '_').replace(' ', '_')}"
         note = f"pyarrow {version('pyarrow')}, {1000 * value:.1f} ms"
-        # a file of groups of 10 has ten times the row groups of what the hub makes
+        # The hub writes row groups of 100. The bound holds against those only.
         wanted = 1 if name.endswith("100") else None
         found.append(Figure(title, value / ours, "x", wanted, True, ROUNDS, note))
     middle = _tar_row(next(tars.glob("train-*.tar")), len(store) // 2)
@@ -216,7 +216,7 @@ def random_reads(folder: Path, store: Store) -> list[Figure]:
 
 
 def new_column(folder: Path) -> list[Figure]:
-    """A tag column on 20,000 rows: time, bytes, and that no file with pictures is written again."""
+    """Add a tag column to 20,000 rows: time, bytes, and whether any file with pictures was rewritten."""
     path = folder / "tagged"
     store = filled(path, TAGGED_ROWS, SMALL_BYTES)
     before, nbytes = hashes(path), size(path)
@@ -238,7 +238,7 @@ def new_column(folder: Path) -> list[Figure]:
 
 
 def full_size_rows(folder: Path) -> list[Figure]:
-    """Rows as Qwen-Image encodes them at 1024x1024, with random values: bytes on the disk, and a read of one."""
+    """Rows of the shape that Qwen-Image encodes at 1024x1024, with random values: bytes on disk, time of one read."""
     path = folder / "full-size"
     store = filled(path, FULL_SIZE_ROWS, SMALL_BYTES, batch=32)
     before, rng = size(path), np.random.default_rng(0)
@@ -278,7 +278,7 @@ def full_size_rows(folder: Path) -> list[Figure]:
 
 
 def many_steps(folder: Path) -> list[Figure]:
-    """What a version of the table weighs for each fragment that it lists, and what is left of a writer's steps."""
+    """Manifest bytes for each fragment of the table, and the versions that are left after many commits."""
     path = folder / "steps"
     store = Store.create(path)
     with store.writing():
@@ -294,7 +294,7 @@ def many_steps(folder: Path) -> list[Figure]:
 
 
 def validating(folder: Path) -> list[Figure]:
-    """Checks of real JPEG pairs of 512x512 pixels, about 60 kB each: CPU time of one worker."""
+    """CPU time of one worker that checks pairs of real JPEGs of 512x512 pixels, about 60 kB each."""
     store = Store.create(folder / "checked")
     edits = []
     for number in range(CHECKED_ROWS):
@@ -329,7 +329,7 @@ def flat_memory(folder: Path, many: int) -> list[Figure]:
     source = folder / "many.jsonl"
     shared = folder / "many"
     shared.mkdir()
-    # few files for many rows: memory is measured, not the file system
+    # All rows share 100 files: memory is measured here, not the file system.
     for number in range(100):
         (shared / f"{number}.png").write_bytes(picture(number, SMALL_BYTES).data)
     with source.open("w", encoding="utf-8") as lines:
@@ -346,7 +346,7 @@ def flat_memory(folder: Path, many: int) -> list[Figure]:
 
 
 def watch(source: str, target: str) -> None:
-    """Import, and print the resident bytes at a tenth of the rows and the largest of the last tenth."""
+    """Import. Print the resident bytes at a tenth of the rows, and their peak over the last tenth."""
     process = psutil.Process()
     seen: list[tuple[int, int]] = []
 

@@ -22,7 +22,7 @@ PACKAGES = ("tagmoe", "torch", "diffusers", "transformers", "numpy")
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured number. `wanted` is the bound it must not pass, None where it only informs."""
+    """One measured number. `wanted` is its bound; None means that the number only informs."""
 
     name: str
     value: float
@@ -34,7 +34,7 @@ class Figure:
 
     @property
     def holds(self) -> bool:
-        """Whether the bound is kept."""
+        """Whether the number keeps its bound."""
         if self.wanted is None:
             return True
         return self.value >= self.wanted if self.at_least else self.value <= self.wanted
@@ -43,7 +43,7 @@ class Figure:
 def report(measure: Callable[..., Sequence[Figure]], options: Mapping[str, Mapping[str, Any]] | None = None) -> None:
     """Run the benchmark's `measure`, print its figures, exit.
 
-    `options`: more command-line options and what argparse gets for each; `measure` gets them by name.
+    options: further command-line options, each with its arguments to argparse. `measure` gets their values by name.
     """
     parser = argparse.ArgumentParser(description=measure.__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")

@@ -1,9 +1,9 @@
-"""Peak memory and seconds a step of a transformer with random weights, by memory plan, and of dense Qwen-Image beside.
+"""Peak memory and seconds a step of a transformer with random weights, by memory plan, beside dense Qwen-Image.
 
-Nothing is downloaded: weights are drawn on the device, block by block, so that a quantised model never exists in full
+Nothing is downloaded. Weights are drawn on the device block by block, so that a quantised model never exists in full
 precision. A step is one forward as the pipeline runs it: guidance in one batch of 2, one reference, 128 text tokens.
-On a GPU (`--device cuda --size full`) the peak is that of the allocator under a cap, and a model that does not fit says
-so. On the CPU (`--size tiny`, the default) it is counted: weights by their storages, the rest as the live tensors.
+On a GPU (`--device cuda --size full`) the peak is the allocator's, under a cap. A model that does not fit is reported.
+On the CPU (`--size tiny`, the default) the peak is counted: the storages of the weights, and the live tensors.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ TEXT_TOKENS, BATCH = 128, 2
 
 @dataclass(frozen=True)
 class Measured:
-    """peak: bytes. seconds: a forward, median. first: the seconds of the first, with all that it fetches and starts."""
+    """peak: bytes. seconds: median of a forward. first: seconds of the first forward, which includes the warm-up."""
 
     peak: int
     seconds: float
@@ -66,7 +66,7 @@ NOTHING = PartSize(0, 0, {"8-bit": 0, "4-bit": 0}, 0, 0, 0, 0)
 
 
 def held_bytes(module: nn.Module) -> int:
-    """Bytes of all storages that a module's weights hold, with the scales of quantised ones, each storage once."""
+    """Bytes of the storages of a module's weights, each counted once; the scales of quantised weights are included."""
     tensors: list[torch.Tensor] = [*module.parameters(), *module.buffers()]
     for layer in module.modules():
         states = (getattr(layer, "weight", None), getattr(layer, "state", None))
@@ -79,7 +79,7 @@ def held_bytes(module: nn.Module) -> int:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Bytes of the tensors that operators made and that are still alive: `now`, and the `peak`."""
+    """Counts the bytes of live tensors that operators made: `now`, and their `peak`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,15 +110,16 @@ class LiveBytes(TorchDispatchMode):
 
 @contextmanager
 def counted_groups(live: LiveBytes) -> Iterator[dict[str, int]]:
-    """Counts the bytes of the groups of group offload that are loaded: "now", and the "peak".
+    """Counts the bytes of the groups that group offload has loaded: "now", and their "peak".
 
-    `live` is paused while they move: on the CPU an unloaded weight still names memory, which nothing ever touches.
+    `live` is paused while groups move. On the CPU an unloaded weight keeps a storage that is never touched, and that
+    must not count.
     """
     counts, loaded = {"now": 0, "peak": 0}, set()
     onload, offload = ModuleGroup.onload_, ModuleGroup.offload_
 
     def size(group: ModuleGroup) -> int:
-        # A parameter outside all blocks is named twice: by its module, and by itself.
+        # diffusers lists a parameter outside all blocks twice: in its module and by itself. The set counts it once.
         tensors = {p for module in group.modules for p in module.parameters()} | set(group.parameters)
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
@@ -150,13 +151,13 @@ def counted_groups(live: LiveBytes) -> Iterator[dict[str, int]]:
 
 
 def build(make: Callable[[], nn.Module], plan: MemoryPlan, device: torch.device) -> nn.Module:
-    """A transformer with random bf16 weights, quantised as `plan` says, on `device` or, with offload, the host.
+    """A transformer with random bf16 weights, quantised by `plan`. It is on `device`, with offload on the host.
 
-    One block after the other is drawn on the device, so that no more than one is there in full precision.
+    Blocks are drawn on the device one by one, so that at most one of them is there in full precision.
     """
     with init_empty_weights():
         model = make()
-    # Not the model's own method, which warns that a model should rather be loaded in its dtype.
+    # The model's own `to` warns that a model should be loaded in its dtype.
     model = nn.Module.to(model, torch.bfloat16).eval().requires_grad_(False)
     home = device if plan.offload == "none" else torch.device("cpu")
     blocks = [(f"{BLOCKS}.{index}", block) for index, block in enumerate(model.get_submodule(BLOCKS))]
@@ -233,7 +234,7 @@ def run(make: Callable[[], nn.Module], plan: MemoryPlan, side: int, device: torc
             model, _ = cpu_offload_with_hook(model, device)
         arguments = inputs(model, side, device)
         seconds = []
-        # The first is the warm-up: libraries, the whole component, or the order in which groups are fetched.
+        # The first forward warms up: it loads libraries and components, and traces the order of groups.
         for step in range(1 + steps):
             started = time.perf_counter()
             with live if step == 0 and not on_gpu else nullcontext():
@@ -249,7 +250,7 @@ def run(make: Callable[[], nn.Module], plan: MemoryPlan, side: int, device: torc
 
 
 def measure(device: str, size: str, cap_gb: float, steps: int) -> Sequence[Figure]:
-    """Peak memory and seconds a step of a random transformer by memory plan, and of the dense one."""
+    """Peak memory and seconds a step of a random transformer by memory plan, and of the dense model."""
     place = torch.device(device)
     if size == "full" and place.type != "cuda":
         raise SystemExit("The full size takes 62 GB and hours on a CPU: give --device cuda, or --size tiny.")

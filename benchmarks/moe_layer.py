@@ -1,7 +1,7 @@
-"""The mixture layer against one dense FFN of the same activated parameters, and against the ways of its peers.
+"""The mixture layer against one dense FFN of the same activated parameters, and against other implementations.
 
-Every round draws new routing and times every way once, one after the other; a figure is the median over rounds of the
-ratio within a round. On a CPU: one thread and process CPU time, so that other processes do not decide.
+Every round draws new routing and times every implementation once. A figure is the median over rounds of the ratio
+within a round. On a CPU it uses one thread and process CPU time, so that other processes do not disturb it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from tagmoe.model.experts import experts_loop, experts_sorted
 
 EXPERTS = 4
 # tokens, dim, hidden width, rounds; bound of forward and backward against the dense FFN, balanced and skewed.
-# The first is there for batched_mm, which copies the weights for every token: so few tokens are overhead to every way,
-# and the others are shown without a bound.
+# The first shape is there for batched_mm, which copies the weights for every token. It has no bound, because with so
+# few tokens every implementation spends its time on overhead.
 CPU_SHAPES = (
     (512, 256, 1024, 15, None, None),
     (2048, 256, 1024, 15, 1.08, 1.08),
@@ -33,12 +33,12 @@ CPU_SHAPES = (
     (4096, 1024, 4096, 5, 1.03, 1.08),
 )
 GPU_SHAPES = ((4096, 3072, 12288, 11, 1.05, 1.05), (8192, 3072, 12288, 11, 1.05, 1.05))
-LARGE_DIM = 1024  # where nobody doubts that four times the arithmetic takes longer
+LARGE_DIM = 1024  # from here on, all experts on all tokens is left out: it does four times the arithmetic
 BATCHED_LIMIT = 5e9  # bytes of copied weights
 ROUTES = {"balanced": (0.25, 0.25, 0.25, 0.25), "skewed": (0.7, 0.2, 0.05, 0.05)}
 FORWARD_BOUND = 0.95
-# oneDNN compiles a kernel for each new row count once: milliseconds that a run of many steps does not feel. So every
-# way is first run on this many routings.
+# oneDNN compiles a kernel once for each new row count, which takes milliseconds. A run of many steps does not feel
+# that, so every implementation first runs on this many routings.
 PRIMING = 12
 WARM_UP = 1
 
@@ -47,7 +47,7 @@ Way = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 @use_experts_implementation(has_gate=False, has_bias=True)
 class StackedExperts(nn.Module):
-    """transformers' layout of experts, whose decorator picks the implementation; forward is its documented `eager`."""
+    """Experts in transformers' layout. Its decorator picks the implementation; `forward` is its documented `eager`."""
 
     def __init__(self, config: SimpleNamespace, experts: Sequence[FeedForward]) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class StackedExperts(nn.Module):
         return F.gelu(x, approximate="tanh")
 
     def forward(self, x: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor) -> torch.Tensor:
-        """Loop over the experts that were hit: gather, two linears, weigh, scatter."""
+        """For each expert that got tokens: gather, two linear layers, weigh, scatter."""
         y = torch.zeros_like(x)
         with torch.no_grad():
             mask = F.one_hot(top_k_index, num_classes=self.num_experts).permute(2, 1, 0)
@@ -75,7 +75,7 @@ class StackedExperts(nn.Module):
 
 
 def mask_loop(experts: nn.ModuleList) -> Way:
-    """The boolean masks of DiT-MoE and of HiDream in diffusers."""
+    """Loop over experts with boolean masks, as DiT-MoE and diffusers' HiDream do."""
 
     def way(x: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         y = torch.empty_like(x)
@@ -87,7 +87,7 @@ def mask_loop(experts: nn.ModuleList) -> Way:
 
 
 def all_experts(experts: nn.ModuleList) -> Way:
-    """Every expert on every token, one-hot weights: no routing work, N times the arithmetic."""
+    """Run every expert on every token with one-hot weights: no routing work, N times the arithmetic."""
 
     def way(x: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         chosen = torch.zeros(len(x), len(experts), dtype=x.dtype, device=x.device)
@@ -98,9 +98,10 @@ def all_experts(experts: nn.ModuleList) -> Way:
 
 
 def ways_of(experts: nn.ModuleList, dim: int, hidden: int, tokens: int) -> dict[str, tuple[Way, list[nn.Parameter]]]:
-    """Every way to run these experts, and its parameters.
+    """Every implementation of these experts, and its parameters.
 
-    `batched_mm` only where its copies of weights fit, all experts on all tokens only where that takes no minutes.
+    `batched_mm` is left out where its copies of the weights do not fit. All experts on all tokens is left out where it
+    would take minutes.
     """
     ways: dict[str, tuple[Way, list[nn.Parameter]]] = {
         "ours": (lambda x, ids, w: experts_sorted(x, experts, ids, w), list(experts.parameters())),
@@ -135,7 +136,7 @@ def timed(run: Callable[[], object], device: str) -> float:
 
 
 def bare_products(x: torch.Tensor, dense: FeedForward) -> Callable[[], None]:
-    """The six matrix products of an FFN's forward and backward and nothing else: the limit of the layer."""
+    """Only the six matrix products of an FFN's forward and backward: the least time that the layer can take."""
     w1, w2 = dense.net[0].proj.weight.detach(), dense.net[2].weight.detach()
     x = x.detach()
     hidden = x.mm(w1.t())
@@ -155,7 +156,7 @@ def bare_products(x: torch.Tensor, dense: FeedForward) -> Callable[[], None]:
 def measure_shape(
     tokens: int, dim: int, hidden: int, rounds: int, dtype: torch.dtype, route: str, device: str, backward: bool
 ) -> dict[str, list[float]]:
-    """Seconds of every way in every round, with "dense" and, where there is a backward, "limit" among them."""
+    """Seconds of every implementation by round; also of "dense" and, with a backward, of "limit"."""
     torch.manual_seed(0)
 
     def ffn() -> FeedForward:
@@ -186,13 +187,13 @@ def measure_shape(
         ids = torch.multinomial(shares, tokens, replacement=True)[:, None].to(device)
         weights = torch.rand(tokens, 1, device=device).requires_grad_(backward)
         for name, way in ways.items():
-            if name != "batched_mm":  # no product of it depends on the routing
+            if name != "batched_mm":  # none of its products depends on the routing
                 run(*way, ids, weights)
     for turn in range(rounds + WARM_UP):
         ids = torch.multinomial(shares, tokens, replacement=True)[:, None].to(device)
         weights = torch.rand(tokens, 1, device=device).requires_grad_(backward)
         names = list(ways)
-        # another order each time, so that no way always follows the same one
+        # Rotate the order, so that no implementation always follows the same one.
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             way, parameters = ways[name]
             taken = timed(lambda way=way, p=parameters, i=ids, w=weights: run(way, p, i, w), device)
@@ -204,12 +205,12 @@ def measure_shape(
 
 
 def ratio(seconds: dict[str, list[float]], over: str, under: str) -> float:
-    """Median over rounds of one way's time against another's."""
+    """Median over rounds of the ratio of two implementations' times."""
     return statistics.median(a / b for a, b in zip(seconds[over], seconds[under], strict=True))
 
 
 def measure(device: str, shapes: str, seed: int) -> Sequence[Figure]:
-    """The mixture layer against one dense FFN and against the peers' ways."""
+    """Time the mixture layer against one dense FFN and against other implementations."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     chosen = CPU_SHAPES if device == "cpu" else GPU_SHAPES

@@ -26,7 +26,7 @@ RUNS = 5
 
 
 def stage(processor: bool, folder: Path) -> FlowStage:
-    """The unified stage at release size with packaged parts; `processor`: real-valued RoPE, not diffusers' own."""
+    """The unified stage at the packaged model's size. processor: use real-valued RoPE instead of diffusers' own."""
     config = check_config(
         {
             "output_dir": "unused",
@@ -60,7 +60,7 @@ def seconds_a_step(work: FlowStage, precision: str) -> float:
 
 
 def measure() -> Sequence[Figure]:
-    """Samples a second of one core, by precision and attention; the operators of a bf16 step on stderr."""
+    """Samples a second of one core, by precision and attention. Prints the operators of a bf16 step on stderr."""
     torch.set_num_threads(1)
     figures = []
     with tempfile.TemporaryDirectory() as name:

@@ -1,6 +1,7 @@
-"""A whole training step of TAG-MoE against the dense transformer of diffusers, and what the gates and losses add to it.
+"""A whole training step of TAG-MoE against diffusers' dense transformer, and the share of gates and losses in it.
 
-One thread, process CPU time. Every round times each model's step once; ratios are within a round, figures are medians.
+It uses one thread and process CPU time. Every round times each model's step once. A figure is the median over rounds of
+the ratio within a round.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ WARM_UP = 1
 
 @dataclass(frozen=True)
 class Size:
-    """One size of model and batch. `side`: the target and its reference are side x side tokens each."""
+    """One size of model and batch. side: the target and its reference have side x side tokens each."""
 
     name: str
     heads: int
@@ -82,7 +83,7 @@ def batch_of(size: Size) -> dict[str, Any]:
 def step_of(
     model: QwenImageTransformer2DModel, objective: Objective | None, size: Size, precision: str, optimizer: str
 ) -> Callable[[], None]:
-    """A whole training step: forward, loss, backward, optimizer. With an objective all of Eq. (5), else L_flow."""
+    """A training step: forward, loss, backward, optimizer. The loss is Eq. (5) with an objective, else L_flow."""
     modules = {"transformer": model} | ({} if objective is None else {"objective": objective})
     optimizers = make_optimizers(modules, OptimizerConfig(name=optimizer))
     inputs, target_tokens = batch_of(size), size.side**2
@@ -109,7 +110,7 @@ def step_of(
 
 
 def routing_of(size: Size, objective: Objective) -> Callable[[], None]:
-    """What routing adds to a step, without experts: gates, softmax, top-1, sort, statistics, Eq. (2) to (4), L_lbl."""
+    """The routing work of a step without experts: gates, softmax, top-1, sort, statistics, Eq. (2) to (4), L_lbl."""
     gates = [Gate(size.dim, 4) for _ in range(size.moe_layers)]
     x_TD = torch.randn(size.batch * size.image_tokens, size.dim, requires_grad=True)
     tags = (torch.rand(size.batch, 18) < 0.2).float()
@@ -143,7 +144,7 @@ def cpu_seconds(run: Callable[[], None]) -> float:
 
 
 def measure_size(size: Size, precision: str, optimizer: str) -> list[Figure]:
-    """The step of the mixture against both dense ones, and the share of routing in it."""
+    """Time the mixture's step against both dense ones, and the share of routing in it."""
     torch.manual_seed(0)
     dense = dense_model(size)
     ours = TagMoETransformer2DModel.from_config(dict(dense.config)).train()
@@ -152,7 +153,7 @@ def measure_size(size: Size, precision: str, optimizer: str) -> list[Figure]:
         for name, parameter in mixture.named_parameters():
             if ".gate.proj_out.weight" in name:
                 parameter.normal_(std=0.05)
-    if size is TAGWORLD:  # as the trainer does; its explicit softmax is for short sequences
+    if size is TAGWORLD:  # as the trainer does: its explicit softmax pays for short sequences only
         for model in (ours, mixture):
             model.set_attn_processor(RealRoPEAttnProcessor())
     objective = Objective(4, 64 if size.dim < 512 else 512)
@@ -161,7 +162,7 @@ def measure_size(size: Size, precision: str, optimizer: str) -> list[Figure]:
         "mixture": step_of(mixture, objective, size, precision, optimizer),
         "routing": routing_of(size, Objective(4, 64 if size.dim < 512 else 512)),
     }
-    if size is TAGWORLD:  # elsewhere it is the same as diffusers' own
+    if size is TAGWORLD:  # at other sizes this would equal diffusers' own
         runs["dense"] = step_of(ours, None, size, precision, optimizer)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(size.rounds + WARM_UP):

@@ -1,4 +1,4 @@
-"""Streaming upcycling of a Qwen-Image-shaped checkpoint: time against a plain copy, memory, resume after a kill."""
+"""Streaming upcycling of a checkpoint of Qwen-Image's shape: time against a copy, memory, resume after a kill."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tagmoe.weights.shards import Planned, read_entries, tensor_bytes, write_sha
 
 DIM, TEXT, HEAD = 3072, 3584, 128
 RUNS, SHARD_GB = 3, 1.0
-# Peak memory is read by the process itself: ru_maxrss of a child begins with that of its parent.
+# The process reads its own peak memory, because ru_maxrss of a child starts at its parent's value.
 COMMAND = """
 import sys
 from tagmoe.cli import run
@@ -70,7 +70,7 @@ def make_checkpoint(folder: Path, blocks: int, seed: int) -> int:
 
     def fill(size: int, start: int) -> Made:
         def chunks() -> Sequence[bytes]:
-            # The same 4 MB from another place in each tensor: random bytes cheaply, and no two tensors are equal.
+            # Every tensor repeats the same 4 MB from its own start. That is cheap, and no two tensors are equal.
             turned = noise[start:] + noise[:start]
             return [turned[: min(len(turned), size - at)] for at in range(0, size, len(turned))]
 
@@ -91,7 +91,7 @@ def arguments(source: Path, target: Path, mixtures: int) -> list[str]:
 
 
 def upcycle(source: Path, target: Path, mixtures: int) -> tuple[float, int, dict]:
-    """Wall seconds of the whole command and a sync, peak resident bytes, its result."""
+    """Wall seconds of the whole command with a sync, its peak resident bytes, and its result."""
     started = time.perf_counter()
     done = subprocess.run(arguments(source, target, mixtures), capture_output=True, text=True, check=True)
     os.sync()
@@ -99,7 +99,7 @@ def upcycle(source: Path, target: Path, mixtures: int) -> tuple[float, int, dict
 
 
 def copy(source: Path, target: Path) -> float:
-    """Wall seconds of `cp -r` and a sync."""
+    """Wall seconds of `cp -r` with a sync."""
     started = time.perf_counter()
     subprocess.run(["cp", "-r", str(source), str(target)], check=True)
     os.sync()
@@ -107,9 +107,9 @@ def copy(source: Path, target: Path) -> float:
 
 
 def resume(source: Path, target: Path, whole: Path, mixtures: int) -> tuple[int, bool]:
-    """Kill the command with -9 in the middle of its second file, run it again.
+    """Kill the command with -9 in the middle of its second file, then run it again.
 
-    Returns how many files were kept, and whether they are the same files and the result equals the `whole` one.
+    Returns how many files were kept, and whether they stayed untouched and the result equals `whole`.
     """
     partial = partial_folder(target)
     process = subprocess.Popen(
@@ -127,7 +127,7 @@ def resume(source: Path, target: Path, whole: Path, mixtures: int) -> tuple[int,
 
 
 def values_hold(source: Path, target: Path, mixtures: int, blocks: int) -> bool:
-    """Whether every tensor is the dense one, and each expert's output layer four times it."""
+    """Whether every tensor equals the dense one, and each expert's output layer is four times the dense one."""
     dense, made = read_entries(source), read_entries(target)
     for name, entry in dense.items():
         prefix, _, own = name.partition(".img_mlp.")

@@ -12,8 +12,8 @@ from tagmoe.world import judge, sample
 
 
 def measure() -> Sequence[Figure]:
-    """Samples a second (source and target rendered) and milliseconds a judged picture; process time, medians of 5."""
-    for index in range(2000):  # sprites and backgrounds are drawn once and kept
+    """Rendered samples a second (source and target), and milliseconds a judged picture: medians of 5, process time."""
+    for index in range(2000):  # warm-up: sprites and backgrounds are drawn once and cached
         sample(0, index)
     rates = []
     for run in range(5):

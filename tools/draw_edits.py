@@ -2,7 +2,7 @@
 
     python tools/draw_edits.py
 
-The cases are the first of each task in the test split, not chosen by their result.
+The cases are the first of each task in the test split. They were not chosen by their result.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Write docs/results/NAME.md: the log of a run, from its metrics and what docs/results/NAME.txt says of it.
+"""Write docs/results/NAME.md: the log of a run, from its metrics and the remarks in docs/results/NAME.txt.
 
     python tools/draw_training.py tagworld-components runs/tagworld-components
     python tools/draw_training.py tagworld-release runs/tagworld-release
 
-Also keeps every 50th step and every validation as docs/results/NAME.jsonl.
+It also writes every 50th step and every validation to docs/results/NAME.jsonl.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Does rewriting raise what a TagWorld model makes of terse and sloppy instructions? Oracle success on test cases.
+"""Does rewriting raise a TagWorld model's success on terse and sloppy instructions? The oracle judges test cases.
 
     python tools/measure_rewrite.py --cases 12 --seed 8000 [--model FOLDER] [--json FILE]
 
-Every case is edited with its full instruction, with a sloppy form of it, and with what the grammar's rewriter makes of
-the sloppy form and the picture. The forms take turns: telegram (no articles or small words), keywords (neutral verbs
-gone too), synonyms (words the model does not know), order (the halves of the telegram the wrong way round) and typo
-(one letter wrong in one word). An instruction with words that the model refuses counts as no success.
+Every case is edited three times: with its full instruction, with a sloppy form of it, and with the rewritten sloppy
+form. The grammar's rewriter makes the last from the sloppy form and the picture. The forms take turns: telegram (no
+articles or small words), keywords (neutral verbs gone too), synonyms (words the model does not know), order (the halves
+of the telegram swapped) and typo (one letter wrong in one word). An instruction that the model refuses has failed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 SMALL_WORDS = "a an the of to at on in is it its as be for over so and with into from this now like there"
 SMALL = frozenset(SMALL_WORDS.split())
-# Words that say no more than that something is to be done.
+# Verbs that do not tell which edit is meant.
 NEUTRAL_WORDS = "make give put draw paint show turn change let place use colour have look picture redraw"
 NEUTRAL = frozenset(NEUTRAL_WORDS.split())
 SYNONYMS = {
@@ -98,31 +98,31 @@ SYNONYMS = {
 
 
 def telegram(text: str, _: Random) -> str:
-    """Without commas and small words."""
+    """The text without commas and small words."""
     words = text.replace(",", "").split()
     return " ".join([word for word in words if word not in SMALL] or words)
 
 
 def keywords(text: str, dice: Random) -> str:
-    """Without verbs that say nothing too."""
+    """The telegram without neutral verbs."""
     words = telegram(text, dice).split()
     return " ".join([word for word in words if word not in NEUTRAL] or words)
 
 
 def synonyms(text: str, _: Random) -> str:
-    """Other words for all that have one here."""
+    """Replace every word that has a synonym in the table."""
     return " ".join(SYNONYMS.get(word.strip(","), word) for word in text.split())
 
 
 def order(text: str, dice: Random) -> str:
-    """The second half of the telegram before the first."""
+    """The telegram with its second half before its first."""
     words = telegram(text, dice).split()
     middle = (len(words) + 1) // 2
     return " ".join([*words[middle:], *words[:middle]])
 
 
 def typo(text: str, dice: Random) -> str:
-    """One word of five letters or more with a letter left out, doubled, or two changed over (the longest if none)."""
+    """Drop, double or swap letters in one word of five letters or more, or in the longest where there is none."""
     words = text.split()
     long = [i for i, word in enumerate(words) if len(word.strip(",")) >= 5] or [words.index(max(words, key=len))]
     i = dice.choice(long)
@@ -147,7 +147,7 @@ FORMS: dict[str, Callable[[str, Random], str]] = {
 
 
 def sloppy(samples: Sequence[Sample], seed: int) -> list[tuple[str, str]]:
-    """(form, text) of each case; the forms take turns, so that every task meets all of them."""
+    """(form, text) of each case. The forms take turns, so that every task gets all of them."""
     names = list(FORMS)
     forms = [names[i % len(names)] for i in range(len(samples))]
     return [
@@ -162,14 +162,14 @@ def sloppy(samples: Sequence[Sample], seed: int) -> list[tuple[str, str]]:
 def successes(
     pipeline: TagMoEPipeline, samples: Sequence[Sample], texts: Sequence[str], seed: int
 ) -> tuple[list[bool], int]:
-    """Whether the oracle finds each case carried out, asked for in these words; and how many were refused."""
+    """Whether the oracle finds each case done when it is asked for by `texts`, and how many texts were refused."""
     taken = [i for i, text in enumerate(texts) if not refused(pipeline, text)]
     asked = [replace(samples[i], instruction=texts[i]) for i in taken]
     done = [False] * len(samples)
     editor = pipeline_editor(pipeline)
 
     def numbered(instructions: Sequence[str], images: Sequence[Sequence[Image.Image]], seeds: Sequence[int]) -> Any:
-        # The seed of a case is that of its number, so that equal words give equal pictures in all three runs.
+        # The seed depends on the case's number, so that equal texts give equal pictures in all three runs.
         return editor(instructions, images, [seed + taken[k] for k in seeds])
 
     for i, case, image in zip(taken, asked, run_cases(numbered, asked, seed=0, batch=16), strict=True):
@@ -178,7 +178,7 @@ def successes(
 
 
 def refused(pipeline: TagMoEPipeline, text: str) -> bool:
-    """Whether the model would not take these words."""
+    """Whether the model refuses this text."""
     try:
         check_words(text, pipeline.config.known_words)
         return len(pipeline.tokenizer(text).input_ids) > pipeline.config.max_prompt_tokens

@@ -1,13 +1,12 @@
-"""How good are the tags of the annotator `rules` on TagWorld, whose tags are exact? Measured on cases of every task.
+"""How good are the tags of the annotator `rules`? Measured on cases of every task of TagWorld, whose tags are exact.
 
     python tools/measure_rules.py --cases 60 --seed 1000 [--json FILE]
 
-Two lines more are the tasks of several things with "all the" made "the": then only the pixels know how many places
-change.
+The annotator is measured with and without what it may use beside words: the pixels, and the name of the task.
+TagWorld's names tell the task, which few real data sets do. So the honest figure is the one without them.
 
-With and without what the annotator may use beside words: the pixels, and the task's name. TagWorld's names say which
-task it is, as those of few real data sets do: the honest figure is the one without. The split "test" words half of its
-cases in phrasings that the split "train" never uses.
+Two further lines measure the tasks that change several things, with "all the" replaced by "the". Then only the pixels
+show how many places change. The split "test" words half of its cases in phrasings that the split "train" never uses.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ FACE = frozenset(tag.index for tag in TAGS if tag.name in ("face preservation", 
 
 @dataclass
 class Score:
-    """Counts over cases. A case without an answer counts as wrong in `exact` and as no tags in the counts by tag."""
+    """Counts over cases. A case without an answer is wrong in `exact`, and has no tags in the counts by tag."""
 
     cases: int = 0
     answered: int = 0
@@ -120,7 +119,7 @@ def main() -> None:
 
 
 def scores(cases: int, seed: int, split: str) -> tuple[dict[str, Score], Counter[str]]:
-    """The score of each of SETTINGS, and of held-out phrasings alone; and the conflicts of pixels with true tags."""
+    """The scores of SETTINGS and of held-out phrasings alone, and the counts of true tags that pixels contradict."""
     found = {name: Score() for name in (*SETTINGS, "words and pixels, held-out phrasings")}
     found |= {f'"all" left out: {name}': Score() for name in ("words", "words and pixels")}
     contradicted: Counter[str] = Counter()
@@ -142,7 +141,7 @@ def scores(cases: int, seed: int, split: str) -> tuple[dict[str, Score], Counter
 
 
 def as_record(case: Sample) -> Record:
-    """The case as a record: its pictures with their roles, and no mask, which would tell what changes."""
+    """The case as a record: pictures with their roles. It has no mask, which would reveal what changes."""
     role: Role = "reference" if case.task in FOLLOWED else "source"
     return Record(
         id=f"{case.seed}-{case.index}",

@@ -1,9 +1,9 @@
-"""How often are the tags that a TagWorld model's routing predicts right? Measured on test cases, kept in its folder.
+"""How often are the tags right that a TagWorld model's routing predicts? Measured on test cases, kept in its folder.
 
     python tools/measure_tags.py --cases 24 --seed 1000 [--model FOLDER] [--json FILE] [--dry-run]
 
-Writes tags_right.json into the model folder (by default the packaged model's, in src), where `tagmoe edit --explain`
-reads it, and prints the whole score.
+It prints the whole score and writes tags_right.json into the model folder, where `tagmoe edit --explain` reads it. The
+default is the packaged model's folder in src.
 """
 
 from __future__ import annotations

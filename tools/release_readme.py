@@ -1,4 +1,4 @@
-"""Print the README with absolute links: the package index shows it without the files beside it.
+"""Print the README with absolute links. The package index shows it without the files that relative links need.
 
     python tools/release_readme.py https://github.com/OWNER/tagmoe v0.2.0 > README.md
 
@@ -16,7 +16,7 @@ LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 
 
 def absolute(text: str, address: str, tag: str) -> str:
-    """The text with every relative link and picture at its public address; others and links inside stay."""
+    """The text with relative links and pictures made absolute. Absolute links and anchors within the page stay."""
 
     def at_address(match: re.Match[str]) -> str:
         mark, words, target = match.groups()

@@ -6,8 +6,8 @@
     tagmoe ablation run recipes/tagworld/ablation --out runs/longer --arms dense,moe,align --set unified.steps=1600
     python tools/write_results.py [runs/ablation] [longer=runs/longer]
 
-A folder of runs is copied to docs/results/ablation first, so that the page can be written again without it. One that
-is given a name holds some arms again with other shared settings, and goes to docs/results/ablation/NAME.
+A folder of runs is first copied to docs/results/ablation, so that the page can be written again without it. NAME=FOLDER
+gives runs of some of the arms with other shared settings. They are copied to docs/results/ablation/NAME.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ CARD = DOCS.parent / "src" / "tagmoe" / "pipeline" / "tagworld" / "README.md"
 ARMS = DOCS.parent / "recipes" / "tagworld" / "ablation"
 WRITTEN = "<!-- written by tools/write_results.py -->"
 BASELINE, FULL = "moe", "align"
-"""What differences are taken to: the mixture alone; for the switches, which change one thing each, the paper's arm."""
+"""The reference arm of each difference: the mixture alone or, for switches that change one thing, the paper's arm."""
 
 COMPARED = (SUCCESS, FLOW, INFORMATION)
 GROUPS = {
@@ -83,7 +83,7 @@ def main(folders: list[str]) -> None:
 
 
 def copy_results(collection: Collection, folder: Path) -> None:
-    """Keep every result as ARM-seed-S.json; results of earlier runs are replaced as a whole, never mixed in."""
+    """Copy every result as ARM-seed-S.json. Results of earlier runs are deleted first, so that none are mixed."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.json"):
         old.unlink()
@@ -109,10 +109,10 @@ def ablation(collection: Collection, results: Path) -> str:
 
 
 def other_grids(main_grid: Collection, grids: dict[str, Collection]) -> str:
-    """Markdown of the same arms under other shared settings, beside those of the ablation."""
+    """Markdown that compares the ablation with the same arms under other shared settings."""
     rows = []
     for name, collection in {"the ablation": main_grid, **grids}.items():
-        # the same arms and seeds in each grid: what differs is the setting
+        # Only arms and seeds that every grid has, so that nothing but the setting differs.
         arms = [arm for arm in main_grid.arms if all(arm in grid.arms for grid in grids.values())]
         seeds = sorted(set(main_grid.seeds).intersection(*(grid.seeds for grid in grids.values())))
         chosen = replace(collection, arms={a: {s: collection.arms[a][s] for s in seeds} for a in arms}, missing=())
@@ -123,7 +123,7 @@ def other_grids(main_grid: Collection, grids: dict[str, Collection]) -> str:
 
 
 def changes(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[str]:
-    """The settings in which two runs of one arm differ, with the second one's values; places do not count."""
+    """The settings in which two runs of one arm differ, with the values of the second. Paths are ignored."""
     found = []
     for key in sorted(one.keys() | other.keys()):
         before, after = one.get(key), other.get(key)
@@ -142,7 +142,7 @@ def interference(data: dict[str, Any]) -> str:
 
 
 def template(name: str) -> Template:
-    """A Markdown template of this folder; a name that it lacks is an error, not a blank."""
+    """A Markdown template of this folder. An undefined variable is an error, not a blank."""
     environment = Environment(
         loader=FileSystemLoader(TOOLS),
         undefined=StrictUndefined,
@@ -155,7 +155,7 @@ def template(name: str) -> Template:
 
 
 def page(data: dict[str, Any]) -> str:
-    """Markdown: the headline, by task, held out."""
+    """Markdown of the packaged model's score: the headline, the tasks, the held-out cases."""
     per_task = data["tasks"][0]["n"]
     low, high = data["success_low"], data["success_high"]
     lines = [

@@ -1,6 +1,7 @@
-"""The command line: `tagmoe VERB`. Result on stdout, all else on stderr; exit codes 0, 1, 2, 3 and 130 (see errors.py).
+"""The command line: `tagmoe VERB`. The result goes to stdout, all else to stderr. errors.py explains the exit codes.
 
-One file a verb. Verbs import torch and the like when they run, so that help and mistakes are answered at once.
+Each verb is one file. Verbs import torch and other heavy packages only when they run, so that help and errors in the
+arguments come at once.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ INTERRUPTED = 130
 app = typer.Typer(
     name="tagmoe",
     cls=LazyGroup,
-    # without rich's boxes, since importing rich takes longer than all else that --help does
+    # No rich markup, because importing rich takes longer than everything else that --help does.
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -49,8 +50,8 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line; returns its exit code. No exception leaves it but SystemExit."""
-    # Accepted anywhere: whoever is told to run again with --debug adds it at the end.
+    """Run one command line and return its exit code. The only exception that it raises is SystemExit."""
+    # --debug is accepted anywhere, because users add it at the end when they run a command again.
     debug = "--debug" in arguments
     if debug:
         os.environ["TAGMOE_DEBUG"] = "1"
@@ -59,7 +60,7 @@ def run(arguments: Sequence[str]) -> int:
         code = app(words, prog_name="tagmoe", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader of a pipe (head) has left; Python would complain once more when it closes stdout.
+        # The reader of a pipe (such as head) has gone. Without this, Python would complain again when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (KeyboardInterrupt, typer.Abort):
@@ -76,7 +77,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _parser_message(error: Any) -> str:
-    """One sentence of the argument parser, with the value at fault: typer leaves it out of what pydantic refuses."""
+    """The argument parser's error as one sentence. It adds the wrong value, which typer omits for pydantic's errors."""
     message = " ".join(error.format_message().split()).rstrip(".")
     refused = getattr(error.__cause__, "errors", None)
     given = f" (given: {refused()[0]['input']})" if refused is not None else ""
@@ -85,11 +86,11 @@ def _parser_message(error: Any) -> str:
 
 
 def _explain(error: Exception) -> int:
-    """Say an error in one sentence; returns the exit code."""
+    """Print an error as one sentence on stderr and return the exit code."""
     if isinstance(error, TagMoEError):
         log(f"error: {error}")
         return error.exit_code
-    # What the parser of arguments raises: typer carries its own copy of click, so there is no one class to name.
+    # Errors of the argument parser. typer has its own copy of click, so there is no single class to test for.
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
         log(f"error: {_parser_message(error)}")
         return int(error.exit_code)

@@ -29,12 +29,12 @@ def ablation(ctx: typer.Context) -> None:
 Recipes = Annotated[
     Path, typer.Argument(help="Folder of arms (common.yaml and one YAML an arm), or tagworld/ablation.")
 ]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs and results; a later call goes on.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs and results; a later call resumes them.")]
 Seeds = Annotated[str, typer.Option(help="Seeds, separated by commas.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Processes at once, each with the recipe's threads.")]
 Cases = Annotated[int, typer.Option(min=1, help="Held-out cases of each task.")]
 Changes = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change what all arms share; may be repeated.")
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of all arms; may be repeated.")
 ]
 
 
@@ -49,7 +49,7 @@ def run(
     changes: Changes = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train and measure arms x seeds. Interrupted or killed, the same command goes on.
+    """Train and measure arms x seeds. After an interrupt or a kill, the same command resumes.
 
     Example: tagmoe ablation run tagworld/ablation --out runs/ablation --arms dense,moe,align --jobs 2
     """
@@ -86,7 +86,7 @@ def interference(
 ) -> None:
     """Measure whether tasks interfere: families alone and together, and cosines between tasks' gradients.
 
-    Writes interference.json into the folder. Interrupted or killed, the same command goes on.
+    Writes interference.json into the folder. After an interrupt or a kill, the same command resumes.
     Example: tagmoe ablation interference tagworld/ablation --out runs/ablation --arms dense,moe --jobs 2
     """
     from tagmoe.config import find_arms
@@ -109,7 +109,7 @@ def interference(
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder of results, as run writes it.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write: report.html, figures, JSON and CSV.")],
-    baseline: Annotated[str, typer.Option(help="The arm that differences are taken to.")] = "moe",
+    baseline: Annotated[str, typer.Option(help="The arm that the others are compared with.")] = "moe",
     arms: Annotated[str | None, typer.Option(help="Arms, separated by commas; by default all with results.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds, separated by commas; by default all.")] = None,
     recipes: Annotated[

@@ -30,7 +30,7 @@ def convert_release(
 ) -> None:
     """Write the authors' weights and all other parts of their base as one pipeline folder.
 
-    Nothing is loaded, bytes are moved; a command that was stopped goes on where it was when it is run again.
+    The weights are copied without loading the model. After a kill, the same command resumes.
 
     Example: tagmoe convert-release TAG-MoE Qwen-Image tagmoe-release
     """

@@ -1,4 +1,4 @@
-"""What `edit` and `generate` share: check everything cheap, load the model, draw one picture, write it."""
+"""The common part of `edit` and `generate`: check the options, load the model, draw one picture, write it."""
 
 from __future__ import annotations
 
@@ -72,10 +72,9 @@ class DrawOptions:
 
 
 def draw(pictures: Sequence[Path], prompt: str, out: Path, size: str, options: DrawOptions) -> None:
-    """Edit `pictures`, or generate without any, and write the result to `out`; and a page about it where
-    that is asked for.
+    """Edit `pictures`, or generate without any, and write the result to `out`. With --explain, also write a page.
 
-    A rewriter that fails costs at most `rewrite_timeout` seconds: then the prompt is used as it is.
+    If rewriting fails, or takes longer than `rewrite_timeout` seconds, the prompt is used as it is.
     """
     if not prompt.strip():
         raise UsageError("The prompt is empty; say what to draw or what to change, e.g. -p 'make the circle red'.")
@@ -100,7 +99,7 @@ def draw(pictures: Sequence[Path], prompt: str, out: Path, size: str, options: D
         if width is None:
             width, height = chosen.size(references[0].size if references else None, pipeline.largest_side)
     if references and width is None and pipeline.config.known_words is not None:
-        # A model of a small world draws one size: what happens to a photo must not come as a surprise.
+        # A model of a small world draws one size only. Tell the user that a large picture is resized.
         side = pipeline.config.default_size
         for path, picture in zip(pictures, references, strict=True):
             if picture.size != (side, side):

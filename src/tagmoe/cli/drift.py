@@ -1,6 +1,7 @@
-"""The step-0 drift of an upcycled folder, measured in a process of its own.
+"""Measure the step-0 drift of an upcycled folder in a process of its own.
 
-The command that converts never imports torch, and when the probe runs out of memory the result is in place already.
+So the command that converts never imports torch. If the probe runs out of memory, the converted folder is already
+complete.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ OVERHEAD_BYTES = 10**9
 
 @dataclass(frozen=True)
 class Drift:
-    """max |moe - dense| / max |dense| computed in `dtype`, or None and the reason why it was not measured."""
+    """max |moe - dense| / max |dense|, computed in `dtype`. None where it was not measured, with the reason."""
 
     value: float | None
     dtype: str | None = None
@@ -31,7 +32,7 @@ class Drift:
 
 
 def measure_drift(dense: Path, moe: Path, *, seed: int) -> Drift:
-    """Run the probe where the mixture fits in memory: in fp32, else in the dtype of its files."""
+    """Run the probe if the mixture fits into memory, in fp32 or else in the dtype of its files."""
     entries = [entry for entry in read_entries(moe).values() if entry.dtype in FLOATS]
     available = _available_bytes()
     dtype = "fp32"
@@ -57,7 +58,7 @@ def measure_drift(dense: Path, moe: Path, *, seed: int) -> Drift:
 
 
 def probe(dense: str, moe: str, dtype: str, seed: str) -> None:
-    """What the probe's process runs: prints one JSON object."""
+    """Measure the drift in the probe's process, and print one JSON object."""
     import torch
 
     from tagmoe.model.upcycle import drift_of_folders
@@ -72,7 +73,7 @@ def _needed_bytes(entries: list[Entry], dtype: str) -> int:
 
 
 def _available_bytes() -> float:
-    """What the system could give without swapping; without bound where it does not say."""
+    """Bytes of memory that are available without swapping; infinite where the system does not say."""
     try:
         text = Path("/proc/meminfo").read_text(encoding="ascii")
         return int(text.split("MemAvailable:")[1].split()[0]) * 1024

@@ -1,4 +1,4 @@
-"""`--explain` of `edit` and `generate`: everything that can be refused before the model is loaded, then the page."""
+"""`--explain` of `edit` and `generate`: check the page's options before the model is loaded, and write the page."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RULES_KNOW = "The rules know TagWorld only: there is nothing to compare a predic
 
 @dataclass(frozen=True)
 class Page:
-    """The page to write, and what the model's folder has for it; without an alignment, the reason."""
+    """The page to write, and the alignment weights in the model's folder or the reason why there are none."""
 
     path: Path
     alignment: Alignment | None
@@ -35,7 +35,7 @@ class Page:
     def write(
         self, pipeline: TagMoEPipeline, output: TagMoEPipelineOutput, sources: Sequence[Image], facts: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Write the page of the first picture; returns what --json says about it."""
+        """Write the page of the first picture. Returns the facts for --json."""
         from tagmoe.routing.explain import Explanation, TagReading, render
         from tagmoe.routing.predicted_tags import signature
         from tagmoe.world import rule_sets, rule_tags
@@ -46,7 +46,7 @@ class Page:
         rules, rules_reason, candidates = None, RULES_KNOW, None
         if pipeline.config.known_words is not None:
             found = rule_tags(prompt, sources)
-            # As the figures of the test set were measured: see `tagmoe.laboratory.routing.tag_scores`.
+            # Choose among the same sets as the figures of the test set; see `tagmoe.laboratory.routing.tag_scores`.
             rules, candidates = found.descriptor, rule_sets()
             rules_reason = f"{found.reason[0].upper()}{found.reason[1:]}."
         predicted = rule_cosine = None
@@ -77,14 +77,14 @@ class Page:
 
 
 def prepare_page(path: Path, model: Path | None, *, force: bool) -> Page:
-    """Check the page's place and the model's folder. A folder without alignment weights gets a page without prediction.
+    """Check the page's path and the model's folder. Without alignment weights, the page has no predicted tags.
 
-    Raises UsageError for a bad place or a model without experts, CheckpointError for damaged alignment weights.
+    Raises UsageError for a bad path or a model without experts, CheckpointError for damaged alignment weights.
     """
     check_output_file(path, force=force, extensions=EXTENSIONS, kind="page")
     folder = check_model(model)
     config_file = folder / "transformer" / "config.json"
-    # A folder that is incomplete is refused, file by file, where it is loaded.
+    # An incomplete folder is refused later, when it is loaded.
     config = read_object(config_file) if config_file.is_file() else None
     if config is not None and not config.get("num_moe_blocks"):
         raise UsageError(

@@ -1,4 +1,4 @@
-"""`tagmoe info`: what is installed, what the words mean, what the model is."""
+"""`tagmoe info`: versions and devices, tags, settings, words, and facts about a model."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PARTS = ("transformer", "vae", "text_encoder")
 
 
 class Topic(StrEnum):
-    """What can be asked about."""
+    """The topics of `tagmoe info`."""
 
     tags = "tags"
     settings = "settings"
@@ -58,7 +58,7 @@ def info(
     ),
     full_size_model: Annotated[
         bool,
-        typer.Option("--full-size", help="With --memory: of the released full-size model, which need not be here."),
+        typer.Option("--full-size", help="With --memory: the released full-size model; its files are not needed."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -68,7 +68,7 @@ def info(
             raise UsageError("--memory stands alone or with one of --model and --full-size; leave the other words out.")
         _memory(model, full_size_model, as_json)
     elif full_size_model:
-        raise UsageError("--full-size says which model --memory is asked of; add --memory.")
+        raise UsageError("--full-size chooses the model of --memory; add --memory.")
     elif topic is Topic.tags:
         _tags(as_json)
     elif topic is Topic.settings:
@@ -154,17 +154,17 @@ def _model(folder: Path, as_json: bool) -> None:
 
 
 def _count_parameters(part: Path) -> int:
-    """Parameters of a component, from the headers of its weight files: a few bytes are read, and no torch is needed."""
+    """Parameters of a component, from the headers of its weight files. No weights are read, and torch is not needed."""
     return sum(prod(entry.shape) for file in sorted(part.glob("*.safetensors")) for entry in read_file(file).values())
 
 
 def _memory(model: Path | None, of_full_size: bool, as_json: bool) -> None:
-    """The plans of a model: what each needs and how that is computed, which fit and which --memory would choose."""
+    """The memory plans of a model: what each needs, how that is computed, which fit, and which one --memory takes."""
     here = memory_room()
     if of_full_size:
         quiet_libraries()
         sizes = full_size()
-        # It runs on a GPU or not at all: without one here, this is a question about cards and their hosts elsewhere.
+        # The full-size model needs a GPU. Without one here, the question is about a card in another machine.
         card = here if here.device == "cuda" else Room("cuda", 0.0, math.inf, PLANS)
     else:
         sizes = read_sizes(check_model(model), value_bytes=here.value_bytes)
@@ -207,7 +207,7 @@ def _plan_facts(plan: MemoryPlan, sizes: ModelSizes, rooms: Mapping[str, Room]) 
 
 
 def _memory_lines(facts: dict[str, Any]) -> list[str]:
-    """A table of the plans, then the arithmetic of those that are chosen for some size."""
+    """A table of the plans, then the arithmetic of each plan that is chosen for some size."""
     chosen = facts["chosen"]
     budgets = ", ".join(f"{name} {size / GB:.1f}" for name, size in facts["budget_bytes"].items())
     host = "" if facts["host_bytes"] is None else f"; of the host {facts['host_bytes'] / GB:.1f}"

@@ -1,4 +1,4 @@
-"""Loading a pipeline for a command: quiet libraries, the packaged model by default, the right processor."""
+"""Load a pipeline for a command: silence the libraries, choose the model and the memory plan."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ PACKAGED = "packaged TagWorld model"
 
 
 def quiet_libraries() -> None:
-    """Keep the libraries' warnings and bars off stderr, unless --debug: a user can do nothing about them."""
+    """Keep the libraries' warnings and bars off stderr, because users can do nothing about them. --debug shows them."""
     if os.environ.get("TAGMOE_DEBUG"):
         return
     warnings.simplefilter("ignore")
-    # Before the others: they import it where it is installed, and then it complains that an extra of its own is not.
+    # Silenced first: other libraries import it where it is installed, and then it warns of an optional package.
     python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
@@ -48,14 +48,14 @@ def check_model(model: Path | None) -> Path:
 
 
 def model_name(model: Path | None) -> str:
-    """The model's name in reports and picture metadata: no path, which would tell of the user's machine."""
+    """The model's name in reports and picture metadata. It is no path, to reveal nothing about the user's machine."""
     return PACKAGED if model is None else model.resolve().name
 
 
 def plan_memory(model: Path | None, memory: str = "auto") -> MemoryPlan:
-    """The memory plan for a model, said in one line when it is not simply to keep everything on the device.
+    """The memory plan for a model. Logs a line unless the plan simply keeps everything on the device.
 
-    Raises TagMoEError when no plan fits, and what `read_sizes` does for a bad folder.
+    Raises TagMoEError when no plan fits, and the errors of `read_sizes` for a bad folder.
     """
     room = memory_room(memory)
     folder = check_model(model)
@@ -77,10 +77,9 @@ def plan_memory(model: Path | None, memory: str = "auto") -> MemoryPlan:
 
 
 def load_model(model: Path | None, *, threads: int | None = None, plan: MemoryPlan | None = None) -> TagMoEPipeline:
-    """A pipeline ready to run, by a memory plan (by default the one for what is free): in bf16 on a GPU where there is
-    one, else in fp32 on the CPU.
+    """Load a pipeline by a memory plan: in bf16 on a GPU if there is one, else in fp32 on the CPU.
 
-    Without `threads` a TagWorld model gets one, any other what torch chooses.
+    plan: by default the one for the free memory. threads: by default 1 for a TagWorld model, else torch's choice.
     Raises MissingError without a folder, CheckpointError for an incomplete or damaged one.
     """
     folder = check_model(model)
@@ -94,8 +93,8 @@ def load_model(model: Path | None, *, threads: int | None = None, plan: MemoryPl
         return load_pipeline(folder, plan, "cuda")
     pipeline = load_pipeline(folder, plan, "cpu")
     if threads is None and pipeline.config.known_words is not None:
-        # Its operations take microseconds: waiting for a second thread costs more than that thread saves. One edit
-        # took 0.2 s with one thread and 4.4 s with two on 2 cores that another process was using.
+        # Operations of this model take microseconds, so waiting for a second thread costs more than it saves. One edit
+        # took 0.2 s with one thread and 4.4 s with two, on 2 cores that another process was using.
         threads = 1
     if threads is not None:
         torch.set_num_threads(threads)
@@ -103,7 +102,7 @@ def load_model(model: Path | None, *, threads: int | None = None, plan: MemoryPl
 
 
 def load_loras(pipeline: TagMoEPipeline, sources: Sequence[str], scales: Sequence[float] | None) -> list[LoraReport]:
-    """Load every LoRA and set their strengths; says in one line each what became of its layers."""
+    """Load all LoRAs and set their strengths. Logs the report of each as one line."""
     reports = [pipeline.load_lora_weights(source) for source in sources]
     for report, source in zip(reports, sources, strict=True):
         log(f"{source}: {report}")

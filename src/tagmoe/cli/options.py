@@ -1,4 +1,4 @@
-"""Options that several verbs share, and options objects: one dataclass that several verbs take whole."""
+"""Options that several verbs share, and a decorator for verbs that take a dataclass of options."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import typer
 
 
 class Memory(StrEnum):
-    """What --memory takes; the sizes are those of `tagmoe.pipeline.memory.plans.BUDGETS`."""
+    """Values of --memory. The sizes are those of `tagmoe.pipeline.memory.plans.BUDGETS`."""
 
     auto = "auto"
     gb24 = "24gb"
@@ -23,13 +23,13 @@ class Memory(StrEnum):
 
 
 class EngineName(StrEnum):
-    """What --engine takes; those of `tagmoe.data.store.engine.ENGINES`."""
+    """Values of --engine, equal to `tagmoe.data.store.engine.ENGINES`."""
 
     local = "local"
     ray = "ray"
 
 
-Engine = Annotated[EngineName, typer.Option("--engine", help="Where to work: on this machine, or on Ray.")]
+Engine = Annotated[EngineName, typer.Option("--engine", help="Where to run: on this machine, or on Ray.")]
 RayAddress = Annotated[
     str | None, typer.Option("--address", help="Ray cluster to use; by default one is started here.")
 ]
@@ -38,13 +38,13 @@ Model = Annotated[
 ]
 Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps; by default the model's own.")]
 Cfg = Annotated[
-    float | None, typer.Option(min=0, help="Guidance scale, 1 or less for none; by default the model's own.")
+    float | None, typer.Option(min=0, help="Guidance scale; 1 or less for none; by default the model's own.")
 ]
 Seed = Annotated[int | None, typer.Option(min=0, help="Seed of the noise; by default a new one, which is printed.")]
-FixedSeed = Annotated[int, typer.Option(min=0, help="Seed of all that is drawn.")]
+FixedSeed = Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; by default 1 for TagWorld.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 PresetName = Annotated[
     str | None,
     typer.Option("--preset", help="Named settings that your own options override. release: 30 steps, CFG 4, 33 sizes."),
@@ -59,9 +59,9 @@ LoraScale = Annotated[
     list[float] | None, typer.Option("--lora-scale", help="Strength of each --lora, in the same order; by default 1.")
 ]
 MemoryChoice = Annotated[
-    Memory, typer.Option("--memory", help="Device memory to plan for: what is free, or a card of this size.")
+    Memory, typer.Option("--memory", help="Device memory to plan for: auto (what is free), or a card of this size.")
 ]
-Size = Annotated[str, typer.Option(help="WIDTHxHEIGHT of the output, or match: the first picture's shape.")]
+Size = Annotated[str, typer.Option(help="WIDTHxHEIGHT of the output, or match for the first picture's shape.")]
 Prompt = Annotated[str, typer.Option("--prompt", "-p", help="What to draw or to change.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Picture to write: .png, .jpg, .webp, .bmp or .tif.")]
 NoMetadata = Annotated[
@@ -78,8 +78,8 @@ Explain = Annotated[
 def takes(options: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a verb one command-line option for each field of a dataclass; it receives them as `options`.
 
-    The fields are annotated as parameters of a verb are, and have defaults. typer wants options written out in the
-    signature of a function, so that two verbs would repeat all that they share.
+    The fields are annotated like parameters of a verb, and have defaults. Without this, two verbs would have to repeat
+    all shared options, because typer reads them from the signature of a function.
     """
     hints = get_type_hints(options, include_extras=True)
     added = [

@@ -1,4 +1,4 @@
-"""What a command gives: the result on stdout, talk on stderr, and files that are written whole or not at all."""
+"""Output of a command: the result on stdout, messages on stderr, and files that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -31,19 +31,22 @@ FORMATS = {
 
 
 def log(text: str) -> None:
-    """One line for people, on stderr."""
+    """Print one line for people on stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 def print_result(data: Mapping[str, Any], text: str, *, as_json: bool) -> None:
-    """The result on stdout: `data` as one JSON object, or `text`."""
+    """Print the result on stdout: `data` as one JSON object, or `text`."""
     print(json.dumps(data) if as_json else text)
 
 
 def check_output_file(
     path: Path, *, force: bool, extensions: Collection[str] = tuple(FORMATS), kind: str = "picture"
 ) -> None:
-    """Refuse an output file before any work: unknown extension, no folder for it, there already without `force`."""
+    """Refuse an output file before any work starts.
+
+    Raises UsageError for an unknown extension, a missing folder, and a file that exists without `force`.
+    """
     if path.suffix.lower() not in extensions:
         raise UsageError(
             f"The output {str(path)!r} has the extension {path.suffix!r}; use one of {', '.join(extensions)}."
@@ -88,9 +91,9 @@ def write_text(text: str, path: Path) -> None:
 
 
 def check_output_folder(path: Path, *, force: bool, ours: Sequence[str]) -> None:
-    """Refuse an output folder that exists; with `force` only one that holds something else than `ours` (patterns).
+    """Refuse an output folder that exists. With `force`, refuse it only if it holds other files than `ours` (patterns).
 
-    --force must replace an earlier result, and never a folder that somebody named by mistake.
+    So --force replaces an earlier result, but never a folder that was named by mistake.
     """
     if Path.cwd().is_relative_to(path.resolve()):
         raise UsageError(
@@ -115,7 +118,7 @@ def check_output_folder(path: Path, *, force: bool, ours: Sequence[str]) -> None
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of `path` when the block succeeds, and vanishes when it fails."""
+    """A temporary folder. It replaces `path` when the block succeeds, and is deleted when it fails."""
     try:
         partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except OSError as error:

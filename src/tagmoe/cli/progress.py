@@ -1,4 +1,4 @@
-"""Progress bars on stderr, in bytes or in pieces of work; silent where nobody watches."""
+"""Progress bars on stderr, in bytes or in units of work. Without a terminal there is no bar."""
 
 from __future__ import annotations
 

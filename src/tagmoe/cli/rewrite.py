@@ -1,4 +1,4 @@
-"""`tagmoe rewrite`: the words of an instruction made better, or left as they are."""
+"""`tagmoe rewrite`: print a better wording of an instruction, or the instruction itself."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def rewrite(
 ) -> None:
     """Print the words that `tagmoe edit --rewrite` would use for an instruction.
 
-    Where no better ones can be had the instruction itself is printed, with the reason on stderr.
+    If it cannot be rewritten, the instruction itself is printed, with the reason on stderr.
 
     Example: tagmoe rewrite scene.png -p "sunglasses"
     """
@@ -91,7 +91,7 @@ def rewrite(
 
 
 def known_words(model: Path | None) -> Sequence[str] | None:
-    """The only words that a model knows, None for one that knows any. Raises what `check_model_folder` does."""
+    """The words that a model accepts; None if it accepts any. Raises the errors of `check_model_folder`."""
     from tagmoe.files.json_files import read_object
     from tagmoe.pipeline.folder import check_model_folder
 
@@ -102,7 +102,7 @@ def known_words(model: Path | None) -> Sequence[str] | None:
 
 
 def text_parts(model: Path | None) -> tuple[Any, Any]:
-    """Text encoder and tokenizer of a pipeline's folder alone: on a GPU in bf16 where there is one."""
+    """Load only the text encoder and the tokenizer of a pipeline folder, on a GPU in bf16 if there is one."""
     folder = check_model(model)
     import torch
     from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration

@@ -1,4 +1,4 @@
-"""Who rewrites an instruction for a command: --rewrite of `edit` and `generate`, --backend of `rewrite`."""
+"""Choose the rewriter of an instruction: --rewrite of `edit` and `generate`, --backend of `rewrite`."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ BACKENDS = "self (the chat model inside the model's text encoder), the URL of a 
 
 Rewrite = Annotated[
     str,
-    typer.Option("--rewrite", metavar="BACKEND", help=f"Who words the prompt better before it is used: {BACKENDS}."),
+    typer.Option("--rewrite", metavar="BACKEND", help=f"Rewrite the prompt before it is used, by {BACKENDS}."),
 ]
 RewriteTimeout = Annotated[
     float,
-    typer.Option("--rewrite-timeout", min=0.1, help="Seconds of all attempts; after them the prompt is used as it is."),
+    typer.Option("--rewrite-timeout", min=0.1, help="Seconds for all attempts; then the prompt is used as it is."),
 ]
 RewriteCaching = Annotated[
-    bool, typer.Option("--rewrite-cache/--no-rewrite-cache", help="Keep answers, and use those of earlier calls.")
+    bool, typer.Option("--rewrite-cache/--no-rewrite-cache", help="Cache answers, and reuse those of earlier calls.")
 ]
 
 
 class Rewriter(Protocol):
-    """What the pipeline takes as `rewriter`, and what became of its calls."""
+    """A `rewriter` for the pipeline that also keeps the results of its calls."""
 
     results: list[Rewriting]
 
@@ -48,7 +48,7 @@ class Rewriter(Protocol):
 
 
 class UnavailableVLM:
-    """A VLM that cannot be asked, for the reason that it gives."""
+    """A VLM that cannot be used. Every answer is an error with the reason."""
 
     def __init__(self, model: str, reason: str) -> None:
         self.model = model
@@ -63,7 +63,7 @@ class UnavailableVLM:
 
 
 def check_backend(backend: str, vlm_model: str | None) -> None:
-    """Refuse a backend before anything is loaded. Raises UsageError for what is none, MissingError for an extra."""
+    """Check a backend before anything is loaded. Raises UsageError for a bad one, MissingError for a missing extra."""
     if backend in (NONE, TAGWORLD):
         return
     if backend == SELF:
@@ -72,7 +72,7 @@ def check_backend(backend: str, vlm_model: str | None) -> None:
     if not re.match(r"https?://[^/\s]", backend):
         raise UsageError(f"The rewriter is {backend!r}; give {BACKENDS}.")
     if "@" in backend.partition("//")[2].partition("/")[0]:
-        # It would end up in the reasons and metadata. Not repeated here, as it is a secret.
+        # Credentials in a URL would end up in reasons and metadata. They are secret, so the error does not repeat them.
         raise UsageError("The rewriter's URL holds a name or password; leave it out and set TAGMOE_VLM_KEY.")
     if not vlm_model:
         raise UsageError(f"The model at {backend!r} is not named; give --vlm-model NAME, as the server lists it.")
@@ -90,10 +90,10 @@ def make_rewriter(
     known_words: Sequence[str] | None = None,
     accepts: Callable[[str], object] | None = None,
 ) -> Rewriter | None:
-    """The rewriter of a checked backend, None for none.
+    """The rewriter of a checked backend; None for "none".
 
-    parts: gives text encoder and tokenizer of the model called `name`, asked of the backend self. known_words,
-    accepts: what the picture model takes (see `InstructionRewriter`).
+    parts: loads text encoder and tokenizer of the model `name`; only the backend "self" calls it. known_words, accepts:
+    the prompts that the picture model accepts (see `InstructionRewriter`).
     """
     if backend == NONE:
         return None
@@ -105,7 +105,7 @@ def make_rewriter(
     try:
         vlm = _self(parts, name) if backend == SELF else _server(backend, vlm_model, seconds)
     except TagMoEError as error:
-        # A model that writes no text is no reason not to draw.
+        # Without a model that writes text, the picture is drawn from the prompt as it is.
         vlm = UnavailableVLM(name if backend == SELF else vlm_model or backend, str(error))
     return InstructionRewriter(
         vlm,
@@ -117,7 +117,7 @@ def make_rewriter(
 
 
 def logged(rewriter: Rewriter) -> Callable[[str, Sequence[Image]], str]:
-    """The rewriter, which says what became of each call."""
+    """The rewriter, with a line on stderr about each call."""
 
     def rewrite(instruction: str, images: Sequence[Image]) -> str:
         text = rewriter(instruction, images)
@@ -128,7 +128,7 @@ def logged(rewriter: Rewriter) -> Callable[[str, Sequence[Image]], str]:
 
 
 def log_rewriting(result: Rewriting) -> None:
-    """What became of a rewriting, in one line on stderr."""
+    """Print the result of a rewriting as one line on stderr."""
     by = f"{result.model}, {'kept answer' if result.cached else f'{result.seconds:.1f} s'}"
     if result.status == "ok":
         log(f"rewritten by {by}: {result.text}")
@@ -139,11 +139,11 @@ def log_rewriting(result: Rewriting) -> None:
 
 
 def drawn_facts(result: Rewriting) -> dict[str, Any]:
-    """What a picture's metadata say of the rewriting of its prompt."""
+    """Facts about the rewriting of a prompt, for the picture's metadata."""
     return {
         "raw_prompt": result.raw,
         "rewrite": result.status,
-        # A server's name for a model can be a path, which would tell of a machine.
+        # A server may name its model by a path, which would reveal something about that machine.
         "rewrite_model": PurePath(result.model).name if result.model.startswith("/") else result.model,
         "rewrite_prompt_version": result.prompt_version,
     }
@@ -159,5 +159,5 @@ def _self(parts: Callable[[], tuple[Any, Any]], name: str) -> VLM:
 def _server(url: str, model: str | None, seconds: float) -> VLM:
     from tagmoe.vlm.servers import ChatServers, server_key
 
-    # Twice: a connection that was lost is worth one more try, and the whole has a limit of its own.
+    # Two attempts, in case the connection is lost. The total time is limited by the rewriter.
     return ChatServers([url], model or "", key=server_key(), timeout=seconds, attempts=2)

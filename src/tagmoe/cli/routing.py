@@ -1,4 +1,4 @@
-"""`tagmoe routing record | report`: what the experts do, recorded from a model, then shown without it (Fig. 6)."""
+"""`tagmoe routing record | report`: record a model's routing, then show it without the model (Fig. 6)."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def record(
     cfg: Cfg = None,
     seed: FixedSeed = 0,
     case_mb: Annotated[
-        float, typer.Option(min=0.001, help="MB that the tokens of a case may take; of longer ones every n-th step.")
+        float, typer.Option(min=0.001, help="Most MB for the tokens of a case; larger ones keep only some steps.")
     ] = 32.0,
     random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="Mark the model as untrained: the report says so.")
+        bool, typer.Option("--random-weights", help="Mark the model as untrained in the report.")
     ] = False,
     memory: MemoryChoice = Memory.auto,
     threads: Threads = None,
@@ -116,7 +116,7 @@ def report(
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show a recording: one offline page with figures, tables beside it. No model is loaded.
+    """Show a recording: one offline page with figures, and tables beside it. No model is loaded.
 
     Example: tagmoe routing report recording --out report
     """
@@ -133,7 +133,7 @@ def report(
 
 
 def _check_mixture(model: Path | None) -> None:
-    """Refuse a dense model by its config, before gigabytes are loaded."""
+    """Refuse a dense model by its config, before its weights are loaded."""
     config = check_model(model) / "transformer" / "config.json"
     if config.is_file() and not read_object(config).get("num_moe_blocks", 0):
         raise UsageError(
@@ -165,7 +165,7 @@ def _cases(source: Path | None, cases: int, tasks: str | None, controls: int, se
 
 
 def _first_of_each_task(cases: list[RoutingCase], number: int) -> list[int]:
-    """Indices of the first `number` cases of every task, controls left out."""
+    """Indices of the first `number` cases of every task, without controls."""
     seen: dict[str | None, int] = {}
     chosen = []
     for index, case in enumerate(cases):
@@ -202,7 +202,7 @@ def _command() -> str:
 
 @contextmanager
 def _bar(title: str, total: int) -> Iterator[Callable[..., None]]:
-    """Yields what is told how much is done (and of how much); a bar on a terminal, silence elsewhere."""
+    """Yields a callback (done, total) that moves a bar on a terminal. Elsewhere nothing is shown."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

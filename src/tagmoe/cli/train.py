@@ -23,8 +23,8 @@ def train(
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting; may be repeated.")
     ] = None,
     output_dir: Annotated[Path | None, typer.Option(help="Folder of the run, instead of the recipe's.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
-    list_recipes: Annotated[bool, typer.Option("--list", help="List the packaged recipes, and train nothing.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in the output folder.")] = False,
+    list_recipes: Annotated[bool, typer.Option("--list", help="List the packaged recipes without training.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a model by a recipe: dense base, upcycling, unified training; print the folder of the result.
@@ -41,7 +41,7 @@ def train(
     path = find_recipe(recipe)
     overrides = list(changes or [])
     if output_dir is not None:
-        # Quoted, because the value is read as YAML and a path may look like something else there.
+        # Quoted, because the value is read as YAML, where a path may be read as another type.
         overrides.append(f"output_dir={json.dumps(str(output_dir))}")
     config = load_config(path, overrides)
     if config.tensorboard:
@@ -62,7 +62,7 @@ def train(
 
 
 def _print_recipes(as_json: bool) -> None:
-    """Name, minutes and one line of each packaged recipe, read from the comment that it begins with."""
+    """Print name, minutes and a line about each packaged recipe, from the comment at its top."""
     from tagmoe.config import packaged_recipes
 
     recipes = []

@@ -1,4 +1,4 @@
-"""`tagmoe upcycle`: a mixture model from a trained dense one, on the disk."""
+"""`tagmoe upcycle`: make a mixture model from a trained dense one, on the disk."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ PIPELINE_FILES = (
 
 
 class Gate(StrEnum):
-    """The gates of tagmoe.weights.layout, as the parser wants them."""
+    """The gates of tagmoe.weights.layout, as an enumeration for the argument parser."""
 
     mlp = "mlp"
     linear = "linear"
 
 
 class Mode(StrEnum):
-    """The modes of tagmoe.weights.layout, as the parser wants them."""
+    """The modes of tagmoe.weights.layout, as an enumeration for the argument parser."""
 
     exact = "exact"
     plain = "plain"
 
 
 class Dtype(StrEnum):
-    """The dtypes of tagmoe.weights.dtypes, as the parser wants them."""
+    """The dtypes of tagmoe.weights.dtypes, as an enumeration for the argument parser."""
 
     bf16 = "bf16"
     fp16 = "fp16"
@@ -66,7 +66,7 @@ def upcycle(
     gate_hidden: Annotated[int | None, typer.Option(min=1, help="Width of the mlp gate; by default dim / 4.")] = None,
     mode: Annotated[Mode, typer.Option(help="exact equals the dense model at step 0; plain copies.")] = Mode.exact,
     noise: Annotated[float, typer.Option(min=0, help="Noise on the experts, as a share of the weights' spread.")] = 0.0,
-    dtype: Annotated[Dtype | None, typer.Option(help="Of all weights written; by default as they are.")] = None,
+    dtype: Annotated[Dtype | None, typer.Option(help="Dtype of the output; by default as in the source.")] = None,
     max_shard_gb: Annotated[float, typer.Option(min=0.001, help="Largest weight file to write, in GB.")] = 10.0,
     seed: FixedSeed = 0,
     drift: Annotated[bool, typer.Option(help="Measure the step-0 drift where the model fits in memory.")] = True,
@@ -75,7 +75,7 @@ def upcycle(
 ) -> None:
     """Turn the last blocks of a dense transformer into mixtures of copies, tensor by tensor, on the disk.
 
-    The same command resumes after a kill: finished files are kept.
+    After a kill, the same command resumes and keeps finished files.
     """
     is_pipeline = (source / "model_index.json").is_file()
     check_output_folder(target, force=force, ours=PIPELINE_FILES if is_pipeline else TRANSFORMER_FILES)
@@ -89,7 +89,7 @@ def upcycle(
     from tagmoe.weights.upcycle import PART, Upcycling, transformer_folder, upcycle_folder
 
     if not source.is_dir():
-        # Of a pipeline on the hub only the transformer is fetched: its other parts do not change.
+        # Of a pipeline on the hub only the transformer is downloaded, because the other components do not change.
         patterns = [*MODEL_FILES, *(f"{PART}/{name}" for name in MODEL_FILES)]
         folder = local_folder(source, allow_patterns=patterns)
         source = folder / PART if (folder / PART / "config.json").is_file() else folder

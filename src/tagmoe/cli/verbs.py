@@ -1,4 +1,4 @@
-"""The verbs, each imported when it is called: `tagmoe --help` needs their names and first sentences only."""
+"""The table of verbs. A verb is imported when it is called; `tagmoe --help` needs only names and first sentences."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import typer.core
 
 @dataclass(frozen=True)
 class Verb:
-    """Where a verb is: a module of tagmoe.cli, and in it a function or the app of a group. about: its first sentence,
-    which a test compares."""
+    """Where a verb is: a module of tagmoe.cli, and a function or the app of a group in it. about: the first sentence of
+    its docstring. A test compares them."""
 
     module: str
     attribute: str
@@ -60,7 +60,7 @@ VERBS = {
 
 
 class _Commands(Mapping[str, Any]):
-    """The verbs' commands by name; each is made when it is first asked for."""
+    """The verbs' commands by name. Each is built when it is first used."""
 
     def __init__(self) -> None:
         self._made: dict[str, Any] = {}
@@ -87,7 +87,7 @@ class _Commands(Mapping[str, Any]):
 
 
 class PlainGroup(typer.core.TyperGroup):
-    """A group whose help gives the whole first sentence of each command, where typer's would cut it to one line."""
+    """A group whose help shows the whole first sentence of each command. typer would cut it to one line."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write name and first sentence of every command."""

@@ -1,4 +1,4 @@
-"""Options of the verbs that ask a vision-language model, and who is asked by them."""
+"""Options of the verbs that ask a vision-language model, and a function that opens the model."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ VLMName = Annotated[str | None, typer.Option("--vlm-model", metavar="NAME", help
 Concurrency = Annotated[int, typer.Option(min=1, help="Questions asked at the same time.")]
 Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds to wait for one answer before it is asked again.")]
 Pixels = Annotated[
-    int, typer.Option(min=1, help="Most pixels of a picture that is shown; larger ones are scaled down.")
+    int, typer.Option(min=1, help="Most pixels of a picture sent to the model; larger ones are scaled down.")
 ]
 
 
 def need_vlm_extra(*further: str) -> None:
-    """Raise MissingError when what every question needs, or one of `further` modules, is not installed."""
+    """Raise MissingError when a module that every question needs, or one of `further`, is not installed."""
     require("vlm", "aiohttp", "jsonschema", *further, purpose="Asking a vision-language model")
 
 
 def open_vlm(
     endpoints: Sequence[str], model: str | None, *, concurrency: int, timeout: float, attempts: int = 5
 ) -> VLM:
-    """Whoever answers: the servers of these addresses, or the local model of one folder.
+    """Open the VLM: the servers at these addresses, or the local model in one folder.
 
-    Servers are checked first: that one is there, takes the key and has the model. Raises UsageError otherwise, in one
-    sentence, and MissingError without the extra. Not to be called from inside an event loop.
+    Servers are checked first: one must be reachable, accept the key and have the model. Raises UsageError otherwise,
+    and MissingError without the extra. It must not be called inside an event loop.
     """
     if not endpoints:
         raise UsageError(
-            "Nobody is there to be asked; give --endpoint URL of a server, or the folder of a Qwen-VL model."
+            "No vision-language model is given; give --endpoint URL of a server, or the folder of a Qwen-VL model."
         )
     folders = [endpoint for endpoint in endpoints if "://" not in endpoint]
     if folders:

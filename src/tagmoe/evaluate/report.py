@@ -26,7 +26,7 @@ MAPPED_CASES = 6
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything that a report shows. `seconds`: of editing. `routing`: one a case, None without experts."""
+    """Everything that a report shows. seconds: time of editing. routing: one a case; None for a dense model."""
 
     samples: Sequence[Sample]
     images: Sequence[np.ndarray]
@@ -118,7 +118,7 @@ def _routing(evaluation: Evaluation) -> dict[str, Any] | None:
 
 
 def _mapped(evaluation: Evaluation) -> list[tuple[Sample, np.ndarray, CaseRouting]]:
-    """A few cases for the token maps: of different tasks spread over the list, a success of each where there is one."""
+    """A few cases for the token maps, from tasks spread over the list. A task's first success is preferred."""
     if not evaluation.routing:
         return []
     rows = list(zip(evaluation.samples, evaluation.images, evaluation.routing, evaluation.scores.verdicts, strict=True))
@@ -129,7 +129,7 @@ def _mapped(evaluation: Evaluation) -> list[tuple[Sample, np.ndarray, CaseRoutin
 
 
 def _tint(share: float, uniform: float) -> str:
-    """CSS colour of a share: the further above (to all) or below (to none) the uniform share, the less clear."""
+    """CSS colour of a share. It is more opaque the further the share is above or below the uniform share."""
     if share >= uniform:
         strength, colour = (share - uniform) / max(1 - uniform, 1e-9), "var(--above)"
     else:

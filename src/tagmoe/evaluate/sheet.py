@@ -1,4 +1,4 @@
-"""A contact sheet for people who watch a training run: source, result, target, and what the oracle says."""
+"""A contact sheet for people who watch a training run: source, result, target, and the oracle's verdict."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Edits:
 
 @dataclass(frozen=True)
 class TaskScore:
-    """One task: the share of successes, and how much of the rest stayed (None where the whole picture is new)."""
+    """Scores of a task: the share of successes, and of the rest that stayed (None: the whole picture is new)."""
 
     task: str
     n: int
@@ -43,9 +43,10 @@ class TaskScore:
 
 @dataclass(frozen=True)
 class TagWorldScores:
-    """Means over the cases that ask for each (None where none does); `verdicts` in the order of the cases.
+    """Means over the cases to which a score applies; None where there is no such case.
 
-    `held_out`: success on seen and held-out phrasings, and on seen and held-out combinations of attributes.
+    verdicts: in the order of the cases. held_out: success on seen and held-out phrasings, and on seen and held-out
+    combinations of attributes.
     """
 
     success: Interval[float]
@@ -59,14 +60,14 @@ class TagWorldScores:
 
 
 def cases(per_task: int, seed: int, tasks: Sequence[str] | None = None) -> list[Sample]:
-    """`per_task` test cases of every task (or of `tasks`), in the order of tasks; fewer cases are the first of more.
+    """`per_task` test cases of every task (or of `tasks`), in the order of tasks. A smaller number gives the first.
 
     Raises UsageError for an unknown task or fewer than one case.
     """
     if per_task < 1:
         raise UsageError(f"The number of cases a task is {per_task}; give 1 or more.")
     number = {name: position for position, name in enumerate(TASKS)}
-    # Every case has its own index: with a shared one, the scenes of different tasks would be drawn alike.
+    # Every case has its own index. With a shared one, the scenes of different tasks would be equal.
     return [
         sample(seed, i * len(TASKS) + number.get(task, 0), split="test", task=task)
         for task in (TASKS if tasks is None else tasks)
@@ -82,9 +83,9 @@ def run_cases(
     seed: int = 0,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[np.ndarray]:
-    """The pictures of any editor. Case i gets seed + i, so that a result does not depend on the batch size.
+    """Edit all cases with any editor. Case i gets seed + i, so that results do not depend on the batch size.
 
-    `on_batch` is told how many cases are done.
+    on_batch: called with the number of finished cases.
     """
     return run_editor(
         editor,
@@ -107,7 +108,7 @@ def edit(
     return_routing: bool = False,
     on_batch: Callable[[int], None] | None = None,
 ) -> Edits:
-    """Edit (or generate) all cases with a pipeline, and record the routing of each if asked."""
+    """Edit (or generate) all cases with a pipeline. If asked, record the routing of each case."""
     recorded: list[CaseRouting] = []
     editor = pipeline_editor(
         pipeline,
@@ -146,7 +147,10 @@ def score(samples: Sequence[Sample], images: Sequence[Picture]) -> TagWorldScore
 
 
 def validator(per_task: int, seed: int = 0) -> Callable[[TagMoEPipeline, int, Path], dict[str, float]]:
-    """What training calls to validate: edits the cases, writes a contact sheet, returns {"success", "unchanged"}."""
+    """A function for training to validate with: it edits cases, writes a contact sheet, and returns their scores.
+
+    The scores are {"success", "unchanged"}.
+    """
     samples = cases(per_task, seed)
 
     def validate(pipeline: TagMoEPipeline, step: int, folder: Path) -> dict[str, float]:
@@ -168,7 +172,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _unchanged(pairs: Sequence[tuple[Sample, Verdict]]) -> float | None:
-    # A picture that is new as a whole has no rest: its perfect score would only flatter the mean.
+    # A picture that is entirely new has nothing that could stay. Its perfect score would only flatter the mean.
     return _mean([v.unchanged for case, v in pairs if case.tags.scope[0].endswith("editing")])
 
 

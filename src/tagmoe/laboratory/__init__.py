@@ -1,1 +1,1 @@
-"""Experiments on TagWorld: arms of training compared (ablation), and what routing does when it is changed (routing)."""
+"""Experiments on TagWorld: compare arms of training (ablation), and change the routing to see its effect (routing)."""

@@ -1,1 +1,1 @@
-"""Drawing and editing: the pipeline, its parts and folders, LoRA, the authors' release, loading into little memory."""
+"""Generate and edit pictures: the pipeline, its components and folders, LoRA, the authors' release, memory plans."""

@@ -1,4 +1,4 @@
-"""The arguments of one pipeline call, each checked before anything is computed: one sentence of error, or the value."""
+"""Check the arguments of a pipeline call before anything is computed. A bad one raises an error of one sentence."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from tagmoe.errors import UsageError
 from tagmoe.pictures import fit_size
 
 Rewriter = Callable[[str, list[PIL.Image.Image]], str]
-# The release's presets reach from 1:4 to 4:1; an output that follows its reference stays inside them.
+# The release's preset sizes reach from 1:4 to 4:1. An output that takes its reference's aspect stays within that.
 WIDEST_OUTPUT = 4
 LARGEST_SIDE_FACTOR = 4
 
 
 def check_steps(steps: Any, config: Mapping[str, Any], scheduler: Mapping[str, Any]) -> int:
-    """The number of steps, by default the model's. Raises UsageError for less than 1, or for 1 with shift_terminal."""
+    """The number of steps, by default the model's. Raises UsageError below 1, and for 1 with shift_terminal."""
     steps = check_count("num_inference_steps", config["default_steps"] if steps is None else steps)
     if steps == 1 and scheduler.get("shift_terminal"):
-        # Stretching a schedule of one step to its end divides zero by zero.
+        # shift_terminal stretches the schedule to its end, which divides zero by zero with one step.
         raise UsageError("num_inference_steps is 1; this scheduler (shift_terminal) needs at least 2.")
     return steps
 
 
 def check_scale(scale: Any, config: Mapping[str, Any]) -> float:
-    """The guidance scale, by default the model's. Raises UsageError for what is no finite number of 0 or more."""
+    """The guidance scale, by default the model's. Raises UsageError unless it is a finite number of 0 or more."""
     scale = config["default_cfg"] if scale is None else scale
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale) or scale < 0:
         raise UsageError(f"true_cfg_scale is {scale!r}; give a finite number, 0 or more (1 or less: no guidance).")
@@ -40,7 +40,7 @@ def check_scale(scale: Any, config: Mapping[str, Any]) -> float:
 
 
 def check_area(area: Any, default_size: int, multiple: int) -> int:
-    """The pixels of a reference. Raises UsageError outside one token to (4 * default_size)^2."""
+    """The area of a reference in pixels, from one token to (4 * default_size)^2. Raises UsageError outside that."""
     largest = (LARGEST_SIDE_FACTOR * default_size) ** 2
     if not is_whole(area) or not multiple**2 <= area <= largest:
         raise UsageError(f"reference_area is {area!r}; give a number of pixels, {multiple**2} to {largest}.")
@@ -50,9 +50,9 @@ def check_area(area: Any, default_size: int, multiple: int) -> int:
 def check_output_size(
     height: Any, width: Any, first: PIL.Image.Image | None, default_size: int, multiple: int
 ) -> tuple[int, int]:
-    """The (height, width) of the output: as given, else the aspect of the first reference, else the default square.
+    """The (height, width) of the output: as given, else of the first reference's aspect, else the default square.
 
-    Raises UsageError for one side alone and for a side that is no multiple of `multiple` up to 4 * default_size.
+    Raises UsageError when only one side is given, or one is not a multiple of `multiple` up to 4 * default_size.
     """
     if height is None and width is None:
         if first is None:
@@ -82,7 +82,10 @@ def check_count(name: str, value: Any) -> int:
 
 
 def check_prompts(prompt: Any, prompt_embeds: torch.Tensor | None) -> list[str]:
-    """The prompts as a list, empty ones where embeddings are given. Raises UsageError for none, both or no text."""
+    """The prompts as a list; with embeddings, one empty prompt for each.
+
+    Raises UsageError when both or neither are given, and for a prompt that is empty or no text.
+    """
     if prompt_embeds is not None:
         if prompt is not None:
             raise UsageError("Both prompt and prompt_embeds are given; give one of them.")
@@ -106,12 +109,12 @@ def check_negatives(negative: Any, embeds: torch.Tensor | None, samples: int) ->
         raise UsageError(
             f"negative_prompt has {len(texts)} entries for {samples} prompts; give one text, or one for each."
         )
-    # The release sends the empty negative prompt as one space.
+    # The release replaces an empty negative prompt by one space.
     return [text or " " for text in texts]
 
 
 def check_words(text: str, known_words: Sequence[str]) -> None:
-    """Refuse words that the model was not trained on, with the nearest known ones. Raises UsageError."""
+    """Raises UsageError for words that the model was not trained on; it suggests the nearest known words."""
     unknown = [word for word in dict.fromkeys(split_words(text)) if word not in set(known_words)]
     if not unknown:
         return
@@ -131,7 +134,7 @@ def split_words(text: str) -> list[str]:
 
 
 def make_generators(seed: Any, generator: Any, batch: int) -> tuple[list[torch.Generator], list[int]]:
-    """One generator and its seed for each image. Raises UsageError for a bad seed or a number that does not fit."""
+    """One generator and its seed for each image. Raises UsageError for a bad seed, or too many or too few of them."""
     if generator is not None:
         if seed is not None:
             raise UsageError("Both seed and generator are given; give one of them.")

@@ -1,7 +1,7 @@
-"""The parts of a TAG-MoE pipeline: built from code at tiny size, without a hub.
+"""Build the components of a TAG-MoE pipeline at tiny size from code, without a download.
 
-Nothing here is a mock: a folder saved from these parts is read by stock diffusers and transformers classes.
-Torchvision is not needed, as the processor of Qwen2.5-VL (the only part that wants it) is no component here.
+None of them is a mock: stock diffusers and transformers classes read a folder that is saved from them. Torchvision is
+not needed, because only the processor of Qwen2.5-VL uses it, and the pipeline has no processor.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 from tagmoe.errors import UsageError
 
-# The special tokens that Qwen2.5-VL's own code and chat templates refer to, in Qwen's order.
+# The special tokens that Qwen2.5-VL's code and chat templates use, in Qwen's order.
 SPECIAL_TOKENS = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -43,7 +43,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> Qwen2Tokeni
             f"{len(SPECIAL_TOKENS)} special tokens)."
         )
     bpe = Tokenizer(models.BPE())
-    # The same normaliser and splits as Qwen2Tokenizer, so that the merges learned here are the merges it applies.
+    # Normalise and split as Qwen2Tokenizer does, so that it applies the merges that are learned here.
     bpe.normalizer = normalizers.NFC()
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -106,7 +106,7 @@ def make_text_encoder(
             "pad_token_id": special["<|endoftext|>"],
         },
         vision_config={
-            # text alone is encoded (as in the release), so the picture tower is there but as small as can be
+            # Only text is encoded (as in the release), so the vision tower is as small as the class allows.
             "depth": 1,
             "hidden_size": 8,
             "intermediate_size": 16,
@@ -138,7 +138,8 @@ def make_autoencoder(
 ) -> AutoencoderKLQwenImage:
     """A randomly initialised Qwen-Image autoencoder of tiny size: (B, 3, 1, H, W) <-> (B, z_dim, 1, H/4, W/4).
 
-    No temporal resampling, as it only ever sees single frames. The latent statistics are 0 and 1 until measured.
+    It has no temporal resampling, because it only gets single frames. The latent means are 0 and the deviations 1
+    until they are measured.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -161,7 +162,7 @@ def make_scheduler(shift: float = 1.0) -> FlowMatchEulerDiscreteScheduler:
 def tiny_components(
     texts: Iterable[str], *, vocab_size: int = 320, hidden_size: int = 32, base_dim: int = 8, seed: int = 0
 ) -> dict[str, Any]:
-    """Random tokenizer, text_encoder, vae and scheduler, smaller still than the packaged ones: for tests and demos."""
+    """Random tokenizer, text_encoder, vae and scheduler for tests and demos, smaller than the packaged ones."""
     tokenizer = train_tokenizer(texts, vocab_size)
     return {
         "tokenizer": tokenizer,

@@ -19,8 +19,8 @@ def pipeline_editor(
     return_routing: str | None = None,
     on_routing: Callable[[Sequence[int], list[Any]], None] | None = None,
 ) -> Editor:
-    """A pipeline as an editor. `on_routing` is told of each call's seeds and routing, one entry a denoising step."""
-    # One bar for all cases is the caller's business; a bar for each batch would hide it.
+    """A pipeline as an editor. on_routing: called with each batch's seeds and routing, one entry a denoising step."""
+    # The caller may show one bar over all cases. A bar for each batch would hide it.
     pipeline.set_progress_bar_config(disable=True)
 
     def editor(

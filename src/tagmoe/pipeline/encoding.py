@@ -1,4 +1,4 @@
-"""Prompts and pictures as the transformer's tokens, and latents as pictures again."""
+"""Encode prompts and pictures as the transformer's tokens, and decode latents to pictures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Text = tuple[torch.Tensor, torch.Tensor]
 
 
 class EncodingMixin:
-    """What a pipeline encodes and decodes with its autoencoder, tokenizer and text encoder."""
+    """A pipeline's encoding and decoding, with its autoencoder, tokenizer and text encoder."""
 
     config: Any
     vae: Any
@@ -51,7 +51,7 @@ class EncodingMixin:
             attention_mask=mask,
             output_hidden_states=True,
             use_cache=False,
-            # The logits are not used: one position instead of all saves (B, S, vocabulary).
+            # The logits are not used. Computing one position instead of all saves a (B, S, vocabulary) tensor.
             logits_to_keep=1,
         ).hidden_states[-1]
         kept = mask[:, len(prefix) :].bool()
@@ -79,7 +79,10 @@ class EncodingMixin:
 
     @torch.no_grad()
     def encode_images(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-        """Normalised latents (B, z, H/f, W/f), fp32, of RGB pixels (B, 3, H, W) in [-1, 1]: the mode, no sample."""
+        """Normalised latents (B, z, H/f, W/f), fp32, of RGB pixels (B, 3, H, W) in [-1, 1].
+
+        They are the mode of the autoencoder's distribution, not a sample, so that encoding is deterministic.
+        """
         frames = pixels_BCHW.to(self._execution_device, self.vae.dtype).unsqueeze(2)
         latents = self.vae.encode(frames).latent_dist.mode().squeeze(2).float()
         mean, std = self._latent_statistics(latents.device)

@@ -1,7 +1,7 @@
-"""The folder of a pipeline, checked before it is loaded: whole, undamaged, and naming nothing but known classes.
+"""Check a pipeline folder before it is loaded: it must be complete, undamaged, and name only known classes.
 
-model_index.json is data of others: it decides which classes are imported, so it may name only those of a Qwen-Image
-pipeline.
+model_index.json may come from strangers, and it decides which classes are imported. So it may only name those of a
+Qwen-Image pipeline.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def pipeline_folder(source: Any, **options: Any) -> Path:
-    """The folder of a pipeline, downloaded where `source` is a name on the hub, without pickles and Python files.
+    """The folder of a pipeline. A name on the hub is downloaded, without pickles and Python files.
 
-    options: those of `tagmoe.files.hub.local_folder`, whose errors are raised. Raises CheckpointError, before the
-    weights are downloaded, for a repository that is no pipeline.
+    options: those of `tagmoe.files.hub.local_folder`, whose errors it also raises. Raises CheckpointError for a
+    repository that is no pipeline, before the weights are downloaded.
     """
     path = Path(source).expanduser()
     if path.exists():
@@ -82,10 +82,11 @@ def pipeline_folder(source: Any, **options: Any) -> Path:
 
 
 def check_model_folder(folder: Path, *, given: Collection[str] = (), variant: str | None = None) -> None:
-    """Refuse a pipeline folder that would not load completely; only file headers are read.
+    """Refuse a pipeline folder that would not load completely. Of weight files only the headers are read.
 
-    diffusers and transformers only warn about missing weights and then run on random ones. Components in `given` are
-    not checked. Raises MissingError when there is no such folder and CheckpointError, naming the file, for all else.
+    This check is needed because diffusers and transformers only warn about missing weights, and then run on random
+    ones. Components in `given` are not checked. Raises MissingError when the folder does not exist, and CheckpointError
+    naming the file for everything else.
     """
     if not folder.is_dir():
         raise MissingError(
@@ -95,7 +96,7 @@ def check_model_folder(folder: Path, *, given: Collection[str] = (), variant: st
     index = folder / "model_index.json"
     entries = read_object(index)
     if not isinstance(entries.get("_class_name"), str):
-        # A list there names a Python file of the folder, which diffusers would run.
+        # A list in its place would name a Python file in the folder, which diffusers would run.
         raise CheckpointError(
             f"{str(index)!r} has _class_name {entries.get('_class_name')!r}; it must be the name of a pipeline class."
         )
@@ -108,7 +109,7 @@ def check_model_folder(folder: Path, *, given: Collection[str] = (), variant: st
 
 
 def read_alignment(folder: Path) -> dict[str, torch.Tensor] | None:
-    """W_tag and H_pred beside model_index.json, None without that file. Raises CheckpointError when it is damaged."""
+    """W_tag and H_pred from alignment.safetensors; None without the file. Raises CheckpointError when it is damaged."""
     file = folder / ALIGNMENT
     if not file.is_file():
         return None
@@ -119,7 +120,7 @@ def read_alignment(folder: Path) -> dict[str, torch.Tensor] | None:
 
 
 def _class_of(index: Path, name: str, entry: Any, kind: type) -> type:
-    """The class that model_index.json names for a part, imported only from a library that is meant."""
+    """The class that model_index.json names for a component. Only the allowed libraries are imported."""
     allowed = f"it must be [library, class] with a {kind.__name__} of {', '.join(LIBRARIES)}"
     is_pair = isinstance(entry, list) and len(entry) == 2 and all(isinstance(word, str) for word in entry)
     if not is_pair or entry[0] not in LIBRARIES or entry[1].startswith("_"):
@@ -160,11 +161,11 @@ def _check_weights(part: Path, part_class: Any, variant: str | None) -> None:
             raise CheckpointError(
                 f"{str(file)!r} is damaged or cut short ({error}); copy or download it again."
             ) from None
-    # Quantised files hold packed weights under other keys; their own loader knows which belong together.
+    # Quantised files hold packed weights under other keys. Only their own loader can tell whether they fit.
     if "quantization_config" in config:
         return
     if is_transformers:
-        # Its old checkpoints have other names than the model, so transformers itself is asked, without reading weights.
+        # Old checkpoints use other names than the model. So transformers maps them itself, without reading weights.
         shows_bars = transformers_logging.is_progress_bar_enabled()
         transformers_logging.disable_progress_bar()
         try:
@@ -187,8 +188,8 @@ def _check_weights(part: Path, part_class: Any, variant: str | None) -> None:
             with torch.device("meta"):
                 wanted = {key: list(value.shape) for key, value in part_class.from_config(config).state_dict().items()}
         except Exception as error:
-            # A constructor may fail in any way at all on settings that somebody else wrote.
-            raise CheckpointError(f"{str(part / 'config.json')!r} is no config ({_first_line(error)}).") from None
+            # Settings from strangers can make a constructor raise any exception.
+            raise CheckpointError(f"{str(part / 'config.json')!r} is no valid config ({_first_line(error)}).") from None
         missing, unexpected = wanted.keys() - shapes.keys(), shapes.keys() - wanted.keys()
         reshaped = {key for key in wanted.keys() & shapes.keys() if wanted[key] != shapes[key]}
     problems = [

@@ -1,4 +1,4 @@
-"""Several conditions in one batch, and classifier-free guidance over their predictions."""
+"""Classifier-free guidance: stack the conditions into one batch, and combine their predictions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tagmoe.pipeline.encoding import Text
 
 
 def stack_texts(conditions: list[Text], repeats: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """All conditions in one batch of one length, every prompt `repeats` times; no mask when nothing is padded."""
+    """All conditions in one batch, padded to one length, each prompt `repeats` times. No mask if nothing is padded."""
     longest = max(mask.shape[1] for _, mask in conditions)
     embeds, masks = [], []
     for embed, mask in conditions:
@@ -23,7 +23,7 @@ def stack_texts(conditions: list[Text], repeats: int) -> tuple[torch.Tensor, tor
 
 
 def guide(conditional: torch.Tensor, unconditional: torch.Tensor, scale: float, rescale: bool) -> torch.Tensor:
-    """Classifier-free guidance; with `rescale` every token keeps the length of its conditional prediction (release)."""
+    """Classifier-free guidance. With `rescale` (release), tokens keep the norm of the conditional prediction."""
     guided = unconditional + scale * (conditional - unconditional)
     if not rescale:
         return guided

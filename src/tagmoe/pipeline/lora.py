@@ -1,7 +1,7 @@
-"""LoRA of dense Qwen-Image on a mixture: what it does to an image FFN is done to every expert that FFN became.
+"""Load LoRA of dense Qwen-Image into a mixture: the update of an image FFN goes to every expert made from that FFN.
 
-diffusers alone would drop those layers with a warning. While the experts are still the copies of upcycling the result
-is exact; once they are trained it is an approximation, as the LoRA never saw them.
+diffusers alone would drop those layers with a warning. The result is exact as long as the experts are the copies that
+upcycling made. For trained experts it is an approximation, because the LoRA was not trained on them.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ logger = logging.get_logger(__name__)
 
 TRANSFORMER = "transformer."
 METADATA = "lora_adapter_metadata"
-# diffusers' own name comes first; a folder with one other file is as clear
+# diffusers' own name is preferred. A folder with one single file is unambiguous too.
 WEIGHT_NAME = "pytorch_lora_weights.safetensors"
 DENSE_FFN = re.compile(r"(transformer_blocks\.\d+\.img_mlp)\.(net\.(?:0\.proj|2))")
-# Names of text encoders in kohya's and diffusers' files: this pipeline has no LoRA there.
+# Names of text encoders in kohya's and diffusers' files. This pipeline loads no LoRA into its text encoder.
 OTHER_PARTS = ("lora_te", "text_encoder.", "text_encoders.")
 KINDS_OF_OTHERS = {".lokr_": "LoKr", ".hada_": "LoHa", ".oft_": "OFT", "dora_scale": "DoRA", "magnitude_vector": "DoRA"}
 
 
 @dataclass(frozen=True)
 class LoraReport:
-    """What became of the layers in a LoRA file: every one is in exactly one of the three.
+    """What happened to the layers in a LoRA file. Each layer is counted as loaded, broadcast or dropped.
 
-    loaded: on the layer of its own name. broadcast: of a dense image FFN, on all experts it became (`experts`: how many
-    layers that is). dropped: names of layers that this model does not have.
+    loaded: layers applied to the layer of the same name. broadcast: layers of a dense image FFN, applied to all experts
+    made from it. experts: how many layers of experts those became. dropped: names of layers the model does not have.
     """
 
     adapter: str
@@ -62,7 +62,7 @@ class LoraReport:
 
 
 class LoraLoaderMixin(QwenImageLoraLoaderMixin):
-    """diffusers' LoRA methods for `TagMoEPipeline`, with `load_lora_weights` as this module says."""
+    """diffusers' LoRA methods for `TagMoEPipeline`. `load_lora_weights` also handles experts."""
 
     transformer: QwenImageTransformer2DModel
 
@@ -78,8 +78,8 @@ class LoraLoaderMixin(QwenImageLoraLoaderMixin):
         From a safetensors file, a folder or hub repository that holds one (`weight_name` picks it), or a state dict;
         other keyword arguments are those of diffusers. Scale it with `set_adapters`.
 
-        Raises MissingError without the file or without peft, UsageError for a pickle or a name in use, CheckpointError
-        for a damaged file, layers of other sizes, another kind than LoRA, or one of which no layer fits.
+        Raises MissingError without the file or without peft, UsageError for a pickle or a name in use. Raises
+        CheckpointError for a damaged file, another kind than LoRA, layers of other sizes, or when no layer fits.
         """
         require("lora", purpose="Loading a LoRA")
         source = pretrained_model_name_or_path_or_dict
@@ -101,12 +101,12 @@ class LoraLoaderMixin(QwenImageLoraLoaderMixin):
         return report
 
     def _layers(self, weights: dict[str, Tensor], label: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-        """The transformer's part in diffusers' names, and the names of layers that are for other parts."""
+        """The transformer's layers in diffusers' names, and the names of layers for other components."""
         for mark, kind in KINDS_OF_OTHERS.items():
             if any(mark in key for key in weights):
                 raise CheckpointError(f"{label!r} is of the kind {kind}; only plain LoRA can be loaded.")
         others = {key for key in weights if key.startswith(OTHER_PARTS)}
-        # Without their prefix: where a file has alphas, diffusers would put it there a second time.
+        # The prefix is removed, because for a file with alphas diffusers would add it a second time.
         kept = {key.removeprefix(TRANSFORMER): value for key, value in weights.items() if key not in others}
         try:
             layers: dict[str, Tensor] = self.lora_state_dict(kept)
@@ -121,9 +121,9 @@ class LoraLoaderMixin(QwenImageLoraLoaderMixin):
 def fit_to_mixture(
     layers: Mapping[str, Tensor], transformer: QwenImageTransformer2DModel, adapter: str, label: str = "the LoRA"
 ) -> tuple[dict[str, Tensor], LoraReport]:
-    """A LoRA in diffusers' names for the modules that `transformer` has, and what became of every layer.
+    """A LoRA for the modules that `transformer` has, in diffusers' names, and a report of what happened to each layer.
 
-    The update of an FFN's output layer is multiplied by the factor that exact upcycling put there (`expert_scale`).
+    Exact upcycling multiplied the FFN's output layer by `expert_scale`, so its update is multiplied by it too.
     Raises CheckpointError when a layer is incomplete or of another size, or when none fits.
     """
     modules = dict(transformer.named_modules())
@@ -157,7 +157,7 @@ def fit_to_mixture(
 
 
 def _by_layer(layers: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """{module: {"lora_A.weight": A, "lora_B.weight": B, ...}}; every key must be one of a layer."""
+    """{module: {"lora_A.weight": A, "lora_B.weight": B, ...}}. Every key must belong to a layer."""
     found: dict[str, dict[str, Tensor]] = {}
     for key, value in layers.items():
         name = _layer_name(key)
@@ -166,12 +166,12 @@ def _by_layer(layers: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def _layer_name(key: str) -> str:
-    """The module that a key of a LoRA file is about."""
+    """The module that a key of a LoRA file belongs to."""
     return re.split(r"\.(?:lora_|alpha$|diff)", key.removeprefix(TRANSFORMER), maxsplit=1)[0]
 
 
 def _is_linear(module: nn.Module | None) -> bool:
-    """Whether LoRA can sit here: a linear layer, also quantised or with an adapter on it already."""
+    """Whether the module can take a LoRA: a linear layer, which may be quantised or have an adapter already."""
     return isinstance(module, nn.Linear) or hasattr(module, "base_layer")
 
 
@@ -216,7 +216,7 @@ def lora_file(source: str | Path, weight_name: str | None = None) -> Path:
 
 
 def read_lora(file: Path) -> dict[str, Tensor]:
-    """The tensors of a LoRA file, with the scale in its metadata (alpha / rank, as peft saves it) put into them.
+    """The tensors of a LoRA file, multiplied by the scale in its metadata (alpha / rank, as peft saves it).
 
     Raises CheckpointError when the file is damaged.
     """

@@ -1,4 +1,4 @@
-"""What ships with the package: the TagWorld model, a folder of real classes at tiny size, and pictures to edit."""
+"""Files that ship with the package: the tiny TagWorld model, and example pictures to edit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXAMPLES = Path(__file__).parent / "examples"
 
 
 def packaged_folder() -> Path:
-    """Path of the packaged model. Raises MissingError where an installation left it out."""
+    """Path of the packaged model. Raises MissingError where the installation lacks it."""
     if not (FOLDER / "model_index.json").is_file():
         raise MissingError(f"The packaged TagWorld model is missing from {str(FOLDER)!r}; reinstall tagmoe.")
     return FOLDER
@@ -24,7 +24,7 @@ def packaged_folder() -> Path:
 def example(name: str) -> Path:
     """Path of a packaged picture to try an edit on, such as "scene".
 
-    Raises UsageError for a name that is none of them.
+    Raises UsageError for an unknown name.
     """
     known = {path.stem: path for path in sorted(EXAMPLES.glob("*.png"))}
     if name not in known:
@@ -33,7 +33,7 @@ def example(name: str) -> Path:
 
 
 def picture_path(path: Path) -> Path:
-    """The path that a user typed, or that of the packaged picture which "example:NAME" names."""
+    """The path as it was typed, or for "example:NAME" the path of that packaged picture."""
     prefix, _, name = str(path).partition(":")
     return example(name) if prefix == "example" else path
 

@@ -1,8 +1,8 @@
 """TagMoEPipeline: text to image, and editing with 1..n references, in one call (paper 3.1; inference of the release).
 
-Differences from diffusers' Qwen-Image pipelines, each a defect that users met: `image=None` generates; a batch of
-edits works; references keep their own aspect and are encoded deterministically; guidance costs one forward a step and
-needs no negative prompt; the text mask is honoured; the size of a reference and the seed are arguments.
+It differs from diffusers' Qwen-Image pipelines where users met defects. `image=None` generates. A batch of edits works.
+References keep their own aspect and are encoded deterministically. Guidance costs one forward a step and needs no
+negative prompt. The text mask is honoured. The size of a reference and the seed are arguments.
 
 Shapes in names and comments: B images of the batch, S text tokens, T packed image tokens, C channels.
 """
@@ -58,9 +58,9 @@ OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 @dataclass
 class TagMoEPipelineOutput(BaseOutput):
-    """images: one per prompt and repetition, prompt by prompt. seeds and prompts (after rewriting): what made each.
+    """images: one for each prompt and repetition, prompt by prompt. seeds, prompts (after rewriting): one an image.
 
-    routing: one entry a step, RouterStats or RoutingTrace of the conditional half, when it was asked for.
+    routing: where asked for, one entry a step: RouterStats or RoutingTrace of the conditional half of the batch.
     """
 
     images: Any
@@ -72,13 +72,13 @@ class TagMoEPipelineOutput(BaseOutput):
 class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
     """Generate a picture from text, or edit 1..n reference pictures by an instruction.
 
-    Everything that a checkpoint fixes (template, known words, defaults) is saved in its model_index.json.
-    `known_words`: for a model with a small world, the words it was trained on; others are refused, not guessed.
+    Settings that belong to a checkpoint (template, known words, defaults) are saved in its model_index.json.
+    known_words: all words that a model of a small vocabulary was trained on. Prompts with other words are refused.
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
     _callback_tensor_inputs = ["latents"]  # noqa: RUF012
-    # W_tag and H_pred of the training that made this model, by the names of `Objective`; drawing does not need them.
+    # W_tag and H_pred that were trained with this model, by their names in `Objective`. Inference does not need them.
     alignment: Mapping[str, torch.Tensor] | None = None
 
     def __init__(
@@ -129,13 +129,14 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> TagMoEPipeline:
-        """Load a folder, or a name on the hub, all or nothing; keyword arguments are those of diffusers.
+        """Load a folder, or a name on the hub, completely or not at all. Keyword arguments are those of diffusers.
 
-        base: for the authors' weights ("YUXU915/TAG-MoE"), the pipeline they were trained from ("Qwen/Qwen-Image"),
-        which gives all other parts; see `tagmoe.pipeline.release`. `alignment` of the result is kept for analysis.
+        base: needed for the authors' weights ("YUXU915/TAG-MoE") only. It is the pipeline they were trained from
+        ("Qwen/Qwen-Image"), and gives all other components; see `tagmoe.pipeline.release`.
+        W_tag and H_pred of the folder become `alignment`, which is for analysis.
 
-        Raises MissingError when there is no such folder, CheckpointError (naming the file) when it is incomplete,
-        damaged, or its weights do not fit its configs.
+        Raises MissingError when the folder does not exist. Raises CheckpointError naming the file when the folder is
+        incomplete or damaged, or its weights do not fit its configs.
         """
         source, base = pretrained_model_name_or_path, kwargs.pop("base", None)
         hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
@@ -147,7 +148,7 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
             check_model_folder(folder, given=kwargs.keys(), variant=kwargs.get("variant"))
         except CheckpointError as error:
             raise explain_release(folder, error) from None
-        # Without this, diffusers falls back to a pickle, which can run code, where safetensors are missing.
+        # Without this, diffusers would load a pickle where safetensors are missing, and a pickle can run code.
         pipeline = super().from_pretrained(str(folder), **(kwargs | {"use_safetensors": True}))
         pipeline.alignment = alignment if base is not None else read_alignment(folder)
         return pipeline
@@ -161,9 +162,10 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """diffusers' choice of what the constructor gets, without the parts of other Qwen-Image pipelines.
+        """diffusers' choice of arguments for the constructor, without components of other Qwen-Image pipelines.
 
-        Those of editing name a `processor`, which is not needed here; the warning about it would help nobody.
+        Qwen-Image's editing pipelines name a `processor`, which is not needed here. A warning about it would only
+        confuse.
         """
         known = cls._get_init_keys(cls)
         ours = {name: value for name, value in config_dict.items() if name in known or name.startswith("_")}
@@ -176,11 +178,11 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
 
     @property
     def interrupt(self) -> bool:
-        """True once `_interrupt` was set (in a callback, or by another thread): the remaining steps are skipped."""
+        """True once a callback or another thread has set `_interrupt`; then the remaining steps are skipped."""
         return self._interrupt
 
     def progress_bar(self, iterable: Any = None, total: int | None = None) -> Any:
-        """diffusers' progress bar, silent where nobody watches (no terminal) unless configured otherwise."""
+        """diffusers' progress bar; without a terminal it is off unless configured otherwise."""
         shown = getattr(self, "_progress_bar_config", {})
         if "disable" not in shown:
             self.set_progress_bar_config(**shown, disable=not sys.stderr.isatty())
@@ -214,14 +216,14 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
         return_routing: str | None = None,
         rewriter: Rewriter | None = None,
     ) -> TagMoEPipelineOutput | tuple[Any]:
-        """Generate (`image` is None) or edit; argument names are diffusers' own.
+        """Generate (when `image` is None) or edit. Argument names are diffusers' own.
 
-        prompt: a text, or a list of texts for a batch. image: None, one picture, or a list of references that belong to
-        the one prompt; with a list of prompts, one picture for all or a list of such lists. Pictures: see `load_image`.
-        height, width: by default the first reference's aspect at the default area. reference_area: pixels of a
-        reference after resizing, by default those of the output. true_cfg_scale: guidance, off at 1 or below.
-        seed: image i of the batch gets seed + i, or its own from a list. latents: noise tokens (B, T, C).
-        return_routing: "stats" or "full". rewriter: (instruction, references) -> the prompt to use.
+        prompt: a text, or a list of texts for a batch. image: None, one picture, or a list of references for the one
+        prompt; with a list of prompts, one picture for all of them or one list of references for each. `load_image`
+        says what a picture may be. height, width: by default the first reference's aspect at the default area.
+        reference_area: pixels of a reference after resizing, by default those of the output. true_cfg_scale: guidance,
+        off at 1 or below. seed: image i of the batch gets seed + i, or entry i of a list. latents: noise tokens
+        (B, T, C). return_routing: "stats" or "full". rewriter: (instruction, references) -> the prompt to use.
         Raises UsageError for a bad argument and ImageError for a bad picture.
         """
         steps = check_steps(num_inference_steps, self.config, self.scheduler.config)
@@ -284,7 +286,7 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
                     continue
                 tokens = latents if reference_tokens is None else torch.cat([latents, reference_tokens], dim=1)
                 with self.transformer.cache_context("cond_uncond" if forwards == 2 else "cond"):
-                    # One forward for both halves: half the launches, and every weight is read once a step.
+                    # One forward for both conditions: half the kernel launches, and every weight is read once a step.
                     output = self.transformer(
                         hidden_states=tokens.to(dtype).repeat(forwards, 1, 1),
                         timestep=(t / 1000).expand(batch * forwards),
@@ -345,7 +347,7 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
             if tuple(latents.shape) != wanted:
                 raise UsageError(f"latents have shape {tuple(latents.shape)}; give {wanted}.")
             return latents.float()
-        # Drawn in fp32 and in diffusers' order, so that a seed means the same noise in every precision, and there too.
+        # Drawn in fp32 and in diffusers' order, so that a seed gives the same noise in any precision and in diffusers.
         shape = (channels // p**2, grid[1] * p, grid[2] * p)
         noise = [torch.randn(shape, generator=one, device=one.device).cpu() for one in generators]
         return self.pack_latents(torch.stack(noise))

@@ -1,7 +1,7 @@
-"""The authors' weights as a pipeline: their transformer, and all other parts of the base it was trained from.
+"""Load the authors' weights as a pipeline: their transformer, with all other components of the base it comes from.
 
-`TagMoEPipeline.from_pretrained("YUXU915/TAG-MoE", base="Qwen/Qwen-Image")` loads them in memory;
-`tagmoe convert-release` writes a folder of ours, which then loads by itself and gives the same pictures.
+`TagMoEPipeline.from_pretrained("YUXU915/TAG-MoE", base="Qwen/Qwen-Image")` loads them in memory.
+`tagmoe convert-release` writes a folder in our layout. It loads without a base and gives the same pictures.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from tagmoe.weights.release import (
 )
 from tagmoe.weights.shards import Entry
 
-# What diffusers does to parts while it loads them; the authors' layout has to be converted first.
+# diffusers applies these options while it loads a component, but the authors' layout has to be converted first.
 NEEDS_CONVERSION = ("quantization_config", "device_map", "variant")
 
 
 def release_parts(
     source: Any, base: Any, options: Mapping[str, Any], hub: Mapping[str, Any]
 ) -> tuple[Path, dict[str, Any], dict[str, torch.Tensor]]:
-    """The base's folder, the options to load it with around the authors' transformer, and their alignment parts.
+    """The base's folder, the options to load it with the authors' transformer, and the authors' W_tag and H_pred.
 
-    source, base: folders, or names on the hub. options: keyword arguments of `from_pretrained`; steps, guidance and
-    size default to the release's. hub: those of `tagmoe.files.hub.local_folder`; a revision is that of the source.
+    source, base: folders, or names on the hub. options: keyword arguments of `from_pretrained`. Steps, guidance and
+    size default to the release's. hub: arguments of `tagmoe.files.hub.local_folder`; a revision is that of the source.
     Raises UsageError for options that need a converted folder, and what `local_folder` and `load_release` raise.
     """
     for name in NEEDS_CONVERSION:
@@ -56,7 +56,7 @@ def release_parts(
 
 
 def _dtype_of_transformer(options: Mapping[str, Any]) -> torch.dtype | None:
-    """diffusers' `dtype`: one for all parts, or a dict by part with a "default"."""
+    """The transformer's dtype. diffusers takes one for all components, or a dict by component with a "default"."""
     dtype = options.get("dtype", options.get("torch_dtype"))
     if isinstance(dtype, Mapping):
         dtype = dtype.get("transformer", dtype.get("default"))
@@ -64,7 +64,7 @@ def _dtype_of_transformer(options: Mapping[str, Any]) -> torch.dtype | None:
 
 
 def explain_release(folder: Path, error: CheckpointError) -> Exception:
-    """A better error where what was loaded as a pipeline is the authors' transformer alone, else `error`."""
+    """A clearer error when the folder holds only the authors' transformer, else `error`."""
     if not is_release(folder):
         return error
     return UsageError(
@@ -82,13 +82,13 @@ def load_release(
 ) -> tuple[TagMoETransformer2DModel, dict[str, torch.Tensor]]:
     """The authors' transformer in our layout, in eval mode, and their tag embedding and alignment head.
 
-    source: their folder, or a .safetensors file. base: the pipeline folder it was trained from, of which only
-    transformer/config.json is read. dtype: fp32 by default, as everywhere in diffusers. Weights are read one by one
-    from safetensors, so that nothing is held twice. The second result has the names of `tagmoe.losses.Objective`
-    with three head layers, as stored, and is empty where the release comes without it.
+    source: their folder, or a .safetensors file. base: the pipeline folder it was trained from; only its
+    transformer/config.json is read. dtype: by default fp32, as in diffusers. Weights are read one by one from
+    safetensors, so that none is held twice. The second result uses the names of `tagmoe.losses.Objective` with three
+    head layers, as stored. It is empty where the release has no alignment weights.
 
-    Raises MissingError when a folder is not there and CheckpointError, naming files or keys, for a pickle, a damaged
-    or missing file, and whatever does not fit: there is no partial load.
+    Raises MissingError when a folder does not exist. Raises CheckpointError, naming files or keys, for a pickle, a
+    damaged or missing file, and weights that do not fit. Nothing is loaded partially.
     """
     entries = read_release(source)
     plan = plan_release(entries, read_base_config(base), source=str(source))
@@ -101,7 +101,7 @@ def load_release(
 
 
 def _read(pieces: tuple[Piece, ...], entries: Mapping[str, Entry]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every weight of ours, read from the file of its source."""
+    """Every weight in our layout, read from the file that holds it."""
     with ExitStack() as stack:
         opened: dict[Path, Any] = {}
         for piece in pieces:

@@ -1,4 +1,4 @@
-"""The Qwen-Image autoencoder on single pictures: 2-D convolutions in place of the 3-D ones of its video model."""
+"""Run the Qwen-Image autoencoder faster on single pictures: 2-D convolutions replace its 3-D ones for video."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageCaus
 
 
 class SingleFrameConv3d(QwenImageCausalConv3d):
-    """A causal 3-D convolution that runs a lone first frame as a 2-D convolution with the last temporal tap.
+    """A causal 3-D convolution that runs a single first frame as a 2-D convolution with the last temporal tap.
 
-    Exact, not an approximation: before the first frame there is only zero padding, which the earlier taps multiply.
+    This is exact, because the earlier taps only multiply the zero padding before the first frame.
     """
 
     def forward(self, x: torch.Tensor, cache_x: torch.Tensor | None = None) -> torch.Tensor:
@@ -23,7 +23,7 @@ class SingleFrameConv3d(QwenImageCausalConv3d):
 
 
 class FusedRMSNorm(QwenImageRMS_norm):
-    """The same normalisation with one pass over the channels and no casts: it is most of a small autoencoder's time."""
+    """The same normalisation in one pass and without casts, because it takes most of a small autoencoder's time."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         inverse_norm = x.square().sum(dim=1 if self.channel_first else -1, keepdim=True).clamp_min(1e-24).rsqrt()
@@ -31,9 +31,9 @@ class FusedRMSNorm(QwenImageRMS_norm):
 
 
 def fast_single_frame(vae: AutoencoderKLQwenImage) -> AutoencoderKLQwenImage:
-    """Make `vae` run single frames with 2-D convolutions; parameters, config and saved files stay as they are.
+    """Make `vae` run single frames with 2-D convolutions. Parameters, config and saved files stay as they are.
 
-    Changes the classes of the convolutions in place and returns the same autoencoder. Videos still work.
+    It changes the classes of the convolutions in place and returns the same autoencoder. Videos still work.
     """
     for module in vae.modules():
         if type(module) is QwenImageCausalConv3d:

@@ -1,4 +1,4 @@
-"""Pictures as a pipeline's tensors: the references of each prompt, and pixels from -1 to 1."""
+"""Turn pictures into a pipeline's inputs: lists of references for each prompt, and pixel tensors."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from tagmoe.pictures import load_image
 
 
 def nest_images(image: Any, samples: int, is_batch: bool) -> list[list[Image.Image]]:
-    """The references of each prompt; one inner list when all prompts share them, [[]] without references.
+    """The references of each prompt: one inner list when all prompts share them, [[]] without references.
 
-    With `is_batch` a flat list is refused, as it could mean either. Raises UsageError when the numbers do not fit.
+    With `is_batch` a flat list is refused, because it could be the references of every prompt, or one for each.
+    Raises UsageError when the numbers do not fit.
     """
     if image is None:
         return [[]]

@@ -1,1 +1,1 @@
-"""What the experts do (paper 4.5, Fig. 6): routing traces made into shares and maps."""
+"""Analyse what the experts do (paper 4.5, Fig. 6): from routing traces to statistics and pages."""

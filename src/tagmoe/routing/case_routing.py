@@ -1,6 +1,6 @@
 """From routing traces to the numbers of Fig. 6 (paper 4.5): which expert gets how many tokens, and which tokens.
 
-Everything here is numpy, averaged over the denoising steps; a trace is read and no model is known.
+Everything is computed in numpy from traces, without a model, and averaged over the denoising steps.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from tagmoe.model.routing import RoutingTrace
 
 @dataclass(frozen=True)
 class CaseRouting:
-    """The routing of one picture, mean over steps; shares are of tokens whose first choice is the expert, 0 to 1.
+    """The routing of one picture, mean over steps. An expert's share: tokens with it as first choice, 0 to 1.
 
-    target_LN, references_LN (None without references): shares, each row sums to 1.
-    maps_LhwN: softmax scores of the target's tokens as pictures.
+    target_LN, references_LN (None without references): shares; each row sums to 1.
+    maps_LhwN: softmax scores of the target's tokens, in the layout of the picture.
     """
 
     target_LN: np.ndarray
@@ -29,7 +29,7 @@ class CaseRouting:
 
 
 class Shares(Protocol):
-    """Anything that has a case's shares as `CaseRouting` has them."""
+    """Anything with the shares of a case, as in `CaseRouting`."""
 
     @property
     def target_LN(self) -> np.ndarray: ...
@@ -40,7 +40,7 @@ class Shares(Protocol):
 
 @dataclass(frozen=True)
 class TaskRouting:
-    """The mean routing of a task's cases (Fig. 6, one heatmap): of the target's and of the references' tokens."""
+    """The mean routing of a task's cases (one heatmap of Fig. 6), for the tokens of targets and of references."""
 
     cases: int
     target_LN: np.ndarray
@@ -50,7 +50,7 @@ class TaskRouting:
 def record(traces: Sequence[RoutingTrace]) -> list[CaseRouting]:
     """The routing of every sample of a batch, from the traces of its denoising steps (paper 4.5).
 
-    Target and reference tokens are kept apart: the paper counts all image tokens, but the target's make the output.
+    Target and reference tokens are kept apart. The paper counts all image tokens, but only the target's are the output.
     """
     target_LBN = _mean([trace.utilisation(0).numpy() for trace in traces])
     maps_LBhwN = _mean([trace.image(0).numpy() for trace in traces])
@@ -76,7 +76,7 @@ def by_task(tasks: Sequence[str], cases: Sequence[Shares]) -> dict[str, TaskRout
 
 
 def mean_routing(members: Sequence[Shares]) -> TaskRouting:
-    """The mean of some cases; of the references over those that have any."""
+    """The mean routing of some cases. That of references is the mean over the cases that have any."""
     references = [case.references_LN for case in members if case.references_LN is not None]
     return TaskRouting(
         cases=len(members),
@@ -86,7 +86,7 @@ def mean_routing(members: Sequence[Shares]) -> TaskRouting:
 
 
 def _references(trace: RoutingTrace) -> np.ndarray:
-    """Shares over the tokens of all references, (L, B, N): the mean over images, weighted by their tokens."""
+    """Shares over the tokens of all references, (L, B, N): the mean over images, weighted by their token counts."""
     tokens = np.array([prod(grid) for grid in trace.grids[1:]], dtype=np.float64)
     shares = np.stack([trace.utilisation(image).numpy() for image in range(1, len(trace.grids))])
     return np.tensordot(tokens / tokens.sum(), shares, axes=1)

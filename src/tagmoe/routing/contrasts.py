@@ -1,4 +1,4 @@
-"""What moves the routing: the task, the picture, or the noise? Pairs of cases that differ in one of them alone."""
+"""What changes the routing: the task, the picture, or the noise? Compare pairs of cases that differ in one of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAIRS = {
 
 @dataclass(frozen=True)
 class Contrast:
-    """How far apart the signatures of pairs of one kind are: total variation, 0 to 1, mean over layers."""
+    """Distance between the signatures of pairs of one kind: total variation, 0 to 1, mean over layers."""
 
     kind: str
     about: str
@@ -31,9 +31,9 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Variance:
-    """Of a crossed table: shares of the signature's variance by source, and what each would get by chance alone.
+    """Shares of the signature's variance by source in a crossed table, and each source's expected share by chance.
 
-    Sources: picture, task, instruction (within a task), rest (their interaction). They sum to 1.
+    Sources: picture, task, instruction (within a task), rest (their interaction). The shares sum to 1.
     """
 
     pictures: int
@@ -50,10 +50,10 @@ def distances(signature_CLN: np.ndarray) -> np.ndarray:
 
 
 def contrasts(signature_CLN: np.ndarray, facts: Sequence[Facts]) -> list[Contrast]:
-    """The contrasts for which there are pairs, in the order of `PAIRS`; cases without a picture make no pair.
+    """The contrasts that have pairs, in the order of `PAIRS`. Cases without a picture make no pair.
 
-    Pairs of one picture (or, for other pictures, of one instruction) are not independent: they are averaged first, and
-    the interval resamples pictures (instructions).
+    Pairs that share a picture are not independent. They are averaged first, and the interval resamples pictures. For
+    pairs of different pictures the same is done with instructions.
     """
     apart = distances(signature_CLN)
     pairs: dict[str, dict[str, list[float]]] = {kind: {} for kind in PAIRS.values()}
@@ -73,7 +73,7 @@ def contrasts(signature_CLN: np.ndarray, facts: Sequence[Facts]) -> list[Contras
 
 
 def _kind(a: Facts, b: Facts) -> tuple[str, str]:
-    """The one thing in which two cases differ, and what they share; ("", "") when it is not one thing."""
+    """The one thing in which two cases differ, and what they share; ("", "") when they differ in more or in nothing."""
     same_picture, same_words, same_noise = a.image == b.image, a.instruction == b.instruction, a.seed == b.seed
     if not a.image or not b.image:
         return "", ""
@@ -89,8 +89,8 @@ def _kind(a: Facts, b: Facts) -> tuple[str, str]:
 def variance(signature_CLN: np.ndarray, facts: Sequence[Facts]) -> Variance | None:
     """Split the variance of a crossed table of pictures and instructions by two-way analysis of variance.
 
-    Of several noises the first is taken. None when the pictures do not each meet every instruction, two of each at
-    least, of two tasks at least.
+    With several noises, the first is used. None when a picture lacks an instruction, when there are fewer than two
+    pictures or tasks, and when no task has two instructions.
     """
     cells: dict[tuple[str, str], int] = {}
     task_of: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""The effect of switching experts: change of the picture and of success, paired over cases, by task (numpy alone)."""
+"""The effect of switching experts: change of the picture and of success, paired over cases, by task."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tagmoe.routing.specialization import RESAMPLES
 
 @dataclass(frozen=True)
 class TaskEffect:
-    """Of one task's cases: mean change of the picture, and change of the share of successes (None: not judged)."""
+    """Effect on one task's cases: mean change of the picture, and of the share of successes (None: not judged)."""
 
     n: int
     change: float
@@ -23,8 +23,8 @@ class TaskEffect:
 
 @dataclass(frozen=True)
 class Effect:
-    """What one condition did. layer, expert from 0, layer None for all; change and success as in `TaskEffect`, each
-    with its interval over cases."""
+    """The effect of one condition. layer, expert: count from 0; layer None means all. change, success: as in
+    `TaskEffect`, each with its interval over cases."""
 
     mode: str
     layer: int | None
@@ -37,7 +37,7 @@ class Effect:
 
 @dataclass(frozen=True)
 class Effects:
-    """All conditions. noise: other noise and unchanged routing. success: share without any change; None: not judged."""
+    """The effects of all conditions. noise: effect of other noise alone. success: share without any change, or None."""
 
     cases: int
     success: float | None
@@ -52,7 +52,7 @@ class Effects:
 
 
 def effects(interventions: Interventions, task_of: Mapping[str, str]) -> Effects:
-    """Reduce interventions to effects; `task_of` gives the task of a case's id."""
+    """Reduce interventions to effects. task_of: {case id: task}."""
     tasks = [task_of[name] for name in interventions.cases]
     judged = None not in interventions.success
     before = np.array(interventions.success, dtype=np.float64) if judged else None

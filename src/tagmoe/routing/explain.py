@@ -1,7 +1,7 @@
-"""One edit explained: where each expert worked, and which tags its routing predicts, as one offline HTML page.
+"""Explain one edit as an offline HTML page: where each expert worked, and which tags its routing predicts.
 
-The page needs nothing but itself. Its size is bounded for any model: maps have at most MAX_GRID tokens a side, and at
-most MAX_STEPS denoising steps are drawn.
+The page loads no other files. Its size is bounded for any model: maps have at most MAX_GRID tokens a side, and at most
+MAX_STEPS denoising steps are drawn.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from tagmoe.tags import TAG_NAMES, TaskDescriptor
 MAX_GRID = 40
 MAX_STEPS = 8
 PICTURE_SIDE = 512
-# Shades of a map of scores: 16 fit into 4 bits of a PNG, and more are not seen.
+# Shades of a map of scores: 16 fit into 4 bits of a PNG, and nobody would see more.
 _SHADES = 16
 _CHART = (260, 84)
 
 
 @dataclass(frozen=True)
 class TagReading:
-    """Tags of one edit, predicted and by rules; a None has its reason in the text beside it.
+    """The tags of one edit: those predicted, and those of the rules. Where one is None, the text beside it says why.
 
-    rule_cosine: cos(H_pred(g), s) with the rules' tags, 1 - L_align of Eq. 4. effective_rank: of W_tag. right: figures
-    of the whole test set.
+    rule_cosine: cos(H_pred(g), s) with the rules' tags, which is 1 - L_align of Eq. 4. effective_rank: that of W_tag.
+    right: how often predictions are right on the whole test set.
     """
 
     predicted: PredictedTags | None
@@ -74,7 +74,7 @@ class ExpertMap:
 
 @dataclass(frozen=True)
 class PictureRouting:
-    """One layer on one picture (0 the result, 1.. the references): first choices of all experts, and each one's map."""
+    """One layer on one picture (0: result, 1..: references): the map of first choices, and one map for each expert."""
 
     picture: int
     choice: str
@@ -85,8 +85,8 @@ class PictureRouting:
 class LayerRouting:
     """One mixture layer: its pictures, and how the result's first choices change over the denoising steps.
 
-    full: the highest score in the layer, which its maps of scores show in full colour. lines: for each expert the
-    points of an SVG polyline. steps: maps of first choices at the drawn steps.
+    full: the highest score in the layer; score maps show it in full colour. lines: points of an SVG polyline for each
+    expert. steps: maps of first choices at the drawn steps.
     """
 
     pictures: list[PictureRouting]
@@ -133,7 +133,7 @@ def render(explanation: Explanation) -> str:
 
 
 def layer_routing(traces: Sequence[RoutingTrace], shown: Sequence[int]) -> list[LayerRouting]:
-    """What the page draws of every layer, from the traces of all denoising steps; `shown`: the steps to draw."""
+    """The maps and curves of every layer, from the traces of all denoising steps. shown: the steps to draw."""
     images = len(traces[0].grids)
     experts = traces[0].scores_LBTN.shape[-1]
     scores = [_mean_over_steps(traces, image, _scores) for image in range(images)]
@@ -157,7 +157,7 @@ def layer_routing(traces: Sequence[RoutingTrace], shown: Sequence[int]) -> list[
 
 
 def first_choices(trace: RoutingTrace, image: int) -> np.ndarray:
-    """One where an expert is a token's first choice, else zero: (L, h, w, N), of one picture of the first sample."""
+    """1 where an expert is a token's first choice, else 0: (L, h, w, N), for one picture of the first sample."""
     frames, height, width = trace.grids[image]
     start = sum(int(np.prod(grid)) for grid in trace.grids[:image])
     ids = trace.expert_ids_LBTA[:, 0, start : start + frames * height * width, 0].numpy()
@@ -179,7 +179,7 @@ def choice_map(votes_hwN: np.ndarray, experts: int) -> str:
 
 
 def score_map(scores_hw: np.ndarray, colour: str) -> str:
-    """Values of one expert, 0 clear to 1 full, in its colour; a PNG as a data: address."""
+    """Values of one expert in its colour, from 0 (transparent) to 1 (opaque), as a PNG in a data: address."""
     levels = np.rint(np.clip(scores_hw, 0, 1) * (_SHADES - 1)).astype(np.uint8)
     picture = Image.fromarray(levels, mode="P")
     picture.putpalette(list(rgb(colour)) * _SHADES)
@@ -199,7 +199,7 @@ def tag_rows(tags: TagReading) -> list[TagRow]:
 
 
 def agreement(tags: TagReading) -> str:
-    """In one sentence, whether prediction and rules agree; empty when there is nothing to compare."""
+    """A sentence that says whether prediction and rules agree; empty when there is nothing to compare."""
     if tags.predicted is None or tags.rules is None:
         return ""
     said, given = set(tags.predicted.descriptor.tags), set(tags.rules.tags)
@@ -240,7 +240,7 @@ def _scores(trace: RoutingTrace, image: int) -> np.ndarray:
 def _mean_over_steps(
     traces: Sequence[RoutingTrace], image: int, of: Callable[[RoutingTrace, int], np.ndarray]
 ) -> np.ndarray:
-    """(L, h, w, N) in fp64, one step after the other: all of them at once would be large in a large model."""
+    """(L, h, w, N) in fp64. Steps are added one by one, because all at once would not fit for a large model."""
     total = of(traces[0], image).astype(np.float64)
     for trace in traces[1:]:
         total += of(trace, image)
@@ -264,7 +264,7 @@ def _map_shape(trace: RoutingTrace, image: int) -> tuple[int, int]:
 
 
 def _shrink(values_hwC: np.ndarray) -> np.ndarray:
-    """At most MAX_GRID a side, by the means of areas."""
+    """Shrink a map to at most MAX_GRID a side by averaging areas."""
     height, width = values_hwC.shape[:2]
     factor = max(height, width) / MAX_GRID
     if factor <= 1:
@@ -286,7 +286,7 @@ def _points(shares_S: np.ndarray) -> str:
 
 
 def _picture_address(picture: Image.Image) -> str:
-    """A picture of at most PICTURE_SIDE as a data: address, made from its pixels alone: no metadata comes along."""
+    """A picture of at most PICTURE_SIDE as a data: address. It is made from the pixels alone, without metadata."""
     small = picture.convert("RGB")
     small.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
     small = Image.fromarray(np.asarray(small))

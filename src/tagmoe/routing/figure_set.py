@@ -1,4 +1,4 @@
-"""Which figures a routing report has: every one by its name, as SVG, or with the reason why it is missing."""
+"""The figures of a routing report by name: each is SVG, or the reason why it is missing."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def task_figures(found: Findings) -> dict[str, str]:
 
 
 def file_name(text: str) -> str:
-    """A task's name as part of a file name; different names of the same letters get the same, see `figure_files`."""
+    """A task's name as part of a file name. Names can collide here; `figure_files` tells them apart."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40] or "task"
 
 
 def figure_files(found: dict[str, Figure], tasks: dict[str, str]) -> dict[str, str]:
-    """File name -> SVG of all figures that there are."""
+    """{file name: SVG} of all figures that are not missing."""
     files = {f"{name}.svg": figure for name, figure in found.items() if isinstance(figure, str)}
     for number, (task, figure) in enumerate(tasks.items(), 1):
         files[f"task-{number:02d}-{file_name(task)}.svg"] = figure

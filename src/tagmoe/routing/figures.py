@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def information(target: MutualInformation, references: MutualInformation | None) -> str:
-    """Mutual information of task and expert by layer, a bar each, with chance as a band up to its 95th percentile."""
+    """Bars of the mutual information of task and expert by layer; a band shows chance up to its 95th percentile."""
     parts = [("picture being made", target), *([("reference", references)] if references else [])]
     layers = len(target.value_L)
     drawing = Drawing(min(10, 3.2 * len(parts) + 1.2), 2.8)
@@ -84,7 +84,7 @@ def scatter(coordinates: np.ndarray, shares: np.ndarray, labels: Sequence[str]) 
 def by_timestep(
     timesteps: np.ndarray, values_SLN: np.ndarray, band: tuple[np.ndarray, np.ndarray] | None, level: float, label: str
 ) -> str:
-    """A panel a layer, a line an expert, from noise (left) to the picture; `level` is no preference."""
+    """One panel for each layer, one line for each expert, from noise (left) to the picture. level: no preference."""
     _, layers, experts = values_SLN.shape
     columns = min(layers, 4)
     lines = -(-layers // columns)
@@ -113,7 +113,7 @@ def by_timestep(
 
 
 def contrast_bars(rows: Sequence[tuple[str, float, float, float, int]]) -> str:
-    """Distances between signatures: (name, mean, low, high, pairs) each."""
+    """Bars of distances between signatures. Each row: (name, mean, low, high, pairs)."""
     drawing = Drawing(8.5, 0.7 + 0.46 * len(rows))
     with drawing as figure:
         one = figure.subplots()
@@ -131,7 +131,7 @@ def contrast_bars(rows: Sequence[tuple[str, float, float, float, int]]) -> str:
 
 
 def variance_bars(share: dict[str, float], by_chance: dict[str, float]) -> str:
-    """Shares of the variance, stacked: measured, and what each source would get by chance."""
+    """Stacked bars of the sources' shares of the variance: measured, and expected by chance."""
     names = list(share)
     shades = [series_colour(i) for i in range(len(names) - 1)] + [LINE]
     drawing = Drawing(8.5, 1.55)

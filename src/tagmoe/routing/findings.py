@@ -1,4 +1,4 @@
-"""Everything that a routing report says (paper 4.5), computed from a recording; what cannot be said has its reason."""
+"""Compute the content of a routing report (paper 4.5) from a recording. What cannot be computed gets a reason."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ NO_TASK = "(no task given)"
 
 @dataclass(frozen=True)
 class Missing:
-    """Why something is not in the report, as one sentence."""
+    """The reason why something is not in the report, as one sentence."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Steps:
-    """Shares of the target's first choices by denoising step, mean over cases: timesteps_S (1 is noise)."""
+    """Shares of the target's first choices by denoising step, mean over cases. timesteps_S: 1 is noise."""
 
     timesteps_S: np.ndarray
     shares_SLN: np.ndarray
@@ -45,8 +45,8 @@ class Steps:
 
 @dataclass(frozen=True)
 class MaskFinding:
-    """`mask_concentration` of one image's tokens: inside (L, N) mean over steps, elsewhere in the masks of other cases,
-    by_step (K, L, N) at timesteps_K; area: mean share of the picture in the mask."""
+    """`mask_concentration` of one image's tokens. inside: (L, N), mean over steps. elsewhere: the same in the masks of
+    other cases. by_step: (K, L, N) at timesteps_K. area: mean share of the picture in the mask."""
 
     area: float
     inside: Interval[np.ndarray]
@@ -57,7 +57,7 @@ class MaskFinding:
 
 @dataclass(frozen=True)
 class Similarity:
-    """Cosine between tasks' signatures, their mean subtracted: tasks in an order that puts like beside like."""
+    """Cosines between tasks' signatures minus their mean. Similar tasks are next to each other."""
 
     tasks: tuple[str, ...]
     cosine: np.ndarray
@@ -65,7 +65,7 @@ class Similarity:
 
 @dataclass(frozen=True)
 class Components:
-    """The first principal components of the un-averaged signatures: coordinates (C, 2) and shares of the variance."""
+    """First principal components of the cases' signatures: coordinates (C, 2) and their shares of the variance."""
 
     coordinates: np.ndarray
     shares: np.ndarray
@@ -74,7 +74,7 @@ class Components:
 
 @dataclass(frozen=True)
 class Controls:
-    """What tells the task from the picture: `Contrast`s, `Variance`, and the task guessed on pictures never seen."""
+    """Controls that separate task and picture: contrasts, variance, and accuracy of the task on unseen pictures."""
 
     contrasts: list[Contrast] | Missing
     variance: Variance | Missing
@@ -113,7 +113,7 @@ class Findings:
 
 
 def find(recording: Recording) -> Findings:
-    """Compute all of it. Raises ResultError for a damaged recording, MissingError without scikit-learn."""
+    """Compute all findings. Raises ResultError for a damaged recording, MissingError without scikit-learn."""
     everything = summarise(recording)
     cases = [one for one in everything if not one.case.facts.control]
     controls = [one for one in everything if one.case.facts.control]
@@ -133,7 +133,7 @@ def find(recording: Recording) -> Findings:
         experts=shape.experts,
         success=float(np.mean(verdicts)) if verdicts else None,
         best=best,
-        # A trained gate is far from this; freshly drawn ones are within a few hundredths of uniform.
+        # Trained gates are far above this. Untrained ones are within a few hundredths of uniform.
         undecided=best < 1.15 / shape.experts,
         thinned=_thinned(cases),
         everything=mean_routing(cases),
@@ -192,7 +192,7 @@ def _tags(cases: list[CaseSummary]) -> dict[str, Interval[np.ndarray]] | Missing
 
 def _similarity(means: dict[str, np.ndarray]) -> Similarity:
     cosine = cosine_matrix(means)
-    # Like beside like: along the direction in which the tasks differ most.
+    # Sort by the direction in which tasks differ most, so that similar tasks are neighbours.
     order = np.argsort(np.linalg.eigh(cosine)[1][:, -1], kind="stable")
     names = list(means)
     return Similarity(tuple(names[i] for i in order), cosine[np.ix_(order, order)])

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 CELL = 0.34
-# Of a heat map of interventions: title, values (rows, N), where they are sure, "change" or "success", format.
+# One heat map of interventions: title, values (rows, N), which values are certain, "change" or "success", format.
 SwitchPanel = tuple[str, np.ndarray, np.ndarray | None, str, str]
 
 
@@ -27,18 +27,18 @@ def expert_names(count: int) -> list[str]:
 
 
 def layer_names(count: int) -> list[str]:
-    """L1, L2, ..., mixture layers from the first."""
+    """L1, L2, ...: names of the mixture layers."""
     return [f"L{n + 1}" for n in range(count)]
 
 
 def short(name: str, limit: int = 30) -> str:
-    """A name that a figure has room for."""
+    """A name, cut to fit into a figure."""
     return name if len(name) <= limit else name[: limit - 3] + "..."
 
 
 def utilisation(shares: TaskRouting) -> str:
-    """Fig. 6 middle, of one task: the paper's 0 to 100 % scale beside the deviation from uniform, target then
-    references."""
+    """Heat maps of one task (Fig. 6 middle), for target and references. The paper's scale from 0 to 100 % is beside the
+    deviation from uniform."""
     panels = [("picture being made", shares.target_LN)]
     if shares.references_LN is not None:
         panels.append(("reference", shares.references_LN))
@@ -58,7 +58,7 @@ def utilisation(shares: TaskRouting) -> str:
 
 
 def overview(shares_by_row: dict[str, np.ndarray], width: float = 10.0) -> str:
-    """All rows (tasks or tags) at a glance: deviation from uniform (L, N) of each, layer after layer, numbers in %."""
+    """One heat map of all rows (tasks or tags): deviation from uniform (L, N), layer by layer, numbers in %."""
     values = np.stack([deviation(shares) for shares in shares_by_row.values()])
     return stacked(values, list(shares_by_row), write="{:+.0f}", scale=100, width=width)
 
@@ -73,7 +73,7 @@ def stacked(
     strong: np.ndarray | None = None,
     high: float | None = None,
 ) -> str:
-    """One heat map a layer side by side, a row for each name; the colours reach to the largest value."""
+    """Heat maps of all layers side by side, a row for each name. The largest value has the strongest colour."""
     _, layers, experts = values_RLN.shape
     reach = high or max(float(np.abs(values_RLN).max()), 1e-6)
     width = min(width, 1.8 + CELL * 1.3 * layers * experts)
@@ -172,7 +172,7 @@ def _intervals(
 
 
 def switches(panels: Sequence[SwitchPanel], rows: Sequence[str]) -> str:
-    """Heat maps of interventions side by side, those of one kind on one scale; values are shares, written times 100."""
+    """Heat maps of interventions side by side. Those of one kind share a scale. Shares are written times 100."""
     experts = panels[0][1].shape[1]
     drawing = Drawing(min(11.0, 1.0 + len(panels) * (0.5 * experts + 0.45)), 0.75 + 0.36 * len(rows))
     with drawing as figure:
@@ -202,9 +202,9 @@ def heat(
     strong: np.ndarray | None = None,
     written: np.ndarray | None = None,
 ) -> None:
-    """A heat map with its numbers (times `scale`) in the cells; cells where `strong` is false are written faintly.
+    """A heat map with its numbers (times `scale`) in the cells. Cells where `strong` is false are written faintly.
 
-    written: the numbers, where they are others than the values that give the colours.
+    written: numbers to write, if they differ from the values that give the colours.
     """
     from matplotlib import colormaps
     from matplotlib.colors import Normalize, to_hex
@@ -234,6 +234,6 @@ def heat(
 
 
 def _number(write: str, value: float) -> str:
-    """A number for a cell; what rounds to zero has no sign."""
+    """The text of a number in a cell. Numbers that round to zero get no sign."""
     text = write.format(value)
     return text.lstrip("+-") if float(text) == 0 else text

@@ -15,7 +15,7 @@ from tagmoe.routing.recording import Case
 
 MAPPED_CASES = 6
 MAP_LAYERS = 4
-# What the scores of one case may take in the page, and how fine a map may be.
+# The most bytes that the scores of one case may take in the page, and the most tokens on a side of a map.
 MAP_BYTES = 240_000
 MAP_SIDE = 32
 _NAMES = ("output", "source0")
@@ -23,8 +23,8 @@ _NAMES = ("output", "source0")
 
 @dataclass(frozen=True)
 class TokenMaps:
-    """The maps of one image of a case. picture: data address of what lies below. overlays[layer][expert]: data
-    addresses, mean over steps. scores: base64 of uint8 (steps, layers, h, w, experts), 0 lowest to 255 highest."""
+    """The maps of one image of a case. picture: data address of the picture below. overlays[layer][expert]: data
+    addresses of maps, mean over steps. scores: base64 of uint8 (steps, layers, h, w, experts), 255 is the highest."""
 
     picture: str
     mask: str | None
@@ -36,7 +36,7 @@ class TokenMaps:
 
 @dataclass(frozen=True)
 class MappedCase:
-    """A case for the page. layers: numbers (from 0) of those shown; low, high: the scores of no and of full colour."""
+    """A case for the page. layers: those shown, from 0. low, high: the scores that get no colour and full colour."""
 
     case: Case
     title: str
@@ -50,9 +50,9 @@ class MappedCase:
 
 
 def mapped_cases(recording: Recording, mixed_L: np.ndarray) -> list[MappedCase]:
-    """A few cases of different tasks; those with an edit mask first, and of each task one that succeeded.
+    """A few cases of different tasks. Cases with an edit mask, and then successful ones, are preferred.
 
-    mixed_L: how mixed the routing of each layer is; of more than four layers the most mixed are shown.
+    mixed_L: how mixed the routing of each layer is. Of more than four layers, the four most mixed are shown.
     """
     by_task: dict[str | None, list[Case]] = {}
     for case in recording.cases:
@@ -122,7 +122,7 @@ def _overlay(alpha_hw: np.ndarray, expert: int) -> str:
 
 
 def _outline(mask_HW: np.ndarray) -> np.ndarray:
-    """The rim of a mask as a picture (H, W, 4): dark, then white inside it, to be seen on any colour; else clear."""
+    """The outline of a mask as RGBA (H, W, 4): dark, and white inside it, so that it is visible on any colour."""
     inside = mask_HW > 127 if mask_HW.ndim == 2 else mask_HW[..., 0] > 127
     rgba = np.zeros((*inside.shape, 4), dtype=np.uint8)
     for colour in (DARK["paper"], LIGHT["card"]):
@@ -134,7 +134,7 @@ def _outline(mask_HW: np.ndarray) -> np.ndarray:
 
 
 def _pooled(scores: np.ndarray) -> np.ndarray:
-    """Scores (K, L, h, w, N) with both sides at most `MAP_SIDE`, means over blocks of tokens; a part block is cut."""
+    """Scores (K, L, h, w, N) averaged over blocks to at most `MAP_SIDE` tokens a side. Partial blocks are cut off."""
     steps, layers, height, width, experts = scores.shape
     tall, wide = -(-height // MAP_SIDE), -(-width // MAP_SIDE)
     if tall == wide == 1:

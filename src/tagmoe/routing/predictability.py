@@ -1,4 +1,4 @@
-"""Can the task be read off the routing? Cross-validated against shuffled labels (the claim behind Eq. 4)."""
+"""Can the task be predicted from the routing (the claim behind Eq. 4)? Cross-validated, against shuffled labels."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ SHUFFLES = 100
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How often the task of a case that was left out is guessed from its signature.
+    """How often the task of a held-out case is predicted from its signature.
 
-    permuted, permuted_high: mean and 95th percentile of the same with shuffled labels. majority: always guessing the
-    most frequent task. p: share of shuffles at least as good. predicted: of each case, in their order ("" if left out).
+    permuted, permuted_high: mean and 95th percentile of the accuracy with shuffled labels. majority: accuracy of always
+    answering the most frequent task. p: share of shuffles that are at least as good. predicted: the predicted task of
+    each case, in their order ("" for a case that was not used).
     """
 
     value: float
@@ -43,8 +44,8 @@ def task_accuracy(
 ) -> Accuracy | None:
     """Accuracy of linear discriminant analysis on signatures (C, L, N) of mean scores, by cross-validation.
 
-    Five folds that hold as much of every task as possible; with `groups` (say the picture of each case) no group is
-    both learned from and guessed. Tasks of one case are left out; None when fewer than two tasks remain. Raises
+    There are five folds, stratified by task. With `groups` (such as the picture of each case), no group is in both the
+    training and the test part. Tasks with a single case are left out. None when fewer than two tasks remain. Raises
     MissingError without scikit-learn.
     """
     counts = Counter(tasks)
@@ -53,7 +54,7 @@ def task_accuracy(
     names, y = np.unique(labels, return_inverse=True)
     if len(names) < 2:
         return None
-    # Scores sum to 1, so the last expert of a layer says nothing new.
+    # Scores sum to 1, so the last expert of a layer adds no information.
     features = signature_CLN[used][..., :-1].reshape(int(used.sum()), -1)
     folds = _folds(y, None if groups is None else np.asarray(groups)[used], seed)
     if len(folds) < 2:
@@ -87,7 +88,7 @@ def _folds(y: np.ndarray, groups: np.ndarray | None, seed: int) -> list[tuple[np
         number = min(FOLDS, len(np.unique(groups)))
         return list(GroupKFold(number).split(y, y, groups)) if number > 1 else []
     with warnings.catch_warnings():
-        # A task of fewer cases than folds is missing in some folds: its cases are guessed all the same.
+        # scikit-learn warns of tasks with fewer cases than folds. Their cases can be predicted all the same.
         warnings.simplefilter("ignore", UserWarning)
         splitter = StratifiedKFold(min(FOLDS, int(np.bincount(y).max())), shuffle=True, random_state=seed)
         return list(splitter.split(y, y))
@@ -101,7 +102,7 @@ def _guess(features: np.ndarray, y: np.ndarray, folds: list[tuple[np.ndarray, np
 
 
 def discriminant(known_CF: np.ndarray, labels_C: np.ndarray, asked_DF: np.ndarray) -> np.ndarray:
-    """Linear discriminant analysis: the labels (D,) guessed for `asked_DF` from labelled cases `known_CF`.
+    """Linear discriminant analysis: the labels (D,) predicted for `asked_DF` from labelled cases `known_CF`.
 
     scikit-learn's LinearDiscriminantAnalysis gives the same, but fails where a label has no spread, and shuffling
     labels calls this a thousand times.
@@ -112,7 +113,7 @@ def discriminant(known_CF: np.ndarray, labels_C: np.ndarray, asked_DF: np.ndarra
     means_KF = member_CK.T @ known_CF / counts_K[:, None]
     spread_CF = known_CF - means_KF[y]
     within_FF = spread_CF.T @ spread_CF / len(known_CF)
-    # Where gates are all but constant the spread is singular; far below any spread that is there.
+    # For nearly constant gates the covariance is singular. This ridge is far below any real spread.
     within_FF += np.eye(within_FF.shape[0]) * max(1e-9 * float(np.trace(within_FF)), 1e-12)
     weights_FK = np.linalg.solve(within_FF, means_KF.T)
     offset_K = np.log(counts_K / len(y)) - 0.5 * (means_KF * weights_FK.T).sum(axis=1)

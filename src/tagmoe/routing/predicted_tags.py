@@ -1,8 +1,8 @@
-"""The tags that a routing signature predicts: Eq. 4 read backwards, from H_pred(g) to rows of W_tag (paper 3.3).
+"""Predict tags from a routing signature: Eq. 4 read backwards, from H_pred(g) to rows of W_tag (paper 3.3).
 
-Training moves H_pred(g) towards s, the sum of the embeddings of a sample's tags (Eq. 2), and only its direction counts
-(Eq. 4). So the predicted tags are the set of tags whose s is nearest to H_pred(g) by cosine; every consistent set is
-tried, which costs little because only the products of W_tag's rows with each other and with H_pred(g) are needed.
+Training moves H_pred(g) towards s, the sum of the embeddings of a sample's tags (Eq. 2). Only the direction counts
+(Eq. 4). So the predicted tags are the set whose s is nearest to H_pred(g) by cosine. Every consistent set is tried.
+That is cheap, because it only needs the products of W_tag's rows with each other and with H_pred(g).
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from tagmoe.tags import TAG_NAMES, TAGS, TaskDescriptor
 
 EMBEDDING, HEAD = "tag_embedding.weight", "router_head."
 _FIRST = HEAD + "net.0.weight"
-# Samples at once: a product with every consistent set is then about 15 MB.
+# Samples in a batch. Their product with every consistent set then takes about 15 MB.
 _CHUNK = 256
 
 
 @dataclass(frozen=True)
 class PredictedTags:
-    """What one signature predicts: the nearest consistent set of tags with its cosine, and every tag with its own.
+    """The prediction of one signature: the nearest consistent set of tags with its cosine, and a ranking of all tags.
 
     `ranking`: (tag, cosine of H_pred(g) with the tag's row of W_tag), best first.
     """
@@ -47,7 +47,7 @@ class PredictedTags:
 
 @dataclass(frozen=True)
 class TagCounts:
-    """One tag among n cases: how often it is true, and how well it is predicted (None where that has no meaning)."""
+    """One tag over n cases: how often it is true, and how well it is predicted (None where that is undefined)."""
 
     support: int
     precision: float | None
@@ -58,7 +58,7 @@ class TagCounts:
 class TagScore:
     """How often predicted tags are right: the share of exact sets, and F1 over all (case, tag) pairs.
 
-    `baseline_exact`, `baseline_f1`: of always answering `baseline`, the most frequent set of the scored cases.
+    baseline_exact, baseline_f1: scores of always answering `baseline`, the most frequent set of the scored cases.
     """
 
     n: int
@@ -77,8 +77,8 @@ class TagScore:
 def signature(routing: Sequence[RouterStats | RoutingTrace]) -> Tensor:
     """g of Eq. 3 of a whole denoising run: signature_BN, the mean over its steps, layers and image tokens.
 
-    Training saw one random timestep of a sample; their mean is what a run of many has. Tokens of the target and of the
-    references count alike, as in training.
+    In training g is of one random timestep of a sample; here it is averaged over the steps. Tokens of the target and of
+    the references count equally, as in training.
     """
     steps = [
         routing_signature_from_scores(step.scores_LBTN)
@@ -92,9 +92,9 @@ def signature(routing: Sequence[RouterStats | RoutingTrace]) -> Tensor:
 
 
 class Alignment:
-    """W_tag and H_pred of a trained model (Eq. 2 and 4), for reading tags off a routing signature.
+    """W_tag and H_pred of a trained model (Eq. 2 and 4), to predict tags from a routing signature.
 
-    `num_experts`: N, the length of a signature. `effective_rank`: of W_tag, low where its tags look alike.
+    num_experts: N, the length of a signature. effective_rank: that of W_tag, low when its rows are similar.
     """
 
     def __init__(self, weight_KD: Tensor, head: PredictionHead) -> None:
@@ -104,12 +104,12 @@ class Alignment:
         self.effective_rank = embedding.effective_rank()
         self.head = head.eval().requires_grad_(False)
         self.num_experts = next(head.parameters()).shape[1]
-        # dot products of all pairs of rows: the length of any sum of rows follows from them
+        # The dot products of all pairs of rows give the length of any sum of rows.
         self._gram_KK = self.weight_KD @ self.weight_KD.T
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], *, source: str = "The alignment weights") -> Alignment:
-        """From the tensors of alignment.safetensors; any number of experts and dimensions, a head of 2 or 3 layers.
+        """Build it from the tensors of alignment.safetensors. The head may have 2 or 3 layers and any width.
 
         Raises CheckpointError, naming the key, for missing, unknown, misshapen or non-finite tensors.
         """
@@ -148,7 +148,7 @@ class Alignment:
 
     @classmethod
     def load(cls, folder: Path) -> Alignment:
-        """From a model folder. Raises MissingError without alignment.safetensors, CheckpointError for a bad one."""
+        """Load a model folder. Raises MissingError without alignment.safetensors, CheckpointError for a bad one."""
         tensors = read_alignment(folder)
         if tensors is None:
             raise MissingError(
@@ -163,7 +163,7 @@ class Alignment:
     ) -> list[PredictedTags]:
         """The tags that each signature predicts. candidates: the sets to choose from, by default all consistent ones.
 
-        Raises UsageError for signatures of another number of experts and for no candidates.
+        Raises UsageError for signatures of another length, and when there are no candidates.
         """
         if signature_BN.ndim != 2 or signature_BN.shape[1] != self.num_experts:
             raise UsageError(
@@ -173,7 +173,7 @@ class Alignment:
         sets, members_MK = _consistent_sets() if candidates is None else _with_members(candidates)
         if not sets:
             raise UsageError("There are no sets of tags to choose from; give at least one.")
-        # |s| of every set, from the Gram matrix: no sum of rows is ever built.
+        # |s| of every set from the Gram matrix, so that no sum of rows is built.
         length_M = ((members_MK @ self._gram_KK) * members_MK).sum(dim=1).clamp_min(0).sqrt().clamp_min(1e-12)
         rows_KD = functional.normalize(self.weight_KD, dim=-1)
         found = []
@@ -190,13 +190,13 @@ class Alignment:
 
     @torch.no_grad()
     def cosine(self, signature_BN: Tensor, tasks: Sequence[TaskDescriptor]) -> list[float]:
-        """cos(H_pred(g), s) of every sample with its own tags: 1 - L_align of Eq. 4."""
+        """cos(H_pred(g), s) of every sample with its own tags. It equals 1 - L_align of Eq. 4."""
         semantic_BD = _with_members(tasks)[1] @ self.weight_KD
         return functional.cosine_similarity(self.head(signature_BN.cpu()), semantic_BD, dim=-1).tolist()
 
 
 def score(predicted: Sequence[PredictedTags | TaskDescriptor], truth: Sequence[TaskDescriptor]) -> TagScore:
-    """Score predicted sets of tags against the true ones, in the same order. Raises UsageError for no cases."""
+    """Score predicted sets of tags against the true ones, in the same order. Raises UsageError without cases."""
     if not truth:
         raise UsageError("There are no cases to score; give at least one.")
     answers = [set((one.descriptor if isinstance(one, PredictedTags) else one).indices) for one in predicted]
@@ -232,9 +232,9 @@ def _f1(answers: Sequence[set[int]], right: Sequence[set[int]]) -> float:
 
 @cache
 def _consistent_sets() -> tuple[tuple[TaskDescriptor, ...], Tensor]:
-    """Every descriptor that breaks no rule, smaller ones first, and their members (M, K) as zeros and ones."""
+    """All consistent descriptors, smaller ones first, and their members (M, K) as zeros and ones."""
     names = {tier: [tag.name for tag in TAGS if tag.tier == tier] for tier in ("type", "preservation")}
-    # A consistent task has one scope; "image generation" stands where a scope would.
+    # A consistent set has one scope. "image generation" takes the place of a scope.
     scopes = [(tag.name,) for tag in TAGS if tag.tier in ("scope", "generation")]
     every = (
         TaskDescriptor(scope, types, kept)

@@ -1,4 +1,4 @@
-"""Reading a recording back: checked as a whole at once, tokens only when asked, one case at a time."""
+"""Read a recording. All files are checked at once, but tokens are read on demand, one case at a time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class CaseTokens:
-    """The tensors of one case, as `recording` describes them; fp16 scores as fp32, ids as int64."""
+    """The tensors of one case, as `recording` describes them, with scores as fp32 and ids as int64."""
 
     shares_SLIN: np.ndarray
     means_SLIN: np.ndarray
@@ -34,7 +34,7 @@ class CaseTokens:
     grids: tuple[tuple[int, int, int], ...]
 
     def traces(self) -> list[RoutingTrace]:
-        """The kept steps as the traces they were made from, a batch of one each."""
+        """The traces of the kept steps, each as a batch of one."""
         return [
             RoutingTrace(
                 scores_LBTN=torch.from_numpy(scores_LTN).unsqueeze(1),
@@ -45,7 +45,7 @@ class CaseTokens:
         ]
 
     def image(self, index: int) -> np.ndarray:
-        """Scores of image `index` (0 target) as pictures, (K, L, h, w, N); frames stack downwards."""
+        """Scores of image `index` (0: target) in the picture's layout, (K, L, h, w, N). Frames stack vertically."""
         start = sum(prod(grid) for grid in self.grids[:index])
         frames, height, width = self.grids[index]
         steps, layers, _, experts = self.scores_KLTN.shape
@@ -55,7 +55,7 @@ class CaseTokens:
 
 @dataclass(frozen=True)
 class Recording:
-    """A recording on the disk. `interventions`: None when no expert was switched off."""
+    """A recording on the disk. interventions: None when no expert was switched."""
 
     folder: Path
     header: Header
@@ -92,7 +92,7 @@ class Recording:
         )
 
     def picture(self, name: str) -> np.ndarray:
-        """A picture by its path in the folder, uint8. Raises ResultError when it is none."""
+        """A picture by its path in the folder, uint8. Raises ResultError when it cannot be read."""
         try:
             with open_picture(self.folder / name, formats=("PNG",)) as image:
                 return np.asarray(image)
@@ -106,7 +106,7 @@ class Recording:
 def read_recording(folder: Path) -> Recording:
     """Open a recording; its tokens stay on the disk.
 
-    Raises ResultError when the folder is none, of another version, or not whole.
+    Raises ResultError when the folder is no recording, is of another format version, or is incomplete.
     """
     if not (folder / ABOUT).is_file():
         raise ResultError(
@@ -139,7 +139,7 @@ def _header(text: str) -> Header:
 
 
 class _OtherFormat(Exception):
-    """The number of another format."""
+    """The recording has another format version, whose number is the message."""
 
 
 def _parse(path: Path, read: Callable[[str], T]) -> T:
@@ -158,7 +158,7 @@ def _parse(path: Path, read: Callable[[str], T]) -> T:
 
 
 def _check_names(folder: Path, header: Header, cases: tuple[Case, ...]) -> None:
-    """A recording may come from others: it names its own files and no others."""
+    """Refuse files outside the folder: a recording may come from strangers."""
     named = {name for case in cases for name in (case.tokens, *case.pictures.values())}
     foreign = sorted(named - header.files.keys()) or [n for n in header.files if ".." in Path(n).parts or n[:1] == "/"]
     if foreign:

@@ -1,12 +1,15 @@
-"""A recording of routing on the disk: written case by case from `RoutingTrace`s, read back without a model.
+"""A recording of routing on the disk. It is written case by case from `RoutingTrace`s, and read without a model.
 
-A folder of: recording.json (what was run), cases.jsonl (one line a case), tokens-NNNN.safetensors (every token's
-choice), pictures/ (what the report shows) and, when experts were switched off, interventions.json.
+The folder holds recording.json (what was run), cases.jsonl (one line a case), tokens-NNNN.safetensors (every token's
+choice), pictures/ (for the report) and, when experts were switched, interventions.json.
 
-The tensors of a case, S steps in all and K of them kept: "ID.shares" and "ID.means" (S, L, I, N) fp32, the share of
-first choices and the mean full softmax score on each of I images, the target first; "ID.ids" (K, L, T, A) uint8 and
-"ID.scores" (K, L, T, N) fp16, every image token; "ID.mask" (h, w) fp32 where the case has an edit mask, the share of
-each of the target's tokens that lies in it.
+The tensors of a case with S steps, of which K are kept, and I images, the target first:
+
+"ID.shares" (S, L, I, N) fp32: share of first choices on each image
+"ID.means"  (S, L, I, N) fp32: mean full softmax score on each image
+"ID.ids"    (K, L, T, A) uint8: chosen experts of every image token
+"ID.scores" (K, L, T, N) fp16: softmax scores of every image token
+"ID.mask"   (h, w) fp32: share of each target token in the edit mask; only where the case has one
 """
 
 from __future__ import annotations
@@ -32,13 +35,13 @@ PICTURE_SIDE = 512
 
 
 class Part(BaseModel):
-    """A frozen part of a recording that refuses names it does not know and numbers that are not finite."""
+    """A frozen part of a recording. It refuses unknown fields and numbers that are not finite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class About(Part):
-    """What was run. `random_weights`: None when nobody said. `cfg`, `steps`: those of every case."""
+    """What was run. random_weights: None when it is not known. cfg, steps: the same for every case."""
 
     model: str
     random_weights: bool | None = None
@@ -51,7 +54,7 @@ class About(Part):
 
 
 class Shape(Part):
-    """Mixture layers, experts, and experts a token uses: L, N and A."""
+    """The model's number of mixture layers L, experts N, and experts for each token A."""
 
     layers: int
     experts: int
@@ -59,7 +62,7 @@ class Shape(Part):
 
 
 class Header(Part):
-    """recording.json. `files`: bytes of every other file, so that a half-copied folder is noticed."""
+    """recording.json. files: bytes of every other file, to detect a folder that was copied incompletely."""
 
     format: Literal[1] = 1
     about: About
@@ -69,8 +72,8 @@ class Header(Part):
 
 
 class Facts(Part):
-    """What is known of a case before it is run. `control`: part of the crossed table of pictures and instructions,
-    left out of all other statistics. `image`: digest of its reference pictures, "" without any."""
+    """Facts of a case before it is run. control: it belongs to the crossed table of pictures and instructions, and is
+    left out of all other statistics. image: digest of its reference pictures, "" without any."""
 
     instruction: str
     seed: int
@@ -83,9 +86,9 @@ class Facts(Part):
 
 
 class Case(Part):
-    """One recorded case. `grids`: (frames, h, w) of each image in tokens, target first. `timesteps`: of all steps, 1
-    is noise. `kept`: numbers of the steps whose tokens are stored. `success`, `reasons`: the verdict where one was
-    made. `pictures`: name -> file."""
+    """One recorded case. grids: (frames, h, w) of each image in tokens, target first. timesteps: those of all steps; 1
+    is noise. kept: numbers of the steps whose tokens are stored. success, reasons: the verdict, if it was judged.
+    pictures: {name: file}."""
 
     id: str
     facts: Facts
@@ -100,10 +103,10 @@ class Case(Part):
 
 
 class Condition(Part):
-    """What one change of the routing did, case by case in the order of `Interventions.cases`.
+    """The effect of one change of the routing on each case, in the order of `Interventions.cases`.
 
-    mode: "off", "forced", or "noise" for another noise seed and no change of the routing, the yardstick. layer: None
-    for every mixture layer. change: mean absolute difference of the picture, 0 to 1. pictures: case id -> file.
+    mode: "off", "forced", or "noise". The last changes only the noise seed, for comparison. layer: None for all mixture
+    layers. change: mean absolute difference of the picture, 0 to 1. pictures: {case id: file}.
     """
 
     mode: Literal["off", "forced", "noise"]
@@ -115,7 +118,7 @@ class Condition(Part):
 
 
 class Interventions(Part):
-    """interventions.json: the cases (by id) and how they fare without any change, and every condition."""
+    """interventions.json: the ids of the cases, their results without any change, and all conditions."""
 
     cases: tuple[str, ...]
     success: tuple[bool | None, ...]
@@ -125,8 +128,7 @@ class Interventions(Part):
 
 @dataclass(frozen=True)
 class Shown:
-    """The pictures of a case, uint8 (H, W, 3), and its edit mask, bool (H, W) over the output, true where it may
-    change."""
+    """The pictures of a case, uint8 (H, W, 3), and its edit mask, bool (H, W), True where the output may change."""
 
     output: np.ndarray
     sources: tuple[np.ndarray, ...] = ()
@@ -136,10 +138,10 @@ class Shown:
 
 @dataclass
 class RecordingWriter:
-    """Writes a recording into an empty folder, case by case: at most one shard of tokens is held in memory.
+    """Writes a recording into an empty folder, case by case. It holds at most one shard of tokens in memory.
 
-    case_bytes: what the tokens of a case may take; of a longer trace every n-th step is kept, at least one. Nothing
-    can be read before `close` has written recording.json.
+    case_bytes: most bytes for the tokens of a case. Of a longer trace evenly spread steps are kept, at least one. The
+    recording cannot be read before `close` has written recording.json.
     """
 
     folder: Path
@@ -162,9 +164,9 @@ class RecordingWriter:
         success: bool | None = None,
         reasons: Sequence[str] = (),
     ) -> str:
-        """Add one case from the traces of its steps, of whose batch it is number `sample`; returns its id.
+        """Add sample number `sample` of the traces of a batch as a case. Returns the id of the case.
 
-        Raises ValueError when the model has another shape than for the case before.
+        Raises ValueError when the model's shape differs from that of earlier cases.
         """
         name = f"{self.cases:06d}"
         tensors, kept = _tensors(traces, sample, self.case_bytes)
@@ -197,7 +199,7 @@ class RecordingWriter:
         return name
 
     def write_picture(self, name: str, picture: np.ndarray) -> str:
-        """Write a picture (uint8) under pictures/, its longest side at most 512; returns its path in the folder."""
+        """Write a picture (uint8) into pictures/, at most 512 pixels a side. Returns its path in the folder."""
         (self.folder / PICTURES).mkdir(exist_ok=True)
         image = Image.fromarray(picture)
         image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
@@ -205,7 +207,7 @@ class RecordingWriter:
         return f"{PICTURES}/{name}.png"
 
     def close(self, interventions: Interventions | None = None) -> None:
-        """Write what is left and recording.json. Raises ValueError when no case was added."""
+        """Write the last shard and recording.json. Raises ValueError when no case was added."""
         if self.shape is None:
             raise ValueError("a recording without cases")
         self._flush()
@@ -235,20 +237,20 @@ class RecordingWriter:
         if self._pending:
             shard = self.folder / self._shard_name()
             save_file(self._pending, shard)
-            shard.chmod(0o644)  # safetensors writes for its owner alone
+            shard.chmod(0o644)  # safetensors makes files that only their owner can read
             self._pending = {}
             self._shard += 1
 
 
 def token_mask(mask_HW: np.ndarray, grid: tuple[int, int, int]) -> np.ndarray:
-    """The share of each token of an image that lies in the mask, 0 to 1: (frames * h, w) fp32; frames are alike."""
+    """The share of each token of an image in the mask, 0 to 1: (frames * h, w) fp32. Every frame gets the same mask."""
     frames, height, width = grid
     small = Image.fromarray(mask_HW.astype(np.float32)).resize((width, height), Image.Resampling.BOX)
     return np.tile(np.asarray(small, dtype=np.float32), (frames, 1))
 
 
 def kept_steps(steps: int, nbytes: int, limit: int) -> tuple[int, ...]:
-    """Which of `steps` steps of `nbytes` each fit into `limit` bytes: evenly spread, first and last among them."""
+    """The steps to keep so that `nbytes` for each fit into `limit`. They are evenly spread, with the first and last."""
     number = max(1, min(steps, limit // nbytes))
     return tuple(int(i) for i in np.unique(np.linspace(0, steps - 1, number).round()))
 

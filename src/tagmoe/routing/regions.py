@@ -1,8 +1,7 @@
-"""The same region of the same picture, edited or not: does an expert follow the edit, or what the region holds?
+"""Does an expert follow the edit, or the content of the region? Compare a region of a picture edited and not edited.
 
-Edit masks lie over things, so an expert that prefers things to background is concentrated in them whatever the
-instruction says. Here the picture and the noise are the same, and the region is edited in one case while in the other
-the edit is elsewhere.
+Edit masks lie over objects. So an expert that prefers objects to background is concentrated in masks, whatever the
+instruction says. Here two cases have the same picture and noise: one edits the region, the other edits elsewhere.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ from tagmoe.routing.specialization import RESAMPLES, mask_concentration
 
 @dataclass(frozen=True)
 class Region:
-    """`mask_concentration` (L, N) of a region where it is edited, where another is, and the difference of the two.
+    """`mask_concentration` (L, N) of a region when it is edited, when another region is, and their difference.
 
-    Each of the tokens of the picture being made; `reference_difference` of those of the first reference, which are the
-    same pixels in both (None without). Intervals resample pictures.
+    These are for the target's tokens. reference_difference: the difference for the tokens of the first reference, whose
+    pixels are the same in both cases; None without one. Intervals resample pictures.
     """
 
     pairs: int
@@ -33,7 +32,7 @@ class Region:
 
 
 def regions(recording: Recording) -> Region | None:
-    """Compare all pairs of cases of one picture and one noise whose masks do not touch; None where there is none.
+    """Compare all pairs of cases with the same picture and noise whose masks do not overlap. None without such pairs.
 
     Raises ResultError for damaged tensors.
     """
@@ -66,8 +65,8 @@ def regions(recording: Recording) -> Region | None:
 
 
 def _compare(recording: Recording, members: list[Case]) -> list[tuple[np.ndarray, np.ndarray | None]]:
-    """Of each ordered pair: the concentration in the first one's mask of the first and of the second case, (2, L, N),
-    for the target and for the reference."""
+    """For each ordered pair: the concentration of both cases in the first one's mask, (2, L, N), for the target and for
+    the reference."""
     read = []
     for case in members:
         tokens = recording.tokens(case)

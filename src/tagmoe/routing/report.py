@@ -1,6 +1,6 @@
 """The routing report (paper 4.5, Fig. 6): one offline HTML page, its figures as SVG, its numbers as CSV and JSON.
 
-It is made of a recording alone; no model is known here. The page needs nothing but itself.
+It is made from a recording alone, without a model. The page loads no other files.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FILES = (PAGE, DATA, FIGURES, "*.csv")
 
 @dataclass(frozen=True)
 class SwitchedPicture:
-    """A picture of the table of switched experts; `success` None where it was not judged."""
+    """A picture in the table of switched experts. success: None where it was not judged."""
 
     picture: str
     success: bool | None
@@ -100,7 +100,7 @@ def _embedded(figure: str | Missing, name: str) -> Markup | Missing:
 
 
 def headline(found: Findings) -> str:
-    """What the page says first: how well the task can be read off the routing, as far as it could be measured."""
+    """The page's headline: how well the task can be predicted from the routing, if that was measured."""
     one = found.accuracy_layers
     if isinstance(one, Accuracy):
         return (
@@ -111,7 +111,7 @@ def headline(found: Findings) -> str:
 
 
 def tiles(found: Findings) -> list[Tile]:
-    """The numbers at the top of the page, those that there are, each with what it would be by chance."""
+    """The numbers at the top of the page, each with its value by chance. Missing ones are left out."""
     made = []
     for words, one in (("g alone", found.accuracy_signature), ("on equal pictures", found.controlled.accuracy)):
         if isinstance(one, Accuracy):
@@ -164,7 +164,7 @@ def _number(effect: Effect) -> int:
 
 
 def _mixed(shares_LN: np.ndarray) -> np.ndarray:
-    """Entropy of each layer's shares: the paper looks at the layers whose utilisation is mixed."""
+    """Entropy of each layer's shares. The paper looks at layers of mixed utilisation."""
     return np.asarray(-(shares_LN * np.log(np.maximum(shares_LN, 1e-12))).sum(axis=1))
 
 

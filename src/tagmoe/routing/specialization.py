@@ -1,7 +1,7 @@
-"""The statistics of expert specialisation (paper 4.5, Fig. 6), each with what it would be by chance. numpy alone.
+"""Statistics of expert specialisation (paper 4.5, Fig. 6), each with its value by chance, in numpy.
 
-C cases, L mixture layers, N experts, K tags, S denoising steps. Everything that is compared with chance says so by
-shuffling labels, and everything that is a mean over cases carries an interval by resampling them.
+C cases, L mixture layers, N experts, K tags, S denoising steps. Values by chance come from shuffled labels. Means over
+cases have intervals from resampled cases.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class MutualInformation:
-    """I(task; expert) of each layer in nats, its mean and 95th percentile under shuffled task labels, p-values.
+    """I(task; expert) of each layer in nats, its mean and 95th percentile under shuffled task labels, and p-values.
 
-    most: the largest value possible, the entropy of the tasks or ln N, whichever is less. task_TL: what each task
-    contributes, the divergence of its shares from those of all cases, in the order of `tasks`; I is their mean weighted
-    by cases.
+    most: the largest possible value: the entropy of the tasks or ln N, whichever is less. task_TL: the contribution of
+    each task, in the order of `tasks`. It is the divergence of its shares from those of all cases; I is the mean of
+    these, weighted by cases.
     """
 
     value_L: np.ndarray
@@ -38,7 +38,7 @@ class MutualInformation:
 
 
 def deviation(shares: np.ndarray) -> np.ndarray:
-    """Shares (..., N) minus the uniform share 1 / N: what the paper's 0 to 100 % scale hides for N other than 2."""
+    """Shares (..., N) minus the uniform share 1 / N. The paper's 0 to 100 % scale hides it for N other than 2."""
     return shares - 1.0 / shares.shape[-1]
 
 
@@ -51,11 +51,11 @@ def group_means(values: np.ndarray, groups: Sequence[str]) -> dict[str, np.ndarr
 def mutual_information(
     shares_CLN: np.ndarray, tasks: Sequence[str], *, permutations: int = PERMUTATIONS, seed: int = 0
 ) -> MutualInformation:
-    """How many nats the first-choice expert of a token tells about its case's task, layer by layer.
+    """Mutual information, in nats by layer, of the first-choice expert of a token and its case's task.
 
-    shares_CLN: each case's shares of first choices; a case counts as much as any other, however many tokens it has.
-    The estimate is biased upward (a finite sample never has equal shares), so it is to be read against the mean under
-    shuffled labels: the same cases, the same shares, the tasks dealt out anew.
+    shares_CLN: each case's shares of first choices. Cases count equally, however many tokens they have. The estimate is
+    biased upward, because a finite sample never has equal shares. So compare it with the mean under shuffled labels,
+    which has the same cases and shares.
     """
     names = list(dict.fromkeys(tasks))
     member_CT = np.eye(len(names))[[names.index(task) for task in tasks]]
@@ -92,10 +92,10 @@ def _divergence(shares_CLN: np.ndarray, member_CT: np.ndarray) -> np.ndarray:
 def tag_table(
     values_CF: np.ndarray, tags: Sequence[Sequence[str]], names: Sequence[str]
 ) -> dict[str, Interval[np.ndarray]]:
-    """For each tag that some cases have and others lack: mean over its cases minus mean over the others, (F,) each.
+    """For each tag that only some cases have: the mean over its cases minus the mean over the others, (F,) each.
 
-    The interval resamples cases with and without the tag apart. Tags come together (face and identity preservation),
-    so a row is what goes with a tag, not what the tag does.
+    The interval resamples the cases with the tag and those without it separately. Tags occur together (face and
+    identity preservation), so a row shows an association with the tag, not an effect of it.
     """
     bootstrap, table = Bootstrap(RESAMPLES), {}
     for name in names:
@@ -108,7 +108,7 @@ def tag_table(
 def cosine_matrix(means: dict[str, np.ndarray]) -> np.ndarray:
     """Cosines between groups of (F,) features, each minus the mean of all groups: (groups, groups), 1 on the diagonal.
 
-    Without subtracting the mean all cosines of shares are near 1. A group without deviation has cosine 0 to others.
+    Without subtracting the mean, all cosines would be near 1. A group equal to the mean has cosine 0 to the others.
     """
     features = np.stack([value.ravel() for value in means.values()])
     features = features - features.mean(axis=0)
@@ -120,7 +120,7 @@ def cosine_matrix(means: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def principal_components(features_CF: np.ndarray, components: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """PCA by SVD of the un-averaged signatures: coordinates (C, components) and their shares of the variance."""
+    """PCA of the cases' features by SVD: coordinates (C, components) and the components' shares of the variance."""
     centred = features_CF - features_CF.mean(axis=0)
     left, size, _ = np.linalg.svd(centred, full_matrices=False)
     count = min(components, len(size))
@@ -129,10 +129,10 @@ def principal_components(features_CF: np.ndarray, components: int = 2) -> tuple[
 
 
 def mask_concentration(scores: np.ndarray, mask_hw: np.ndarray) -> np.ndarray:
-    """Share of each expert's gate mass inside the edit mask, over the mask's share of the picture.
+    """Share of each expert's gate mass inside the edit mask, divided by the mask's share of the picture: (..., N).
 
-    scores (..., h, w, N) of the target's tokens, mask_hw the share of each token in the mask -> (..., N). 1 is no
-    preference, above 1 the expert is preferred inside; at most 1 / area. Raises ValueError for an empty or full mask.
+    scores: (..., h, w, N) of the target's tokens. mask_hw: the share of each token in the mask. 1 means no preference.
+    Above 1 the expert is preferred inside; the most is 1 / area. Raises ValueError for an empty or full mask.
     """
     area = float(mask_hw.mean())
     if not 0.0 < area < 1.0:

@@ -1,4 +1,4 @@
-"""One recorded case reduced to what the statistics need: read once, one case in memory at a time."""
+"""Reduce recorded cases to what the statistics need. Each is read once, and one is in memory at a time."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from tagmoe.routing.specialization import mask_concentration
 
 @dataclass(frozen=True)
 class CaseSummary:
-    """The routing of one case. S steps, K of them with tokens kept, L layers, N experts.
+    """The routing of one case with S steps, of which K have their tokens kept, L layers and N experts.
 
-    target_SLN: shares of first choices of the target's tokens. references_LN: of all reference tokens, mean over steps;
-    None without. signature_LN: mean full score of all image tokens and steps; its mean over layers is g (Eq. 3).
-    best: mean of the tokens' best score (1/N: undecided, 1: certain). inside, elsewhere: `mask_concentration` (K, L, N)
-    of the target's tokens in the case's own mask and in that of the case before; inside_reference: of the first
-    reference's, where its grid is the target's. area: the mask's share of the picture. All None without a mask.
+    target_SLN: shares of first choices of the target's tokens. references_LN: the same of all reference tokens, mean
+    over steps; None without references. signature_LN: mean full score over all image tokens and steps; its mean over
+    layers is g (Eq. 3). best: mean over tokens of the best score (1/N: undecided, 1: certain).
+    inside, elsewhere: `mask_concentration` (K, L, N) of the target's tokens in the case's own mask, and in that of the
+    case before. inside_reference: the same of the first reference's tokens, if its grid equals the target's. area: the
+    mask's share of the picture. These four are None without a mask.
     """
 
     case: Case

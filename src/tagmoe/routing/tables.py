@@ -1,4 +1,4 @@
-"""The numbers of a routing report for machines: CSV tables and one JSON object. Layers and experts count from 1."""
+"""A routing report's numbers for programs: CSV tables and one JSON object. Layers and experts count from 1."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Rows = list[list[Any]]
 
 
 def csv_tables(recording: Recording, found: Findings) -> dict[str, str]:
-    """File name -> text of every table that has rows."""
+    """{file name: text} of every table that has rows."""
     tables = {
         "cases.csv": _cases(recording, found),
         "utilisation.csv": _utilisation(found),
@@ -33,7 +33,7 @@ def csv_tables(recording: Recording, found: Findings) -> dict[str, str]:
 
 
 def plain(value: Any) -> Any:
-    """Findings as JSON values: arrays as lists, what is missing as {"missing": reason}, NaN as null, 6 digits."""
+    """Findings as JSON values: arrays as lists, `Missing` as {"missing": reason}, NaN as null, 6 digits."""
     if isinstance(value, Missing):
         return {"missing": value.reason}
     if is_dataclass(value) and not isinstance(value, type):

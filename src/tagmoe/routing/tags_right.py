@@ -1,6 +1,6 @@
-"""How often a model's predicted tags are right on its test set: the figures, kept in the model's own folder.
+"""How often a model's predicted tags are right on its test set. The figures are kept in the model's folder.
 
-They hold for the weights they were measured with, so the file names those by a checksum and others have no figures.
+They hold only for the weights they were measured with. So the file has a checksum of those, and is ignored for others.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class TagsRight:
         data = read_object(file)
         wanted = cls.__annotations__
         if data.keys() != wanted.keys() or not all(_fits(data[name], kind) for name, kind in wanted.items()):
-            raise CheckpointError(f"{str(file)!r} has not the figures it should; delete it or measure again.")
+            raise CheckpointError(f"{str(file)!r} does not have the expected figures; delete it or measure again.")
         return cls(**data) if data["weights"] == checksum(folder) else None
 
     def save(self, folder: Path) -> Path:
@@ -63,13 +63,13 @@ class TagsRight:
 
 
 def checksum(folder: Path) -> str:
-    """SHA-256 of the folder's alignment weights, empty when it has none: small, and every training makes them anew."""
+    """SHA-256 of the folder's alignment weights, "" without them. They are small, and every training changes them."""
     file = folder / ALIGNMENT
     return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
 
 
 def _fits(value: Any, kind: str) -> bool:
-    """Whether a value of the file is what its field's annotation says; a share or a scale may be a whole number."""
+    """Whether a value in the file has the type of its field. A whole number is a valid float."""
     if kind == "str":
         return isinstance(value, str)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:

@@ -1,4 +1,4 @@
-"""The first stage: the Qwen-Image autoencoder learns TagWorld pictures (paper 3.1: the pre-trained VAE)."""
+"""The first stage trains the Qwen-Image autoencoder on TagWorld pictures (paper 3.1: the pre-trained VAE)."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tagmoe.world.scene import LIGHTS, STYLES
 def pictures(seed: int, start: int, count: int) -> Tensor:
     """(count, 3, 1, H, W) in [-1, 1]: one picture of each of `count` consecutive samples.
 
-    In turn its source, its target, and its target in any style and light: styles that few samples show must be
-    restored as well as the common ones.
+    It is in turn the source, the target, and the target in a random style and light. The last makes rare styles as
+    frequent as common ones, so that they are reconstructed as well.
     """
     chosen = []
     for index in range(start, start + count):
@@ -43,10 +43,10 @@ def to_tensor(images: np.ndarray) -> Tensor:
 
 
 class AutoencoderStage:
-    """Absolute and squared error, and a small KL term. Noise on the latents makes the decoder forgiving.
+    """The loss is absolute and squared error, and a small KL term. Noise on the latents makes the decoder robust.
 
-    `decoder_only` is a second stage on fresh pictures: the latents stay as they are, so it may run at any later time,
-    also beside or after the training of a transformer on these latents.
+    decoder_only: train only the decoder, on fresh pictures, as a second stage. The latents do not change, so this stage
+    may run at any later time, even after a transformer was trained on these latents.
     """
 
     accumulate = 1
@@ -66,7 +66,7 @@ class AutoencoderStage:
         self.modules: Mapping[str, nn.Module] = {"vae": vae}
 
     def loss(self, step: int, micro: int) -> tuple[Tensor, Report]:
-        """One batch of pictures that only this step sees."""
+        """The loss on one batch of pictures that no other step uses."""
         x = pictures(self.seed, self._first_picture + step * self.config.batch, self.config.batch)
         posterior = self.vae.encode(x).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(self.seed + step))

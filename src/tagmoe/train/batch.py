@@ -1,4 +1,4 @@
-"""A batch of training samples, its noise, and where a stage takes its batches from."""
+"""A batch of training samples, its noise, and the protocol of a source of batches."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tagmoe.world import Sample
 
 @dataclass(frozen=True)
 class Batch:
-    """B samples of one bucket, that is, with the same number of references of the same sizes.
+    """B samples of one bucket: they have the same number of references of the same sizes.
 
-    samples: those of the stream, or the ids of records.
-    target_BTC and reference_BTC (all references in order, None without): packed, normalised latents. text_BSD with
-    mask_BS. tags_BK: zeros and ones. edited_BT: True where the edit may change the picture. grids: (rows, columns) of
-    the tokens of the target, then of each reference.
+    samples: samples of TagWorld's stream, or ids of records. target_BTC: packed, normalised latents of the target.
+    reference_BTC: those of all references in order; None without references. text_BSD, mask_BS: text embeddings and
+    their mask. tags_BK: zeros and ones. edited_BT: True where the edit may change the picture. grids: (rows, columns)
+    of tokens of the target, then of each reference.
     """
 
     samples: Sequence[Sample] | Sequence[str]
@@ -36,7 +36,7 @@ class Batch:
 
 
 class Samples(Protocol):
-    """Batches of one kind by number; batch k of size B holds the samples number k B to (k + 1) B - 1."""
+    """Numbered batches of one kind. Batch k of size B holds the samples k B to (k + 1) B - 1."""
 
     def draw(self, number: int) -> Batch:
         """Batch `number`: a pure function of the seed and the number."""
@@ -46,8 +46,8 @@ class Samples(Protocol):
 def draw_noise(target_BTC: Tensor, number: int, loss: LossConfig, *, seed: int, name: str) -> tuple[Tensor, Tensor]:
     """The noise (B, T, C) and the time (B,) of the targets of batch `number`, in fp32.
 
-    Each sample has its own generator, seeded by its number: the noise is the same however a large batch is cut into
-    micro-batches and ranks. name: of the stage and the kind of batch.
+    Each sample has its own generator, seeded by its number. So the noise does not depend on how a large batch is split
+    into micro-batches and ranks. name: the stage and the kind of batch, which also seed the noise.
     """
     generator = torch.Generator()
     noise_BTC, t_B = torch.empty(target_BTC.shape), torch.empty(len(target_BTC))

@@ -1,4 +1,4 @@
-"""Checkpoints of a stage: safetensors only, written beside and renamed, so that a kill leaves the last one whole.
+"""Checkpoints of a stage, in safetensors. Each is written aside and then renamed, so a kill leaves the last one whole.
 
 checkpoints/<stage>/<step, 8 digits>/
     modules.safetensors     what is trained
@@ -25,7 +25,7 @@ from tagmoe.errors import CheckpointError
 
 
 def flat_parameters(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """name -> tensor of every parameter and buffer of the trained modules, "<module>.<parameter>"."""
+    """{"<module>.<parameter>": tensor} of every parameter and buffer of the trained modules."""
     return {
         f"{prefix}.{name}": value for prefix, module in modules.items() for name, value in module.state_dict().items()
     }
@@ -89,7 +89,7 @@ def save_checkpoint(
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Finished checkpoints of a stage, oldest first; half-written ones are not among them."""
+    """Finished checkpoints of a stage, oldest first. Half-written ones are left out."""
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if path.name.isdigit() and (path / "state.json").is_file())

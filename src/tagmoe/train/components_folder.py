@@ -1,4 +1,4 @@
-"""Training the frozen parts of a TagWorld model: tokenizer, autoencoder, text encoder."""
+"""Train the components of a TagWorld model that stay frozen later: tokenizer, autoencoder, text encoder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOKENIZER_TEXTS = 20_000
 
 @dataclass(frozen=True)
 class Components:
-    """What turns pictures into latents and instructions into embeddings; frozen while the transformer trains."""
+    """The components that encode pictures and instructions. They are frozen while the transformer trains."""
 
     vae: AutoencoderKLQwenImage
     tokenizer: Qwen2Tokenizer

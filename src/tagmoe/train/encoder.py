@@ -1,6 +1,6 @@
-"""The encoder of a pipeline's folder, as `tagmoe.data.encode` asks for one: its VAE and its text encoder, nothing else.
+"""The `Encoder` of `tagmoe.data.encode` for a pipeline folder. It loads only the VAE and the text encoder.
 
-What it gives is what training and drawing compute: the same methods of `TagMoEPipeline` on the same pixels.
+It calls the same methods of `TagMoEPipeline` as training and inference do, so that the results are the same.
 """
 
 from __future__ import annotations
@@ -56,8 +56,7 @@ class PipelineEncoder:
 
 
 class _Encoding(TagMoEPipeline):
-    """A pipeline whose transformer is only described: of the full-size model, it is 40 GB that encoding has no use
-    for."""
+    """A pipeline whose transformer has no weights: encoding does not use them, and at full size they take 40 GB."""
 
     @property
     def _execution_device(self) -> torch.device:
@@ -67,11 +66,11 @@ class _Encoding(TagMoEPipeline):
 def encoder_of(
     folder: Path, sizes: Sequence[Size] | None = None, dtype: str | None = None, threads: int | None = None
 ) -> tuple[partial[Encoder], dict[str, Any]]:
-    """What makes the encoder in a worker (it pickles), and its fingerprint; no weights are loaded.
+    """A function that loads the encoder, which can be pickled for workers, and the encoder's fingerprint.
 
-    sizes: (width, height) of the buckets, by default `default_sizes`. dtype: a key of DTYPES, by default bfloat16 on a
-    GPU and else float32. threads: of torch, by default its own choice, for TagWorld 1.
-    Raises UsageError for sizes that the model cannot encode, and what `check_model_folder` does for a bad folder.
+    No weights are loaded here. sizes: (width, height) of the buckets, by default `default_sizes`. dtype: a key of
+    DTYPES, by default bfloat16 on a GPU, else float32. threads: threads of torch, by default 1 for TagWorld, else
+    torch's choice. Raises UsageError for sizes that the model cannot encode, and the errors of `check_model_folder`.
     """
     check_model_folder(folder)
     index = read_object(folder / "model_index.json")
@@ -87,7 +86,7 @@ def encoder_of(
 
 
 def default_sizes(index: dict[str, Any]) -> list[Size]:
-    """The buckets of a pipeline by its model_index.json: the release's 33, or of a smaller model its one square."""
+    """The default buckets by model_index.json: the release's 33 sizes, or the one square of a smaller model."""
     side = int(index.get("default_size", RELEASE.square[0]))
     return list(RELEASE.sizes) if side >= min(RELEASE.square) else [(side, side)]
 
@@ -105,7 +104,7 @@ def _load(folder: Path, sizes: list[Size], dtype: str, threads: int | None) -> E
 
 
 def _size_multiple(folder: Path) -> int:
-    """Pixels of a token's side, from the configs alone; as `TagMoEPipeline.size_multiple`."""
+    """Pixels of a token's side, as `TagMoEPipeline.size_multiple`, but from the configs alone."""
     vae, transformer = (read_object(folder / part / "config.json") for part in ("vae", "transformer"))
     return int(2 ** len(vae.get("temperal_downsample", (False, True, True))) * transformer.get("patch_size", 2))
 
@@ -115,13 +114,13 @@ def _check_sizes(sizes: Sequence[Size], multiple: int) -> None:
         raise UsageError("There is no bucket; give at least one size.")
     for width, height in sizes:
         if width < multiple or height < multiple or width % multiple or height % multiple:
-            raise UsageError(f"The size {width}x{height} is not one of multiples of {multiple}, which the model needs.")
+            raise UsageError(f"The size {width}x{height} is refused; the model needs multiples of {multiple}.")
     if len(set(sizes)) < len(sizes):
         raise UsageError("A size is given twice; give each bucket once.")
 
 
 def _fingerprint(folder: Path, index: dict[str, Any], sizes: Sequence[Size], dtype: str) -> dict[str, Any]:
-    """By part, so that a refusal can say which differs. Names and shards of files do not count, weights do."""
+    """Digests by component, so that an error can name what differs. Names and shards of weight files do not matter."""
     prompt = [index.get(name) for name in ("prompt_template", "max_prompt_tokens", "known_words")]
     return {
         "vae": _digest_of_weights(folder / "vae"),
@@ -136,7 +135,7 @@ def _fingerprint(folder: Path, index: dict[str, Any], sizes: Sequence[Size], dty
 
 def _digest_of_weights(part: Path) -> str:
     config = read_object(part / "config.json")
-    # What libraries note about themselves changes with their version, not with the model.
+    # Names with an underscore are notes of libraries: they change with the library's version, not with the model.
     settings = {name: value for name, value in config.items() if not name.startswith("_")}
     settings.pop("transformers_version", None)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())

@@ -1,9 +1,9 @@
-"""The f of L_lbl (section 3.3.4) over a whole step, known before the step begins.
+"""The load f of L_lbl (section 3.3.4) over a whole step, known before the step begins.
 
-L_lbl must not ask each micro-batch to be balanced by itself, and its f is needed before the first backward pass. The
-load of the step that runs is known only after its last forward pass. So f is the load of the last step of the same
-kind (text-to-image steps alternate with editing steps): global, the same for every split of a batch into micro-batches
-and ranks, and free.
+L_lbl must balance the whole batch, not each micro-batch, and it needs f before the first backward pass. But the load
+of the running step is known only after its last forward pass. So f is the load of the last step of the same kind
+(text-to-image steps alternate with editing steps). It is global, does not depend on how a batch is split into
+micro-batches and ranks, and costs nothing.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from tagmoe.losses.balance import expert_load
 
 
 class ExpertLoad:
-    """Load of every expert (L, N) by kind of step. Before the first step of a kind the load is uniform, which makes
-    L_lbl 1 with no gradient."""
+    """Load of every expert (L, N) by kind of step. Before the first step of a kind the load is uniform. Then L_lbl is 1
+    and has no gradient."""
 
     def __init__(self, layers: int, experts: int) -> None:
         self._uniform_LN = torch.ones(layers, experts)
@@ -31,7 +31,7 @@ class ExpertLoad:
         return self._last.get(kind, self._uniform_LN)
 
     def add(self, counts_LBN: Tensor) -> None:
-        """Count a micro-batch of the running step: tokens that each expert got, by layer and sample."""
+        """Count a micro-batch of the running step. counts_LBN: tokens of each expert, by layer and sample."""
         self._running_LN = self._running_LN + expert_load(counts_LBN)
 
     def finish(self, kind: str) -> None:

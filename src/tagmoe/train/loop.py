@@ -1,7 +1,7 @@
 """The training loop: one for every stage (autoencoder, text encoder, dense base, unified model).
 
-What a step does is a pure function of (weights, seed, step): a stage draws its samples and noise from the step number.
-So a resumed run repeats an uninterrupted one bit for bit, and nothing about random state needs saving.
+A step is a pure function of the weights, the seed and the step number: a stage draws its samples and noise from the
+last two. So a resumed run repeats an uninterrupted one bit for bit, and no random state has to be saved.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ class Stage(Protocol):
         ...
 
     def validate(self, step: int, folder: Path) -> Report:
-        """Scores and pictures under the averaged weights; {} where a stage has none."""
+        """Scores of the averaged weights; {} where a stage has none. Pictures are written into `folder`."""
         ...
 
 
 @runtime_checkable
 class Stateful(Protocol):
-    """A stage that has more to save than its weights, such as its place in the order of stored rows."""
+    """A stage whose checkpoints need more than weights, such as its place in the order of stored rows."""
 
     def state(self, step: int) -> dict[str, Any]:
         """What a checkpoint before this step must hold, as JSON values."""
@@ -87,9 +87,9 @@ class Run:
 
     @contextmanager
     def metrics(self, stage: str, step: int) -> Iterator[Callable[[int, Report], None]]:
-        """A function (step, numbers) that appends to metrics.jsonl, and to TensorBoard where that is asked for.
+        """A function (step, numbers) that appends to metrics.jsonl, and to TensorBoard where it is enabled.
 
-        Metrics of later steps than `step` are dropped first: a resumed stage runs them again.
+        Metrics of steps after `step` are removed first, because a resumed stage runs those steps again.
         """
         path = self.folder / "metrics.jsonl"
         self._forget_after(path, stage, step)
@@ -112,7 +112,7 @@ class Run:
     def _forget_after(path: Path, stage: str, step: int) -> None:
         if not path.exists():
             return
-        # a killed process may leave half a line
+        # A killed process may leave an incomplete line.
         records = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
         kept = [line for line in records if (r := json.loads(line))["stage"] != stage or r["step"] <= step]
         partial = path.with_name(path.name + ".partial")
@@ -139,7 +139,7 @@ def _interruptible() -> Iterator[dict[str, bool]]:
 
     try:
         previous = signal.signal(signal.SIGINT, ask)
-    except ValueError:  # not the main thread: whoever runs us there handles Ctrl-C
+    except ValueError:  # Only the main thread can set signal handlers. In another thread the caller handles Ctrl-C.
         yield asked
         return
     try:
@@ -179,7 +179,7 @@ def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
         state, tensors = load_checkpoint(found[-1])
         if state.get("precision", precision) != precision:
             raise TrainingError(
-                f"{stage.name} was trained in {state['precision']} so far, and here it would go on in {precision}; "
+                f"{stage.name} was trained in {state['precision']} so far, but here it would go on in {precision}; "
                 f"start with precision: {state['precision']} in the recipe where both processors are used."
             )
         step = int(state["step"])
@@ -261,7 +261,7 @@ def _train_step(
         for name, value in terms.items():
             total[name] = total.get(name, 0.0) + value / stage.accumulate
     total["grad_norm"] = float(nn.utils.clip_grad_norm_(parameters, stage.optimizer.grad_clip))
-    # a poisoned gradient must not reach the weights: the caller stops on the report
+    # A gradient that is not finite must not reach the weights. The caller sees it in the report and stops.
     if math.isfinite(total["grad_norm"]):
         for optimizer in optimizers:
             optimizer.step()

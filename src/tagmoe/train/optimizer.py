@@ -14,15 +14,15 @@ from tagmoe.train.precision import has_bf16
 
 
 class MuonFp32(torch.optim.Muon):
-    """torch's Muon with its Newton-Schulz iteration in fp32; state and settings are the same.
+    """torch's Muon with its Newton-Schulz iteration in fp32. State and settings are the same.
 
-    torch iterates in bf16. A processor without bf16 arithmetic emulates it: that took 5 of the 6 seconds of a TagWorld
-    step (docs/log.md).
+    torch iterates in bf16, which a processor without bf16 arithmetic emulates. That took 5 of the 6 seconds of a
+    TagWorld step (docs/log.md).
     """
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step; returns what `closure`, which computes the loss again, does."""
+        """Update the weights once. Returns the loss that `closure` computes, if it is given."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -45,7 +45,7 @@ class MuonFp32(torch.optim.Muon):
 
 
 def orthogonalise(matrix: Tensor, coefficients: Sequence[float], steps: int, eps: float) -> Tensor:
-    """Newton-Schulz in fp32: a matrix of the same directions whose singular values all lie near 1."""
+    """A matrix with the same singular vectors whose singular values are near 1, by Newton-Schulz in fp32."""
     a, b, c = coefficients
     tall = matrix.shape[0] > matrix.shape[1]
     x = (matrix.T if tall else matrix).float()
@@ -59,8 +59,8 @@ def orthogonalise(matrix: Tensor, coefficients: Sequence[float], steps: int, eps
 def make_optimizers(modules: Mapping[str, nn.Module], config: OptimizerConfig) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside transformer blocks, AdamW for everything else; or AdamW alone.
 
-    Muon orthogonalises each update, which suits hidden matrices; embeddings, gates' last layers, heads and vectors are
-    not such. A pilot needed about half the samples for the same flow loss (docs/log.md).
+    Muon orthogonalises each update. That suits hidden matrices, but not embeddings, gates' last layers, heads and
+    vectors. A pilot run with Muon needed about half the samples for the same flow loss (docs/log.md).
     """
     matrices: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
@@ -87,7 +87,7 @@ def make_optimizers(modules: Mapping[str, nn.Module], config: OptimizerConfig) -
 
 
 def learning_rate_factor(step: int, total: int, config: OptimizerConfig) -> float:
-    """Share of the peak rate at `step` of `total`: linear warm-up, constant, linear decay to zero."""
+    """The learning rate at `step` of `total` as a share of the peak: linear warm-up, constant, linear decay to 0."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     decay_steps = max(1, round(total * config.decay_share))
@@ -95,7 +95,7 @@ def learning_rate_factor(step: int, total: int, config: OptimizerConfig) -> floa
 
 
 def set_learning_rate(optimizers: Sequence[torch.optim.Optimizer], factor: float) -> None:
-    """Scale every group's peak rate."""
+    """Set every group's learning rate to `factor` times its peak."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor

@@ -1,4 +1,4 @@
-"""The numbers that a run computes in: bf16 where the processor has bf16 arithmetic, else fp32."""
+"""The precision of a run: bf16 where the processor has bf16 arithmetic, else fp32."""
 
 from __future__ import annotations
 

@@ -44,23 +44,25 @@ DEFAULT_CFG = 3.0
 MAX_PROMPT_TOKENS = 64
 RECORD = "config.resolved.yaml"
 LOCK = ".lock"
-# What a resumed run may change, as no weight depends on it. Not threads: they change the order of sums.
+# Settings that a resumed run may change, as no weight depends on them. Not threads: they change the order of sums.
 HARMLESS = frozenset(
     {"output_dir", "cache_dir", "save_every", "validate_every", "validation_cases", "keep_checkpoints", "tensorboard"}
 )
 
 
 def versions() -> dict[str, str]:
-    """What a result depends on beside its seed."""
+    """The versions of software that a result depends on."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def train(config: RunConfig, *, validator: Validator, resume: bool = False, console: Console | None = None) -> Path:
     """Run every stage of a recipe (paper 4.1); returns the folder of the finished pipeline.
 
-    A new run that fails before its first step leaves no folder behind. Raises UsageError when the output folder cannot
-    be used, is not empty and `resume` is False, or `resume` finds no run in it; TrainingError when another process
-    trains there, or when the settings differ from those of the run to resume (other than those in `HARMLESS`).
+    A new run that fails before its first step leaves no folder behind.
+
+    Raises UsageError when the output folder cannot be used, when it is not empty without `resume`, and when `resume`
+    finds no run in it. Raises TrainingError when another process trains there, and when a setting that is not in
+    `HARMLESS` differs from that of the run to resume.
     """
     folder = Path(config.output_dir)
     if not resume:
@@ -71,7 +73,7 @@ def train(config: RunConfig, *, validator: Validator, resume: bool = False, cons
         _check_resumable(folder, settings)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    # before there is a folder: a recipe that names missing components can then simply be run again
+    # Checked before the folder is made, so that a recipe that names missing components can simply be run again.
     parts = None if config.components is None else _frozen(config.components)
     stored = None if config.data is None else _stored_rows(config, config.data)
     with _run_folder(folder, settings, resume):
@@ -80,7 +82,7 @@ def train(config: RunConfig, *, validator: Validator, resume: bool = False, cons
 
 
 def _pinned(config: RunConfig, recorded: Mapping[str, Any]) -> RunConfig:
-    """The config with the version of its store: as given, as recorded by the run to resume, or the newest."""
+    """The config with a fixed version of its store: the given one, that of the run to resume, or the newest."""
     if config.data is None or config.data.version is not None:
         return config
     before = (recorded.get("data") or {}).get("version")
@@ -129,7 +131,7 @@ def _upcycled(dense: TagMoETransformer2DModel, moe: MoEConfig, config: RunConfig
 
 
 def assemble(transformer: QwenImageTransformer2DModel, parts: Components, *, any_words: bool = False) -> TagMoEPipeline:
-    """A TagWorld pipeline of these parts; `any_words` for one that learns other instructions than TagWorld's."""
+    """A TagWorld pipeline of these components. any_words: it accepts words that TagWorld does not use."""
     return TagMoEPipeline(
         transformer=transformer,
         vae=parts.vae,
@@ -146,7 +148,7 @@ def assemble(transformer: QwenImageTransformer2DModel, parts: Components, *, any
 
 
 def save_model(pipeline: TagMoEPipeline, folder: Path, *, alignment: Mapping[str, Tensor] | None = None) -> None:
-    """Write a pipeline folder in bf16, whole or not at all, with W_tag and H_pred (`alignment`) where given.
+    """Write a pipeline folder in bf16, completely or not at all. alignment: W_tag and H_pred, if there are any.
 
     An older folder of that name is replaced only when the new one is complete.
     """
@@ -160,7 +162,7 @@ def save_model(pipeline: TagMoEPipeline, folder: Path, *, alignment: Mapping[str
     if alignment is not None:
         weights = {name: value.to(torch.bfloat16).contiguous() for name, value in alignment.items()}
         save_file(weights, new / "alignment.safetensors")
-    # renamed away, not deleted first: a folder cannot be replaced in one step, and one of the two must survive a kill
+    # A folder cannot be replaced in one step. The old one is renamed first, so that one of the two survives a kill.
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
         os.replace(folder, old)
@@ -169,7 +171,7 @@ def save_model(pipeline: TagMoEPipeline, folder: Path, *, alignment: Mapping[str
 
 
 def _stored_rows(config: RunConfig, data: DataConfig) -> StoredRows:
-    # components that this run trains itself have encoded nothing yet
+    # Components that this run trains itself cannot have encoded the store.
     return StoredRows.open(data, None if config.components is None else _components_folder(config.components))
 
 
@@ -201,7 +203,7 @@ def _transformer(config: RunConfig, parts: Components) -> TagMoETransformer2DMod
             joint_attention_dim=parts.text_encoder.config.text_config.hidden_size,
             **config.transformer.model_dump(),
         )
-        # adaLN-zero (Peebles and Xie): every block starts as the identity, and the first prediction is zero
+        # adaLN-zero (Peebles and Xie): every block starts as the identity, and the first prediction is zero.
         for block in dense.transformer_blocks:
             for modulation in (block.img_mod[1], block.txt_mod[1]):
                 torch.nn.init.zeros_(modulation.weight)
@@ -220,7 +222,7 @@ def _start_from(transformer: TagMoETransformer2DModel, source: str) -> None:
     if not folder.is_dir():
         raise MissingError(f"There is no model folder {source!r}, which the setting 'dense' names; train it first.")
     trained = TagMoEPipeline.from_pretrained(folder, dtype=torch.float32).transformer
-    # expert_scale and the like describe mixtures: what must agree is what a dense model is built of
+    # Settings of mixtures such as expert_scale may differ. Only those that build a dense model must agree.
     wanted, found = transformer.config, trained.config
     for name in ("num_layers", "num_attention_heads", "attention_head_dim", "joint_attention_dim", "num_moe_blocks"):
         if wanted[name] != found.get(name, 0):
@@ -241,7 +243,7 @@ def _check_new(folder: Path) -> None:
     try:
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"The output folder {str(folder)!r} is a file; choose another output_dir.")
-        # a lone lock is what a process that was refused or killed at once leaves
+        # A process that was refused or killed at once leaves nothing but its lock file.
         taken = folder.exists() and any(path.name != LOCK for path in folder.iterdir())
     except OSError as error:
         raise _unusable(folder, error) from error
@@ -303,7 +305,7 @@ def _damaged(record: Path) -> TrainingError:
 
 @contextmanager
 def _run_folder(folder: Path, settings: Mapping[str, Any], resume: bool) -> Iterator[None]:
-    """Hold the folder of a run, with its settings written; what a new run made is removed if it trained nothing."""
+    """Lock the run's folder and write its settings. If a new run trains nothing, what it made is removed."""
     try:
         made = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
@@ -311,7 +313,7 @@ def _run_folder(folder: Path, settings: Mapping[str, Any], resume: bool) -> Iter
         raise _unusable(folder, error) from error
     with _only_one(folder):
         if not resume:
-            _check_new(folder)  # again, now that no other process can start here
+            _check_new(folder)  # checked again, because no other process can start here now
         try:
             unfinished = folder / f"{RECORD}.unfinished"
             unfinished.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
@@ -330,13 +332,13 @@ def _empty(folder: Path, made: list[Path]) -> None:
         else:
             path.unlink(missing_ok=True)
     for path in made:
-        with suppress(OSError):  # somebody else has put a file into it
+        with suppress(OSError):  # another process has put a file into it
             path.rmdir()
 
 
 @contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
-    """Refuse a second process in the same run folder; the lock dies with the process."""
+    """Refuse a second process in the same run folder. The lock ends with its process."""
     import fcntl
 
     try:

@@ -1,6 +1,7 @@
 """The stages that train the transformer: the dense text-to-image base, then the unified TAG-MoE model (paper 4.1).
 
-`FlowStage.loss` is one micro-batch of Eq. (5): noise a latent, predict the velocity, read the routing, add the terms.
+`FlowStage.loss` computes Eq. (5) on one micro-batch: noise a latent, predict the velocity, read the routing, add the
+terms.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ Draw = tuple[Batch, Tensor, Tensor]
 
 
 def aligned_tags(batch: Batch, kind: str) -> Tensor:
-    """The tags_BK that Eq. 4 sees: the samples' "own", or those of a control whose tags are wrong.
+    """The tags_BK for Eq. 4: with kind "own" those of the samples, else wrong ones, as a control.
 
-    "shuffled": of another sample of the batch, so that there is nothing to learn but the mean. "other-task": always of
-    one other task, so that tasks can still be told apart, but what they share is wrong.
+    "shuffled": tags of another sample of the batch, so that only the mean can be learned. "other-task": each task
+    always gets the tags of one other task. Then tasks can still be told apart, but the tags they share are wrong.
     """
     if kind == "shuffled":
         return batch.tags_BK.roll(1, dims=0)
@@ -46,8 +47,8 @@ def aligned_tags(batch: Batch, kind: str) -> Tensor:
 
 
 class FlowStage:
-    """One stage of flow matching, on TagWorld's stream or on `stored` rows. With mixture blocks the loss is L_total,
-    without it is L_flow."""
+    """One stage of flow matching, on TagWorld's stream or on `stored` rows. The loss is L_total with mixture blocks and
+    L_flow without."""
 
     def __init__(
         self,
@@ -90,11 +91,11 @@ class FlowStage:
             self.modules = {**self.modules, "objective": self.objective}
         self._cache = cache
         self._stored = stored
-        # a store that lacks what the stage trains on is refused now, a stream is encoded when it is first read
+        # Opened now, so that a store without the needed rows is refused early. A stream encodes when it is first read.
         kinds = batch_kinds(config.text_to_image_every) if stored is not None and config.steps else []
         self._samples: dict[str, Samples] = {kind: self._open(kind) for kind in kinds}
         self._load = ExpertLoad(self.transformer.config.num_moe_blocks, self.transformer.config.num_experts)
-        # the next micro-batch is drawn (rendered, encoded) while this one trains
+        # The next micro-batch is drawn (rendered and encoded) while the current one trains.
         self._drawer = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"draw-{name}")
         self._ahead: tuple[tuple[int, int], Future[Draw]] | None = None
 
@@ -121,7 +122,7 @@ class FlowStage:
         )
 
     def _place(self, step: int) -> tuple[str, int]:
-        """What kind of batch a step takes, and how many steps before it took that kind."""
+        """The kind of batch that a step uses, and the number of earlier steps that used this kind."""
         every = self.config.text_to_image_every
         if every is None:
             return "all", step
@@ -131,7 +132,7 @@ class FlowStage:
         return "edit", step - generate_steps
 
     def state(self, step: int) -> dict[str, Any]:
-        """What the weights do not hold at a step: the load of the experts, and the order of stored rows by kind."""
+        """The state beside the weights at a step: the load of the experts, and the place in the stored rows by kind."""
         samples = {
             kind: stored.sampler.state(self._before(step, kind) * self.accumulate)
             for kind, stored in self._stored_samples()
@@ -157,7 +158,7 @@ class FlowStage:
         return nth if here == kind else step - nth
 
     def _next(self, step: int, micro: int) -> Draw:
-        """What `draw` gives, taken from the drawing thread, which then starts on the following micro-batch."""
+        """The result of `draw`, from the drawing thread. The thread then starts to draw the next micro-batch."""
         wanted = (step, micro)
         if self._ahead is not None and self._ahead[0] == wanted:
             future = self._ahead[1]
@@ -180,7 +181,7 @@ class FlowStage:
         return batch, *draw_noise(batch.target_BTC, number, self.loss_config, seed=self.seed, name=name)
 
     def loss(self, step: int, micro: int) -> tuple[Tensor, Report]:
-        """Eq. (5) on one micro-batch. The micro-batches of a step must come in their order."""
+        """Eq. (5) on one micro-batch. The micro-batches of a step must be asked for in order."""
         kind, _ = self._place(step)
         drawn = self._next(step, micro)
         batch, noise_BTC, _ = drawn
@@ -232,7 +233,7 @@ class FlowStage:
 
     def validate(self, step: int, folder: Path) -> Report:
         """Edit test cases with the averaged weights and let the oracle judge them."""
-        # the autoencoder keeps state while it encodes: it must not serve the drawing thread and this one at once
+        # The autoencoder keeps state while it encodes, so this thread must wait until the drawing thread is done.
         if self._ahead is not None:
             self._ahead[1].result()
         self.transformer.eval()

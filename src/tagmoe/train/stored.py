@@ -1,4 +1,4 @@
-"""Training samples from a store: batches as those of TagWorld's stream, of any pictures, in the sampler's order."""
+"""Training samples from a store of any pictures, in the sampler's order. Batches are like those of the stream."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
     from tagmoe.data.store.store import Store
 
 TAGWORLD = "tagworld"
-"""The data set whose words are all known beforehand."""
+"""The data set whose vocabulary is known in advance."""
 BUCKETS = "encoded_bucket"
-"""The column that tells of an encoded store (`tagmoe.data.encode.INDICATOR`)."""
+"""A store is encoded when it has this column (`tagmoe.data.encode.INDICATOR`)."""
 KINDS = {"generate": "text-to-image", "edit": "editing", "all": "any"}
-"""Kinds of batches, and what the rows are called that they are made of."""
+"""Kinds of batches, and the name of their rows in error messages."""
 
 
 @dataclass(frozen=True)
 class StoredRows:
     """A store at one version, with the rows of its data sets that a run trains on. untagged: rows without tags.
 
-    encoded: reads the store's encoded columns; None where pictures are to be encoded as they are drawn.
+    encoded: reads the store's encoded columns; None where pictures are encoded when a batch is drawn.
     """
 
     store: Store
@@ -50,10 +50,10 @@ class StoredRows:
 
     @classmethod
     def open(cls, settings: DataConfig, components: Path | None = None) -> StoredRows:
-        """The store; a store that is encoded is read so when `components`, the folder of the encoder, is given.
+        """Open the store. components: folder of the encoder; with it, the columns of an encoded store are used.
 
-        Raises MissingError without the extra `data`, UsageError and DataError for a store that cannot be used, also
-        when it was encoded by another encoder or not to its end.
+        Raises MissingError without the extra `data`. Raises UsageError and DataError for a store that cannot be used,
+        or that was encoded incompletely or by another encoder.
         """
         require("data", "lance", "pyarrow", purpose="A store of data")
         from tagmoe.data.order.rows import rows_by_bucket, untagged_rows
@@ -70,13 +70,16 @@ class StoredRows:
         return cls(store, sources, settings, untagged_rows(store), encoded)
 
     def of_kind(self, kind: str) -> dict[str, SourceRows]:
-        """The rows without references ("generate"), with some ("edit") or "all"; data sets without such rows are left
-        out, and the weights hold among the others. Raises UsageError when no row is left."""
+        """The rows without references ("generate"), with references ("edit"), or "all", by data set.
+
+        Data sets without such rows are left out, and the weights apply to the others. Raises UsageError when no row is
+        left.
+        """
         found = {}
         for name, source in self.sources.items():
             kept = {b: r for b, r in source.rows.items() if kind == "all" or (" " in b) == (kind == "edit")}
             if source.weight > 0 and any(map(len, kept.values())):
-                # weights by number of rows: by that of these rows
+                # Without weights in the settings, data sets weigh by their number of such rows.
                 weight = source.weight if self.settings.weights is not None else float(sum(map(len, kept.values())))
                 found[name] = SourceRows(weight, kept)
         if not found:
@@ -88,7 +91,7 @@ class StoredRows:
 
 
 class StoredSamples:
-    """The samples of one kind, of a StoredRows: batch `number` is a pure function of seed and number.
+    """The samples of one kind in a StoredRows. Batch `number` is a pure function of the seed and the number.
 
     Raises UsageError when the store has no such rows.
     """
@@ -145,7 +148,7 @@ class StoredSamples:
         for place, size in enumerate(sizes):
             column = [self._pixels(r, own[place].data, size) for r, own in zip(records, pictures, strict=True)]
             tokens = self.pipeline.pack_latents(self.pipeline.encode_images(images_to_tensor(column)))
-            latents.append(tokens.half().float())  # as the cache of the stream and encoded stores hold them
+            latents.append(tokens.half().float())  # rounded to fp16, as cached and stored latents are
         text_BSD, mask_BS = self._text(records, drawn)
         return Batch(
             samples=[record.id for record in records],
@@ -184,7 +187,7 @@ class StoredSamples:
         return image
 
     def _edited(self, record: Record, grid: tuple[int, int]) -> Tensor:
-        """(T) bool: where the masks are white, by token; everywhere without a mask."""
+        """(T,) bool: True for tokens where the masks are white; all True without a mask."""
         masks = [picture for picture in record.images if picture.role == "mask"]
         multiple = self.pipeline.size_multiple
         rows, columns = grid
@@ -215,7 +218,7 @@ def batch_kinds(text_to_image_every: int | None) -> list[str]:
 
 
 def newest_version(settings: DataConfig) -> int:
-    """Version of the store now. Raises as `StoredRows.open`."""
+    """The current version of the store. Raises the errors of `StoredRows.open`."""
     require("data", "lance", "pyarrow", purpose="A store of data")
     from tagmoe.data.store.store import Store
 
@@ -223,7 +226,7 @@ def newest_version(settings: DataConfig) -> int:
 
 
 def _fingerprint(store: Store, components: Path) -> Mapping[str, Any]:
-    """What the store would be noted to be encoded with, were it by these components to the same sizes."""
+    """The fingerprint that the store would have if these components had encoded it to the same sizes."""
     from tagmoe.data.encode import NOTE
     from tagmoe.train.encoder import encoder_of
 
@@ -233,10 +236,10 @@ def _fingerprint(store: Store, components: Path) -> Mapping[str, Any]:
 
 
 def check_rows(rows: StoredRows, config: RunConfig, multiple: int) -> None:
-    """Find before the first step what would stop a stage later, after hours. multiple: of the sides of pictures.
+    """Find problems before the first step that would stop a later stage after hours.
 
-    Raises UsageError for rows that are missing and for pictures that cannot be cut into whole tokens, TrainingError for
-    rows without tags where a loss needs them.
+    multiple: sides of pictures must be multiples of it. Raises UsageError for missing rows, and for pictures that
+    cannot be cut into whole tokens. Raises TrainingError for rows without tags when a loss needs tags.
     """
     if config.base.steps:
         _check_sizes(rows.of_kind("generate"), multiple, rows.settings.store)

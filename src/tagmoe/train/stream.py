@@ -1,4 +1,4 @@
-"""TagWorld samples with their pictures already encoded: encoding a picture costs as much as training on it."""
+"""TagWorld samples with cached latents, because encoding a picture costs as much as training on it."""
 
 from __future__ import annotations
 
@@ -24,15 +24,12 @@ EDITING = tuple(name for name in TASKS if name not in TEXT_TO_IMAGE)
 class EncodedSamples:
     """The first `unique` samples of a bucket, in batches of `batch_size`.
 
-    Latents are computed on first use and kept in a memory-mapped file.
+    dropout: share of samples that `draw` gives without instruction, for classifier-free guidance. only: use only the
+    samples of these tasks. They share the file of the others.
 
-    dropout: share of samples that `draw` gives without instruction, for classifier-free guidance.
-
-    With `only`, the samples of these tasks among them: they share the others' file. Several runs may use one file at
-    once, as whoever computes a chunk writes the same bytes.
-
-    Latents are computed in fixed chunks of consecutive samples, so that their bits do not depend on the order in which
-    they were asked for: a resumed run reads what an uninterrupted one would.
+    Latents are computed on first use and kept in a memory-mapped file. They are computed in fixed chunks of consecutive
+    samples, so that their bits do not depend on the order of use. So a resumed run reads the same latents as an
+    uninterrupted one, and several runs may share one file, because they write the same bytes.
     """
 
     def __init__(
@@ -73,13 +70,13 @@ class EncodedSamples:
         self._order: np.ndarray | None = None
 
     def draw(self, number: int) -> Batch:
-        """Batch `number`; a share `dropout` of all samples has the empty instruction."""
+        """Batch `number`. A share `dropout` of all samples has an empty instruction."""
         numbers = np.arange(number * self.batch_size, (number + 1) * self.batch_size)
         blank = uniform(self.seed, "dropout", numbers) < self.dropout
         return self.batch(self.indices(numbers.tolist()), blank=blank.tolist())
 
     def indices(self, numbers: Iterable[int]) -> list[int]:
-        """Which of TagWorld's samples has each of these numbers: every epoch is another permutation."""
+        """Indices of TagWorld's samples for these numbers. Every epoch is another permutation."""
         return [self._index_of(number) for number in numbers]
 
     def _index_of(self, number: int) -> int:
@@ -92,7 +89,7 @@ class EncodedSamples:
         return self._members[self._order[offset]]
 
     def batch(self, indices: Sequence[int], *, blank: Sequence[bool]) -> Batch:
-        """TagWorld's samples of `indices`; those marked `blank` carry the empty instruction (condition dropout)."""
+        """The TagWorld samples of `indices`. Those marked `blank` get an empty instruction (condition dropout)."""
         samples = [sample(self.seed, index, task=self.tasks) for index in indices]
         latents = torch.from_numpy(np.stack([self._encoded(index) for index in indices])).float()
         texts = [" " if empty else drawn.instruction for drawn, empty in zip(samples, blank, strict=True)]
@@ -127,7 +124,7 @@ class EncodedSamples:
 
 
 def _memmap(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
-    """The file at `path` as an array; a shorter one is lengthened with zeros, never emptied: others may be reading."""
+    """The file at `path` as an array. A shorter file grows by zeros; it is never truncated, as others may read it."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     with path.open("ab") as handle:
         if handle.seek(0, os.SEEK_END) < size:
@@ -136,7 +133,7 @@ def _memmap(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
 
 
 def _fingerprint(pipeline: TagMoEPipeline, tasks: Sequence[str], seed: int) -> str:
-    """A digest of all that the latents depend on: a cache of another encoder is another file."""
+    """A digest of everything the latents depend on, so that every encoder has its own cache file."""
     digest = hashlib.sha256(repr((tuple(tasks), seed, sorted(pipeline.vae.config.items(), key=str))).encode())
     for name, value in sorted(pipeline.vae.state_dict().items()):
         digest.update(name.encode() + value.detach().float().numpy().tobytes())

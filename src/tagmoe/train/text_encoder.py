@@ -1,7 +1,7 @@
-"""The second stage: the tiny Qwen2.5-VL learns to read instructions (paper 3.1: the pre-trained MLLM encoder).
+"""The second stage trains the tiny Qwen2.5-VL to read instructions (paper 3.1: the pre-trained MLLM encoder).
 
-Its last token must tell every fact that the instruction states (task, shape, colour, place ...), and each token the
-next one. The transformer then finds the facts in one hidden state, as an MLLM's states would offer them.
+The state of the last token must predict every fact of the instruction (task, shape, colour, place ...), and each token
+the next one. Then the transformer finds the facts in one hidden state, as it would with the states of a real MLLM.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ LANGUAGE_MODEL_WEIGHT = 0.1
 
 
 def instructions(seed: int, count: int) -> list[str]:
-    """Training instructions, for the tokenizer."""
+    """Training instructions to train the tokenizer on."""
     return [sample(seed, index).instruction for index in range(count)]
 
 
 class SlotReader(nn.Module):
-    """One linear classifier a slot on the last token's state; class 0 means that the instruction does not say."""
+    """A linear classifier for each slot (fact) on the last token's state. Class 0: the instruction does not tell."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class TextEncoderStage:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.reader = SlotReader(config.hidden_size)
-        # the picture side of the encoder sees nothing at this stage
+        # The vision tower gets no input in this stage.
         text_encoder.model.visual.requires_grad_(False)
         self.modules: Mapping[str, nn.Module] = {"text_encoder": text_encoder, "reader": self.reader}
 
@@ -97,7 +97,7 @@ class TextEncoderStage:
         return total, {"slots": float(slots.detach()), "next_token": float(next_token.detach())}
 
     def validate(self, step: int, folder: Path) -> Report:
-        """Share of test instructions (half of them held-out paraphrases) whose every slot is read right."""
+        """Share of test instructions whose slots are all predicted right. Half of them are held-out paraphrases."""
         samples = [sample(self.seed, index, split="test") for index in range(512)]
         slot_logits, *_ = self._read(samples)
         targets = self.reader.targets(samples)

@@ -24,27 +24,27 @@ def agree(
     a: Annotated[str, typer.Option("--a", metavar="ANNOTATOR", help="One annotator; 'tags' is what training reads.")],
     b: Annotated[str, typer.Option("--b", metavar="ANNOTATOR", help="The other annotator.")],
     also: Annotated[
-        list[str] | None, typer.Option(metavar="ANNOTATOR", help="A further annotator, for alpha of all; several.")
+        list[str] | None, typer.Option(metavar="ANNOTATOR", help="One more annotator, for alpha of all; repeatable.")
     ] = None,
     gold: Annotated[
-        Literal["a", "b"] | None, typer.Option(help="The side that is right: adds precision, recall, F1.")
+        Literal["a", "b"] | None, typer.Option(help="The side whose tags are right; adds precision, recall and F1.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder to write: page with pictures, tables.")
+        Path | None, typer.Option("--out", "-o", help="Folder to write: a page with pictures, and tables.")
     ] = None,
     pictures: Annotated[
         int, typer.Option(min=0, help="Rows whose pictures are looked at, for pixel evidence and label issues.")
     ] = 2000,
     fail_under: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Exit with 1 where a figure is lower, such as alpha=0.67; several."),
+        typer.Option(metavar="NAME=VALUE", help="Exit with 1 if a figure is lower, such as alpha=0.67; repeatable."),
     ] = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare two annotators: kappa by tag, alpha of the sets, broken rules, inverses, pixel evidence, label issues.
 
-    Intervals draw root pictures. Example: tagmoe data agree my/store --a qwen --b tags --out agreement
+    Intervals resample root pictures. Example: tagmoe data agree my/store --a qwen --b tags --out agreement
     """
     require("data", "lance", "pyarrow", purpose="A store of data")
     require("vlm", "cleanlab", "sklearn", purpose="The quality of annotations")
@@ -64,7 +64,7 @@ def agree(
             write_report(opened, report, folder)
         log(f"tables, and the rows to look at with pictures: {out / PAGE}")
     if report.by_definition:
-        log(f"in {report.by_definition} rows the canonical tags came from the other annotator: no wonder they agree.")
+        log(f"in {report.by_definition} rows the canonical tags came from the other annotator, so they must agree.")
     figures = figures_of(report)
     missed = _missed(figures, limits)
     print_result({**data_of(report), "store": store, "missed": missed}, _text(report), as_json=as_json)
@@ -91,7 +91,7 @@ def _limits(given: list[str], names: tuple[str, ...]) -> dict[str, float]:
 
 
 def _missed(figures: dict[str, Interval[float | None]], limits: dict[str, float]) -> list[str]:
-    """One sentence for each figure below its limit; one that there is none of is below any."""
+    """One sentence for each figure below its limit. An undefined figure is below any limit."""
     missed = []
     for name, limit in limits.items():
         value = figures[name].value if name in figures else None

@@ -26,7 +26,7 @@ REASONS_SHOWN = 5
 
 
 class AnnotatorName(StrEnum):
-    """What --annotator takes; those of `tagmoe.annotation.ask.annotators.ANNOTATORS`."""
+    """Values of --annotator, equal to `tagmoe.annotation.ask.annotators.ANNOTATORS`."""
 
     vlm = "vlm"
     rules = "rules"
@@ -34,7 +34,7 @@ class AnnotatorName(StrEnum):
 
 
 class RetryName(StrEnum):
-    """What --retry takes beside failed, which is always asked again."""
+    """Values of --retry. Rows with the status "failed" are always asked again, so it is not among them."""
 
     invalid = "invalid"
     refused = "refused"
@@ -44,10 +44,10 @@ def annotate(
     store: Annotated[str, typer.Argument(metavar="STORE", help="Store to annotate.")],
     annotator: Annotated[
         AnnotatorName | None,
-        typer.Option(help="Who: a model (default with --endpoint), rules without a model, or TagWorld's own truth."),
+        typer.Option(help="A model (default with --endpoint), rules without a model, or TagWorld's own tags."),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="Name of the answers in the store; by default the annotator's.")
+        str | None, typer.Option(help="Name of the answers in the store; by default that of the annotator.")
     ] = None,
     endpoint: Endpoints = None,
     model: ServedModel = None,
@@ -59,12 +59,12 @@ def annotate(
         bool, typer.Option("--per-tag", help="Ask a model for each tag, yes or no, with its probability.")
     ] = False,
     retry: Annotated[
-        list[RetryName] | None, typer.Option(help="Ask rows of this status again too (several times).")
+        list[RetryName] | None, typer.Option(help="Also ask rows of this status again; may be repeated.")
     ] = None,
     replace_tags: Annotated[
-        bool, typer.Option("--replace-tags", help="Set the tags that training reads also where others gave them.")
+        bool, typer.Option("--replace-tags", help="Replace tags for training that came from elsewhere.")
     ] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Rows to ask in this run.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most rows to ask in this run.")] = None,
     engine: Engine = EngineName.local,
     workers: Annotated[int, typer.Option(min=1, help="Processes; one is enough for a server.")] = 1,
     address: RayAddress = None,
@@ -76,7 +76,7 @@ def annotate(
 ) -> None:
     """Give scope, type and preservation tags to records; killed, the same command goes on and asks nothing twice.
 
-    The answers stand in a column of their own, and become the tags that training reads where nobody else gave any.
+    Answers are stored in their own column. Rows without tags for training get them from there.
     Example: tagmoe data annotate my/store --endpoint http://127.0.0.1:8000/v1 --model Qwen/Qwen3-VL-8B-Instruct
     """
     require("data", "lance", "pyarrow", purpose="A store of data")
@@ -105,7 +105,7 @@ def annotate(
     plan = Plan(
         name or kind.value,
         retry=frozenset(item.value for item in retry or ()),
-        # twice as many as may be at the server, so that the next question is ready when an answer comes
+        # Twice as many as the server gets at once, so that the next question is ready when an answer comes.
         in_flight=2 * concurrency,
         replace_tags=replace_tags,
     )

@@ -1,4 +1,4 @@
-"""`tagmoe data clean`: old versions of a store, and what only they use."""
+"""`tagmoe data clean`: remove old versions of a store, and files that only they use."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tagmoe.extras import require
 def clean(
     store: Annotated[str, typer.Argument(metavar="STORE", help="Store to clean.")],
     older_than: Annotated[
-        float, typer.Option(metavar="DAYS", min=0, help="Versions that are older go; those that a run names too.")
+        float, typer.Option(metavar="DAYS", min=0, help="Remove versions older than this, even those that a run uses.")
     ] = 14,
     as_json: AsJson = False,
 ) -> None:
-    """Remove old versions of a store, columns that were dropped or made again, and leftovers of killed workers.
+    """Remove old versions of a store, columns that were dropped or replaced, and leftovers of killed workers.
 
     Example: tagmoe data clean my/store --older-than 30
     """

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class DtypeName(StrEnum):
-    """What --dtype takes; those of `tagmoe.train.encoder.DTYPES`."""
+    """Values of --dtype, equal to `tagmoe.train.encoder.DTYPES`."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -39,16 +39,16 @@ def encode(
         str | None,
         typer.Option(
             metavar="WxH,WxH,...",
-            help="Sizes of the buckets, or release: its 33. By default these, or the one square of a smaller model.",
+            help="Sizes of the buckets, or release for its 33. By default those, or a small model's one square.",
         ),
     ] = None,
     dtype: Annotated[
-        DtypeName | None, typer.Option(help="Of the model; by default bfloat16 on a GPU. Columns are float16.")
+        DtypeName | None, typer.Option(help="Dtype of the model; by default bfloat16 on a GPU. Columns are float16.")
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Stop with the batch of the import in which so many rows are reached.")
+        int | None, typer.Option(min=1, help="Stop after the import batch in which this many rows are reached.")
     ] = None,
-    again: Annotated[bool, typer.Option("--again", help="Drop what is encoded and begin anew.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Drop the encoded columns and start again.")] = False,
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""`tagmoe data export`: a store as files that others read."""
+"""`tagmoe data export`: write a store as files in common formats."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tagmoe.files.resumable import size_text
 
 
 class Format(StrEnum):
-    """The formats of tagmoe.data.export, as the parser wants them."""
+    """The formats of tagmoe.data.export, as an enumeration for the argument parser."""
 
     jsonl = "jsonl"
     parquet = "parquet"
@@ -31,13 +31,13 @@ def export(
         Format, typer.Option("--format", help="JSONL and pictures, Hugging Face Parquet, or WebDataset tar.")
     ] = Format.jsonl,
     where: Annotated[
-        str | None, typer.Option(metavar="SQL", help="Only rows that this keeps, as \"dataset = 'ultraedit'\".")
+        str | None, typer.Option(metavar="SQL", help="Export only rows that match, as \"dataset = 'ultraedit'\".")
     ] = None,
-    shard_mb: Annotated[float, typer.Option(min=0.001, help="MB of pictures after which a new file begins.")] = 512.0,
+    shard_mb: Annotated[float, typer.Option(min=0.001, help="MB of pictures in one file.")] = 512.0,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the records of a store as files, each split apart, whole or not at all.
+    """Write the records of a store as files, with a separate set for each split; completely or not at all.
 
     Example: tagmoe data export my/store --format parquet --out my/parquet
     """

@@ -21,7 +21,7 @@ from tagmoe.files.resumable import size_text
 def import_(
     kind: Annotated[str, typer.Argument(metavar="KIND", help=f"Kind of source: {', '.join(KINDS)}.")],
     places: Annotated[
-        list[str], typer.Argument(metavar="[PATH] STORE", help="Files to read, where the kind has any; store to fill.")
+        list[str], typer.Argument(metavar="[PATH] STORE", help="Files to read, if the kind has any; store to fill.")
     ],
     name: Annotated[str | None, typer.Option(help="Name of the data set, where rows have none.")] = None,
     licence: Annotated[str | None, typer.Option(help="Licence (SPDX name) of rows that state none.")] = None,
@@ -30,15 +30,15 @@ def import_(
     ] = None,
     benchmark: Annotated[
         list[Path] | None,
-        typer.Option(metavar="PATH", help="Folder of a benchmark, or list of SHA-256: its pictures are not imported."),
+        typer.Option(metavar="PATH", help="Benchmark folder, or list of SHA-256, whose pictures are not imported."),
     ] = None,
     columns: Annotated[
         list[str] | None,
-        typer.Option("--map", metavar="FIELD=COLUMN", help="Of foreign Parquet: which column is what (several times)."),
+        typer.Option("--map", metavar="FIELD=COLUMN", help="Column of a Parquet file for a field; may be repeated."),
     ] = None,
     instruction: Annotated[str | None, typer.Option(help="Instruction of pairs that have no text file.")] = None,
-    count: Annotated[int | None, typer.Option(min=1, help="Samples to make, for kinds that are made.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of samples that are made.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Samples to make, for kinds that generate them.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of generated samples.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Another option of this kind.")
     ] = None,
@@ -71,7 +71,7 @@ def import_(
     from tagmoe.data.sources.importing import check_licence, import_source
     from tagmoe.data.store.store import Store
 
-    # Everything that can be refused is refused before a store is made.
+    # Check everything first, so that a refused import leaves no empty store.
     source = open_source(kind, path, options)
     accepted = accept_licence or []
     if source.licence.name == "none" and "none" not in accepted and "licence" in KINDS[kind].options:
@@ -111,7 +111,7 @@ def import_(
 
 
 def _assigned(given: Sequence[str] | None, option: str) -> dict[str, str]:
-    """NAME=VALUE given several times. Raises UsageError for a text without =, and for a name given twice."""
+    """{name: value} of repeated NAME=VALUE options. Raises UsageError without =, and for a name that is given twice."""
     found: dict[str, str] = {}
     for text in given or ():
         key, equals, value = text.partition("=")

@@ -1,4 +1,4 @@
-"""`tagmoe data invert`: exchange source and target where that makes a sound record."""
+"""`tagmoe data invert`: exchange source and target where that gives a valid record."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ def invert(
     quality: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=CUT", help="Least score of the source that a record must have; may be given for several."
+            metavar="NAME=CUT", help="Lowest score of the source that a record must have; may be given for several."
         ),
     ] = None,
     share: Annotated[
-        float, typer.Option(min=0.0, max=0.5, help="Share of a task's records and inverses that may be inverses.")
+        float, typer.Option(min=0.0, max=0.5, help="Largest share of inverses among a task's records.")
     ] = 0.3,
-    maps: Annotated[bool, typer.Option("--maps", help="Also: draw the map that a picture was made from.")] = False,
+    maps: Annotated[bool, typer.Option("--maps", help="Also add: draw the map that a picture was made from.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, and write nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Add inverse records: what was added is removed, a style becomes a photograph; TagWorld by its oracle.
 
-    What needs a look at the pictures is counted as waiting for a VLM. Killed, the same command goes on; done, it adds
-    nothing.
+    Records whose inverse can be judged only from the pictures are counted as waiting for a VLM. After a kill, the same
+    command resumes. When it is done, running it again adds nothing.
     Example: tagmoe data invert data/omniedit --quality o_score=7 --dry-run
     """
     require("data", "lance", "pyarrow", purpose="A store of data")

@@ -22,22 +22,22 @@ if TYPE_CHECKING:
 
 def refine(
     store: Annotated[str, typer.Argument(metavar="STORE", help="Store with gold tags.")],
-    rules: Annotated[Path, typer.Option(metavar="NEW.yaml", help="The new rules; with --propose the file to write.")],
+    rules: Annotated[Path, typer.Option(metavar="NEW.yaml", help="The new rules; with --propose, the file to write.")],
     gold: Annotated[
-        str, typer.Option(metavar="ANNOTATOR", help="Whose tags are right; 'tags' is what training reads.")
+        str, typer.Option(metavar="ANNOTATOR", help="Annotator whose tags are right; 'tags' is what training reads.")
     ],
     against: Annotated[
-        Path | None, typer.Option(metavar="OLD.yaml", help="The rules so far; by default the packaged ones.")
+        Path | None, typer.Option(metavar="OLD.yaml", help="The current rules; by default the packaged ones.")
     ] = None,
     endpoint: Endpoints = None,
     vlm_model: VLMName = None,
     annotator: Annotated[
-        str, typer.Option(metavar="NAME", help="Whose answers are there already, and get the adopted ones.")
+        str, typer.Option(metavar="NAME", help="Annotator whose answers are reused, and which gets the adopted ones.")
     ] = "vlm",
     propose: Annotated[
-        bool, typer.Option("--propose", help="Ask the model for new rules from its mistakes, and write them; no trial.")
+        bool, typer.Option("--propose", help="Let the model write new rules from its mistakes, without a trial.")
     ] = False,
-    tags: Annotated[int, typer.Option(min=1, max=18, help="With --propose: tags to mend, the worst first.")] = 3,
+    tags: Annotated[int, typer.Option(min=1, max=18, help="With --propose: tags to improve, the worst first.")] = 3,
     limit: Annotated[int | None, typer.Option(min=1, help="Gold rows to try, drawn at random; by default all.")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder of decisions and answers; by default beside NEW.yaml.")
@@ -52,7 +52,7 @@ def refine(
 ) -> None:
     """Compare two rule sets on gold tags; exits with 1, changing nothing, if gold F1 or inverse-consistency falls.
 
-    Only what the new rules change is asked. Example:
+    Only rows that the changed rules affect are asked again. Example:
     tagmoe data refine my/store --rules two.yaml --against one.yaml --gold people --endpoint URL --vlm-model NAME
     """
     require("data", "lance", "pyarrow", purpose="A store of data")
@@ -66,7 +66,7 @@ def refine(
     from tagmoe.data.store.store import Store
 
     if annotator == gold:
-        raise UsageError(f"The annotator and the gold side are both {gold!r}; gold tags must come from somebody else.")
+        raise UsageError(f"The annotator and the gold side are both {gold!r}; gold tags must come from another.")
     if propose:
         check_output_file(rules, force=False, extensions=(".yaml", ".yml"), kind="rules")
     old = packaged_rules() if against is None else load_rules(against)

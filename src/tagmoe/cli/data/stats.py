@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tagmoe.data.statistics import Statistics
 
 SHOWN = 20
-"""Values of a group in the table and in the plot; --json has all."""
+"""Most values of a group in the table and the plot. --json has all of them."""
 
 
 def stats(
@@ -52,7 +52,7 @@ def stats(
 
 
 def draw(found: Statistics) -> str:
-    """The counts as SVG, a panel of bars for each group that tells something apart."""
+    """The counts as SVG: a panel of bars for each group."""
     from tagmoe.report.svg import ACCENT, Drawing, quiet
 
     groups = {name: _shown(counts) for name, counts in found.groups.items() if counts}

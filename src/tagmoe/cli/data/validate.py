@@ -1,4 +1,4 @@
-"""`tagmoe data validate`: check a store, put what is unsound into quarantine, and report."""
+"""`tagmoe data validate`: check a store, put unsound records into quarantine, and report."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def validate(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; by default one for each processor core.")
     ] = None,
-    again: Annotated[bool, typer.Option("--again", help="Check all records anew, not only the unchecked.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Check all records again, not only unchecked ones.")] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Page to write (.html), with pictures.")] = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Check pictures, pairs, instructions, tags and ids; exits with 1 when anything was found.
 
-    The column `quarantine` says which checks found something in a record. Killed, the same command goes on.
+    The column `quarantine` names the checks that a record failed. After a kill, the same command resumes.
     Example: tagmoe data validate data/omniedit --out checks.html
     """
     require("data", "lance", "pyarrow", purpose="A store of data")

@@ -1,1 +1,1 @@
-"""TagWorld as a laboratory: the arms of the paper's ablation (Table 4) and what they show, over seeds."""
+"""The paper's ablation (Table 4) on TagWorld: train its arms over seeds, measure and compare them."""

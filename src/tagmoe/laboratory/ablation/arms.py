@@ -1,4 +1,6 @@
-"""The arms: one small YAML each, the difference from common.yaml (paper 4.5, Table 4, and the switches it leaves open).
+"""The arms of the ablation (paper 4.5, Table 4, and switches that the paper leaves open).
+
+Each arm is a small YAML file that holds its difference from common.yaml:
 
 about: one line for the tables
 settings: {moe: null}            merged over common.yaml
@@ -19,7 +21,7 @@ import yaml
 from tagmoe.config import COMMON, RunConfig, apply_override, check_config
 from tagmoe.errors import ConfigError, UsageError
 
-# What an arm may change. The rest is what makes arms comparable: data, steps, optimizer, base and the flow loss.
+# Settings that an arm may change. The others make arms comparable: data, steps, optimizer, base and the flow loss.
 FREE = {
     "moe": None,
     "loss": frozenset(
@@ -35,13 +37,13 @@ FREE = {
         }
     ),
 }
-# Where a run writes, and what changes with the seed: no part of what arms share.
+# Settings of places, logging and the seed. Arms need not share them.
 ELSEWHERE = ("output_dir", "cache_dir", "dense", "seed", "tensorboard", "keep_checkpoints", "save_every")
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm: its name, what it is in a line, and the settings of its run (`output_dir` and `seed` still common)."""
+    """One arm: its name, a line about it, and the settings of its run (each run sets `output_dir` and `seed`)."""
 
     name: str
     about: str
@@ -56,7 +58,7 @@ def arm_names(folder: Path) -> list[str]:
 
 
 def load_arms(folder: Path, names: Sequence[str] | None = None, overrides: Sequence[str] = ()) -> list[Arm]:
-    """The arms of these names (by default all), each checked, with `overrides` applied to what all share.
+    """Load and check the arms of these names, by default all. overrides: changes of the settings that all share.
 
     Raises UsageError for an unknown name, ConfigError for a file that is wrong or changes what arms must share.
     """
@@ -72,7 +74,7 @@ def load_arms(folder: Path, names: Sequence[str] | None = None, overrides: Seque
 
 
 def common_digest(config: RunConfig, measure: Mapping[str, Any]) -> str:
-    """A digest of all that compared arms must share: the run without what an arm may change, and how it is measured."""
+    """A digest of what compared arms must share: the settings that no arm may change, and how arms are measured."""
     settings = config.model_dump(mode="json")
     for name in ELSEWHERE:
         settings.pop(name)

@@ -1,4 +1,4 @@
-"""The results of a folder, read together and refused together when they do not belong together."""
+"""Read all results of a folder, and refuse them when they cannot be compared with each other."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ QUANTITIES = ("success", "unchanged", "subject", "face", "style")
 
 @dataclass(frozen=True)
 class Collection:
-    """Results by arm and seed, of the same cases, recipe and versions. missing: arms asked for that have no result."""
+    """Results by arm and seed, with the same cases, recipe and versions. missing: wanted arms without a result."""
 
     arms: Mapping[str, Mapping[int, Result]]
     missing: tuple[str, ...] = ()
 
     @property
     def first(self) -> Result:
-        """Any result: for what all share."""
+        """Any one result, to read what all of them share."""
         return next(self.results())
 
     @property
@@ -36,7 +36,7 @@ class Collection:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """All seeds that any arm has."""
+        """The seeds of all arms together."""
         return tuple(sorted({seed for runs in self.arms.values() for seed in runs}))
 
     def results(self) -> Iterator[Result]:
@@ -45,15 +45,15 @@ class Collection:
             yield from runs.values()
 
     def common_seeds(self, first: str, second: str) -> tuple[int, ...]:
-        """The seeds that both arms have: only these can be paired."""
+        """The seeds that both arms have. Only these can be paired."""
         return tuple(sorted(self.arms[first].keys() & self.arms[second].keys()))
 
     def missing_seeds(self, arm: str) -> tuple[int, ...]:
-        """The seeds that other arms have and this one has not."""
+        """The seeds that other arms have and this one lacks."""
         return tuple(seed for seed in self.seeds if seed not in self.arms[arm])
 
     def verdicts(self, arm: str, quantity: str, seeds: Sequence[int]) -> np.ndarray:
-        """What the oracle said by seed and case, (S, C) float; NaN where a case does not ask for it."""
+        """The oracle's verdicts by seed and case, (S, C) float; NaN where the quantity does not apply to a case."""
         rows = [getattr(self.arms[arm][seed].verdicts, quantity) for seed in seeds]
         return np.array([[np.nan if value is None else float(value) for value in row] for row in rows])
 
@@ -65,11 +65,13 @@ def read_collection(
     arms: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
 ) -> Collection:
-    """Read FOLDER/ARM/seed-S/result.json and FOLDER/ARM-seed-S.json, of `arms` and `seeds` (by default of all).
+    """Read FOLDER/ARM/seed-S/result.json and FOLDER/ARM-seed-S.json of `arms` and `seeds`, by default of all.
 
-    known: the names of all arms there are, in the order to show; those without a result are `missing`. Raises
-    UsageError for no results or an unknown name in `arms`; ResultError for a half-finished run, an unknown
-    arm, two results of one arm and seed, or results of different recipes, versions or cases.
+    known: the names of all arms, in the order to show. Those without a result are `missing`.
+
+    Raises UsageError when there are no results, and for an unknown name in `arms`. Raises ResultError for a
+    half-finished run, an unknown arm, two results of one arm and seed, and results of different recipes, versions or
+    cases.
     """
     if not folder.is_dir():
         raise UsageError(f"There is no folder {str(folder)!r} with results; run arms first, or give another folder.")
@@ -117,9 +119,9 @@ def read_collection(
 
 
 def _paths(folder: Path) -> Iterator[tuple[Path, str, int]]:
-    """Where results are or, of a half-finished run, should be: path, arm and seed by their names.
+    """(path, arm, seed) of every result, and of the results that half-finished runs should have.
 
-    The dense bases have no result, and a run that only waits in the queue is missing, not half-finished.
+    Dense bases have no result. A run that still waits in the queue counts as missing, not as half-finished.
     """
     for item in sorted(folder.iterdir()):
         flat = FLAT.fullmatch(item.name)
@@ -133,12 +135,12 @@ def _paths(folder: Path) -> Iterator[tuple[Path, str, int]]:
 
 
 def _waits(run: Path) -> bool:
-    """Whether a run is planned and not begun: it is missing, not half-finished."""
+    """Whether a run is planned but has not begun."""
     return [path.name for path in run.iterdir()] == ["job.json"]
 
 
 def _check_together(items: Sequence[tuple[Path, Result]]) -> None:
-    """Refuse what would make a table compare unlike things, naming the two files and what differs."""
+    """Refuse results that cannot be compared. The error names two files and what differs."""
     (first_path, first), *others = items
     _check_lengths(first_path, first)
     for path, result in others:
@@ -174,10 +176,10 @@ def _check_lengths(path: Path, result: Result) -> None:
 
 
 def _asked(result: Result) -> list[list[bool]]:
-    """Which cases ask for what: it follows from the cases, so that two results of the same cases agree."""
+    """Which quantities apply to which cases. This depends only on the cases, so results of equal cases agree in it."""
     return [[value is None for value in getattr(result.verdicts, name)] for name in QUANTITIES]
 
 
 def _version(name: str, version: str) -> str:
-    # the patch level of Python changes no number
+    # Python's patch level changes no result.
     return ".".join(version.split(".")[:2]) if name == "python" else version

@@ -21,7 +21,7 @@ Curves = Callable[[Result], tuple[Sequence[float], Sequence[float]]]
 
 
 def figures(summary: Summary) -> dict[str, str]:
-    """Name -> SVG text, of every figure that the results have data for. Raises MissingError without matplotlib."""
+    """{name: SVG} of every figure that the results have data for. Raises MissingError without matplotlib."""
     drawn = {name: draw(summary) for name, draw in DRAWN.items()}
     return {name: svg for name, svg in drawn.items() if svg is not None}
 
@@ -44,7 +44,7 @@ def gradient_figure(gradients: dict[str, Any]) -> str:
 
 
 def differences(summary: Summary) -> str | None:
-    """Every arm's difference in success to the baseline: thick over cases, thin over seeds and cases, ticks by seed."""
+    """Each arm's difference in success to the baseline. Thick: over cases. Thin: over seeds too. Ticks: seeds."""
     rows = [row for row in reversed(summary.rows) if row.differences.get("success") is not None]
     if not rows:
         return None
@@ -157,7 +157,7 @@ DRAWN: dict[str, Callable[[Summary], str | None]] = {
 
 
 def _panels(summary: Summary, panels: Sequence[tuple[str, Curves, bool]]) -> str | None:
-    """One panel a curve, one line an arm; None when no arm has any of them."""
+    """One panel for each curve, one line for each arm. None when no arm has any of the curves."""
     arms = _shown(summary)
     found = [
         (title, logarithmic, {arm: runs for arm in arms if (runs := _runs(summary, arm, curve))})
@@ -196,14 +196,14 @@ def _validated(result: Result, name: str) -> tuple[list[float], list[float]]:
 
 
 def _smooth(steps: Sequence[float], values: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
-    """A centred mean over a fifth of the points: single steps are noise of their batch."""
+    """A centred mean over a fifth of the points, because the values of single steps vary with their batch."""
     reach = int(len(values) * SMOOTHED_SHARE / 2)
     means = [float(np.mean(values[max(0, i - reach) : i + reach + 1])) for i in range(len(values))]
     return steps, means
 
 
 def _shown(summary: Summary) -> list[str]:
-    """Arms whose curves can be told apart: the paper's and the baseline, then others as colours last."""
+    """Arms to draw: the paper's and the baseline, then others until the colours run out."""
     arms = [row.arm for row in summary.rows]
     first = [arm for arm in arms if arm in PAPER_ARMS or arm == summary.baseline]
     return (first + [arm for arm in arms if arm not in first])[: len(SERIES)]
@@ -246,7 +246,7 @@ def _interval_line(axes: Any, place: int, estimate: Estimate | None, colour: str
 
 
 def _about_zero(axes: Any, names: Sequence[str]) -> None:
-    """A name a row, and a line at no difference."""
+    """Label the rows, and draw a line at no difference."""
     axes.axvline(0, **ZERO)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(-0.6, len(names) - 0.4)

@@ -1,8 +1,8 @@
-"""Do tasks interfere? Measured, not assumed: paper 1 and 3.1 name task interference as what the mixture is for.
+"""Measure whether tasks interfere. Paper 1 and 3.1 name task interference as the reason for the mixture.
 
-Two views. Training: each family of tasks alone and all together, at equal steps per task and the same base, dense and
-sparse. Gradients: the cosine between tasks' gradients of L_flow in the image FFNs of the late blocks; where it is
-negative, a step for one task undoes a step for the other.
+There are two measurements. Training: each family of tasks is trained alone, and all are trained together, dense and
+sparse, from the same base and with equal steps for each task. Gradients: the cosine between tasks' gradients of L_flow
+in the image FFNs of the late blocks. Where it is negative, a step for one task undoes a step for the other.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "style": ("style", "destyle"),
     "reference": ("subject", "style_ref", "structure"),
 }
-"""Every editing task is in one family; tasks of a family change the same kind of thing."""
+"""Families of editing tasks. The tasks of a family change the same kind of thing."""
 FOLDER = "interference"
 TOGETHER = "together"
 GRADIENT_SEED = 31
 WARMUP_SHARE = 8
-"""A run of n steps warms up for n / 8: a short one must not spend itself on that."""
+"""The warm-up takes 1/8 of a run's steps, so that a short run does not consist of its warm-up."""
 
 
 def family_jobs(out: Path, seed: int, arm: Arm, plan: Plan) -> list[Job]:
-    """Jobs that train an arm's model on all editing tasks together and on each family alone, as long a task."""
+    """Jobs that train an arm on all editing tasks together, and on each family alone, with equal steps a task."""
     steps = arm.config.unified.steps
     groups: dict[str, tuple[str, ...]] = {TOGETHER: EDITING, **FAMILIES}
     jobs = []
@@ -74,8 +74,8 @@ def family_jobs(out: Path, seed: int, arm: Arm, plan: Plan) -> list[Job]:
 class TaskGradients:
     """Cosines between tasks' gradients in the image FFNs of the late blocks (all experts of a mixture stacked).
 
-    cosine_KK: between the means of two halves of each task's samples, so that the diagonal is the reliability of the
-    estimate and not 1 by construction; symmetric.
+    cosine_KK: symmetric cosines between the mean gradients of two halves of each task's samples. Because the halves
+    differ, the diagonal is the reliability of the estimate, and not always 1.
     """
 
     tasks: tuple[str, ...]
@@ -91,7 +91,7 @@ class TaskGradients:
         return float(self._pairs().mean())
 
     def reliability(self) -> float:
-        """Mean cosine between the two halves of the same task: what noise leaves of a cosine of 1."""
+        """Mean cosine between the two halves of the same task. Without noise it would be 1."""
         return float(np.diag(self.cosine_KK).mean())
 
     def _pairs(self) -> np.ndarray:
@@ -101,9 +101,10 @@ class TaskGradients:
 def task_gradients(
     pipeline: TagMoEPipeline, *, late_blocks: int, samples: int = 256, tasks: Sequence[str] = EDITING
 ) -> TaskGradients:
-    """The gradient of L_flow of every task at the pipeline's weights: `samples` training cases, times spread evenly.
+    """The gradient of L_flow of every task at the pipeline's weights, which stay as they are.
 
-    The weights are left as they are. late_blocks: how many blocks at the end count, those that a mixture would have.
+    samples: training cases for each task; their times are evenly spread. late_blocks: the number of last blocks to use;
+    in a mixture model these have the experts.
     """
     parameters = [
         parameter
@@ -116,7 +117,7 @@ def task_gradients(
         drawn = [sample(GRADIENT_SEED, number + len(tasks) * i, task=task) for i in range(samples)]
         batch = FlowSamples(pipeline, drawn, seed=GRADIENT_SEED + number)
         t_B = (torch.arange(samples) + 0.5) / samples
-        # a permutation, so that each half sees all times
+        # Shuffled, so that each half has times from the whole range.
         t_B = t_B[torch.randperm(samples, generator=torch.Generator().manual_seed(number))]
         for half, kept in enumerate(halves):
             loss = batch.loss(pipeline, t_B, slice(half * samples // 2, (half + 1) * samples // 2)).mean()
@@ -129,9 +130,9 @@ def task_gradients(
 
 
 def summarise(out: Path, arms: Sequence[str], seeds: Sequence[int], *, samples: int = 256) -> Path:
-    """Compare the finished family jobs, take the gradients of `samples` a task; writes and returns interference.json.
+    """Compare the finished family jobs and measure gradients. Writes interference.json and returns its path.
 
-    Raises ResultError when a job is not finished.
+    samples: cases of each task for the gradients. Raises ResultError when a job is not finished.
     """
     from tagmoe.train.recipe import versions
 
@@ -174,7 +175,7 @@ def _alone_and_together(alone: list[Result], together: list[Result]) -> dict[str
 
 
 def _gradients(out: Path, arm: str, seeds: Sequence[int], samples: int) -> dict[str, Any]:
-    """The tasks' gradients at the weights that training on all tasks gave, mean over seeds."""
+    """Cosines of the tasks' gradients after training on all tasks, mean over seeds."""
     measured = []
     for seed in seeds:
         folder = out / FOLDER / f"{arm}-{TOGETHER}" / f"seed-{seed}"

@@ -4,8 +4,8 @@ FOLDER/<arm>/seed-<s>/
     job.json            what is to be done
     run/                the training run: config.resolved.yaml, metrics.jsonl, checkpoints/, model/
     edits.safetensors   the pictures and routing of the cases
-    result.json         there when all is done
-    log.txt             what the process said
+    result.json         written last, when the job is done
+    log.txt             output of the process
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from tagmoe.laboratory.ablation.arms import FREE, Arm, common_digest
 from tagmoe.laboratory.ablation.results import BASE, NAME
 
 EVERY = 20
-"""Every n-th step's terms are kept in the result."""
+"""The result keeps the loss terms of every n-th step."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What one process does in `folder`. plan: the fields of `measure.Plan`; None for the base (not measured)."""
+    """The work of one process in `folder`. plan: the fields of `measure.Plan`; None for a base (not measured)."""
 
     folder: Path
     arm: str
@@ -61,7 +61,7 @@ class Job:
         return self.config.base.steps + self.config.unified.steps
 
     def steps_done(self) -> int:
-        """How far the training is, read from its metrics."""
+        """Training steps that are done, read from the metrics."""
         path = self.folder / "run" / "metrics.jsonl"
         if self.model.exists():
             return self.steps
@@ -75,7 +75,7 @@ class Job:
         return int(last["step"]) + (self.config.base.steps if last["stage"] == "unified" else 0)
 
     def write(self) -> None:
-        """Record the job in its folder. Raises ResultError when another one is recorded there."""
+        """Write job.json. Raises ResultError when the folder holds a different job."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "job.json"
         text = json.dumps({**asdict(self), "folder": "", "config": self.config.model_dump(mode="json")}, indent=1)
@@ -117,16 +117,16 @@ def arm_job(out: Path, seed: int, arm: Arm, plan: dict[str, Any]) -> Job:
 
 
 def changed(config: RunConfig, **changes: Any) -> RunConfig:
-    """The settings with these top-level ones changed, checked again."""
+    """The settings with these top-level settings changed. The result is checked again."""
     plain = {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in changes.items()}
     return check_config({**config.model_dump(mode="json"), **plain})
 
 
 def main(folder: Path) -> int:
-    """Do the job recorded in a folder; what is already there is not done again. Returns an exit code."""
+    """Do the job recorded in a folder, without repeating finished parts. Returns an exit code."""
     from tagmoe.errors import TagMoEError
 
-    # a shell that starts us in the background leaves Ctrl-C ignored, and then nothing would stop us
+    # A shell starts background processes with Ctrl-C ignored. Then no signal would stop this process.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     _stop_with_parent()
     try:
@@ -223,13 +223,13 @@ def _metrics(path: Path) -> tuple[list[dict[str, float]], list[dict[str, float]]
 
 
 def _portable(config: RunConfig) -> dict[str, Any]:
-    """The settings without the folders of one machine."""
+    """The settings without folders, which differ between machines."""
     settings = config.model_dump(mode="json")
     return {k: v for k, v in settings.items() if k not in ("output_dir", "cache_dir", "dense")}
 
 
 def _parameters(transformer: Any) -> dict[str, int]:
-    """All weights of the transformer, and those that one token uses."""
+    """The number of all weights of the transformer, and of those that one token uses."""
     total = sum(p.numel() for p in transformer.parameters())
     experts = sum(p.numel() for name, p in transformer.named_parameters() if ".experts." in name)
     config = transformer.config
@@ -238,10 +238,10 @@ def _parameters(transformer: Any) -> dict[str, int]:
 
 
 def _stop_with_parent() -> None:
-    """Stop after the running step when the parent dies: its end closes our standard input."""
+    """Stop after the running step when the parent process dies, which closes standard input."""
 
     def wait() -> None:
-        os.read(0, 1)  # not sys.stdin: a thread inside it cannot be left when the interpreter ends
+        os.read(0, 1)  # not sys.stdin: a thread that blocks in it hinders the interpreter's exit
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=wait, daemon=True).start()

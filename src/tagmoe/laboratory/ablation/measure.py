@@ -1,6 +1,6 @@
-"""Measuring a model of one arm: held-out cases edited and judged, L_flow by timestep, and what the gates did.
+"""Measure the model of one arm: edit and judge held-out cases, L_flow by timestep, and the routing.
 
-The pictures and the routing are kept beside the result, so that a better oracle or statistic needs no new edits.
+Pictures and routing are kept beside the result, so that a new oracle or statistic needs no new edits.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ BATCH = 128
 
 @dataclass(frozen=True)
 class Plan:
-    """How every arm is measured: held-out cases of every task, and how they are edited.
+    """How every arm is measured: the held-out cases of every task, and the settings to edit them with.
 
-    curve_cases: cases of every task for the success on the way; 0 for none. tasks: None for all.
+    curve_cases: cases of every task for success during training; 0 for none. tasks: None for all.
     """
 
     per_task: int = 60
@@ -50,7 +50,7 @@ class Plan:
     tasks: Sequence[str] | None = None
 
     def record(self) -> dict[str, Any]:
-        """The plan as plain data, without what is left open."""
+        """The plan as plain data, without settings that are None."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     def samples(self) -> list[Sample]:
@@ -58,7 +58,7 @@ class Plan:
         return cases(self.per_task, self.seed, self.tasks)
 
     def meter(self, pipeline: TagMoEPipeline) -> FlowMeter:
-        """What measures L_flow, on the editing tasks among the plan's."""
+        """The meter of L_flow on the editing tasks of the plan."""
         return FlowMeter(pipeline, [task for task in EDITING if self.tasks is None or task in self.tasks])
 
 
@@ -72,7 +72,7 @@ class FlowSamples:
         self.noise_BTC = torch.randn(self.target_BTC.shape, generator=torch.Generator().manual_seed(seed))
 
     def loss(self, pipeline: TagMoEPipeline, t_B: Tensor, part: slice) -> Tensor:
-        """The unweighted flow loss of each sample of a part, at times t_B (one for every sample of the whole)."""
+        """The unweighted flow loss of each sample of a part. t_B: times of all samples, not only of the part."""
         x0, noise, t = self.target_BTC[part], self.noise_BTC[part], t_B[part]
         side = round(x0.shape[1] ** 0.5)
         output = pipeline.transformer(
@@ -86,7 +86,7 @@ class FlowSamples:
 
 
 class FlowMeter:
-    """L_flow at fixed timesteps on fixed held-out samples with fixed noise: paired between arms, seeds and steps."""
+    """L_flow at fixed timesteps, samples and noise, so that values of arms, seeds and steps are paired."""
 
     def __init__(self, pipeline: TagMoEPipeline, tasks: Sequence[str] = EDITING) -> None:
         self.samples = FlowSamples(pipeline, cases(FLOW_CASES, FLOW_SEED, tasks), seed=FLOW_SEED)
@@ -104,7 +104,7 @@ class FlowMeter:
 
 
 def curve_validator(plan: Plan) -> Callable[[TagMoEPipeline, int, Path], dict[str, float]]:
-    """What training calls on the way: {"flow": mean over timesteps, "success": of a few cases} (Fig. 6 left)."""
+    """A validator for training: {"flow": mean over timesteps, "success": of a few cases} (Fig. 6 left)."""
     samples = cases(plan.curve_cases, plan.seed + 1, plan.tasks) if plan.curve_cases else []
     meter: list[FlowMeter] = []
 
@@ -121,8 +121,8 @@ def curve_validator(plan: Plan) -> Callable[[TagMoEPipeline, int, Path], dict[st
 
 @dataclass(frozen=True)
 class Measured:
-    """The edits of all cases. images_CHWc uint8. target_CLN: share of the target's tokens whose first choice is each
-    expert; signature_CN: g of Eq. 3 (all image tokens); both mean over denoising steps, None of a dense model.
+    """The edits of all cases. images_CHWc: uint8. target_CLN: share of the target's tokens with each expert as first
+    choice. signature_CN: g of Eq. 3, over all image tokens. Both are means over denoising steps, None for dense models.
     """
 
     images: np.ndarray
@@ -137,7 +137,7 @@ class Measured:
 
     @classmethod
     def load(cls, path: Path) -> Measured | None:
-        """Inverse of `save`; None where there is no whole file."""
+        """Inverse of `save`. None where the file is missing or incomplete."""
         try:
             tensors = load_file(path)
         except (OSError, SafetensorError):
@@ -146,7 +146,7 @@ class Measured:
 
 
 def edit_cases(pipeline: TagMoEPipeline, samples: Sequence[Sample], plan: Plan) -> Measured:
-    """Edit (or generate) all cases; case i has the noise of plan.seed + i, whatever the arm."""
+    """Edit (or generate) all cases. Case i has the noise of seed plan.seed + i in every arm."""
     sparse = bool(pipeline.transformer.config.num_moe_blocks)
     shares: dict[int, np.ndarray] = {}
     signatures: dict[int, np.ndarray] = {}
@@ -172,7 +172,7 @@ def judged(samples: Sequence[Sample], images: np.ndarray) -> Verdicts:
     editing = [case.tags.scope[0].endswith("editing") for case in samples]
     return Verdicts(
         success=tuple(v.success for v in verdicts),
-        # a picture that is new as a whole has no rest that could stay
+        # A picture that is entirely new has nothing that could stay unchanged.
         unchanged=tuple(v.unchanged if edits else None for v, edits in zip(verdicts, editing, strict=True)),
         subject=tuple(v.subject for v in verdicts),
         face=tuple(v.face for v in verdicts),
@@ -194,7 +194,7 @@ def described(plan: Plan, samples: Sequence[Sample]) -> Cases:
 
 
 def routed(samples: Sequence[Sample], measured: Measured, alignment: Alignment | None = None) -> Routing | None:
-    """What the gates did on the cases, and how well `alignment` reads tags off it; None of a dense model."""
+    """The routing of the cases, and how well `alignment` predicts tags from it. None for a dense model."""
     if measured.target_CLN is None:
         return None
     tags = None

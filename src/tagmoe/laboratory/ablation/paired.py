@@ -1,8 +1,8 @@
-"""Paired differences of two arms over the same cases and seeds, and how many cases it takes to see one.
+"""Paired differences of two arms over the same cases and seeds, and how many cases are needed to resolve one.
 
-Two intervals answer two questions. Over cases: would these trained models differ on other cases? (A bootstrap of cases;
-all seeds of a case go together, because they share its difficulty.) Over seeds and cases: would the arms differ when
-trained again? (Student's t.)
+Two intervals answer two questions. Over cases: would these trained models differ on other cases? This is a bootstrap of
+cases; all seeds of a case stay together, because they share its difficulty. Over seeds and cases: would the arms differ
+when trained again? This is Student's t.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ _Z = _NORMAL.inv_cdf(0.5 + LEVEL / 2)
 class Estimate:
     """A mean over seeds and cases: of an arm, or of the difference of two arms.
 
-    by_seed: the mean of each seed, in the order of `seeds`. cases: how many have the quantity, 0 for what a run has
-    once. over_cases: for these seeds (None for what a run has once, and below 5 cases). over_seeds: for new seeds and
-    cases (None with one seed); p: of no difference, by the same reasoning.
+    by_seed: the mean of each seed, in the order of `seeds`. cases: the number of cases with the quantity; 0 for a
+    quantity with one value for each run. over_cases: the interval for these seeds; None for a quantity of a run, and
+    below 5 cases. over_seeds: the interval for new seeds and cases; None with one seed. p: p-value of no difference,
+    also for new seeds and cases.
     """
 
     value: float
@@ -47,9 +48,9 @@ class Estimate:
 
     @property
     def verdict(self) -> Verdict:
-        """Of a difference: whether its sign is known, and for whom.
+        """Whether the sign of a difference is resolved, in general or for these seeds.
 
-        Seeds that disagree on the sign are never resolved, however many cases they were judged on.
+        When seeds disagree on the sign it is never resolved, however many cases there are.
         """
         if self.agreeing < len(self.seeds):
             return "not resolved"
@@ -61,9 +62,9 @@ class Estimate:
 
 
 def estimate(values_SC: np.ndarray, seeds: Sequence[int], bootstrap: Bootstrap) -> Estimate | None:
-    """The mean of values by seed and case; NaN where a case does not ask for the quantity, in every seed alike.
+    """The mean of values by seed and case. A case without the quantity is NaN in every seed.
 
-    None when no case asks for it. Raises UsageError for other shapes, or a case that only some seeds have.
+    None when no case has the quantity. Raises UsageError for other shapes, and for a case that only some seeds have.
     """
     if values_SC.ndim != 2 or not seeds or len(values_SC) != len(seeds):
         raise UsageError(f"The values have the shape {values_SC.shape}; give one row for each of {len(seeds)} seeds.")
@@ -88,14 +89,14 @@ def estimate(values_SC: np.ndarray, seeds: Sequence[int], bootstrap: Bootstrap) 
 
 
 def seed_estimate(values: Sequence[float], seeds: Sequence[int]) -> Estimate:
-    """The mean of what a run has once (a loss, a share), or of its differences between arms, with t over seeds."""
+    """The mean of a quantity with one value for each run, or of its differences between arms, with t over seeds."""
     over_seeds, p = t_interval(np.array(values, dtype=np.float64)[:, None]) or (None, None)
     mean = math.fsum(values) / len(values)
     return Estimate(mean, tuple(seeds), tuple(map(float, values)), 0, over_seeds=over_seeds, p=p)
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment of p-values: together they name a false difference in at most 5 % of such tables."""
+    """Holm's step-down adjustment of p-values. At level 5 %, at most 5 % of such tables have a false difference."""
     adjusted, largest = [0.0] * len(p), 0.0
     for rank, index in enumerate(sorted(range(len(p)), key=lambda index: p[index])):
         largest = max(largest, min(1.0, (len(p) - rank) * p[index]))
@@ -105,11 +106,11 @@ def holm(p: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Spread:
-    """How two arms' verdicts differ, from which the number of cases follows.
+    """How two arms' verdicts differ. The number of cases that is needed follows from it.
 
-    discordance: the mean square of a pair's difference; of yes-or-no verdicts the share judged differently.
-    correlation: of a case's differences between two seeds, 0 where further seeds help as much as further cases, 1 where
-    they do not help; None with one seed.
+    discordance: the mean square of a pair's difference; for yes-or-no verdicts, the share of different verdicts.
+    correlation: that of a case's differences between two seeds; None with one seed. At 0, more seeds help as much as
+    more cases; at 1, they do not help.
     """
 
     discordance: float
@@ -122,16 +123,16 @@ def spread(differences_SC: np.ndarray) -> Spread:
     count, variance = len(differences_SC), float((deviations**2).mean())
     correlation = None
     if count > 1 and variance > 0:
-        # the variance of a case's mean over S seeds is v (1 + (S - 1) r) / S
+        # The variance of a case's mean over S seeds is v (1 + (S - 1) r) / S.
         shared = float((deviations.mean(axis=0) ** 2).mean()) / variance
         correlation = min(1.0, max(0.0, (count * shared - 1) / (count - 1)))
     return Spread(float((differences_SC**2).mean()), correlation)
 
 
 def half_width(cases: int, discordance: float, *, seeds: int = 1, correlation: float | None = None) -> float:
-    """Half the 95 % interval over `cases` of a difference near zero.
+    """Half the width of the 95 % interval over `cases` of a difference near zero.
 
-    Without a correlation seeds are taken not to help. Raises UsageError for numbers that cannot be.
+    Without a correlation, seeds are assumed not to help. Raises UsageError for numbers out of range.
     """
     return _Z * math.sqrt(_case_variance(discordance, seeds, correlation) / _positive(cases))
 
@@ -139,7 +140,7 @@ def half_width(cases: int, discordance: float, *, seeds: int = 1, correlation: f
 def cases_needed(
     difference: float, discordance: float, *, seeds: int = 1, correlation: float | None = None, power: float = 0.8
 ) -> int:
-    """How many cases show a true `difference` (0.02: two points) at 95 % with this power; errors as above."""
+    """How many cases show a true `difference` (0.02: two points) at 95 % with this power. Raises as `half_width`."""
     if not 0 < difference <= 1 or not 0 < power < 1:
         raise UsageError(f"The difference is {difference} and the power {power}; both lie between 0 and 1.")
     factor = _Z + _NORMAL.inv_cdf(power)

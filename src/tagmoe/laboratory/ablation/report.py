@@ -33,7 +33,7 @@ from tagmoe.report.svg import inline
 
 FILES = ("report.html", "ablation.json", "runs.csv", "differences.csv", "*.svg")
 SOUGHT = 0.02
-"""The difference in success that the number of cases is chosen for: two points."""
+"""The number of cases is chosen to resolve this difference in success: two points."""
 OUTCOMES = (
     "held",
     "held for these seeds",
@@ -91,7 +91,7 @@ def numbers(summary: Summary) -> dict[str, Any]:
 
 
 def resolution(summary: Summary, arm: str) -> dict[str, Any]:
-    """How small a difference in success to the baseline these cases show, and how many would show two points."""
+    """The smallest difference in success to the baseline that these cases resolve, and the cases for two points."""
     spread = summary.spreads[arm]
     seeds = len(summary.collection.common_seeds(arm, summary.baseline))
     options: dict[str, Any] = {"seeds": seeds, "correlation": spread.correlation}
@@ -104,7 +104,7 @@ def resolution(summary: Summary, arm: str) -> dict[str, Any]:
 
 
 def run_rows(summary: Summary) -> list[dict[str, Any]]:
-    """One row a run: what it gave and what it cost."""
+    """One row for each run: its results and its cost."""
     rows = []
     for row in summary.rows:
         for place, (seed, result) in enumerate(summary.collection.arms[row.arm].items()):
@@ -114,7 +114,7 @@ def run_rows(summary: Summary) -> list[dict[str, Any]]:
 
 
 def difference_rows(summary: Summary) -> list[dict[str, Any]]:
-    """One row a difference to the baseline: every column, and success by task."""
+    """One row for each difference to the baseline: every column, and success by task."""
     rows = []
     for row in summary.rows:
         found = [(name, "", estimate) for name, estimate in row.differences.items()]
@@ -127,7 +127,7 @@ def difference_rows(summary: Summary) -> list[dict[str, Any]]:
 
 
 def paper_rows(summary: Summary) -> list[dict[str, Any]]:
-    """Table 4 metric by metric: the paper's values, and what each of its two steps came to here."""
+    """Table 4 by metric: the paper's values, and the outcome of each of its two steps here."""
     rows = []
     for place, metric in enumerate(PAPER_METRICS):
         steps = [claim for step in PAPER_STEPS for claim in summary.claims if _belongs(claim, step, metric)]
@@ -137,7 +137,7 @@ def paper_rows(summary: Summary) -> list[dict[str, Any]]:
 
 
 def outcomes(summary: Summary) -> dict[str, list[Claim]]:
-    """The paper's claims by what became of them; only outcomes that occur."""
+    """The paper's claims by outcome. Outcomes without a claim are left out."""
     grouped = {name: [claim for claim in summary.claims if claim.outcome == name] for name in OUTCOMES}
     return {name: claims for name, claims in grouped.items() if claims}
 
@@ -159,7 +159,7 @@ def render(summary: Summary, drawn: dict[str, str]) -> str:
 
 
 def facts(summary: Summary) -> dict[str, Any]:
-    """What a page is made of, in HTML or Markdown: names for a template that has the number formats."""
+    """The variables of a page's template, for HTML or Markdown, with functions that format numbers."""
     results = [result for row in summary.rows for result in summary.collection.arms[row.arm].values()]
     return {
         "s": summary,

@@ -1,4 +1,4 @@
-"""What one arm at one seed gave: the schema of result.json, of which every table and figure is made."""
+"""The schema of result.json: the result of one arm at one seed. All tables and figures are made from it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from tagmoe.files.atomic import write_whole
 
 NAME = "result.json"
 BASE = "base"
-"""The folder of the dense bases, among those of the arms."""
+"""Name of the folder of dense bases, which is beside the folders of the arms."""
 
 
 class Part(BaseModel):
-    """A frozen part of a result that refuses names it does not know and numbers that are not finite."""
+    """A frozen part of a result. It refuses unknown fields and numbers that are not finite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Cases(Part):
-    """Which held-out cases were edited, and how. `tasks[i]` is the task of case i; the flags are held-out or not."""
+    """The held-out cases, and how they were edited. tasks, held_out_*: entry i belongs to case i."""
 
     per_task: int
     seed: int
@@ -35,7 +35,7 @@ class Cases(Part):
 
 
 class Verdicts(Part):
-    """What the oracle said of each case, in their order; None where a case does not ask for it."""
+    """The oracle's verdicts, in the order of the cases. None where a quantity does not apply to a case."""
 
     success: tuple[bool, ...]
     unchanged: tuple[float | None, ...]
@@ -53,10 +53,10 @@ class FlowByTimestep(Part):
 
 
 class Routing(Part):
-    """What the gates did on the cases, of the target's tokens, mean over denoising steps.
+    """The routing of the target's tokens on the cases, mean over denoising steps.
 
-    mutual_information_L: nats between task and first-choice expert, by layer. utilisation: task -> L x N shares.
-    tags_exact, tags_f1: how often the tags predicted from the signature are all right, and their F1; None without a
+    mutual_information_L: nats between task and first-choice expert, by layer. utilisation: {task: L x N shares}.
+    tags_exact: how often all tags predicted from the signature are right. tags_f1: their F1. Both are None without a
     trained H_pred.
     """
 
@@ -69,9 +69,9 @@ class Routing(Part):
 class Result(Part):
     """One arm at one seed.
 
-    common: digest of everything that all arms must share to be compared (recipe, cases, base). settings: the arm's
-    whole run. curve: validation on the way, [{"step", "flow", "success"}]. training: the logged terms at every n-th
-    step. parameters: all, and those a token uses.
+    common: digest of everything that all arms must share to be compared (recipe, cases, base). settings: all settings
+    of the arm's run. curve: validations during training, [{"step", "flow", "success"}]. training: the logged terms at
+    every n-th step. parameters: the number of all, and of those a token uses.
     """
 
     format: Literal[1] = 1

@@ -1,4 +1,4 @@
-"""Running arms x seeds: each in a process of its own, several at once, resumed where an earlier call stopped."""
+"""Run arms x seeds. Each is a process of its own, several run at once, and a later call resumes an earlier one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ POLL = 1.0
 
 @dataclass
 class Failure:
-    """A job that did not finish, with the last line it said."""
+    """A job that did not finish, with the last line of its log."""
 
     job: Job
     reason: str
@@ -38,10 +38,10 @@ class Outcome:
 
 
 def run_jobs(bases: Sequence[Job], work: Sequence[Job], *, jobs: int = 1, console: Console | None = None) -> Outcome:
-    """Do the bases, then the work, `jobs` at once; what is finished is not done again.
+    """Run the bases, then the work, `jobs` at once. Finished jobs are not run again.
 
-    A job that fails stops no other, but a base that fails stops the work of its seed. Ctrl-C stops all of them after
-    their running step, with their state saved. Raises ResultError when a folder holds a job with other settings;
+    A failed job stops no other job, but a failed base stops the work of its seed. On Ctrl-C all jobs save their state
+    after the running step and stop. Raises ResultError when a folder holds a job with other settings, and
     KeyboardInterrupt after Ctrl-C.
     """
     console = console or Console(stderr=True)
@@ -77,7 +77,7 @@ def _run(waiting: list[Job], jobs: int, outcome: Outcome, show: Callable[[], Non
                     outcome.failed.append(Failure(job, _last_line(job, process.returncode)))
                     console.print(f"{name}: failed after {minutes:.1f} min: {outcome.failed[-1].reason}")
     except KeyboardInterrupt:
-        # the terminal sent it to the children too: they save and end
+        # The terminal sent Ctrl-C to the children too. Wait until they have saved and ended.
         for _, process, _ in running:
             process.wait()
         raise
@@ -87,7 +87,7 @@ def _start(job: Job) -> subprocess.Popen[bytes]:
     with (job.folder / "log.txt").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "tagmoe.laboratory.ablation.job", str(job.folder)],
-            stdin=subprocess.PIPE,  # its end tells the child that we are gone
+            stdin=subprocess.PIPE,  # it closes when this process ends, which tells the child to stop
             stdout=log,
             stderr=log,
             env={**os.environ, "OMP_NUM_THREADS": str(job.config.threads or 1)},
@@ -102,7 +102,7 @@ def _last_line(job: Job, code: int) -> str:
 
 @contextmanager
 def _bar(jobs: Sequence[Job], console: Console) -> Iterator[Callable[[], None]]:
-    """One bar over the steps of all jobs; the estimate of the time left is made from the last ten minutes."""
+    """One bar over the steps of all jobs. The time left is estimated from the last ten minutes."""
 
     def units(job: Job) -> float:
         measuring = 0.0 if job.plan is None else MEASURING * job.steps
@@ -128,7 +128,7 @@ def _bar(jobs: Sequence[Job], console: Console) -> Iterator[Callable[[], None]]:
 
 
 def failed(outcome: Outcome) -> TagMoEError | None:
-    """The error that tells of failed jobs; None when all are done."""
+    """The error that names failed jobs; None when all are done."""
     if not outcome.failed:
         return None
     first = outcome.failed[0]

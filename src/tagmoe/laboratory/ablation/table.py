@@ -1,6 +1,6 @@
 """The ablation table (paper, Table 4): every arm's means, its paired differences to a baseline, and what held.
 
-All that a report says is computed here, from intervals: no sentence about an outcome is written by hand.
+Every statement of a report is computed here from intervals. No sentence about an outcome is written by hand.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MINUS = "-"
 
 PAPER_ARMS = {"dense": "Dense", "moe": "MoE w/o L_align", "align": "MoE w/ L_align"}
 PAPER_STEPS = (("moe", "dense"), ("align", "moe"), ("align", "dense"))
-"""The two steps of Table 4, better arm first: the mixture, then L_align; and both at once."""
+"""Pairs of Table 4, with the paper's better arm first: the mixture, then L_align, then both steps at once."""
 PAPER_METRICS = ("DINO-ref", "Face-ref", "Style-ref", "CLIP-src", "CLIP-cap", "vllmq")
 PAPER_TABLE = {
     "dense": (0.7196, 0.3544, 0.5177, 0.851, 0.263, 0.637),
@@ -38,7 +38,7 @@ PAPER_TABLE = {
     "align": (0.7620, 0.4642, 0.5679, 0.879, 0.281, 0.847),
 }
 CONTROLS = (("align-frozen", "align-shuffled"), ("align-frozen", "align-other-task"))
-"""If the meaning of the tags helps, right tags do better than wrong ones under the same loss. [ours]"""
+"""Our control: if the meaning of tags helps, right tags are better than wrong ones under the same loss. [ours]"""
 ROLES = {
     "DINO-ref": "subject",
     "Face-ref": "face",
@@ -47,12 +47,12 @@ ROLES = {
     "CLIP-cap": "success",
     "vllmq": "success",
 }
-"""Which of the oracle's verdicts plays the part of which metric (paper 4.2)."""
+"""The oracle's verdict that takes the place of each metric (paper 4.2)."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A quantity of the table. unit: points are hundredths of a share. better: 1 where more is, -1 where less is."""
+    """A quantity of the table. unit: a point is 0.01 of a share. better: 1 if larger values are better, else -1."""
 
     name: str
     unit: Literal["points", "loss", "nats", "cosine", "rank"] = "points"
@@ -76,7 +76,7 @@ TAGS = Column("tags right")
 ALIGNMENT = Column("L_align", "cosine", -1)
 RANK = Column("rank of W_tag", "rank")
 LOGGED = {ALIGNMENT.name: "alignment", RANK.name: "tags/effective_rank"}
-"""Of what training logs, the last values."""
+"""Columns whose values are the last ones that training logged, and their names in the log."""
 SUCCESS = Column("success")
 COLUMNS = (
     *(Column(name) for name in QUANTITIES),
@@ -91,9 +91,9 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Row:
-    """One arm: means over its own seeds, differences to the baseline over the seeds both have (None: none to compare).
+    """One arm: means over its seeds, and differences to the baseline over the seeds that both have (None without any).
 
-    p_success: of no difference in success, after Holm over all arms of the table. tasks: differences by task.
+    p_success: p-value of no difference in success, adjusted by Holm over all arms. tasks: differences by task.
     """
 
     arm: str
@@ -110,9 +110,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Claim:
-    """What is said of two arms, and what was measured: `first` is better than `second` in `column`.
+    """The claim that `first` is better than `second` in `column`, and what was measured.
 
-    source: where the paper says it, or that it is a control of ours. metrics: of Table 4, whose part the column plays.
+    source: the place in the paper, or that it is our control. metrics: those of Table 4 that the column stands for.
     """
 
     source: str
@@ -124,7 +124,7 @@ class Claim:
 
     @property
     def outcome(self) -> Outcome:
-        """Whether the sign that the paper found is the one found here."""
+        """Whether the sign that was found here is the one of the claim."""
         if self.estimate is None:
             return "missing"
         if self.estimate.verdict == "not resolved":
@@ -136,7 +136,7 @@ class Claim:
 
     @property
     def direction(self) -> str:
-        """The outcome as said of a step of Table 4."""
+        """The outcome in the words used for a step of Table 4."""
         return self.outcome.replace("held for", "same direction for").replace("held", "same direction")
 
     @property
@@ -149,7 +149,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Summary:
-    """Everything that a page says. columns: those any arm has. comparisons: differences shown, without the tasks'."""
+    """Everything that a page shows. columns: those of any arm. comparisons: differences shown, without the tasks'."""
 
     collection: Collection
     baseline: str
@@ -170,7 +170,7 @@ def summarise(collection: Collection, baseline: str, *, draws: int = 10_000) -> 
     if baseline not in collection.arms:
         there = ", ".join(collection.arms)
         raise UsageError(f"There is no result of the baseline {baseline!r}; choose one of {there} with --baseline.")
-    # the same few numbers of cases recur
+    # Only a few numbers of cases occur, so the resamples of each are kept.
     bootstrap = Bootstrap(draws, keep=64)
     order = sorted(
         collection.arms, key=lambda arm: list(PAPER_ARMS).index(arm) if arm in PAPER_ARMS else len(PAPER_ARMS)
@@ -200,7 +200,7 @@ def compare(
     *,
     task: str | None = None,
 ) -> Estimate | None:
-    """First minus second over the seeds both have; None without such seeds, or where an arm lacks the quantity."""
+    """First minus second over the seeds that both have. None without such seeds, or when an arm lacks the quantity."""
     if first not in collection.arms or second not in collection.arms:
         return None
     seeds = collection.common_seeds(first, second)
@@ -228,7 +228,7 @@ def interval(found: Interval[float], column: Column) -> str:
 
 
 def logged(result: Result, name: str) -> tuple[list[float], list[float]]:
-    """The steps and values of a training term; empty where it was not logged, or L_align was no part of the loss."""
+    """The steps and values of a logged term. Empty when it was not logged, or L_align was not in the loss."""
     if name == LOGGED[ALIGNMENT.name] and result.settings.get("loss", {}).get("lambda_align") == 0:
         return [], []
     points = [(record["step"], record[name]) for record in result.training if name in record]
@@ -236,7 +236,7 @@ def logged(result: Result, name: str) -> tuple[list[float], list[float]]:
 
 
 def last(result: Result, name: str) -> float | None:
-    """A training term averaged over the last tenth of its logged steps; None where there are none."""
+    """A logged term averaged over the last tenth of its steps. None when it was not logged."""
     _, values = logged(result, name)
     return fmean(values[-max(1, len(values) // 10) :]) if values else None
 
@@ -304,7 +304,7 @@ def _estimate(values: np.ndarray, seeds: Sequence[int], bootstrap: Bootstrap) ->
 def _values(
     collection: Collection, arm: str, column: Column, seeds: Sequence[int], task: str | None
 ) -> np.ndarray | None:
-    """By seed and case (S, C), or by seed (S,) for what a run has once; None where a run lacks it, or without seeds."""
+    """Values by seed and case (S, C), or (S,) for a quantity of a run. None when a run lacks it, or without seeds."""
     if not seeds:
         return None
     if column.name in QUANTITIES or column.name in SUBSETS:

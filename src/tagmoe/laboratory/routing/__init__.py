@@ -1,1 +1,1 @@
-"""Experiments on routing: cases recorded, controls, interventions, and how well tags are read from a signature."""
+"""Experiments on routing: record cases, controls and interventions, and score the tags predicted from signatures."""

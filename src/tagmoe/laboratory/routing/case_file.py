@@ -1,4 +1,4 @@
-"""Cases of one's own for a routing recording: a JSONL file of instructions and pictures."""
+"""Read a user's own cases for a routing recording from a JSONL file of instructions and pictures."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class _Line(BaseModel):
 def read_case_file(path: Path, seed: int) -> list[RoutingCase]:
     """The cases of a JSONL file: {"instruction", "images"?, "task"?, "tags"?, "mask"?, "seed"?} a line.
 
-    A mask is a picture of the output's shape, white where the edit may change it. Without a seed of its own every line
-    has the noise of `seed`, so that lines differ by picture and instruction alone. Raises UsageError naming the line
-    for a bad one, an unreadable picture, an unknown tag, and for a file without lines.
+    A mask is a picture of the output's shape, white where the edit may change it. Lines without a seed use `seed`, so
+    that they differ only by picture and instruction. Raises UsageError for a file without lines. Raises UsageError that
+    names the line for a malformed line, an unreadable picture and an unknown tag.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -74,7 +74,7 @@ def _case(text: str, path: Path, number: int, seed: int) -> RoutingCase:
             tags=(*tags.scope, *tags.types, *tags.preservation),
         )
         return RoutingCase(facts, sources, mask=mask)
-    raise UsageError(f"Line {number} of {str(path)!r} is no case ({reason}); correct or remove it.")
+    raise UsageError(f"Line {number} of {str(path)!r} is not a valid case ({reason}); correct or remove it.")
 
 
 def _mask(path: Path) -> np.ndarray:

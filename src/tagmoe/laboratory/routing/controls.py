@@ -1,7 +1,7 @@
-"""The crossed control: every one of some instructions on every one of some TagWorld pictures, with the same noise.
+"""The crossed control: apply each instruction to each TagWorld picture, with the same noise.
 
-Gates may follow the picture, the place or the timestep and not the task (DiT-MoE, arXiv 2407.11633, found selection
-insensitive to class). Only a table where each picture meets each instruction tells them apart.
+Gates may follow the picture, the place or the timestep, and not the task. DiT-MoE (arXiv 2407.11633) found selection
+insensitive to class. Only a table that combines each picture with each instruction can tell these apart.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from tagmoe.world import SIZE, TASKS, Face, Sample, Scene, render, sample
 from tagmoe.world.dice import Dice
 from tagmoe.world.edits import Edit
 
-# Tasks whose instructions name nothing that only some pictures hold; the last three need a person.
+# Tasks whose instructions can apply to any picture. The last three need a person in it.
 FREE_TASKS = ("background", "pattern", "style", "light", "viewpoint", "add", "wear", "hair", "expression")
 INSTRUCTIONS = 2
 _TRIES = 200_000
 
 
 def tagworld_controls(pictures: int, seed: int) -> list[RoutingCase]:
-    """Two instructions of each of nine tasks on `pictures` pictures, and once more with other noise the first of each.
+    """The crossed cases: two instructions of each of nine tasks on each of `pictures` pictures.
 
-    Every picture is new, holds a person, and every instruction changes it: 27 cases a picture.
+    The first instruction of each task is repeated with other noise, which makes 27 cases a picture. All pictures are
+    different and hold a person. Every instruction changes every picture.
     """
     chosen = _instructions(seed)
     scenes = _scenes(pictures, chosen, seed)
@@ -35,7 +36,7 @@ def tagworld_controls(pictures: int, seed: int) -> list[RoutingCase]:
 
 
 def edited(scene: Scene, instruction: Sample) -> Scene:
-    """What another picture's instruction makes of this scene; the scene itself where it asks for what is there."""
+    """This scene after an instruction that was made for another one. Unchanged when nothing is left to do."""
     slots, after = instruction.slots, instruction.target_scene
     if instruction.task == "viewpoint":
         a, b, c, d = scene.cells
@@ -66,7 +67,7 @@ def _added(instruction: Sample) -> int:
 
 
 def _instructions(seed: int) -> list[Sample]:
-    """Different instructions, task by task; those of `add` at one place, so that a picture can leave it free."""
+    """Different instructions by task. Those of `add` use one place, so that every picture can leave it free."""
     chosen: list[Sample] = []
     for number, task in enumerate(FREE_TASKS):
         of_task: list[Sample] = []

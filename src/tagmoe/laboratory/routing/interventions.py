@@ -1,7 +1,7 @@
-"""What a picture loses when an expert is switched off or forced: the causal view beside the heat maps of Fig. 6.
+"""Switch experts off or force them, and measure the change of the picture: a causal complement to Fig. 6.
 
-Every condition draws the same cases with the same noise in the same batches, so that differences are paired; other
-noise and an unchanged routing give the yardstick.
+Every condition draws the same cases with the same noise in the same batches, so that differences are paired. For
+comparison, one condition changes only the noise.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _OTHER_NOISE = 1_000_003
 
 
 def all_interventions(layers: int, experts: int) -> list[Intervention]:
-    """Each expert off and forced in every layer at once, then in each layer alone."""
+    """Each expert switched off and forced, first in all layers at once, then in each layer alone."""
     places = [None, *range(layers)]
     return [Intervention(mode, e, layer) for layer in places for mode in ("off", "forced") for e in range(experts)]
 
@@ -39,9 +39,10 @@ def run_interventions(
     batch: int = 1,
     on_condition: Callable[[int, int], None] | None = None,
 ) -> Interventions:
-    """Run `cases` (by their id in the recording) under every condition; the pictures of a few go into the recording.
+    """Run `cases` under every condition. Pictures of a few cases go into the recording.
 
-    `on_condition` is told how many conditions are done, and of how many. Raises UsageError as `intervene` does.
+    cases: by their id in the recording. on_condition: called with the numbers of finished and of all conditions. Raises
+    UsageError as `intervene` does.
     """
     config = pipeline.transformer.config
     changes = all_interventions(config.num_moe_blocks, config.num_experts)
@@ -96,7 +97,7 @@ def _verdicts(cases: Sequence[RoutingCase], images: Sequence[np.ndarray]) -> tup
 
 
 def _shown(cases: Mapping[str, RoutingCase]) -> set[str]:
-    """Ids of cases whose pictures are kept: of different tasks, spread over them."""
+    """Ids of the cases whose pictures are kept. They are of different tasks, spread over all tasks."""
     first: dict[str | None, str] = {}
     for name, case in cases.items():
         first.setdefault(case.facts.task, name)

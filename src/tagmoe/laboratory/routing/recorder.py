@@ -1,4 +1,4 @@
-"""Running a model over cases and recording its routing (paper 4.5): TagWorld's cases, or anybody's pictures."""
+"""Run a model over cases and record its routing (paper 4.5). Cases are TagWorld's or a user's own pictures."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tagmoe.world import Sample, judge
 
 @dataclass(frozen=True)
 class RoutingCase:
-    """One case to run. `mask`: bool (H, W) over the output, true where the edit may change it. `sample`: what the
-    oracle judges by, for TagWorld."""
+    """One case to run. mask: bool (H, W), True where the output may change. sample: the TagWorld sample that the oracle
+    judges by, if there is one."""
 
     facts: Facts
     sources: tuple[Image.Image, ...] = ()
@@ -31,7 +31,7 @@ class RoutingCase:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What came of one case: its picture (H, W, 3) uint8, and the traces of its batch, of which it is number `row`."""
+    """The result of one case: its picture (H, W, 3) uint8, and the traces of its batch. row: its place in the batch."""
 
     index: int
     image: np.ndarray
@@ -69,7 +69,7 @@ def tagworld_cases(per_task: int, seed: int, tasks: Sequence[str] | None = None)
 
 
 def image_digest(pictures: Sequence[np.ndarray]) -> str:
-    """A short digest of reference pictures, the same for the same pixels; "" without any."""
+    """A short digest of the pixels of reference pictures; "" without any."""
     if not pictures:
         return ""
     digest = hashlib.sha256()
@@ -87,7 +87,7 @@ def draw(
     batch: int = 1,
     return_routing: bool = True,
 ) -> Iterator[Drawn]:
-    """Run the cases, those of one shape in batches; gives them as they are done, so not in their order."""
+    """Run the cases in batches of equal shapes. Yields each when it is done, so not in the order of `cases`."""
     pipeline.set_progress_bar_config(disable=True)
     for indices in _batches(cases, batch):
         members = [cases[i] for i in indices]
@@ -122,9 +122,9 @@ def record_cases(
     batch: int = 1,
     on_case: Callable[[int], None] | None = None,
 ) -> dict[int, str]:
-    """Run the cases and write what their gates decided; returns the id of each case in the recording.
+    """Run the cases and record their routing. Returns the id of each case in the recording.
 
-    `on_case` is told how many are done. Raises UsageError for a model without mixture layers.
+    on_case: called with the number of finished cases. Raises UsageError for a model without mixture layers.
     """
     ids: dict[int, str] = {}
     for drawn in draw(pipeline, cases, steps=steps, cfg=cfg, batch=batch):
@@ -145,7 +145,7 @@ def record_cases(
 
 
 def _batches(cases: Sequence[RoutingCase], batch: int) -> Iterator[list[int]]:
-    """Indices of cases that fit one call: those whose references have the same sizes."""
+    """Indices of cases that fit into one call, because their references have the same sizes."""
     groups: dict[tuple[tuple[int, int], ...], list[int]] = {}
     for index, case in enumerate(cases):
         groups.setdefault(tuple(source.size for source in case.sources), []).append(index)

@@ -1,7 +1,7 @@
-"""How often the tags that routing predicts are right on TagWorld: edit cases, read tags off each signature, compare.
+"""Score the tags that routing predicts on TagWorld: edit cases, predict tags from each signature, and compare.
 
-The truth is the cases' own tags, and the answers are chosen among the sets that TagWorld's rules can give: on training
-cases that was right more often than choosing among all consistent sets (docs/log.md), and `--explain` does the same.
+The truth is the cases' own tags. Predictions are chosen among the sets that TagWorld's rules can give, as `--explain`
+does. On training cases this was right more often than choosing among all consistent sets (docs/log.md).
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ def signatures(
     seed: int = 0,
     on_batch: Callable[[int], None] | None = None,
 ) -> torch.Tensor:
-    """The routing signature g of every case, (cases, N), from editing them; case i gets seed + i."""
+    """Edit the cases and return the routing signature g of each, (cases, N). Case i gets seed + i."""
     found: dict[int, torch.Tensor] = {}
 
     def keep(seeds: Sequence[int], routing: list[Any]) -> None:
-        # run_cases puts cases with as many references into one call; the seed says which case it is.
+        # run_cases groups cases by their number of references. The seed identifies the case.
         found.update(zip((one - seed for one in seeds), signature(routing), strict=True))
 
     editor = pipeline_editor(pipeline, steps=steps, cfg=cfg, return_routing="stats", on_routing=keep)

@@ -1,4 +1,4 @@
-"""Running a model in the memory there is: what every part takes, the plans, the choice, and loading by a plan.
+"""Run a model in the memory that is available: sizes of the components, memory plans, and loading by a plan.
 
-`sizes` and `plans` are arithmetic over file headers and import nothing heavy; `placing` needs torch.
+`sizes` and `plans` compute from file headers and import nothing heavy. `placing` needs torch.
 """

@@ -1,4 +1,4 @@
-"""Loading a pipeline by a plan, with the means of diffusers: quantisation, component and group offload, VAE tiling."""
+"""Load a pipeline by a memory plan. diffusers does the quantisation, component and group offload, and VAE tiling."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def load_pipeline(
 ) -> TagMoEPipeline:
     """The pipeline in `folder`, kept as `plan` says and running on `device`.
 
-    Full precision is bf16 on a GPU; on a CPU it is fp32, beside quantised weights bf16. offload_folder: an empty folder
-    (or none yet) for the weights that group offload would keep in host memory; every step then reads them again. With
-    the CPU as device only this takes them out of memory.
+    Full precision is bf16 on a GPU and fp32 on a CPU; beside quantised weights it is always bf16.
+    offload_folder: a new or empty folder for the weights that group offload would keep in host memory. Every step then
+    reads them from there. On a CPU this is the only way to take weights out of memory.
     Raises MissingError when the folder or the quantisation library is not there, CheckpointError for a bad folder.
     """
     from tagmoe.pipeline.pipeline import TagMoEPipeline
@@ -44,7 +44,7 @@ def load_pipeline(
     if plan.is_quantised:
         check_library()
         options["quantization_config"] = quantisation(plan)
-    # bitsandbytes quantises on the current GPU; what is loaded in full precision goes to the device afterwards.
+    # bitsandbytes quantises on the current GPU. Weights in full precision are moved to the device afterwards.
     with _quantising_on_cpu() if on_cpu else torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         pipeline = TagMoEPipeline.from_pretrained(folder, **options)
     if on_cpu and plan.is_quantised:
@@ -64,12 +64,12 @@ def load_pipeline(
 def check_library() -> None:
     """Raises MissingError, naming the install line, when the quantisation library is not installed."""
     require("memory", purpose="A model with 8-bit or 4-bit weights")
-    # It says one line for every layer and step that an input is cast.
+    # At its default level it logs a line for every layer and step whose input is cast.
     logging.getLogger(LIBRARY).setLevel(logging.ERROR)
 
 
 def quantisation(plan: MemoryPlan) -> PipelineQuantizationConfig:
-    """What diffusers and transformers are told for a plan: which layers of which component get how many bits."""
+    """The quantisation settings of a plan for diffusers and transformers: the bits of each component's layers."""
     import diffusers
     import transformers
     from diffusers.quantizers import PipelineQuantizationConfig
@@ -85,9 +85,9 @@ def quantisation(plan: MemoryPlan) -> PipelineQuantizationConfig:
 
 
 def offload_blocks(transformer: torch.nn.Module, device: torch.device, folder: str | Path | None = None) -> None:
-    """Keep a transformer in host memory, or in files in `folder`, and bring its blocks over one by one.
+    """Keep a transformer in host memory, or in files in `folder`, and move its blocks to the device one by one.
 
-    On a GPU the next block is copied while this one computes, for which the host memory is pinned.
+    On a GPU the next block is copied while the current one computes. That needs pinned host memory.
     """
     from diffusers.hooks import apply_group_offloading
 
@@ -108,11 +108,11 @@ def _offload_groups(pipeline: TagMoEPipeline, device: torch.device, folder: str 
     from diffusers.hooks import apply_group_offloading
 
     if folder is not None and Path(folder).exists() and any(Path(folder).iterdir()):
-        # diffusers takes what it finds under its file names for what it wrote, even if it is of another model.
+        # diffusers would reuse files of its names in the folder, even if they are of another model.
         raise UsageError(f"The offload folder {str(folder)!r} is not empty; give an empty one.")
     places = {name: None if folder is None else Path(folder) / name for name in ("transformer", "text_encoder")}
     offload_blocks(pipeline.transformer, device, places["transformer"])
-    # Its blocks lie deeper than diffusers looks for any, so layer by layer.
+    # The blocks are nested deeper than diffusers looks for them, so the text encoder moves layer by layer.
     apply_group_offloading(
         pipeline.text_encoder,
         onload_device=device,
@@ -130,9 +130,9 @@ def _bits(form: str) -> dict[str, Any]:
 
 
 def without_packed_kernel(model: torch.nn.Module) -> None:
-    """On a CPU, have the 4-bit layers of a model unpack their weights and use torch's own product.
+    """On a CPU, make the 4-bit layers of a model unpack their weights and use torch's own matrix product.
 
-    The kernel that bitsandbytes prefers there divides by the number of rows, and dies with an expert that gets none.
+    The CPU kernel of bitsandbytes divides by the number of rows, and crashes for an expert that gets no tokens.
     """
     from bitsandbytes.nn import Linear4bit
 
@@ -143,10 +143,10 @@ def without_packed_kernel(model: torch.nn.Module) -> None:
 
 @contextmanager
 def _quantising_on_cpu() -> Iterator[None]:
-    """Let the libraries quantise on the processor, inside this block only.
+    """Let the libraries quantise on the CPU, inside this block only.
 
-    diffusers refuses without a GPU, a check that is older than the CPU kernels of bitsandbytes; both libraries would
-    choose a GPU where there is one.
+    diffusers refuses to quantise without a GPU, although bitsandbytes has CPU kernels by now. Where there is a GPU,
+    both libraries would choose it.
     """
     from diffusers.quantizers.bitsandbytes import BnB4BitDiffusersQuantizer, BnB8BitDiffusersQuantizer
     from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer

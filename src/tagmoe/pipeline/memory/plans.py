@@ -1,7 +1,7 @@
-"""The plans, from exact and fast to small and slow, each with its arithmetic, and the choice among them.
+"""The memory plans, from exact and fast to small and slow, with their estimates, and the choice among them.
 
-Whatever is an estimate says so: weights are counted exactly, activations by the factors below, which were measured as
-the peak of live tensors (`benchmarks/memory.py` measures them again on the CPU, and a real peak on a GPU).
+Weights are counted exactly. Activations are estimates, and are marked so: their factors below were measured as the peak
+of live tensors. `benchmarks/memory.py` measures them again on the CPU, and the real peak on a GPU.
 """
 
 from __future__ import annotations
@@ -12,28 +12,29 @@ from dataclasses import dataclass
 from tagmoe.errors import TagMoEError
 from tagmoe.pipeline.memory.sizes import GB, ModelSizes, PartSize
 
-# Live values of a forward, as multiples of the number of tokens (or pixels) times the width, and for the autoencoder a
-# number for each pixel. Measured: 14.0 to 14.8 for the transformer in bf16, 15.0 and 7.8 for Qwen-Image's decoder and
-# encoder with all of this in it, at its 96 channels.
+# Values that are live at the peak of a forward. Each factor is multiplied by the tokens (or pixels) times the width.
+# For the autoencoder, PIXEL_VALUES are added for each pixel. Measured: 14.0 to 14.8 for the transformer in bf16, 15.0
+# and 7.8 for Qwen-Image's decoder and encoder at their 96 channels, with the values for each pixel included.
 TRANSFORMER_VALUES = 16
 DECODER_VALUES = 15
 ENCODER_VALUES = 8
 PIXEL_VALUES = 64
-# LLM.int8() holds the input in fp16 and int8 and the products in int32 beside it: 16 bytes a token and channel more.
+# LLM.int8() also holds the input in fp16 and int8, and the products in int32: 16 more bytes a token and channel.
 INT8_BYTES = 16
-# The text encoder keeps the states of all layers; this many more are live inside one layer.
+# The text encoder keeps the states of all layers. Inside one layer, this many more values are live.
 TEXT_VALUES = 32
-# AutoencoderKLQwenImage's own tile, and the pixels of finished tiles (overlapping, joined, returned), 3 values each.
+# The tile of AutoencoderKLQwenImage. The pixels of finished tiles (overlapping, joined, returned) have 3 values each.
 TILE_SIDE = 256
 TILED_PIXEL_VALUES = 24
 
-# Mean absolute difference of a pixel, of 255, that is allowed; the tests hold the packaged model to it. Measured there
-# over one picture of each of the 25 tasks, against fp32: 8-bit 0.46, 4-bit 1.71 (the bf16 beside them alone is 0.34);
-# experts in the wrong order give 6.5, experts of zero 8.7. Tiling adds 0.7 to 2.2 at 512x512, nothing up to a tile.
+# Mean absolute difference of a pixel, out of 255, that is allowed. The tests hold the packaged model to it. Measured on
+# that model against fp32, over one picture of each of the 25 tasks: 8-bit 0.46, 4-bit 1.71, bf16 alone 0.34. For
+# comparison, experts in the wrong order give 6.5, and experts of zeros 8.7. Tiling adds 0.7 to 2.2 at 512x512, and
+# nothing to pictures of one tile.
 WEIGHT_TOLERANCE: Mapping[str, float] = {"full": 0.0, "8-bit": 1.0, "4-bit": 3.0}
 TILING_TOLERANCE = 3.0
 
-# Of a device's memory this stays free: the CUDA context, the workspaces of its libraries, gaps between tensors.
+# Device memory that plans leave free for the CUDA context, library workspaces and gaps between tensors.
 RESERVE = 1.5e9
 BUDGETS: Mapping[str, float] = {"24gb": 24e9, "48gb": 48e9, "80gb": 80e9}
 CHOICES = ("auto", *BUDGETS)
@@ -50,8 +51,8 @@ class Line:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a plan needs. moments: bytes on the device in each part of a call; device: the most of them; host: bytes of
-    host memory while loading or running, whichever is more. lines: the summands.
+    """What a plan needs. moments: bytes on the device in each phase of a call. device: the largest of them. host: bytes
+    of host memory while loading or running, whichever is more. lines: the summands.
     """
 
     lines: tuple[Line, ...]
@@ -62,8 +63,8 @@ class Estimate:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """How a model is kept. transformer, text_encoder: "full", "8-bit" or "4-bit" weights. offload: "none", "component"
-    (one component on the device at a time) or "group" (one transformer block and the next).
+    """How a model is kept in memory. transformer, text_encoder: "full", "8-bit" or "4-bit" weights. offload: "none",
+    "component" (one component on the device at a time) or "group" (one transformer block and the next).
     """
 
     name: str
@@ -74,7 +75,7 @@ class MemoryPlan:
 
     @property
     def tolerance(self) -> float:
-        """How far its picture may be from that of the first plan: mean difference of a pixel, of 255. 0: the same."""
+        """Allowed mean difference of a pixel, out of 255, from the picture of the first plan. 0: the same picture."""
         return WEIGHT_TOLERANCE[self.transformer] + (TILING_TOLERANCE if self.vae_tiling else 0.0)
 
     @property
@@ -83,8 +84,8 @@ class MemoryPlan:
         return self.transformer != "full" or self.text_encoder != "full"
 
     def estimate(self, sizes: ModelSizes) -> Estimate:
-        """The arithmetic of this plan for a model: one picture of the default size with one reference."""
-        # Beside quantised weights the rest is bf16 everywhere.
+        """The memory that this plan needs for a model, to edit one reference into one picture of the default size."""
+        # With quantised weights, everything else is bf16 on any device.
         value = 2 if self.is_quantised else sizes.value_bytes
         weights = [
             _weights("transformer", sizes.transformer, self.transformer, value),
@@ -99,7 +100,7 @@ class MemoryPlan:
             resident = transformer + text + vae
             moments = {"text": resident, "encode": resident, "denoise": resident, "decode": resident}
         elif self.offload == "component":
-            # The autoencoder encodes references while the text encoder is still there, and then stays.
+            # The autoencoder encodes references while the text encoder is still on the device, and then stays.
             moments = {"text": text, "encode": text + vae, "denoise": transformer + vae, "decode": vae}
         else:
             block = Line(
@@ -122,7 +123,7 @@ class MemoryPlan:
         extra = {"text": text_work, "encode": encode_work, "denoise": denoise_work, "decode": decode_work}
         moments = {name: size + extra[name] for name, size in moments.items()}
         if self.is_quantised and self.offload == "none":
-            # Read tensor by tensor, quantised on the device.
+            # Weights are read one by one and quantised on the device.
             host = max(sizes.transformer.largest_weight, sizes.text_encoder.largest_weight) * value + vae
         elif self.offload == "group":
             host = sizes.transformer.pinned * value + text + vae
@@ -139,7 +140,7 @@ PLANS: tuple[MemoryPlan, ...] = (
     MemoryPlan("4-bit-component-offload", "4-bit", "4-bit", "component", vae_tiling=True),
     MemoryPlan("group-offload", "full", "full", "group", vae_tiling=False),
 )
-# Where the processor's memory is the device, moving weights between the two gains nothing.
+# On a CPU, host and device memory are the same, so offloading gains nothing.
 CPU_PLANS = tuple(plan for plan in PLANS if plan.offload == "none")
 
 
@@ -148,7 +149,7 @@ def choose_plan(
 ) -> MemoryPlan:
     """The first plan that fits into `budget_bytes` on the device and `host_bytes` beside it.
 
-    Raises TagMoEError when none does.
+    Raises TagMoEError when no plan fits.
     """
     for plan in plans:
         if fits(plan, sizes, budget_bytes, host_bytes):
@@ -162,7 +163,7 @@ def choose_plan(
 
 
 def fits(plan: MemoryPlan, sizes: ModelSizes, budget_bytes: float, host_bytes: float) -> bool:
-    """Whether the estimate of a plan stays within both."""
+    """Whether the estimate of a plan fits the budget of the device and the memory of the host."""
     estimate = plan.estimate(sizes)
     return estimate.device <= budget_bytes and estimate.host <= host_bytes
 
@@ -180,7 +181,7 @@ def _weights(what: str, part: PartSize, form: str, value: int) -> Line:
 
 
 def _activations(plan: MemoryPlan, sizes: ModelSizes, value: int) -> list[Line]:
-    """Of the text encoder, the transformer, the encoder and the decoder, in this order; estimates."""
+    """Estimated activations of the text encoder, the transformer, the encoder and the decoder, in this order."""
     pixels = sizes.side**2
     tokens = sizes.batch * (sizes.image_tokens + sizes.text_tokens)
     denoise, how = TRANSFORMER_VALUES * tokens * sizes.width * value, f"{TRANSFORMER_VALUES} values"

@@ -1,4 +1,4 @@
-"""How much memory there is to plan with: on the GPU or, without one, of the processor."""
+"""How much memory a plan may use: that of the GPU or, without one, that of the CPU."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tagmoe.pipeline.memory.plans import BUDGETS, CHOICES, CPU_PLANS, PLANS, RES
 
 @dataclass(frozen=True)
 class Room:
-    """device: "cuda" or "cpu". budget, host: bytes that may be used on it, and of host memory beside it. plans: those
-    that make sense there.
+    """Memory to plan with. device: "cuda" or "cpu". budget: bytes that may be used on it. host: bytes of host memory
+    beside it. plans: the plans that make sense for the device.
     """
 
     device: str
@@ -29,10 +29,10 @@ class Room:
 
 
 def memory_room(memory: str = "auto") -> Room:
-    """The room on this machine: for "auto" what is free now, else that of a card of this size ("24gb", "48gb", "80gb").
+    """The memory of this machine: for "auto" what is free now, else that of a card of this size ("24gb" to "80gb").
 
-    Without a GPU the processor's memory is the device, and nothing can be moved out of it. Raises UsageError for
-    another word.
+    Without a GPU the CPU's memory is the device, and nothing can be moved out of it. Raises UsageError for a word that
+    is not in `CHOICES`.
     """
     import torch
 
@@ -49,7 +49,7 @@ def memory_room(memory: str = "auto") -> Room:
 
 
 def host_memory() -> float:
-    """Bytes that the processor's memory can still take; where the system does not say, all it has."""
+    """Bytes of host memory that are available, or all of it where the system does not say."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):

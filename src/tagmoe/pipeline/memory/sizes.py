@@ -1,6 +1,7 @@
-"""What the parts of a model take, exact to the parameter, from the headers of its files: nothing is loaded.
+"""Memory of a model's components, exact to the parameter, from the headers of its files. No weights are loaded.
 
-GB in any text is 1e9 bytes. Weights are "full" (bf16 on a GPU, fp32 on a CPU), "8-bit" or "4-bit" (bitsandbytes: https://github.com/bitsandbytes-foundation/bitsandbytes).
+GB in any text is 1e9 bytes. Weights are "full" (bf16 on a GPU, fp32 on a CPU), "8-bit" or "4-bit". The last two are
+formats of bitsandbytes (https://github.com/bitsandbytes-foundation/bitsandbytes).
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from tagmoe.weights.shards import Entry, read_file
 
 GB = 1e9
 
-# One fp32 scale for so many values of a 4-bit weight (bitsandbytes' default), and one for a row of an 8-bit weight.
+# A 4-bit weight has one fp32 scale for this many values (bitsandbytes' default); an 8-bit weight has one a row.
 VALUES_PER_SCALE = 64
 SCALE_BYTES = 4
 
-# Layers that stay unquantised: the gate computes in fp32 and decides which expert runs, the others are the first and
-# last layers, tiny and hit by every error. bitsandbytes compares them with whole parts of a module's name.
+# Layers that stay unquantised. The gate computes in fp32 and decides which expert runs. The others are the first and
+# last layers, which are tiny and sensitive to errors. bitsandbytes matches whole parts of a module's name.
 UNQUANTISED = {
     "transformer": ("gate", "img_in", "txt_in", "time_text_embed", "norm_out", "proj_out"),
     "text_encoder": ("lm_head", "embed_tokens"),
@@ -33,12 +34,12 @@ BLOCKS = "transformer_blocks"
 
 @dataclass(frozen=True)
 class PartSize:
-    """The weights of one component; all but `packed` and `stored` count parameters.
+    """The weights of one component. All fields but `packed` and `stored` count parameters.
 
-    quantised: how many lie in layers that quantisation reaches, packed: the bytes of those layers in 8 and in 4 bits.
-    largest_group, ungrouped: the largest module that group offload moves at once, and what lies in no such module.
-    largest_weight: the largest quantised weight. pinned: with every tensor rounded up to a power of two, as torch's
-    allocator of pinned memory does. stored: bytes of a part that its file holds quantised already.
+    quantised: parameters in layers that can be quantised. packed: bytes of those layers in 8 and in 4 bits.
+    largest_group: the largest module that group offload moves at once. ungrouped: parameters outside such modules.
+    largest_weight: the largest weight that can be quantised. pinned: parameters with every tensor rounded up to a power
+    of two, as torch's allocator of pinned memory does. stored: bytes of a component whose file is quantised already.
     """
 
     parameters: int
@@ -51,7 +52,7 @@ class PartSize:
     stored: int | None = None
 
     def bytes_as(self, form: str, value_bytes: int) -> int:
-        """Bytes as "full", "8-bit" or "4-bit" weights, what is not quantised at `value_bytes` a value."""
+        """Bytes as "full", "8-bit" or "4-bit" weights. Values that are not quantised take `value_bytes` each."""
         if self.stored is not None:
             return self.stored
         if form == "full":
@@ -61,11 +62,12 @@ class PartSize:
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """A model's parts, and what its activations depend on.
+    """The sizes of a model's components, and the sizes that its activations depend on.
 
     value_bytes: bytes of a value where nothing is quantised. width, text_width, vae_width: channels of the transformer,
     the text encoder, and the autoencoder at full resolution. text_layers: layers of the text encoder. side: pixels of a
-    side of the picture. image_tokens: target and one reference. text_tokens. batch: 2 with guidance.
+    side of the picture. image_tokens: tokens of the target and one reference. text_tokens: tokens of the prompt.
+    batch: samples of a forward, 2 with guidance.
     """
 
     name: str
@@ -86,7 +88,7 @@ class ModelSizes:
 def read_sizes(folder: Path, *, value_bytes: int = 2) -> ModelSizes:
     """The sizes of the pipeline in `folder`, from its JSON files and the headers of its weights.
 
-    Raises MissingError when there is no such folder, CheckpointError (naming the file) when one is damaged or missing.
+    Raises MissingError when the folder does not exist, and CheckpointError naming a file that is damaged or missing.
     """
     if not folder.is_dir():
         raise MissingError(f"There is no model folder {str(folder)!r}; give a folder with model_index.json.")
@@ -108,9 +110,10 @@ def read_sizes(folder: Path, *, value_bytes: int = 2) -> ModelSizes:
 
 
 def full_size() -> ModelSizes:
-    """The sizes of the authors' released model, built on the meta device, without its files.
+    """The sizes of the authors' released model. It is built on the meta device, so its files are not needed.
 
-    Qwen-Image with 4 experts in the last 10 of 60 blocks, one linear layer as gate, experts without biases; in bf16.
+    It is Qwen-Image in bf16 with 4 experts in the last 10 of 60 blocks. Gates are one linear layer, and experts have no
+    biases.
     """
     import torch
     from diffusers import AutoencoderKLQwenImage
@@ -162,7 +165,7 @@ def part_size(part: str, shapes: Mapping[str, list[int]]) -> PartSize:
 
 
 def is_quantised(part: str, name: str, shape: list[int]) -> bool:
-    """Whether quantisation reaches this tensor: the weight of a linear layer that is not one of UNQUANTISED."""
+    """Whether this tensor is quantised: it is the weight of a linear layer that is not in UNQUANTISED."""
     modules = name.split(".")
     return (
         part in UNQUANTISED
@@ -181,7 +184,7 @@ def _group(part: str, name: str) -> str | None:
 
 
 def _stored_size(tensors: Mapping[str, Entry]) -> PartSize:
-    """A part that is quantised in its file stays as it is in every plan: its bytes are those of the file."""
+    """The size of a component that is quantised in its file: every plan keeps it as it is stored."""
     parameters = sum(prod(entry.shape) for entry in tensors.values())
     return PartSize(
         parameters, 0, {}, parameters, 0, 0, parameters, stored=sum(entry.nbytes for entry in tensors.values())
@@ -202,7 +205,7 @@ def _sizes(
     index: Mapping[str, Any],
     value_bytes: int,
 ) -> ModelSizes:
-    """Defaults are those of Qwen-Image's classes and of `TagMoEPipeline`."""
+    """Sizes from the configs. Missing settings get the defaults of Qwen-Image's classes and of `TagMoEPipeline`."""
     transformer, vae = configs["transformer"], configs["vae"]
     text = configs["text_encoder"].get("text_config", configs["text_encoder"])
     side = _count(index, "default_size", 1024)
