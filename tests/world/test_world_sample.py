@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import zlib
 import time
+import zlib
 from dataclasses import replace
 
 import numpy as np
