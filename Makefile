@@ -8,7 +8,7 @@ FITS   := -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)
 # the first interpreter that runs and is 3.11 or 3.12
 PYTHON ?= $(shell for p in python3 python3.11 python3.12; do $$p $(FITS) 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo test test-all lint check bench setup clean
+.PHONY: demo test test-all lint check bench docs setup clean
 
 demo: $(READY)
 	$(VENV)/bin/tagmoe demo --out demo --force
@@ -36,6 +36,15 @@ bench: $(READY)
 	$(PY) benchmarks/data_path.py --rows 400 --many 20000
 	$(PY) benchmarks/annotate.py --requests 1280 --rows 1000
 
+# the site, in the folder site; a warning is an error
+docs: $(READY) $(VENV)/.docs
+	rm -rf site
+	$(VENV)/bin/zensical build --strict --clean
+
+$(VENV)/.docs: docs/requirements.txt $(READY)
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --requirement docs/requirements.txt
+	touch $(VENV)/.docs
+
 setup: $(READY)
 
 # torch first and by itself: its version (in constraints.txt) decides which build of everything else fits.
@@ -51,4 +60,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) demo build dist src/*.egg-info
+	rm -rf $(VENV) demo build dist site src/*.egg-info

@@ -39,8 +39,9 @@ from tagmoe.data.export import export
 from tagmoe.data.sources.importing import import_source
 from tagmoe.data.sources.jsonl import JsonlSource
 from tagmoe.data.sources.tagworld import TagWorldSource
+from tagmoe.data.store.location import TABLE
 from tagmoe.data.store.record import Picture, Record, record_id
-from tagmoe.data.store.store import TABLE, Store
+from tagmoe.data.store.store import Store
 from tagmoe.pipeline.packaged import packaged_folder
 from tagmoe.train.encoder import encoder_of
 from tagmoe.train.stored import StoredRows, StoredSamples
@@ -121,14 +122,14 @@ def loading(folder: Path) -> list[Figure]:
     rows = StoredRows.open(DataConfig(store=made.uri), packaged_folder())
     samples = StoredSamples(work.pipeline, rows, "edit", batch=BATCH, seed=0, dropout=0.1)
     for number in range(3):
-        samples.draw(number * BATCH, BATCH, np.random.default_rng(0))
+        samples.draw(number)
         work.draw(number + 1, 0)  # fills the cache of the stream outside the timing
     ratios, seconds = [], []
     for round_number in range(ROUNDS):
         step = seconds_a_step(work, "bf16")
         started = time.process_time()
         for number in range(BATCHES):
-            samples.draw((3 + round_number * BATCHES + number) * BATCH, BATCH, np.random.default_rng(0))
+            samples.draw(3 + round_number * BATCHES + number)
         seconds.append((time.process_time() - started) / BATCHES)
         ratios.append(step / seconds[-1])
     rate = BATCH / statistics.median(seconds)

@@ -23,8 +23,10 @@ from PIL import Image
 
 from tagmoe.cli.models import load_model, model_name
 from tagmoe.errors import UsageError
-from tagmoe.evaluate.tagworld import cases, pipeline_editor, run_editor, wilson
+from tagmoe.evaluate.tagworld import cases, run_cases
+from tagmoe.intervals import wilson
 from tagmoe.pipeline.arguments import check_words
+from tagmoe.pipeline.editor import pipeline_editor
 from tagmoe.world import Sample, judge
 from tagmoe.world.rephrase import rephrase
 
@@ -170,7 +172,7 @@ def successes(
         # The seed of a case is that of its number, so that equal words give equal pictures in all three runs.
         return editor(instructions, images, [seed + taken[k] for k in seeds])
 
-    for i, case, image in zip(taken, asked, run_editor(numbered, asked, seed=0, batch=16), strict=True):
+    for i, case, image in zip(taken, asked, run_cases(numbered, asked, seed=0, batch=16), strict=True):
         done[i] = judge(case, np.asarray(image)).success
     return done, len(samples) - len(taken)
 
@@ -223,7 +225,7 @@ def table(results: dict[str, tuple[list[bool], int]], forms: Sequence[str]) -> s
     total = len(forms)
     lines.append(f"{'all':<12}{total:>6}" + "".join(f"{sum(done) / total:>12.3f}" for done, _ in results.values()))
     for name, (done, no) in results.items():
-        low, high = wilson(sum(done), total)
+        low, high = wilson(sum(done), total).bounds
         lines.append(f"{name}: {sum(done)}/{total}, 95 % interval {low:.3f} to {high:.3f}; refused {no}")
     return "\n".join(lines)
 

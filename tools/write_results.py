@@ -1,4 +1,4 @@
-"""Write docs/results/tagworld.md, the README's table and the model card from the result files.
+"""Write docs/results/packaged.md, docs/results/tagworld.md and the model card from the result files.
 
     tagmoe demo --cases 24 --seed 1000 --out /path/to/demo && cp /path/to/demo/results.json docs/results/tagworld.json
     tagmoe ablation run recipes/tagworld/ablation --out runs/ablation
@@ -24,7 +24,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from tagmoe.laboratory.ablation.arms import arm_names
 from tagmoe.laboratory.ablation.collection import QUANTITIES, Collection, read_collection
 from tagmoe.laboratory.ablation.figures import figures, gradient_figure
-from tagmoe.laboratory.ablation.report import FILTERS, facts
+from tagmoe.laboratory.ablation.report import facts
 from tagmoe.laboratory.ablation.table import (
     FLOW,
     INFORMATION,
@@ -36,14 +36,14 @@ from tagmoe.laboratory.ablation.table import (
     phrase,
     summarise,
 )
+from tagmoe.report.numbers import FILTERS
 
 TOOLS = Path(__file__).parent
 DOCS = TOOLS.parent / "docs"
 RESULTS = DOCS / "results"
-README = DOCS.parent / "README.md"
 CARD = DOCS.parent / "src" / "tagmoe" / "pipeline" / "tagworld" / "README.md"
 ARMS = DOCS.parent / "recipes" / "tagworld" / "ablation"
-START, END = "<!-- results: written by tools/write_results.py -->", "<!-- end of results -->"
+WRITTEN = "<!-- written by tools/write_results.py -->"
 BASELINE, FULL = "moe", "align"
 """What differences are taken to: the mixture alone; for the switches, which change one thing each, the paper's arm."""
 
@@ -66,7 +66,8 @@ def main(folders: list[str]) -> None:
         if measured.exists() and not name:
             shutil.copy(measured, RESULTS / "interference.json")
     data = json.loads((RESULTS / "tagworld.json").read_text(encoding="utf-8"))
-    text = f"# Results on TagWorld\n\n## The packaged model\n\n{page(data)}\n"
+    (RESULTS / "packaged.md").write_text(f"# The packaged model\n\n{WRITTEN}\n{page(data)}\n", encoding="utf-8")
+    text = f"# Results on TagWorld\n\n{WRITTEN}\nThe score of the packaged model is on [its own page](packaged.md).\n"
     if any((RESULTS / "ablation").glob("*.json")):
         main_grid = read_collection(RESULTS / "ablation", known=known)
         text += f"\n## The ablation\n\n{ablation(main_grid, RESULTS)}"
@@ -78,10 +79,6 @@ def main(folders: list[str]) -> None:
     if measured.exists():
         text += f"\n## Do tasks interfere?\n\n{interference(json.loads(measured.read_text(encoding='utf-8')))}"
     (RESULTS / "tagworld.md").write_text(text, encoding="utf-8")
-    text = README.read_text(encoding="utf-8")
-    before, rest = text.split(START)
-    after = rest.split(END)[1]
-    README.write_text(f"{before}{START}\n{page(data)}\n{END}{after}", encoding="utf-8")
     CARD.write_text(card(data), encoding="utf-8")
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -28,6 +28,9 @@ from tagmoe.errors import ConfigError
 NUM_TAGS = 18
 PICTURE_SIZE = 64
 PATCH_SIZE = 2
+RECIPES = Path(__file__).parent / "recipes"
+COMMON = "common.yaml"
+"""What all arms of an ablation share: the file that makes a folder one of arms."""
 LARGEST_SEED = 2**62
 """A stage adds its step number to the seed, and torch takes seeds below 2**64."""
 
@@ -282,6 +285,52 @@ def _autoencoder_misfits(auto: AutoencoderConfig) -> Iterator[str]:
             f"The setting 'autoencoder.dim_mult' is {list(auto.dim_mult)}; it must be {allowed[0]} to {allowed[-1]} "
             f"numbers from 1 (4 of them make {PICTURE_SIZE}x{PICTURE_SIZE} pictures 4x4 tokens)."
         )
+
+
+def packaged_recipes() -> dict[str, Path]:
+    """The recipes of the package by name, such as "tagworld/quick"; without those of an ablation's arms."""
+    whole = [path for path in sorted(RECIPES.rglob("*.yaml")) if not (path.parent / COMMON).is_file()]
+    return {path.relative_to(RECIPES).with_suffix("").as_posix(): path for path in whole}
+
+
+def packaged_arms() -> dict[str, Path]:
+    """The folders of arms of the package by name, such as "tagworld/ablation"."""
+    folders = sorted(path.parent for path in RECIPES.rglob(COMMON))
+    return {folder.relative_to(RECIPES).as_posix(): folder for folder in folders}
+
+
+def find_recipe(given: Path) -> Path:
+    """The file of a recipe: that of the path, or the packaged recipe of this name.
+
+    Raises ConfigError for what is neither, with the nearest name.
+    """
+    if given.exists() and not given.is_dir():
+        return given
+    known = packaged_recipes()
+    hint = 'give the path of a YAML file, or a name that "tagmoe train --list" prints.'
+    return _packaged(given, known, f"There is no recipe {str(given)!r}", hint)
+
+
+def find_arms(given: Path) -> Path:
+    """The folder of arms: that of the path, or the packaged one of this name.
+
+    Raises ConfigError for what is neither, with the nearest name.
+    """
+    if given.is_dir():
+        return given
+    known = packaged_arms()
+    hint = f"give a folder with a {COMMON}, or the name {' or '.join(known)}."
+    return _packaged(given, known, f"There is no folder of arms {str(given)!r}", hint)
+
+
+def _packaged(given: Path, known: Mapping[str, Path], problem: str, hint: str) -> Path:
+    # The path that a recipe has in a checkout is printed in many places: it is taken for its name everywhere.
+    name = given.as_posix().removeprefix("recipes/").removesuffix(".yaml")
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, n=1)
+    near = near or [full for full in known if difflib.get_close_matches(name, [full.split("/")[-1]])][:1]
+    raise ConfigError(f"{problem}; {f'did you mean {near[0]!r}?' if near else hint}")
 
 
 def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:

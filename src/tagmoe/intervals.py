@@ -1,51 +1,74 @@
-"""Intervals for figures of a store: a bootstrap of root pictures, because relatives of one picture err together.
+"""95 % intervals, one method a question.
 
-A figure is made of sums over rows. The sums are kept for each root picture, or for groups of them where there are
-many, and drawn with replacement: the memory does not grow with the store, and whole groups of independent pictures are
-as good to draw as the pictures.
+- A figure of many groups (cases of an ablation or a recording, root pictures of a store): `Bootstrap` of the groups.
+- A mean over a few seeds, for new seeds: `t_interval`, Student's t. A bootstrap of 3 seeds is far too sure of itself:
+  simulated, it covers 0.77 to 0.84 where seeds matter; t covers 0.92 to 0.99.
+- A share of independent successes: `wilson`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from tagmoe.errors import MissingError, UsageError
+from tagmoe.errors import UsageError
 
 LEVEL = 0.95
 GROUPS = 4096
 """Groups of root pictures: as many pictures have a group of their own, the rest are spread by their digest."""
 MIN_GROUPS = 5
+"""Fewer groups get no bootstrap interval."""
 MIN_DEFINED = 0.9
 """Share of the draws in which a figure must be defined for an interval: a kappa needs a tag that somebody gave."""
 
+Value = TypeVar("Value")
+
 
 @dataclass(frozen=True)
-class Measure:
-    """A figure with its 95 % interval; None where it is not defined, or rests on too little."""
+class Interval(Generic[Value]):
+    """A figure and the bounds of its 95 % interval: numbers, or arrays of one shape.
 
-    value: float | None
-    low: float | None = None
-    high: float | None = None
+    n: the cases, root pictures or seeds that it rests on. Numbers that are not defined are None, in arrays NaN: the
+    value, or the bounds where there are too few groups.
+    """
+
+    n: int
+    value: Value
+    low: Value
+    high: Value
 
     @property
     def has_interval(self) -> bool:
         """Whether there are bounds."""
-        return self.low is not None
+        return self.low is not None and not bool(np.isnan(np.asarray(self.low)).all())
 
-    def as_data(self) -> Mapping[str, Any]:
-        """For JSON."""
-        return vars(self)
+    @property
+    def bounds(self) -> tuple[Value, Value]:
+        """(low, high)."""
+        return self.low, self.high
+
+    def excludes(self, value: float) -> Any:
+        """Whether all of it lies on one side of `value`: bool, or an array of bool. Missing bounds exclude nothing."""
+        low, high = (np.asarray(bound, dtype=np.float64) for bound in self.bounds)
+        return (low > value) | (high < value)
+
+    def as_data(self) -> dict[str, Any]:
+        """value, low and high, for JSON."""
+        return {"value": self.value, "low": self.low, "high": self.high}
 
 
 class RootGroups:
-    """The group of each root picture, the same for all figures of one pass over a store."""
+    """The group of each root picture, the same for all figures of one pass over a store.
+
+    A figure is made of sums over rows. The sums are kept for each root picture, because relatives of one picture err
+    together; where there are many pictures, for groups of them. So the memory does not grow with the store, and whole
+    groups of independent pictures are as good to draw as the pictures.
+    """
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
@@ -63,43 +86,112 @@ class RootGroups:
         return len(self._numbers)
 
 
-class RootBootstrap:
-    """Draws of groups with replacement, the same for every figure, so that equal data give equal intervals."""
+class Bootstrap:
+    """Draws of groups with replacement, the same for every figure, so that equal data give equal intervals.
 
-    def __init__(self, draws: int = 1000, seed: int = 0) -> None:
+    The bounds are percentiles of the draws at levels that are widened for few groups (Hesterberg 2015, sec. 4.3).
+    keep: for how many numbers of groups the draws stay in memory, 4 bytes for each draw and group.
+    Raises UsageError for fewer than 100 draws.
+    """
+
+    def __init__(self, draws: int = 1000, seed: int = 0, *, keep: int = 1) -> None:
         if draws < 100:
             raise UsageError(f"The number of draws is {draws}; give 100 or more.")
         self.draws, self.seed = draws, seed
+        self._keep = keep
         self._drawn: dict[int, np.ndarray] = {}
 
     def weights(self, groups: int) -> np.ndarray:
-        """How often each group is drawn, (draws, groups) float64."""
+        """How often each group is drawn, (draws, groups) float32: a product with them is all that a sum needs."""
         if groups not in self._drawn:
             random = np.random.default_rng([self.seed, groups])
-            drawn_DG = np.empty((self.draws, groups))
+            drawn_DG = np.empty((self.draws, groups), dtype=np.float32)
             for row in drawn_DG:
                 row[:] = np.bincount(random.integers(0, groups, groups), minlength=groups)
-            self._drawn = {groups: drawn_DG}
+            if len(self._drawn) >= self._keep:
+                self._drawn.clear()
+            self._drawn[groups] = drawn_DG
         return self._drawn[groups]
 
-    def measure(self, value: float, draws_D: np.ndarray, groups: int) -> Measure:
-        """The figure with percentiles of its draws, at levels widened for few groups (Hesterberg 2015, sec. 4.3).
-
-        NaN stands for what is not defined.
-        """
+    def interval(self, value: float, draws_D: np.ndarray, groups: int) -> Interval[float | None]:
+        """The interval of any figure from its value in every draw; NaN stands for what is not defined."""
         if not math.isfinite(value):
-            return Measure(None)
+            return Interval(groups, None, None, None)
         known = draws_D[np.isfinite(draws_D)]
         if groups < MIN_GROUPS or len(known) < MIN_DEFINED * len(draws_D):
-            return Measure(float(value))
-        tail = NormalDist().cdf(-math.sqrt(groups / (groups - 1)) * _student(groups - 1))
-        low, high = np.quantile(known, [tail, 1 - tail])
-        return Measure(float(value), float(low), float(high))
+            return Interval(groups, float(value), None, None)
+        low, high = _percentiles(known, groups)
+        return Interval(groups, float(value), float(low), float(high))
+
+    def mean(self, values: np.ndarray, minus: np.ndarray | None = None) -> Interval[Any]:
+        """The mean of values (groups, ...) over groups, with the shape of what follows.
+
+        minus: values of other groups, whose mean is subtracted. They are drawn apart, n counts the first alone, and the
+        smaller number of groups sets the levels.
+        """
+        parts = [values] if minus is None else [values, minus]
+        shape, fewest = values.shape[1:], min(map(len, parts))
+        unknown = np.full(shape, np.nan)[()]
+        if fewest == 0:
+            return Interval(len(values), unknown, unknown, unknown)
+        centres = [part.mean(axis=0) for part in parts]
+        value = centres[0] - sum(centres[1:])
+        if fewest < MIN_GROUPS:
+            return Interval(len(values), value, unknown, unknown)
+        # each part has a seed of its own: drawn alike, parts of one size would be paired by chance
+        sources = [self, Bootstrap(self.draws, self.seed + 1)]
+        deviations = [
+            # centred, so that a constant is its own mean in single precision too
+            source.weights(len(part)) @ (part - centre).astype(np.float32).reshape(len(part), -1) / len(part)
+            for source, part, centre in zip(sources, parts, centres, strict=False)
+        ]
+        found = _percentiles(deviations[0] - sum(deviations[1:]), fewest)
+        bounds = value + found.astype(np.float64).reshape(2, *shape)
+        # a bound at zero is zero: the rounding of single precision must not decide that it is on one side
+        low, high = np.where(np.abs(bounds) < 1e-6, 0.0, bounds)
+        return Interval(len(values), value, low, high)
+
+
+def t_interval(values_SC: np.ndarray) -> tuple[Interval[float], float] | None:
+    """The mean over seeds and cases for new seeds and cases, and p of no difference; None with one seed.
+
+    Mean +- t s with s^2 = var(case means) / C + var(seed means) / S; degrees of freedom after Satterthwaite. Noise of a
+    single pair is in both terms, which makes the interval wide rather than narrow where seeds do not matter.
+    """
+    seeds, cases = values_SC.shape
+    if seeds < 2:
+        return None
+    mean = float(values_SC.mean())
+    between_seeds = float(values_SC.mean(axis=1).var(ddof=1)) / seeds
+    between_cases = float(values_SC.mean(axis=0).var(ddof=1)) / cases if cases > 1 else 0.0
+    variance = between_seeds + between_cases
+    if variance == 0:
+        return Interval(seeds, mean, mean, mean), 1.0 if mean == 0 else 0.0
+    freedom = variance**2 / (between_seeds**2 / (seeds - 1) + between_cases**2 / max(1, cases - 1))
+    reach = _student(freedom) * math.sqrt(variance)
+    from scipy.special import stdtr
+
+    p = 2 * float(stdtr(freedom, -abs(mean) / math.sqrt(variance)))
+    return Interval(seeds, mean, mean - reach, mean + reach), p
+
+
+def wilson(successes: int, n: int) -> Interval[float]:
+    """A share of successes with its Wilson score interval; without cases 0, between 0 and 1."""
+    if n == 0:
+        return Interval(0, 0.0, 0.0, 1.0)
+    from scipy.stats import binomtest
+
+    low, high = binomtest(successes, n).proportion_ci(LEVEL, method="wilson")
+    return Interval(n, successes / n, float(low), float(high))
+
+
+def _percentiles(draws: np.ndarray, groups: int) -> np.ndarray:
+    """The lower and the upper bound, (2, ...) of draws (D, ...)."""
+    tail = NormalDist().cdf(-math.sqrt(groups / (groups - 1)) * _student(groups - 1))
+    return np.asarray(np.quantile(draws, [tail, 1 - tail], axis=0))
 
 
 def _student(freedom: float) -> float:
-    try:
-        from scipy import special
-    except ImportError as error:
-        raise MissingError("The intervals need SciPy; run: pip install 'tagmoe[vlm]'") from error
-    return float(special.stdtrit(freedom, 0.5 + LEVEL / 2))
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 0.5 + LEVEL / 2))

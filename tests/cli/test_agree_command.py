@@ -9,7 +9,6 @@ from support.annotated_stores import annotate, careless, stored, truth, world_re
 from support.html_page import Page
 from support.made_pictures import sound
 
-from tagmoe.cli.data import agree as data_agree
 from tagmoe.data.store.store import Store
 
 
@@ -83,5 +82,5 @@ def test_bad_input_is_one_sentence(tagmoe, store, tmp_path):
 
 
 def test_without_the_extra_the_install_line_is_named(tagmoe, store, monkeypatch):
-    monkeypatch.setattr(data_agree, "find_spec", lambda name: None if name == "cleanlab" else name)
+    monkeypatch.setattr("tagmoe.extras.find_spec", lambda name: None if name == "cleanlab" else name)
     tagmoe("data", "agree", store, "--a", "sloppy", "--b", "oracle").refused(3, "cleanlab", "tagmoe[vlm]")

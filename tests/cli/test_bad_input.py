@@ -166,10 +166,7 @@ def test_a_recipe_that_is_not_there_and_a_run_that_is(tagmoe, tmp_path) -> None:
 
 
 def test_tensorboard_without_the_extra_names_the_install_line(tagmoe, tmp_path, monkeypatch) -> None:
-    import importlib
-
-    # The package's attribute `train` is the verb, so the module is asked for by its name.
-    monkeypatch.setattr(importlib.import_module("tagmoe.cli.train"), "find_spec", lambda name: None)
+    monkeypatch.setattr("tagmoe.extras.find_spec", lambda name: None)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPE.format(folder=tmp_path / "run") + "tensorboard: true\n")
     tagmoe("train", recipe).refused(3, "pip install 'tagmoe[train]'")

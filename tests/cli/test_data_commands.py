@@ -176,7 +176,7 @@ def test_view(tagmoe, store, tmp_path) -> None:
 
 
 def test_without_the_extra_the_install_line_is_named(tagmoe, store, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("tagmoe.cli.data.extra.find_spec", lambda name: None)
+    monkeypatch.setattr("tagmoe.extras.find_spec", lambda name: None)
     for words in (
         ("import", "jsonl", "a", "b"),
         ("export", store, "-o", tmp_path / "o"),

@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from tagmoe.cli.options import Memory
-from tagmoe.pipeline.memory import placing as loading
 from tagmoe.pipeline.memory.plans import BUDGETS, CHOICES, CPU_PLANS, PLANS, RESERVE
 from tagmoe.pipeline.memory.sizes import read_sizes
 from tagmoe.pipeline.packaged import packaged_folder
@@ -82,7 +81,7 @@ def test_when_nothing_fits_or_the_library_is_missing_one_sentence_says_so(
     tagmoe(*command).refused(1, "No memory plan fits tagworld", "GB")
     tagmoe(*command, "--memory", "2gb").refused(2, "2gb", "24gb")
     room_for("4-bit")
-    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    monkeypatch.setattr("tagmoe.extras.find_spec", lambda name: None)
     outcome = tagmoe(*command)
     assert outcome.code == 3
     assert "pip install 'tagmoe[memory]'" in outcome.err.splitlines()[-1]

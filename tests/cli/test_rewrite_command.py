@@ -180,9 +180,7 @@ def test_bad_input(tagmoe: Any, arguments: tuple[str, ...], code: int, part: str
 
 @pytest.mark.parametrize("backend", ["self", NOBODY])
 def test_without_the_extra_the_install_line_is_said(tagmoe: Any, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
-    from tagmoe.cli import vlm_options
-
-    monkeypatch.setattr(vlm_options, "find_spec", lambda name: None)
+    monkeypatch.setattr("tagmoe.extras.find_spec", lambda name: None)
     tagmoe("rewrite", "-p", RAW, "--backend", backend, "--vlm-model", "m").refused(3, "pip install 'tagmoe[vlm]'")
 
 

@@ -1,4 +1,4 @@
-"""What stands once: one module opens pictures."""
+"""What stands once: one module opens pictures, one makes intervals."""
 
 from __future__ import annotations
 
@@ -16,3 +16,15 @@ def having(pattern: str) -> list[str]:
 
 def test_only_pictures_opens_pictures() -> None:
     assert having(r"\bImage\.open\(") == ["pictures.py"]
+
+
+def test_only_intervals_makes_intervals() -> None:
+    """The others take a percentile of labels dealt out anew, which is chance, or of the pixels of a picture."""
+    assert having(r"\b(quantile|percentile)\(") == [
+        "annotation/rules/evidence.py",
+        "intervals.py",
+        "routing/predictability.py",
+        "routing/specialization.py",
+    ]
+    assert having(r"binomtest|stdtrit|scipy\.(stats|special)|from scipy import .*(stats|special)") == ["intervals.py"]
+    assert having(r"class \w*(Interval|Bootstrap)\b") == ["intervals.py"]

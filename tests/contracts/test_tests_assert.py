@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 # Of libraries: these raise where what they check is not so. `refused` is a method of the command line's outcome.
-ASSERTING = frozenset({"raises", "warns", "fail", "assert_close", "assert_allclose", "opcheck", "refused"})
+ASSERTING = frozenset({"assert", "raises", "warns", "fail", "assert_close", "assert_allclose", "opcheck", "refused"})
 # Helpers without an assertion that raise all the same, each shown to by a test beside it.
-RAISING = {"docs/test_printed_commands.py": {"parse"}}
+RAISING = {"docs/test_printed_commands.py": frozenset({"parse"})}
 
 
-def functions(tree: ast.AST) -> Iterator[Function]:
-    return (node for node in ast.walk(tree) if isinstance(node, Function))
+def functions(tree: ast.Module) -> list[Function]:
+    """Functions of a file, and methods of its classes."""
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    return [node for body in (tree.body, *(c.body for c in classes)) for node in body if isinstance(node, Function)]
 
 
-def called(function: Function) -> set[str]:
-    """The last names of all that a function calls."""
+@cache
+def called(function: Function) -> frozenset[str]:
+    """The last names of all that a function calls; "assert" where it asserts itself."""
     calls = [node.func for node in ast.walk(function) if isinstance(node, ast.Call)]
-    return {call.attr for call in calls if isinstance(call, ast.Attribute)} | {
-        call.id for call in calls if isinstance(call, ast.Name)
-    }
+    names = [getattr(call, "attr", None) or getattr(call, "id", "") for call in calls]
+    own = ["assert"] if any(isinstance(node, ast.Assert) for node in ast.walk(function)) else []
+    return frozenset([*names, *own])
 
 
 def asserts(function: Function, helpers: frozenset[str]) -> bool:
-    return any(isinstance(node, ast.Assert) for node in ast.walk(function)) or not helpers.isdisjoint(called(function))
+    return not called(function).isdisjoint(helpers)
 
 
-def asserting_helpers(tree: ast.AST, known: frozenset[str]) -> frozenset[str]:
+def asserting_helpers(tree: ast.Module, known: frozenset[str]) -> frozenset[str]:
     """`known` and the names of the file's functions that assert, by themselves or through one another."""
     while True:
         found = known | {f.name for f in functions(tree) if not f.name.startswith("test") and asserts(f, known)}
@@ -39,7 +42,7 @@ def asserting_helpers(tree: ast.AST, known: frozenset[str]) -> frozenset[str]:
         known = found
 
 
-def imported(tree: ast.AST) -> set[str]:
+def imported(tree: ast.Module) -> set[str]:
     """Names that a file imports from tests/support."""
     return {
         alias.name
@@ -49,10 +52,10 @@ def imported(tree: ast.AST) -> set[str]:
     }
 
 
-def idle_tests(text: str, shared: frozenset[str] = frozenset()) -> list[str]:
-    """Tests of a file that assert nothing. shared: helpers of tests/support that assert."""
+def idle_tests(text: str, also: frozenset[str] = frozenset(), shared: frozenset[str] = frozenset()) -> list[str]:
+    """Tests of a file that assert nothing. also: names that assert there; shared: helpers of tests/support that do."""
     tree = ast.parse(text)
-    helpers = asserting_helpers(tree, ASSERTING | (shared & imported(tree)))
+    helpers = asserting_helpers(tree, ASSERTING | also | (shared & imported(tree)))
     return [f.name for f in functions(tree) if f.name.startswith("test") and not asserts(f, helpers)]
 
 
@@ -63,9 +66,7 @@ def test_every_test_asserts() -> None:
     count = 0
     for path in sorted(TESTS.rglob("test_*.py")):
         name, text = str(path.relative_to(TESTS)), path.read_text(encoding="utf-8")
-        raising = RAISING.get(name, set())
-        idle = idle_tests(text, shared)
-        found += [f"{name}::{f.name}" for f in functions(ast.parse(text)) if f.name in idle and not raising & called(f)]
+        found += [f"{name}::{test}" for test in idle_tests(text, RAISING.get(name, frozenset()), shared)]
         count += text.count("\ndef test_")
     assert count > 1000
     assert found == []
@@ -90,4 +91,4 @@ def test_e(): compare(1)
 """
     assert idle_tests(text) == ["test_c", "test_e"]
     text = f"from support.x import compare\n{text}"
-    assert idle_tests(text, frozenset({"compare", "look"})) == ["test_c"]
+    assert idle_tests(text, shared=frozenset({"compare", "look"})) == ["test_c"]

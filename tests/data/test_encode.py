@@ -62,7 +62,9 @@ def encoded(tmp_path_factory, packaged):
 
 def test_latents_are_those_that_training_reads(tmp_path, pipeline, packaged):
     """Bit for bit in float16, for a chunk that `EncodedSamples` encodes at once."""
-    samples = EncodedSamples(pipeline, ("recolour",), seed=SEED, unique=CHUNK, folder=tmp_path, name="x")
+    samples = EncodedSamples(
+        pipeline, ("recolour",), batch_size=CHUNK, seed=SEED, unique=CHUNK, folder=tmp_path, name="x"
+    )
     drawn = [sample(SEED, number, task=("recolour",)) for number in range(4)]
     changes = {
         number: {"target": png(case.target), "images": (png(case.sources[0]),), "instruction": case.instruction}

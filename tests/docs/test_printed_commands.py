@@ -18,9 +18,8 @@ from tagmoe.cli import app
 
 ROOT = Path(__file__).parents[2]
 FILES = (
-    ROOT / "README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
-    *sorted((ROOT / "docs" / "results").glob("*.md")),
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "recipes").rglob("*.yaml")),
     *sorted((ROOT / "tools").glob("*.py")),
 )

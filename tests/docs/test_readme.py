@@ -1,10 +1,11 @@
-"""The README's commands run as printed, in a folder that holds nothing but the README's pictures."""
+"""The README is short, its commands run as printed in an empty folder, and its list of rooms is whole."""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
-import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tagmoe.cli import run
 from tagmoe.config import load_config
 
 ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src" / "tagmoe"
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", TEXT, flags=re.DOTALL)
 COMMANDS = [
@@ -22,7 +24,6 @@ COMMANDS = [
 
 @pytest.fixture
 def reader_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    shutil.copytree(ROOT / "docs" / "images", tmp_path / "docs" / "images")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -44,7 +45,7 @@ def test_a_command_works(command: str, reader_folder: Path, capsys: pytest.Captu
 @pytest.mark.parametrize("command", [c for c in COMMANDS if " train " in c])
 def test_a_training_recipe_exists_and_is_valid(command: str) -> None:
     """That it trains is tested at tiny size in tests/train; the printed run takes 10 minutes."""
-    assert load_config(ROOT / shlex.split(command)[2]).unified.steps > 0
+    assert load_config(ROOT / "recipes" / f"{shlex.split(command)[2]}.yaml").unified.steps > 0
 
 
 @pytest.mark.parametrize("target", [c.split()[1] for c in COMMANDS if c.startswith("make")])
@@ -59,13 +60,57 @@ def test_python_examples_run(code: str, reader_folder: Path) -> None:
     assert names["edited"].size == (64, 64)  # type: ignore[attr-defined]
 
 
-def test_every_link_and_picture_exists() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
-        assert target.startswith("http") or (ROOT / target).exists(), target
+def test_it_is_short() -> None:
+    assert len(TEXT.encode()) <= 8192
 
 
-def test_the_file_tree_is_real() -> None:
+def test_its_parts_stand_in_their_order() -> None:
+    """The picture stands above the first heading."""
+    headings = re.findall(r"^## (.*)", TEXT, flags=re.MULTILINE)
+    assert headings == [
+        "Two commands",
+        "Five equations",
+        "Use",
+        "What held, and what did not",
+        "The house",
+        "Links",
+        "Citation",
+    ]
+    assert "arxiv.org/abs/2601.08881" in TEXT.split("## ")[0]
+    assert "](docs/images/edits.png)" in TEXT.split("## ")[0]
+
+
+def test_every_extra_it_names_is_one() -> None:
+    """And none that a user needs is missing; `dev` and `all` are no extra of a command."""
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    table = TEXT.split("| commands | extra |")[1].split("\n\n")[0]
+    cells = [row.split("|")[2] for row in table.splitlines()[2:]]
+    assert {name for cell in cells for name in re.findall(r"\w+", " ".join(re.findall(r"`([\w,]+)`", cell)))} == (
+        known.keys() - {"dev", "all", "docs"}
+    )
+
+
+def test_the_list_of_rooms_is_whole() -> None:
     block = re.search(r"```\n(src/tagmoe/.*?)```", TEXT, flags=re.DOTALL)
     assert block is not None
-    for name in re.findall(r"^  ([\w./]+)", block[1], flags=re.MULTILINE):
-        assert (ROOT / "src" / "tagmoe" / name).exists(), name
+    listed = [
+        name for line in block[1].splitlines()[1:] for name in re.findall(r"[\w.]+(?:/|\.py)", line.split("     ")[0])
+    ]
+    there = {path.name + "/" if path.is_dir() else path.name for path in PACKAGE.iterdir()}
+    rooms = {name for name in there if name[0] not in "._" and name != "py.typed" and not name.startswith("__")}
+    assert sorted(listed) == sorted(rooms)
+
+
+def test_figures_are_those_of_the_result_files() -> None:
+    data = json.loads((ROOT / "docs/results/tagworld.json").read_text(encoding="utf-8"))
+    tags = json.loads((PACKAGE / "pipeline/tagworld/tags_right.json").read_text(encoding="utf-8"))
+    of = {row["task"]: row["success"] for row in data["tasks"]}
+    weakest = sorted(of, key=lambda task: of[task])[:2]
+    for figure in (
+        f"{100 * data['success']:.1f} % of {data['n']}",
+        f"{100 * data['success_low']:.1f} to {100 * data['success_high']:.1f}",
+        f"{100 * tags['exact']:.1f} %",
+        f"{100 * tags['baseline_exact']:.1f} %",
+        *(f"`{task}` ({100 * of[task]:.0f} %)" for task in weakest),
+    ):
+        assert re.search(re.escape(figure).replace("\\ ", r"\s+"), TEXT), figure

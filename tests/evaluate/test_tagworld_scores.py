@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from tagmoe.errors import UsageError
-from tagmoe.evaluate.tagworld import Edits, cases, edit, run_editor, score, validator, wilson
+from tagmoe.evaluate.tagworld import Edits, cases, edit, run_cases, score, validator
 from tagmoe.world import TASKS
 
 
@@ -56,7 +54,7 @@ def test_every_case_gets_its_own_picture_whatever_the_batch(batch: int) -> None:
     samples = cases(1, 1)
     editor = Perfect(samples)
     done: list[int] = []
-    images = run_editor(editor, samples, batch=batch, on_batch=done.append)
+    images = run_cases(editor, samples, batch=batch, on_batch=done.append)
     assert all((image == case.target).all() for image, case in zip(images, samples, strict=True))
     assert all(size <= batch and len(references) == 1 for size, references in editor.calls)
     assert done == sorted(done)
@@ -101,21 +99,6 @@ def test_a_task_that_makes_a_whole_picture_has_nothing_unchanged() -> None:
 def test_no_cases_are_refused() -> None:
     with pytest.raises(UsageError, match="no cases"):
         score([], [])
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_an_interval_holds_its_share_and_narrows_with_more_cases(pair: tuple[int, int]) -> None:
-    successes, n = pair
-    low, high = wilson(successes, n)
-    assert 0.0 <= low <= successes / n <= high <= 1.0
-    more_low, more_high = wilson(4 * successes, 4 * n)
-    assert more_high - more_low < high - low
-
-
-def test_the_interval_is_wilsons() -> None:
-    assert wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
-    assert wilson(0, 0) == (0.0, 1.0)
 
 
 def test_a_pipeline_gives_the_same_pictures_and_routing_in_any_batch(pipeline: Any) -> None:

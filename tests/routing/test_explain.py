@@ -13,6 +13,7 @@ from PIL import Image, PngImagePlugin
 from support.html_page import Page
 
 from tagmoe.model.routing import RoutingTrace
+from tagmoe.report.colours import series_colour
 from tagmoe.routing import explain
 from tagmoe.routing.explain import Explanation, TagReading, render
 from tagmoe.routing.predicted_tags import PredictedTags
@@ -74,7 +75,7 @@ def test_a_map_of_first_choices_has_every_token_in_the_colour_of_its_expert() ->
         for y in range(height):
             for x in range(width):
                 colour = "#" + "".join(f"{level:02x}" for level in pixels[y, x, :3])
-                assert colour == explain.expert_colour(ids[y][x], 4)
+                assert colour == series_colour(ids[y][x])
     assert layer.steps == [layer.pictures[0].choice]
 
 
@@ -117,11 +118,6 @@ def test_fine_maps_are_averaged_not_picked() -> None:
 @pytest.mark.parametrize(("steps", "shown"), [(1, [0]), (3, [0, 1, 2]), (30, [0, 4, 8, 12, 17, 21, 25, 29])])
 def test_a_few_steps_are_drawn_from_first_to_last(steps: int, shown: list[int]) -> None:
     assert explain.drawn_steps(steps) == shown
-
-
-@pytest.mark.parametrize("experts", [2, 8, 9, 64])
-def test_experts_have_different_colours(experts: int) -> None:
-    assert len({explain.expert_colour(n, experts) for n in range(experts)}) == experts
 
 
 # The page ---------------------------------------------------------------------------------------------------------

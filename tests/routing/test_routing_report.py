@@ -239,12 +239,12 @@ def test_the_same_recording_gives_the_same_report_and_leaves_matplotlib_as_it_wa
     assert dict(matplotlib.rcParams) == before
 
 
-@pytest.mark.parametrize("library", ["matplotlib", "sklearn.model_selection"])
+@pytest.mark.parametrize("library", ["matplotlib", "sklearn"])
 def test_a_missing_library_is_named_with_its_install_line(monkeypatch, library: str) -> None:
     monkeypatch.setitem(sys.modules, library, None)
     use = {
         "matplotlib": lambda: svg.Drawing(1, 1),
-        "sklearn.model_selection": lambda: predictability.task_accuracy(np.ones((4, 1, 3)), ["a", "a", "b", "b"]),
+        "sklearn": lambda: predictability.task_accuracy(np.ones((4, 1, 3)), ["a", "a", "b", "b"]),
     }[library]
     with pytest.raises(MissingError, match=r"pip install 'tagmoe\[reports\]'"):
         use()

@@ -13,7 +13,6 @@ from tagmoe.routing.contrasts import contrasts, distances, variance
 from tagmoe.routing.predictability import discriminant, task_accuracy
 from tagmoe.routing.recording import Facts
 from tagmoe.routing.specialization import (
-    bootstrap,
     cosine_matrix,
     deviation,
     group_means,
@@ -84,16 +83,6 @@ def test_information_does_not_depend_on_the_names_or_the_order_of_cases_and_expe
 def test_deviation_is_from_an_equal_share_for_any_number_of_experts() -> None:
     assert deviation(np.full((2, 5), 0.2)) == pytest.approx(np.zeros((2, 5)))
     assert deviation(np.array([1.0, 0.0])).tolist() == [0.5, -0.5]
-
-
-def test_intervals_hold_their_mean_shrink_with_cases_and_are_honest_about_none() -> None:
-    values = np.random.default_rng(0).normal(size=(400, 2, 3))
-    few, many = bootstrap(values[:20]), bootstrap(values)
-    assert many.value == pytest.approx(values.mean(axis=0))
-    assert ((few.low <= few.value) & (few.value <= few.high)).all()
-    assert ((many.high - many.low) < (few.high - few.low)).all()
-    assert many.high - many.low == pytest.approx(np.full((2, 3), 2 * 1.96 / 20), rel=0.25)
-    assert np.isnan(bootstrap(values[:0]).value).all()
 
 
 def test_concentration_is_one_for_flat_scores_and_one_over_area_for_all_inside() -> None:

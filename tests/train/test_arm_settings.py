@@ -96,12 +96,13 @@ def test_a_shared_cache_stays_is_used_again_and_changes_no_weight(
 def test_a_cache_is_lengthened_for_a_longer_run_and_never_emptied(components: str, tmp_path: Path) -> None:
     pipeline = TagMoEPipeline.from_pretrained(components, dtype=torch.float32)
     short, long = (
-        EncodedSamples(pipeline, EDITING, seed=5, unique=unique, folder=tmp_path, name="edit") for unique in (64, 256)
+        EncodedSamples(pipeline, EDITING, batch_size=8, seed=5, unique=unique, folder=tmp_path, name="edit")
+        for unique in (64, 256)
     )
     before = short.batch([3], blank=[False]).target_BTC
     assert torch.equal(long.batch([3], blank=[False]).target_BTC, before)
     long.batch([200], blank=[False])
-    shorter = EncodedSamples(pipeline, EDITING, seed=5, unique=64, folder=tmp_path, name="edit")
+    shorter = EncodedSamples(pipeline, EDITING, batch_size=8, seed=5, unique=64, folder=tmp_path, name="edit")
     assert torch.equal(shorter.batch([3], blank=[False]).target_BTC, before)
 
 

@@ -19,15 +19,15 @@ def pipeline(components: str) -> TagMoEPipeline:
 
 
 def store(pipeline: TagMoEPipeline, folder: Path, tasks: tuple[str, ...] = EDITING) -> EncodedSamples:
-    return EncodedSamples(pipeline, tasks, seed=5, unique=100, folder=folder, name="edit")
+    return EncodedSamples(pipeline, tasks, seed=5, batch_size=10, unique=100, folder=folder, name="edit")
 
 
 def test_every_epoch_is_another_permutation(pipeline: TagMoEPipeline, tmp_path: Path) -> None:
     samples = store(pipeline, tmp_path)
-    epochs = [samples.positions(100 * epoch, 100) for epoch in range(3)]
+    epochs = [samples.indices(range(100 * epoch, 100 * epoch + 100)) for epoch in range(3)]
     assert all(sorted(epoch) == list(range(100)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
-    assert samples.positions(150, 10) == epochs[1][50:60]
+    assert samples.indices(range(150, 160)) == epochs[1][50:60]
 
 
 def test_cached_latents_equal_fresh_ones_and_survive_the_process(pipeline: TagMoEPipeline, tmp_path: Path) -> None:

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
+from threading import current_thread
 
 import pytest
 import torch
 from support.training_runs import make_stage
 
 from tagmoe.config import RunConfig
-from tagmoe.train.batch import Batch
-from tagmoe.train.loop import autocast, resolve_precision
+from tagmoe.train.precision import autocast, resolve_precision
 from tagmoe.train.stage import FlowStage
-
-
-def rows(batch: Batch, start: int, end: int) -> Batch:
-    """Some samples of a batch."""
-    part = slice(start, end)
-    return replace(
-        batch,
-        samples=batch.samples[part],
-        target_BTC=batch.target_BTC[part],
-        reference_BTC=None if batch.reference_BTC is None else batch.reference_BTC[part],
-        text_BSD=batch.text_BSD[part],
-        mask_BS=batch.mask_BS[part],
-        tags_BK=batch.tags_BK[part],
-        edited_BT=batch.edited_BT[part],
-    )
 
 
 def gradients(stage: FlowStage, step: int) -> dict[str, torch.Tensor]:
@@ -44,13 +29,6 @@ def test_four_micro_batches_equal_one_batch(config: Callable[..., RunConfig], tm
     losses = {"lambda_lbl": 1.0, "lambda_align": 1.0}
     big = make_stage(config(unified={"batch": 16}, loss=losses), tmp_path)
     small = make_stage(config(unified={"batch": 4, "accumulate": 4}, loss=losses), tmp_path)
-    batch, noise, t = big.draw(1, 0)
-
-    def part(step: int, micro: int) -> tuple[Batch, torch.Tensor, torch.Tensor]:
-        start, end = 4 * micro, 4 * micro + 4
-        return rows(batch, start, end), noise[start:end], t[start:end]
-
-    small.draw = part  # type: ignore[method-assign]
     expected, actual = gradients(big, 1), gradients(small, 1)
     assert expected.keys() == actual.keys()
     for name, value in expected.items():
@@ -59,13 +37,53 @@ def test_four_micro_batches_equal_one_batch(config: Callable[..., RunConfig], tm
         )
 
 
-def test_micro_batches_take_the_samples_of_the_batch(config: Callable[..., RunConfig], tmp_path: Path) -> None:
+def test_micro_batches_take_samples_noise_and_times_of_the_batch(
+    config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
     big = make_stage(config(unified={"batch": 16}), tmp_path)
     small = make_stage(config(unified={"batch": 4, "accumulate": 4}), tmp_path)
     for step in (0, 1, 2, 3, 5):
-        whole = [drawn.index for drawn in big.draw(step, 0)[0].samples]
-        parts = [drawn.index for micro in range(4) for drawn in small.draw(step, micro)[0].samples]
-        assert parts == whole
+        batch, noise_BTC, t_B = big.draw(step, 0)
+        parts = [small.draw(step, micro) for micro in range(4)]
+        assert [drawn.index for part, _, _ in parts for drawn in part.samples] == [d.index for d in batch.samples]
+        assert torch.equal(torch.cat([part for _, part, _ in parts]), noise_BTC)
+        assert torch.equal(torch.cat([part for _, _, part in parts]), t_B)
+    assert not torch.equal(big.draw(1, 0)[1], big.draw(2, 0)[1])
+
+
+def test_the_load_is_that_of_the_last_step_of_its_kind(config: Callable[..., RunConfig], tmp_path: Path) -> None:
+    stage = make_stage(config(unified={"batch": 4, "accumulate": 2, "text_to_image_every": 2}), tmp_path)
+    uniform = stage._load.of("edit")
+    assert (uniform == 1).all()
+    loads = []
+    for step in range(4):  # generate, edit, generate, edit
+        before = {kind: stage._load.of(kind) for kind in ("generate", "edit")}
+        stage.loss(step, 0)
+        assert all(torch.equal(stage._load.of(kind), load) for kind, load in before.items())  # not before the step ends
+        stage.loss(step, 1)
+        kind, other = ("edit", "generate") if step % 2 else ("generate", "edit")
+        assert torch.equal(stage._load.of(other), before[other])
+        assert torch.allclose(stage._load.of(kind).sum(dim=-1), torch.tensor(8.0))  # a load of one a sample
+        loads.append(stage._load.of(kind))
+    resumed = make_stage(config(unified={"batch": 4, "accumulate": 2, "text_to_image_every": 2}), tmp_path)
+    resumed.restore(json.loads(json.dumps(stage.state(4))), 4)
+    assert torch.equal(resumed._load.of("generate"), loads[2])
+    assert torch.equal(resumed._load.of("edit"), loads[3])
+
+
+def test_every_batch_is_drawn_once_on_one_thread(
+    config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = make_stage(config(unified={"batch": 4, "accumulate": 3, "steps": 4}), tmp_path)
+    drawn: list[tuple[int, int, str]] = []
+    draw = stage.draw
+    monkeypatch.setattr(
+        stage, "draw", lambda step, micro: (drawn.append((step, micro, current_thread().name)), draw(step, micro))[1]
+    )
+    for step in range(4):
+        gradients(stage, step)
+    assert [(step, micro) for step, micro, _ in drawn] == [(step, micro) for step in range(4) for micro in range(3)]
+    assert len({thread for _, _, thread in drawn}) == 1
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -44,7 +44,7 @@ def test_missing_components_leave_nothing_and_the_corrected_call_works(
     if exists:
         Path(good.output_dir).mkdir(parents=True)
     before = tree(tmp_path)
-    with pytest.raises(MissingError, match=r"'no/such/folder'.*components\.yaml"):
+    with pytest.raises(MissingError, match=r"'no/such/folder'.*tagmoe train tagworld/components"):
         run_training(good.model_copy(update={"components": "no/such/folder"}))
     assert tree(tmp_path) == before
     assert run_training(good).is_dir()

@@ -27,7 +27,6 @@ from tagmoe.data.store.record import Picture, Record
 from tagmoe.data.store.store import Store
 from tagmoe.errors import ConfigError, DataError, MissingError, TagMoEError
 from tagmoe.train import loop
-from tagmoe.train import stored as stored_module
 from tagmoe.train.batch import Batch
 from tagmoe.train.stage import FlowStage
 from tagmoe.train.stored import StoredRows, StoredSamples
@@ -66,8 +65,8 @@ def test_a_batch_is_that_of_the_stream_on_the_same_samples(
     rows = StoredRows.open(DataConfig(store=str(tagworld)))
     samples = StoredSamples(pipeline, rows, kind, batch=8, seed=0, dropout=0.4)
     drawn = samples.sampler.draw(3)
-    ours = samples.batch(drawn)
-    stream = EncodedSamples(pipeline, tasks, seed=TAGWORLD_SEED, unique=64, folder=tmp_path, name=kind)
+    ours = samples.draw(3)
+    stream = EncodedSamples(pipeline, tasks, batch_size=8, seed=TAGWORLD_SEED, unique=64, folder=tmp_path, name=kind)
     theirs = stream.batch(numbers(tagworld, ours), blank=drawn.blank.tolist())
     assert 0 < drawn.blank.sum() < 8
     for name in ("text_BSD", "mask_BS", "tags_BK", "edited_BT"):
@@ -89,11 +88,13 @@ def test_the_loss_is_that_of_the_stream_on_the_same_samples(
     ours = stored_stage(settings, tmp_path)
     for step in (0, 1):  # text to image, then editing
         batch, noise, t = ours.draw(step, 0)
+        before = ours.state(step)
         loss, report = ours.loss(step, 0)
         drawn = ours._samples["edit" if step else "generate"].sampler.draw(0)  # type: ignore[union-attr]
         stream = EncodedSamples(
             ours.pipeline,
             EDITING if step else TEXT_TO_IMAGE,
+            batch_size=8,
             seed=TAGWORLD_SEED,
             unique=64,
             folder=tmp_path,
@@ -101,6 +102,7 @@ def test_the_loss_is_that_of_the_stream_on_the_same_samples(
         )
         theirs = stream.batch(numbers(tagworld, batch), blank=drawn.blank.tolist())
         ours._next = lambda *_, drawn=(theirs, noise, t): drawn  # type: ignore[method-assign]
+        ours.restore(before, step)
         expected, terms = ours.loss(step, 0)
         del ours._next  # type: ignore[method-assign]
         assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
@@ -260,7 +262,7 @@ def test_rewritten_instructions_come_in_their_share(
     pipeline.encode_prompt = lambda given: texts.extend(given) or encode(given)
     for share, wanted in ((0.0, {"draw a red circle"}), (1.0, {"draw a blue square"})):
         rows = StoredRows.open(DataConfig(store=str(store), rewritten_share=share))
-        StoredSamples(pipeline, rows, "edit", batch=8, seed=0, dropout=0).draw(0, 8, None)  # type: ignore[arg-type]
+        StoredSamples(pipeline, rows, "edit", batch=8, seed=0, dropout=0).draw(0)
         assert set(texts) == wanted
         texts.clear()
 
@@ -331,7 +333,7 @@ def test_quarantined_rows_are_not_trained_on(tagworld: Path, tmp_path: Path) -> 
 
 
 def test_a_missing_extra_is_named(config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stored_module, "find_spec", lambda name: None)
+    monkeypatch.setattr("tagmoe.extras.find_spec", lambda name: None)
     with pytest.raises(MissingError, match=r"pip install 'tagmoe\[data\]'"):
         StoredRows.open(DataConfig(store="somewhere"))
 

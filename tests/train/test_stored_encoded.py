@@ -43,7 +43,7 @@ def test_an_encoded_store_gives_the_batches_of_its_pictures(
         both.append(StoredSamples(pipeline, rows, kind, batch=8, seed=0, dropout=0.4))
         if folder is not None:
             pipeline.encode_images = pipeline.encode_prompt = None  # nothing is encoded any more
-        both.append(both.pop().draw(16, 8, None))  # type: ignore[arg-type]
+        both.append(both.pop().draw(2))
     pictures, columns = both
     assert pictures.samples == columns.samples
     assert pictures.grids == columns.grids

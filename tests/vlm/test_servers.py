@@ -10,7 +10,6 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from itertools import pairwise
 from typing import Any, TypeVar
 
 import pytest
@@ -388,30 +387,6 @@ def test_a_server_that_comes_back_is_asked_again(server: Server) -> None:
     assert answer.attempts > 1
 
 
-def test_the_rest_of_a_failing_endpoint_grows_and_ends_with_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [1000.0]
-    monkeypatch.setattr(endpoints.time, "monotonic", lambda: now[0])
-    first, second = endpoints.Endpoint("http://a/v1"), endpoints.Endpoint("http://b/v1")
-    rests = []
-    for _ in range(8):
-        first.failed(now[0], gone=True)
-        first.failed(now[0] - 1, gone=True)  # of the same outage
-        started = now[0]
-        while first.rests:
-            assert endpoints.choose([first, second]) is second
-            now[0] += 0.25
-        rests.append(now[0] - started)
-        second.in_flight = 1
-        assert endpoints.choose([first, second]) is first
-        assert endpoints.choose([first, second]) is second  # one alone finds out
-        second.in_flight = 0
-    assert rests[0] <= 1
-    assert all(after > before for before, after in pairwise(rests[:6]))
-    assert max(rests) <= 60
-    first.worked()
-    assert not first.rests
-
-
 def test_who_stops_waiting_frees_the_place(server: Server) -> None:
     server.set(rules=[{"contains": "Question 0.", "fault": "hang"}])
 
@@ -440,24 +415,3 @@ def test_bytes_that_are_no_picture_are_refused_without_a_request(server: Server)
     answers = ask(server.url, Question((Attachment(b"GIF89a..."), "What?"), schema=SCHEMA), question())
     assert [answer.status for answer in answers] == ["refused", "ok"]
     assert server.counts()["requests"] == 1
-
-
-@pytest.mark.parametrize(
-    ("given", "address"),
-    [
-        ("http://127.0.0.1:8000", "http://127.0.0.1:8000/v1"),
-        ("http://127.0.0.1:8000/", "http://127.0.0.1:8000/v1"),
-        ("https://host/api/v3/", "https://host/api/v3"),
-        ("http://[::1]:80/v1/chat/completions", "http://[::1]:80/v1"),
-    ],
-)
-def test_addresses(given: str, address: str) -> None:
-    assert endpoints.base_url(given) == address
-
-
-@pytest.mark.parametrize(
-    "given", ["", "127.0.0.1:8000", "ftp://host/v1", "http://", "http://host:port/v1", "http://h:99999"]
-)
-def test_what_is_no_address(given: str) -> None:
-    with pytest.raises(UsageError, match="http://"):
-        endpoints.base_url(given)

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from support.fault_server import fault_server
 
-from tagmoe.cli import vlm_options
 from tagmoe.cli.vlm_options import need_vlm_extra, open_vlm
 from tagmoe.errors import MissingError, UsageError
 from tagmoe.vlm.question import Question
@@ -62,8 +61,8 @@ def test_who_cannot_be_asked_is_one_sentence(tmp_path: Path) -> None:
 
 def test_without_the_extra_the_install_line_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     need_vlm_extra()
-    monkeypatch.setattr(vlm_options, "find_spec", lambda name: None if name == "jsonschema" else object())
-    with pytest.raises(MissingError, match=r"jsonschema; run: pip install 'tagmoe\[vlm\]'"):
+    monkeypatch.setattr("tagmoe.extras.find_spec", lambda name: None if name == "jsonschema" else object())
+    with pytest.raises(MissingError, match=r"jsonschema, which is not installed; run: pip install 'tagmoe\[vlm\]'"):
         open_vlm(["http://127.0.0.1:1/v1"], "m", **LIMITS)
 
 

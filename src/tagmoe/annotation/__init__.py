@@ -1,7 +1,7 @@
-"""Hierarchical task annotation (section 3.2): what an edit's tags are, who says so, and how good the answers are.
+"""Hierarchical task annotation (section 3.2): give edits their tags, and measure how good the tags are.
 
-answer   an annotator's answer for one record, and its column in a store
-ask/     who answers (a model, rules, TagWorld's truth) and all rows of a store
-rules/   the versioned rules, and what words and pixels say without a model
-quality/ two annotators side by side, gold sets, a new rule set against an old one
+answer   the answer of an annotator for one record, and its column in a store
+ask/     the annotators (a model, rules, TagWorld's true tags), and asking them for all rows of a store
+rules/   the rule set for a model, and the annotator that needs no model: words of the instruction, and pixels
+quality/ agreement of two annotators, gold sets, and the trial of a new rule set against the old one
 """

@@ -1,7 +1,7 @@
-"""An annotator's answer for one record, and its column in a store.
+"""The answer of an annotator for one record, and its column in a store.
 
-Every annotator has a column of its own, `annotation_NAME`, so that two can be compared; the `tags` that training reads
-are set from one of them. The canonical tags themselves are read as the annotator CANONICAL.
+Every annotator has its own column, `annotation_NAME`, so that annotators can be compared. Training reads the column
+`tags`, the canonical tags, which are set from the answers of one annotator. CANONICAL names them like an annotator.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from tagmoe.data.store.record import PARTIAL
+from tagmoe.data.store.record import PARTIAL, TagProvenance
 from tagmoe.data.store.store import Store
 from tagmoe.errors import UsageError
 from tagmoe.tags import TAGS
@@ -38,11 +38,12 @@ ANNOTATION = pa.struct(
 
 @dataclass(frozen=True)
 class Annotation:
-    """What an annotator said of one record.
+    """The answer of an annotator for one record.
 
-    tags: ascending indices of the vocabulary, None unless the status is ok (a set that breaks rules is ok: it is
-    counted elsewhere). probabilities: of each of the 18 tags, or None. reason: one sentence, empty when ok. raw: the
-    answer as it came. key: digest of all that it depends on; another key means that it is asked again.
+    tags: ascending indices of the vocabulary, None unless the status is ok (tags that break rules of the vocabulary are
+    ok). probabilities: of each of the 18 tags, or None. reason: one sentence why the status is not ok, else usually
+    empty. raw: the unparsed answer. key: digest of everything that the answer depends on; if it changes, the row is
+    asked again.
     """
 
     status: Status
@@ -74,12 +75,27 @@ class Annotation:
 
 
 def column_of(annotator: str) -> str:
-    """The column of this annotator. Raises UsageError for a name that is none."""
+    """The column of this annotator. Raises UsageError for an invalid name."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,47}", annotator) or annotator == CANONICAL:
         raise UsageError(
             f"The annotator's name is {annotator!r}; use up to 48 of a-z, 0-9, - and _, not {CANONICAL!r}."
         )
     return PREFIX + annotator
+
+
+def take_tags(values: dict[str, Any], found: Annotation, name: str, seed: int, *, replace_tags: bool = False) -> bool:
+    """Set the canonical tags of a row (`tags`, `tag_provenance`) from an ok answer; returns whether they were set.
+
+    This is done if the row has no tags, partial tags, or tags that this annotator gave before. values: the row.
+    replace_tags: also replace tags that others gave.
+    """
+    given = values["tag_provenance"] or {}
+    ours = values["tags"] is None or given.get("status") == PARTIAL or given.get("annotator") == name
+    if found.status != "ok" or not (ours or replace_tags):
+        return False
+    provenance = TagProvenance(name, found.model, found.rules_version, seed)
+    values["tags"], values["tag_provenance"] = sorted(found.tags or ()), vars(provenance)
+    return True
 
 
 def annotators(store: Store) -> list[str]:
@@ -88,8 +104,7 @@ def annotators(store: Store) -> list[str]:
 
 
 def read_annotations(store: Store, annotator: str) -> Iterator[Annotation | None]:
-    """What an annotator said of each row, in the order of the rows; None where it was not asked, or
-    has given scope and type only.
+    """The answer of an annotator for each row, in order; None for a row that was not asked, or has partial tags.
 
     Raises UsageError when the store has no such annotator.
     """
@@ -108,7 +123,7 @@ def read_annotations(store: Store, annotator: str) -> Iterator[Annotation | None
 
 def _canonical(row: Mapping[str, Any]) -> Annotation | None:
     given = row["tag_provenance"] or {}
-    # partial tags are those of an inverse's parent: neither a whole answer nor one of its own
+    # Partial tags were copied from the parent of an inverse, so they are no answer for this row.
     if row["tags"] is None or given.get("status") == PARTIAL:
         return None
     return Annotation(

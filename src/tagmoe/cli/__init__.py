@@ -14,39 +14,26 @@ from typing import Annotated, Any
 import typer
 
 from tagmoe import __version__
-from tagmoe.cli.ablation import app as ablation
-from tagmoe.cli.convert_release import convert_release
-from tagmoe.cli.data import app as data
-from tagmoe.cli.demo import demo
-from tagmoe.cli.edit import edit
-from tagmoe.cli.generate import generate
-from tagmoe.cli.info import info
 from tagmoe.cli.output import log
-from tagmoe.cli.rewrite import rewrite
-from tagmoe.cli.routing import app as routing
-from tagmoe.cli.train import train
-from tagmoe.cli.upcycle import upcycle
+from tagmoe.cli.verbs import LazyGroup
 from tagmoe.errors import TagMoEError
 
 INTERRUPTED = 130
 
 app = typer.Typer(
     name="tagmoe",
-    add_completion=False,
+    cls=LazyGroup,
+    # without rich's boxes, since importing rich takes longer than all else that --help does
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (demo, edit, generate, rewrite, train, upcycle, convert_release, info):
-    app.command()(verb)
-app.add_typer(routing, name="routing")
-app.add_typer(ablation, name="ablation")
-app.add_typer(data, name="data")
 
 
 @app.callback(invoke_without_command=True)
 def root(
     ctx: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    version: Annotated[bool, typer.Option("--version", "-V", help="Print the version.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and the libraries' messages.")] = False,
 ) -> None:
     """Generate and edit pictures with a task-aware mixture of experts, train one, and see what its experts do."""

@@ -10,12 +10,13 @@ import typer
 from tagmoe.cli.models import quiet_libraries
 from tagmoe.cli.options import AsJson, Force
 from tagmoe.cli.output import check_output_folder, log, new_folder, print_result
+from tagmoe.cli.verbs import PlainGroup
 from tagmoe.errors import UsageError
 
 if TYPE_CHECKING:
     from tagmoe.laboratory.ablation.job import Job
 
-app = typer.Typer()
+app = typer.Typer(cls=PlainGroup, rich_markup_mode=None)
 
 
 @app.callback(invoke_without_command=True)
@@ -25,7 +26,9 @@ def ablation(ctx: typer.Context) -> None:
         typer.echo(ctx.get_help())
 
 
-Recipes = Annotated[Path, typer.Argument(help="Folder of arms: common.yaml and one YAML an arm.")]
+Recipes = Annotated[
+    Path, typer.Argument(help="Folder of arms (common.yaml and one YAML an arm), or tagworld/ablation.")
+]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs and results; a later call goes on.")]
 Seeds = Annotated[str, typer.Option(help="Seeds, separated by commas.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Processes at once, each with the recipe's threads.")]
@@ -48,11 +51,12 @@ def run(
 ) -> None:
     """Train and measure arms x seeds. Interrupted or killed, the same command goes on.
 
-    Example: tagmoe ablation run recipes/tagworld/ablation --out runs/ablation --arms dense,moe,align --jobs 2
+    Example: tagmoe ablation run tagworld/ablation --out runs/ablation --arms dense,moe,align --jobs 2
     """
+    from tagmoe.config import find_arms
     from tagmoe.laboratory.ablation.arms import load_arms
 
-    chosen = load_arms(recipes, _names(arms), changes or ())
+    chosen = load_arms(find_arms(recipes), _names(arms), changes or ())
     numbers = _seeds(seeds)
     quiet_libraries()
     from tagmoe.laboratory.ablation.job import arm_job, base_job
@@ -83,11 +87,12 @@ def interference(
     """Measure whether tasks interfere: families alone and together, and cosines between tasks' gradients.
 
     Writes interference.json into the folder. Interrupted or killed, the same command goes on.
-    Example: tagmoe ablation interference recipes/tagworld/ablation --out runs/ablation --arms dense,moe --jobs 2
+    Example: tagmoe ablation interference tagworld/ablation --out runs/ablation --arms dense,moe --jobs 2
     """
+    from tagmoe.config import find_arms
     from tagmoe.laboratory.ablation.arms import load_arms
 
-    chosen = load_arms(recipes, _names(arms), changes or ())
+    chosen = load_arms(find_arms(recipes), _names(arms), changes or ())
     numbers = _seeds(seeds)
     quiet_libraries()
     from tagmoe.laboratory.ablation.interference import family_jobs, summarise
@@ -115,7 +120,7 @@ def report(
 ) -> None:
     """Compare arms over seeds on the same cases: means, paired differences with intervals, the paper's claims.
 
-    Example: tagmoe ablation report runs/ablation --out ablation-report --recipes recipes/tagworld/ablation
+    Example: tagmoe ablation report runs/ablation --out ablation-report --recipes tagworld/ablation
     """
     from tagmoe.laboratory.ablation.collection import read_collection
     from tagmoe.laboratory.ablation.report import FILES, write_report
@@ -124,9 +129,10 @@ def report(
     check_output_folder(out, force=force, ours=FILES)
     known = None
     if recipes is not None:
+        from tagmoe.config import find_arms
         from tagmoe.laboratory.ablation.arms import arm_names
 
-        known = arm_names(recipes)
+        known = arm_names(find_arms(recipes))
     numbers = None if seeds is None else _seeds(seeds)
     summary = summarise(read_collection(folder, known=known, arms=_names(arms), seeds=numbers), baseline)
     with new_folder(out) as partial:

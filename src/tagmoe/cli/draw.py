@@ -5,66 +5,96 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from tagmoe.cli.explain import prepare_page
 from tagmoe.cli.models import check_model, load_loras, load_model, model_name, plan_memory
+from tagmoe.cli.options import (
+    AsJson,
+    Cfg,
+    Explain,
+    Force,
+    Lora,
+    LoraScale,
+    Memory,
+    MemoryChoice,
+    Model,
+    NoMetadata,
+    PresetName,
+    Seed,
+    Steps,
+    Threads,
+)
 from tagmoe.cli.output import check_output_file, log, print_result, write_image
-from tagmoe.cli.rewriting import check_backend, drawn_facts, logged, make_rewriter
+from tagmoe.cli.rewriting import (
+    NONE,
+    Rewrite,
+    RewriteCaching,
+    RewriteTimeout,
+    check_backend,
+    drawn_facts,
+    logged,
+    make_rewriter,
+)
+from tagmoe.cli.vlm_options import VLMName
 from tagmoe.errors import UsageError
+from tagmoe.pipeline.packaged import picture_path
+from tagmoe.rewrite.rewriter import SECONDS
 from tagmoe.weights.presets import find_preset
 
 if TYPE_CHECKING:
     from tagmoe.pipeline.pipeline import TagMoEPipelineOutput
 
 
-def draw(
-    pictures: Sequence[Path],
-    prompt: str,
-    out: Path,
-    *,
-    model: Path | None,
-    preset: str | None,
-    steps: int | None,
-    cfg: float | None,
-    seed: int | None,
-    size: str,
-    lora: Sequence[str] | None,
-    lora_scale: Sequence[float] | None,
-    memory: str,
-    threads: int | None,
-    explain: Path | None,
-    rewrite: str,
-    rewrite_timeout: float,
-    rewrite_cache: bool,
-    vlm_model: str | None,
-    no_metadata: bool,
-    force: bool,
-    as_json: bool,
-) -> None:
-    """Edit `pictures`, or generate without any, and write the result to `out`; and a page about it to `explain`.
+@dataclass(frozen=True)
+class DrawOptions:
+    """Options of `edit` and `generate`."""
+
+    model: Model = None
+    preset: PresetName = None
+    steps: Steps = None
+    cfg: Cfg = None
+    seed: Seed = None
+    lora: Lora = None
+    lora_scale: LoraScale = None
+    memory: MemoryChoice = Memory.auto
+    threads: Threads = None
+    explain: Explain = None
+    rewrite: Rewrite = NONE
+    rewrite_timeout: RewriteTimeout = SECONDS
+    rewrite_cache: RewriteCaching = True
+    vlm_model: VLMName = None
+    no_metadata: NoMetadata = False
+    force: Force = False
+    as_json: AsJson = False
+
+
+def draw(pictures: Sequence[Path], prompt: str, out: Path, size: str, options: DrawOptions) -> None:
+    """Edit `pictures`, or generate without any, and write the result to `out`; and a page about it where
+    that is asked for.
 
     A rewriter that fails costs at most `rewrite_timeout` seconds: then the prompt is used as it is.
     """
     if not prompt.strip():
         raise UsageError("The prompt is empty; say what to draw or what to change, e.g. -p 'make the circle red'.")
     width, height = parse_size(size)
-    chosen = None if preset is None else find_preset(preset)
-    check_output_file(out, force=force)
-    if lora_scale and len(lora_scale) != len(lora or ()):
-        raise UsageError(
-            f"--lora-scale is given {len(lora_scale)} times and --lora {len(lora or ())} times; give one for each."
-        )
-    check_model(model)
-    check_backend(rewrite, vlm_model)
-    page = None if explain is None else prepare_page(explain, model, force=force)
+    steps, cfg = options.steps, options.cfg
+    chosen = None if options.preset is None else find_preset(options.preset)
+    check_output_file(out, force=options.force)
+    if options.lora_scale and len(options.lora_scale) != len(options.lora or ()):
+        given, needed = len(options.lora_scale), len(options.lora or ())
+        raise UsageError(f"--lora-scale is given {given} times and --lora {needed} times; give one for each.")
+    check_model(options.model)
+    check_backend(options.rewrite, options.vlm_model)
+    page = None if options.explain is None else prepare_page(options.explain, options.model, force=options.force)
     from tagmoe.pictures import load_image
 
-    references = [load_image(picture) for picture in pictures]
-    plan = plan_memory(model, memory)
-    pipeline = load_model(model, threads=threads, plan=plan)
-    reports = load_loras(pipeline, lora or (), lora_scale)
+    references = [load_image(picture_path(picture)) for picture in pictures]
+    plan = plan_memory(options.model, options.memory)
+    pipeline = load_model(options.model, threads=options.threads, plan=plan)
+    reports = load_loras(pipeline, options.lora or (), options.lora_scale)
     if chosen is not None:
         steps, cfg = chosen.steps if steps is None else steps, chosen.cfg if cfg is None else cfg
         if width is None:
@@ -79,12 +109,12 @@ def draw(
                     f"{side}x{side}, so the picture is resized."
                 )
     rewriter = make_rewriter(
-        rewrite,
+        options.rewrite,
         parts=lambda: (pipeline.text_encoder, pipeline.tokenizer),
-        name=model_name(model),
-        vlm_model=vlm_model,
-        seconds=rewrite_timeout,
-        caching=rewrite_cache,
+        name=model_name(options.model),
+        vlm_model=options.vlm_model,
+        seconds=options.rewrite_timeout,
+        caching=options.rewrite_cache,
         known_words=pipeline.config.known_words,
         accepts=pipeline.check_prompt,
     )
@@ -97,7 +127,7 @@ def draw(
             width=width,
             num_inference_steps=steps,
             true_cfg_scale=cfg,
-            seed=seed,
+            seed=options.seed,
             return_routing=None if page is None else "full",
             rewriter=None if rewriter is None else logged(rewriter),
         )
@@ -112,14 +142,14 @@ def draw(
         "seed": output.seeds[0],
         "steps": pipeline.config.default_steps if steps is None else steps,
         "cfg": pipeline.config.default_cfg if cfg is None else cfg,
-        "model": model_name(model),
-        **({} if preset is None else {"preset": preset}),
-        **({"lora": ", ".join(Path(name).name for name in lora)} if lora else {}),
+        "model": model_name(options.model),
+        **({} if options.preset is None else {"preset": options.preset}),
+        **({"lora": ", ".join(Path(name).name for name in options.lora)} if options.lora else {}),
     }
     rewriting = None if rewriter is None else rewriter.results[-1]
     told = facts | ({} if rewriting is None else drawn_facts(rewriting))
-    metadata = {} if no_metadata else {"Software": "tagmoe", **{name: str(value) for name, value in told.items()}}
-    write_image(image, out, metadata)
+    texts = {"Software": "tagmoe", **{name: str(value) for name, value in told.items()}}
+    write_image(image, out, {} if options.no_metadata else texts)
     log(f"{image.width}x{image.height}, seed {output.seeds[0]}, {facts['steps']} steps, {seconds:.1f} s")
     explained = {} if page is None else page.write(pipeline, output, references, told)
     print_result(
@@ -135,7 +165,7 @@ def draw(
             **({"lora": [report.as_json() for report in reports]} if reports else {}),
         },
         str(out),
-        as_json=as_json,
+        as_json=options.as_json,
     )
 
 

@@ -1,10 +1,14 @@
-"""Options that several verbs share."""
+"""Options that several verbs share, and options objects: one dataclass that several verbs take whole."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import fields
 from enum import StrEnum
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -69,3 +73,31 @@ Explain = Annotated[
         "--explain", help="Page to write (.html): where each expert worked, and the tags that its routing predicts."
     ),
 ]
+
+
+def takes(options: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a verb one command-line option for each field of a dataclass; it receives them as `options`.
+
+    The fields are annotated as parameters of a verb are, and have defaults. typer wants options written out in the
+    signature of a function, so that two verbs would repeat all that they share.
+    """
+    hints = get_type_hints(options, include_extras=True)
+    added = [
+        Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name])
+        for field in fields(options)
+    ]
+
+    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
+        own = signature(verb, eval_str=True).parameters
+
+        @wraps(verb)
+        def run(**given: Any) -> None:
+            chosen = options(**{field.name: given.pop(field.name) for field in fields(options)})
+            verb(**given, options=chosen)
+
+        parameters = [*(parameter for name, parameter in own.items() if name != "options"), *added]
+        run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return decorate

@@ -59,8 +59,9 @@ def rewrite(
     check_backend(backend, vlm_model)
     from tagmoe.pictures import load_image
     from tagmoe.pipeline.arguments import check_words
+    from tagmoe.pipeline.packaged import picture_path
 
-    pictures = [load_image(image) for image in images or ()]
+    pictures = [load_image(picture_path(image)) for image in images or ()]
     rewriter = make_rewriter(
         backend,
         parts=lambda: text_parts(model),

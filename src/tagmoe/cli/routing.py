@@ -17,6 +17,7 @@ import typer
 from tagmoe.cli.models import check_model, load_model, model_name, plan_memory, quiet_libraries
 from tagmoe.cli.options import AsJson, Cfg, FixedSeed, Force, Memory, MemoryChoice, Model, Steps, Threads
 from tagmoe.cli.output import check_output_folder, log, new_folder, print_result
+from tagmoe.cli.verbs import PlainGroup
 from tagmoe.errors import UsageError
 from tagmoe.files.json_files import read_object
 from tagmoe.files.resumable import size_text
@@ -30,7 +31,7 @@ DEFAULT_CASES = 8
 DEFAULT_CONTROLS = 6
 BATCH = 32
 
-app = typer.Typer()
+app = typer.Typer(cls=PlainGroup, rich_markup_mode=None)
 
 
 @app.callback(invoke_without_command=True)

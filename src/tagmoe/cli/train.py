@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -12,34 +11,41 @@ import typer
 from tagmoe.cli.models import quiet_libraries
 from tagmoe.cli.options import AsJson
 from tagmoe.cli.output import log, print_result
-from tagmoe.errors import MissingError
+from tagmoe.errors import UsageError
+from tagmoe.extras import require
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="YAML file of settings, e.g. recipes/tagworld/release.yaml.")],
+    recipe: Annotated[
+        Path | None, typer.Argument(help="YAML file of settings, or the name of a packaged recipe: tagworld/quick.")
+    ] = None,
     changes: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting; may be repeated.")
     ] = None,
     output_dir: Annotated[Path | None, typer.Option(help="Folder of the run, instead of the recipe's.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
+    list_recipes: Annotated[bool, typer.Option("--list", help="List the packaged recipes, and train nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a model by a recipe: dense base, upcycling, unified training; print the folder of the result.
 
-    Example: tagmoe train recipes/tagworld/release.yaml --set seed=1 --output-dir runs/one
+    Example: tagmoe train tagworld/quick --set seed=1 --output-dir runs/one
     """
-    from tagmoe.config import load_config
+    from tagmoe.config import find_recipe, load_config
 
+    if list_recipes:
+        _print_recipes(as_json)
+        return
+    if recipe is None:
+        raise UsageError('No recipe is given; name one of those that "tagmoe train --list" prints, or a YAML file.')
+    path = find_recipe(recipe)
     overrides = list(changes or [])
     if output_dir is not None:
         # Quoted, because the value is read as YAML and a path may look like something else there.
         overrides.append(f"output_dir={json.dumps(str(output_dir))}")
-    config = load_config(recipe, overrides)
-    if config.tensorboard and find_spec("tensorboard") is None:
-        raise MissingError(
-            "The setting 'tensorboard' is true but the package is not installed; run \"pip install 'tagmoe[train]'\" "
-            "or set it to false."
-        )
+    config = load_config(path, overrides)
+    if config.tensorboard:
+        require("train", purpose="The setting 'tensorboard: true'")
     quiet_libraries()
     from tagmoe.evaluate.tagworld import validator
     from tagmoe.train.recipe import train as run_recipe
@@ -53,3 +59,15 @@ def train(
     print_result(
         {"model": str(folder), "output_dir": config.output_dir, "seed": config.seed}, str(folder), as_json=as_json
     )
+
+
+def _print_recipes(as_json: bool) -> None:
+    """Name, minutes and one line of each packaged recipe, read from the comment that it begins with."""
+    from tagmoe.config import packaged_recipes
+
+    recipes = []
+    for name, path in packaged_recipes().items():
+        about, minutes, *_ = [line.removeprefix("# ") for line in path.read_text(encoding="utf-8").splitlines()]
+        recipes.append({"name": name, "minutes": int(minutes.split()[1]), "about": about})
+    lines = [f"{row['name']:<24}{row['minutes']:>4} min  {row['about']}" for row in recipes]
+    print_result({"recipes": recipes}, "\n".join(lines), as_json=as_json)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tagmoe.errors import MissingError, UsageError
+from tagmoe.errors import UsageError
+from tagmoe.extras import require
 
 if TYPE_CHECKING:
     from tagmoe.vlm.question import VLM
@@ -37,10 +37,8 @@ Pixels = Annotated[
 
 
 def need_vlm_extra(*further: str) -> None:
-    """Raise MissingError when a module of the extra, or one of `further`, is not installed; imports none of them."""
-    for name in ("aiohttp", "jsonschema", *further):
-        if find_spec(name) is None:
-            raise MissingError(f"Asking a vision-language model needs {name}; run: pip install 'tagmoe[vlm]'.")
+    """Raise MissingError when what every question needs, or one of `further` modules, is not installed."""
+    require("vlm", "aiohttp", "jsonschema", *further, purpose="Asking a vision-language model")
 
 
 def open_vlm(

@@ -1,8 +1,8 @@
-"""Encoding a store: latents of the pictures and embeddings of the texts, as columns beside them.
+"""Encode a store: latents of the pictures and embeddings of the texts become columns of the store.
 
-Encoding a picture costs as much as training on it, so it is done once. Every column of a fragment is filled in one
-step; what is left to do is the fragments without a bucket. A picture is fitted to the size of its bucket: scaled until
-it covers it, and the rest cut off on both sides, the mask exactly as the target.
+Encoding a picture costs as much as training on it, so it is done once. All columns of a fragment are filled in one
+commit; a later run encodes the fragments whose bucket is empty. A picture is scaled until it covers the size of its
+bucket, and cropped in the middle; a mask is treated exactly as the target.
 
 Shapes: z latent channels, h and w sides of a latent, S text tokens, D text channels; all values are float16.
 """
@@ -45,24 +45,24 @@ INDICATOR = "encoded_bucket"
 NOTE = "encode"
 BLANK_NOTE = "encode.blank"
 BLANK = " "
-"""The text of a dropped instruction; its embedding is kept in a note."""
+"""The text that stands for a dropped instruction; its embedding is in a note of the store."""
 CODE_VERSION = 1
-"""To be raised when the same encoder would give other columns."""
+"""Raise this when a change of the code makes the same encoder give other columns."""
 READ_ROWS = 16
 BATCH_PIXELS = 4 * 1024 * 1024
 MOST_PICTURES = 128
-"""A batch of pictures: as many as BATCH_PIXELS hold, at most so many."""
+"""Largest batch of pictures, however small they are."""
 WAITING_PIXELS = 8 * BATCH_PIXELS
-"""Of decoded pictures that wait until their bucket's batch is full."""
+"""Pixels of decoded pictures that may wait until the batch of their size is full."""
 BATCH_TEXTS = 32
 FAILURES_AT_ONCE = 3
-"""So many fragments that fail before any succeeds, and the others are not tried."""
+"""If this many fragments fail before any succeeds, the run stops."""
 
 
 class Encoder(Protocol):
-    """What encoding asks of a model.
+    """The model that encodes.
 
-    sizes: (width, height) of the buckets. multiple: pixels of a token's side; all sizes are multiples of it.
+    sizes: (width, height) of the buckets. multiple: side of a token in pixels; all sizes are multiples of it.
     """
 
     @property
@@ -76,21 +76,21 @@ class Encoder(Protocol):
         ...
 
     def encode_pictures(self, pictures: Sequence[Image.Image]) -> np.ndarray:
-        """Normalised latents (B, z, h, w), float32, of RGB pictures of one size."""
+        """Normalised latents (B, z, h, w), float32, of B RGB pictures of one size."""
         ...
 
     def encode_texts(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Embeddings (S, D), float32, of each text. Raises UsageError when one of them cannot be encoded."""
+        """The embedding (S, D), float32, of each text. Raises UsageError when a text cannot be encoded."""
         ...
 
 
 def nearest_size(width: int, height: int, sizes: Sequence[Size]) -> Size:
-    """The (width, height) among `sizes` of the aspect nearest to a picture's; the narrower of two equally near."""
+    """The (width, height) in `sizes` whose aspect is nearest to that of the picture; of two, the narrower."""
     return min(sizes, key=lambda size: (abs(width / height - size[0] / size[1]), size))
 
 
 def fit(picture: Image.Image, size: Size, method: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:
-    """The middle of a picture, as much as has the aspect of `size`, at that size; the same object when it has it."""
+    """Crop a picture in the middle to the aspect of `size`, and scale it to `size`."""
     if picture.size == size:
         return picture
     scale = min(picture.width / size[0], picture.height / size[1])
@@ -101,7 +101,7 @@ def fit(picture: Image.Image, size: Size, method: Image.Resampling = Image.Resam
 
 @dataclass
 class _Row:
-    """latents: by place, 0 for the target. texts, embeddings: of instruction and rewritten."""
+    """A row at work. latents: by number, 0 for the target. texts, embeddings: of "instruction" and "rewritten"."""
 
     sizes: list[Size] = field(default_factory=list)
     latents: dict[int, np.ndarray] = field(default_factory=dict)
@@ -117,7 +117,7 @@ class _Row:
 
 
 class _Pictures:
-    """Decoded pictures that wait for a full batch of their size."""
+    """Collects decoded pictures by size and encodes them in batches."""
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
@@ -152,7 +152,7 @@ class _Pictures:
 class EncodeWork:
     """Encodes a fragment of the store at `uri`, as it was at `version`: the `work` of an engine.
 
-    load: makes the encoder, in the process that needs it. Returns the file of new columns, not yet committed.
+    load: makes the encoder, in the worker process.
     """
 
     uri: str
@@ -177,7 +177,11 @@ class EncodeWork:
 
 @dataclass(frozen=True)
 class EncodedFragment:
-    """rows, unusable: counts. errors: how often which part could not be encoded. blank: embedding of BLANK."""
+    """An encoded fragment.
+
+    filling: its new columns, not yet committed. rows: their number. unusable: rows that cannot be trained on. errors:
+    how often a part could not be encoded, by part. blank: the embedding of BLANK.
+    """
 
     filling: Filling
     rows: int
@@ -187,7 +191,7 @@ class EncodedFragment:
 
 
 def encode_fragment(store: Store, fragment: int, encoder: Encoder) -> list[_Row]:
-    """The rows of a fragment, encoded. Pixels in memory are bounded by WAITING_PIXELS; what is encoded stays there."""
+    """Encode the rows of a fragment. WAITING_PIXELS bounds the decoded pixels in memory; all latents are kept."""
     rows: list[_Row] = []
     pictures = _Pictures(encoder)
     columns = ["instruction", "instruction_rewritten", "images", "target"]
@@ -204,13 +208,13 @@ def encode_fragment(store: Store, fragment: int, encoder: Encoder) -> list[_Row]
 
 
 def halved(values: np.ndarray) -> np.ndarray:
-    """As float16; what is too large for it becomes infinite."""
+    """The values as float16; values that are too large become infinite."""
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(values, dtype=np.float16)
 
 
 def _decoded(values: Mapping[str, Any], row: _Row, encoder: Encoder) -> list[Image.Image]:
-    """The target and the references of a row, each at the size of its bucket; nothing when one cannot be decoded."""
+    """Target and references of a row, each at the size of its bucket; empty if one cannot be decoded."""
     found = []
     given = values["images"] or []
     for part, item in [
@@ -234,7 +238,7 @@ def _decoded(values: Mapping[str, Any], row: _Row, encoder: Encoder) -> list[Ima
 
 
 def _cells(mask: Image.Image, size: Size, multiple: int) -> np.ndarray:
-    """Which cells of the token grid have a white pixel, fitted as the target is."""
+    """(rows, columns) of bool: the cells of the token grid with a white pixel. The mask is cropped like the target."""
     white = mask.convert("L").point(lambda value: 255 if value >= 128 else 0)
     pixels: np.ndarray = np.asarray(fit(white, size, Image.Resampling.BOX)) > 0
     rows, columns = size[1] // multiple, size[0] // multiple
@@ -242,13 +246,13 @@ def _cells(mask: Image.Image, size: Size, multiple: int) -> np.ndarray:
 
 
 def _encode_texts(rows: Sequence[_Row], encoder: Encoder) -> None:
-    """Put the embeddings beside the texts of usable rows; each text is encoded once."""
+    """Encode the texts of all usable rows; equal texts are encoded once."""
     wanted: dict[str, list[tuple[_Row, str]]] = {}
     for row in rows:
         for part, text in row.texts.items():
             if row.usable and text is not None:
                 wanted.setdefault(text, []).append((row, part))
-    # Texts of like length together: padding is computed as well.
+    # Sort by length: padding costs compute too.
     texts = sorted(wanted, key=lambda text: (len(text), text))
     for start in range(0, len(texts), BATCH_TEXTS):
         batch = texts[start : start + BATCH_TEXTS]
@@ -261,7 +265,7 @@ def _encode_texts(rows: Sequence[_Row], encoder: Encoder) -> None:
 
 
 def _embeddings(texts: list[str], encoder: Encoder) -> list[np.ndarray | str]:
-    """The embedding of each text, or why it has none."""
+    """The embedding of each text, or the reason why it has none."""
     try:
         found = [halved(values) for values in encoder.encode_texts(texts)]
     except UsageError as error:
@@ -294,8 +298,10 @@ def _table(rows: Sequence[_Row]) -> pa.Table:
 
 @dataclass
 class Encoded:
-    """What a run did. fragments, rows: encoded now. unusable: rows of them that cannot be trained on. errors: how often
-    which part could not be encoded. before: fragments that were encoded already. left: fragments that still are not.
+    """What a run did.
+
+    fragments, rows: encoded by this run. unusable: those rows that cannot be trained on. errors: how often a part could
+    not be encoded, by part. before: fragments that were encoded already. left: fragments that are not encoded yet.
     """
 
     fragments: int = 0
@@ -318,13 +324,13 @@ def encode_store(
     again: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Encoded:
-    """Fill the columns of FIELDS in all fragments that lack them; whatever is killed, the same call goes on.
+    """Fill the columns of FIELDS in all fragments that lack them. After a kill, the same call resumes.
 
-    load: makes the encoder in each worker, and must pickle. fingerprint: JSON values that tell it from
-    others. limit: stop with the fragment
-    in which so many rows are reached. again: drop the columns and begin anew. progress: called with rows done and all.
+    load: makes the encoder in each worker, and must pickle. fingerprint: JSON values that identify the encoder. limit:
+    rows after which to stop, at the end of a fragment. again: drop the columns and start over. progress: called with
+    rows done and all.
 
-    Raises DataError for columns of another encoder, and when fragments failed: the others are kept.
+    Raises DataError for columns of another encoder, and when fragments failed; encoded fragments are kept.
     """
     with store.writing():
         check_fingerprint(store, fingerprint, again=again)
@@ -364,7 +370,7 @@ def encode_store(
 
 
 def check_fingerprint(store: Store, fingerprint: Mapping[str, Any], *, again: bool = False) -> None:
-    """Raise DataError when the store's columns are of another encoder, naming what differs."""
+    """Raise DataError when the columns of the store were made by another encoder, naming what differs."""
     if again or INDICATOR not in store.columns:
         return
     noted = store.note(NOTE) or {}
@@ -377,7 +383,7 @@ def check_fingerprint(store: Store, fingerprint: Mapping[str, Any], *, again: bo
 
 
 def _commit(store: Store, done: EncodedFragment, result: Encoded) -> None:
-    # Before the first fragment: whoever finds one that is encoded finds the blank instruction too.
+    # Set the note before the first fragment is committed, so that a store with encoded rows always has it.
     if store.note(BLANK_NOTE) is None:
         text = base64.b64encode(done.blank.tobytes()).decode()
         store.set_note(BLANK_NOTE, {"data": text, "shape": list(done.blank.shape)})

@@ -1,4 +1,4 @@
-"""Encoded rows of a store, read back as arrays: no picture is decoded and no model is needed."""
+"""Read the encoded columns of a store as arrays. This decodes no picture and needs no model."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ TEXT_ROWS = 16_384
 
 @dataclass(frozen=True)
 class EncodedRows:
-    """B rows of one bucket.
+    """B rows of one bucket, with their ids and tags (None where nobody has annotated the row).
 
     target (B, z, h, w) and one such array a reference: normalised latents, float16. text (B, S, D), float16, zero
     where padded, with mask (B, S) of real tokens. edited (B, rows, columns) of the token grid: True where the edit may
     change the picture, everywhere in rows without a mask; None when no row has one.
     """
 
+    ids: list[str]
+    tags: list[list[int] | None]
     bucket: str
     target: np.ndarray
     references: tuple[np.ndarray, ...]
@@ -35,8 +37,10 @@ class EncodedRows:
 
 
 class EncodedStore:
-    """Reads the columns of `encode_store`. Raises DataError for a store without them, or, with `fingerprint`, for one
-    whose columns are of another encoder.
+    """Reads the columns that `encode_store` fills.
+
+    fingerprint: of the encoder that must have made them, if given. Raises DataError for a store without the columns, or
+    with those of another encoder.
     """
 
     def __init__(self, store: Store, fingerprint: Mapping[str, Any] | None = None) -> None:
@@ -55,20 +59,20 @@ class EncodedStore:
         return np.frombuffer(base64.b64decode(self._blank["data"]), np.float16).reshape(self._blank["shape"])
 
     def buckets(self) -> Iterator[str | None]:
-        """The bucket of every row in order: empty for one that cannot be trained on, None for one not encoded yet."""
+        """The bucket of each row in order: '' for a row that cannot be trained on, None for a row not encoded yet."""
         for batch in self.store.scan([INDICATOR], rows=TEXT_ROWS):
             yield from batch[INDICATOR].to_pylist()
 
     def read(
         self, rows: Sequence[int], *, rewritten: Sequence[bool] | None = None, blank: Sequence[bool] | None = None
     ) -> EncodedRows:
-        """The rows of these numbers, which must be of one bucket, in the order asked for.
+        """The rows of these numbers, in this order; they must be of one bucket.
 
-        rewritten: which rows give the embedding of their rewritten instruction, where they have one. blank: which give
-        that of a dropped instruction. Raises DataError for rows of several buckets and rows that are not encoded.
+        rewritten: for each row, whether to use the embedding of the rewritten instruction, if there is one. blank: for
+        each row, whether its instruction is dropped. Raises DataError for rows of several buckets or not encoded rows.
         """
         names = ["bucket", "target", "references", "instruction", "rewritten", "mask"]
-        found = self.store.take(rows, [f"encoded_{name}" for name in names]).to_pylist()
+        found = self.store.take(rows, ["id", "tags", *(f"encoded_{name}" for name in names)]).to_pylist()
         buckets = {row[INDICATOR] for row in found}
         if len(buckets) != 1 or not all(buckets):
             raise DataError(
@@ -83,6 +87,8 @@ class EncodedStore:
         ]
         text, mask = _padded(texts)
         return EncodedRows(
+            ids=[row["id"] for row in found],
+            tags=[row["tags"] for row in found],
             bucket=buckets.pop(),
             target=np.stack([_array(row["encoded_target"]) for row in found]),
             references=tuple(

@@ -1,7 +1,7 @@
-"""A store as files that others read: JSONL and pictures, Hugging Face Parquet, WebDataset tar.
+"""Export a store to files of common formats: JSONL and pictures, Hugging Face Parquet, WebDataset tar.
 
-The same store gives the same files, byte for byte. JSONL and Parquet are read back by `tagmoe data import` as the same
-records. Each split has files of its own, cut into shards.
+The same store gives the same files, byte for byte. `tagmoe data import` reads JSONL and Parquet back as the same
+records. Each split has its own files, cut into shards.
 
 jsonl        train-00000.jsonl ..., images/ab/SHA256.png (a picture that several records share is written once)
 parquet      data/train-00000-of-00007.parquet ..., as datasets.load_dataset reads it, pictures as Image
@@ -23,17 +23,18 @@ from tagmoe.data.store.fields import finite_or_text, to_fields
 from tagmoe.data.store.picture_file import extension
 from tagmoe.data.store.record import QUALITY, SCHEMA, Picture, Record, from_row
 from tagmoe.data.store.store import Store
-from tagmoe.errors import DataError, ImageError, MissingError
+from tagmoe.errors import DataError, ImageError
+from tagmoe.extras import require
 
 Format = Literal["jsonl", "parquet", "webdataset"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 FILES = ("*.jsonl", "images", "data", "*.tar")
-"""What an export may hold, as patterns."""
+"""Patterns of the files and folders that an export writes."""
 SHARD_BYTES = 512 << 20
 SCAN_ROWS = 32
 GROUP_ROWS = 100
 GROUP_BYTES = 32 << 20
-"""A row group of Parquet, as the viewer of the hub wants it: it is the least that a reader takes."""
+"""Size of a Parquet row group, the smallest part that a reader loads; these are the limits of the hub's viewer."""
 Progress = Callable[[int, int], None]
 
 _HF_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -64,7 +65,7 @@ _HF_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written. bytes: those of all files."""
+    """What was written: records, files and bytes of all files."""
 
     records: int
     files: int
@@ -88,11 +89,13 @@ def export(
     shard_bytes: int = SHARD_BYTES,
     progress: Progress | None = None,
 ) -> Exported:
-    """Write the records that the SQL filter `where` keeps, or all, into an empty folder; a shard ends after
-    `shard_bytes` bytes of pictures. progress(rows done, in all).
+    """Write records into an empty folder.
 
-    Raises DataError when there is no such record or the store is damaged, MissingError without webdataset, OSError
-    when the folder cannot be written; the caller throws the folder away then.
+    where: SQL filter; by default all records are written. shard_bytes: bytes of pictures after which a new shard
+    begins. progress: called with rows done and all.
+
+    Raises DataError when no record is kept or the store is damaged, MissingError without webdataset, and OSError when
+    the folder cannot be written. The caller must then delete the folder.
     """
     shards = _Shards(folder, kind, shard_bytes)
     try:
@@ -204,12 +207,11 @@ class _ParquetShard:
 
 class _TarShard:
     def __init__(self, folder: Path, split: str, number: int) -> None:
-        try:
-            from webdataset import TarWriter
-        except ImportError:
-            raise MissingError("The format webdataset needs webdataset; run: pip install 'tagmoe[data]'.") from None
+        require("data", "webdataset", purpose="The format webdataset")
+        from webdataset import TarWriter
+
         self._handle = (folder / f"{split}-{number:06d}.tar").open("wb")
-        # No encoder: bytes as they are. A fixed time: the same records give the same file.
+        # encoder=False writes bytes unchanged. A fixed mtime makes equal records give equal files.
         self._tar = TarWriter(self._handle, encoder=False, mtime=0)
 
     def add(self, record: Record) -> None:
@@ -240,7 +242,7 @@ _SHARDS: dict[Format, Callable[[Path, str, int], _Shard]] = {
 def _json_fields(record: Record) -> dict[str, Any]:
     fields = to_fields(record)
     fields["quality"] = {name: finite_or_text(value) for name, value in fields["quality"].items()}
-    # Empty tags say that none applies, and no tags that nobody has looked: both are kept.
+    # Keep "tags" always: [] says that no tag applies, null that the record is not annotated.
     given = {name: value for name, value in fields.items() if value not in (None, {}, []) or name == "tags"}
     return {**given, "input_roles": [picture.role for picture in record.images]}
 
@@ -257,12 +259,12 @@ def _ending(picture: Picture) -> str:
     try:
         return extension(picture.data)
     except ImageError:
-        # An importer lets no such picture in; whoever wrote the store otherwise still gets all bytes out.
+        # `tagmoe data import` refuses such pictures, but a store may have them from elsewhere: export the bytes.
         return "bin"
 
 
 def _number_shards(folder: Path) -> None:
-    """The names that the hub knows: how many shards there are stands in each."""
+    """Rename shards as the hub expects: each name has the number of shards."""
     for split in ("train", "validation"):
         shards = sorted(folder.glob(f"{split}-*.parquet"))
         for number, path in enumerate(shards):
@@ -270,7 +272,7 @@ def _number_shards(folder: Path) -> None:
 
 
 def _features() -> dict[str, Any]:
-    """The columns as `datasets.Features` writes them down."""
+    """The columns in the JSON form of `datasets.Features`."""
     return {field.name: _feature(field.type) for field in _HF_SCHEMA}
 
 

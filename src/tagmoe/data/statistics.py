@@ -1,6 +1,6 @@
-"""What a store holds, counted: by data set, task, tag, size, licence, split, operation and quarantine.
+"""Count the records of a store by data set, task, tag, size, licence, split, operation and quarantine.
 
-No picture is read: sizes stand beside the bytes.
+No picture is read, as sizes have columns of their own.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tagmoe.data.sources.importing import NOTE
-from tagmoe.data.store.store import Store
+from tagmoe.data.store.store import IMPORT_NOTE, Store
 from tagmoe.tags import TAGS
 
 SCAN_ROWS = 16_384
@@ -28,8 +27,11 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Statistics:
-    """groups: name of the group, then records by value, the most frequent first. A record counts once in every group
-    but "tag" and "quarantine", where it counts once for each of its tags or findings. imports: notes of imports."""
+    """Counts of records.
+
+    groups: name of the group, then number of records by value, the most frequent value first. In the groups "tag" and
+    "quarantine" a record counts once for each of its tags or findings. imports: the notes of all imports.
+    """
 
     records: int
     groups: Mapping[str, Mapping[str, int]]
@@ -64,7 +66,7 @@ def statistics(store: Store, *, progress: Progress | None = None) -> Statistics:
     if "" in counts["task"]:
         counts["task"][NO_TASK] = counts["task"].pop("")
     groups = {name: _sorted(found) for name, found in counts.items()}
-    return Statistics(done, groups, tuple(store.notes(NOTE).values()))
+    return Statistics(done, groups, tuple(store.notes(IMPORT_NOTE).values()))
 
 
 def _counted(values: pa.Array) -> dict[str, int]:

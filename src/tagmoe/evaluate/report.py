@@ -81,7 +81,6 @@ def render(evaluation: Evaluation) -> str:
     """The HTML page. All text is escaped: instructions and model names come from outside."""
     environment = page_environment("tagmoe.evaluate")
     environment.filters |= {
-        "percent": _percent,
         "png": lambda picture: data_address(Image.fromarray(picture)),
         "tint": _tint,
     }
@@ -127,10 +126,6 @@ def _mapped(evaluation: Evaluation) -> list[tuple[Sample, np.ndarray, CaseRoutin
     chosen = tasks[:: max(1, -(-len(tasks) // MAPPED_CASES))]
     picked = [min((row for row in rows if row[0].task == task), key=lambda row: not row[3].success) for task in chosen]
     return [(case, image, routing) for case, image, routing, _ in picked]
-
-
-def _percent(value: float | None, digits: int = 0) -> str:
-    return "-" if value is None else f"{100 * value:.{digits}f} %"
 
 
 def _tint(share: float, uniform: float) -> str:

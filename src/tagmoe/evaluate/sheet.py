@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from tagmoe.report.colours import LIGHT
 from tagmoe.world import SIZE, Sample, Verdict
 
 COLUMNS = 4
 GAP = 6
 CAPTION = 26
-PAPER, INK, GOOD, BAD = "#ffffff", "#333333", "#1a7f4b", "#b3402e"
+PAPER, INK, GOOD, BAD = (LIGHT[name] for name in ("card", "ink", "good", "bad"))
 
 
 def contact_sheet(

@@ -5,34 +5,22 @@ Any editor can be scored: it is a function from instructions, pictures and seeds
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Protocol, cast
 
 import numpy as np
 from PIL import Image
 
+from tagmoe.editor import Editor, Picture, batches, run_editor
 from tagmoe.errors import UsageError
 from tagmoe.evaluate.sheet import contact_sheet
-from tagmoe.pipeline.pipeline import TagMoEPipeline, TagMoEPipelineOutput
+from tagmoe.intervals import Interval, wilson
+from tagmoe.pipeline.editor import pipeline_editor
+from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.routing.case_routing import CaseRouting, record
 from tagmoe.world import TASKS, Sample, Verdict, judge, sample
-
-Picture = Image.Image | np.ndarray
-Z_95 = 1.959964
-
-
-class Editor(Protocol):
-    """Anything to be scored. All pictures of one call have the same number of references (none: generate)."""
-
-    def __call__(
-        self, instructions: Sequence[str], images: Sequence[Sequence[Image.Image]], seeds: Sequence[int]
-    ) -> Sequence[Picture]:
-        """One picture for each instruction, its references and its seed."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -41,16 +29,6 @@ class Edits:
 
     images: list[np.ndarray]
     routing: list[CaseRouting] | None = None
-
-
-@dataclass(frozen=True)
-class Share:
-    """A share of successes among n cases, with its 95 % Wilson interval."""
-
-    n: int
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -70,13 +48,13 @@ class TagWorldScores:
     `held_out`: success on seen and held-out phrasings, and on seen and held-out combinations of attributes.
     """
 
-    success: Share
+    success: Interval[float]
     unchanged: float | None
     subject: float | None
     face: float | None
     style: float | None
     tasks: tuple[TaskScore, ...]
-    held_out: dict[str, Share]
+    held_out: dict[str, Interval[float]]
     verdicts: tuple[Verdict, ...]
 
 
@@ -96,7 +74,7 @@ def cases(per_task: int, seed: int, tasks: Sequence[str] | None = None) -> list[
     ]
 
 
-def run_editor(
+def run_cases(
     editor: Editor,
     samples: Sequence[Sample],
     *,
@@ -108,48 +86,14 @@ def run_editor(
 
     `on_batch` is told how many cases are done.
     """
-    images: dict[int, np.ndarray] = {}
-    for indices in _batches(samples, batch):
-        outputs = editor(
-            [samples[i].instruction for i in indices],
-            [[Image.fromarray(source) for source in samples[i].sources] for i in indices],
-            [seed + i for i in indices],
-        )
-        images |= {i: _as_array(output) for i, output in zip(indices, outputs, strict=True)}
-        if on_batch is not None:
-            on_batch(len(images))
-    return [images[i] for i in range(len(samples))]
-
-
-def pipeline_editor(
-    pipeline: TagMoEPipeline,
-    *,
-    steps: int | None = None,
-    cfg: float | None = None,
-    return_routing: str | None = None,
-    on_routing: Callable[[Sequence[int], list[Any]], None] | None = None,
-) -> Editor:
-    """A pipeline as an editor. `on_routing` is told of each call's seeds and routing, one entry a denoising step."""
-    # One bar for all cases is the caller's business; a bar for each batch would hide it.
-    pipeline.set_progress_bar_config(disable=True)
-
-    def editor(
-        instructions: Sequence[str], images: Sequence[Sequence[Image.Image]], seeds: Sequence[int]
-    ) -> Sequence[Picture]:
-        answer = pipeline(
-            list(instructions),
-            [list(pictures) for pictures in images] if images[0] else None,
-            num_inference_steps=steps,
-            true_cfg_scale=cfg,
-            seed=list(seeds),
-            return_routing=return_routing,
-        )
-        output = cast(TagMoEPipelineOutput, answer)
-        if output.routing is not None and on_routing is not None:
-            on_routing(seeds, output.routing)
-        return output.images
-
-    return editor
+    return run_editor(
+        editor,
+        [case.instruction for case in samples],
+        [[Image.fromarray(source) for source in case.sources] for case in samples],
+        [seed + i for i in range(len(samples))],
+        batch=batch,
+        on_batch=on_batch,
+    )
 
 
 def edit(
@@ -172,10 +116,10 @@ def edit(
         return_routing="full" if return_routing else None,
         on_routing=lambda _, routing: recorded.extend(record(routing)),
     )
-    images = run_editor(editor, samples, batch=batch, seed=seed, on_batch=on_batch)
+    images = run_cases(editor, samples, batch=batch, seed=seed, on_batch=on_batch)
     if not return_routing:
         return Edits(images)
-    order = [i for indices in _batches(samples, batch) for i in indices]
+    order = [i for indices in batches([len(case.sources) for case in samples], batch) for i in indices]
     by_case = dict(zip(order, recorded, strict=True))
     return Edits(images, [by_case[i] for i in range(len(samples))])
 
@@ -214,32 +158,8 @@ def validator(per_task: int, seed: int = 0) -> Callable[[TagMoEPipeline, int, Pa
     return validate
 
 
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a share; (0, 1) without cases."""
-    if n == 0:
-        return 0.0, 1.0
-    p, z2 = successes / n, Z_95**2
-    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z_95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    # At none or all of n the bound is 0 or 1 exactly, up to rounding.
-    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
-
-
-def _batches(samples: Sequence[Sample], batch: int) -> Iterator[list[int]]:
-    """Indices of cases that fit one call: those with the same number of references, in order."""
-    for count in sorted({len(case.sources) for case in samples}):
-        indices = [i for i, case in enumerate(samples) if len(case.sources) == count]
-        for start in range(0, len(indices), batch):
-            yield indices[start : start + batch]
-
-
-def _as_array(picture: Picture) -> np.ndarray:
-    return picture if isinstance(picture, np.ndarray) else np.asarray(picture.convert("RGB"))
-
-
-def _share(outcomes: Sequence[bool]) -> Share:
-    low, high = wilson(sum(outcomes), len(outcomes))
-    return Share(len(outcomes), sum(outcomes) / len(outcomes) if outcomes else 0.0, low, high)
+def _share(outcomes: Sequence[bool]) -> Interval[float]:
+    return wilson(sum(outcomes), len(outcomes))
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -256,7 +176,7 @@ def _task_score(task: str, pairs: Sequence[tuple[Sample, Verdict]]) -> TaskScore
     return TaskScore(task, len(pairs), fmean(v.success for _, v in pairs), _unchanged(pairs))
 
 
-def _held_out(pairs: Sequence[tuple[Sample, Verdict]]) -> dict[str, Share]:
+def _held_out(pairs: Sequence[tuple[Sample, Verdict]]) -> dict[str, Interval[float]]:
     return {
         "seen phrasing": _share([v.success for case, v in pairs if not case.held_out_paraphrase]),
         "held-out phrasing": _share([v.success for case, v in pairs if case.held_out_paraphrase]),

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from tagmoe.errors import CheckpointError, MissingError, UsageError
+from tagmoe.extras import require
 from tagmoe.files.hub import local_folder
 
 logger = logging.get_logger(__name__)
@@ -80,10 +81,7 @@ class LoraLoaderMixin(QwenImageLoraLoaderMixin):
         Raises MissingError without the file or without peft, UsageError for a pickle or a name in use, CheckpointError
         for a damaged file, layers of other sizes, another kind than LoRA, or one of which no layer fits.
         """
-        try:
-            import peft  # noqa: F401
-        except ImportError:
-            raise MissingError("Loading a LoRA needs peft; install it with: pip install 'tagmoe[lora]'.") from None
+        require("lora", purpose="Loading a LoRA")
         source = pretrained_model_name_or_path_or_dict
         if isinstance(source, Mapping):
             label, weights = "state dict", dict(source)

@@ -12,12 +12,11 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import torch
 from diffusers import AutoencoderKLQwenImage, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers.image_processor import VaeImageProcessor
@@ -29,7 +28,6 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from tagmoe.errors import CheckpointError, UsageError
 from tagmoe.model.loading import HUB_OPTIONS
-from tagmoe.pictures import fit_size, resize_image
 from tagmoe.pipeline.arguments import (
     LARGEST_SIDE_FACTOR,
     Rewriter,
@@ -40,24 +38,22 @@ from tagmoe.pipeline.arguments import (
     check_prompts,
     check_scale,
     check_steps,
-    check_words,
     make_generators,
     rewrite,
 )
+from tagmoe.pipeline.encoding import EncodingMixin, Text
 from tagmoe.pipeline.folder import ALIGNMENT, check_model_folder, pipeline_folder, read_alignment
+from tagmoe.pipeline.guidance import first_samples, guide, stack_texts
 from tagmoe.pipeline.lora import LoraLoaderMixin
 from tagmoe.pipeline.release import explain_release, release_parts
 from tagmoe.pipeline.single_frame import fast_single_frame
-from tagmoe.pipeline.tensors import images_to_tensor, nest_images
+from tagmoe.pipeline.tensors import nest_images
 
 QWEN_IMAGE_TEMPLATE = (
     "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial "
     "relationships of the objects and background:<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 )
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-WIDEST_REFERENCE = 16
-
-Text = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass
@@ -73,7 +69,7 @@ class TagMoEPipelineOutput(BaseOutput):
     routing: list[Any] | None = None
 
 
-class TagMoEPipeline(DiffusionPipeline, LoraLoaderMixin):
+class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
     """Generate a picture from text, or edit 1..n reference pictures by an instruction.
 
     Everything that a checkpoint fixes (template, known words, defaults) is saved in its model_index.json.
@@ -190,120 +186,6 @@ class TagMoEPipeline(DiffusionPipeline, LoraLoaderMixin):
             self.set_progress_bar_config(**shown, disable=not sys.stderr.isatty())
         return super().progress_bar(iterable, total)
 
-    # Text -------------------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def encode_prompt(self, prompt: str | Sequence[str]) -> Text:
-        """The conditioning of prompts: embeddings (B, S, D), zero where padded, and the mask (B, S) of real tokens.
-
-        The template's tokens before the prompt are dropped, as in Qwen-Image (34 of them there). Raises UsageError for
-        control tokens, unknown words and too long prompts.
-        """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        before, after = self.config.prompt_template.split("{}")
-        prefix, suffix = self._token_ids(before), self._token_ids(after)
-        rows = [prefix + self._prompt_ids(text) + suffix for text in prompts]
-        longest = max(len(row) for row in rows)
-        device = self._execution_device
-        padding = self.tokenizer.pad_token_id
-        ids = torch.tensor([row + [padding] * (longest - len(row)) for row in rows], device=device)
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
-        hidden = self.text_encoder(
-            input_ids=ids,
-            attention_mask=mask,
-            output_hidden_states=True,
-            use_cache=False,
-            # The logits are not used: one position instead of all saves (B, S, vocabulary).
-            logits_to_keep=1,
-        ).hidden_states[-1]
-        kept = mask[:, len(prefix) :].bool()
-        return hidden[:, len(prefix) :] * kept.unsqueeze(-1), kept
-
-    def check_prompt(self, prompt: str) -> None:
-        """Raise UsageError for what `encode_prompt` refuses: control tokens, unknown words, too many tokens."""
-        self._prompt_ids(prompt)
-
-    def _token_ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False).input_ids if text else []
-
-    def _prompt_ids(self, text: str) -> list[int]:
-        for token in self.tokenizer.all_special_tokens:
-            if token in text:
-                raise UsageError(f"The prompt contains the control token {token!r}; remove it.")
-        if self.config.known_words is not None:
-            check_words(text, self.config.known_words)
-        ids = self._token_ids(text)
-        if len(ids) > self.config.max_prompt_tokens:
-            raise UsageError(
-                f"The prompt has {len(ids)} tokens; at most {self.config.max_prompt_tokens} are allowed: shorten it."
-            )
-        return ids
-
-    # Images -----------------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def encode_images(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-        """Normalised latents (B, z, H/f, W/f), fp32, of RGB pixels (B, 3, H, W) in [-1, 1]: the mode, no sample."""
-        frames = pixels_BCHW.to(self._execution_device, self.vae.dtype).unsqueeze(2)
-        latents = self.vae.encode(frames).latent_dist.mode().squeeze(2).float()
-        mean, std = self._latent_statistics(latents.device)
-        return (latents - mean) / std
-
-    @torch.no_grad()
-    def decode(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
-        """RGB pixels (B, 3, H*f, W*f) in [-1, 1], fp32, of normalised latents (B, z, H, W)."""
-        mean, std = self._latent_statistics(latents_BCHW.device)
-        latents = (latents_BCHW.float() * std + mean).to(self.vae.dtype)
-        return self.vae.decode(latents.unsqueeze(2)).sample.squeeze(2).float()
-
-    def pack_latents(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
-        """Image tokens (B, T, z * p * p), row by row, of latents (B, z, h, w); p is the patch size, 2."""
-        batch, channels, height, width = latents_BCHW.shape
-        p = self.patch_size
-        patches = latents_BCHW.reshape(batch, channels, height // p, p, width // p, p)
-        return patches.permute(0, 2, 4, 1, 3, 5).reshape(batch, (height // p) * (width // p), channels * p * p)
-
-    def unpack_latents(self, tokens_BTC: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """Latents (B, z, h, w) of image tokens; `height` and `width` are those of the picture in pixels."""
-        batch, _, channels = tokens_BTC.shape
-        p = self.patch_size
-        rows, columns = height // self.size_multiple, width // self.size_multiple
-        patches = tokens_BTC.reshape(batch, rows, columns, channels // (p * p), p, p)
-        return patches.permute(0, 3, 1, 4, 2, 5).reshape(batch, channels // (p * p), rows * p, columns * p)
-
-    def _latent_statistics(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        config = self.vae.config
-        mean, std = (
-            torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (config.latents_mean, config.latents_std)
-        )
-        return mean, std
-
-    def _encode_references(
-        self, references: list[list[PIL.Image.Image]], area: int
-    ) -> tuple[torch.Tensor, list[tuple[int, int, int]]]:
-        """Reference tokens (samples, T, C), one image after the other, and the token grid of each."""
-        for picture in (picture for pictures in references for picture in pictures):
-            if max(picture.size) > WIDEST_REFERENCE * min(picture.size):
-                raise UsageError(
-                    f"A reference is {picture.width}x{picture.height}; at most 1:{WIDEST_REFERENCE} is allowed: crop."
-                )
-        sizes = [[fit_size(*picture.size, area, self.size_multiple) for picture in pictures] for pictures in references]
-        if any(other != sizes[0] for other in sizes):
-            raise UsageError(
-                "The references of this batch have different aspects, and one batch has one shape; "
-                "call once for each of them, or crop them alike."
-            )
-        tokens = []
-        for index, (height, width) in enumerate(sizes[0]):
-            pixels = images_to_tensor([resize_image(pictures[index], height, width) for pictures in references])
-            tokens.append(self.pack_latents(self.encode_images(pixels)))
-        return torch.cat(tokens, dim=1), [self._grid(height, width) for height, width in sizes[0]]
-
-    def _grid(self, height: int, width: int) -> tuple[int, int, int]:
-        return 1, height // self.size_multiple, width // self.size_multiple
-
-    # The call ---------------------------------------------------------------------------------------------------
-
     @torch.no_grad()
     def __call__(
         self,
@@ -379,7 +261,7 @@ class TagMoEPipeline(DiffusionPipeline, LoraLoaderMixin):
                     negatives, negative_prompt_embeds, negative_prompt_embeds_mask, samples, "negative_prompt_embeds"
                 )
             )
-        embeds, mask = _stack_texts(conditions, repeats)
+        embeds, mask = stack_texts(conditions, repeats)
         grids = [grid]
         reference_tokens = None
         if first is not None:
@@ -414,9 +296,9 @@ class TagMoEPipeline(DiffusionPipeline, LoraLoaderMixin):
                     )
                 velocity = output.sample[:, : latents.shape[1]].float()
                 if forwards == 2:
-                    velocity = _guide(velocity[:batch], velocity[batch:], scale, cfg_rescale)
+                    velocity = guide(velocity[:batch], velocity[batch:], scale, cfg_rescale)
                 if routing is not None:
-                    routing.append(_first_samples(output.routing, batch))
+                    routing.append(first_samples(output.routing, batch))
                 latents = self.scheduler.step(velocity, t, latents, return_dict=False)[0]
                 if callback_on_step_end is not None:
                     inputs = {"latents": latents} if callback_on_step_end_tensor_inputs else {}
@@ -482,33 +364,3 @@ class TagMoEPipeline(DiffusionPipeline, LoraLoaderMixin):
         self.scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), device=device, **options)
         self.scheduler.set_begin_index(0)
         return self.scheduler.timesteps
-
-
-# Tensors --------------------------------------------------------------------------------------------------------
-
-
-def _stack_texts(conditions: list[Text], repeats: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """All conditions in one batch of one length, every prompt `repeats` times; no mask when nothing is padded."""
-    longest = max(mask.shape[1] for _, mask in conditions)
-    embeds, masks = [], []
-    for embed, mask in conditions:
-        missing = longest - mask.shape[1]
-        embeds.append(torch.nn.functional.pad(embed, (0, 0, 0, missing)).repeat_interleave(repeats, dim=0))
-        masks.append(torch.nn.functional.pad(mask, (0, missing)).repeat_interleave(repeats, dim=0))
-    mask = torch.cat(masks)
-    return torch.cat(embeds), None if bool(mask.all()) else mask
-
-
-def _guide(conditional: torch.Tensor, unconditional: torch.Tensor, scale: float, rescale: bool) -> torch.Tensor:
-    """Classifier-free guidance; with `rescale` every token keeps the length of its conditional prediction (release)."""
-    guided = unconditional + scale * (conditional - unconditional)
-    if not rescale:
-        return guided
-    length = guided.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(guided.dtype).tiny)
-    return guided * (conditional.norm(dim=-1, keepdim=True) / length)
-
-
-def _first_samples(routing: Any, count: int) -> Any:
-    """The routing of the first `count` samples (the batch is dimension 1), on the CPU."""
-    values = {field.name: getattr(routing, field.name) for field in fields(routing)}
-    return type(routing)(**{k: v[:, :count].cpu() if isinstance(v, torch.Tensor) else v for k, v in values.items()})

@@ -1,16 +1,34 @@
-"""What every HTML page shares: one style, all text escaped, nothing fetched from anywhere."""
+"""The ground of every HTML page: shared style, macros and number formats, all text escaped, nothing fetched."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from tagmoe.report.colours import series_colour, style_variables
+from tagmoe.report.numbers import FILTERS
+
+
+class Tile(NamedTuple):
+    """A number at the top of a page, its name, what stands beside it, and a class of page.css for its colour."""
+
+    value: str
+    name: str
+    beside: str = ""
+    tone: str = ""
 
 
 def page_environment(package: str) -> Environment:
-    """Templates of a package, with `page.css` to include. All text is escaped, and an unknown name is an error."""
-    return Environment(
+    """Templates of a package, with page.css, macros.j2 and the number formats; an unknown name is an error."""
+    environment = Environment(
         loader=ChoiceLoader([PackageLoader(package, "."), PackageLoader("tagmoe.report", ".")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {**FILTERS, "expert_colour": series_colour}
+    environment.globals["style_variables"] = Markup(style_variables())
+    return environment

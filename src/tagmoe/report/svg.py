@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tagmoe.errors import MissingError
+from tagmoe.extras import require
+from tagmoe.report.colours import DARK, LIGHT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# matplotlib writes the first, the page (and a viewer without it) reads the second.
-THEME = {
-    "#22252b": "var(--ink, #22252a)",
-    "#6b7079": "var(--soft, #6b7078)",
-    "#e4e1da": "var(--line, #e4e1d9)",
-    "#fffffe": "var(--card, #ffffff)",
-    "#33658b": "var(--accent, #33658a)",
-}
-INK, SOFT, LINE, CARD, ACCENT = THEME
-# Told apart by people who do not see red or green, on light and dark ground.
-EXPERTS = ("#3a7ca5", "#d9822b", "#5b9a68", "#a05a9c", "#c0504d", "#8c8c3e", "#6a6fc1", "#4fa3a5")
+# Placeholder colour, as matplotlib draws it -> CSS variable, as the page defines it. Each differs from its colour of
+# the palette by a hair, so that no other colour is taken for a placeholder.
+_PLACEHOLDERS = {"ink": "#22252b", "soft": "#6b7079", "line": "#e4e1da", "card": "#fffffe", "accent": "#33658b"}
+INK, SOFT, LINE, CARD, ACCENT = _PLACEHOLDERS.values()
+# A figure in a file has no page around it to say what is dark.
+_DARK_STYLE = (
+    "@media (prefers-color-scheme: dark) { svg { "
+    + " ".join(f"--{name}: {DARK[name]};" for name in _PLACEHOLDERS)
+    + " } }"
+)
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "tagmoe",
@@ -42,12 +43,11 @@ _STYLE: Any = {
     "ytick.color": SOFT,
     "xtick.labelcolor": SOFT,
     "ytick.labelcolor": INK,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
+    **{f"{axis}tick.{kind}.size": 0 for axis in "xy" for kind in ("major", "minor")},
     "legend.frameon": False,
     "legend.labelcolor": INK,
 }
-_FONT = 'system-ui, -apple-system, "Segoe UI", sans-serif'
+_FONT = "system-ui, -apple-system, 'Segoe UI', sans-serif"
 
 
 class Drawing:
@@ -59,11 +59,10 @@ class Drawing:
     text = ""
 
     def __init__(self, width: float, height: float) -> None:
-        try:
-            import matplotlib
-            from matplotlib.figure import Figure
-        except ImportError:
-            raise MissingError("Figures need matplotlib; run: pip install 'tagmoe[reports]'.") from None
+        require("reports", "matplotlib", purpose="Drawing a figure")
+        import matplotlib
+        from matplotlib.figure import Figure
+
         self._style = matplotlib.rc_context(_STYLE)
         self._figure_class, self._size = Figure, (width, height)
 
@@ -90,8 +89,9 @@ class Drawing:
 
 
 def inline(svg: str, name: str) -> str:
-    """The SVG for a page: no XML header, ids unique by `name`, as wide as its column but not wider than drawn."""
-    svg = re.sub(r"<style.*?</style>", "", svg[svg.index("<svg") :])
+    """The SVG for a page: no style or name spaces, ids unique by `name`, at most as wide as drawn and as its column."""
+    svg = re.sub(r"<style.*?</style>", "", svg)
+    svg = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", svg)
     svg = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{name}-", svg)
     found = re.search(r'<svg[^>]*? width="([\d.]+)pt"', svg)
     width = round(float(found[1]) * 4 / 3) if found else 800
@@ -101,25 +101,34 @@ def inline(svg: str, name: str) -> str:
     return re.sub(r'(<svg[^>]*?) height="[\d.]+pt"', r"\1", svg, count=1)
 
 
-def expert_colour(index: int) -> str:
-    """The colour of an expert in every figure; after eight they come again."""
-    return EXPERTS[index % len(EXPERTS)]
-
-
 def quiet(axes: Axes) -> None:
     """Take the frame away."""
     for spine in axes.spines.values():
         spine.set_visible(False)
 
 
+def grid(axes: Axes, axis: Any = "y") -> None:
+    """Lines behind what is drawn, instead of a frame."""
+    axes.grid(axis=axis, color=LINE, lw=0.7)
+    axes.set_axisbelow(True)
+    quiet(axes)
+
+
+def legend_below(figure: Figure, drawn: Mapping[str, Any] | None = None, **options: Any) -> None:
+    """One legend for all panels, below them: name -> what is drawn, by default what has a label in the first."""
+    named = drawn or dict(zip(*reversed(figure.axes[0].get_legend_handles_labels()), strict=True))
+    figure.legend([*named.values()], [*named], loc="outside lower center", ncols=min(5, len(named)), **options)
+
+
 def _themed(svg: str) -> str:
-    for drawn, variable in THEME.items():
-        svg = svg.replace(drawn, variable)
-    svg = re.sub(r"font: ([^;\"]*?)'[^;\"]*", lambda found: f"font: {found[1]}{_FONT}".replace('"', "'"), svg)
+    for name, placeholder in _PLACEHOLDERS.items():
+        svg = svg.replace(placeholder, f"var(--{name}, {LIGHT[name]})")
+    svg = re.sub(r"(font-family: |font: [^;'\"]*)'[^;\"]*", lambda found: found[1] + _FONT, svg)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
     # Coordinates to a hundredth of a point; the numbers that are read stand between tags, not in attributes.
     svg = re.sub(r'="[^"]*"', lambda found: re.sub(r"(\d\.\d\d)\d+", r"\1", found[0]), svg)
-    svg = re.sub(r"\s*\n\s*", " ", svg)
+    svg = re.sub(r"\s*\n\s*", " ", svg[svg.index("<svg") :]).strip()
+    svg = re.sub(r"(<style[^>]*>)", rf"\1{_DARK_STYLE} ", svg, count=1)
     used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg))
     return re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", svg)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tagmoe.intervals import Bootstrap, Interval
 from tagmoe.routing.recording import Facts
-from tagmoe.routing.specialization import Interval, bootstrap
+from tagmoe.routing.specialization import RESAMPLES
 
 PAIRS = {
     "same picture and instruction, other noise": "noise",
@@ -25,7 +26,7 @@ class Contrast:
     kind: str
     about: str
     pairs: int
-    distance: Interval
+    distance: Interval[float]
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,9 @@ def contrasts(signature_CLN: np.ndarray, facts: Sequence[Facts]) -> list[Contras
             if kind:
                 pairs[kind].setdefault(unit, []).append(float(apart[i, j]))
                 number[kind] += 1
+    bootstrap = Bootstrap(RESAMPLES)
     return [
-        Contrast(kind, about, number[kind], bootstrap(np.array([np.mean(unit) for unit in pairs[kind].values()])))
+        Contrast(kind, about, number[kind], bootstrap.mean(np.array([np.mean(unit) for unit in pairs[kind].values()])))
         for about, kind in PAIRS.items()
         if pairs[kind]
     ]

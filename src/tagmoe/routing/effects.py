@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tagmoe.intervals import Bootstrap, Interval
 from tagmoe.routing.recording import Condition, Interventions
-from tagmoe.routing.specialization import Interval, bootstrap
+from tagmoe.routing.specialization import RESAMPLES
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Effect:
     mode: str
     layer: int | None
     expert: int | None
-    change: Interval
-    success: Interval | None
+    change: Interval[float]
+    success: Interval[float] | None
     by_task: dict[str, TaskEffect]
     pictures: dict[str, str]
 
@@ -55,7 +56,8 @@ def effects(interventions: Interventions, task_of: Mapping[str, str]) -> Effects
     tasks = [task_of[name] for name in interventions.cases]
     judged = None not in interventions.success
     before = np.array(interventions.success, dtype=np.float64) if judged else None
-    found = [_effect(one, before, tasks) for one in interventions.conditions]
+    bootstrap = Bootstrap(RESAMPLES)
+    found = [_effect(one, before, tasks, bootstrap) for one in interventions.conditions]
     return Effects(
         cases=len(tasks),
         success=None if before is None or not tasks else float(before.mean()),
@@ -65,7 +67,7 @@ def effects(interventions: Interventions, task_of: Mapping[str, str]) -> Effects
     )
 
 
-def _effect(condition: Condition, before: np.ndarray | None, tasks: list[str]) -> Effect:
+def _effect(condition: Condition, before: np.ndarray | None, tasks: list[str], bootstrap: Bootstrap) -> Effect:
     change = np.array(condition.change)
     success = None
     if before is not None and None not in condition.success:
@@ -75,8 +77,8 @@ def _effect(condition: Condition, before: np.ndarray | None, tasks: list[str]) -
         mode=condition.mode,
         layer=condition.layer,
         expert=condition.expert,
-        change=bootstrap(change),
-        success=None if success is None else bootstrap(success),
+        change=bootstrap.mean(change),
+        success=None if success is None else bootstrap.mean(success),
         by_task={
             task: TaskEffect(
                 n=int((labels == task).sum()),

@@ -6,7 +6,6 @@ most MAX_STEPS denoising steps are drawn.
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +14,8 @@ from PIL import Image
 
 from tagmoe.model.routing import RoutingTrace
 from tagmoe.pictures import data_address
+from tagmoe.report.colours import rgb, series_colour
+from tagmoe.report.numbers import percent, percent_between
 from tagmoe.report.pages import page_environment
 from tagmoe.routing.predicted_tags import PredictedTags
 from tagmoe.routing.tags_right import TagsRight
@@ -25,8 +26,6 @@ MAX_STEPS = 8
 PICTURE_SIDE = 512
 # Shades of a map of scores: 16 fit into 4 bits of a PNG, and more are not seen.
 _SHADES = 16
-# Colours that colour-blind people tell apart (Okabe and Ito), then hues for models of more experts.
-_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c6bb1", "#7f7f7f")
 _CHART = (260, 84)
 
 
@@ -108,27 +107,28 @@ class TagRow:
 
 def render(explanation: Explanation) -> str:
     """The HTML page. All text is escaped: instructions and model names come from outside."""
-    environment = page_environment("tagmoe.routing")
-    environment.filters |= {"percent": _percent}
     traces = explanation.traces
     experts = traces[0].scores_LBTN.shape[-1]
     pictures = [explanation.result, *explanation.sources]
     shown = drawn_steps(len(traces))
-    return environment.get_template("explain.html.j2").render(
-        e=explanation,
-        tags=explanation.tags,
-        rows=tag_rows(explanation.tags),
-        pictures=[_picture_address(picture) for picture in pictures],
-        shapes=[_map_shape(traces[0], image) for image in range(len(traces[0].grids))],
-        colours=[expert_colour(n, experts) for n in range(experts)],
-        experts=experts,
-        top_k=traces[0].expert_ids_LBTA.shape[-1],
-        layers=layer_routing(traces, shown),
-        shown=[step + 1 for step in shown],
-        chart=_CHART,
-        max_grid=MAX_GRID,
-        agreement=agreement(explanation.tags),
-        right=rightness(explanation.tags.right),
+    return (
+        page_environment("tagmoe.routing")
+        .get_template("explain.html.j2")
+        .render(
+            e=explanation,
+            tags=explanation.tags,
+            rows=tag_rows(explanation.tags),
+            pictures=[_picture_address(picture) for picture in pictures],
+            shapes=[_map_shape(traces[0], image) for image in range(len(traces[0].grids))],
+            experts=experts,
+            top_k=traces[0].expert_ids_LBTA.shape[-1],
+            layers=layer_routing(traces, shown),
+            shown=[step + 1 for step in shown],
+            chart=_CHART,
+            max_grid=MAX_GRID,
+            agreement=agreement(explanation.tags),
+            right=rightness(explanation.tags.right),
+        )
     )
 
 
@@ -170,19 +170,11 @@ def drawn_steps(steps: int) -> list[int]:
     return sorted({round(step) for step in np.linspace(0, steps - 1, min(steps, MAX_STEPS))})
 
 
-def expert_colour(number: int, experts: int) -> str:
-    """The colour of an expert on the page, as #rrggbb."""
-    if experts <= len(_COLOURS):
-        return _COLOURS[number]
-    red, green, blue = colorsys.hls_to_rgb(number / experts, 0.45 + 0.12 * (number % 2), 0.65)
-    return f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}"
-
-
 def choice_map(votes_hwN: np.ndarray, experts: int) -> str:
     """The expert that most tokens chose, at every place, in the experts' colours; a PNG as a data: address."""
     chosen = _shrink(votes_hwN).argmax(axis=-1).astype(np.uint8)
     picture = Image.fromarray(chosen, mode="P")
-    picture.putpalette([level for n in range(experts) for level in _rgb(expert_colour(n, experts))])
+    picture.putpalette([level for n in range(experts) for level in rgb(series_colour(n))])
     return data_address(picture)
 
 
@@ -190,7 +182,7 @@ def score_map(scores_hw: np.ndarray, colour: str) -> str:
     """Values of one expert, 0 clear to 1 full, in its colour; a PNG as a data: address."""
     levels = np.rint(np.clip(scores_hw, 0, 1) * (_SHADES - 1)).astype(np.uint8)
     picture = Image.fromarray(levels, mode="P")
-    picture.putpalette(list(_rgb(colour)) * _SHADES)
+    picture.putpalette(list(rgb(colour)) * _SHADES)
     return data_address(picture, transparency=bytes(round(255 * level / (_SHADES - 1)) for level in range(_SHADES)))
 
 
@@ -229,12 +221,12 @@ def rightness(right: TagsRight | None) -> str:
         if right.exact_low > right.baseline_exact
         else "So the prediction is not shown to be better than the constant answer: read it as such."
     )
-    low, high = _percent(right.exact_low, 1), _percent(right.exact_high, 1)
+    between = percent_between(right.exact_low, right.exact_high, 1)
     return (
         f"On {right.cases} test cases of this model (seed {right.seed}, {right.steps} steps, guidance {right.cfg:g}) "
-        f"the predicted set is exactly right in {_percent(right.exact, 1)} (95 % interval {low} to {high}), F1 of "
+        f"the predicted set is exactly right in {percent(right.exact, 1)} (95 % interval {between}), F1 of "
         f"single tags {right.f1:.2f}. Always answering the most frequent set is right in "
-        f"{_percent(right.baseline_exact, 1)}, F1 {right.baseline_f1:.2f}. {verdict}"
+        f"{percent(right.baseline_exact, 1)}, F1 {right.baseline_f1:.2f}. {verdict}"
     )
 
 
@@ -256,7 +248,7 @@ def _mean_over_steps(
 
 
 def _expert_map(scores_hwN: np.ndarray, votes_hwN: np.ndarray, n: int, full: float) -> ExpertMap:
-    scores, colour = scores_hwN[..., n], expert_colour(n, scores_hwN.shape[-1])
+    scores, colour = scores_hwN[..., n], series_colour(n)
     return ExpertMap(
         image=score_map(_shrink(scores[..., None])[..., 0] / full, colour),
         share=float(votes_hwN[..., n].mean()),
@@ -299,11 +291,3 @@ def _picture_address(picture: Image.Image) -> str:
     small.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
     small = Image.fromarray(np.asarray(small))
     return data_address(small, kind="PNG" if max(small.size) <= 128 else "JPEG")
-
-
-def _rgb(colour: str) -> tuple[int, int, int]:
-    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
-
-
-def _percent(value: float, digits: int = 0) -> str:
-    return f"{100 * value:.{digits}f} %"

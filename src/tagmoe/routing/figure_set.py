@@ -6,12 +6,13 @@ import re
 
 import numpy as np
 
+from tagmoe.intervals import Interval
 from tagmoe.routing import figures, heatmaps
 from tagmoe.routing.effects import Effect, Effects
 from tagmoe.routing.findings import Findings, MaskFinding, Missing
 from tagmoe.routing.predictability import Accuracy
 from tagmoe.routing.regions import Region
-from tagmoe.routing.specialization import Interval, MutualInformation
+from tagmoe.routing.specialization import MutualInformation
 
 Figure = str | Missing
 
@@ -111,7 +112,7 @@ def _tags(found: Findings) -> Figure:
         return found.tags
     shape, size = (found.layers, found.experts), found.layers * found.experts
     values = np.stack([one.value[:size].reshape(shape) for one in found.tags.values()])
-    sure = np.stack([_sure(one)[:size].reshape(shape) for one in found.tags.values()])
+    sure = np.stack([one.excludes(0)[:size].reshape(shape) for one in found.tags.values()])
     rows = [f"{name} ({one.n})" for name, one in found.tags.items()]
     return heatmaps.stacked(values, rows, write="{:+.1f}", scale=100, strong=sure)
 
@@ -149,9 +150,12 @@ def _contrasts(found: Findings) -> Figure:
     rows = found.controlled.contrasts
     if isinstance(rows, Missing):
         return rows
-    return figures.contrast_bars(
-        [(r.about, float(r.distance.value), float(r.distance.low), float(r.distance.high), r.pairs) for r in rows]
-    )
+    bars = []
+    for row in rows:
+        value = float(row.distance.value)
+        low, high = map(float, row.distance.bounds) if row.distance.has_interval else (value, value)
+        bars.append((row.about, value, low, high, row.pairs))
+    return figures.contrast_bars(bars)
 
 
 def _switches(found: Effects, of: Findings) -> Figure:
@@ -166,7 +170,7 @@ def _switches(found: Effects, of: Findings) -> Figure:
         panels.append((f"{title}: picture, %", change, None, "change", "{:.1f}"))
         if found.success is not None:
             values = np.array([[_success(one).value for one in row] for row in grid], dtype=np.float64)
-            sure = np.array([[_sure(_success(one)) for one in row] for row in grid])
+            sure = np.array([[_success(one).excludes(0) for one in row] for row in grid])
             panels.append((f"{title}: success, points", values, sure, "success", "{:+.0f}"))
     names = ["every layer", *[f"layer {layer + 1}" for layer in range(of.layers)]]
     return heatmaps.switches(panels, names)
@@ -187,11 +191,6 @@ def _switched_tasks(found: Effects, of: Findings) -> Figure:
     return heatmaps.switches(panels, tasks)
 
 
-def _success(effect: Effect) -> Interval:
+def _success(effect: Effect) -> Interval[float]:
     assert effect.success is not None
     return effect.success
-
-
-def _sure(found: Interval) -> np.ndarray:
-    """Where the interval does not hold 0."""
-    return np.asarray((found.low > 0) | (found.high < 0))

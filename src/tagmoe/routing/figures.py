@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tagmoe.report.svg import ACCENT, INK, LINE, SOFT, Drawing, expert_colour, quiet
+from tagmoe.report.colours import series_colour, text_on
+from tagmoe.report.numbers import percent
+from tagmoe.report.svg import ACCENT, INK, LINE, SOFT, Drawing, grid, legend_below, quiet
 from tagmoe.routing.heatmaps import layer_names, short
 from tagmoe.routing.specialization import MutualInformation
 
@@ -19,7 +21,7 @@ def information(target: MutualInformation, references: MutualInformation | None)
     """Mutual information of task and expert by layer, a bar each, with chance as a band up to its 95th percentile."""
     parts = [("picture being made", target), *([("reference", references)] if references else [])]
     layers = len(target.value_L)
-    drawing = Drawing(min(10, 3.2 * len(parts) + 1.2), 2.5)
+    drawing = Drawing(min(10, 3.2 * len(parts) + 1.2), 2.8)
     with drawing as figure:
         axes = figure.subplots(1, len(parts), sharey=True, squeeze=False)[0]
         for one, (title, found) in zip(axes, parts, strict=True):
@@ -30,15 +32,15 @@ def information(target: MutualInformation, references: MutualInformation | None)
                 one.text(i, value, f"{value:.3f}", ha="center", va="bottom", fontsize=8)
             one.set_xticks(x, layer_names(layers))
             one.set_title(title)
-            _grid(one)
+            grid(one)
         axes[0].set_ylabel("nats")
-        axes[-1].legend(loc="upper right", fontsize=8)
+        legend_below(figure)
     return drawing.text
 
 
 def accuracies(rows: Sequence[tuple[str, float, float, float]]) -> str:
     """Bars of accuracy: (name, measured, mean with shuffled labels, its 95th percentile) each."""
-    drawing = Drawing(8.5, 0.75 + 0.48 * len(rows))
+    drawing = Drawing(8.5, 1.0 + 0.48 * len(rows))
     with drawing as figure:
         one = figure.subplots()
         y = np.arange(len(rows))
@@ -48,32 +50,29 @@ def accuracies(rows: Sequence[tuple[str, float, float, float]]) -> str:
             one.plot(
                 [high, high], [i - 0.36, i + 0.36], color=INK, lw=1.0, ls=":", label="their 95 %" if i == 0 else None
             )
-            one.text(value + 0.01, i, f"{100 * value:.0f} %", va="center", fontsize=8.5)
+            one.text(value + 0.01, i, percent(value), va="center", fontsize=8.5)
         one.set_yticks(y, [row[0] for row in rows])
         one.set_xlim(0, max(1.0, *(row[1] for row in rows)))
-        one.set_xticks(np.linspace(0, 1, 6), [f"{v:.0%}" for v in np.linspace(0, 1, 6)])
+        one.set_xticks(np.linspace(0, 1, 6), [percent(v) for v in np.linspace(0, 1, 6)])
         one.invert_yaxis()
-        one.legend(loc="lower right", fontsize=8)
-        _grid(one, "x")
+        legend_below(figure)
+        grid(one, "x")
     return drawing.text
 
 
 def scatter(coordinates: np.ndarray, shares: np.ndarray, labels: Sequence[str]) -> str:
     """Cases in the plane of the first two principal components, coloured by the first tag (or the task)."""
-    from matplotlib import colormaps
-
     names = list(dict.fromkeys(labels))
-    colours = colormaps["tab10" if len(names) <= 10 else "tab20"]
     drawing = Drawing(6.6, 4.4)
     with drawing as figure:
         one = figure.subplots()
         second = coordinates[:, 1] if coordinates.shape[1] > 1 else np.zeros(len(coordinates))
         for i, name in enumerate(names):
             member = np.array([label == name for label in labels])
-            colour = colours(i % colours.N)
-            one.scatter(coordinates[member, 0], second[member], s=16, color=colour, alpha=0.75, lw=0, label=short(name))
-        one.set_xlabel(f"first component, {shares[0]:.0%} of the variance")
-        one.set_ylabel(f"second, {shares[1]:.0%}" if len(shares) > 1 else "")
+            points, colour = (coordinates[member, 0], second[member]), series_colour(i)
+            one.scatter(*points, s=16, color=colour, alpha=0.75, lw=0, label=short(name))
+        one.set_xlabel(f"first component, {percent(shares[0])} of the variance")
+        one.set_ylabel(f"second, {percent(shares[1])}" if len(shares) > 1 else "")
         one.axhline(0, color=LINE, lw=0.8, zorder=0)
         one.axvline(0, color=LINE, lw=0.8, zorder=0)
         quiet(one)
@@ -98,14 +97,14 @@ def by_timestep(
                 continue
             one.axhline(level, color=SOFT, lw=0.8, ls=":")
             for expert in range(experts):
-                colour = expert_colour(expert)
+                colour = series_colour(expert)
                 one.plot(timesteps, values_SLN[:, layer, expert], color=colour, lw=1.6, label=f"E{expert + 1}")
                 if band is not None:
                     low, high = (side[:, layer, expert] for side in band)
                     one.fill_between(timesteps, low, high, color=colour, alpha=0.18, lw=0)
             one.set_title(f"layer {layer + 1}")
             one.set_xlim(max(1.0, float(timesteps.max())), min(0.0, float(timesteps.min())))
-            _grid(one)
+            grid(one)
         axes[0].set_ylabel(label)
         figure.supxlabel("timestep: 1 is noise, 0 the finished picture", fontsize=8.5, color=SOFT)
         handles, names = axes[0].get_legend_handles_labels()
@@ -127,14 +126,14 @@ def contrast_bars(rows: Sequence[tuple[str, float, float, float, int]]) -> str:
         one.set_xlim(0, 1.18 * max(row[3] for row in rows) or 1.0)
         one.set_xlabel("total variation between signatures, mean over layers")
         one.invert_yaxis()
-        _grid(one, "x")
+        grid(one, "x")
     return drawing.text
 
 
 def variance_bars(share: dict[str, float], by_chance: dict[str, float]) -> str:
     """Shares of the variance, stacked: measured, and what each source would get by chance."""
     names = list(share)
-    shades = [expert_colour(i) for i in range(len(names) - 1)] + [LINE]
+    shades = [series_colour(i) for i in range(len(names) - 1)] + [LINE]
     drawing = Drawing(8.5, 1.55)
     with drawing as figure:
         one = figure.subplots()
@@ -143,15 +142,15 @@ def variance_bars(share: dict[str, float], by_chance: dict[str, float]) -> str:
             for name, shade in zip(names, shades, strict=True):
                 one.barh(row, parts[name], left=left, height=0.6, color=shade, label=name if row == 0 else None)
                 if parts[name] > 0.05:
-                    colour = INK if shade == LINE else "#ffffff"
-                    one.text(left + parts[name] / 2, row, f"{parts[name]:.0%}", ha="center", va="center", color=colour)
+                    colour = INK if shade == LINE else text_on(shade)
+                    one.text(left + parts[name] / 2, row, percent(parts[name]), ha="center", va="center", color=colour)
                 left += parts[name]
         one.set_yticks([0, 1], ["measured", "by chance"])
         one.set_xticks([])
         one.set_xlim(0, 1)
         one.invert_yaxis()
         quiet(one)
-        figure.legend(loc="outside lower center", ncols=len(names), fontsize=8.5)
+        legend_below(figure)
     return drawing.text
 
 
@@ -160,9 +159,3 @@ def _chance(axes: Axes, x: np.ndarray, mean: np.ndarray, high: np.ndarray) -> No
         left, right = x[i] - 0.4, x[i] + 0.4
         axes.plot([left, right], [mean[i]] * 2, color=INK, lw=1.4, label="shuffled tasks" if i == 0 else None)
         axes.plot([left, right], [high[i]] * 2, color=INK, lw=1.0, ls=":", label="their 95 %" if i == 0 else None)
-
-
-def _grid(axes: Axes, axis: Any = "y") -> None:
-    axes.grid(axis=axis, color=LINE, lw=0.7)
-    axes.set_axisbelow(True)
-    quiet(axes)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tagmoe.intervals import Bootstrap, Interval
 from tagmoe.routing.case_routing import TaskRouting, by_task, mean_routing
 from tagmoe.routing.contrasts import Contrast, Variance, contrasts, variance
 from tagmoe.routing.effects import Effects, effects
@@ -14,9 +15,8 @@ from tagmoe.routing.predictability import Accuracy, task_accuracy
 from tagmoe.routing.reading import Recording
 from tagmoe.routing.regions import Region, regions
 from tagmoe.routing.specialization import (
-    Interval,
+    RESAMPLES,
     MutualInformation,
-    bootstrap,
     cosine_matrix,
     group_means,
     mutual_information,
@@ -49,9 +49,9 @@ class MaskFinding:
     by_step (K, L, N) at timesteps_K; area: mean share of the picture in the mask."""
 
     area: float
-    inside: Interval
-    elsewhere: Interval | None
-    by_step: Interval | None
+    inside: Interval[np.ndarray]
+    elsewhere: Interval[np.ndarray] | None
+    by_step: Interval[np.ndarray] | None
     timesteps_K: np.ndarray
 
 
@@ -101,7 +101,7 @@ class Findings:
     information_references: MutualInformation | Missing
     accuracy_layers: Accuracy | Missing
     accuracy_signature: Accuracy | Missing
-    tags: dict[str, Interval] | Missing
+    tags: dict[str, Interval[np.ndarray]] | Missing
     similarity: Similarity | Missing
     components: Components | Missing
     mask: MaskFinding | Missing
@@ -182,7 +182,7 @@ def _accuracy(signature_CLN: np.ndarray, tasks: Sequence[str]) -> Accuracy | Mis
     return task_accuracy(signature_CLN, tasks) or Missing("Fewer than two tasks have two cases or more.")
 
 
-def _tags(cases: list[CaseSummary]) -> dict[str, Interval] | Missing:
+def _tags(cases: list[CaseSummary]) -> dict[str, Interval[np.ndarray]] | Missing:
     tagged = [one for one in cases if one.case.facts.tags]
     names = list(dict.fromkeys(name for one in tagged for name in one.case.facts.tags))
     values = [np.concatenate([one.signature_LN.ravel(), one.signature_LN.mean(axis=0)]) for one in tagged]
@@ -221,11 +221,12 @@ def _mask(cases: list[CaseSummary], *, reference: bool) -> MaskFinding | Missing
     elsewhere = [] if reference else [one.elsewhere.mean(axis=0) for _, one in found if one.elsewhere is not None]
     same_steps = len({len(inside) for inside, _ in found}) == 1
     times = [[one.case.timesteps[k] for k in one.case.kept] for _, one in found] if same_steps else []
+    bootstrap = Bootstrap(RESAMPLES)
     return MaskFinding(
         area=float(np.mean([one.area for _, one in found])),
-        inside=bootstrap(np.stack([inside.mean(axis=0) for inside, _ in found])),
-        elsewhere=bootstrap(np.stack(elsewhere)) if elsewhere else None,
-        by_step=bootstrap(np.stack([inside for inside, _ in found])) if same_steps else None,
+        inside=bootstrap.mean(np.stack([inside.mean(axis=0) for inside, _ in found])),
+        elsewhere=bootstrap.mean(np.stack(elsewhere)) if elsewhere else None,
+        by_step=bootstrap.mean(np.stack([inside for inside, _ in found])) if same_steps else None,
         timesteps_K=np.mean(times, axis=0) if same_steps else np.zeros(0),
     )
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tagmoe.intervals import Interval
+from tagmoe.report.colours import text_on
 from tagmoe.report.svg import CARD, INK, Drawing, quiet
 from tagmoe.routing.case_routing import TaskRouting
-from tagmoe.routing.specialization import Interval, MutualInformation, deviation
+from tagmoe.routing.specialization import MutualInformation, deviation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -128,34 +130,43 @@ def similarity(tasks: Sequence[str], cosine: np.ndarray) -> str:
     return drawing.text
 
 
-def concentration(panels: Sequence[tuple[str, Interval]]) -> str:
+def concentration(panels: Sequence[tuple[str, Interval[np.ndarray]]]) -> str:
     """Mask concentration (L, N) of each panel, its logarithm coloured about 1; faint where the interval holds 1."""
-    layers, experts = panels[0][1].value.shape
-    rows, columns = layer_names(layers), expert_names(experts)
-    reach = max(0.5, *(float(np.abs(np.log2(np.maximum(one.value, 1e-3))).max()) for _, one in panels))
-    drawing = Drawing(0.5 + len(panels) * (0.52 * experts + 0.4), 0.65 + 0.38 * layers)
-    with drawing as figure:
-        axes = figure.subplots(1, len(panels), squeeze=False)[0]
-        for i, (one, (title, found)) in enumerate(zip(axes, panels, strict=True)):
-            shown = np.log2(np.maximum(found.value, 1e-3))
-            heat(one, shown, rows if i == 0 else [""] * layers, columns, low=-reach, high=reach, write=None)
-            _write(one, found.value, shown / reach, (found.low > 1) | (found.high < 1))
-            one.set_title(f"{title} (n {found.n})", pad=4, fontsize=9)
-    return drawing.text
+    titled = [(f"{title} (n {found.n})", found) for title, found in panels]
+    return _intervals(titled, lambda value: np.log2(np.maximum(value, 1e-3)), null=1, reach=0.5, write="{:.2f}")
 
 
-def differences(panels: Sequence[tuple[str, Interval]]) -> str:
+def differences(panels: Sequence[tuple[str, Interval[np.ndarray]]]) -> str:
     """Differences of concentration (L, N) of each panel about 0; faint where the interval holds 0."""
+    return _intervals(panels, lambda value: value, null=0, reach=0.1, write="{:+.2f}")
+
+
+def _intervals(
+    panels: Sequence[tuple[str, Interval[np.ndarray]]],
+    coloured: Callable[[np.ndarray], np.ndarray],
+    *,
+    null: float,
+    reach: float,
+    write: str,
+) -> str:
+    """A heat map (L, N) for each panel; `coloured` gives 0 for `null`; reach: the least that has full colour."""
     layers, experts = panels[0][1].value.shape
-    reach = max(0.1, *(float(np.abs(one.value).max()) for _, one in panels))
+    reach = max(reach, *(float(np.abs(coloured(one.value)).max()) for _, one in panels))
     drawing = Drawing(0.5 + len(panels) * (0.52 * experts + 0.4), 0.65 + 0.38 * layers)
     with drawing as figure:
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         for i, (one, (title, found)) in enumerate(zip(axes, panels, strict=True)):
-            rows = layer_names(layers) if i == 0 else [""] * layers
-            sure = (found.low > 0) | (found.high < 0)
-            columns = expert_names(experts)
-            heat(one, found.value, rows, columns, low=-reach, high=reach, write="{:+.2f}", strong=sure)
+            heat(
+                one,
+                coloured(found.value),
+                layer_names(layers) if i == 0 else [""] * layers,
+                expert_names(experts),
+                low=-reach,
+                high=reach,
+                write=write,
+                strong=found.excludes(null),
+                written=found.value,
+            )
             one.set_title(title, pad=4, fontsize=9)
     return drawing.text
 
@@ -189,10 +200,14 @@ def heat(
     scale: float = 1.0,
     colours: str = "coolwarm",
     strong: np.ndarray | None = None,
+    written: np.ndarray | None = None,
 ) -> None:
-    """A heat map with its numbers (times `scale`) in the cells; cells where `strong` is false are written faintly."""
+    """A heat map with its numbers (times `scale`) in the cells; cells where `strong` is false are written faintly.
+
+    written: the numbers, where they are others than the values that give the colours.
+    """
     from matplotlib import colormaps
-    from matplotlib.colors import Normalize
+    from matplotlib.colors import Normalize, to_hex
 
     norm, cmap = Normalize(low, high, clip=True), colormaps[colours]
     axes.pcolormesh(values, cmap=cmap, norm=norm, edgecolor=CARD, linewidth=1.5)
@@ -205,27 +220,17 @@ def heat(
         return
     for y, x in np.ndindex(values.shape):
         if np.isfinite(values[y, x]):
-            red, green, blue, _ = cmap(norm(values[y, x]))
-            dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.55
-            sure = strong is None or bool(strong[y, x])
+            number = scale * float((values if written is None else written)[y, x])
             axes.text(
                 x + 0.5,
                 y + 0.5,
-                _number(write, scale * float(values[y, x])),
+                _number(write, number),
                 ha="center",
                 va="center",
                 fontsize=7.5,
-                color="#ffffff" if dark else "#1b1d21",
-                alpha=1.0 if sure else 0.45,
+                color=text_on(to_hex(cmap(norm(values[y, x])))),
+                alpha=1.0 if strong is None or strong[y, x] else 0.45,
             )
-
-
-def _write(axes: Axes, values: np.ndarray, relative: np.ndarray, strong: np.ndarray) -> None:
-    for y, x in np.ndindex(values.shape):
-        colour = "#ffffff" if abs(relative[y, x]) > 0.75 else "#1b1d21"
-        alpha = 1.0 if strong[y, x] else 0.45
-        text = f"{values[y, x]:.2f}"
-        axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=7.5, color=colour, alpha=alpha)
 
 
 def _number(write: str, value: float) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
-import io
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
+from tagmoe.pictures import data_address
+from tagmoe.report.colours import DARK, LIGHT, rgb, series_colour
 from tagmoe.routing.reading import Recording
 from tagmoe.routing.recording import Case
 
@@ -17,7 +18,6 @@ MAP_LAYERS = 4
 # What the scores of one case may take in the page, and how fine a map may be.
 MAP_BYTES = 240_000
 MAP_SIDE = 32
-_BLUE = (31, 95, 153)
 _NAMES = ("output", "source0")
 
 
@@ -36,7 +36,7 @@ class TokenMaps:
 
 @dataclass(frozen=True)
 class MappedCase:
-    """A case for the page. layers: numbers (from 0) of those shown; low, high: the scores that are clear and blue."""
+    """A case for the page. layers: numbers (from 0) of those shown; low, high: the scores of no and of full colour."""
 
     case: Case
     title: str
@@ -69,9 +69,7 @@ def mapped_cases(recording: Recording, mixed_L: np.ndarray) -> list[MappedCase]:
 
 def address(picture: np.ndarray) -> str:
     """A picture as a data: address."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return data_address(Image.fromarray(picture))
 
 
 def _mapped(recording: Recording, case: Case, layers: list[int]) -> MappedCase:
@@ -109,27 +107,29 @@ def _maps(
     return TokenMaps(
         picture=address(recording.picture(case.pictures[name])),
         mask=mask,
-        overlays=[[_overlay(mean[layer, ..., n]) for n in range(mean.shape[-1])] for layer in range(len(mean))],
+        overlays=[[_overlay(mean[layer, ..., n], n) for n in range(mean.shape[-1])] for layer in range(len(mean))],
         scores=base64.b64encode(np.ascontiguousarray(scaled[steps]).tobytes()).decode("ascii"),
         height=image.shape[2],
         width=image.shape[3],
     )
 
 
-def _overlay(alpha_hw: np.ndarray) -> str:
+def _overlay(alpha_hw: np.ndarray, expert: int) -> str:
     rgba = np.zeros((*alpha_hw.shape, 4), dtype=np.uint8)
-    rgba[..., :3] = _BLUE
+    rgba[..., :3] = rgb(series_colour(expert))
     rgba[..., 3] = (alpha_hw.astype(np.float32) * 0.92).astype(np.uint8)
     return address(rgba)
 
 
 def _outline(mask_HW: np.ndarray) -> np.ndarray:
-    """The inner rim of a mask as a picture (H, W, 4): opaque orange there, clear elsewhere."""
+    """The rim of a mask as a picture (H, W, 4): dark, then white inside it, to be seen on any colour; else clear."""
     inside = mask_HW > 127 if mask_HW.ndim == 2 else mask_HW[..., 0] > 127
-    padded = np.pad(inside, 1)
-    core = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     rgba = np.zeros((*inside.shape, 4), dtype=np.uint8)
-    rgba[inside & ~core] = (217, 112, 28, 255)
+    for colour in (DARK["paper"], LIGHT["card"]):
+        padded = np.pad(inside, 1)
+        core = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+        rgba[inside & ~core] = (*rgb(colour), 255)
+        inside = inside & core
     return rgba
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tagmoe.errors import MissingError
+from tagmoe.extras import require
 
 FOLDS = 5
 SHUFFLES = 100
@@ -80,10 +80,9 @@ def task_accuracy(
 
 
 def _folds(y: np.ndarray, groups: np.ndarray | None, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    try:
-        from sklearn.model_selection import GroupKFold, StratifiedKFold
-    except ImportError:
-        raise MissingError("The routing report needs scikit-learn; run: pip install 'tagmoe[reports]'.") from None
+    require("reports", "sklearn", purpose="The routing report")
+    from sklearn.model_selection import GroupKFold, StratifiedKFold
+
     if groups is not None:
         number = min(FOLDS, len(np.unique(groups)))
         return list(GroupKFold(number).split(y, y, groups)) if number > 1 else []

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tagmoe.intervals import Bootstrap, Interval
 from tagmoe.routing.reading import Recording
 from tagmoe.routing.recording import Case
-from tagmoe.routing.specialization import Interval, bootstrap, mask_concentration
+from tagmoe.routing.specialization import RESAMPLES, mask_concentration
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,10 @@ class Region:
     """
 
     pairs: int
-    edited: Interval
-    other: Interval
-    difference: Interval
-    reference_difference: Interval | None
+    edited: Interval[np.ndarray]
+    other: Interval[np.ndarray]
+    difference: Interval[np.ndarray]
+    reference_difference: Interval[np.ndarray] | None
 
 
 def regions(recording: Recording) -> Region | None:
@@ -50,15 +51,16 @@ def regions(recording: Recording) -> Region | None:
     if not pairs:
         return None
     edited, other = np.stack([np.mean(of_one, axis=0) for of_one in pairs.values()], axis=1)
+    bootstrap = Bootstrap(RESAMPLES)
     difference = None
     if sources:
         source_edited, source_other = np.stack([np.mean(of_one, axis=0) for of_one in sources.values()], axis=1)
-        difference = bootstrap(source_edited - source_other)
+        difference = bootstrap.mean(source_edited - source_other)
     return Region(
         pairs=sum(len(of_one) for of_one in pairs.values()),
-        edited=bootstrap(edited),
-        other=bootstrap(other),
-        difference=bootstrap(edited - other),
+        edited=bootstrap.mean(edited),
+        other=bootstrap.mean(other),
+        difference=bootstrap.mean(edited - other),
         reference_difference=difference,
     )
 

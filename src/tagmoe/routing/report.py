@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from tagmoe.report.pages import page_environment
+from tagmoe.report.colours import rgb, series_colour
+from tagmoe.report.numbers import counted, percent, points
+from tagmoe.report.pages import Tile, page_environment
 from tagmoe.report.svg import inline
 from tagmoe.routing.effects import Effect, Effects
 from tagmoe.routing.figure_set import figure_files, figure_set, task_figures
@@ -26,15 +28,6 @@ from tagmoe.routing.tables import csv_tables, plain
 
 PAGE, DATA, FIGURES = "report.html", "report.json", "figures"
 FILES = (PAGE, DATA, FIGURES, "*.csv")
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One number at the top of the page, what it is, and what it would be by chance."""
-
-    value: str
-    name: str
-    beside: str
 
 
 @dataclass(frozen=True)
@@ -81,20 +74,23 @@ def write_report(recording: Recording, folder: Path) -> tuple[dict[str, Any], Fi
 def _render(
     recording: Recording, found: Findings, figures: dict[str, str | Missing], tasks: dict[str, str], files: list[str]
 ) -> str:
-    environment = page_environment("tagmoe.routing")
-    environment.filters |= {"percent": _percent}
     shown = {name: _embedded(figure, name) for name, figure in figures.items()}
-    return environment.get_template("report.html.j2").render(
-        about=recording.header.about,
-        found=found,
-        title=headline(found),
-        tiles=tiles(found),
-        figures=shown,
-        tasks={task: _embedded(svg, f"task{i}") for i, (task, svg) in enumerate(tasks.items())},
-        maps=mapped_cases(recording, _mixed(found.everything.target_LN)),
-        switched=_switched(recording, found),
-        conditions=_condition_names(found.experts),
-        files=files,
+    return (
+        page_environment("tagmoe.routing")
+        .get_template("report.html.j2")
+        .render(
+            about=recording.header.about,
+            found=found,
+            title=headline(found),
+            tiles=tiles(found),
+            figures=shown,
+            tasks={task: _embedded(svg, f"task{i}") for i, (task, svg) in enumerate(tasks.items())},
+            maps=mapped_cases(recording, _mixed(found.everything.target_LN)),
+            switched=_switched(recording, found),
+            conditions=_condition_names(found.experts),
+            colours=[rgb(series_colour(n)) for n in range(found.experts)],
+            files=files,
+        )
     )
 
 
@@ -108,27 +104,19 @@ def headline(found: Findings) -> str:
     one = found.accuracy_layers
     if isinstance(one, Accuracy):
         return (
-            f"The task can be read off the routing in {one.value:.0%} of cases, with shuffled labels in "
-            f"{one.permuted:.0%}"
+            f"The task can be read off the routing in {percent(one.value)} of cases, with shuffled labels in "
+            f"{percent(one.permuted)}"
         )
-    return f"The routing of {found.cases} case{'' if found.cases == 1 else 's'}"
+    return f"The routing of {counted(found.cases, 'case')}"
 
 
 def tiles(found: Findings) -> list[Tile]:
-    """The numbers at the top of the page, those that there are."""
+    """The numbers at the top of the page, those that there are, each with what it would be by chance."""
     made = []
-    if isinstance(found.accuracy_signature, Accuracy):
-        one = found.accuracy_signature
-        made.append(
-            Tile(f"{one.value:.0%}", "task read off g alone", f"{one.permuted:.0%} shuffled; {one.tasks} tasks")
-        )
-    if isinstance(found.controlled.accuracy, Accuracy):
-        one = found.controlled.accuracy
-        made.append(
-            Tile(
-                f"{one.value:.0%}", "task read off on equal pictures", f"{one.permuted:.0%} shuffled; {one.tasks} tasks"
-            )
-        )
+    for words, one in (("g alone", found.accuracy_signature), ("on equal pictures", found.controlled.accuracy)):
+        if isinstance(one, Accuracy):
+            beside = f"{percent(one.permuted)} shuffled; {one.tasks} tasks"
+            made.append(Tile(percent(one.value), f"task read off {words}", beside))
     if isinstance(found.information, MutualInformation):
         info = found.information
         layer = int(np.argmax(info.value_L - info.permuted_L))
@@ -142,12 +130,13 @@ def tiles(found: Findings) -> list[Tile]:
     if not isinstance(found.mask, Missing):
         inside = found.mask.inside
         layer, expert = divmod(int(np.argmax(inside.value)), found.experts)
-        low, high = inside.low[layer, expert], inside.high[layer, expert]
+        bounds = tuple(bound[layer, expert] for bound in inside.bounds)
+        beside = "{:.2f} to {:.2f}".format(*bounds) if inside.has_interval else "needs 5 cases"
         made.append(
             Tile(
                 f"{inside.value[layer, expert]:.2f} x",
                 f"inside the edit mask, layer {layer + 1} expert {expert + 1}",
-                f"interval {low:.2f} to {high:.2f}; 1 is no preference",
+                f"interval {beside}; 1 is no preference",
             )
         )
     if not isinstance(found.effects, Missing):
@@ -161,11 +150,13 @@ def _switch_tile(found: Effects) -> Tile:
         worst = min(off, key=lambda one: float(one.success.value) if one.success is not None else 0.0)
         success = worst.success
         value = 0.0 if success is None else float(success.value)
-        beside = "" if success is None else f"interval {100 * success.low:+.0f} to {100 * success.high:+.0f}"
-        return Tile(f"{100 * value:+.0f} points", f"success without expert {_number(worst)} in any layer", beside)
+        beside = ""
+        if success is not None and success.has_interval:
+            beside = f"interval {points(success.low)} to {points(success.high)}"
+        return Tile(f"{points(value)} points", f"success without expert {_number(worst)} in any layer", beside)
     worst = max(off, key=lambda one: float(one.change.value))
-    noise = "" if found.noise is None else f"{100 * float(found.noise.change.value):.1f} % by other noise"
-    return Tile(f"{100 * float(worst.change.value):.1f} %", f"picture changed without expert {_number(worst)}", noise)
+    noise = "" if found.noise is None else f"{percent(float(found.noise.change.value), 1)} by other noise"
+    return Tile(percent(float(worst.change.value), 1), f"picture changed without expert {_number(worst)}", noise)
 
 
 def _number(effect: Effect) -> int:
@@ -214,7 +205,3 @@ def _switched(recording: Recording, found: Findings) -> list[SwitchedRow]:
             )
         )
     return rows
-
-
-def _percent(value: float | None, digits: int = 0) -> str:
-    return "-" if value is None else f"{100 * value:.{digits}f} %"

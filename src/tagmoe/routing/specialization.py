@@ -11,18 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tagmoe.intervals import Bootstrap, Interval
+
 PERMUTATIONS = 1000
 RESAMPLES = 2000
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean over `n` cases and its 95 % bootstrap interval; arrays of one shape, NaN where there is no case."""
-
-    n: int
-    value: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -97,37 +89,19 @@ def _divergence(shares_CLN: np.ndarray, member_CT: np.ndarray) -> np.ndarray:
     return np.asarray((of_task_TLN * np.log(ratio)).sum(axis=2))
 
 
-def bootstrap(values: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """The mean of values (C, ...) over cases, with the 2.5th and 97.5th percentile of means of resampled cases."""
-    n = len(values)
-    shape = values.shape[1:]
-    if n == 0:
-        return Interval(0, *(np.full(shape, np.nan) for _ in range(3)))
-    weights_RC = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples) / n
-    means = weights_RC @ values.reshape(n, -1)
-    low, high = np.quantile(means, [0.025, 0.975], axis=0)
-    return Interval(n, values.mean(axis=0), low.reshape(shape), high.reshape(shape))
-
-
-def tag_table(values_CF: np.ndarray, tags: Sequence[Sequence[str]], names: Sequence[str]) -> dict[str, Interval]:
+def tag_table(
+    values_CF: np.ndarray, tags: Sequence[Sequence[str]], names: Sequence[str]
+) -> dict[str, Interval[np.ndarray]]:
     """For each tag that some cases have and others lack: mean over its cases minus mean over the others, (F,) each.
 
     The interval resamples cases with and without the tag apart. Tags come together (face and identity preservation),
     so a row is what goes with a tag, not what the tag does.
     """
-    table = {}
+    bootstrap, table = Bootstrap(RESAMPLES), {}
     for name in names:
         has = np.array([name in one for one in tags])
-        if not has.any() or has.all():
-            continue
-        one, rest = values_CF[has], values_CF[~has]
-        rng = np.random.default_rng(0)
-        draws = [
-            rng.multinomial(len(part), np.full(len(part), 1 / len(part)), size=RESAMPLES) / len(part) @ part
-            for part in (one, rest)
-        ]
-        low, high = np.quantile(draws[0] - draws[1], [0.025, 0.975], axis=0)
-        table[name] = Interval(int(has.sum()), one.mean(axis=0) - rest.mean(axis=0), low, high)
+        if has.any() and not has.all():
+            table[name] = bootstrap.mean(values_CF[has], minus=values_CF[~has])
     return table
 
 

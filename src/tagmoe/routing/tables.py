@@ -142,7 +142,7 @@ def _interventions(found: Findings) -> Rows:
 
 
 def _numbers(values: Sequence[Any] | np.ndarray) -> list[str]:
-    return [f"{float(value):.6g}" for value in values]
+    return ["" if math.isnan(value) else f"{float(value):.6g}" for value in values]
 
 
 def _text(rows: Rows) -> str:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from rich.console import Console
@@ -24,7 +24,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from tagmoe.config import OptimizerConfig, RunConfig
-from tagmoe.errors import MissingError, TrainingError
+from tagmoe.errors import TrainingError
+from tagmoe.extras import require
 from tagmoe.train.checkpoint import (
     flat_parameters,
     list_checkpoints,
@@ -34,6 +35,7 @@ from tagmoe.train.checkpoint import (
     save_checkpoint,
 )
 from tagmoe.train.optimizer import learning_rate_factor, make_optimizers, set_learning_rate
+from tagmoe.train.precision import autocast, resolve_precision
 
 Report = dict[str, float]
 
@@ -56,15 +58,16 @@ class Stage(Protocol):
         ...
 
 
-class Order(Protocol):
-    """Where a stage is in the order of its samples."""
+@runtime_checkable
+class Stateful(Protocol):
+    """A stage that has more to save than its weights, such as its place in the order of stored rows."""
 
     def state(self, step: int) -> dict[str, Any]:
-        """The place before a step, as JSON values."""
+        """What a checkpoint before this step must hold, as JSON values."""
         ...
 
-    def check_state(self, state: Mapping[str, Any], step: int) -> None:
-        """Raise DataError when the state of a checkpoint at this step is of another order."""
+    def restore(self, state: Mapping[str, Any], step: int) -> None:
+        """The inverse of `state`. Raises DataError when the state does not belong to this stage at this step."""
         ...
 
 
@@ -118,26 +121,10 @@ class Run:
 
 
 def _tensorboard(folder: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise MissingError(
-            "tensorboard is true in the recipe but TensorBoard is not installed; run: pip install 'tagmoe[train]'"
-        ) from error
+    require("train", purpose="The setting 'tensorboard: true'")
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter(folder, purge_step=step + 1)
-
-
-def resolve_precision(precision: str) -> str:
-    """ "fp32" or "bf16": what "auto" means on this processor (bf16 where it has bf16 arithmetic)."""
-    if precision != "auto":
-        return precision
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if native else "fp32"
-
-
-def autocast(precision: str) -> torch.autocast:
-    """bf16 autocast for "bf16", nothing for "fp32"."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
 
 
 @contextmanager
@@ -176,10 +163,8 @@ def averaged_weights(modules: Mapping[str, nn.Module], ema: Mapping[str, Tensor]
                 value.copy_(current[name])
 
 
-def run_stage(stage: Stage, run: Run, *, order: Order | None = None) -> dict[str, Tensor]:
+def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
     """Train a stage to its last step, resuming from its newest checkpoint. Returns the averaged weights.
-
-    order: what a checkpoint records of the order of the samples, where it is not that of the step numbers alone.
 
     Raises TrainingError on a loss that is not finite, naming the step and the last good checkpoint; Interrupted after
     Ctrl-C, once the state is saved.
@@ -198,8 +183,8 @@ def run_stage(stage: Stage, run: Run, *, order: Order | None = None) -> dict[str
                 f"start with precision: {state['precision']} in the recipe where both processors are used."
             )
         step = int(state["step"])
-        if order is not None:
-            order.check_state(state.get("samples", {}), step)
+        if isinstance(stage, Stateful):
+            stage.restore(state, step)
         restore_modules(stage.modules, tensors["modules"], found[-1])
         restore_optimizers(optimizers, tensors["optimizer"])
         ema = tensors["ema"]
@@ -219,7 +204,7 @@ def run_stage(stage: Stage, run: Run, *, order: Order | None = None) -> dict[str
                 "precision": precision,
                 "settings": run.settings,
                 "versions": run.versions,
-                "samples": {} if order is None else order.state(step),
+                **(stage.state(step) if isinstance(stage, Stateful) else {}),
             },
             keep=config.keep_checkpoints,
         )

@@ -105,12 +105,12 @@ def _train(run: Run, parts: Components, validator: Validator, stored: StoredRows
     text_to_image = config.base.model_copy(update={"text_to_image_every": 1})
     if config.dense is None:
         base = stage("base", pipeline_of(dense), text_to_image, validator=lambda *_: {})
-        _adopt(dense, run_stage(base, run, order=base))
+        _adopt(dense, run_stage(base, run))
 
     transformer = dense if config.moe is None else _upcycled(dense, config.moe, config)
     pipeline = pipeline_of(transformer)
     unified = stage("unified", pipeline, config.unified, validator=validator)
-    ema = run_stage(unified, run, order=unified)
+    ema = run_stage(unified, run)
     _adopt(transformer, ema)
     target = run.folder / "model"
     prefix = "objective."
@@ -182,7 +182,7 @@ def _frozen(source: str) -> Components:
     if not folder.is_dir():
         raise MissingError(
             f"There is no components folder {source!r}, which the recipe names; train it first with "
-            '"tagmoe train recipes/tagworld/components.yaml", or set components to packaged.'
+            '"tagmoe train tagworld/components", or set components to packaged.'
         )
     pipeline = TagMoEPipeline.from_pretrained(folder, dtype=torch.float32)
     for part in (pipeline.vae, pipeline.text_encoder):

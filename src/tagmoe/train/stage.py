@@ -10,18 +10,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tagmoe.config import LossConfig, OptimizerConfig, StageConfig
 from tagmoe.errors import DataError
 from tagmoe.losses.balance import expert_load
-from tagmoe.losses.flow import interpolate, sample_timesteps
+from tagmoe.losses.flow import interpolate
 from tagmoe.losses.objective import Objective
 from tagmoe.model.routing import RouterStats
 from tagmoe.pipeline.pipeline import TagMoEPipeline
-from tagmoe.train.batch import Batch, Samples
+from tagmoe.train.batch import Batch, Samples, draw_noise
+from tagmoe.train.expert_load import ExpertLoad
 from tagmoe.train.loop import Report
 from tagmoe.train.stored import StoredRows, StoredSamples, batch_kinds
 from tagmoe.train.stream import EDITING, TEXT_TO_IMAGE, EncodedSamples
@@ -93,7 +93,7 @@ class FlowStage:
         # a store that lacks what the stage trains on is refused now, a stream is encoded when it is first read
         kinds = batch_kinds(config.text_to_image_every) if stored is not None and config.steps else []
         self._samples: dict[str, Samples] = {kind: self._open(kind) for kind in kinds}
-        self._load_LN: Tensor | None = None
+        self._load = ExpertLoad(self.transformer.config.num_moe_blocks, self.transformer.config.num_experts)
         # the next micro-batch is drawn (rendered, encoded) while this one trains
         self._drawer = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"draw-{name}")
         self._ahead: tuple[tuple[int, int], Future[Draw]] | None = None
@@ -111,6 +111,7 @@ class FlowStage:
         return EncodedSamples(
             self.pipeline,
             TEXT_TO_IMAGE if kind == "generate" else EDITING,
+            batch_size=self.config.batch,
             seed=self.seed,
             unique=self.config.unique_samples,
             folder=self._cache,
@@ -130,23 +131,26 @@ class FlowStage:
         return "edit", step - generate_steps
 
     def state(self, step: int) -> dict[str, Any]:
-        """Where a stored stage is in its order before a step, by kind of batch; {} for a stream."""
-        return {
-            kind: samples.sampler.state(self._before(step, kind) * self.accumulate)
-            for kind, samples in self._samples.items()
-            if isinstance(samples, StoredSamples)
+        """What the weights do not hold at a step: the load of the experts, and the order of stored rows by kind."""
+        samples = {
+            kind: stored.sampler.state(self._before(step, kind) * self.accumulate)
+            for kind, stored in self._stored_samples()
         }
+        return {"samples": samples, "load": self._load.state()}
 
-    def check_state(self, state: Mapping[str, Any], step: int) -> None:
-        """Raise DataError when `state`, of a checkpoint at this step, is of another order than this stage's."""
-        for kind, samples in self._samples.items():
-            if isinstance(samples, StoredSamples):
-                number = samples.sampler.resume(state.get(kind, {}))
-                if number != self._before(step, kind) * self.accumulate:
-                    raise DataError(
-                        f"The checkpoint at step {step} was at batch {number} of its {kind} rows, and here that would "
-                        f"be batch {self._before(step, kind) * self.accumulate}; resume with the recipe of the run."
-                    )
+    def restore(self, state: Mapping[str, Any], step: int) -> None:
+        """The inverse of `state`. Raises DataError when a checkpoint at this step read its rows in another order."""
+        for kind, stored in self._stored_samples():
+            number = stored.sampler.resume(state.get("samples", {}).get(kind, {}))
+            if number != self._before(step, kind) * self.accumulate:
+                raise DataError(
+                    f"The checkpoint at step {step} was at batch {number} of its {kind} rows, and here that would "
+                    f"be batch {self._before(step, kind) * self.accumulate}; resume with the recipe of the run."
+                )
+        self._load.restore(state.get("load", {}))
+
+    def _stored_samples(self) -> list[tuple[str, StoredSamples]]:
+        return [(kind, samples) for kind, samples in self._samples.items() if isinstance(samples, StoredSamples)]
 
     def _before(self, step: int, kind: str) -> int:
         here, nth = self._place(step)
@@ -166,31 +170,20 @@ class FlowStage:
 
     @torch.no_grad()
     def draw(self, step: int, micro: int) -> Draw:
-        """(batch, noise_BTC, t_B) of a micro-batch: a pure function of the seed and the step number, in fp32."""
+        """(batch, noise_BTC, t_B) of a micro-batch: a pure function of the seed and the micro-batch's number."""
         kind, nth = self._place(step)
         if kind not in self._samples:
             self._samples[kind] = self._open(kind)
-        size = self.config.batch
-        random = np.random.default_rng((self.seed, step, micro, len(self.name)))
-        batch = self._samples[kind].draw((nth * self.accumulate + micro) * size, size, random)
-        generator = torch.Generator().manual_seed(int(random.integers(2**62)))
-        noise_BTC = torch.randn(batch.target_BTC.shape, generator=generator)
-        t_B = sample_timesteps(
-            size,
-            density=self.loss_config.timestep_density,
-            mean=self.loss_config.timestep_mean,
-            std=self.loss_config.timestep_std,
-            shift=self.loss_config.timestep_shift,
-            generator=generator,
-        )
-        return batch, noise_BTC, t_B
+        number = nth * self.accumulate + micro
+        batch = self._samples[kind].draw(number)
+        name = f"{self.name} {kind}"
+        return batch, *draw_noise(batch.target_BTC, number, self.loss_config, seed=self.seed, name=name)
 
     def loss(self, step: int, micro: int) -> tuple[Tensor, Report]:
-        """Eq. (5) on one micro-batch."""
+        """Eq. (5) on one micro-batch. The micro-batches of a step must come in their order."""
+        kind, _ = self._place(step)
         drawn = self._next(step, micro)
         batch, noise_BTC, _ = drawn
-        if micro == 0:
-            self._load_LN = self._load_of_step(step)
         prediction_BTC, routing = self._predict(drawn)
         weight_BT = None
         if self.loss_config.edit_weight != 1.0 and batch.reference_BTC is not None:
@@ -202,11 +195,14 @@ class FlowStage:
             aligned_tags(batch, self.loss_config.align_tags),
             mean_probs_LBN=None if routing is None else routing.mean_probs_LBN,
             counts_LBN=None if routing is None else routing.counts_LBN,
-            global_counts_LN=self._load_LN,
+            global_counts_LN=None if routing is None else self._load.of(kind),
             weight_BT=weight_BT,
         )
         report = {"flow": float(terms.flow.detach())}
         if routing is not None:
+            self._load.add(routing.counts_LBN)
+            if micro + 1 == self.accumulate:
+                self._load.finish(kind)
             report |= {"balance": float(terms.balance.detach()), "alignment": float(terms.alignment.detach())}
             load_LN = expert_load(routing.counts_LBN) / len(batch.samples)
             for layer, load_N in enumerate(load_LN):
@@ -233,22 +229,6 @@ class FlowStage:
             return_routing="stats" if self.is_moe else None,
         )
         return output.sample[:, :target_tokens], output.routing
-
-    @torch.no_grad()
-    def _load_of_step(self, step: int) -> Tensor | None:
-        """Load of every expert over all micro-batches of a step; None where one batch is all.
-
-        L_lbl must not ask each micro-batch to be balanced by itself, and its f must be known before the first backward:
-        with accumulation that costs one more forward of each micro-batch.
-        """
-        if not self.is_moe or self.accumulate == 1:
-            return None
-        loads = []
-        for micro in range(self.accumulate):
-            _, routing = self._predict(self.draw(step, micro))
-            assert routing is not None
-            loads.append(expert_load(routing.counts_LBN))
-        return torch.stack(loads).sum(dim=0)
 
     def validate(self, step: int, folder: Path) -> Report:
         """Edit test cases with the averaged weights and let the oracle judge them."""

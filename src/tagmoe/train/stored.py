@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,8 @@ from torch import Tensor
 
 from tagmoe.config import DataConfig, RunConfig
 from tagmoe.data.order.sampler import Draw, Sampler, SourceRows, wording
-from tagmoe.errors import DataError, ImageError, MissingError, TrainingError, UsageError
+from tagmoe.errors import DataError, ImageError, TrainingError, UsageError
+from tagmoe.extras import require
 from tagmoe.pictures import load_image
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.pipeline.tensors import images_to_tensor
@@ -55,7 +55,7 @@ class StoredRows:
         Raises MissingError without the extra `data`, UsageError and DataError for a store that cannot be used, also
         when it was encoded by another encoder or not to its end.
         """
-        _need_extra()
+        require("data", "lance", "pyarrow", purpose="A store of data")
         from tagmoe.data.order.rows import rows_by_bucket, untagged_rows
         from tagmoe.data.store.store import Store
 
@@ -107,21 +107,14 @@ class StoredSamples:
         self.rows = rows
         self.sampler = Sampler(rows.of_kind(kind), batch=batch, seed=seed, dropout=dropout, version=rows.store.version)
 
-    def draw(self, start: int, count: int, random: np.random.Generator) -> Batch:
-        """Samples number start to start + count - 1, which must be one batch. `random` is left alone: what is drawn by
-        chance here is a hash of the sample number."""
-        assert count == self.sampler.batch
-        assert start % count == 0
-        return self.batch(self.sampler.draw(start // count))
-
-    def batch(self, drawn: Draw) -> Batch:
-        """The batch of these rows. Raises DataError naming the record that cannot be trained on."""
+    def draw(self, number: int) -> Batch:
+        """Batch `number` of the sampler. Raises DataError naming the record that cannot be trained on."""
+        drawn = self.sampler.draw(number)
         return self._of_pictures(drawn) if self.rows.encoded is None else self._of_columns(drawn, self.rows.encoded)
 
     def _of_columns(self, drawn: Draw, encoded: EncodedStore) -> Batch:
         rewritten = (drawn.choice < self.rows.settings.rewritten_share).tolist()
         found = encoded.read(drawn.rows.tolist(), rewritten=rewritten, blank=drawn.blank.tolist())
-        given = self.rows.store.take(drawn.rows, ["id", "tags"]).to_pylist()
         pictures = [torch.from_numpy(array).float() for array in (found.target, *found.references)]
         tokens = [self.pipeline.pack_latents(latents) for latents in pictures]
         patch = self.pipeline.patch_size
@@ -130,12 +123,12 @@ class StoredSamples:
         else:
             edited_BT = torch.from_numpy(found.edited).flatten(1)
         return Batch(
-            samples=[row["id"] for row in given],
+            samples=found.ids,
             target_BTC=tokens[0],
             reference_BTC=torch.cat(tokens[1:], dim=1) if tokens[1:] else None,
             text_BSD=torch.from_numpy(found.text).float(),
             mask_BS=torch.from_numpy(found.mask),
-            tags_BK=_multi_hot([row["tags"] for row in given]),
+            tags_BK=_multi_hot(found.tags),
             edited_BT=edited_BT,
             grids=tuple((latents.shape[2] // patch, latents.shape[3] // patch) for latents in pictures),
         )
@@ -223,7 +216,7 @@ def batch_kinds(text_to_image_every: int | None) -> list[str]:
 
 def newest_version(settings: DataConfig) -> int:
     """Version of the store now. Raises as `StoredRows.open`."""
-    _need_extra()
+    require("data", "lance", "pyarrow", purpose="A store of data")
     from tagmoe.data.store.store import Store
 
     return Store.open(settings.store).version
@@ -237,12 +230,6 @@ def _fingerprint(store: Store, components: Path) -> Mapping[str, Any]:
     noted = store.note(NOTE) or {}
     sizes = [(int(width), int(height)) for width, height in noted.get("sizes", ())]
     return encoder_of(components, sizes or None, noted.get("dtype"))[1]
-
-
-def _need_extra() -> None:
-    for name in ("lance", "pyarrow"):
-        if find_spec(name) is None:
-            raise MissingError(f"A store of data needs {name}; run: pip install 'tagmoe[data]'.")
 
 
 def check_rows(rows: StoredRows, config: RunConfig, multiple: int) -> None:

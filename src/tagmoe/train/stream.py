@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from tagmoe.data.order.sampler import uniform
 from tagmoe.errors import TrainingError
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.train.batch import Batch
@@ -21,7 +22,9 @@ EDITING = tuple(name for name in TASKS if name not in TEXT_TO_IMAGE)
 
 
 class EncodedSamples:
-    """The first `unique` samples of a bucket; latents are computed on first use and kept in a memory-mapped file.
+    """The first `unique` samples of a bucket, in batches of `batch_size`.
+
+    Latents are computed on first use and kept in a memory-mapped file.
 
     dropout: share of samples that `draw` gives without instruction, for classifier-free guidance.
 
@@ -37,6 +40,7 @@ class EncodedSamples:
         pipeline: TagMoEPipeline,
         tasks: Sequence[str],
         *,
+        batch_size: int,
         seed: int,
         unique: int,
         folder: Path,
@@ -46,6 +50,7 @@ class EncodedSamples:
     ) -> None:
         self.pipeline = pipeline
         self.tasks = tuple(tasks)
+        self.batch_size = batch_size
         self.seed = seed
         self.unique = unique
         self.dropout = dropout
@@ -67,17 +72,18 @@ class EncodedSamples:
         self._epoch = 0
         self._order: np.ndarray | None = None
 
-    def draw(self, start: int, count: int, random: np.random.Generator) -> Batch:
-        """The samples at global positions start..start+count-1; a share `dropout` has the empty instruction."""
-        indices = self.positions(start, count)
-        return self.batch(indices, blank=(random.random(count) < self.dropout).tolist())
+    def draw(self, number: int) -> Batch:
+        """Batch `number`; a share `dropout` of all samples has the empty instruction."""
+        numbers = np.arange(number * self.batch_size, (number + 1) * self.batch_size)
+        blank = uniform(self.seed, "dropout", numbers) < self.dropout
+        return self.batch(self.indices(numbers.tolist()), blank=blank.tolist())
 
-    def positions(self, start: int, count: int) -> list[int]:
-        """Sample numbers at global positions start..start+count-1: every epoch is another permutation."""
-        return [self._sample_at(position) for position in range(start, start + count)]
+    def indices(self, numbers: Iterable[int]) -> list[int]:
+        """Which of TagWorld's samples has each of these numbers: every epoch is another permutation."""
+        return [self._index_of(number) for number in numbers]
 
-    def _sample_at(self, position: int) -> int:
-        epoch, offset = divmod(position, len(self._members))
+    def _index_of(self, number: int) -> int:
+        epoch, offset = divmod(number, len(self._members))
         if epoch == 0:
             return self._members[offset]
         if self._order is None or self._epoch != epoch:
@@ -86,7 +92,7 @@ class EncodedSamples:
         return self._members[self._order[offset]]
 
     def batch(self, indices: Sequence[int], *, blank: Sequence[bool]) -> Batch:
-        """The samples of `indices`; those marked `blank` carry the empty instruction (condition dropout)."""
+        """TagWorld's samples of `indices`; those marked `blank` carry the empty instruction (condition dropout)."""
         samples = [sample(self.seed, index, task=self.tasks) for index in indices]
         latents = torch.from_numpy(np.stack([self._encoded(index) for index in indices])).float()
         texts = [" " if empty else drawn.instruction for drawn, empty in zip(samples, blank, strict=True)]

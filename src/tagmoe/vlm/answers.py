@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from tagmoe.errors import MissingError, UsageError
+from tagmoe.errors import UsageError
+from tagmoe.extras import require
 from tagmoe.vlm.question import Answer, Question
 
 _FENCE = re.compile(r"```(?:json)?\s*\n?(.*?)```", re.DOTALL | re.IGNORECASE)
@@ -84,11 +85,10 @@ def validator_of(schema: Mapping[str, Any]) -> Any:
 
 @lru_cache(maxsize=256)
 def _validator(schema: str) -> Any:
-    try:
-        from jsonschema import SchemaError
-        from jsonschema.validators import Draft202012Validator, validator_for
-    except ImportError:
-        raise MissingError("Answers by a JSON schema need jsonschema; run: pip install 'tagmoe[vlm]'.") from None
+    require("vlm", "jsonschema", purpose="An answer by a JSON schema")
+    from jsonschema import SchemaError
+    from jsonschema.validators import Draft202012Validator, validator_for
+
     value = json.loads(schema)
     kind = validator_for(value, default=Draft202012Validator)
     try:

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from transformers import LogitsProcessor
 
-from tagmoe.errors import MissingError, UsageError
+from tagmoe.errors import UsageError
+from tagmoe.extras import require
 
 
 class Grammars:
@@ -31,10 +32,9 @@ class Grammars:
 
     @cached_property
     def _vocabulary(self) -> Any:
-        try:
-            from llguidance.hf import from_tokenizer
-        except ImportError:
-            raise MissingError("Answers by a JSON schema need llguidance; run: pip install 'tagmoe[vlm]'.") from None
+        require("vlm", "llguidance", purpose="An answer by a JSON schema")
+        from llguidance.hf import from_tokenizer
+
         try:
             return from_tokenizer(self._tokenizer, n_vocab=self._width, eos_token=self._ends)
         except ValueError as error:

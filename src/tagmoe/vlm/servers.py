@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from tagmoe.errors import ImageError, MissingError, UsageError
+from tagmoe.errors import ImageError, UsageError
+from tagmoe.extras import require
 from tagmoe.vlm.chat import OPTIONAL, body_of, has_pictures, messages_of, read_reply
 from tagmoe.vlm.endpoints import Endpoint, choose
 from tagmoe.vlm.question import Answer, Question
@@ -158,10 +159,9 @@ class ChatServers:
         loop = asyncio.get_running_loop()
         if self._session is not None and self._loop is loop:
             return self._session
-        try:
-            import aiohttp
-        except ImportError:
-            raise MissingError("Asking a server needs aiohttp; run: pip install 'tagmoe[vlm]'.") from None
+        require("vlm", "aiohttp", purpose="Asking a server")
+        import aiohttp
+
         self._loop, self._free = loop, asyncio.Semaphore(self._concurrency)
         for endpoint in self._endpoints:
             endpoint.in_flight = 0

@@ -20,7 +20,7 @@ from tagmoe.annotation.quality.agreement import (
     tags_of,
 )
 from tagmoe.errors import UsageError
-from tagmoe.intervals import GROUPS, RootBootstrap, RootGroups
+from tagmoe.intervals import GROUPS, Bootstrap, RootGroups
 from tagmoe.tags import TAGS
 
 # Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability", section C: 4 observers, 12 units, missing values.
@@ -200,7 +200,7 @@ def test_the_interval_covers_the_truth():
     truth, covered = 0.8, 0
     for _ in range(150):
         pairs = [(1, 1 if random.random() < truth else 2) for _ in range(80)]
-        exact = tally_of(pairs).result(bootstrap=RootBootstrap(400)).exact
+        exact = tally_of(pairs).result(bootstrap=Bootstrap(400)).exact
         covered += exact.low <= truth <= exact.high
     assert 0.88 <= covered / 150 <= 1.0
 
@@ -208,7 +208,7 @@ def test_the_interval_covers_the_truth():
 def test_equal_data_give_equal_intervals_and_few_rows_none():
     pairs = list(zip(random_sets(60, 8), random_sets(60, 9), strict=True))
     assert tally_of(pairs).result().tags == tally_of(pairs).result().tags
-    assert tally_of(pairs).result(bootstrap=RootBootstrap(seed=1)).jaccard != tally_of(pairs).result().jaccard
+    assert tally_of(pairs).result(bootstrap=Bootstrap(seed=1)).jaccard != tally_of(pairs).result().jaccard
     few = tally_of(pairs[:4]).result()
     assert few.exact.value is not None
     assert not few.exact.has_interval
@@ -249,4 +249,4 @@ def test_bits_go_both_ways_and_bad_numbers_are_refused():
     with pytest.raises(UsageError, match="one of jaccard, masi"):
         krippendorff_alpha([[{1}, {1}]], "euclid")
     with pytest.raises(UsageError, match="100 or more"):
-        RootBootstrap(3)
+        Bootstrap(3)

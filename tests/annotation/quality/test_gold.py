@@ -14,7 +14,7 @@ from tagmoe.data.inverse.invert import Rules, invert
 from tagmoe.data.store.record import TagProvenance
 from tagmoe.data.store.store import Store
 from tagmoe.errors import UsageError
-from tagmoe.intervals import RootBootstrap
+from tagmoe.intervals import Bootstrap
 from tagmoe.tags import TAG_NAMES, index
 
 FLIP = 1 << index("pose editing")
@@ -101,9 +101,9 @@ def test_the_interval_of_a_pair_is_narrower_than_of_two():
     gold = made_set(300)
     before = noisy(gold.sets, 0.5, 1)
     after = [gold.sets[i] if i % 25 == 0 else bits for i, bits in enumerate(before)]
-    found = compare(gold, before, after, RootBootstrap(400))
+    found = compare(gold, before, after, Bootstrap(400))
     width = found.micro_f1.difference.high - found.micro_f1.difference.low
-    against_nothing = compare(gold, [0] * 300, before, RootBootstrap(400)).micro_f1.difference
+    against_nothing = compare(gold, [0] * 300, before, Bootstrap(400)).micro_f1.difference
     assert width < (against_nothing.high - against_nothing.low) / 2
 
 

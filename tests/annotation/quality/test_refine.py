@@ -17,10 +17,10 @@ from tagmoe.data.inverse.invert import Rules, invert
 from tagmoe.data.store.record import Record
 from tagmoe.data.store.store import Store
 from tagmoe.errors import DataError, UsageError
-from tagmoe.intervals import RootBootstrap
+from tagmoe.intervals import Bootstrap
 from tagmoe.tags import index
 
-FEW = RootBootstrap(100)
+FEW = Bootstrap(100)
 
 
 class Tagger:

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tagmoe.annotation.rules import annotator as rule_annotator
-from tagmoe.annotation.rules import words as instruction_words
+from tagmoe.annotation.rules import annotator, patterns, word_lists, words
 from tagmoe.annotation.rules.annotator import VERSION, annotate
 from tagmoe.annotation.rules.words import Operation, Reading, read
 from tagmoe.data.store.record import Picture, Record
@@ -279,15 +278,15 @@ def test_no_two_operations_make_tags_that_break_a_rule() -> None:
     things = ("one", "several", "some", "whole")
     single = [
         Operation(edit, amount, worn=worn, gone=gone)  # type: ignore[arg-type]
-        for edit in rule_annotator._TYPES
-        for amount in (("whole",) if edit in (*rule_annotator._WHOLE, "viewpoint") else things)
+        for edit in annotator._TYPES
+        for amount in (("whole",) if edit in (*annotator._WHOLE, "viewpoint") else things)
         for worn, gone in ((False, False), (True, False), (False, True))
     ]
     few = single[::5]
     for face in (False, True):
         words = Reading((), "", face=face, style=False, control_map=False)
         for operations in (*((one,) for one in single), *itertools.product(few, few)):
-            found = rule_annotator._descriptor(operations, words, None)
+            found = annotator._descriptor(operations, words, None)
             assert found.broken_rules() == (), operations
 
 
@@ -332,7 +331,7 @@ def test_words_alone_know_tagworld_but_for_its_faces() -> None:
     assert right / cases > 0.97
 
 
-@pytest.mark.parametrize("module", [rule_annotator, instruction_words])
+@pytest.mark.parametrize("module", [annotator, patterns, word_lists, words])
 def test_the_rules_never_see_the_world(module: object) -> None:
     tree = ast.parse(Path(module.__file__).read_text())  # type: ignore[attr-defined]
     imports = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]

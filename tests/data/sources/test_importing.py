@@ -22,11 +22,11 @@ from support.failing_disk import read_only, small_files
 
 from tagmoe.data.sources import source as terms
 from tagmoe.data.sources.benchmark_pictures import benchmark_pictures
-from tagmoe.data.sources.importing import BENCHMARK, KNOWN, NOTE, import_source
+from tagmoe.data.sources.importing import BENCHMARK, KNOWN, import_source
 from tagmoe.data.sources.jsonl import JsonlSource
 from tagmoe.data.sources.source import Licence
 from tagmoe.data.store.known_ids import KnownIds
-from tagmoe.data.store.store import Store
+from tagmoe.data.store.store import IMPORT_NOTE, Store
 from tagmoe.errors import DataError, UsageError
 
 
@@ -126,7 +126,7 @@ def test_the_position_is_noted_where_no_row_gives_a_record(tmp_path, monkeypatch
     store = Store.create(tmp_path / "s")
     with pytest.raises(KeyboardInterrupt):
         import_source(store, Stopping(source(path), 11, KeyboardInterrupt()))
-    assert [note["position"] for note in store.notes(NOTE).values()] == [10]
+    assert [note["position"] for note in store.notes(IMPORT_NOTE).values()] == [10]
     assert import_source(store, source(path)).skipped == {"line that is no JSON": 12}
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -61,9 +63,12 @@ def test_workers_on_ray_give_results_and_errors(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_worker_that_cannot_start_says_why(tmp_path):
-    """Work of a module that Ray's workers do not find."""
-    (found,) = run([1], Work(tmp_path), engine="ray", workers=1)
+def test_a_worker_that_cannot_start_says_why(monkeypatch):
+    """Work of a module that only this process has."""
+    module = ModuleType("module_of_this_process")
+    exec("def work(fragment): return fragment", vars(module))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    (found,) = run([1], module.work, engine="ray", workers=1)
     assert found.error is not None
     assert found.error.startswith("No worker starts on Ray: ")
     assert "No module named" in found.error
@@ -112,6 +117,6 @@ def test_settings_that_cannot_be_met(options, message):
 
 
 def test_without_ray(monkeypatch):
-    monkeypatch.setattr("tagmoe.data.store.engine.find_spec", lambda name: None)
+    monkeypatch.setattr("tagmoe.extras.find_spec", lambda name: None)
     with pytest.raises(MissingError, match=r"pip install 'tagmoe\[ray\]'"):
         run([0], abs, engine="ray")

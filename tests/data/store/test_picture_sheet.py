@@ -8,6 +8,7 @@ from support.edit_files import picture_bytes
 from tagmoe.data.store.picture_file import read_picture
 from tagmoe.data.store.picture_sheet import GAP, TILE, _caption, _wrapped, picture_sheet
 from tagmoe.data.store.record import Picture, Record, TagProvenance, record_id
+from tagmoe.report.colours import LIGHT, rgb
 
 
 def record(**changes) -> Record:
@@ -34,8 +35,8 @@ def test_a_picture_that_cannot_be_decoded_does_not_hide_the_others():
     broken = read_picture(picture_bytes(1, "JPEG", (64, 64))[:1000], "mask")
     sheet = picture_sheet(record(images=(broken, Picture(b"rubbish", 9, 9))))
     # a red frame in the place of each, and the target behind them
-    assert sheet.getpixel((GAP, 29)) == sheet.getpixel((2 * GAP + TILE, 29)) == (0xB3, 0x40, 0x2E)
-    assert sheet.getpixel((3 * GAP + 2 * TILE + 5, 29 + 5)) not in {(255, 255, 255), (0xB3, 0x40, 0x2E)}
+    assert sheet.getpixel((GAP, 29)) == sheet.getpixel((2 * GAP + TILE, 29)) == rgb(LIGHT["bad"])
+    assert sheet.getpixel((3 * GAP + 2 * TILE + 5, 29 + 5)) not in {rgb(LIGHT["card"]), rgb(LIGHT["bad"])}
 
 
 def test_the_caption_says_all_that_is_known():

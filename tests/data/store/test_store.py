@@ -13,8 +13,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from tagmoe.data.store.location import TABLE
 from tagmoe.data.store.record import Picture, Record, TagProvenance, record_id
-from tagmoe.data.store.store import TABLE, Store
+from tagmoe.data.store.store import Store
 from tagmoe.errors import DataError, UsageError
 
 

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from tagmoe.errors import UsageError
+from tagmoe.intervals import Interval
 from tagmoe.laboratory.ablation.collection import Collection, read_collection
-from tagmoe.laboratory.ablation.paired import Estimate, Interval
+from tagmoe.laboratory.ablation.paired import Estimate
 from tagmoe.laboratory.ablation.results import FlowByTimestep, Result, Verdicts
 from tagmoe.laboratory.ablation.table import (
     COLUMNS,
@@ -186,7 +187,8 @@ def test_less_loss_is_better(make_result: Make) -> None:
 
 
 def test_words_follow_from_the_numbers() -> None:
-    found = Estimate(0.031, (0, 1, 2), (0.03, 0.01, 0.053), 400, Interval(0.012, 0.05), Interval(-0.002, 0.064))
+    over_cases, over_seeds = Interval(400, 0.031, 0.012, 0.05), Interval(3, 0.031, -0.002, 0.064)
+    found = Estimate(0.031, (0, 1, 2), (0.03, 0.01, 0.053), 400, over_cases, over_seeds)
     assert phrase(found, SUCCESS) == (
         "resolved for these seeds: +3.1 points [1.2, 5.0] over 400 cases, [-0.2, 6.4] over seeds and cases; "
         "3 of 3 seeds agree"
@@ -195,7 +197,8 @@ def test_words_follow_from_the_numbers() -> None:
     assert phrase(once, FLOW) == "not resolved: -0.00002; 1 of 1 seeds agree"
     assert phrase(None, FLOW) == "missing"
     assert Column("x").format_change(-0.0001) == "0.0"
-    opposite = Claim("Table 4", "moe", "dense", SUCCESS, Estimate(-0.1, (0,), (-0.1,), 40, Interval(-0.2, -0.05)))
+    below = Estimate(-0.1, (0,), (-0.1,), 40, Interval(40, -0.1, -0.2, -0.05))
+    opposite = Claim("Table 4", "moe", "dense", SUCCESS, below)
     assert opposite.direction == opposite.outcome == "opposite for these seeds"
     assert opposite.text == "MoE w/o L_align has higher success than Dense"
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from tagmoe.errors import MissingError, UsageError
-from tagmoe.pipeline.memory import placing as loading
 from tagmoe.pipeline.memory.plans import PLANS, TILING_TOLERANCE, WEIGHT_TOLERANCE
 
 BY_NAME = {plan.name: plan for plan in PLANS}
@@ -112,7 +111,7 @@ def test_an_expert_without_tokens_gives_none(kept: Any) -> None:
 
 
 def test_without_the_library_the_install_line_is_named(kept: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    monkeypatch.setattr("tagmoe.extras.find_spec", lambda name: None)
     for plan in PLANS:
         if plan.is_quantised:
             with pytest.raises(MissingError, match=r"pip install 'tagmoe\[memory\]'") as caught:

@@ -1,1 +1,1 @@
-"""Asking for tags: the prompt, who answers, the rows of a store, and answers that are not committed yet."""
+"""Ask for tags: the prompt, the annotators, all rows of a store, and the ledger of uncommitted answers."""

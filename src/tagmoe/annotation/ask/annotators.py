@@ -1,4 +1,4 @@
-"""Who can annotate a record: a vision-language model, the rules that need none, and on TagWorld the world itself."""
+"""The annotators: a vision-language model, rules that need no model, and for TagWorld its true tags."""
 
 from __future__ import annotations
 
@@ -21,50 +21,51 @@ from tagmoe.vlm.question import VLM, Answer, Attachment, Question
 AnnotatorKind = Literal["vlm", "rules", "oracle"]
 ANNOTATORS: tuple[AnnotatorKind, ...] = get_args(AnnotatorKind)
 PIXELS = 1024 * 1024
-"""Pixels to which a picture is made smaller before it is shown, unless told otherwise."""
+"""Default for the largest number of pixels of a picture that a model is shown; larger pictures are scaled down."""
 MOST_VOTES = 25
 
 
 class Annotator(Protocol):
-    """settings: JSON values that all answers depend on, whatever the record; with another record they make the key.
+    """Gives tags to records.
 
-    Raises nothing but UsageError, for settings that cannot work at all: what is wrong with a record is its status.
+    settings: JSON values on which all answers depend; with the record they determine the key of an answer.
+    `annotate` raises UsageError for settings that cannot work. Any problem of a record becomes a status.
     """
 
     @property
     def model(self) -> str:
-        """Stands in the provenance of the tags."""
+        """Name of the model, for the provenance of the tags."""
         ...
 
     @property
     def rules_version(self) -> str:
-        """Of the rule set; stands in the provenance of the tags."""
+        """Version of the rule set, for the provenance of the tags."""
         ...
 
     @property
     def seed(self) -> int:
-        """Of what is drawn; stands in the provenance of the tags."""
+        """Seed of the sampling, for the provenance of the tags."""
         ...
 
     @property
     def settings(self) -> Mapping[str, Any]: ...
 
     async def annotate(self, record: Record) -> Annotation:
-        """The record's tags, or its status and why."""
+        """The tags of a record, or another status and its reason."""
         ...
 
     async def close(self) -> None: ...
 
 
 def settings_digest(settings: Mapping[str, Any]) -> str:
-    """The beginning of the keys of all annotations under these settings: 12 hexadecimal digits."""
+    """A digest of the settings, 12 hexadecimal digits, with which the keys of all their annotations begin."""
     return hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def row_key(record: Record, settings: Mapping[str, Any]) -> str:
-    """The digest of all that an annotation depends on: `settings_digest`, then pictures, words and native task.
+    """A digest of everything that an annotation depends on: `settings_digest`, then pictures, words and native task.
 
-    A record never changes in a store, so the beginning tells whether a row is to be asked again, without its pictures.
+    Records in a store never change, so comparing the first digits is enough to find rows that must be asked again.
     """
     pictures = [[picture.role, picture.digest] for picture in record.images]
     values = [pictures, record.target.digest, record.instruction, record.native_task]
@@ -73,7 +74,7 @@ def row_key(record: Record, settings: Mapping[str, Any]) -> str:
 
 
 class VLMAnnotator:
-    """A vision-language model, asked once, `votes` times, or for each tag (`per_tag`)."""
+    """Asks a vision-language model: once, `votes` times, or once for each tag (`per_tag`)."""
 
     def __init__(
         self,
@@ -113,7 +114,7 @@ class VLMAnnotator:
         }
 
     async def annotate(self, record: Record) -> Annotation:
-        """Ask, and make an annotation of the answers; without tags where half of the votes or a tag is missing."""
+        """Ask for the tags. The answer has no tags if half of the votes, or the answer for any tag, is not ok."""
         if self._per_tag:
             questions = prompt.tag_questions(record, self._rules, seed=self.seed)
         else:
@@ -124,7 +125,7 @@ class VLMAnnotator:
             questions = self._shrunk(questions)
         except ImageError as error:
             return self._annotation(record, Answer("refused", reason=str(error), attempts=0))
-        # One after the other: the server keeps the pictures of the last question, and rows are what runs side by side.
+        # Ask one after the other: servers cache the pictures of the last question, and many rows run at once anyway.
         answers = []
         for question in questions:
             answers.append(await self._vlm.ask(question))
@@ -144,7 +145,7 @@ class VLMAnnotator:
         await self._vlm.close()
 
     def _shrunk(self, questions: list[Question]) -> list[Question]:
-        """Each picture once, under the cap of pixels."""
+        """The questions with pictures of at most `pixels` pixels; equal pictures are scaled once."""
         small: dict[str, Attachment] = {}
         for part in questions[0].parts:
             if isinstance(part, Attachment) and part.digest not in small:
@@ -169,7 +170,7 @@ class VLMAnnotator:
 
 
 class RuleAnnotator:
-    """The annotator that is there without a model: words, native task and pixels (`rule_annotator`)."""
+    """Annotates by rules, without a model: words, native task and pixels (`tagmoe.annotation.rules.annotator`)."""
 
     model = "rules"
     seed = 0
@@ -192,7 +193,7 @@ class RuleAnnotator:
 
 
 class OracleAnnotator:
-    """TagWorld's own rules, which give the true tags of every record of that world, and of no other."""
+    """Gives the true tags of TagWorld records; records of other data sets are refused."""
 
     model = "oracle"
     rules_version = "1"
@@ -226,6 +227,6 @@ def _true_tags(record: Record) -> Annotation:
 
 
 def _signed(found: Annotation, record: Record, annotator: Annotator) -> Annotation:
-    """With its key, and who gave it by which rules."""
+    """The annotation with its key, its model and the version of its rules."""
     key = row_key(record, annotator.settings)
     return replace(found, key=key, model=annotator.model, rules_version=annotator.rules_version)

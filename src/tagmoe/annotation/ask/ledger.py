@@ -1,6 +1,6 @@
-"""Answers on the disk before their fragment is committed: what has been answered is not asked again after a kill.
+"""Uncommitted answers on the disk, so that a run after a kill does not ask for them again.
 
-A file of JSON lines for each fragment; a line that a kill tore apart is left out and its row asked again.
+There is one file of JSON lines for each fragment. If a kill left half a line, it is ignored and its row asked again.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ class Ledger:
     def __init__(self, folder: Path, fragment: int) -> None:
         self._path = folder / f"fragment-{fragment}.jsonl"
         self._file: IO[bytes] | None = None
-        self.known: dict[int, Annotation] = {}
+
+    def answers(self) -> dict[int, Annotation]:
+        """The answers in the file, by row."""
         try:
-            if self._path.exists():
-                self.known = _read(self._path)
+            return _read(self._path) if self._path.exists() else {}
         except OSError as error:
             raise self._lost(error) from error
 
     def add(self, row: int, annotation: Annotation) -> None:
-        """Keep an answer. It is given to the system at once: a killed process loses none, a lost machine the last."""
+        """Save an answer. It is not buffered, so a killed process loses none; a power cut may lose the last ones."""
         try:
             if self._file is None:
-                # what a kill tore apart must not join with the next line
+                # End the half line that a kill left, so that the next answer begins a new line.
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 torn = self._path.exists() and not self._path.read_bytes().endswith(b"\n")
                 self._file = self._path.open("ab", buffering=0)
@@ -40,16 +41,15 @@ class Ledger:
             self._file.write(json.dumps([row, annotation.to_row()]).encode() + b"\n")
         except OSError as error:
             raise self._lost(error) from error
-        self.known[row] = annotation
 
     def close(self) -> None:
-        """Let go of the file; it stays."""
+        """Close the file, which stays."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
     def remove(self) -> None:
-        """The fragment is committed: the file goes, and its folder where it was the last."""
+        """Delete the file, after its fragment was committed, and the folder if it is empty then."""
         self.close()
         self._path.unlink(missing_ok=True)
         for folder in (self._path.parent, self._path.parent.parent):
@@ -59,7 +59,7 @@ class Ledger:
                 return
 
     def _lost(self, error: OSError) -> DataError:
-        return DataError(f"The answers {str(self._path)!r} cannot be kept ({error.strerror or error}).")
+        return DataError(f"Answers cannot be saved in {str(self._path)!r} ({error.strerror or error}).")
 
 
 def _read(path: Path) -> dict[int, Annotation]:

@@ -1,7 +1,8 @@
-"""The question whose answer is an edit's tags, and the tags of the answer (paper 3.2).
+"""The question that asks a model for the tags of an edit, and the tags in its answer (paper 3.2).
 
-(source pictures, instruction, target) and the definitions go out; scope, types and preservation come back in a schema
-that allows no other tags. With `vote` the tags stand in another order, so that what comes first wins no votes.
+The question has the source pictures, the instruction, the target and the definitions of the tags. The schema of the
+answer (scope, types, preservation) allows only known tags. Each vote lists the tags in another order, so that the order
+favours no tag.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from tagmoe.tags import TAG_NAMES, TAGS, TaskDescriptor, tag
 from tagmoe.vlm.question import Answer, Attachment, Question
 
 VERSION = 1
-"""To be raised when the same record and rules give another question."""
+"""Raise this when a change of the code gives another question for the same record and rules."""
 VOTE_TEMPERATURE = 0.7
 MAX_INSTRUCTION = 2000
 _SYSTEM = (
@@ -39,7 +40,7 @@ YES, NO = "yes", "no"
 
 
 def task_question(record: Record, rules: RuleSet, *, vote: int = 0, seed: int = 0) -> Question:
-    """All tags of a record in one question. vote 0 is greedy and in the order of the vocabulary, others are drawn."""
+    """One question for all tags. Vote 0 is greedy and in the order of the vocabulary; others shuffle and sample."""
     order = _order(vote, seed)
     lines = ["Give the tags of this edit.", rules.notes]
     for tier in TIERS:
@@ -56,7 +57,7 @@ def task_question(record: Record, rules: RuleSet, *, vote: int = 0, seed: int = 
 
 
 def tag_questions(record: Record, rules: RuleSet, *, seed: int = 0) -> list[Question]:
-    """One question for each tag in the order of the vocabulary, to be answered yes or no with probabilities."""
+    """One question for each tag, in the order of the vocabulary, with the answers yes and no."""
     shown = _shown(record)
     return [
         Question(
@@ -75,21 +76,21 @@ def tag_questions(record: Record, rules: RuleSet, *, seed: int = 0) -> list[Ques
 
 
 def tags_of(value: Mapping[str, Any]) -> tuple[int, ...]:
-    """Indices of the tags in an answer that fits the schema; a tag that is named twice counts once."""
+    """Ascending indices of the tags in an answer that fits the schema; duplicates count once."""
     return tuple(sorted({tag(name).index for name in (value["scope"], *value["types"], *value["preservation"])}))
 
 
 def votes_of(answers: Sequence[Answer]) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Tags and probabilities of several answers that are ok: a tag's share of the votes.
+    """Tags and probabilities of several ok answers; the probability of a tag is its share of the votes.
 
-    One scope is taken, that of most votes; another tag is taken when more than half of the votes have it.
+    The scope with most votes is taken, and any other tag with more than half of the votes.
     """
     given = [set(tags_of(answer.value)) for answer in answers]
     return chosen_tags(tuple(sum(item.index in tags for tags in given) / len(given) for item in TAGS))
 
 
 def yes_of(answers: Sequence[Answer]) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Tags and probabilities of the answers to `tag_questions`; 1 or 0 where a server gives no probabilities."""
+    """Tags and probabilities of the answers to `tag_questions`; 1 or 0 if the server gives no probabilities."""
     return chosen_tags(
         tuple(
             float(answer.value == YES) if answer.probabilities is None else float(answer.probabilities[YES])
@@ -99,18 +100,18 @@ def yes_of(answers: Sequence[Answer]) -> tuple[tuple[int, ...], tuple[float, ...
 
 
 def chosen_tags(probabilities: tuple[float, ...]) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """The scope of the highest probability, and the other tags above one half; with the probabilities."""
+    """(tags, probabilities): the scope with the highest probability, and the other tags with more than one half."""
     scopes = [item.index for item in TAGS if tier_of(item.name) == "scope"]
     scope = max(scopes, key=lambda index: (probabilities[index], -index))
     others = [index for index, value in enumerate(probabilities) if index not in scopes and value > 0.5]
     if TAGS[scope].tier == "generation":
-        # It has no types, whatever was said of them one by one.
+        # Image generation has no types, so drop those that single questions gave.
         others = [index for index in others if TAGS[index].name == "structure preservation"]
     return tuple(sorted([scope, *others])), probabilities
 
 
 def descriptor_of(tags: Sequence[int]) -> TaskDescriptor:
-    """The descriptor of tag indices."""
+    """The descriptor with these tag indices."""
     return TaskDescriptor.from_tags(TAG_NAMES[index] for index in tags)
 
 
@@ -122,7 +123,7 @@ def _order(vote: int, seed: int) -> list[str]:
 
 
 def _shown(record: Record) -> list[str | Attachment]:
-    """The pictures in order, each with its number and part, then the instruction."""
+    """The pictures in order, each after its number and role, then the instruction."""
     parts: list[str | Attachment] = []
     number = 0
     for picture in record.images:
@@ -142,7 +143,7 @@ def _defined(name: str, rules: RuleSet) -> str:
 
 
 def _schema(order: Sequence[str]) -> dict[str, Any]:
-    """Two tiers may be empty. No uniqueItems: servers' grammars and OpenAI's strict mode do not know it."""
+    """The schema of the answer. It has no uniqueItems, which grammars of servers and OpenAI's strict mode reject."""
     names = {tier: [name for name in order if tier_of(name) == tier] for tier in TIERS}
     several = {
         _FIELDS[tier]: {"type": "array", "items": {"type": "string", "enum": names[tier]}, "maxItems": len(names[tier])}

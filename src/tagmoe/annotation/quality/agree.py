@@ -1,6 +1,7 @@
-"""Two annotators of a store side by side: one pass over their columns, a second for inverses, a look at some pictures.
+"""Compare two annotators of a store: a pass over their columns, a second pass for inverses, and some pictures.
 
-The memory does not grow with the store, but for 50 bytes an inverse: sums are kept, and the rows that are shown.
+Only sums and the rows to show are in memory, and 50 bytes for each inverse; otherwise memory does not grow with the
+store.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ from tagmoe.annotation.rules.evidence import conflicts, measure
 from tagmoe.data.store.record import SCHEMA, Record, from_row
 from tagmoe.data.store.store import Store
 from tagmoe.errors import ImageError, UsageError
-from tagmoe.intervals import Measure, RootBootstrap
+from tagmoe.intervals import Bootstrap, Interval
 from tagmoe.tags import TAG_NAMES
 
 PICTURES = 2000
-"""Rows whose pictures are looked at, unless told otherwise."""
+"""Default number of rows whose pictures are read."""
 SHOWN = 24
-"""Rows with pictures in a section of the page."""
+"""Most rows with pictures in a section of the page."""
 MAX_PATTERNS = 4096
-"""Kinds of disagreement that are counted apart."""
+"""Most kinds of disagreement that are counted."""
 ROWS_OF_A_PATTERN = 3
 NO_ANSWER = "no answer"
 _READ_ROWS = 32
@@ -45,7 +46,7 @@ _META = ("id", "root", "dataset", "native_task", "operation", "parent", "tag_pro
 
 
 class Disagreement(NamedTuple):
-    """Rows in which the two differ alike: tags that only a, and only b, gave; how many rows; some of them."""
+    """Rows with the same disagreement: the tags that only a and only b gave, the number of rows, and some of them."""
 
     only_a: tuple[str, ...]
     only_b: tuple[str, ...]
@@ -54,7 +55,7 @@ class Disagreement(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A row to be looked at, and why in words."""
+    """A row to show, and the reasons in words."""
 
     row: int
     why: tuple[str, ...]
@@ -62,9 +63,12 @@ class Case(NamedTuple):
 
 @dataclass
 class Side:
-    """One annotator alone. statuses: rows by status, NO_ANSWER among them; issues: of the rows whose
-    pictures were looked at, with the numbers of the store; broken, conflicting: the first rows that break a rule, and
-    whose pixels speak against the tags."""
+    """Figures of one annotator.
+
+    statuses: rows by status, with NO_ANSWER for rows that were not asked. models, versions: rows by model and by
+    version of the rules. issues: doubted tags of the rows whose pictures were read, with row numbers of the store.
+    broken: the first rows that break a rule. conflicting: the first rows whose pixels contradict the tags.
+    """
 
     name: str
     statuses: Counter[str] = field(default_factory=Counter)
@@ -86,9 +90,12 @@ class Side:
 
 @dataclass(frozen=True)
 class AgreeReport:
-    """All that a report says. disagreements: the most frequent first; worst: the rows that differ most; looked_at:
-    numbers of the rows whose pictures were read; by_definition: rows whose canonical tags are the other's;
-    alphas_of_all: of a, b and the annotators `also`, by distance."""
+    """The content of a report.
+
+    disagreements: the most frequent first. worst: the rows that differ most. looked_at: numbers of the rows whose
+    pictures were read. by_definition: rows that agree because the canonical tags came from the other annotator. also:
+    further annotators. alphas_of_all: Krippendorff's alpha of a, b and `also`, by distance.
+    """
 
     uri: str
     rows: int
@@ -100,7 +107,7 @@ class AgreeReport:
     looked_at: tuple[int, ...]
     by_definition: int = 0
     also: tuple[str, ...] = ()
-    alphas_of_all: dict[str, Measure] = field(default_factory=dict)
+    alphas_of_all: dict[str, Interval[float | None]] = field(default_factory=dict)
 
     @property
     def sides(self) -> tuple[Side, Side]:
@@ -117,14 +124,14 @@ def agree(
     gold: Gold | None = None,
     pictures: int = PICTURES,
     shown: int = SHOWN,
-    bootstrap: RootBootstrap | None = None,
+    bootstrap: Bootstrap | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> AgreeReport:
     """Compare two annotators of a store.
 
-    also: further annotators, for alpha of all. pictures: rows whose pictures are looked at. shown: rows of a section.
-    Raises UsageError for an unknown annotator, one and the same twice, an empty store, and no rows in common;
-    MissingError without the extra `vlm`.
+    also: further annotators, for the alpha of all. gold: which of the two is gold, if any. pictures: number of rows
+    whose pictures are read. shown: most rows of a section. Raises UsageError for an unknown annotator, an annotator
+    given twice, an empty store, and no rows in common. Raises MissingError without the extra `vlm`.
     """
     if a == b:
         raise UsageError(f"Both annotators are {a!r}; compare two different ones.")
@@ -132,7 +139,7 @@ def agree(
         raise UsageError(f"An annotator is given twice ({', '.join([a, b, *also])}); give each once.")
     if not len(store):
         raise UsageError(f"The store {store.uri!r} has no rows; fill it with 'tagmoe data import'.")
-    bootstrap = bootstrap or RootBootstrap()
+    bootstrap = bootstrap or Bootstrap()
     reading = _Reading(store, a, b, tuple(also), pictures)
     reading.run(progress)
     sides = reading.sides
@@ -170,7 +177,7 @@ class _Row(NamedTuple):
 
 
 class _Patterns:
-    """Kinds of disagreement with some of their rows, those that differ most, and among equals drawn by their digest."""
+    """Counts kinds of disagreement, and keeps some rows of each; among equals a pseudo-random choice by digest."""
 
     def __init__(self) -> None:
         self._rows: Counter[tuple[int, int]] = Counter()
@@ -193,7 +200,7 @@ class _Patterns:
         )
 
     def worst(self, count: int, names: tuple[str, str]) -> tuple[Case, ...]:
-        """Rows that differ most; of each kind some only, so that one habit does not fill the page."""
+        """The rows that differ most, with few rows of each kind, so that one kind does not fill the page."""
         every = [(*example, pattern) for pattern, found in self._examples.items() for example in found]
         every.sort(key=lambda item: (-item[0], -self._rows[item[3]], item[1]))
         return tuple(Case(row, _said(names, pattern)) for _, _, row, pattern in every[:count])
@@ -203,7 +210,7 @@ class _Patterns:
 
 
 class _Reading:
-    """The first pass."""
+    """The first pass over the store, which collects all counts."""
 
     def __init__(self, store: Store, a: str, b: str, also: tuple[str, ...], pictures: int) -> None:
         self._store, self._also, self._pictures = store, also, pictures
@@ -227,7 +234,7 @@ class _Reading:
             progress(total, total)
 
     def sampled(self) -> list[_Row]:
-        """Rows whose pictures are looked at: those with the smallest digests, which is a random choice of the rows."""
+        """The rows whose pictures are read: a pseudo-random choice, the rows with the smallest digests of their ids."""
         return sorted(_Row(number, sets) for _, number, sets in self._sample)
 
     def _add(self, number: int, row: dict[str, Any], given: Sequence[Annotation | None]) -> None:
@@ -246,7 +253,7 @@ class _Reading:
             self.patterns.add(number, digest, a, b)
 
     def _is_one(self, row: dict[str, Any]) -> bool:
-        """Whether canonical tags are compared with the annotator that they came from."""
+        """Whether the canonical tags of this row came from the annotator that they are compared with."""
         names = {side.name for side in self.sides}
         return CANONICAL in names and (row["tag_provenance"] or {}).get("annotator") in names
 
@@ -284,7 +291,7 @@ def _join_parents(store: Store, annotator: str, tally: InverseTally) -> None:
 def _look(
     store: Store, rows: list[_Row], sides: tuple[Side, Side], progress: Callable[[int, int], None] | None
 ) -> None:
-    """Read the pictures of the chosen rows and ask what they say of the tags of each side."""
+    """Read the pictures of the chosen rows; find label issues and contradictions for each side."""
     features: list[np.ndarray | None] = []
     roots: list[str] = []
     for start in range(0, len(rows), _READ_ROWS):
@@ -307,7 +314,7 @@ def _look(
 
 
 def _weigh(row: _Row, record: Record, sides: tuple[Side, Side]) -> None:
-    """What the pixels of a row say against the tags of each side."""
+    """Count the contradictions between the pixels of a row and the tags of each side."""
     try:
         evidence = measure(record)
     except ImageError:
@@ -321,7 +328,7 @@ def _weigh(row: _Row, record: Record, sides: tuple[Side, Side]) -> None:
 
 
 def _keep(heap: list[Any], item: Any, count: int) -> None:
-    """Keep the `count` largest items."""
+    """Add an item to a heap that keeps the `count` largest."""
     if len(heap) < count:
         heapq.heappush(heap, item)
     elif count:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from tagmoe.annotation.answer import CANONICAL, column_of
 from tagmoe.annotation.quality.agree import AgreeReport, Case, Side
 from tagmoe.annotation.quality.agreement import Agreement
-from tagmoe.data.check.page import MAX_TEXT, picture_address
+from tagmoe.data.check.page import MAX_TEXT, shown_picture
 from tagmoe.data.store.store import Store
-from tagmoe.intervals import Measure
-from tagmoe.report.pages import page_environment
+from tagmoe.intervals import GROUPS, Interval
+from tagmoe.report.numbers import percent, percent_near_ends, with_interval
+from tagmoe.report.pages import Tile, page_environment
 from tagmoe.tags import RULES, TAG_NAMES, TIERS
 
 KINDS = 14
@@ -21,16 +22,7 @@ MAX_TASKS = 40
 APART = 10.0
 """Percentage points from which two annotators' use of a tag in a task is outlined."""
 CASES = 12
-_SMALL = 128
 DISTANCE_NAMES = {"jaccard": "Jaccard", "masi": "MASI"}
-
-
-class Tile(NamedTuple):
-    """A number at the top of the page, its name, and what stands beside it."""
-
-    value: str
-    name: str
-    beside: str
 
 
 def render(store: Store, report: AgreeReport, files: Iterable[str]) -> str:
@@ -46,12 +38,10 @@ def render(store: Store, report: AgreeReport, files: Iterable[str]) -> str:
         "figure": figure,
         "bare": lambda measure: "" if measure is None or measure.value is None else f"{measure.value:.2f}",
         "place": lambda value: round(4 + 100 * min(1.0, max(0.0, value)), 1),
-        "percent": percent,
         "percents": _percents,
-        "short": _short,
     }
     return environment.get_template("agree.html.j2").render(
-        store=store.uri.rsplit("/", 1)[-1],
+        facts=_facts(store, report),
         report=report,
         a=report.a,
         b=report.b,
@@ -76,12 +66,26 @@ def render(store: Store, report: AgreeReport, files: Iterable[str]) -> str:
     )
 
 
+def _facts(store: Store, report: AgreeReport) -> list[tuple[str, str]]:
+    """What was compared, as names and values."""
+    agreement = report.agreement
+    rows = [("store", f"{store.uri.rsplit('/', 1)[-1]}, {report.rows:,} rows")]
+    for side in report.sides:
+        parts = [", ".join(f"{status} {number:,}" for status, number in side.statuses.most_common())]
+        for kind, names in (("model", side.models), ("rules", side.versions)):
+            found = [name for name, _ in names.most_common(3) if name]
+            parts += [f"{kind} {', '.join(found)}"] if found else []
+        rows.append((side.name, "; ".join(parts)))
+    groups = "groups of root pictures" if agreement.roots == GROUPS else "root pictures"
+    drawn = f"95 %, {agreement.draws:,} draws of {agreement.roots:,} {groups}, seed {agreement.seed}"
+    return [*rows, ("intervals", drawn)]
+
+
 def headline(report: AgreeReport) -> str:
     """The result in one sentence."""
     agreement = report.agreement
-    text = (
-        f"On {agreement.rows:,} rows that both answered, the sets of tags are equal in {percent(agreement.exact.value)}"
-    )
+    equal = percent_near_ends(agreement.exact.value)
+    text = f"On {agreement.rows:,} rows that both answered, the sets of tags are equal in {equal}"
     if agreement.gold is not None and agreement.micro_f1 is not None:
         return f"{text}; against gold, F1 is {figure(agreement.micro_f1)}."
     return f"{text}; alpha (MASI) is {figure(agreement.alpha_masi)}."
@@ -107,44 +111,27 @@ def tiles(report: AgreeReport) -> list[Tile]:
     return made
 
 
-def figure(measure: Measure) -> str:
-    """0.76 (0.74 to 0.78), with a digit more where two could not tell the bounds apart."""
-    if measure.value is None:
-        return "not defined"
-    if measure.low is None or measure.high is None:
-        return f"{measure.value:.2f}"
-    digits = 3 if 0 < measure.high - measure.low < 0.02 else 2
-    return f"{measure.value:.{digits}f} ({measure.low:.{digits}f} to {measure.high:.{digits}f})"
+def figure(measure: Interval[float | None]) -> str:
+    """A figure with its interval."""
+    return with_interval(measure.value, measure.low, measure.high)
 
 
-def percent(value: float | None) -> str:
-    """A share as per cent; with a digit below 10 and above 90, so that nearly all is not all."""
-    if value is None:
-        return "not defined"
-    share = 100 * value
-    if 99.95 <= share < 100:
-        return "99.9 %"
-    return f"{share:.1f} %" if 0 < share < 9.95 or 90.05 < share < 100 else f"{share:.0f} %"
-
-
-def _percents(measure: Measure) -> str:
+def _percents(measure: Interval[float | None]) -> str:
     if measure.value is None:
         return ""
-    bounds = f" ({percent(measure.low)} to {percent(measure.high)})" if measure.low is not None else ""
-    return percent(measure.value) + bounds.replace(" % to", " to")
+    if measure.low is None:
+        return percent_near_ends(measure.value)
+    low, high = percent_near_ends(measure.low).removesuffix(" %"), percent_near_ends(measure.high)
+    return f"{percent_near_ends(measure.value)} ({low} to {high})"
 
 
-def _bounds(measure: Measure) -> str:
+def _bounds(measure: Interval[float | None]) -> str:
     return figure(measure).partition("(")[2].rstrip(")")
 
 
-def _tile(measure: Measure, name: str) -> Tile:
+def _tile(measure: Interval[float | None], name: str) -> Tile:
     value = "-" if measure.value is None else f"{measure.value:.3f}"
     return Tile(value, name, _bounds(measure) if measure.has_interval else "no interval")
-
-
-def _short(count: int) -> str:
-    return str(count) if count < 10_000 else f"{count / 1000:.0f}k" if count < 1_000_000 else f"{count / 1e6:.1f}m"
 
 
 def _confusion(agreement: Agreement) -> dict[str, Any] | None:
@@ -175,10 +162,10 @@ def _tasks(shown: Side, other: Side) -> dict[str, Any]:
         cells = []
         for tag in used:
             share, beside = 100 * float(shares[tag]), others.get((dataset, task))
-            words = f"{TAG_NAMES[tag]} in {task or 'no task'}: {share:.0f} %"
+            words = f"{TAG_NAMES[tag]} in {task or 'no task'}: {percent(share / 100)}"
             apart = beside is not None and abs(share - 100 * beside[tag]) >= APART
             if beside is not None:
-                words += f", {other.name} {100 * beside[tag]:.0f} %"
+                words += f", {other.name} {percent(beside[tag])}"
             cells.append({"share": share, "title": words, "apart": apart})
         name = task or "(no name)"
         rows.append({"name": f"{dataset}: {name}" if several and dataset else name, "rows": count, "cells": cells})
@@ -235,17 +222,8 @@ def _shown(row: Mapping[str, Any], *columns: str) -> dict[str, Any]:
         "operation": row["operation"],
         "instruction": row["instruction"][:MAX_TEXT],
         "shared": named(of_a & of_b),
-        "only_a": named(of_a - of_b),
-        "only_b": named(of_b - of_a),
-        "a_missing": a is None,
-        "b_missing": b is None,
+        "only_a": None if a is None else named(of_a - of_b),
+        "only_b": None if b is None else named(of_b - of_a),
         "same": a is not None and b is not None and of_a == of_b,
-        "pictures": [
-            {
-                "role": item["role"],
-                "address": picture_address(item["data"]),
-                "small": max(item["width"], item["height"]) <= _SMALL,
-            }
-            for item in (*pictures, {**row["target"], "role": "target"})
-        ],
+        "pictures": [shown_picture(item) for item in (*pictures, {**row["target"], "role": "target"})],
     }

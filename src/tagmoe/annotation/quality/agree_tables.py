@@ -13,7 +13,7 @@ from tagmoe.annotation.quality.agree import AgreeReport, Side
 from tagmoe.annotation.quality.agree_page import render
 from tagmoe.annotation.quality.agreement import Agreement
 from tagmoe.data.store.store import Store
-from tagmoe.intervals import Measure
+from tagmoe.intervals import Interval
 from tagmoe.tags import TAG_NAMES
 
 PAGE, DATA = "agree.html", "agree.json"
@@ -33,7 +33,7 @@ def write_report(store: Store, report: AgreeReport, folder: Path) -> None:
     (folder / PAGE).write_text(render(store, report, [DATA, *tables]), encoding="utf-8")
 
 
-def figures_of(report: AgreeReport) -> dict[str, Measure]:
+def figures_of(report: AgreeReport) -> dict[str, Interval[float | None]]:
     """The figures of FIGURES that there are."""
     agreement = report.agreement
     tested = report.b if agreement.gold == "a" else report.a
@@ -61,12 +61,12 @@ def data_of(report: AgreeReport) -> dict[str, Any]:
         "draws": agreement.draws,
         "seed": agreement.seed,
         "gold": agreement.gold,
-        "figures": {name: dict(measure.as_data()) for name, measure in figures_of(report).items()},
+        "figures": {name: measure.as_data() for name, measure in figures_of(report).items()},
         "also": report.also,
         "alphas_of_all": {name: _measure(measure) for name, measure in report.alphas_of_all.items()},
         "precision": _measure(agreement.micro_precision),
         "recall": _measure(agreement.micro_recall),
-        "tiers": {tier: dict(measure.as_data()) for tier, measure in agreement.tiers.items()},
+        "tiers": {tier: measure.as_data() for tier, measure in agreement.tiers.items()},
         "tags": {tag.tag: _plain(vars(tag)) for tag in agreement.tags},
         "a": _side(report.a),
         "b": _side(report.b),
@@ -120,7 +120,7 @@ def _tags(agreement: Agreement) -> Rows:
     rows: Rows = [[*head, *(f"{name}{end}" for name in measures for end in ("", "_low", "_high"))]]
     for tag in agreement.tags:
         values = [tag.tag, tag.tier, tag.both, tag.only_a, tag.only_b, tag.share_a, tag.share_b, tag.agreement]
-        rows.append([*values, *(value for name in measures for value in vars(getattr(tag, name)).values())])
+        rows.append([*values, *(value for name in measures for value in getattr(tag, name).as_data().values())])
     return rows
 
 
@@ -157,12 +157,12 @@ def _rows(report: AgreeReport) -> Rows:
     return rows
 
 
-def _measure(measure: Measure | None) -> dict[str, Any] | None:
-    return None if measure is None else dict(measure.as_data())
+def _measure(measure: Interval[float | None] | None) -> dict[str, Any] | None:
+    return None if measure is None else measure.as_data()
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: _measure(value) if isinstance(value, Measure) else value for name, value in values.items()}
+    return {name: _measure(value) if isinstance(value, Interval) else value for name, value in values.items()}
 
 
 def _text(rows: Iterable[Sequence[Any]]) -> str:

@@ -1,11 +1,13 @@
-"""How well two or more annotators agree on sets of tags.
+"""Measure how well two or more annotators agree on sets of tags.
 
-Per tag: Cohen's kappa (1960) and beside it the shares of the tag, AC1 (Gwet 2008) and PABAK (Byrt 1993), because kappa
-collapses for rare tags. Per set: Krippendorff's alpha (2011) with the Jaccard or the MASI distance (Passonneau 2006),
-for any number of annotators and with missing values; equal sets and mean Jaccard. Against a gold side: precision,
-recall and F1. Written here because the package of alpha is under the GPL.
+- For each tag: Cohen's kappa (1960). Because kappa collapses for rare tags, also the prevalence of the tag, AC1
+  (Gwet 2008) and PABAK (Byrt 1993).
+- For sets of tags: share of equal sets, mean Jaccard index, and Krippendorff's alpha (2011) with the Jaccard or the
+  MASI distance (Passonneau 2006), for any number of annotators and with missing values.
+- Against a gold annotator: precision, recall and F1.
 
-A set of tags is a whole number whose bit i is tag i; -1 stands for "no answer".
+Alpha is implemented here because its package is under the GPL. A set of tags is an integer (a bit set): bit i is tag i,
+and -1 stands for "no answer".
 """
 
 from __future__ import annotations
@@ -17,15 +19,15 @@ from typing import Literal
 import numpy as np
 
 from tagmoe.errors import UsageError
-from tagmoe.intervals import GROUPS, Measure, RootBootstrap, RootGroups
+from tagmoe.intervals import GROUPS, Bootstrap, Interval, RootGroups
 from tagmoe.tags import TAGS, TIERS
 
 Gold = Literal["a", "b"]
 Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
 ABSENT = -1
-"""In place of a set: the annotator has no answer for this row."""
+"""Instead of a bit set: the annotator has no answer for this row."""
 MAX_SETS = 2048
-"""Different sets up to which alpha has an interval: each draw costs the square of them."""
+"""With more different sets alpha gets no interval, as the cost of a draw grows with their square."""
 _TAGS = len(TAGS)
 _BUFFER = 65536
 _ROWS_AT_ONCE = 512
@@ -33,17 +35,17 @@ _BOTH, _ONLY_A, _ONLY_B, _NEITHER = range(4)
 
 
 def as_bits(tags: Iterable[int]) -> int:
-    """A set of tags as a whole number."""
+    """The bit set of some tags."""
     return sum(1 << tag for tag in set(tags))
 
 
 def tags_of(bits: int) -> tuple[int, ...]:
-    """The tags of such a number, ascending."""
+    """The tags of a bit set, ascending."""
     return tuple(tag for tag in range(_TAGS) if bits >> tag & 1)
 
 
 def jaccard_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """1 - |A and B| / |A or B|, of sets as numbers; 0 for two empty sets."""
+    """1 - |A and B| / |A or B| of bit sets; 0 for two empty sets."""
     return 1.0 - _jaccard(first, second)
 
 
@@ -107,9 +109,10 @@ def macro_f1(table: np.ndarray, gold: Gold) -> np.ndarray:
 
 @dataclass(frozen=True)
 class TagAgreement:
-    """One tag. share_a, share_b: of the rows that have it (its prevalence). Gold figures are None without a gold side.
+    """Agreement on one tag.
 
-    both, only_a, only_b: rows.
+    both, only_a, only_b: number of rows. share_a, share_b: share of the rows with the tag (prevalence). precision,
+    recall, f1: against gold, None without gold.
     """
 
     tag: str
@@ -120,49 +123,51 @@ class TagAgreement:
     share_a: float
     share_b: float
     agreement: float
-    kappa: Measure
-    ac1: Measure
-    pabak: Measure
-    precision: Measure | None = None
-    recall: Measure | None = None
-    f1: Measure | None = None
+    kappa: Interval[float | None]
+    ac1: Interval[float | None]
+    pabak: Interval[float | None]
+    precision: Interval[float | None] | None = None
+    recall: Interval[float | None] | None = None
+    f1: Interval[float | None] | None = None
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Two annotators a and b on the rows that both answered, and alpha of all annotators that were given.
+    """Agreement of two annotators a and b on the rows that both answered, and alpha of all annotators.
 
-    rows, roots: those rows, and their root pictures or groups of them. tiers: share of rows with equal tags of a tier.
-    micro_f1: of all tags together; macro_f1: mean over the tags that gold gives. confusion_LL: rows in which a gave
-    the first tag and not the second, and b the second and not the first; the last index is "nothing that the other has
-    not". On the diagonal, rows in which both gave the tag, and last the rows with equal sets.
+    rows: number of those rows. roots: number of their root pictures, or of groups of them. tiers: share of rows with
+    equal tags, by tier. micro_f1: of all tags together. macro_f1: mean over the tags in gold.
+
+    confusion_LL[i, j]: rows in which only a gave tag i and only b gave tag j. The last index means that this annotator
+    gave no tag that the other did not give. On the diagonal: rows in which both gave the tag, and last the rows with
+    equal sets.
     """
 
     rows: int
     roots: int
     draws: int
     seed: int
-    exact: Measure
-    jaccard: Measure
-    alpha_jaccard: Measure
-    alpha_masi: Measure
-    tiers: dict[str, Measure]
+    exact: Interval[float | None]
+    jaccard: Interval[float | None]
+    alpha_jaccard: Interval[float | None]
+    alpha_masi: Interval[float | None]
+    tiers: dict[str, Interval[float | None]]
     tags: tuple[TagAgreement, ...]
     confusion_LL: np.ndarray
     gold: Gold | None = None
-    micro_precision: Measure | None = None
-    micro_recall: Measure | None = None
-    micro_f1: Measure | None = None
-    macro_f1: Measure | None = None
+    micro_precision: Interval[float | None] | None = None
+    micro_recall: Interval[float | None] | None = None
+    micro_f1: Interval[float | None] | None = None
+    macro_f1: Interval[float | None] | None = None
 
     @property
     def f1_by_tag(self) -> dict[str, float]:
-        """F1 of the tags that the gold side gives."""
+        """F1 by tag, for the tags that gold gives."""
         return {tag.tag: tag.f1.value for tag in self.tags if tag.f1 is not None and tag.f1.value is not None}
 
 
 class AgreementTally:
-    """Sums over the rows of a store, from which every figure follows; its memory does not grow with the rows."""
+    """Collects sums over rows, from which all figures follow. Its memory does not grow with the number of rows."""
 
     def __init__(self, annotators: int = 2) -> None:
         if annotators < 2:
@@ -180,7 +185,7 @@ class AgreementTally:
         self._counts_GU = np.zeros((GROUPS, 64), np.int32)
 
     def add(self, root: str, sets: Sequence[int]) -> None:
-        """One row: the set of each annotator, or ABSENT."""
+        """Add one row. sets: the bit set of each annotator, or ABSENT."""
         if len(sets) != self._annotators:
             raise UsageError(f"A row has {len(sets)} sets of tags; there are {self._annotators} annotators.")
         if sum(bits != ABSENT for bits in sets) < 2:
@@ -189,17 +194,17 @@ class AgreementTally:
         if len(self._buffer) == _BUFFER:
             self._flush()
 
-    def alphas(self, bootstrap: RootBootstrap | None = None) -> dict[str, Measure]:
+    def alphas(self, bootstrap: Bootstrap | None = None) -> dict[str, Interval[float | None]]:
         """Krippendorff's alpha of all annotators, by the name of the distance."""
         self._flush()
-        bootstrap = bootstrap or RootBootstrap()
+        bootstrap = bootstrap or Bootstrap()
         weights_DG = bootstrap.weights(max(1, len(self._groups)))
         return {name: self._alpha(name, weights_DG, bootstrap) for name in DISTANCES}
 
-    def result(self, *, gold: Gold | None = None, bootstrap: RootBootstrap | None = None) -> Agreement:
-        """All figures of the rows so far. Raises UsageError when no row has an answer of both a and b."""
+    def result(self, *, gold: Gold | None = None, bootstrap: Bootstrap | None = None) -> Agreement:
+        """All figures of the rows added so far. Raises UsageError when no row has answers of both a and b."""
         self._flush()
-        bootstrap = bootstrap or RootBootstrap()
+        bootstrap = bootstrap or Bootstrap()
         groups = len(self._groups)
         sums_G, table_GK4 = self._sums_G[:groups], self._table_GK4[:groups]
         rows = int(sums_G[:, 0].sum())
@@ -210,21 +215,21 @@ class AgreementTally:
         table_DK4 = np.tensordot(weights_DG, table_GK4, axes=1)
         table_K4 = table_GK4.sum(axis=0)
 
-        def mean(column: int) -> Measure:
+        def mean(column: int) -> Interval[float | None]:
             draws = _ratio(sums_D[:, column], sums_D[:, 0])
-            return bootstrap.measure(float(sums_G[:, column].sum()) / rows, draws, groups)
+            return bootstrap.interval(float(sums_G[:, column].sum()) / rows, draws, groups)
 
-        def of(figure: Callable[[np.ndarray], np.ndarray], tag: int) -> Measure:
-            return bootstrap.measure(float(figure(table_K4[tag])), figure(table_DK4[:, tag]), groups)
+        def of(figure: Callable[[np.ndarray], np.ndarray], tag: int) -> Interval[float | None]:
+            return bootstrap.interval(float(figure(table_K4[tag])), figure(table_DK4[:, tag]), groups)
 
         tags = tuple(_tag_agreement(tag, table_K4[tag], rows, of, gold) for tag in range(_TAGS))
-        together: dict[str, Measure] = {}
+        together: dict[str, Interval[float | None]] = {}
         if gold is not None:
             whole, drawn = table_K4.sum(axis=0), table_DK4.sum(axis=1)
             for name, figure in _gold_figures(gold).items():
-                together[f"micro_{name}"] = bootstrap.measure(float(figure(whole)), figure(drawn), groups)
+                together[f"micro_{name}"] = bootstrap.interval(float(figure(whole)), figure(drawn), groups)
             value, draws_D = macro_f1(table_K4, gold), macro_f1(table_DK4, gold)
-            together["macro_f1"] = bootstrap.measure(float(value), draws_D, groups)
+            together["macro_f1"] = bootstrap.interval(float(value), draws_D, groups)
         alphas = self.alphas(bootstrap)
         return Agreement(
             rows=rows,
@@ -266,7 +271,7 @@ class AgreementTally:
         self._confusion_LL[range(_TAGS), range(_TAGS)] += (a_NK & b_NK).sum(axis=0)
 
     def _add_units(self, group_N: np.ndarray, sets_NR: np.ndarray) -> None:
-        """The sums of alpha: each pair of a unit's values is weighted by 1 / (values of the unit - 1)."""
+        """Add rows to the sums of alpha. Each pair of values of a row has the weight 1 / (number of its values - 1)."""
         values_N = (sets_NR != ABSENT).sum(axis=1)
         for i in range(self._annotators):
             for j in range(i):
@@ -285,7 +290,7 @@ class AgreementTally:
             self._counts_GU = np.concatenate([self._counts_GU, np.zeros_like(self._counts_GU)], axis=1)
         np.add.at(self._counts_GU, (group, columns[inverse]), 1)
 
-    def _alpha(self, name: str, weights_DG: np.ndarray, bootstrap: RootBootstrap) -> Measure:
+    def _alpha(self, name: str, weights_DG: np.ndarray, bootstrap: Bootstrap) -> Interval[float | None]:
         distance, groups = DISTANCES[name], weights_DG.shape[1]
         sets = np.flatnonzero(self._totals)
         counts = self._totals[sets].astype(np.float64)
@@ -296,18 +301,19 @@ class AgreementTally:
         apart_G = self._apart_G[name][:groups]
         value = float(_alpha_of(counts.sum(), apart_G.sum(), expected))
         if len(self._column) > MAX_SETS:
-            return bootstrap.measure(value, np.full(bootstrap.draws, np.nan), groups)
+            return bootstrap.interval(value, np.full(bootstrap.draws, np.nan), groups)
         order = np.array(list(self._column), dtype=np.int64)
         counts_DU = weights_DG @ self._counts_GU[:groups, : len(order)]
         expected_D = ((counts_DU @ distance(order[:, None], order[None])) * counts_DU).sum(axis=1)
         draws_D = _alpha_of(counts_DU.sum(axis=1), weights_DG @ apart_G, expected_D)
-        return bootstrap.measure(value, draws_D, groups)
+        return bootstrap.interval(value, draws_D, groups)
 
 
 def krippendorff_alpha(units: Iterable[Sequence[Iterable[int] | None]], distance: str = "jaccard") -> float | None:
-    """Alpha of a list of units, each the sets of tags of all annotators (None: missing); None where it is undefined.
+    """Krippendorff's alpha. units: for each row the tags that each annotator gave, or None for no answer.
 
-    Undefined: no unit has two values, or all values are equal. Raises UsageError for an unknown distance.
+    Returns None if alpha is undefined: no row has two answers, or all answers are equal. Raises UsageError for an
+    unknown distance.
     """
     if distance not in DISTANCES:
         raise UsageError(f"The distance is {distance!r}; it is one of {', '.join(DISTANCES)}.")
@@ -329,7 +335,7 @@ def _tag_agreement(
     tag: int,
     table_4: np.ndarray,
     rows: int,
-    of: Callable[[Callable[[np.ndarray], np.ndarray], int], Measure],
+    of: Callable[[Callable[[np.ndarray], np.ndarray], int], Interval[float | None]],
     gold: Gold | None,
 ) -> TagAgreement:
     both, only_a, only_b, neither = map(int, table_4)
@@ -351,7 +357,7 @@ def _tag_agreement(
 
 
 def _gold_figures(gold: Gold) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
-    """Precision, recall and F1 of the side that is not gold; NaN where there is nothing to divide by."""
+    """Functions for precision, recall and F1 of the annotator that is not gold; NaN if the denominator is 0."""
     extra, missed = (_ONLY_B, _ONLY_A) if gold == "a" else (_ONLY_A, _ONLY_B)
 
     def precision(table: np.ndarray) -> np.ndarray:
@@ -368,7 +374,7 @@ def _as_matrix(sets_N: np.ndarray) -> np.ndarray:
 
 
 def _or_nothing(tags_NK: np.ndarray) -> np.ndarray:
-    """With a further column: no tag at all."""
+    """The matrix with one more column: no tag at all."""
     return np.concatenate([tags_NK, ~tags_NK.any(axis=1, keepdims=True)], axis=1)
 
 
@@ -384,7 +390,7 @@ def _cells(table: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def _ratio(above: np.ndarray | float, below: np.ndarray | float) -> np.ndarray:
-    """above / below, NaN where below is (but for rounding) zero."""
+    """above / below; NaN where below is zero up to rounding."""
     below = np.asarray(below, dtype=np.float64)
     nothing = np.abs(below) < 1e-12
     return np.where(nothing, np.nan, np.asarray(above, dtype=np.float64) / np.where(nothing, 1.0, below))

@@ -1,7 +1,9 @@
-"""Signs of wrong tags that need no second annotator.
+"""Find signs of wrong tags without a second annotator.
 
-Tags against the task that the source names; broken rules of the vocabulary; and the inverse: an edit and its inverse
-change the same thing, so their scope and type must be the same when each is tagged without a look at the other.
+- Tags by native task: a task whose rows have unexpected tags.
+- Rules of the vocabulary that the tags break.
+- Inverse consistency: an edit and its inverse change the same thing, so scope and type must be equal when each is
+  tagged on its own.
 """
 
 from __future__ import annotations
@@ -17,16 +19,16 @@ from typing import NamedTuple
 import numpy as np
 
 from tagmoe.annotation.quality.agreement import as_bits, tags_of
-from tagmoe.intervals import GROUPS, Measure, RootBootstrap, RootGroups
+from tagmoe.intervals import GROUPS, Bootstrap, Interval, RootGroups
 from tagmoe.tags import TAG_NAMES, TAGS, TaskDescriptor
 
 MAX_TASKS = 200
-"""Names of tasks that are counted apart: a source of free text must not fill the memory."""
+"""Most task names that are counted separately, so that a source with free texts does not fill the memory."""
 OTHER_TASKS = "(further tasks)"
 FIRST_ROWS = 12
-"""Rows that are named as examples."""
+"""Most rows that are listed as examples."""
 SHARED_TAGS = tuple(tag.index for tag in TAGS if tag.tier != "preservation")
-"""What an edit and its inverse have in common: what is preserved depends on which of the two pictures is kept."""
+"""Scope and type tags. Preservation tags may differ between an edit and its inverse."""
 _SHARED = as_bits(SHARED_TAGS)
 
 
@@ -43,7 +45,7 @@ def broken_rules(bits: int) -> tuple[str, ...]:
 
 @dataclass
 class TaskTags:
-    """How often each tag was given, by data set and native task. counts: of the 18 tags."""
+    """Counts of rows and of each of the 18 tags, by (data set, native task)."""
 
     rows: Counter[tuple[str, str]] = field(default_factory=Counter)
     counts: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
@@ -59,21 +61,21 @@ class TaskTags:
         self.rows[task] += 1
 
     def shares(self) -> Iterator[tuple[str, str, int, np.ndarray]]:
-        """Data set, task, rows, and the share of the rows with each tag, in the order of the names."""
+        """(Data set, task, rows, share of the rows with each of the 18 tags), sorted by name."""
         for (dataset, task), count in sorted(self.rows.items()):
             yield dataset, task, count, self.counts[dataset, task] / count
 
 
 @dataclass
 class RuleCounts:
-    """rows: that have tags; broken: rows with a broken rule; by_rule: rows that break each."""
+    """Counts of rows. rows: with tags. broken: with any broken rule. by_rule: by broken rule."""
 
     rows: int = 0
     broken: int = 0
     by_rule: Counter[str] = field(default_factory=Counter)
 
     def add(self, bits: int) -> tuple[str, ...]:
-        """One row; returns the rules that it breaks."""
+        """Count one row, and return the names of the rules that it breaks."""
         names = broken_rules(bits)
         self.rows += 1
         self.broken += bool(names)
@@ -83,7 +85,7 @@ class RuleCounts:
 
 @dataclass
 class ConflictCounts:
-    """What pixels say against tags. rows: that were looked at; conflicting: with any conflict; by_conflict: rows."""
+    """Counts of rows. rows: with pixels measured. conflicting: with any conflict. by_conflict: by conflict."""
 
     rows: int = 0
     conflicting: int = 0
@@ -98,7 +100,7 @@ class ConflictCounts:
 
 
 class InversePair(NamedTuple):
-    """An edit and its inverse whose tags differ: their rows, and the tags that only one of them has."""
+    """The rows of an edit and of its inverse, and the tags that only one of them has."""
 
     parent: int
     child: int
@@ -107,33 +109,36 @@ class InversePair(NamedTuple):
 
 @dataclass(frozen=True)
 class InverseTag:
-    """One tag over all pairs. differing: share of pairs in which only one has it.
+    """One tag over all pairs. differing: share of pairs in which only one record has it.
 
-    error: the rate at which an annotator must misjudge this tag to differ so often, if it errs on both records alike
-    and independently: 2 e (1 - e) = differing. What it gets wrong in both is not seen, so this is a lower bound.
+    error: the error rate e that explains this share, if errors on both records are independent and equally frequent:
+    2 e (1 - e) = differing. Equal errors on both records are not seen, so it is a lower bound.
     """
 
     tag: str
-    differing: Measure
-    error: Measure
+    differing: Interval[float | None]
+    error: Interval[float | None]
 
 
 @dataclass(frozen=True)
 class InverseConsistency:
-    """An annotator's tags of edits and of their inverses. pairs: of which both have tags; consistent: share of them
-    with the same scope and type; alone: inverses without such a parent; examples: the first pairs that differ."""
+    """One annotator's tags of edits and of their inverses.
+
+    pairs: pairs in which both records have tags. consistent: share of pairs with the same scope and type. alone:
+    inverses whose parent has no tags. examples: the first pairs that differ.
+    """
 
     pairs: int
     alone: int
-    consistent: Measure
+    consistent: Interval[float | None]
     tags: tuple[InverseTag, ...]
     examples: tuple[InversePair, ...]
 
 
 class InverseTally:
-    """Joins inverses with their parents by digests: some 50 bytes for each inverse of a store.
+    """Joins inverses with their parents by digests of ids; it needs about 50 bytes for each inverse.
 
-    First `child` for every inverse, then `parent` for every other record.
+    Call `child` for every inverse first, then `parent` for every other record.
     """
 
     def __init__(self) -> None:
@@ -149,13 +154,13 @@ class InverseTally:
         return len(self._keys)
 
     def child(self, parent: str, bits: int, row: int) -> None:
-        """An inverse, by the id of its parent."""
+        """Add an inverse. parent: id of its parent. bits: its tags. row: its number."""
         self._keys.append(_digest(parent))
         self._bits.append(bits)
         self._rows.append(row)
 
     def parent(self, name: str, root: str, bits: int, row: int) -> None:
-        """A record that may be a parent."""
+        """Add a record that may be the parent of an inverse. name: its id."""
         keys, children, rows = self._ready()
         place = int(np.searchsorted(keys, np.uint64(_digest(name))))
         if place == len(keys) or int(keys[place]) != _digest(name):
@@ -170,9 +175,9 @@ class InverseTally:
         if differing and len(self._examples) < FIRST_ROWS:
             self._examples.append(InversePair(row, int(rows[place]), tuple(TAG_NAMES[tag] for tag in differing)))
 
-    def result(self, bootstrap: RootBootstrap | None = None) -> InverseConsistency:
-        """All figures; without any pair they are undefined."""
-        bootstrap = bootstrap or RootBootstrap()
+    def result(self, bootstrap: Bootstrap | None = None) -> InverseConsistency:
+        """All figures; they are undefined without any pair."""
+        bootstrap = bootstrap or Bootstrap()
         groups = max(1, len(self._groups))
         sums_G = self._sums_G[:groups]
         draws = bootstrap.weights(groups) @ sums_G
@@ -185,14 +190,14 @@ class InverseTally:
             value, drawn = share(2 + number)
             return InverseTag(
                 TAG_NAMES[number],
-                bootstrap.measure(value, drawn, groups),
-                bootstrap.measure(float(_error_rate(np.array(value))), _error_rate(drawn), groups),
+                bootstrap.interval(value, drawn, groups),
+                bootstrap.interval(float(_error_rate(np.array(value))), _error_rate(drawn), groups),
             )
 
         return InverseConsistency(
             pairs=self._found,
             alone=len(self) - self._found,
-            consistent=bootstrap.measure(*share(1), groups),
+            consistent=bootstrap.interval(*share(1), groups),
             tags=tuple(tag(number) for number in SHARED_TAGS),
             examples=tuple(self._examples),
         )
@@ -206,10 +211,10 @@ class InverseTally:
 
 
 def _error_rate(differing: np.ndarray) -> np.ndarray:
-    """e of 2 e (1 - e) = differing; half where the answers are as different as coins, or more."""
+    """The solution e of 2 e (1 - e) = differing; 0.5 if differing is 0.5 (chance) or more."""
     return 0.5 - np.sqrt(np.maximum(0.0, 1 - 2 * differing)) / 2
 
 
 def _digest(name: str) -> int:
-    """64 bits: among 11 million different ids, two have the same with a probability of 3 in a million."""
+    """A digest of 64 bits. For 11 million ids, the probability of any collision is 3 in a million."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")

@@ -1,6 +1,6 @@
-"""Two versions of an annotator against a gold set: has the new one become better, and nowhere worse?
+"""Compare two versions of an annotator against a gold set: is the new one better, and nowhere worse?
 
-The same rows and the same draws for both, so that the interval of their difference is that of a pair.
+Both versions use the same rows and the same bootstrap draws, so that the interval of the difference is a paired one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tagmoe.annotation.quality.agreement import ABSENT, as_bits, macro_f1, micro
 from tagmoe.annotation.quality.consistency import SHARED_TAGS
 from tagmoe.data.store.store import Store
 from tagmoe.errors import UsageError
-from tagmoe.intervals import Measure, RootBootstrap
+from tagmoe.intervals import Bootstrap, Interval
 from tagmoe.tags import TAG_NAMES
 
 ROUNDING = 1e-9
@@ -27,10 +27,10 @@ _SHARED = as_bits(SHARED_TAGS)
 
 @dataclass(frozen=True)
 class GoldSet:
-    """The rows to annotate: those with gold tags, and the other half of their inverse pairs.
+    """The rows to annotate: rows with gold tags, and the rows that form an inverse pair with one of them.
 
-    rows: ascending numbers; roots: of each row; sets: gold tags as numbers, ABSENT for a row that is only the other
-    half of a pair; pairs: places in `rows` of an edit and its inverse.
+    rows: ascending row numbers. roots: root of each row. sets: gold tags of each row as a bit set, or ABSENT for a row
+    that is there only for its pair. pairs: indices into `rows` of an edit and its inverse.
     """
 
     rows: tuple[int, ...]
@@ -40,17 +40,17 @@ class GoldSet:
 
     @property
     def gold_rows(self) -> int:
-        """How many have gold tags."""
+        """Number of rows with gold tags."""
         return sum(bits != ABSENT for bits in self.sets)
 
 
 @dataclass(frozen=True)
 class Change:
-    """A figure before and after; difference: after - before, with the interval of the pair."""
+    """A figure before and after. difference: after - before, with its paired interval."""
 
     before: float | None
     after: float | None
-    difference: Measure
+    difference: Interval[float | None]
 
     @property
     def falls(self) -> bool:
@@ -60,8 +60,11 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """micro_f1: of all tags together; macro_f1: mean of the tags; inverse: share of inverse pairs with the same scope
-    and type; tags: F1 of each tag that gold gives, before and after."""
+    """Figures of both versions.
+
+    rows: rows with gold tags. pairs: inverse pairs. micro_f1: of all tags together. macro_f1: mean over the tags.
+    inverse: share of inverse pairs with the same scope and type. tags: (before, after) F1 of each tag in gold.
+    """
 
     rows: int
     pairs: int
@@ -84,9 +87,10 @@ class Comparison:
 
 
 def gold_set(store: Store, annotator: str, limit: int | None = None, *, judged: str | None = None) -> GoldSet:
-    """The rows that this annotator has tagged, or `limit` of them drawn by their digests, and their inverse pairs.
+    """The rows that this annotator has tagged, and their inverse pairs.
 
-    judged: who is held against them; canonical tags that came from there are no gold.
+    limit: number of rows to draw; the choice is pseudo-random by digests of the ids. judged: the annotator that will be
+    compared with gold; canonical tags that came from it are left out.
     Raises UsageError for an unknown annotator and for one without tags.
     """
     chosen: list[tuple[int, int, str, str, int]] = []
@@ -129,10 +133,10 @@ def gold_set(store: Store, annotator: str, limit: int | None = None, *, judged: 
 
 
 def compare(
-    gold: GoldSet, before: Sequence[int], after: Sequence[int], bootstrap: RootBootstrap | None = None
+    gold: GoldSet, before: Sequence[int], after: Sequence[int], bootstrap: Bootstrap | None = None
 ) -> Comparison:
-    """Both versions' sets of tags, as numbers in the order of `gold.rows`; ABSENT counts as no tag at all."""
-    bootstrap = bootstrap or RootBootstrap()
+    """Compare two versions. before, after: tags as bit sets in the order of `gold.rows`; ABSENT counts as no tag."""
+    bootstrap = bootstrap or Bootstrap()
     roots, group_N = np.unique(np.array(gold.roots), return_inverse=True)
     groups = len(roots)
     weights_DG = bootstrap.weights(groups)
@@ -145,7 +149,7 @@ def compare(
 
     def change(figure: Callable[[np.ndarray], np.ndarray]) -> Change:
         values, draws = [float(figure(table)) for table in whole], [figure(table) for table in drawn]
-        return Change(values[0], values[1], bootstrap.measure(values[1] - values[0], draws[1] - draws[0], groups))
+        return Change(values[0], values[1], bootstrap.interval(values[1] - values[0], draws[1] - draws[0], groups))
 
     given = [tag for tag in range(len(TAG_NAMES)) if (sets_N[has_gold] >> tag & 1).any()]
     f1 = [tag_f1(table) for table in whole]
@@ -160,10 +164,10 @@ def compare(
 
 
 def _inverse_change(
-    gold: GoldSet, group_N: np.ndarray, answers: list[np.ndarray], weights_DG: np.ndarray, bootstrap: RootBootstrap
+    gold: GoldSet, group_N: np.ndarray, answers: list[np.ndarray], weights_DG: np.ndarray, bootstrap: Bootstrap
 ) -> Change:
     if not gold.pairs:
-        return Change(None, None, Measure(None))
+        return Change(None, None, Interval(0, None, None, None))
     parent, child = np.array(gold.pairs).T
     groups = weights_DG.shape[1]
     counts_G = np.bincount(group_N[parent], minlength=groups)
@@ -174,7 +178,7 @@ def _inverse_change(
         same_G = np.bincount(group_N[parent], weights=same, minlength=groups)
         values.append(float(same.mean()))
         draws.append(np.where(below_D == 0, np.nan, weights_DG @ same_G / np.maximum(below_D, 1)))
-    return Change(values[0], values[1], bootstrap.measure(values[1] - values[0], draws[1] - draws[0], groups))
+    return Change(values[0], values[1], bootstrap.interval(values[1] - values[0], draws[1] - draws[0], groups))
 
 
 def _rows(store: Store) -> Any:

@@ -1,8 +1,8 @@
-"""Which tags are likely wrong, by confident learning (Northcutt et al. 2021, with cleanlab).
+"""Find tags that are probably wrong, by confident learning (Northcutt et al. 2021, with cleanlab).
 
-A linear probe learns the tags of four fifths of the root pictures from cheap features and gives probabilities for the
-rest. Where it is sure of something else than most rows of that tag allow, the tag is doubted. It finds what does not
-fit its neighbours, not what everybody gets wrong alike.
+A linear probe learns the tags of four fifths of the root pictures from simple features, and predicts probabilities for
+the rest. A tag is doubted if its probability is far from that of other rows with the tag. This finds tags that differ
+from those of similar rows, not mistakes that an annotator makes everywhere.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tagmoe.errors import ImageError, MissingError
+from tagmoe.errors import ImageError
+from tagmoe.extras import require
 from tagmoe.pictures import load_image
 from tagmoe.tags import TAG_NAMES, TAGS
 
@@ -28,14 +29,14 @@ FOLDS = 5
 MIN_ROWS = 50
 SIDE, COARSE = 32, 4
 WORDS = 256
-"""Buckets of hashed words and pairs of words."""
+"""Buckets for the hashes of words and of pairs of words."""
 _REGULARISATION = 0.01
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 @dataclass(frozen=True)
 class Doubt:
-    """A tag that the probe doubts. given: whether the row has it; probability: that it should, by the probe."""
+    """A doubted tag. given: whether the row has it. probability: of the tag, by the probe."""
 
     tag: str
     given: bool
@@ -44,7 +45,7 @@ class Doubt:
 
 @dataclass(frozen=True)
 class LabelIssue:
-    """A row with a doubted tag. number: of the rows that were given; score: cleanlab's quality of its tags, 0 to 1."""
+    """A row with doubted tags. number: its index. score: label quality by cleanlab, 0 to 1 (best)."""
 
     number: int
     score: float
@@ -53,7 +54,7 @@ class LabelIssue:
 
 @dataclass(frozen=True)
 class LabelIssues:
-    """issues: the worst first; rows: that were looked at; reason: in words, why nothing could be said, or ''."""
+    """issues: the worst first. rows: number of rows examined. reason: why no issues could be found, or ''."""
 
     rows: int
     issues: tuple[LabelIssue, ...] = ()
@@ -61,9 +62,9 @@ class LabelIssues:
 
 
 def features_of(row: Mapping[str, Any]) -> np.ndarray | None:
-    """Frozen features of a record: small source and target, how they differ, words of the instruction; (D,) float32.
+    """Features (D,) float32 of a record: small source and target, their difference, words of the instruction.
 
-    None for a picture that cannot be decoded.
+    None if a picture cannot be decoded.
     """
     given = next((image for image in row["images"] or () if image["role"] != "mask"), None)
     target = _small(row["target"]["data"])
@@ -84,7 +85,7 @@ def features_of(row: Mapping[str, Any]) -> np.ndarray | None:
 
 
 def find_label_issues(features_ND: np.ndarray, sets: Sequence[int], roots: Sequence[str]) -> LabelIssues:
-    """The rows whose tags do not fit their features. sets: of tags as numbers; roots: rows of one are in one fold.
+    """The rows whose tags do not fit their features. sets: tags as bit sets. roots: rows of one root share a fold.
 
     Raises MissingError without cleanlab.
     """
@@ -93,7 +94,7 @@ def find_label_issues(features_ND: np.ndarray, sets: Sequence[int], roots: Seque
     if rows < MIN_ROWS or folds < 2:
         return LabelIssues(rows, reason=f"{rows} rows of {len(set(roots))} pictures are too few for a probe")
     labels_NK = np.array([[bits >> tag & 1 for tag in range(len(TAGS))] for bits in sets], dtype=bool)
-    # a tag that nobody or everybody has is nothing to learn from
+    # Leave out tags that almost no row or almost every row has: the probe cannot learn them.
     used = [tag for tag in range(len(TAGS)) if folds <= labels_NK[:, tag].sum() <= rows - folds]
     if not used:
         return LabelIssues(rows, reason="no tag is in some of the rows and not in others")
@@ -112,12 +113,11 @@ def find_label_issues(features_ND: np.ndarray, sets: Sequence[int], roots: Seque
 
 
 def probe(features_ND: np.ndarray, labels_NU: np.ndarray, roots: Sequence[str]) -> np.ndarray:
-    """Out-of-sample probability of each tag, (N, U): logistic regressions, folds by root picture."""
-    try:
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.model_selection import GroupKFold
-    except ImportError as error:
-        raise MissingError("Label issues need scikit-learn; run: pip install 'tagmoe[vlm]'") from error
+    """Out-of-sample probabilities (N, U) of the tags, by logistic regressions with folds by root picture."""
+    require("vlm", "sklearn", purpose="Finding label issues")
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GroupKFold
+
     groups = np.unique(np.array(roots), return_inverse=True)[1]
     folds = min(FOLDS, int(groups.max()) + 1)
     probabilities_NU = np.empty(labels_NU.shape)
@@ -132,7 +132,7 @@ def probe(features_ND: np.ndarray, labels_NU: np.ndarray, roots: Sequence[str]) 
                 continue
             model = LogisticRegression(C=_REGULARISATION * scaled.shape[1], max_iter=100, tol=1e-3)
             with warnings.catch_warnings():
-                # a hundred steps are enough for a ranking
+                # Ignore warnings about convergence: 100 steps are enough for a ranking.
                 warnings.simplefilter("ignore")
                 model.fit(scaled[train], known)
             probabilities_NU[test, column] = model.predict_proba(scaled[test])[:, 1]
@@ -140,12 +140,11 @@ def probe(features_ND: np.ndarray, labels_NU: np.ndarray, roots: Sequence[str]) 
 
 
 def _cleanlab(labels_NU: np.ndarray, probabilities_NU: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The rows with an issue, the worst first; which tags of which rows; a score of each row."""
-    try:
-        from cleanlab.multilabel_classification import filter as issues
-        from cleanlab.multilabel_classification import get_label_quality_scores
-    except ImportError as error:
-        raise MissingError("Label issues need cleanlab; run: pip install 'tagmoe[vlm]'") from error
+    """(rows with an issue, the worst first; doubted tags as (N, U) bool; score of each row)."""
+    require("vlm", "cleanlab", purpose="Finding label issues")
+    from cleanlab.multilabel_classification import filter as issues
+    from cleanlab.multilabel_classification import get_label_quality_scores
+
     labels = [np.flatnonzero(row).tolist() for row in labels_NU]
     with warnings.catch_warnings(), _quiet():
         warnings.simplefilter("ignore")
@@ -158,7 +157,7 @@ def _cleanlab(labels_NU: np.ndarray, probabilities_NU: np.ndarray) -> tuple[np.n
 
 
 class _quiet:
-    """No messages of libraries below errors."""
+    """Silences log messages of libraries below the level of errors."""
 
     def __enter__(self) -> None:
         self._before = logging.root.manager.disable
@@ -169,7 +168,7 @@ class _quiet:
 
 
 def _small(data: bytes) -> np.ndarray | None:
-    """(SIDE, SIDE, 3) float32 from 0 to 1; None for what cannot be decoded or is too large to be."""
+    """(SIDE, SIDE, 3) float32 from 0 to 1; None if the picture cannot be decoded or is too large."""
     try:
         small = load_image(data, draft=(2 * SIDE, 2 * SIDE)).resize((SIDE, SIDE), Image.Resampling.BOX)
     except ImageError:
@@ -186,7 +185,7 @@ _DIFFERENCES = COARSE * COARSE + 3 + 3 + 8
 
 
 def _difference(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Where, how much and how widely the pictures differ; whether it is light, and whether edges stay."""
+    """Features of the difference: where and how much it is, how much it is brightness, and whether edges stay."""
     change = target - source
     size = np.abs(change).mean(axis=2)
     changed = size > 0.06
@@ -213,7 +212,7 @@ def _correlation(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _words(text: str) -> np.ndarray:
-    """Words and pairs of words, hashed with a sign (the hashing trick), of length 1."""
+    """A unit vector of words and pairs of words, by the hashing trick with signs."""
     words = re.findall(r"\w+", text.lower())[:400]
     found = np.zeros(WORDS)
     for gram in (*words, *map(" ".join, pairwise(words))):

@@ -1,6 +1,6 @@
-"""Asking a model for better words where the rules do worst: for the tags of the lowest gold F1, from its mistakes.
+"""Ask a model for better guidance for the tags with the lowest gold F1, and show it the mistakes.
 
-What comes back is a text for a person to read, in a new file; nothing is adopted without the trial of `refine`.
+The new guidance goes into a new file, for a person to read. `refine` must try it before it is adopted.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from tagmoe.tags import tag
 from tagmoe.vlm.question import VLM, Question
 
 MAX_GUIDANCE = 600
-"""Characters of the guidance of one tag."""
+"""Longest guidance of one tag, in characters."""
 MAX_MISTAKES = 6
-"""Mistakes that are shown for a tag, of each kind."""
+"""Most mistakes of each kind that are shown for one tag."""
 _SYSTEM = (
     "You maintain the guidelines by which annotators tag edits of pictures. You write short, general rules that decide "
     "when a tag applies and when it does not. You never mention single examples, names or numbers of rows."
@@ -25,27 +25,27 @@ _SYSTEM = (
 
 @dataclass(frozen=True)
 class Mistake:
-    """An instruction that was tagged wrongly. missed: gold has the tag and the answer has not, else the other way."""
+    """An instruction that was tagged wrongly. missed: only gold has the tag; otherwise only the answer has it."""
 
     instruction: str
     missed: bool
 
 
 def next_version(version: str) -> str:
-    """The version with its last number raised, or with a number after it."""
+    """The next version: the last number plus 1, or "-2" appended if there is no number."""
     before, digits, after = re.fullmatch(r"(.*?)(\d*)(\D*)", version, re.DOTALL).groups()  # type: ignore[union-attr]
     return f"{before}{int(digits) + 1}{after}" if digits else f"{version}-2"
 
 
 def worst_tags(f1_by_tag: Mapping[str, float], count: int) -> list[str]:
-    """The tags with the lowest F1, those that are perfect left out."""
+    """The `count` tags with the lowest F1; tags with an F1 of 1 are left out."""
     return sorted((name for name, f1 in f1_by_tag.items() if f1 < 1), key=lambda name: (f1_by_tag[name], name))[:count]
 
 
 def proposal_question(
     guidance: Mapping[str, str], f1_by_tag: Mapping[str, float], mistakes: Mapping[str, Sequence[Mistake]]
 ) -> Question:
-    """What is asked. guidance: the present words of the tags to be mended, '' where there are none."""
+    """The question for new guidance. guidance: present guidance of the tags to improve, '' for none."""
     parts = ["Rewrite the guidance of each tag below so that the mistakes listed under it would not happen again."]
     for name, words in guidance.items():
         parts.append(f"\nTag: {name}\nDefinition: {tag(name).definition}\nPresent guidance: {words or '(none)'}")
@@ -65,7 +65,7 @@ def proposal_question(
 
 
 async def propose(vlm: VLM, question: Question) -> dict[str, str]:
-    """The new guidance by tag. Raises DataError when the model gives none that fits."""
+    """The new guidance by tag. Raises DataError when the answer of the model cannot be used."""
     answer = await vlm.ask(question)
     wanted = set((question.schema or {}).get("required", ()))
     if answer.status != "ok":

@@ -1,8 +1,8 @@
-"""The paper's loop over its rule set (3.2): a new version is tried on a gold set, and adopted only where nothing falls.
+"""Refine the rule set as in the paper (3.2): try a new version on a gold set, and adopt it if no figure falls.
 
-Only what the new rules change is asked: an answer whose key is the same under both is taken as it is. A killed run
-finds its answers again in `answers.jsonl`. The store changes in one case alone: when the version is adopted, its
-answers take the place of the annotator's on the rows that were tried.
+A row is asked only if its key differs under the new rules; otherwise the old answer is reused. A killed run finds its
+answers in `answers.jsonl`. The store changes only if the version is adopted: then the new answers replace those of the
+annotator on the rows that were tried.
 """
 
 from __future__ import annotations
@@ -10,16 +10,15 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from tagmoe.annotation.answer import ANNOTATION, Annotation, annotators, column_of, read_annotations
+from tagmoe.annotation.answer import ANNOTATION, Annotation, annotators, column_of, read_annotations, take_tags
 from tagmoe.annotation.ask.annotators import Annotator, row_key
-from tagmoe.annotation.ask.store import take_tags
 from tagmoe.annotation.quality.agreement import ABSENT, as_bits
 from tagmoe.annotation.quality.gold import Change, Comparison, GoldSet, compare
 from tagmoe.annotation.quality.propose import Mistake, next_version, proposal_question, worst_tags
@@ -28,23 +27,23 @@ from tagmoe.data.store.record import PROVENANCE, SCHEMA, Record
 from tagmoe.data.store.store import Store
 from tagmoe.errors import DataError, UsageError
 from tagmoe.files.atomic import write_whole
-from tagmoe.intervals import RootBootstrap
+from tagmoe.intervals import Bootstrap
 from tagmoe.tags import index
 from tagmoe.vlm.question import Question
 
 ANSWERS = "answers.jsonl"
 NOTE = "refine."
 CHUNK = 64
-"""Records whose pictures are in memory at once."""
+"""Number of records whose pictures are in memory at once."""
 
 
 @dataclass(frozen=True)
 class Version:
-    """A version of the rules, and who annotates by it.
+    """A version of the rules, with the annotator that uses it.
 
-    name: the version in the rules; digest: of their content; keys: of records, equal where nothing that the answer
-    depends on differs; ask: calls back with the annotation of each record as it comes; seed: of the annotator's
-    sampling.
+    name: the version in the rules. digest: of their content. keys: gives the key of each record, a digest of everything
+    that its answer depends on. ask: asks for records, and calls back with each annotation as it comes. seed: of the
+    annotator's sampling.
     """
 
     name: str
@@ -55,7 +54,7 @@ class Version:
 
     @classmethod
     def of(cls, annotator: Annotator, rules: RuleSet, runner: asyncio.Runner) -> Version:
-        """An annotator that goes by these rules, asked in the loop of `runner`."""
+        """The version of an annotator that uses these rules; it is asked in the event loop of `runner`."""
 
         async def one(record: Record, keep: Callable[[Annotation], None]) -> None:
             keep(await annotator.annotate(record))
@@ -74,8 +73,11 @@ class Version:
 
 @dataclass(frozen=True)
 class Decision:
-    """What was decided, and why not where it was refused. asked, reused: answers of the new version; file: the record
-    of the decision."""
+    """The decision about a new version.
+
+    reasons: why it was refused, or empty. asked, reused: answers of the new version. changed: rows whose key differs
+    between the versions. file: the record of the decision.
+    """
 
     adopted: bool
     reasons: tuple[str, ...]
@@ -87,7 +89,7 @@ class Decision:
 
 
 class Answers:
-    """Answers by their keys, in a file to which every answer is added as it comes; a half line at its end is left."""
+    """Answers by key, with a file to which each new answer is appended. A half line from a kill is cut off."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -106,11 +108,11 @@ class Answers:
         return key in self._known
 
     def know(self, given: Annotation) -> None:
-        """Take in an answer that is kept elsewhere."""
+        """Add an answer that is saved elsewhere; the file does not change."""
         self._known.setdefault(given.key, given)
 
     def add(self, given: Annotation) -> None:
-        """Keep a new answer. Raises DataError where nothing can be written."""
+        """Add a new answer and save it. Raises DataError when the file cannot be written."""
         try:
             with self._file.open("a", encoding="utf-8") as out:
                 out.write(json.dumps(given.to_row()) + "\n")
@@ -128,13 +130,14 @@ def refine(
     annotator: str,
     gold_name: str,
     folder: Path,
-    bootstrap: RootBootstrap | None = None,
+    bootstrap: Bootstrap | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Decision:
-    """Try `new` against `old` on the gold set, decide, and write the decision into `folder`.
+    """Compare `new` with `old` on the gold set, decide, and write the decision into `folder`.
 
-    annotator: whose column is read for answers and, where the version is adopted, filled with the new ones.
-    Raises UsageError when the two are no two versions; DataError when rows could not be asked: then nothing is decided.
+    annotator: the column that is read for answers, and gets the new answers if the version is adopted. gold_name: name
+    of the gold annotator, for the record of the decision. Raises UsageError if the two versions are the same. Raises
+    DataError if rows could not be asked; then nothing is decided.
     """
     if old.digest == new.digest:
         raise UsageError(f"Both rule sets are the same (version {new.name!r}); change the new one and its version.")
@@ -183,9 +186,10 @@ def propose_rules(
     tags: int = 3,
     progress: Callable[[int, int], None] | None = None,
 ) -> RuleSet:
-    """The rules with new guidance for the `tags` that these rules do worst on, in the words that `ask` gives.
+    """The rules with new guidance, from `ask`, for the tags with the lowest F1.
 
-    Raises UsageError when no tag is wrong in any row, DataError when rows could not be asked.
+    tags: number of tags to get new guidance. Raises UsageError when no tag is wrong in any row, and DataError when rows
+    could not be asked.
     """
     answers = _known(store, gold, annotator, folder)
     sets = _sets(_annotated(store, gold, version, answers, progress, 0, len(gold.rows))[0])
@@ -210,7 +214,7 @@ def propose_rules(
 
 
 def _known(store: Store, gold: GoldSet, annotator: str, folder: Path) -> Answers:
-    """The answers of earlier runs, and those of the annotator's column."""
+    """The answers of earlier runs and of the annotator's column."""
     answers = Answers(folder / ANSWERS)
     if annotator in annotators(store):
         wanted = set(gold.rows)
@@ -229,7 +233,7 @@ def _annotated(
     done: int,
     total: int,
 ) -> tuple[list[Annotation], int]:
-    """The annotations of all rows, in their order, and how many were asked now."""
+    """The annotations of all rows, in order, and the number of rows that were asked now."""
     found: list[Annotation] = []
     asked = 0
     failed: list[str] = []
@@ -243,7 +247,7 @@ def _annotated(
     for start in range(0, len(gold.rows), CHUNK):
         records = store.records(gold.rows[start : start + CHUNK])
         keys = version.keys(records)
-        # two records of equal content have one key
+        # Records of equal content have the same key, and are asked once.
         missing = list({key: i for i, key in enumerate(keys) if key not in answers}.values())
         if missing:
             version.ask([records[i] for i in missing], keep)
@@ -268,7 +272,7 @@ def _adopt(
     answers: Sequence[Annotation],
     note: Mapping[str, Any],
 ) -> None:
-    """Put the answers into the annotator's column, fragment by fragment: killed, the same command does the rest."""
+    """Write the answers into the annotator's column, fragment by fragment. After a kill, the same command resumes."""
     column = column_of(annotator)
     new = dict(zip(rows, answers, strict=True))
     kinds = {column: ANNOTATION, "tags": SCHEMA.field("tags").type, "tag_provenance": PROVENANCE}
@@ -301,7 +305,7 @@ def _statuses(answers: Sequence[Annotation]) -> dict[str, int]:
 
 def _as_data(comparison: Comparison) -> dict[str, Any]:
     def change(one: Change) -> dict[str, Any]:
-        return {"before": one.before, "after": one.after, "difference": asdict(one.difference)}
+        return {"before": one.before, "after": one.after, "difference": one.difference.as_data()}
 
     return {
         "gold_rows": comparison.rows,
@@ -319,6 +323,6 @@ def _whole_lines(file: Path) -> Iterator[str]:
     text = file.read_text(encoding="utf-8", errors="replace")
     cut = text.rfind("\n") + 1
     if cut < len(text):
-        # a run was killed in the middle of a line
+        # A kill left half a line at the end: cut it off.
         write_whole(file, text[:cut])
     yield from text[:cut].splitlines()

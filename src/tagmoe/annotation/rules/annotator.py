@@ -1,7 +1,7 @@
-"""The annotator that needs no model: tags from the words of the instruction, the source's task and the pixels.
+"""The annotator that needs no model: tags from the words of the instruction, the native task and the pixels.
 
-Where it cannot tell it says so instead of guessing. It has no eyes for faces: a face is taken to be there where the
-words speak of a person or of what a face wears or shows.
+It refuses a record instead of guessing. It does not detect faces in pictures: a face is assumed if the instruction
+names a person, a part of a face, or something that a face wears.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tagmoe.errors import ImageError
 from tagmoe.tags import TaskDescriptor
 
 VERSION = "1"
-"""To be raised with every change of what the rules answer."""
+"""Raise this with every change of the answers; rows of an older version are asked again."""
 
 _STRUCTURE, _BACKGROUND = "structure preservation", "background preservation"
 _IDENTITY, _FACE, _STYLE = "identity preservation", "face preservation", "style preservation"
@@ -27,7 +27,7 @@ _OBJECT, _ATTRIBUTE, _LOOK = "object editing", "attribute editing", "style trans
 _GENERATION = TaskDescriptor(scope=("image generation",))
 _FROM_MAP = TaskDescriptor(scope=("image generation",), preservation=(_STRUCTURE,))
 _SUBJECT = TaskDescriptor(("content customization",), ("background editing",), (_IDENTITY,))
-# A subject of a reference is put into the source.
+# The subject of a reference picture is put into the source.
 _SUBJECT_PUT = TaskDescriptor(("content customization",), (_OBJECT,), (_BACKGROUND, _IDENTITY, _STYLE))
 _STYLE_REFERENCE = TaskDescriptor(("style customization",), (_LOOK,), (_STYLE,))
 _TRY_ON = TaskDescriptor(("content customization",), (_OBJECT,), (_STRUCTURE, _BACKGROUND, _IDENTITY, _FACE))
@@ -45,7 +45,7 @@ _TYPES: dict[Edit, tuple[str, ...]] = {
     "pose": ("pose editing",),
     "viewpoint": (),
 }
-# What stays by the kind of the edit, before what the words and the scope take away from it.
+# Preservation tags by kind of edit. The words and the scope may remove some of them.
 _KEPT: dict[Edit, frozenset[str]] = {
     "add": frozenset({_STRUCTURE, _BACKGROUND, _STYLE}),
     "remove": frozenset({_STRUCTURE, _BACKGROUND, _STYLE}),
@@ -61,16 +61,16 @@ _KEPT: dict[Edit, frozenset[str]] = {
 }
 _WHOLE: frozenset[Edit] = frozenset({"background", "light", "style"})
 _LOCAL_AREA = 0.4
-"""Share of changed pixels up to which an edit is of one thing, where the words do not say."""
+"""If less than this share of pixels changed, an edit of "it" is local; else it is global."""
 _NO_STRUCTURE = 0.2
-"""Agreement of edges below which a picture in another style has another layout, too."""
+"""If the edges agree less than this after a change of style, the structure is not preserved."""
 _UNTOLD = "the words tell no operation that the rules know"
 
 
 def annotate(record: Record, *, native_task: bool = True, pixels: bool = True) -> Annotation:
-    """The tags of a record, or refused with the reason why they cannot be told; never tags that break a rule.
+    """The tags of a record, or the status "refused" with the reason. The tags never break a rule of the vocabulary.
 
-    native_task, pixels: whether these may be used beside the words. `raw` tells what was understood, as JSON.
+    native_task, pixels: whether to use them beside the words. `Annotation.raw` is what was understood, as JSON.
     """
     pictures = [picture.role for picture in record.images if picture.role != "mask"]
     words = read(record.instruction)
@@ -95,7 +95,7 @@ def annotate(record: Record, *, native_task: bool = True, pixels: bool = True) -
 
 
 def _by_pictures(roles: Sequence[str], words: Reading, edit: Edit | None) -> TaskDescriptor | None:
-    """The tags where the roles of the pictures settle them; None for an edit of a source."""
+    """The tags, if the roles of the pictures determine them; None for an edit of a source."""
     if edit == "control map" or (roles and set(roles) == {"reference"} and words.control_map):
         return _FROM_MAP
     if not roles or edit == "generate":
@@ -120,7 +120,7 @@ def _with_face(subject: TaskDescriptor, words: Reading) -> TaskDescriptor:
 
 
 def _operations(words: Reading, edit: Edit | None) -> tuple[Operation, ...] | str:
-    """What is done, by the source's task where it names one and by the words else; or why that cannot be told."""
+    """The operations, from the native task if it is known, else from the words; or the reason why they are unknown."""
     if edit == "restore":
         return "the vocabulary has no type for restoring a picture"
     if edit is None or edit == "several":
@@ -130,7 +130,7 @@ def _operations(words: Reading, edit: Edit | None) -> tuple[Operation, ...] | st
     said = next((operation for operation in words.operations if operation.edit == edit), None)
     if said is not None and len(words.operations) == 1:
         return words.operations
-    # The source knows what kind of edit it is; of how much of the picture, only the words do.
+    # The native task says which kind of edit it is; only the words say how much of the picture is edited.
     things: Things = "whole" if edit in _WHOLE | {"viewpoint"} else "one"
     if words.operations and things == "one" and words.operations[0].things != "whole":
         things = words.operations[0].things
@@ -154,7 +154,7 @@ def _descriptor(operations: Sequence[Operation], words: Reading, evidence: Evide
 def _kept(operation: Operation) -> frozenset[str]:
     kept = _KEPT[operation.edit]
     if operation.worn:
-        # A hat hides the outline of a head, and what was under it shows when it is taken off.
+        # A hat changes the outline of a head, so structure is not preserved; the person stays the same.
         return (kept - {_STRUCTURE}) | {_IDENTITY}
     return kept - {_STRUCTURE} if operation.resized else kept
 

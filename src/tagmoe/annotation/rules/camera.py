@@ -1,7 +1,7 @@
-"""Whether another camera explains a pair of pictures: the same scene mirrored, turned or nearer (Fourier-Mellin).
+"""Find a camera move that explains a pair of pictures: the same scene mirrored, rotated or scaled (Fourier-Mellin).
 
-Reddy and Chatterji (1996): the spectrum's strength forgets where a scene lies, and in log-polar coordinates a turn and
-a scale of it become a shift. What comes into view is new, so that beyond a scale of about 1.5 no move is found.
+Reddy and Chatterji (1996): the magnitude of the spectrum does not depend on shifts, and in log-polar coordinates a
+rotation and a scale become a shift. Beyond a scale of about 1.5 too much of the view is new to find the move.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from scipy import ndimage
 SIDE = 64
 """Side in pixels of the squares that are compared."""
 GAIN = 0.15
-"""What a move of the camera must explain beyond no move, in correlation."""
+"""Least gain in correlation of a camera move over no move."""
 FIT = 0.6
-"""Correlation from which a move is believed: below it, unrelated scenes are reached by chance."""
+"""Least correlation of a move; unrelated scenes reach lower values by chance."""
 MIN_TURN = 2.0
 MIN_SCALE = 0.05
-"""Degrees and share of the scale below which a move is none."""
+"""Least rotation in degrees, and least relative change of scale, of a move."""
 
 
 class Camera(NamedTuple):
-    """A move. mirrored: left and right are exchanged; turn: degrees; scale: above 1 nearer; fit: correlation after."""
+    """A camera move. mirrored: left and right. turn: degrees. scale: above 1 is nearer. fit: correlation after it."""
 
     mirrored: bool
     turn: float
@@ -33,11 +33,11 @@ class Camera(NamedTuple):
 
 
 STILL = Camera(False, 0.0, 1.0, 0.0)
-"""No move that explains more than none."""
+"""The camera did not move."""
 
 
 def layout_agreement(before: np.ndarray, after: np.ndarray) -> float:
-    """Correlation, -1 to 1, of two pictures (H, W, 3) in place: of their colours or their edges, which agree better."""
+    """Correlation, -1 to 1, of two pictures (H, W, 3) without a move: the higher of colours and edges."""
     return _agreement(_square(before), _square(after))
 
 
@@ -72,7 +72,7 @@ def _agreement(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _blurred(values: np.ndarray) -> np.ndarray:
-    """Means of blocks of 2 x 2: what lies a pixel apart is in place."""
+    """Means of blocks of 2 x 2 pixels, so that a shift of one pixel matters little."""
     height, width = values.shape[0] // 2 * 2, values.shape[1] // 2 * 2
     v = values[:height, :width]
     return (v[::2, ::2] + v[1::2, ::2] + v[::2, 1::2] + v[1::2, 1::2]) / 4
@@ -90,7 +90,7 @@ def _correlation(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _similarity(first: np.ndarray, second: np.ndarray) -> list[tuple[float, float]]:
-    """Candidates (degrees, scale) of the move: a spectrum cannot tell a turn from one by half a circle more."""
+    """Candidates (degrees, scale) of the move. There are two, as a spectrum is the same after half a turn."""
     angles, radii = 128, 64
     base = (SIDE / 2) ** (1 / radii)
     maps = [_log_polar(picture.mean(-1), angles, radii, base) for picture in (first, second)]
@@ -107,7 +107,7 @@ def _similarity(first: np.ndarray, second: np.ndarray) -> list[tuple[float, floa
 def _log_polar(grey: np.ndarray, angles: int, radii: int, base: float) -> np.ndarray:
     window = np.outer(np.hanning(SIDE), np.hanning(SIDE))
     spectrum = np.abs(np.fft.fftshift(np.fft.fft2((grey - grey.mean()) * window)))
-    # Low frequencies are the window's and the light's.
+    # Suppress low frequencies, which come from the window and from the light.
     axis = np.cos(np.pi * np.linspace(-0.5, 0.5, SIDE))
     spectrum = np.log1p(spectrum) * (1 - np.outer(axis, axis)) * (2 - np.outer(axis, axis))
     angle = np.pi * np.arange(angles)[:, None] / angles
@@ -117,7 +117,7 @@ def _log_polar(grey: np.ndarray, angles: int, radii: int, base: float) -> np.nda
 
 
 def _fit(first: np.ndarray, second: np.ndarray, turn: float, scale: float) -> float:
-    """Correlation after the move and the shift that is left, where the moved picture covers the other."""
+    """Correlation after the move and the best shift, over the pixels that both pictures cover."""
     angle = np.deg2rad(turn)
     matrix = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / scale
     centre = (SIDE - 1) / 2

@@ -1,7 +1,8 @@
-"""What the pixels of a pair say of an edit, without a model: where it changed, how much, and what stayed.
+"""Measure what changed between source and target, from the pixels and without a model.
 
-All is measured on copies of at most WORK_SIDE pixels, so that one core looks at dozens of pairs a second. Evidence is
-for reports and for asking again: where it contradicts tags (`conflicts`), the tags may still be right.
+Pictures are compared as copies of at most WORK_SIDE pixels, so that one core measures dozens of pairs a second. The
+evidence is for reports and for the rule annotator. Where it contradicts tags (`conflicts`), the tags may still be
+right.
 """
 
 from __future__ import annotations
@@ -20,36 +21,36 @@ from tagmoe.pictures import load_image
 from tagmoe.tags import TaskDescriptor
 
 WORK_SIDE = 192
-"""Longer side of the copies in pixels; smaller pictures stay as they are."""
+"""Longer side of the copies in pixels; smaller pictures are not scaled."""
 CHANGED = 18
-"""Grey levels of a channel from which a pixel has changed, beyond what its neighbours span: JPEG at quality 60 and
-resampling stay below it, and an edit that a person sees does not."""
+"""A pixel has changed if a channel lies this many levels outside the range of the neighbouring pixels. JPEG at quality
+60 and resampling stay below it; edits that a person sees do not."""
 MIN_REGION = 0.001
-"""Share of the picture that a changed region has at least: less is noise of an encoder."""
+"""Least share of the picture of a changed region; smaller ones are noise of an encoder."""
 GAP = 1 / 16
-"""Share of the shorter side up to which a gap between changed pixels is within one region: a thing's own pattern."""
+"""Largest gap between changed pixels of one region, as a share of the shorter side; a pattern has such gaps."""
 FRAME = 1 / 12
-"""Width of the frame that stands for the background, as a share of each side: few subjects reach all of the edge."""
+"""Width of the border that stands for the background, as a share of each side; few subjects fill the border."""
 ASPECT_TOLERANCE = 0.03
-"""How far the aspects of a pair may lie apart and still be called one: sizes are rounded to blocks of 8 or 16."""
+"""Tolerated relative difference of the aspects of a pair, as sizes are rounded to blocks of 8 or 16 pixels."""
 MIN_SHIFT = 0.4
-"""Pixels of the copy from which a shift is taken back before pixels are compared."""
+"""Least shift, in pixels of the copy, that is undone before pixels are compared."""
 
 
 @dataclass(frozen=True)
 class Evidence:
     """Measurements of a source and its target. Shares are 0 to 1; levels are of 8 bits, 0 to 255.
 
-    identical: no pixel differs by more than 2 levels. same_aspect: both have one shape; else the target was stretched
-    or cropped to the source's, whichever fits better. shift: (dx, dy) that was taken back, as shares of the sides.
+    identical: no pixel differs by more than 2 levels. same_aspect: both have one aspect; else the target was stretched
+    or cropped to that of the source, whichever fits better. shift: (dx, dy) that was undone, as shares of the sides.
     changed_area: share of pixels that changed. regions: separate places that changed; largest_region: share of the
-    changed pixels in the largest of them. background_kept: unchanged share of the picture's frame, for want of a
-    segmentation. edges_kept: agreement (F1) of the edges of both pictures, whatever their brightness.
+    changed pixels in the largest of them. background_kept: unchanged share of the border, which stands for
+    the background. edges_kept: agreement (F1) of the edges of both pictures, whatever their brightness.
     luminance_shift: median levels by which the target is brighter. colour_fit: share of the target's variance that one
     linear map of the source's colours explains. contrast: slope of that map for grey; negative in a negative.
     texture: log2 of the target's fine detail over the source's, at equal contrast. hue_range: range of hues of the
     target over that of the source; 0 for a picture in one tint. layout: correlation in place, -1 to 1.
-    camera: the move of a camera that explains more than no move does, or STILL.
+    camera: the camera move that explains the pair, or STILL.
     """
 
     identical: bool
@@ -70,12 +71,12 @@ class Evidence:
 
     @property
     def whole_picture(self) -> bool:
-        """Whether so much changed that it is no edit of one place."""
+        """Whether too much changed for an edit of one place."""
         return self.changed_area >= WHOLE_AREA
 
     @property
     def relit(self) -> bool:
-        """Whether it looks like other light: all colours move together and the edges stay."""
+        """Whether the light seems to have changed: all colours change together, and the edges stay."""
         return (
             self.whole_picture
             and self.colour_fit >= RELIT_FIT
@@ -86,40 +87,40 @@ class Evidence:
 
     @property
     def restyled(self) -> bool:
-        """Whether it looks like another medium: one tint, a negative, or other texture all over."""
+        """Whether the medium seems to have changed: to one tint, a negative, or another texture."""
         spread = self.changed_area >= MUCH_AREA
         return spread and (self.hue_range < ONE_TINT or self.contrast < -0.3 or abs(self.texture) >= OTHER_TEXTURE)
 
 
-# What the thresholds of conflicts rest on. They are wide on purpose: a conflict costs a look at the row.
+# Thresholds of `conflicts`. They are wide on purpose, as somebody must look at every row with a conflict.
 WHOLE_AREA = 0.6
-"""Half as much again as the 40 % that a large local edit covers (a wall, a dress in a portrait)."""
+"""1.5 times the 40 % that a large local edit covers (a wall, a dress in a portrait)."""
 LOCAL_AREA = 0.7
-"""Beyond this hardly any single object reaches, and few pixels are left that could stay."""
+"""Hardly any single object covers more of a picture than this."""
 GLOBAL_AREA = 0.08
-"""A global edit that touches less than a twelfth of the pixels touches one thing."""
+"""An edit that changes less than a twelfth of the pixels changes one thing, not the whole picture."""
 KEPT_FRAME = 0.5
-"""Of a kept background at least half of the frame is unchanged, even where an object covers a side."""
+"""If the background is preserved, half of the border is unchanged, even if an object covers one side."""
 CHANGED_FRAME = 0.97
-"""A background that was edited leaves hardly all of the frame as it was."""
+"""If the background was edited, hardly more of the border than this is unchanged."""
 RELIT_FIT = 0.8
 RELIT_EDGES = 0.6
 LIGHT_LEVELS = 4.0
-"""Median levels below which no light has changed in any channel that a person would name."""
+"""A smaller change of the median brightness, in levels, is not visible as a change of light."""
 ONE_TINT = 0.25
-"""Range of hues, against the source's, of a picture that was toned (sepia, black and white)."""
+"""Range of hues over that of the source, below which a picture was toned (sepia, black and white)."""
 MUCH_AREA = 0.3
-"""Less than this is no change all over: the edges of what was added or removed are its own."""
+"""Smaller changed areas do not count for style and structure: the edges of an added object are its own."""
 OTHER_TEXTURE = 0.8
-"""Log2: three quarters more or less of fine detail, as in drawings and mosaics."""
+"""Log2 of the ratio of fine detail, about 1.75 times more or less, as in drawings and mosaics."""
 STRUCTURE_EDGES = 0.25
-"""Edges that agree less than those of two unrelated photographs (about 0.3) are no kept structure."""
+"""Two unrelated photographs have an agreement of edges of about 0.3; below this, the structure is not preserved."""
 SAME_LAYOUT = 0.97
-"""Two views of a scene do not correlate so well in place."""
+"""Two different views of a scene have a lower correlation than this."""
 
 
 def measure(record: Record) -> Evidence | None:
-    """The evidence of a record with exactly one picture that is edited (source or person), else None.
+    """The evidence of a record with exactly one source or person picture, else None.
 
     Raises ImageError when a picture cannot be decoded.
     """
@@ -130,7 +131,7 @@ def measure(record: Record) -> Evidence | None:
 
 
 def decode(data: bytes) -> np.ndarray:
-    """(h, w, 3) uint8 of an encoded picture: upright, on white, its longer side at most twice WORK_SIDE if a JPEG.
+    """(h, w, 3) uint8 of an encoded picture, upright and on white. A JPEG is scaled to less than twice WORK_SIDE.
 
     Raises ImageError when it cannot be decoded, or has more than 64 megapixels.
     """
@@ -141,9 +142,9 @@ def decode(data: bytes) -> np.ndarray:
 
 
 def compare(source: np.ndarray, target: np.ndarray) -> Evidence:
-    """The evidence of two pictures, (H, W, 3) uint8, of any two sizes.
+    """The evidence of two pictures, (H, W, 3) uint8, of any sizes.
 
-    Raises ImageError for arrays of another kind.
+    Raises ImageError for arrays of another shape or type.
     """
     for picture in (source, target):
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or 0 in picture.shape:
@@ -181,21 +182,21 @@ def compare(source: np.ndarray, target: np.ndarray) -> Evidence:
 
 
 def conflicts(evidence: Evidence | None, descriptor: TaskDescriptor) -> tuple[str, ...]:
-    """Names of the ways in which the pixels contradict the tags; none where there is no evidence."""
+    """Names of the contradictions between pixels and tags; empty without evidence."""
     if evidence is None:
         return ()
     scope, types, kept = set(descriptor.scope), set(descriptor.types), set(descriptor.preservation)
     if evidence.identical:
         return ("identical pictures",)
     e = evidence
-    # What moves within a frame that stays is a thing, not the camera.
+    # If the border is unchanged, an object moved, not the camera.
     moved = e.camera != STILL and e.background_kept < KEPT_FRAME
     found = {
         "local editing but most pixels changed": "local editing" in scope and e.changed_area > LOCAL_AREA,
         "global editing but few pixels changed": "global editing" in scope and e.changed_area < GLOBAL_AREA,
         "multi region editing but one region changed": "multi region editing" in scope and e.regions == 1,
         "multi region editing but most pixels changed": "multi region editing" in scope and e.changed_area > LOCAL_AREA,
-        # A viewpoint moves the background too; it is kept as a thing, not in place.
+        # Another viewpoint preserves the background as such, but not its place in the picture.
         "background preservation but the background changed": "background preservation" in kept
         and "viewpoint editing" not in scope
         and e.background_kept < KEPT_FRAME,
@@ -229,7 +230,7 @@ def conflicts(evidence: Evidence | None, descriptor: TaskDescriptor) -> tuple[st
 
 
 def _paired(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Copies of one shape, and whether the pictures had one aspect."""
+    """Copies of equal shape, and whether the pictures have one aspect."""
     longer = min(WORK_SIDE, max(source.shape[:2]), max(target.shape[:2]))
     scale = longer / max(source.shape[:2])
     size = (max(1, round(source.shape[1] * scale)), max(1, round(source.shape[0] * scale)))
@@ -249,7 +250,7 @@ def _small(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _overlap(before: np.ndarray, after: np.ndarray, shift: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """The parts of both that show the same place, after a shift by whole pixels."""
+    """The parts of both pictures that show the same place, after undoing a shift by whole pixels."""
     dx, dy = shift
     height, width = before.shape[:2]
     first = before[max(0, -dy) : height - max(0, dy), max(0, -dx) : width - max(0, dx)]
@@ -266,7 +267,7 @@ def _grey(picture: np.ndarray) -> np.ndarray:
 
 
 def _changed(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, list[int]]:
-    """(H, W) bool of changed pixels without specks, and the pixels of each region."""
+    """(H, W) bool of changed pixels without small regions, and the number of pixels of each region."""
     first, second = _smooth(before), _smooth(after)
     mask = np.maximum(_beyond(first, second), _beyond(second, first)) > CHANGED
     reach = max(1, round(min(mask.shape) * GAP / 2))
@@ -280,14 +281,14 @@ def _changed(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, list[in
 
 
 def _smooth(picture: np.ndarray) -> np.ndarray:
-    """(H, W, 3) int16; large copies without the finest noise."""
+    """(H, W, 3) int16; large copies are blurred by one pixel against noise."""
     if min(picture.shape[:2]) < WORK_SIDE // 2:
         return picture.astype(np.int16)
     return np.asarray(Image.fromarray(picture).filter(ImageFilter.BoxBlur(1))).astype(np.int16)
 
 
 def _beyond(picture: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """(H, W): levels by which a pixel lies outside what the 3 x 3 pixels of the other picture span, at most."""
+    """(H, W): levels by which a pixel lies outside the range of the 3 x 3 pixels of the other picture."""
     low, high = other, other
     for axis in (0, 1):
         low, high = _along(low, axis, np.minimum), _along(high, axis, np.maximum)
@@ -306,7 +307,7 @@ def _along(values: np.ndarray, axis: int, of: np.ufunc) -> np.ndarray:
 
 
 def _frame(shape: tuple[int, ...]) -> np.ndarray:
-    """(H, W) bool, true in the frame."""
+    """(H, W) bool, true in the border."""
     frame = np.ones(shape, dtype=bool)
     rows, columns = (max(1, round(side * FRAME)) for side in shape)
     frame[rows:-rows, columns:-columns] = False
@@ -317,8 +318,8 @@ def _frame(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _gradient(grey: np.ndarray) -> np.ndarray:
-    """(H, W): strength of the gradient of the logarithm, on which a factor of brightness has no effect."""
-    # An offset keeps the noise of black from becoming edges.
+    """(H, W): magnitude of the gradient of the logarithm, which does not depend on a factor of brightness."""
+    # The offset keeps noise in dark areas from becoming edges.
     bright = np.log(grey + 24)
     across, down = np.zeros_like(bright), np.zeros_like(bright)
     across[:, 1:-1] = bright[:, 2:] - bright[:, :-2]
@@ -328,13 +329,13 @@ def _gradient(grey: np.ndarray) -> np.ndarray:
 
 def _edges(grey: np.ndarray) -> np.ndarray:
     strength = _gradient(grey)
-    # The strongest eighth; a flat picture has fewer, and its noise is none.
+    # The strongest eighth of the pixels are edges; the other limits keep noise of flat pictures out.
     limit = max(float(np.quantile(strength, 0.875)), 0.25 * float(np.quantile(strength, 0.99)), 0.04)
     return strength > limit
 
 
 def _edge_agreement(first: np.ndarray, second: np.ndarray) -> float:
-    """F1 of two edge maps that may lie a pixel apart; 1 where neither has an edge."""
+    """F1 of two edge maps, with a tolerance of one pixel; 1 if neither has an edge."""
     one, two = _edges(first), _edges(second)
     if not one.any() and not two.any():
         return 1.0
@@ -354,7 +355,7 @@ def _texture(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _colour_map(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
-    """(R squared of the best linear map of colours, slope of grey)."""
+    """(R squared of the best linear map from source to target colours, slope of that map for grey)."""
     step = max(1, int(np.sqrt(before.shape[0] * before.shape[1] / 4096)))
     first = before[::step, ::step].reshape(-1, 3).astype(np.float64)
     second = after[::step, ::step].reshape(-1, 3).astype(np.float64)
@@ -362,7 +363,7 @@ def _colour_map(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
     weights, *_ = np.linalg.lstsq(design, second, rcond=None)
     left = float(((second - design @ weights) ** 2).sum())
     total = float(((second - second.mean(0)) ** 2).sum())
-    # A flat target is explained by any map.
+    # Any map explains a flat target.
     fit = 1.0 if total < 4 * second.size else max(0.0, 1 - left / total)
     one, two = first[:, :3] @ (0.299, 0.587, 0.114), second @ (0.299, 0.587, 0.114)
     spread = float(one.var())
@@ -371,11 +372,11 @@ def _colour_map(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
 
 
 def _hue_range(before: np.ndarray, after: np.ndarray) -> float:
-    """How far the colours of the target lie off its main tint, over the same of the source."""
+    """Deviation of the target's colours from its main tint, over that of the source."""
     ranges = []
     for picture in (before, after):
         red, green, blue = (picture[..., i].astype(np.float32).ravel() for i in range(3))
         chroma = np.stack([red - green, blue - (red + green) / 2])
-        # The tint may grow with brightness: the second axis of the chroma about zero is what is off it.
+        # The tint may grow with brightness, so measure the second principal axis of the chroma about zero.
         ranges.append(float(np.sqrt(max(0.0, np.linalg.eigvalsh(chroma @ chroma.T / red.size)[0]))))
     return ranges[1] / ranges[0] if ranges[0] >= 4 else 1.0

@@ -1,7 +1,7 @@
-"""The versioned rule set of an annotator: guidance beside the definitions of the tags, and worked examples.
+"""The versioned rule set for a model: guidance beside the definitions of the tags, and worked examples.
 
-The paper's rules are refined again and again (3.2), so they are a file: `rules.yaml` ships, `--rules FILE` is yours.
-The definitions themselves are the vocabulary's and stand nowhere else.
+The paper refines its rules again and again (3.2), so they are a file: `rules.yaml` ships, `--rules FILE` gives another.
+The definitions of the tags are not in it; they belong to the vocabulary (`tagmoe.tags`).
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from tagmoe.annotation.rules.yaml_text import parse_yaml
 from tagmoe.errors import ConfigError, VocabularyError
 from tagmoe.tags import TAGS, TaskDescriptor, tag
 
 TIERS = ("scope", "type", "preservation")
-"""As an annotator sees them: image generation stands where a scope would."""
+"""Tiers of an annotation; image generation counts as a scope here."""
 MAX_BYTES = 200_000
 Words = Annotated[str, Field(max_length=4000)]
 
@@ -59,8 +60,11 @@ class Example:
 
 @dataclass(frozen=True)
 class RuleSet:
-    """version: raised with every change. notes: for all tiers; tiers: guidance by tier; guidance: by tag, '' where
-    there is none, in the order of the vocabulary."""
+    """A rule set.
+
+    version: raised with every change. notes: guidance for all tiers. tiers: guidance by tier. guidance: by tag in the
+    order of the vocabulary, '' for none. examples: instructions with their tags.
+    """
 
     version: str
     notes: str
@@ -70,18 +74,18 @@ class RuleSet:
 
     @property
     def digest(self) -> str:
-        """Of everything but the version."""
+        """A digest of everything but the version."""
         examples = [[item.instruction, item.descriptor.format()] for item in self.examples]
         values = [self.notes, dict(self.tiers), dict(self.guidance), examples]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
 
     def with_guidance(self, guidance: Mapping[str, str], version: str) -> RuleSet:
-        """The same rules with other words for some tags. Raises VocabularyError for an unknown tag."""
+        """The rules with other guidance for some tags. Raises VocabularyError for an unknown tag."""
         new = {tag(name).name: words for name, words in guidance.items()}
         return RuleSet(version, self.notes, self.tiers, {**self.guidance, **new}, self.examples)
 
     def to_yaml(self) -> str:
-        """The text of its file; `parse_rules` reads it back."""
+        """The rule set as YAML; `parse_rules` reads it back."""
         tiers = {
             tier: {
                 "guidance": self.tiers[tier],
@@ -103,13 +107,13 @@ class RuleSet:
 
 
 def tier_of(name: str) -> str:
-    """The tier of a tag as an annotator sees it."""
+    """The tier of a tag, one of TIERS."""
     tier = tag(name).tier
     return "scope" if tier == "generation" else tier
 
 
 def packaged_rules() -> RuleSet:
-    """The rule set that ships."""
+    """The rule set that ships with the package."""
     text = (files("tagmoe.annotation.rules") / "rules.yaml").read_text(encoding="utf-8")
     return parse_rules(text, "rules.yaml")
 
@@ -129,24 +133,10 @@ def load_rules(path: Path) -> RuleSet:
 def parse_rules(text: str, name: str) -> RuleSet:
     """The rule set of a YAML text; `name` is what errors call it.
 
-    Raises ConfigError for what is no YAML, a name given twice, an unknown or missing field; VocabularyError for an
-    unknown tag, a tag in another tier, and an example whose tags break a rule.
+    Raises ConfigError for text that is no YAML, a name given twice, and an unknown or missing field. Raises
+    VocabularyError for an unknown tag, a tag in the wrong tier, and an example whose tags break a rule.
     """
-    try:
-        data = yaml.load(text, _UniqueKeys)
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ConfigError(f"The rule set {name!r} cannot be read as YAML: {reason}.") from None
-    if not isinstance(data, dict):
-        raise ConfigError(f"The rule set {name!r} is no mapping; it has version, notes, tiers and examples.")
-    try:
-        found = _File.model_validate(data)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"]))
-        raise ConfigError(
-            f"The rule set {name!r} has a wrong {place!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}."
-        ) from None
+    found = parse_yaml(text, f"The rule set {name!r}", _File)
     unknown = sorted(set(found.tiers) - set(TIERS))
     if unknown:
         raise ConfigError(f"The rule set {name!r} has the tier {unknown[0]!r}; the tiers are {', '.join(TIERS)}.")
@@ -180,16 +170,3 @@ def _example(item: _Example, name: str) -> Example:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML whose mappings name a key once: of a tier given twice, the first would be lost in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            value = self.construct_object(key, deep=True)
-            if isinstance(value, str) and value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{value!r} is given twice", key.start_mark)
-            seen.add(value if isinstance(value, str) else id(key))
-        return super().construct_mapping(node, deep)

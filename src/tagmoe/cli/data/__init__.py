@@ -15,8 +15,9 @@ from tagmoe.cli.data.refine import refine
 from tagmoe.cli.data.stats import stats
 from tagmoe.cli.data.validate import validate
 from tagmoe.cli.data.view import view
+from tagmoe.cli.verbs import PlainGroup
 
-app = typer.Typer()
+app = typer.Typer(cls=PlainGroup, rich_markup_mode=None)
 
 
 @app.callback(invoke_without_command=True)

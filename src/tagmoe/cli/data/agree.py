@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tagmoe.cli.data.extra import need_data_extra
 from tagmoe.cli.options import AsJson, Force
 from tagmoe.cli.output import check_output_folder, log, new_folder, print_result
 from tagmoe.cli.progress import count_bar
-from tagmoe.errors import MissingError, UsageError
+from tagmoe.errors import UsageError
+from tagmoe.extras import require
 
 if TYPE_CHECKING:
     from tagmoe.annotation.quality.agree import AgreeReport
-    from tagmoe.intervals import Measure
+    from tagmoe.intervals import Interval
 
 
 def agree(
@@ -47,7 +46,8 @@ def agree(
 
     Intervals draw root pictures. Example: tagmoe data agree my/store --a qwen --b tags --out agreement
     """
-    _need_quality_extra()
+    require("data", "lance", "pyarrow", purpose="A store of data")
+    require("vlm", "cleanlab", "sklearn", purpose="The quality of annotations")
     from tagmoe.annotation.quality.agree import agree as run
     from tagmoe.annotation.quality.agree_tables import FIGURES, FILES, PAGE, data_of, figures_of, write_report
 
@@ -74,14 +74,6 @@ def agree(
         raise typer.Exit(1)
 
 
-def _need_quality_extra() -> None:
-    """Raise MissingError when what a store or the label issues need is not installed; imports none of it."""
-    need_data_extra()
-    for name in ("cleanlab", "sklearn", "scipy"):
-        if find_spec(name) is None:
-            raise MissingError(f"The quality of annotations needs {name}; run: pip install 'tagmoe[vlm]'.")
-
-
 def _limits(given: list[str], names: tuple[str, ...]) -> dict[str, float]:
     limits: dict[str, float] = {}
     for text in given:
@@ -98,7 +90,7 @@ def _limits(given: list[str], names: tuple[str, ...]) -> dict[str, float]:
     return limits
 
 
-def _missed(figures: dict[str, Measure], limits: dict[str, float]) -> list[str]:
+def _missed(figures: dict[str, Interval[float | None]], limits: dict[str, float]) -> list[str]:
     """One sentence for each figure below its limit; one that there is none of is below any."""
     missed = []
     for name, limit in limits.items():

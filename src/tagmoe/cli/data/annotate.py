@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tagmoe.cli.data.extra import need_data_extra
 from tagmoe.cli.options import AsJson, Engine, EngineName, FixedSeed, RayAddress
 from tagmoe.cli.output import print_result
 from tagmoe.cli.progress import count_bar
 from tagmoe.cli.vlm_options import Concurrency, Endpoints, Pixels, ServedModel, Timeout, need_vlm_extra, open_vlm
 from tagmoe.errors import UsageError
+from tagmoe.extras import require
 
 if TYPE_CHECKING:
     from tagmoe.annotation.ask.annotators import Annotator
@@ -79,7 +79,7 @@ def annotate(
     The answers stand in a column of their own, and become the tags that training reads where nobody else gave any.
     Example: tagmoe data annotate my/store --endpoint http://127.0.0.1:8000/v1 --model Qwen/Qwen3-VL-8B-Instruct
     """
-    need_data_extra()
+    require("data", "lance", "pyarrow", purpose="A store of data")
     kind = annotator or (AnnotatorName.vlm if endpoint or model else AnnotatorName.rules)
     if kind is not AnnotatorName.vlm:
         given = [

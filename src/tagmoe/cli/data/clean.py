@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from tagmoe.cli.data.extra import need_data_extra
 from tagmoe.cli.options import AsJson
 from tagmoe.cli.output import print_result
+from tagmoe.extras import require
 
 
 def clean(
@@ -23,7 +23,7 @@ def clean(
 
     Example: tagmoe data clean my/store --older-than 30
     """
-    need_data_extra()
+    require("data", "lance", "pyarrow", purpose="A store of data")
     from tagmoe.data.store.store import Store
 
     opened = Store.open(store)

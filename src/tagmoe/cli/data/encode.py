@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tagmoe.cli.data.extra import need_data_extra
 from tagmoe.cli.models import check_model, quiet_libraries
 from tagmoe.cli.options import AsJson, Engine, EngineName, Model, RayAddress, Threads
 from tagmoe.cli.output import print_result
 from tagmoe.cli.progress import count_bar
 from tagmoe.errors import UsageError
+from tagmoe.extras import require
 from tagmoe.weights.presets import RELEASE
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def encode(
 
     Example: tagmoe data encode my/store --model my/model --workers 2
     """
-    need_data_extra()
+    require("data", "lance", "pyarrow", purpose="A store of data")
     chosen = None if sizes is None else parse_sizes(sizes)
     folder = check_model(model)
     from tagmoe.data.encode import encode_store

@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from tagmoe.cli.data.extra import need_data_extra
 from tagmoe.cli.options import AsJson, Force
 from tagmoe.cli.output import check_output_folder, new_folder, print_result
 from tagmoe.cli.progress import count_bar
+from tagmoe.extras import require
 from tagmoe.files.resumable import size_text
 
 
@@ -41,7 +41,7 @@ def export(
 
     Example: tagmoe data export my/store --format parquet --out my/parquet
     """
-    need_data_extra()
+    require("data", "lance", "pyarrow", purpose="A store of data")
     from tagmoe.data.export import FILES
     from tagmoe.data.export import export as write
     from tagmoe.data.store.store import Store

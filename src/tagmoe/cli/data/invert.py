@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tagmoe.cli.data.extra import need_data_extra
 from tagmoe.cli.options import AsJson
 from tagmoe.cli.output import log, print_result
 from tagmoe.cli.progress import count_bar
 from tagmoe.errors import UsageError
+from tagmoe.extras import require
 
 if TYPE_CHECKING:
     from tagmoe.data.inverse.invert import Outcome
@@ -39,7 +39,7 @@ def invert(
     nothing.
     Example: tagmoe data invert data/omniedit --quality o_score=7 --dry-run
     """
-    need_data_extra()
+    require("data", "lance", "pyarrow", purpose="A store of data")
     cuts = _cuts(quality or [])
     from tagmoe.data.inverse.invert import Rules
     from tagmoe.data.inverse.invert import invert as run

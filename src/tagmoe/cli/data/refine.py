@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tagmoe.cli.data.extra import need_data_extra
 from tagmoe.cli.options import AsJson, FixedSeed
 from tagmoe.cli.output import check_output_file, log, print_result, write_text
 from tagmoe.cli.progress import count_bar
 from tagmoe.cli.vlm_options import Concurrency, Endpoints, Pixels, Timeout, VLMName, need_vlm_extra, open_vlm
 from tagmoe.errors import DataError, TagMoEError, UsageError
+from tagmoe.extras import require
 
 if TYPE_CHECKING:
     from tagmoe.annotation.quality.gold import Change
@@ -55,8 +55,8 @@ def refine(
     Only what the new rules change is asked. Example:
     tagmoe data refine my/store --rules two.yaml --against one.yaml --gold people --endpoint URL --vlm-model NAME
     """
-    need_data_extra()
-    need_vlm_extra("scipy")
+    require("data", "lance", "pyarrow", purpose="A store of data")
+    need_vlm_extra()
     from tagmoe.annotation.ask.annotators import VLMAnnotator
     from tagmoe.annotation.quality.gold import gold_set
     from tagmoe.annotation.quality.propose import propose as ask_for

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tagmoe.cli.data.extra import need_data_extra
 from tagmoe.cli.options import AsJson, Force
 from tagmoe.cli.output import check_output_file, print_result, write_text
 from tagmoe.cli.progress import count_bar
+from tagmoe.extras import require
 
 if TYPE_CHECKING:
     from tagmoe.data.statistics import Statistics
@@ -30,7 +30,7 @@ def stats(
 
     Example: tagmoe data stats my/store --plot stats.svg
     """
-    need_data_extra()
+    require("data", "lance", "pyarrow", purpose="A store of data")
     if plot is not None:
         check_output_file(plot, force=force, extensions=(".svg",), kind="SVG")
     from tagmoe.data.statistics import statistics

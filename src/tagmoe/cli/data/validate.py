@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tagmoe.cli.data.extra import need_data_extra
 from tagmoe.cli.options import AsJson, Force
 from tagmoe.cli.output import check_output_file, log, print_result, write_text
 from tagmoe.cli.progress import count_bar
+from tagmoe.extras import require
 
 if TYPE_CHECKING:
     from tagmoe.data.check.validate import Summary
@@ -32,7 +32,7 @@ def validate(
     The column `quarantine` says which checks found something in a record. Killed, the same command goes on.
     Example: tagmoe data validate data/omniedit --out checks.html
     """
-    need_data_extra()
+    require("data", "lance", "pyarrow", purpose="A store of data")
     if out is not None:
         check_output_file(out, force=force, extensions=(".html",), kind="page")
     from tagmoe.data.check.validate import summarise

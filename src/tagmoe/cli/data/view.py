@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from tagmoe.cli.data.extra import need_data_extra
 from tagmoe.cli.options import AsJson, Force, Out
 from tagmoe.cli.output import check_output_file, print_result, write_image
+from tagmoe.extras import require
 
 
 def view(
@@ -22,7 +22,7 @@ def view(
 
     Example: tagmoe data view my/store --id 3f2a --out record.png
     """
-    need_data_extra()
+    require("data", "lance", "pyarrow", purpose="A store of data")
     check_output_file(out, force=force)
     from tagmoe.data.store.fields import to_fields
     from tagmoe.data.store.picture_sheet import picture_sheet

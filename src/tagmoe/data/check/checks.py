@@ -1,7 +1,7 @@
-"""What can be wrong with a record: small pure functions of its columns and of its decoded pictures.
+"""Checks of a record, as pure functions of its columns and decoded pictures.
 
-Pictures are looked at on copies of a few hundred pixels. JPEG files are decoded at that size right away: all bytes are
-read for it, so that a truncated file is found as surely as at full size.
+Pictures are checked on copies of a few hundred pixels. JPEG files are decoded directly at that size. This still reads
+all bytes, so a truncated file is found.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tagmoe.pictures import EXCHANGING, TOO_LARGE, load_image, open_picture, ori
 from tagmoe.tags import TAGS, TaskDescriptor
 
 VERSION = 1
-"""To be raised with every change of what a check finds: results of other versions are made again."""
+"""Raise this with every change of what a check finds. Stores with results of another version are checked again."""
 
 CHECKS: dict[str, str] = {
     "undecodable": "a picture is truncated, damaged or no picture",
@@ -42,27 +42,27 @@ CHECKS: dict[str, str] = {
     "tag rules": "the tags break a rule of the vocabulary",
     "duplicate id": "an earlier record has the same id",
 }
-"""Every check by name, in words that are true where it finds something."""
+"""The checks: name, and what is true of a record if the check finds something."""
 
 MIN_SIDE = 64
 MAX_ASPECT = 4.0
 ASPECT_TOLERANCE = 0.02
-"""How far two aspects may lie apart: sizes are rounded to whole pixels, or to 8 or 16 of them."""
+"""Tolerated difference of two aspects (logarithms), as sizes are rounded to 1, 8 or 16 pixels."""
 FLAT = 2
-"""Grey levels by which a picture of one colour may vary."""
+"""Levels of a channel by which a single-colour picture may vary."""
 EMPTIED_SHARE = 0.5
-"""A picture of one colour is sound where so much of its counterpart has that colour: the only thing was removed."""
+"""If this share of source or target has the single colour of the other, an object was removed: no finding."""
 MIN_SHIFT = 0.75
-"""Pixels from which a target counts as shifted; a whole pixel, less what the measurement errs by."""
+"""Shift in pixels from which a target counts as shifted: one pixel less the error of the measurement."""
 MIN_SHIFT_SEEN = 0.3
-"""The same in pixels of the copy, which for large pictures is the greater limit."""
+"""Least shift in pixels of the copy; for large pictures it is the higher limit."""
 MAX_CHARACTERS = 2000
 COPY_SIDE = 256
-"""The longer side of a copy is at least so long, and less than twice that, in pixels."""
-_SOME = 8  # every 8th pixel of every 8th row tells most pictures apart at once
+"""The longer side of a copy has at least this many pixels, and less than twice as many."""
+_SOME = 8  # a quick first look at every 8th pixel of every 8th row tells most pictures apart
 
 COLUMNS = ("instruction", "instructions", "instruction_rewritten", "tags", "tag_provenance", "images", "target")
-"""What `examine` reads of a row."""
+"""The columns that `examine` reads."""
 
 
 class Finding(NamedTuple):
@@ -74,9 +74,9 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class View:
-    """An upright picture as the checks see it.
+    """An upright picture and its small copy.
 
-    width, height: of the picture itself; copy: (h, w, 3) uint8; factor: pixels of the picture in one of the copy.
+    width, height: of the picture, in pixels. copy: (h, w, 3) uint8. factor: width of the picture over that of the copy.
     """
 
     width: int
@@ -91,7 +91,7 @@ class View:
 
 
 def examine(row: Mapping[str, Any]) -> list[Finding]:
-    """All that is wrong with one record, given as a row with COLUMNS; its id is checked over the whole store."""
+    """All findings of one record, given as a row with COLUMNS. `validate` finds duplicate ids, over the whole store."""
     status = (row["tag_provenance"] or {}).get("status", "")
     found = text_findings([row["instruction"], *(row["instructions"] or ())], row["instruction_rewritten"])
     found += tag_findings(row["tags"], partial=status == PARTIAL)
@@ -124,7 +124,7 @@ def examine(row: Mapping[str, Any]) -> list[Finding]:
 
 
 def text_findings(instructions: Sequence[str], rewritten: str | None = None) -> list[Finding]:
-    """Instructions without text, or with more than a text encoder reads."""
+    """Instructions that are empty or longer than a text encoder reads."""
     texts = [*instructions, *([] if rewritten is None else [rewritten])]
     found = []
     if any(not text.strip() for text in texts):
@@ -136,7 +136,7 @@ def text_findings(instructions: Sequence[str], rewritten: str | None = None) -> 
 
 
 def tag_findings(tags: Sequence[int] | None, *, partial: bool = False) -> list[Finding]:
-    """Tags that the vocabulary does not have, and rules that they break; with `partial`, preservation may be open."""
+    """Unknown tags, and rules that the tags break. partial: preservation tags may be missing."""
     if tags is None:
         return []
     strange = [tag for tag in tags if not 0 <= tag < len(TAGS)]
@@ -148,14 +148,14 @@ def tag_findings(tags: Sequence[int] | None, *, partial: bool = False) -> list[F
 
 
 def picture_findings(picture: Mapping[str, Any]) -> tuple[list[Finding], View | None]:
-    """What is wrong with one encoded picture {role, data, width, height}, and the picture unless it is undecodable."""
+    """The findings of one encoded picture {role, data, width, height}, and its View unless it is undecodable."""
     role = picture["role"]
     try:
         with open_picture(picture["data"]) as image:
             size = _upright_size(image)
             found = size_findings(role, size)
             recorded = (picture["width"], picture["height"])
-            # Sources differ in whether they give the size before or after the turn that a camera noted.
+            # Some sources record the size before the EXIF rotation, others after it.
             if recorded not in (size, image.size):
                 text = f"the {role} has {size[0]}x{size[1]} pixels, its record says {recorded[0]}x{recorded[1]}"
                 found.append(Finding("recorded size", text))
@@ -166,7 +166,7 @@ def picture_findings(picture: Mapping[str, Any]) -> tuple[list[Finding], View | 
 
 
 def size_findings(role: str, size: tuple[int, int]) -> list[Finding]:
-    """Sizes (width, height) that no training can use."""
+    """Sizes (width, height) that cannot be trained on."""
     width, height = size
     found = []
     if min(size) < MIN_SIDE:
@@ -177,7 +177,7 @@ def size_findings(role: str, size: tuple[int, int]) -> list[Finding]:
 
 
 def pair_findings(source: View, target: View) -> list[Finding]:
-    """Sizes of a pair that do not fit, else a shift between its pictures."""
+    """Different sizes of source and target, or else a shift between them."""
     sizes = f"{source.width}x{source.height} and {target.width}x{target.height}"
     if abs(np.log((source.width / source.height) / (target.width / target.height))) > ASPECT_TOLERANCE:
         return [Finding("aspect mismatch", f"source and target have {sizes}")]
@@ -190,7 +190,7 @@ def pair_findings(source: View, target: View) -> list[Finding]:
 
 
 def shift_of(source: View, target: View) -> tuple[float, float] | None:
-    """(right, down) in pixels of the pictures by which the target's scene lies off the source's; None: not alike."""
+    """Shift (right, down) of the target against the source, in pixels; None if they do not show the same scene."""
     if source.copy.shape != target.copy.shape:
         return None
     moved = measure_shift(source.grey, target.grey)
@@ -198,10 +198,10 @@ def shift_of(source: View, target: View) -> tuple[float, float] | None:
 
 
 def is_same_picture(source: View, target: View, source_data: bytes, target_data: bytes) -> bool:
-    """Whether every pixel is the same; the files are decoded whole only where their copies are alike."""
+    """Whether all pixels are equal. The files are decoded at full size only if their copies are similar."""
     if source.copy.shape != target.copy.shape:
         return False
-    # Two formats are made smaller by different code: exactly equal pixels may then differ a little in the copy.
+    # Formats are scaled down by different code, so that copies of equal pictures may differ slightly.
     for step in (_SOME, 1):
         first, second = (view.copy[::step, ::step].astype(np.int16) for view in (source, target))
         if np.abs(first - second).max() > 16:
@@ -210,7 +210,7 @@ def is_same_picture(source: View, target: View, source_data: bytes, target_data:
 
 
 def colour_of(view: View) -> tuple[int, int, int] | None:
-    """The colour of a picture that has only one."""
+    """The colour (red, green, blue) of a single-colour picture, else None."""
     for step in (_SOME, 1):
         pixels = view.copy[::step, ::step].reshape(-1, 3)
         low, high = pixels.min(0), pixels.max(0)
@@ -221,7 +221,7 @@ def colour_of(view: View) -> tuple[int, int, int] | None:
 
 
 def is_emptied(view: View, other: View | None) -> bool:
-    """Whether a picture of one colour is its counterpart without the things on it: most of that has the same colour."""
+    """Whether most of `other` has the colour of this single-colour picture, which then shows it without its objects."""
     if other is None:
         return False
     near = np.abs(other.copy.astype(np.int16) - view.copy[0, 0]).max(-1) <= 2 * FLAT
@@ -229,7 +229,7 @@ def is_emptied(view: View, other: View | None) -> bool:
 
 
 def mask_findings(data: bytes, ground: View | None) -> list[Finding]:
-    """What is wrong with a mask (white where the edit is) for the picture it belongs to."""
+    """The findings of a mask (white where the edit is) for the picture that it belongs to."""
     try:
         with open_picture(data) as image:
             size = _upright_size(image)

@@ -14,6 +14,8 @@ from tagmoe.report.pages import page_environment
 
 SIDE = 200
 """Longest side of a picture on the page, in pixels."""
+SMALL = 128
+"""Longest side up to which a picture is enlarged."""
 MAX_TEXT = 300
 """Characters of an instruction that are shown."""
 
@@ -47,14 +49,18 @@ def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
         "origin": row["origin"],
         "instruction": row["instruction"][:MAX_TEXT],
         "details": details,
-        "pictures": [
-            {
-                "role": item["role"],
-                "size": f"{item['width']}x{item['height']}",
-                "address": picture_address(item["data"]),
-            }
-            for item in pictures
-        ],
+        "pictures": [shown_picture(item) for item in pictures],
+    }
+
+
+def shown_picture(item: Mapping[str, Any]) -> dict[str, Any]:
+    """A picture of a row as macros.j2 shows it; `small` ones are enlarged pixel by pixel."""
+    width, height = item["width"], item["height"]
+    return {
+        "role": item["role"],
+        "size": f"{width} x {height}",
+        "small": max(width, height) <= SMALL,
+        "address": picture_address(item["data"]),
     }
 
 

@@ -1,6 +1,6 @@
-"""How far one picture lies from another that shows mostly the same, by phase correlation (Kuglin and Hines, 1975).
+"""Measure the shift between two pictures of one scene, by phase correlation (Kuglin and Hines, 1975).
 
-A pair whose target was cropped or resized a little differently teaches an editor to move what it should keep.
+A pair whose target was cropped or resized slightly differently teaches an editor to shift the whole picture.
 """
 
 from __future__ import annotations
@@ -8,27 +8,27 @@ from __future__ import annotations
 import numpy as np
 
 SEARCH = 1 / 16
-"""The longest shift looked for, as a part of the longer side: what moved further is an edit."""
+"""The longest shift that is searched, as a share of the longer side: a longer one is an edit."""
 ALIKE = 0.7
-"""Correlation from which a block shows the same in both pictures, whatever its brightness and contrast."""
+"""Correlation from which a block counts as equal in both pictures, whatever its brightness and contrast."""
 ALIKE_SHARE = 0.5
-"""Share of the blocks with structure that must be alike once the shift is taken back."""
+"""Share of the blocks with structure that must be equal after the shift is undone."""
 STRUCTURE = 9.0
-"""Variance of grey levels from which a block has structure."""
+"""Variance of grey levels from which a block counts as one with structure."""
 STRUCTURE_SHARE = 0.2
-"""Share of blocks with structure below which a thing that was moved looks like a picture that was."""
+"""Share of blocks with structure below which no shift is reported: one moved object could explain it."""
 BLOCK = 16
 """Side of a block in pixels."""
 MIN_BLOCKS = 48
-"""Of fewer blocks, some are alike by chance."""
+"""With fewer blocks, a few may be equal by chance, and no shift is reported."""
 SMOOTHING = 0.12
-"""Width (cycles a pixel) of the low pass: fine noise is no evidence, and a broad peak can be read between pixels."""
+"""Width of the low pass in cycles a pixel. It removes noise, and a broad peak gives fractions of a pixel."""
 
 
 def measure_shift(first: np.ndarray, second: np.ndarray) -> tuple[float, float] | None:
-    """(dx, dy) in pixels from `first` to `second`, right and down positive; grey (H, W), both of one shape.
+    """The shift (dx, dy) in pixels from `first` to `second`, right and down positive; grey (H, W) of equal shape.
 
-    None where the two are not mostly alike at any shift, or too small or too smooth to tell.
+    None if no shift makes them mostly equal, or if they are too small or too smooth to tell.
     """
     height, width = (side // BLOCK * BLOCK for side in first.shape)
     if height * width < MIN_BLOCKS * BLOCK**2:
@@ -39,9 +39,9 @@ def measure_shift(first: np.ndarray, second: np.ndarray) -> tuple[float, float] 
 
 
 def _peak(first: np.ndarray, second: np.ndarray) -> tuple[float, float] | None:
-    """The highest point of the phase correlation, between pixels by a parabola through its logarithm.
+    """The maximum of the phase correlation, to fractions of a pixel by a parabola through its logarithm.
 
-    None where it rises on beyond the longest shift looked for.
+    None if it lies at the border of the search.
     """
     window = np.outer(*(np.hanning(side) for side in first.shape)).astype(np.float32)
     before, after = (np.fft.rfft2((grey - grey.mean()) * window) for grey in (first, second))
@@ -65,11 +65,11 @@ def _vertex(line: np.ndarray, place: int) -> float:
 
 
 def _is_credible(first: np.ndarray, second: np.ndarray, shift: tuple[float, float]) -> bool:
-    """Whether most blocks with structure are alike once the shift is taken back, and more so than before."""
+    """Whether undoing the shift makes most blocks with structure equal, and more equal than before."""
     dx, dy = shift
     rows, columns = _frequencies(first.shape)
     moved = np.fft.irfft2(np.fft.rfft2(first) * np.exp(-2j * np.pi * (columns * dx + rows * dy)), s=first.shape)
-    # What came in over an edge is no evidence.
+    # Ignore pixels near the border, which came into view with the shift.
     edge = int(np.ceil(max(abs(dx), abs(dy)))) + 1
     inner = (slice(edge, -edge), slice(edge, -edge))
     before, structured = _correlation(first[inner], second[inner])
@@ -78,7 +78,7 @@ def _is_credible(first: np.ndarray, second: np.ndarray, shift: tuple[float, floa
         return False
     alike = structured & (after > ALIKE)
     better = (after > before)[alike].mean() if alike.any() else 0.0
-    # Blocks of two pictures in place are alike before and after the fraction of a pixel that noise makes.
+    # Noise makes a shift of a fraction of a pixel, before and after which the blocks are equally alike: accept it.
     return bool(alike.sum() >= ALIKE_SHARE * structured.sum() and (better >= 0.5 or np.hypot(dx, dy) < 0.5))
 
 
@@ -93,7 +93,7 @@ def _correlation(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _blocks(values: np.ndarray) -> np.ndarray:
-    """Means of the whole blocks."""
+    """The mean of each whole block."""
     height, width = (side // BLOCK for side in values.shape)
     return values[: height * BLOCK, : width * BLOCK].reshape(height, BLOCK, width, BLOCK).mean((1, 3))
 

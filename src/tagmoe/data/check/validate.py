@@ -1,7 +1,7 @@
-"""Check a whole store: a column `quarantine` says of each record which checks found something.
+"""Check all records of a store; the column `quarantine` lists the checks that found something.
 
-quarantine: null = not checked yet, [] = sound, else names of CHECKS. It is filled fragment by fragment, so that a
-killed run goes on where it was; a note holds the version of the checks, and results of another version are dropped.
+quarantine: null means not checked yet, [] means sound, else names of CHECKS. It is filled fragment by fragment, so that
+a killed run resumes. A note holds the version of the checks; results of another version are dropped.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from tagmoe.errors import DataError
 QUARANTINE = pa.field("quarantine", pa.list_(pa.string()))
 NOTE = "validate"
 ROWS = 16
-"""Rows that a worker gets at once: a few megabytes."""
+"""Rows that a worker gets at a time: a few megabytes."""
 ID_ROWS = 65536
 IDS_AT_ONCE = 2_000_000
-"""Ids compared in one pass over the store, which bounds the memory: 16 bytes each, and again to sort them."""
+"""Ids compared in one pass over the store. This bounds the memory: 16 bytes each, and as much to sort them."""
 FIRST_ROWS = 5
 """Records that the summary names for each check."""
 
@@ -41,10 +41,10 @@ Examine = Callable[[Sequence[Mapping[str, Any]]], list[list[str]]]
 
 @dataclass
 class Summary:
-    """What the checks found in a store, as its column says.
+    """What the column `quarantine` says.
 
-    counts: records by check and dataset; first: numbers and ids of the first rows by check; unsound: records with any
-    finding.
+    records: checked records. unsound: records with any finding. counts: records by check, then by dataset. first:
+    number and id of the first rows with a finding, by check.
     """
 
     records: int = 0
@@ -53,7 +53,7 @@ class Summary:
     first: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
 
     def most_common(self) -> list[tuple[str, Counter[str]]]:
-        """Checks and their counts by dataset, what was found most often first."""
+        """(check, records by dataset), the most frequent check first."""
         return sorted(self.counts.items(), key=lambda item: (-item[1].total(), item[0]))
 
 
@@ -64,9 +64,9 @@ def validate(
     again: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Check the records that are not checked yet, or with `again` all; returns how many were.
+    """Check the records that are not checked yet, and return their number.
 
-    workers: processes; 1 is this one. progress: told how many rows of how many are done.
+    workers: processes; with 1, this process. again: check all records. progress: called with rows done and all.
     Raises DataError when the store cannot be written or a worker dies.
     """
     with store.writing():
@@ -93,7 +93,7 @@ def validate(
 
 
 def summarise(store: Store) -> Summary:
-    """What the column says, for all records that are checked."""
+    """Read the column `quarantine` of all rows."""
     summary = Summary()
     if QUARANTINE.name not in store.columns:
         return summary
@@ -113,9 +113,9 @@ def summarise(store: Store) -> Summary:
 
 
 def later_copies(store: Store) -> tuple[dict[int, tuple[int, int]], np.ndarray]:
-    """The fragments' first rows and lengths, and the ascending numbers of rows whose id an earlier row has.
+    """(First row, length) by fragment, and the ascending numbers of rows whose id an earlier row has.
 
-    The memory does not grow with the store: each pass compares the ids of one remainder of their digests.
+    The memory does not grow with the store: each pass compares only the ids whose digests have one remainder.
     """
     passes = max(1, -(-len(store) // IDS_AT_ONCE))
     starts: dict[int, tuple[int, int]] = {}
@@ -136,18 +136,18 @@ def later_copies(store: Store) -> tuple[dict[int, tuple[int, int]], np.ndarray]:
 
 
 def _repeated(keys: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The rows (ascending ones given) whose key an earlier row has."""
+    """The rows whose key an earlier row has; `rows` must be ascending."""
     order = np.argsort(keys, kind="stable")
     return rows[order[1:]][keys[order[1:]] == keys[order[:-1]]]
 
 
 def _digest(name: str) -> int:
-    """64 bits: among 11 million different ids, two have the same with a probability of 3 in a million."""
+    """A digest of 64 bits. For 11 million ids, the probability of any collision is 3 in a million."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
 
 
 def _prepare(store: Store, again: bool) -> None:
-    """Have the column, holding results of these checks only. Killed anywhere in between, a later run does the rest."""
+    """Declare the column, and drop results of other versions of the checks. A killed run is completed by the next."""
     current = {"version": checks.VERSION}
     stale = again or store.note(NOTE) != current
     if stale and QUARANTINE.name in store.columns:
@@ -163,7 +163,7 @@ def _rows_of(store: Store, number: int) -> Iterator[list[dict[str, Any]]]:
 
 
 def examine_rows(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """The names of the checks that find something, each once and in the order of CHECKS, for each row."""
+    """For each row, the names of the checks that find something, each once, in the order of CHECKS."""
     names = [{finding.check for finding in checks.examine(row)} for row in rows]
     return [[check for check in checks.CHECKS if check in found] for found in names]
 
@@ -173,7 +173,7 @@ def _in_order(
     batches: Iterable[list[dict[str, Any]]],
     ahead: int,
 ) -> Iterator[list[list[str]]]:
-    """The results in the order of the batches, of which no more than `ahead` are in memory."""
+    """The results in the order of the batches; at most `ahead` batches are in memory."""
     waiting: deque[Future[list[list[str]]]] = deque()
     for batch in batches:
         waiting.append(submit(batch))
@@ -185,7 +185,7 @@ def _in_order(
 
 @contextmanager
 def _pool(workers: int) -> Iterator[Callable[[list[dict[str, Any]]], Future[list[list[str]]]]]:
-    """What takes rows to be examined: this process, or as many others."""
+    """A function that submits rows to be examined, in this process or in `workers` others."""
     if workers == 1:
         yield _at_once
         return
@@ -210,7 +210,7 @@ def _at_once(rows: list[dict[str, Any]]) -> Future[list[list[str]]]:
 
 
 def _start_worker() -> None:
-    """A worker leaves an interrupt to its parent, and ends with it however that ends."""
+    """In a worker: ignore interrupts, which the parent handles, and end when the parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

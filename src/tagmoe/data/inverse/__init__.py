@@ -1,1 +1,1 @@
-"""Inverse edits: what was added is removed again, with a text that says so."""
+"""Inverse edits: from the target back to the source, with an instruction that says so ("remove what was added")."""

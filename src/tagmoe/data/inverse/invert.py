@@ -1,8 +1,8 @@
-"""Inverse records: source and target exchanged, so that a real picture becomes the target of a synthetic edit.
+"""Inverse records: source and target are exchanged, so that a real picture becomes the target of a synthetic edit.
 
-Published before by HQ-Edit (`inverse_edit`), ImgEdit and Paint-by-Inpaint (adding, made by removing) and NHR-Edit. The
-rules: the forward edit must be good, no inverse of an inverse, one inverse a parent, a limited share of each task, and
-no text that is not certain: what needs a look at the picture waits for a VLM, and is counted.
+HQ-Edit (`inverse_edit`), ImgEdit, Paint-by-Inpaint (adding, made by removing) and NHR-Edit have published such records.
+The rules: the forward edit must be good; no inverse of an inverse; one inverse a parent; a limited share of each task;
+no instruction that is uncertain. A record whose inverse needs a look at the pictures waits for a VLM, and is counted.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from tagmoe.tags import TAGS
 
 TAGWORLD = "tagworld"
 MAX_SHARE = 0.3
-"""Share of the records of a task and their inverses that may be inverses, unless told otherwise."""
+"""Default for the largest share of inverses among the records of a task and their inverses."""
 WEIGHT: dict[Edit, float] = {"style": 0.5}
-"""What the share is multiplied by: "turn this into a photograph" says the same for every style."""
+"""Factors of the share by task. Inverses of style edits all say "turn this into a photograph", so half are enough."""
 SCAN_ROWS = 8192
 LOADED_ROWS = 32
-"""Records whose pictures are read at once."""
+"""Records whose pictures are in memory at once."""
 
 NEVER: dict[Edit, str] = {
     "generate": "text-to-image has no source",
@@ -40,7 +40,7 @@ NEVER: dict[Edit, str] = {
     "style reference": "style reference: the reference does not follow from the picture",
     "several": "several edits in one",
 }
-"""Tasks without an inverse, by the table of inverses."""
+"""Tasks without an inverse, and why."""
 WAITING: dict[Edit, str] = {
     "remove": "remove: what comes back, and where, must be described",
     "replace": "replace: what was there must be described",
@@ -52,7 +52,7 @@ WAITING: dict[Edit, str] = {
     "move": "move: the place must be described",
     "text": "text: what was written must be read",
 }
-"""Tasks whose inverse needs somebody to look at the pictures."""
+"""Tasks whose inverse instruction needs a look at the pictures, and why."""
 UNKNOWN = "the source names no task that is known"
 NOT_UNDERSTOOD = "add: what was added is not certain from the words"
 NO_PHOTOGRAPH = "style: the source is no photograph"
@@ -69,8 +69,12 @@ PICTURES = "not exactly one picture to edit"
 
 @dataclass
 class Outcome:
-    """Counts of records. made: by "add -> remove"; waiting: for a VLM, by reason; refused: by reason;
-    already: parents whose inverse was there; unchecked: parents of new inverses that no validation has looked at."""
+    """Counts of records.
+
+    made: new inverses by "add -> remove". waiting: records that wait for a VLM, by reason. refused: records without an
+    inverse, by reason. already: parents that had an inverse before. unchecked: parents of new inverses that were not
+    validated.
+    """
 
     made: Counter[str] = field(default_factory=Counter)
     waiting: Counter[str] = field(default_factory=Counter)
@@ -80,7 +84,7 @@ class Outcome:
 
 
 class Waits(NamedTuple):
-    """A record that needs a VLM, and for what."""
+    """A record that waits for a VLM, and why."""
 
     reason: str
 
@@ -92,7 +96,7 @@ class Refused(NamedTuple):
 
 
 class Inverse(NamedTuple):
-    """What the inverse is called and says: task, instruction, further wordings."""
+    """The native task, the instruction and further wordings of an inverse."""
 
     task: str
     instruction: str
@@ -101,8 +105,11 @@ class Inverse(NamedTuple):
 
 @dataclass(frozen=True)
 class Rules:
-    """cuts: least score by name; a record must have one of them and reach all it has. share: see MAX_SHARE;
-    maps: also "draw the depth map of this picture" from records that made a picture from one."""
+    """Which records get an inverse.
+
+    cuts: lowest quality score by name; a record must have at least one of them and reach all it has. share: as
+    MAX_SHARE. maps: whether a record that makes a picture from a map gets "draw the depth map of this picture".
+    """
 
     cuts: Mapping[str, float] = field(default_factory=dict)
     share: float = MAX_SHARE
@@ -116,10 +123,10 @@ def invert(
     dry_run: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Outcome:
-    """Append the inverses that the store does not have yet; with `dry_run` only count them.
+    """Append the inverses that the store does not have yet. dry_run: only count them.
 
-    Whether a record gets one depends on it and on the share alone: a killed run is finished by the next, and a third
-    adds nothing. Raises DataError when the store cannot be written.
+    Whether a record gets an inverse depends only on the record and the share. So the next run completes a killed one,
+    and another run adds nothing. Raises DataError when the store cannot be written.
     """
     if dry_run:
         return _Run(store, rules, write=False).run(progress)
@@ -133,7 +140,7 @@ def inverse_id(dataset: str, parent: str) -> str:
 
 
 def judged(row: Mapping[str, Any], rules: Rules) -> Inverse | Waits | Refused | None:
-    """What becomes of a record, as far as its columns say; None where its pictures (of TagWorld) say the text."""
+    """The inverse of a record, or why it has none, from its columns; None if the pictures must be read (TagWorld)."""
     edit = edit_of(row["dataset"], row["native_task"])
     if edit in NEVER:
         return Refused(NEVER[edit])
@@ -152,7 +159,7 @@ def judged(row: Mapping[str, Any], rules: Rules) -> Inverse | Waits | Refused | 
 
 
 def text_of(edit: Edit | None, row: Mapping[str, Any], rules: Rules) -> Inverse | Waits | Refused:
-    """The inverse of a record of this task by template, where that is certain."""
+    """The inverse of a record of this task by template, or why no template is certain."""
     if edit is None:
         return Waits(UNKNOWN)
     if edit == "add":
@@ -171,10 +178,11 @@ def text_of(edit: Edit | None, row: Mapping[str, Any], rules: Rules) -> Inverse 
 
 
 def inverted(parent: Record, inverse: Inverse) -> Record | None:
-    """The record with its picture and target exchanged; None unless it has exactly one picture that could be.
+    """The record with source and target exchanged; None unless it has exactly one source or reference.
 
-    Masks stay: the edit is where it was. Scope and type tags are carried over, for they say where and what is edited;
-    preservation is open, which the status of the tags says. Scores are of the forward edit and stay with it.
+    Masks stay, as the edit is at the same place. Scope and type tags are copied, as the inverse edits the same thing in
+    the same place. Preservation tags are left open, and the status of the tags is PARTIAL. Quality scores are those of
+    the forward edit, and are not copied.
     """
     pictures = [image for image in parent.images if image.role != "mask"]
     if len(pictures) != 1 or pictures[0].role not in ("source", "reference"):
@@ -210,7 +218,7 @@ class _Candidate(NamedTuple):
 
 
 class _Run:
-    """One pass over the store as it was at the start: new rows are inverses, and come after it."""
+    """One pass over the rows that the store had at the start; inverses are appended after them."""
 
     def __init__(self, store: Store, rules: Rules, *, write: bool) -> None:
         self._store, self._rules, self._write = store, rules, write
@@ -249,11 +257,11 @@ class _Run:
             yield batch.to_pylist()
 
     def _inverted(self, batch: Sequence[Mapping[str, Any]]) -> set[str]:
-        """The inverses that the store has of these records."""
+        """Ids of the inverses of these records that are in the store."""
         return self._known.among([inverse_id(row["dataset"], row["id"]) for row in batch])
 
     def _counts(self) -> tuple[Counter[Edit], Counter[Edit]]:
-        """Records that are no inverses, and those of them that have one, by task."""
+        """By task: records that are no inverses, and how many of them have an inverse."""
         forward: Counter[Edit] = Counter()
         used: Counter[Edit] = Counter()
         for batch in self._scan():
@@ -289,7 +297,7 @@ class _Run:
         have = self._known.among([inverse_id(parent.dataset, parent.id) for parent in parents])
         for candidate, parent in zip(candidates, parents, strict=True):
             edit, inverse = candidate.edit, candidate.inverse
-            # Only where two records have one id.
+            # This happens only if two records have the same id.
             if inverse_id(parent.dataset, parent.id) in have | self._waiting_ids:
                 self._outcome.already += 1
                 continue

@@ -1,4 +1,4 @@
-"""Inverses of TagWorld: its oracle reads both pictures exactly, so that no model has to describe what comes back."""
+"""Inverse instructions for TagWorld, whose scenes can be read exactly from the pixels, without a VLM."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from tagmoe.world.scene import PLACES
 UNREADABLE = "TagWorld: the oracle cannot read a picture exactly"
 NOT_SAID = "TagWorld: no instruction of its grammar says the inverse"
 LOSSY = "TagWorld: the target does not show what the source had"
-# Their pictures do not show the colours that a flat picture has.
+# Styles whose pictures do not show the colours of the scene.
 _HIDING = ("sketch", "sepia")
 
 
 def inverse_of(task: str, source: Picture, target: Picture, seed: int) -> tuple[str, str] | str:
-    """Task and instruction that lead from a sample's target back to its source, or in words why there is none.
+    """(task, instruction) of the edit from the target back to the source, or the reason why there is none.
 
-    seed: draws among the wordings of the training templates.
+    seed: of the choice among the wordings of the training templates.
     """
     scenes = [_scene(picture) for picture in (source, target)]
     if scenes[0] is None or scenes[1] is None:
@@ -47,14 +47,14 @@ def inverse_of(task: str, source: Picture, target: Picture, seed: int) -> tuple[
 
 
 def _scene(picture: Picture) -> Scene | None:
-    """What a picture shows, if drawing it gives the same pixels."""
+    """The scene of a picture, if rendering it gives the same pixels; else None."""
     pixels = np.asarray(load_image(picture.data))
     scene = read(pixels).scene
     return scene if scene is not None and np.array_equal(render(scene), pixels) else None
 
 
 def _said(task: str, before: Scene, after: Scene, dice: Dice) -> tuple[str, dict[str, str]] | None:
-    """The key of the templates and what fills them, for the way from `after` to `before`."""
+    """The key of the templates, and the values to fill in, for the edit from `after` to `before`."""
     if (rest := _setting(task, before, after)) is not None:
         return rest
     changed = [place for place in range(len(PLACES)) if before.cells[place] != after.cells[place]]
@@ -86,7 +86,7 @@ def _said(task: str, before: Scene, after: Scene, dice: Dice) -> tuple[str, dict
 
 
 def _setting(task: str, before: Scene, after: Scene) -> tuple[str, dict[str, str]] | None:
-    """Tasks that change the whole picture."""
+    """As `_said`, for tasks that change the whole picture."""
     ground, other = before.background, after.background
     if task == "background":
         if ground.pattern == other.pattern:

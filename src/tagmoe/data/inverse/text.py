@@ -1,6 +1,6 @@
-"""Instructions for edits that are undone, by template: only where a person would write the same.
+"""Instructions of inverse edits by template, where a person would write the same.
 
-What is not understood for certain is None, for a VLM to write.
+The functions return None for what they do not understand for certain; a VLM can write that instruction.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _NUMBERS = "two|three|four|five|six|seven|eight|nine|ten|2|3|4|5|6|7|8|9|10"
 _DETERMINED = re.compile(rf"^(?:an?|some|several|(?:a )?few|the|{_NUMBERS}) ", re.IGNORECASE)
 _COUNTED = re.compile(rf"^(?:{_NUMBERS}) ", re.IGNORECASE)
 _PLURAL = re.compile(r"^(?:[a-z]+ ){0,2}[a-z]{2,}[^\Ws]s(?= |$)")
-# Of these there is more than one in the picture afterwards, or no thing at all that could be taken away.
+# Additions with no single removable object: an effect ("a touch of warmth"), or one more of several ("another dog").
 _NO_THING = re.compile(
     r"^(?:an? |some |the )?(?:\w+ ){0,2}?(?:touch|hint|bit|sense|splash|dash|pop|layer|effects?|filter|tint|tone|feel|"
     r"feeling|look|mood|atmosphere|style|vibe|texture|blur|contrast|colou?rs?|saturation|brightness|warmth|depth|"
@@ -25,7 +25,7 @@ _NO_THING = re.compile(
     r"similar|same|second|third)\b",
     re.IGNORECASE,
 )
-# Two edits in one sentence, or a clause about something else.
+# Two edits in one sentence, or a clause that is no part of the object.
 _MORE_THAN_ONE = re.compile(
     r"[.;:!?\"]|,|\b(?:then|also|so|such that|instead|as if|while|because|but|it|them|they|who|which|that|more|another|"
     r"behind it|like|"
@@ -39,7 +39,7 @@ _WHOLE_PICTURE = re.compile(
 _GOAL = re.compile(
     r" (?:into|onto|to)(?= (?:the|his|her|its|their|each|both|one|him|me|us)\b)(?! the (?:left|right)\b)", re.IGNORECASE
 )
-# After these, "to" says how a thing lies or goes, and not where it is put.
+# After these words, "to" describes the object itself, not the place where it is added.
 _KEEPS_TO = re.compile(
     r"\b(?:next|close|adjacent|opposite|parallel|attached|connected|tied|pinned|glued|leading|pointing|walking|running|"
     r"talking|speaking|listening|waving|flying|going|heading|clinging|driving) to\b",
@@ -68,12 +68,12 @@ _NO_PHOTOGRAPH = re.compile(
 )
 _NOUN_PHRASE = re.compile(r"^(?:an?|the|two|three|four|five|some|several|many) [^.;:!?]+$", re.IGNORECASE)
 MAX_WORDS = 16
-"""Words of a phrase up to which it is taken over: longer ones hold clauses that no template understands."""
+"""Longest phrase, in words, that is copied: longer ones contain clauses that no template understands."""
 MAX_CAPTION_WORDS = 24
 
 
 def removal_of(instruction: str) -> str | None:
-    """ "Remove X" for an instruction that adds X; None where the object's phrase is not understood for certain."""
+    """ "Remove X" for an instruction that adds X; None if it is not certain which words are the object X."""
     text = " ".join(instruction.split()).rstrip(".!? ")
     text = _POLITE.sub("", text)
     where = ""
@@ -87,7 +87,7 @@ def removal_of(instruction: str) -> str | None:
     phrase = _WHOLE_PICTURE.sub("", match["rest"])
     if _MORE_THAN_ONE.search(phrase) or _NO_THING.match(phrase) or len(phrase.split()) > MAX_WORDS:
         return None
-    # "Put the cup on the table" moves one that is there.
+    # "Put the cup on the table" moves a cup that is in the picture already.
     if phrase.lower().startswith("the ") and not re.match(r"(?:add|insert|include)\b", text, re.IGNORECASE):
         return None
     if not _DETERMINED.match(phrase) and not _PLURAL.match(phrase):
@@ -101,7 +101,7 @@ def removal_of(instruction: str) -> str | None:
 
 
 def photograph_of(caption: str | None) -> str | None:
-    """ "Turn this into a photograph", of the source's caption if it is one phrase; None if that was no photograph."""
+    """ "Turn this picture into a photograph of CAPTION"; None if the caption says that the source is no photograph."""
     caption = " ".join((caption or "").split()).rstrip(". ")
     if _NO_PHOTOGRAPH.search(caption):
         return None
@@ -112,13 +112,13 @@ def photograph_of(caption: str | None) -> str | None:
 
 
 def map_of(native_task: str) -> tuple[str, str] | None:
-    """The kind of map and "Draw its depth map" for a task that makes a picture from a map; None for another map."""
+    """(KIND, "Draw the KIND of this picture.") for a task that makes a picture from a map; None for unknown maps."""
     kind = _MAPS.get(re.split(r"[\s_-]+(?:to|2)[\s_-]+|2|[\s_-]+", native_task.strip().lower())[0])
     return None if kind is None else (kind, f"Draw the {kind} of this picture.")
 
 
 def _definite(phrase: str) -> str:
-    """A new thing, spoken of as one that is there."""
+    """The phrase with a definite article: "a dog" becomes "the dog"."""
     words = re.sub(r"^(?:a few|an?|some|several|few) ", "", phrase, flags=re.IGNORECASE)
     words = re.sub(r"\band (?:an?|some) ", "and the ", words)
     return words if words.lower().startswith("the ") else f"the {words}"

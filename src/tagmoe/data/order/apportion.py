@@ -1,4 +1,4 @@
-"""Deal the numbers 0, 1, 2, ... out among parties by weight, so that any number is found without those before it.
+"""Deal the numbers 0, 1, 2, ... out among parties by weight, so that the party of any number is computed directly.
 
 Two parties: number i goes to the first when floor((i a + d) / M) steps up there, a / M being the first's share. How
 many it had among the first k is that floor itself: exact, and less than 1 from its share, in every window. Several
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 BITS = 64
 LARGEST_ERROR = 4
-"""Items that a party can have more or less than its share of a window; the true bound is below it."""
+"""Upper bound of the numbers that a party has more or less than its share, in any window."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,10 @@ class _Split:
 
 
 class Apportion:
-    """weights: party to its weight, of any sum; parties of weight 0 get nothing. seed, name: what the phases depend on.
+    """The parties of all numbers.
 
-    At least one weight must be positive.
+    weights: by party, of any sum; a party of weight 0 gets nothing, and one weight must be positive. seed, name: of the
+    pseudo-random phases.
     """
 
     def __init__(self, weights: Mapping[str, float], *, seed: int, name: str = "") -> None:
@@ -52,7 +53,7 @@ class Apportion:
         self._root = heap[0][2]
 
     def locate(self, number: int) -> tuple[str, int]:
-        """Whose `number` is, and how many of the numbers before it are that party's too."""
+        """The party of `number`, and how many of the numbers before it that party has."""
         node = self._root
         while isinstance(node, _Split):
             before = (number * node.share + node.phase) >> BITS
@@ -61,7 +62,7 @@ class Apportion:
         return node, number
 
     def counts(self, number: int) -> dict[str, int]:
-        """How many of the numbers before `number` each party has."""
+        """By party, how many of the numbers before `number` it has."""
         found: dict[str, int] = {}
         nodes = [(self._root, number)]
         while nodes:
@@ -75,5 +76,5 @@ class Apportion:
 
 
 def hash64(*parts: int | str) -> int:
-    """A number below 2**64 from a few numbers and texts, the same in every process."""
+    """A hash below 2**64 of numbers and texts, the same in every process."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big")

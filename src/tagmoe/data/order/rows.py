@@ -1,4 +1,4 @@
-"""The rows of a store that can be trained on, by data set and by bucket, as the sampler wants them."""
+"""The rows of a store that can be trained on, by data set and by bucket, for the sampler."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEXT_ROWS = 16_384
 
 
 def bucket_name(target: Size, references: Sequence[Size] = ()) -> str:
-    """The bucket of a (width, height) of the target and those of its references in order: "64x64 64x64 32x48"."""
+    """Name of a bucket: width x height of the target, then of each reference in order ("64x64 64x64 32x48")."""
     return " ".join(f"{width}x{height}" for width, height in (target, *references))
 
 
@@ -35,14 +35,14 @@ def rows_by_bucket(
     split: str = "train",
     bucket_column: str | None = None,
 ) -> dict[str, SourceRows]:
-    """Every data set of a store with its weight and its rows of a split.
+    """By data set, its weight and its rows of a split.
 
-    weights: by data set; those not named are left out. By default each weighs as many rows as it has. Rows in
-    quarantine are left out, rows that nobody has validated are not. Masks are no references.
+    weights: by data set; data sets that are not named are left out. By default the weight is the number of rows. Rows
+    in quarantine are left out; rows that were not validated are kept. Masks do not count as references.
 
-    bucket_column: holds the name of each row's bucket, empty for a row that is to be left out. Without it a bucket is
-    the sizes of the pictures, and the pictures are read for it (Lance reads a list of structs whole).
-    Raises UsageError for a data set that the store does not have, DataError for rows with no entry in the column.
+    bucket_column: has the name of each row's bucket; rows with an empty name are left out. Without it the bucket
+    follows from the sizes of the pictures, which makes Lance read the pictures, too (it reads a list of structs whole).
+    Raises UsageError for a data set that the store does not have, and DataError for rows with null in the column.
     """
     found: dict[str, dict[str, array[int]]] = {}
     of_pictures = ["target.width", "target.height", "images"]
@@ -81,7 +81,7 @@ def rows_by_bucket(
 
 
 def untagged_rows(store: Store) -> np.ndarray:
-    """Numbers of the rows that nobody has annotated."""
+    """Numbers of the rows without tags."""
     found, start = [np.zeros(0, dtype=np.int64)], 0
     for batch in store.scan(["tags"], rows=TEXT_ROWS):
         found.append(np.flatnonzero(np.asarray(batch["tags"].is_null())) + start)
@@ -97,7 +97,7 @@ def _quarantined(batch: pa.RecordBatch) -> list[bool]:
 
 def _buckets(batch: pa.RecordBatch) -> Iterator[str]:
     targets = zip(batch["target.width"].to_pylist(), batch["target.height"].to_pylist(), strict=True)
-    pictures = batch["images"].flatten()  # the column apart from the bytes, which stay in Arrow's memory
+    pictures = batch["images"].flatten()  # only sizes become Python values, the bytes do not
     names = ("role", "width", "height")
     images = list(zip(*(pictures.field(name).to_pylist() for name in names), strict=True))
     end = 0

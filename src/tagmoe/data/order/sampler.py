@@ -1,14 +1,14 @@
-"""Which row stands at which place of a training run: a pure function of the seed and the global sample number.
+"""The order of the rows in a training run: a pure function of the seed and the global sample number.
 
-Global batch k holds the samples number k B to (k + 1) B - 1, all of one bucket, as one batch has one shape. Three
-steps, each exact without history, lead from the number to the row:
+Global batch k has the samples k B to (k + 1) B - 1, all of one bucket, as a batch has one shape. Three steps lead from
+the sample number to the row; each is computed directly, without the samples before it:
 
 1. the bucket of batch k, by the buckets' shares: sum over sources of weight * rows in the bucket / rows
    (`apportion`: any window of batches is less than 4 from its shares), and how many batches it had before;
 2. the source of each slot of that bucket's batches, by the sources' shares of it, and how many slots it had before;
 3. that count is a pass over the source's rows of the bucket and an offset in it; every pass is another permutation.
 
-So a run goes on at any batch, and ranks that come and go take their slots of the same global batches.
+So a run can resume at any batch, also with another number of ranks: the global batches stay the same.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ LARGEST_WEIGHT = 1e9
 
 @dataclass(frozen=True)
 class SourceRows:
-    """weight: share of the samples that come from this source, against the other sources' weights.
+    """The rows of one source.
 
-    rows: bucket to the numbers of the rows in it. A bucket is a name for the sizes of target and references.
+    weight: of the source, relative to the weights of the others. rows: row numbers by bucket. A bucket is a name for
+    the sizes of target and references.
     """
 
     weight: float
@@ -43,10 +44,10 @@ class SourceRows:
 
 @dataclass(frozen=True)
 class Draw:
-    """One rank's part of a global batch; arrays have one entry a sample.
+    """One rank's part of a global batch; the arrays have one entry for each sample.
 
-    numbers: global sample numbers. sources: the source of each. rows: row numbers. blank: True where the instruction
-    is to be dropped. choice: in [0, 1), which of a record's wordings is taken (`wording`).
+    numbers: global sample numbers. sources: names of the sources. rows: row numbers. blank: whether the instruction is
+    dropped. choice: random numbers in [0, 1) that choose among a record's wordings (`wording`).
     """
 
     bucket: str
@@ -58,12 +59,13 @@ class Draw:
 
 
 class Sampler:
-    """The order of a run over these sources. batch: samples of a global batch, over all ranks.
+    """The order of a run over these sources.
 
-    dropout: share of samples without instruction. version: of the store that the rows were read from.
+    batch: samples of a global batch, over all ranks. dropout: share of samples whose instruction is dropped. version:
+    of the store that the rows were read from. Sources of weight 0 are left out.
 
-    Every source and bucket has each of its rows once a pass; where it has fewer rows than its part of a batch, a batch
-    holds several passes. Sources of weight 0 are left out. Raises UsageError for settings that cannot be met.
+    Each pass over a source and bucket has every row once. If a source has fewer rows than its part of a batch, one
+    batch has rows of several passes. Raises UsageError for settings that cannot work.
     """
 
     def __init__(
@@ -97,17 +99,17 @@ class Sampler:
 
     @property
     def shares(self) -> dict[str, float]:
-        """Share of the batches that each bucket gets."""
+        """Share of the batches, by bucket."""
         return dict(self._buckets.shares)
 
     def __len__(self) -> int:
-        """Rows of all sources."""
+        """Number of rows of all sources."""
         return sum(map(len, self.sources.values()))
 
     def draw(self, number: int, *, rank: int = 0, world_size: int = 1) -> Draw:
-        """What rank `rank` of `world_size` takes of global batch `number`: slots [rank B / W, (rank + 1) B / W).
+        """The part of global batch `number` for one rank: slots [rank B / W, (rank + 1) B / W), W = `world_size`.
 
-        Raises UsageError when the batch cannot be shared evenly, or for a rank that there is not.
+        Raises UsageError when W does not divide B, and for a rank or batch number out of range.
         """
         if world_size < 1 or self.batch % world_size:
             raise UsageError(
@@ -130,11 +132,11 @@ class Sampler:
         )
 
     def state(self, number: int) -> dict[str, Any]:
-        """What a checkpoint before global batch `number` must hold, as JSON values."""
+        """JSON values to save in a checkpoint before global batch `number`."""
         return {"seed": self.seed, "batch": number, "version": self.version, "digest": self.digest}
 
     def resume(self, state: Mapping[str, Any]) -> int:
-        """The number of the next global batch. Raises DataError when the state is of another order of samples."""
+        """The number of the next global batch, from `state`. Raises DataError for the state of another order."""
         for name, here in (("seed", self.seed), ("version", self.version), ("digest", self.digest)):
             if state.get(name) != here:
                 raise DataError(
@@ -169,7 +171,7 @@ def permutation(length: int, seed: int, source: str, bucket: str, number: int) -
 
 
 def uniform(seed: int, purpose: str, numbers: np.ndarray) -> np.ndarray:
-    """A number in [0, 1) for each global sample number: a hash (splitmix64), so that no order of asking matters."""
+    """A pseudo-random number in [0, 1) for each global sample number, by a hash (splitmix64) of seed and purpose."""
     with np.errstate(over="ignore"):
         x = numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(hash64(seed, purpose))
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -180,8 +182,11 @@ def uniform(seed: int, purpose: str, numbers: np.ndarray) -> np.ndarray:
 def wording(
     choice: float, instruction: str, further: tuple[str, ...] = (), rewritten: str | None = None, *, share: float = 0.0
 ) -> str:
-    """The instruction that a sample is given: the rewritten one in `share` of the cases where there is one, else the
-    raw one or one of its `further` wordings, all alike often. choice: in [0, 1)."""
+    """The wording of the instruction that a sample uses.
+
+    choice: random number in [0, 1). share: probability of the rewritten instruction, if there is one. Otherwise the
+    instruction and its further wordings have equal probability.
+    """
     if rewritten is not None:
         if choice < share:
             return rewritten

@@ -1,7 +1,7 @@
-"""Pictures that a model is scored on and must not be trained on, known by the SHA-256 of their bytes.
+"""Pictures of benchmarks, which must not be trained on, by the SHA-256 of their bytes.
 
-Whoever has a benchmark on the disk names its folder; whoever has only hashes, their list. A picture that was scaled or
-encoded again has other bytes and is not recognised.
+They are given as the folder of a benchmark, or as a text file of hashes. A picture that was scaled or encoded again has
+other bytes and is not recognised.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def benchmark_pictures(path: Path) -> frozenset[str]:
 
 
 def _listed(path: Path) -> Iterator[str]:
-    """A digest a line, as `sha256sum` writes them; # begins a comment."""
+    """One digest a line, in the format of `sha256sum`; # begins a comment."""
     try:
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
@@ -67,7 +67,7 @@ def _in_folder(folder: Path) -> Iterator[str]:
 
 
 def _in_value(value: Any) -> Iterator[str]:
-    """Of all bytes in a row, however deep: `datasets` keeps a picture as bytes beside its path, or a list of them."""
+    """The digests of all bytes in a value, however deeply nested: `datasets` stores pictures as {bytes, path}."""
     if isinstance(value, bytes):
         yield hashlib.sha256(value).hexdigest()
     elif isinstance(value, dict | list):

@@ -1,4 +1,4 @@
-"""What the sources of files share: which files they are, and how one picture file is read."""
+"""Helpers for sources that read files: fingerprints of files, and pictures from files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ MAX_FILE_BYTES = 256 << 20
 
 
 def marks(files: Sequence[Path]) -> list[list[Any]]:
-    """Path, size and a digest of the two ends of each file, for a fingerprint. Raises DataError."""
+    """Path, size and a digest of the first and last 64 KiB of each file, for a fingerprint.
+
+    Raises DataError when a file cannot be read.
+    """
     return [_mark(file) for file in files]
 
 
@@ -30,7 +33,7 @@ def picture(data: bytes, role: Role = "source") -> Picture:
 
 
 def picture_of_file(path: Path, role: Role = "source") -> Picture:
-    """The picture in a file, its bytes as they are. Raises UnusableRow with the reason."""
+    """The picture in a file, with its bytes unchanged. Raises UnusableRow with the reason."""
     try:
         if not path.is_file():
             raise UnusableRow("missing picture file")

@@ -1,7 +1,7 @@
-"""Fill a store from a source, batch by batch; how far it is stands in the store itself.
+"""Import a source into a store, batch by batch. Progress is saved in the store, so an import resumes.
 
-Each batch and the note on the position after it become visible in one step, so a killed import goes on where it was:
-no row is lost and none is there twice. Records whose id the store has already are counted and not added again.
+A batch of records and the note on the position after it are one commit: a killed import loses no row and adds none
+twice. Records whose id is in the store already are counted as skipped.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ from typing import Any
 from tagmoe.data.sources.source import Licence, Row, Source
 from tagmoe.data.store.known_ids import KnownIds
 from tagmoe.data.store.record import Record
-from tagmoe.data.store.store import Store
+from tagmoe.data.store.store import IMPORT_NOTE, Store
 from tagmoe.errors import DataError, UsageError
 
 BATCH_ROWS = 1024
 BATCH_BYTES = 256 << 20
-"""A batch becomes a fragment of the store, and takes about four times its bytes of memory while it is written."""
+"""Bytes of pictures after which a batch is written. Writing takes about four times as much memory."""
 NOTE_AFTER = 20_000
-"""Native rows after which the position is noted even when they gave no batch of records."""
-NOTE = "import/"
+"""Native rows after which the position is saved, even if no batch of records is full."""
 KNOWN = "already in the store"
 BENCHMARK = "benchmark picture"
 Progress = Callable[[int, int], None]
@@ -33,8 +32,11 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import has done, all its calls together. rows: native rows read; bytes: those of the pictures added;
-    resumed: rows that an earlier call had read; already: whether it had been finished before, and nothing was done."""
+    """What an import has done, counted over all calls that resumed it.
+
+    accepted: records added. skipped: records by the reason why they were not. rows: native rows read. bytes: of the
+    pictures added. resumed: rows that earlier calls had read. already: the import had been finished by an earlier call.
+    """
 
     accepted: int
     skipped: Mapping[str, int]
@@ -72,13 +74,14 @@ def import_source(
     batch_bytes: int = BATCH_BYTES,
     progress: Progress | None = None,
 ) -> Imported:
-    """Append what the source gives, or the rest of it after an earlier call that did not finish.
+    """Append the records of a source to a store. If an earlier call did not finish, the import resumes there.
 
-    refused_pictures: SHA-256 of pictures that must not be trained on, in hexadecimal; a record with one is skipped.
-    A batch ends after `batch_rows` records or `batch_bytes` bytes of pictures. progress(native rows done, in all).
+    refused_pictures: SHA-256, in hexadecimal, of pictures that must not be trained on; a record with one is skipped.
+    batch_rows, batch_bytes: records, or bytes of pictures, after which a batch is written. progress: called with the
+    native rows done and all of them.
 
-    Raises UsageError for a restricted licence that is not in `accepted_licences`, DataError when the source is damaged
-    or the store cannot be written; what was appended until then stays, and the next call goes on behind it.
+    Raises UsageError for a restricted licence that is not in `accepted_licences`. Raises DataError when the source is
+    damaged or the store cannot be written; batches written until then stay, and the next call resumes after them.
     """
     check_licence(source, accepted_licences)
     name = note_name(source, accepted_licences, refused_pictures)
@@ -110,7 +113,7 @@ def import_source(
 
 
 def check_licence(source: Source, accepted: Collection[str]) -> None:
-    """Raise UsageError when the source may not be used without saying so."""
+    """Raise UsageError when the source has a restricted licence that is not accepted."""
     licence = source.licence
     if licence.restricted and licence.name not in accepted:
         raise UsageError(
@@ -120,13 +123,13 @@ def check_licence(source: Source, accepted: Collection[str]) -> None:
 
 
 def note_name(source: Source, accepted: Collection[str], refused: Collection[str]) -> str:
-    """The note of this import: other files, options, licences or refused pictures make another one."""
+    """Name of the note with the progress. Other files, options, licences or refused pictures give another name."""
     conditions = [dict(source.fingerprint()), sorted(set(accepted)), _digest(sorted(set(refused)))]
-    return NOTE + _digest(conditions)[:32]
+    return IMPORT_NOTE + _digest(conditions)[:32]
 
 
 class _Batch:
-    """Records that wait to be appended, each id once."""
+    """Records to append as one batch; of several with one id, the first."""
 
     def __init__(self, store: Store, known: KnownIds, state: _State) -> None:
         self._store, self._known, self._state = store, known, state
@@ -144,7 +147,7 @@ class _Batch:
             self.nbytes += record.nbytes
 
     def write(self, name: str, source: Source) -> None:
-        """Append those that the store has not, with the note on how far the import is."""
+        """Append the records that are not in the store yet, and save the progress with them."""
         known = self._known.among(list(self._records))
         records = [record for record in self._records.values() if record.id not in known]
         if known:
@@ -157,7 +160,7 @@ class _Batch:
 
 
 def _rows(source: Source, start: int) -> Iterator[Row]:
-    """The source's rows; what a reader of files raises is said of the source, not of the store."""
+    """The rows of the source. An error of a file reader becomes a DataError that names the source."""
     try:
         yield from source.rows(start)
     except (OSError, ValueError, RuntimeError) as error:

@@ -35,7 +35,7 @@ SCORES = ("clip_sim_0", "clip_sim_1", "clip_sim_dir", "clip_sim_image")
 
 
 def open_instruct_pix2pix(path: Path) -> Source:
-    """The layout that is there. Raises DataError for neither."""
+    """The source of the layout that the folder has. Raises DataError if it has neither."""
     return InstructPix2PixFolder(path) if (path / SEEDS).exists() else InstructPix2Pix(path)
 
 
@@ -125,7 +125,7 @@ def _read_seeds(file: Path) -> list[tuple[str, list[str]]]:
     try:
         listed = json.loads(file.read_text(encoding="utf-8"))
         folders = [(name, [str(seed) for seed in seeds]) for name, seeds in listed]
-        # Names of a list that somebody made must not lead out of the folder.
+        # A file from elsewhere must not name paths outside the folder.
         if any(not isinstance(name, str) or Path(name).name != name or name == ".." for name, _ in folders):
             raise ValueError("a folder is no plain name")
         if any(not seed.isalnum() for _, seeds in folders for seed in seeds):
@@ -147,7 +147,7 @@ def _read_prompt(folder: Path) -> dict[str, Any] | None:
 
 
 def _read_metadata(folder: Path) -> dict[str, dict[str, Any]]:
-    """The scores of each seed; a line that is damaged gives none, as these are no part of what is trained on."""
+    """The scores of each seed. Damaged lines are ignored: scores are not trained on."""
     found = {}
     try:
         lines = (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()

@@ -1,10 +1,10 @@
-"""JSONL and picture files: one sample a line, as `tagmoe data export` writes them or as a user does by hand.
+"""Source of JSONL and picture files: one sample a line, written by `tagmoe data export` or by hand.
 
     {"instruction": "make it night", "input_images": ["day.jpg"], "output_image": "night.jpg", "tags": [...]}
 
-`input_images` may be empty or left out (text-to-image); `input_roles` names the role of each, otherwise the first is
-the source and the others are references. Further fields are those of `data.store.fields.FIELDS`; others are passed
-over. Pictures are files in the folder of the JSONL file or below it: nothing outside it is read, nothing is fetched.
+`input_images` may be empty or missing (text-to-image). `input_roles` names the role of each picture; by default the
+first is the source and the others are references. Other fields are those of `data.store.fields.FIELDS`; unknown fields
+are ignored. Pictures are files in the folder of the JSONL file or below it: nothing else is read or downloaded.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SAMPLE_BYTES = 1 << 20
 class JsonlSource:
     """The lines of one JSONL file, or of all *.jsonl files of a folder in the order of their names.
 
-    name and licence stand where a line states none. Without `licence` the first line says what has to be accepted.
+    name, licence: defaults for lines that state none. Without `licence`, a user must accept that of the first line.
     """
 
     def __init__(self, path: Path, name: str = "jsonl", licence: str | None = None) -> None:
@@ -42,7 +42,7 @@ class JsonlSource:
         self._lines: int | None = None
 
     def fingerprint(self) -> Mapping[str, Any]:
-        """Files and options."""
+        """JSON values that identify the files and options."""
         return {
             "kind": "jsonl",
             "files": marks(self._files),
@@ -51,8 +51,7 @@ class JsonlSource:
         }
 
     def rows(self, start: int = 0) -> Iterator[Row]:
-        """A row for each line that is not blank; `start` counts lines of all files. Lines before it are passed over
-        and their pictures are not touched."""
+        """One row for each line that is not blank. `start` counts lines; pictures of lines before it are not read."""
         number = 0
         for file in self._files:
             folder = Path(os.path.realpath(file.parent))
@@ -69,7 +68,7 @@ class JsonlSource:
                     yield Row(number, records, skipped)
 
     def __len__(self) -> int:
-        """Number of lines, estimated from the length of the first ones where the files are large."""
+        """Number of lines; for large files an estimate from the length of the first lines."""
         if self._lines is None:
             size = sum(file.stat().st_size for file in self._files)
             sample = b""
@@ -108,7 +107,7 @@ class JsonlSource:
 
 
 def _lines(handle: BinaryIO) -> Iterator[bytes]:
-    """Lines without blanks at their ends; one of more than 16 MB is cut, so that it is no JSON."""
+    """Lines without blanks at their ends. A line of more than 16 MB is cut: it is no JSON then, and is skipped."""
     while text := handle.readline(MAX_LINE):
         rest = text
         while len(rest) == MAX_LINE and not rest.endswith(b"\n"):
@@ -127,7 +126,7 @@ def _object(text: bytes) -> dict[str, Any]:
 
 
 def _inside(folder: Path, name: Any) -> Path:
-    """The file of this relative path. Raises UnusableRow when it lies elsewhere, also by way of a link."""
+    """The file of this relative path. Raises UnusableRow when it lies outside the folder, also through a link."""
     if not isinstance(name, str) or not name:
         raise UnusableRow("bad path of a picture")
     if "://" in name or name.startswith("data:"):

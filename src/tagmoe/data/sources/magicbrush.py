@@ -28,7 +28,7 @@ from tagmoe.data.store.record import Picture, Record, record_id
 
 LICENCE = Licence("CC-BY-4.0")
 BOTTOM = 32
-"""One row in this many is cut from the bottom."""
+"""The crop removes 1/32 of the rows of pixels, at the bottom."""
 
 
 class MagicBrush(PublishedParquet):

@@ -1,7 +1,6 @@
-"""What the tasks of the sources are: their names, as the sources publish them, to one set of operations.
+"""Map the task names that sources publish to one set of editing operations.
 
-A name that is not here is unknown (None), never guessed: UltraEdit and InstructPix2Pix give none, and a record of
-theirs can be named by an annotator later.
+A name that is not listed gives None; nothing is guessed. UltraEdit and InstructPix2Pix publish no task names.
 """
 
 from __future__ import annotations
@@ -130,9 +129,9 @@ _TAGWORLD: dict[str, Edit] = {
 
 
 def edit_of(dataset: str, native_task: str) -> Edit | None:
-    """What the task of a record is; None where its source's name for it is unknown or empty.
+    """The operation of a record's native task; None if the name is unknown or empty.
 
-    Case, hyphens and underscores are free. In TagWorld the same words may mean other tasks than elsewhere.
+    Case, hyphens and underscores do not matter. TagWorld has a table of its own, as its names have other meanings.
     """
     if dataset == "tagworld":
         return _TAGWORLD.get(native_task)

@@ -1,4 +1,4 @@
-"""Options of sources, which come from the command line as texts and from Python as values."""
+"""Check the options of sources: texts from the command line, values from Python."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _YES = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": 
 
 
 def yes_or_no(name: str, value: Any) -> bool:
-    """True or False of yes, no, true, false, 1 or 0. Raises UsageError for anything else."""
+    """A bool from yes, no, true, false, 1 or 0. Raises UsageError for anything else."""
     found = _YES.get(str(value).lower())
     if found is None:
         raise UsageError(f"The option {name} is {value!r}; give yes or no.")
@@ -30,7 +30,7 @@ def whole_number(name: str, value: Any, least: int) -> int:
 
 
 def one_of(name: str, value: Any, allowed: Sequence[str]) -> str:
-    """The value, which must be one of those allowed. Raises UsageError for anything else."""
+    """The value, if it is one of `allowed`. Raises UsageError otherwise."""
     if value not in allowed:
         raise UsageError(f"The option {name} is {value!r}; choose one of {', '.join(allowed)}.")
     return str(value)

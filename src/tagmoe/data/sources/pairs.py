@@ -1,4 +1,4 @@
-"""A plain folder of pairs: before/NAME.*, after/NAME.*, and the instruction in NAME.txt or one for all."""
+"""Source of picture pairs in a folder: before/NAME.*, after/NAME.*, and the instruction in NAME.txt or one for all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_TEXT = 65_536
 
 
 class PairsSource:
-    """The names of before/ and after/ in their order. `instruction` stands where a name has no text file.
+    """The pairs of before/ and after/, sorted by name. instruction: used for names without a text file.
 
     Raises DataError when one of the two folders is missing.
     """
@@ -30,7 +30,7 @@ class PairsSource:
         self._names = sorted(self._before.keys() | self._after.keys())
 
     def fingerprint(self) -> Mapping[str, Any]:
-        """Folder, names and sizes of the pictures, and options."""
+        """JSON values that identify the folder, its files by name and size, and the options."""
         digest = hashlib.sha256()
         for name in self._names:
             for file in (*self._before.get(name, ()), *self._after.get(name, ()), self._path / f"{name}.txt"):
@@ -46,7 +46,7 @@ class PairsSource:
         }
 
     def rows(self, start: int = 0) -> Iterator[Row]:
-        """A row for each name."""
+        """One row for each name."""
         for number, name in enumerate(self._names[start:], start + 1):
             try:
                 yield Row(number, (self._record(name),))

@@ -1,6 +1,6 @@
-"""Hugging Face Parquet, or a folder that `datasets` wrote with save_to_disk: rows are streamed, pictures as stored.
+"""Source of Hugging Face Parquet files or a folder written by save_to_disk. Pictures keep their stored bytes.
 
-Columns of `tagmoe data export --format parquet` are known. Of other files the user says which column is what:
+The columns of `tagmoe data export --format parquet` are known. For other files the user maps the columns to fields:
 a field of `tagmoe.data.store.fields.FIELDS`, `quality.NAME` for a score, `target`, or the role of an input picture.
 A picture is struct{bytes, path} as `datasets.Image` stores it, or plain bytes, or for inputs a list of either.
 """
@@ -46,7 +46,7 @@ class ParquetSource:
         self.licence = Licence.named(licence or self._first_licence())
 
     def fingerprint(self) -> Mapping[str, Any]:
-        """Files and options."""
+        """JSON values that identify the files and options."""
         return {
             "kind": "parquet",
             "path": str(self._path.resolve()),
@@ -57,7 +57,7 @@ class ParquetSource:
         }
 
     def rows(self, start: int = 0) -> Iterator[Row]:
-        """A row for each row of the files; whole files and row groups before `start` are not read."""
+        """One row for each row of the files; files and row groups that end before `start` are not read."""
         for found in self._rows.read(start):
             yield row(found.next, partial(self._record, found))
 
@@ -101,7 +101,7 @@ class ParquetSource:
 
 
 def _own(values: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[Picture], Picture]:
-    """The columns that an export writes."""
+    """The pictures from the columns that an export writes."""
     found = values["input_images"] or []
     roles = roles_of(values["input_roles"], len(found))
     images = [picture(_bytes(item), role) for item, role in zip(found, roles, strict=True)]
@@ -126,7 +126,7 @@ def _role(what: str) -> Role:
 
 
 def _bytes(value: Any, what: str = "input") -> bytes:
-    """The bytes of a picture column. Raises UnusableRow."""
+    """The bytes of a picture column. Raises UnusableRow when there are none."""
     if value is None:
         raise UnusableRow(f"no {what} picture")
     if isinstance(value, Mapping):

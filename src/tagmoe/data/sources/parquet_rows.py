@@ -1,7 +1,7 @@
-"""Parquet files of the Hugging Face hub as one numbered list of rows, read from any of them on.
+"""Rows of one or several Parquet files, numbered through; reading can start at any row.
 
-The footers of all files are read first, so that a wrong or cut off file is known before a row is imported, and so that
-a start position is found without reading what lies before it.
+The footers of all files are read first. So a wrong or truncated file is found before a row is imported, and a start
+position is found without reading the rows before it.
 """
 
 from __future__ import annotations
@@ -21,17 +21,20 @@ import pyarrow.parquet as pq
 from tagmoe.errors import DataError
 
 BATCH_ROWS = 16
-"""Rows made into Python values at once."""
+"""Rows that are converted to Python values at a time."""
 READ_BYTES = 1 << 20
-"""Read at once, as pages are needed. A page of pictures is decompressed whole: reading takes about two and a half times
-the bytes of a row group (measured on groups of 100 rows of two 1.2 MB pictures), however many groups there are."""
+"""Bytes read from the disk at a time. A page of pictures is decompressed whole: reading needs memory of about two and a
+half times a row group (measured on groups of 100 rows of two 1.2 MB pictures), however many groups there are."""
 SPLITS = ("train", "dev", "validation", "val", "test")
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column that is read. picture: Image of `datasets` (struct of bytes and path) or plain bytes; texts: a list;
-    any: whoever reads the rows looks at each value."""
+    """A column to read.
+
+    kind: picture is an Image of `datasets` (struct of bytes and path) or plain bytes; texts is a list of texts; any is
+    not checked here, only by the reader of the values.
+    """
 
     name: str
     kind: Literal["picture", "text", "texts", "number", "struct", "any"]
@@ -40,7 +43,7 @@ class Column:
 
 @dataclass(frozen=True)
 class ParquetRow:
-    """One row. next: number of the row after it; origin: file and row in it; split: see `split_in_name`."""
+    """One row. next: number of the row after it. origin: file and number in the file. split: of `split_in_name`."""
 
     next: int
     values: Mapping[str, Any] = field(repr=False)
@@ -60,13 +63,15 @@ class _File:
 
 
 class ParquetRows:
-    """The rows of one Parquet file, or of all below a folder in the order of their names."""
+    """The rows of one Parquet file, or of all Parquet files below a folder, sorted by name."""
 
     def __init__(
         self, path: Path, columns: Sequence[Column], *, advice: str = "give the files as they were published"
     ) -> None:
-        """advice: what to do where a column is missing. Raises DataError when there is no Parquet file, when one is
-        damaged or lacks a column or has it otherwise."""
+        """advice: what to do about a missing column, for the error.
+
+        Raises DataError when there is no Parquet file, or one is damaged, lacks a column or has it with another type.
+        """
         self._columns, self._advice = columns, advice
         self._files = [self._opened(file, path) for file in _parquet_files(path)]
         self._rows = sum(file.rows for file in self._files)
@@ -75,7 +80,7 @@ class ParquetRows:
         return self._rows
 
     def names(self) -> set[str]:
-        """The columns that some file has, out of those asked for."""
+        """The wanted columns that at least one file has."""
         return {name for file in self._files for name in file.columns}
 
     def fingerprint(self) -> dict[str, Any]:
@@ -85,8 +90,10 @@ class ParquetRows:
         return {"files": len(self._files), "rows": len(self), "names_and_sizes": digest}
 
     def read(self, start: int = 0, *, left_out: frozenset[str] = frozenset()) -> Iterator[ParquetRow]:
-        """Rows from number `start` on; no row group that lies before it is read, nor any value of a split `left_out`
-        (its rows come empty). A column that a file does not have is None. Raises DataError for a damaged file."""
+        """Rows from number `start` on; row groups before it are not read. A column that a file lacks is None.
+
+        left_out: splits whose values are not read; their rows come empty. Raises DataError for a damaged file.
+        """
         first = 0
         for file in self._files:
             skip = max(0, start - first)
@@ -103,7 +110,7 @@ class ParquetRows:
             with pq.ParquetFile(file.path, buffer_size=READ_BYTES, pre_buffer=False) as opened:
                 for group, count in enumerate(file.groups):
                     if first + count > skip:
-                        # One group at a time: a damaged one does not take rows of the one before it along.
+                        # Read group by group, so that a damaged group does not cost rows of the group before it.
                         for batch in opened.iter_batches(BATCH_ROWS, [group], list(file.columns), use_threads=False):
                             for values in python_values(batch.slice(max(0, skip - first))):
                                 yield empty | values
@@ -144,7 +151,7 @@ def python_values(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     try:
         return batch.to_pylist()
     except UnicodeDecodeError:
-        # One row's text is no UTF-8: the others must not be lost with it, and it is None.
+        # The text of one row is not UTF-8: make that value None and keep the other rows.
         columns = [[_python_value(value) for value in column] for column in batch.columns]
         return [dict(zip(batch.schema.names, values, strict=True)) for values in zip(*columns, strict=True)]
 
@@ -157,8 +164,10 @@ def _python_value(value: pa.Scalar) -> Any:
 
 
 def split_in_name(path: Path, root: Path) -> str:
-    """The split that a file below `root` (or `root` itself) belongs to by its name or else by a folder's: 'train' of
-    data/train-00000-of-00262.parquet and of default/partial-train/0000.parquet, '' where nothing tells it."""
+    """The split in the name of a file below `root`, or else in the name of a folder; '' if neither names one.
+
+    data/train-00000-of-00262.parquet and default/partial-train/0000.parquet are of the split 'train'.
+    """
     found = re.match(r"[a-z]+", path.stem.lower())
     if found and found[0] in SPLITS:
         return found[0]
@@ -172,7 +181,7 @@ def _parquet_files(path: Path) -> list[Path]:
         return [path]
     found = []
     for folder, folders, names in os.walk(path, onerror=_unreadable):
-        # Downloads leave their state in hidden folders.
+        # Hidden folders hold the state of a download, not data.
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(folder, name) for name in names if name.endswith(".parquet") and not name.startswith(".")]
     if not found:
@@ -190,7 +199,7 @@ def _fits(kind: str, found: pa.DataType) -> bool:
         "number": pa.types.is_integer(found) or pa.types.is_floating(found) or pa.types.is_boolean(found),
         "struct": pa.types.is_struct(found),
         "any": True,
-        # A column that is empty all through has the type null.
+        # An entirely empty column has the type null.
     }[kind] or pa.types.is_null(found)
 
 

@@ -1,4 +1,4 @@
-"""Pictures that a source must cut or compose: decoded once, and encoded again in the kind they had."""
+"""Decode pictures that a source must crop or compose, and encode the result in the same format."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tagmoe.errors import ImageError
 from tagmoe.pictures import open_picture
 
 JPEG_QUALITY = 95
-"""Of pictures that were JPEG already, with full colour resolution: lossless, 200,000 pairs would be 300 GB."""
+"""Quality for pictures that were JPEG before; without chroma subsampling. As PNG, 200,000 pairs would be 300 GB."""
 
 
 def decoded(picture: Picture, mode: str = "RGB") -> Image.Image:
@@ -26,7 +26,7 @@ def decoded(picture: Picture, mode: str = "RGB") -> Image.Image:
 
 
 def has_alpha(picture: Picture) -> bool:
-    """Whether some pixels may be transparent, from the header."""
+    """Whether the header says that pixels may be transparent."""
     with open_picture(picture.data) as image:
         return image.has_transparency_data
 

@@ -1,4 +1,4 @@
-"""What the sources that read published Parquet files have in common: everything but how a row becomes records."""
+"""Base class of the sources that read published Parquet files: everything but how a row becomes records."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tagmoe.data.store.record import Picture, Record, Role
 
 
 class PublishedParquet(ABC):
-    """A Source on Parquet files. A subclass names its columns and makes the records of a row."""
+    """A source on Parquet files. A subclass names its columns and makes records of a row."""
 
     name: str
     columns: ClassVar[Sequence[Column]]
@@ -31,8 +31,9 @@ class PublishedParquet(ABC):
         options: Mapping[str, Any] | None = None,
         left_out: Mapping[str, str] | None = None,
     ) -> None:
-        """options: what changes the records, for the fingerprint. left_out: splits that give no record, each with the
-        reason. Raises DataError as `ParquetRows` does."""
+        """options: those that change the records, for the fingerprint. left_out: splits that give no record, with the
+        reason of each. Raises DataError for missing or damaged files.
+        """
         self.licence = licence
         self.files = ParquetRows(path, self.columns)
         self._options = dict(options or {})
@@ -57,9 +58,9 @@ class PublishedParquet(ABC):
 
 
 def picture_in(value: Any, role: Role = "source") -> Picture:
-    """The picture in a picture column. Raises UnusableRow for none and for what is no picture.
+    """The picture in a picture column. Raises UnusableRow when there is none or it cannot be read.
 
-    A path without bytes points to a file on the machine of whoever wrote the row: it is not followed.
+    A path without bytes names a file on the machine that wrote the row, and is not followed.
     """
     data = value.get("bytes") if isinstance(value, Mapping) else value
     if data is None:
@@ -68,11 +69,11 @@ def picture_in(value: Any, role: Role = "source") -> Picture:
 
 
 def scores(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
-    """Those of the numbers that are there and finite."""
+    """The values of these names that are finite numbers."""
     found = {name: values[name] for name in names if isinstance(values.get(name), int | float)}
     return {name: float(value) for name, value in found.items() if math.isfinite(value)}
 
 
 def caption(value: Any) -> str | None:
-    """The text, None where it is empty."""
+    """The text without blanks around it; None if it is empty or no text."""
     return value.strip() or None if isinstance(value, str) else None

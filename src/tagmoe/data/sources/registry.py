@@ -1,4 +1,4 @@
-"""The kinds of sources that `tagmoe data import KIND` knows, each opened by a function that imports what it needs."""
+"""The kinds of sources for `tagmoe data import KIND`. Each kind imports its module when it is opened."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Kind:
-    """How to open one kind. open(path, options): options holds only what the user gave, out of the names in `options`;
-    values from the command line are texts, but --map gives a dict and --count and --seed give numbers. path is None
-    only where `needs_path` is False."""
+    """A kind of source.
+
+    open: called with the path and the options that the user gave. Values from the command line are texts, except --map
+    (a dict) and --count and --seed (numbers). about: one line for `--help`. options: names that the kind accepts.
+    needs_path: whether it reads files; else the path is None.
+    """
 
     open: Callable[[Path | None, Mapping[str, Any]], Source]
     about: str
@@ -27,8 +30,10 @@ class Kind:
 
 
 def open_source(kind: str, path: Path | None = None, options: Mapping[str, Any] | None = None) -> Source:
-    """The source of this kind at `path`. Raises UsageError for an unknown kind or option and for a missing path, and
-    what the kind raises for files that are not its own."""
+    """Open a source of this kind.
+
+    Raises UsageError for an unknown kind or option and for a missing path, and DataError for files of another kind.
+    """
     given = dict(options or {})
     if kind not in KINDS:
         raise UsageError(f"There is no kind of source {kind!r}; choose one of {', '.join(KINDS)}.")
@@ -76,7 +81,7 @@ def _tagworld(path: Path | None, options: Mapping[str, Any]) -> Source:
 
 
 def _published(module: str, opener: str) -> Callable[[Path | None, Mapping[str, Any]], Source]:
-    """A published dataset: its own module, imported when it is asked for."""
+    """The opener of a published dataset; its module is imported when it is called."""
 
     def opened(path: Path | None, options: Mapping[str, Any]) -> Source:
         return getattr(import_module(f"tagmoe.data.sources.{module}"), opener)(path, **options)

@@ -1,4 +1,4 @@
-"""A data set that `datasets` wrote with save_to_disk: Arrow files mapped into memory, so that passing over is free."""
+"""Rows of a data set that `datasets` wrote with save_to_disk, from memory-mapped Arrow files."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def is_saved(path: Path) -> bool:
 
 
 class SavedRows:
-    """The rows of all splits in the order that the data set says, as `ParquetRows` gives those of Parquet files."""
+    """The rows of all splits, in the order of the data set. It has the methods of `ParquetRows`."""
 
     def __init__(self, path: Path, columns: Sequence[Column], *, advice: str) -> None:
-        """Raises DataError when a file is missing, damaged or lacks a column."""
+        """advice: what to do about a missing column, for the error. Raises DataError for missing or damaged files."""
         self._columns = columns
         splits = _state(path / SPLITS).get("splits", ()) if (path / SPLITS).is_file() else ("",)
         self._files: list[tuple[Path, str, int]] = []
@@ -46,11 +46,11 @@ class SavedRows:
         return sum(count for _, _, count in self._files)
 
     def fingerprint(self) -> dict[str, Any]:
-        """The files."""
+        """JSON values that identify the files."""
         return {"saved": marks([file for file, _, _ in self._files])}
 
     def read(self, start: int = 0) -> Iterator[ParquetRow]:
-        """Rows from number `start` on; a column that a file does not have is None. Raises DataError."""
+        """Rows from number `start` on; a column that a file lacks is None. Raises DataError for a damaged file."""
         empty = dict.fromkeys(column.name for column in self._columns)
         number = 0
         for file, split, count in self._files:
@@ -85,7 +85,7 @@ def _state(file: Path) -> dict[str, Any]:
         files, splits = value.get("_data_files", ()), value.get("splits", ())
         if not all(isinstance(item["filename"], str) for item in files):
             raise ValueError("a file has no name")
-        # The names of a list that somebody made must not lead out of the folder.
+        # A file from elsewhere must not name paths outside the folder.
         if not all(isinstance(split, str) and Path(split).name == split for split in splits):
             raise ValueError("a split is no plain name")
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

@@ -1,6 +1,6 @@
-"""Why a record that a row of a published dataset should give is not there: the reasons in one place.
+"""Reasons for skipping a row of a published dataset.
 
-Those of unreadable pictures are in `tagmoe.data.store.picture_file` and `tagmoe.data.sources.files`.
+Reasons for unreadable pictures are in `tagmoe.data.store.picture_file` and `tagmoe.data.sources.files`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TEST_UNPAIRED = "test list, unpaired and without target"
 
 
 def row(next_start: int, *makers: Callable[[], Record]) -> Row:
-    """The Row with what these makers give; each that raises UnusableRow leaves its reason instead."""
+    """A Row with the record of each maker, or with the reason where a maker raises UnusableRow."""
     records: list[Record] = []
     skipped: list[str] = []
     for make in makers:
@@ -44,7 +44,7 @@ def row(next_start: int, *makers: Callable[[], Record]) -> Row:
 
 
 def instruction(value: Any) -> str:
-    """The text without blanks around it. Raises UnusableRow for what is none or empty."""
+    """The text without blanks around it. Raises UnusableRow for an empty text or a value that is no text."""
     if not isinstance(value, str) or not value.strip():
         raise UnusableRow(NO_INSTRUCTION)
     return value.strip()

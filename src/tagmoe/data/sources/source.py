@@ -1,4 +1,4 @@
-"""What an importer asks of a source."""
+"""The protocol of a source: a dataset on disk that can be imported row by row."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tagmoe.data.store.record import Record
 
 @dataclass(frozen=True)
 class Licence:
-    """Terms of a dataset. name: SPDX identifier, or "none" where its authors state nothing."""
+    """Licence of a dataset. name: SPDX identifier, or "none" if the authors state no licence."""
 
     name: str
     commercial: bool = True
@@ -20,18 +20,18 @@ class Licence:
 
     @property
     def restricted(self) -> bool:
-        """Whether a user must accept it by name: no commercial use, no derivatives, or no licence at all."""
+        """Whether a user must accept the licence by name: no commercial use, no derivatives, or no licence stated."""
         return self.name == "none" or not (self.commercial and self.derivatives)
 
     @classmethod
     def named(cls, name: str) -> Licence:
-        """The terms that a name such as CC-BY-NC-4.0 says: NC is no commercial use, ND no derivatives."""
+        """The licence of this name. NC in it forbids commercial use, ND forbids derivatives (CC-BY-NC-4.0)."""
         parts = re.split(r"[^A-Z]+", name.upper())
         return cls(name, commercial="NC" not in parts, derivatives="ND" not in parts)
 
     @property
     def limits(self) -> str:
-        """What the licence keeps a user from, in words; empty when it is not restricted."""
+        """What the licence forbids, in words; empty when it is not restricted."""
         if self.name == "none":
             return "its authors state no licence"
         found = (("no commercial use", self.commercial), ("no derivatives", self.derivatives))
@@ -40,8 +40,11 @@ class Licence:
 
 @dataclass(frozen=True)
 class Row:
-    """One native row. next: where to start to go on after it; skipped: a short fixed reason for each record that the
-    row should have given and does not, counted by reason ("truncated picture", "low quality")."""
+    """One native row of a source, read as records.
+
+    next: the `start` with which `Source.rows` resumes after this row. skipped: one short fixed reason for each record
+    that the row should give and cannot ("truncated picture", "low quality"); an import counts rows by these reasons.
+    """
 
     next: int
     records: tuple[Record, ...] = ()
@@ -55,20 +58,20 @@ class Source(Protocol):
     licence: Licence
 
     def fingerprint(self) -> Mapping[str, Any]:
-        """JSON values that tell these files and options from others: an import is only resumed on the same ones.
+        """JSON values that identify the files and options. An import resumes only if they are equal.
 
-        Names, sizes and options; no file is read whole for it.
+        They are made of names, sizes and options, so that no file is read whole.
         """
         ...
 
     def rows(self, start: int = 0) -> Iterator[Row]:
-        """The native rows from number `start` (0 or some `Row.next`), without reading those before it again.
+        """The native rows from `start` (0 or a `Row.next`) on; rows before it are not read.
 
-        A row that cannot be used is given as skipped, never left out and never raised. Raises DataError when the
-        files are not what the source publishes, naming the file and what is missing.
+        A row that cannot be used comes as a Row with reasons in `skipped`. Raises DataError when the files are not
+        those that the source publishes, naming the file and what is missing.
         """
         ...
 
     def __len__(self) -> int:
-        """Number of native rows, as far as it is known without reading all of them; for a progress bar."""
+        """Number of native rows, estimated if counting would mean reading all of them; for a progress bar."""
         ...

@@ -49,7 +49,7 @@ class Subjects200K(PublishedParquet):
     )
 
     def __init__(self, path: Path, *, image_size: Any = 512, padding: Any = 8, min_quality: Any = 5) -> None:
-        """image_size, padding: of a view, in pixels. min_quality: of the least score that is kept; 0 keeps all."""
+        """image_size, padding: of a view, in pixels. min_quality: lowest score of a row that is kept; 0 keeps all."""
         self._size = whole_number("image_size", image_size, 1)
         self._padding = whole_number("padding", padding, 0)
         self._least = whole_number("min_quality", min_quality, 0)

@@ -1,4 +1,4 @@
-"""TagWorld through the same door as every data set: the samples of its endless stream, with their exact tags."""
+"""Source of TagWorld samples, which are generated, with their exact tags."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from tagmoe.world.sample import Split
 
 DATASET = "tagworld"
 EDITING = "editing"
-"""Stands for every task but that of text-to-image."""
+"""As `tasks`: every task but text-to-image."""
 _SPLIT: Split = "train"
-# tasks whose picture is followed, not edited
+# tasks whose picture is a reference, not a source
 _FOLLOWED = frozenset({"subject", "style_ref", "structure"})
 
 
 class TagWorldSource:
     """Samples 0 to count - 1 of `tagmoe.world.sample(seed, number, task=tasks)`.
 
-    tasks: names with commas between, "editing" for all but generate, None for all; other tasks give other samples of
-    the same numbers. Raises UsageError for an unknown task, and for numbers out of range.
+    tasks: names separated by commas, "editing" for all but generate, None for all. A sample depends on its number, the
+    seed and the tasks. Raises UsageError for an unknown task, and for numbers out of range.
     """
 
     name = DATASET
@@ -40,11 +40,11 @@ class TagWorldSource:
         self._tasks = None if tasks is None else _names(tasks)
 
     def fingerprint(self) -> Mapping[str, Any]:
-        """Number, seed and tasks."""
+        """JSON values that identify the samples: count, seed and tasks."""
         return {"kind": DATASET, "count": self._count, "seed": self._seed, "tasks": self._tasks}
 
     def rows(self, start: int = 0) -> Iterator[Row]:
-        """A row for each sample."""
+        """One row for each sample."""
         for number in range(start, self._count):
             yield Row(number + 1, (self._record(number),))
 

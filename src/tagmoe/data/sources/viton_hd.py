@@ -123,7 +123,7 @@ class VitonHD:
         canvas = Image.new("RGB", (person.width + right.width, person.height))
         canvas.paste(person, (0, 0))
         canvas.paste(right, (person.width, 0))
-        # No "source": its pixels do not lie where those of the target do.
+        # The canvas is a reference: as a source, its pixels would have to lie where those of the target do.
         return (encoded_like(canvas, target, "reference"),)
 
 
@@ -141,7 +141,7 @@ def _lines(file: Path) -> list[str]:
 
 
 def _garment_names(file: Path) -> dict[str, str]:
-    """The kind of each garment in words, as IDM-VTON joins its tags; none without the file."""
+    """The kind of each garment in words, joined from its tags as IDM-VTON does; empty without the file."""
     if not file.exists():
         return {}
     try:

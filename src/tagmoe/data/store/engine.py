@@ -1,7 +1,8 @@
-"""Work on the fragments of a store, in this process, in several, or on Ray; whoever dies loses only its fragment.
+"""Map a function over the fragments of a store: in this process, in several, or on Ray.
 
-The engines know nothing of stores: a number goes in, what `work` returns comes back. As the processes are started
-afresh (Lance and torch do not bear a fork), `work` must pickle; each process has its own copy and keeps it.
+A process that dies loses only the fragment it was working on. The engines know nothing of stores: they pass the number
+of a fragment to `work` and return its value. Processes are spawned (Lance and torch do not survive a fork), so `work`
+must pickle; each process keeps its own copy of it.
 """
 
 from __future__ import annotations
@@ -12,24 +13,24 @@ import signal
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from multiprocessing.connection import Connection, wait
 from typing import Any, Literal, get_args
 
-from tagmoe.errors import MissingError, TagMoEError, UsageError
+from tagmoe.errors import TagMoEError, UsageError
+from tagmoe.extras import require
 
 Work = Callable[[int], Any]
 Engine = Literal["local", "ray"]
 ENGINES: tuple[Engine, ...] = get_args(Engine)
 ATTEMPTS = 3
-"""Workers that may die over one fragment before it is given up."""
+"""A fragment fails when this many workers have died while working on it."""
 RAY_STORE_BYTES = 100_000_000
-"""Of Ray's object store, where it is started here: what comes back is small."""
+"""Size of Ray's object store if Ray is started here; results are small."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """What became of a fragment: the value that `work` returned, or in `error` one sentence on why there is none."""
+    """The result of a fragment: the value that `work` returned, or else `error`, one sentence why it failed."""
 
     fragment: int
     value: Any = None
@@ -39,13 +40,13 @@ class Done:
 def run(
     fragments: Sequence[int], work: Work, *, engine: Engine = "local", workers: int = 1, address: str | None = None
 ) -> Generator[Done, None, None]:
-    """Map `work` over the fragments and give each result as it comes, in any order, each fragment once.
+    """Map `work` over the fragments and yield one result for each, in the order in which they finish.
 
-    local: in this process, or with `workers` above 1 in so many. ray: in so many actors, of the cluster at `address`
-    or of a Ray that is started here and stopped at the end. What `work` raises becomes the fragment's error, and the
-    others go on; a fragment whose worker dies is done again, by ATTEMPTS workers at most.
+    engine: "local" runs in this process, or in `workers` processes if that is above 1; "ray" runs in `workers` actors,
+    of the cluster at `address` or of a Ray that is started here and stopped at the end. An exception of `work` becomes
+    the error of that fragment. A fragment whose worker dies is tried again, ATTEMPTS times in all.
 
-    Raises UsageError for settings that cannot be met and MissingError where Ray is not installed.
+    Raises UsageError for settings that cannot work, and MissingError if Ray is not installed.
     """
     check_engine(engine, workers, address)
     if engine == "ray":
@@ -56,15 +57,15 @@ def run(
 
 
 def check_engine(engine: Engine, workers: int = 1, address: str | None = None) -> None:
-    """Raise what `run` would for these settings, before there is any work; imports nothing."""
+    """Raise the errors of `run` for these settings. It imports no engine, so it is cheap to call early."""
     if engine not in ENGINES:
         raise UsageError(f"The engine is {engine!r}; choose one of {', '.join(ENGINES)}.")
     if workers < 1:
         raise UsageError(f"The number of workers is {workers}; give 1 or more.")
     if address is not None and engine != "ray":
         raise UsageError(f"The address {address!r} is that of a Ray cluster; add --engine ray.")
-    if engine == "ray" and find_spec("ray") is None:
-        raise MissingError("The engine 'ray' needs Ray, which is not installed: pip install 'tagmoe[ray]'.")
+    if engine == "ray":
+        require("ray", purpose="The engine 'ray'")
 
 
 def _do(work: Work, fragment: int) -> Done:
@@ -78,14 +79,14 @@ def _do(work: Work, fragment: int) -> Done:
 
 
 class _Queue:
-    """The fragments that are still to be done, and how many workers died over each."""
+    """The fragments that wait for a worker, and how many workers died while working on each."""
 
     def __init__(self, fragments: Sequence[int]) -> None:
         self.waiting = deque(fragments)
         self._deaths: dict[int, int] = {}
 
     def died(self, fragment: int) -> Done | None:
-        """Put a fragment whose worker died back to the end, or give it up."""
+        """Put a fragment whose worker died at the end of the queue, or return its failure after ATTEMPTS deaths."""
         self._deaths[fragment] = self._deaths.get(fragment, 0) + 1
         if self._deaths[fragment] < ATTEMPTS:
             self.waiting.append(fragment)
@@ -97,7 +98,7 @@ class _Queue:
 
 
 def _in_processes(fragments: Sequence[int], work: Work, workers: int) -> Generator[Done, None, None]:
-    # Not concurrent.futures: when one of its processes dies, it gives up them all.
+    # concurrent.futures is of no use here: when one of its processes dies, all work fails.
     queue = _Queue(fragments)
     running: dict[Connection, tuple[multiprocessing.process.BaseProcess, int]] = {}
     idle: list[tuple[Connection, multiprocessing.process.BaseProcess]] = []
@@ -110,7 +111,7 @@ def _in_processes(fragments: Sequence[int], work: Work, workers: int) -> Generat
                 try:
                     pipe.send(fragment)
                 except OSError:
-                    # It has died already, and is found below, where reading from it fails too.
+                    # The worker has died; reading from the pipe fails too, and is handled below.
                     continue
             for ready in wait(list(running)):
                 assert isinstance(ready, Connection)
@@ -142,7 +143,7 @@ def _start(work: Work) -> tuple[Connection, multiprocessing.process.BaseProcess]
 
 
 def _serve(pipe: Connection, work: Work) -> None:
-    # Ctrl-C goes to all processes of a terminal; the first one ends the others.
+    # Ctrl-C reaches all processes of a terminal. Ignore it here: the parent terminates the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         while True:
@@ -185,7 +186,7 @@ def _on_ray(fragments: Sequence[int], work: Work, workers: int, address: str | N
                 done = ray.get(ready[0])
                 idle.append(worker)
             except ray.exceptions.RayError as error:
-                # An actor that cannot be made (a module is missing there) is no accident, and would fail again.
+                # An actor that cannot be created (a module is missing there) would fail again: do not retry.
                 made = "creation task" not in str(error)
                 reason = str(error).strip().splitlines()[-1][:300]
                 done = queue.died(fragment) if made else Done(fragment, error=f"No worker starts on Ray: {reason}.")
@@ -199,9 +200,9 @@ def _on_ray(fragments: Sequence[int], work: Work, workers: int, address: str | N
 
 
 def _connect(workers: int, address: str | None) -> tuple[Any, bool]:
-    """Ray, and whether it was started or joined here, so that it is to be left again."""
+    """The module ray, connected, and whether the connection was made here and must be closed at the end."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # What Ray will do by itself one day, and warns of until it is told to.
+    # This chooses the coming default of Ray, which silences its warning.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 

@@ -1,6 +1,6 @@
-"""A record without its pictures as plain values: a line of JSONL, a row of Parquet, the JSON of a tar.
+"""A record without its pictures as JSON values, for lines of JSONL, rows of Parquet and the JSON in a tar.
 
-Tags are names here and numbers in a store. The split is not among the values: it follows from `root`.
+Tags are names here and indices in a store. The split is not a field, as it follows from `root`.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ FIELDS = (
     "parent",
     "operation",
 )
-"""Names of the values, those of the record."""
+"""Names of the values; they are those of `Record`."""
 _ID = re.compile(r"[0-9a-f]{32}")
 _ROOT = re.compile(r"[0-9a-f]{64}")
 
 
 class UnusableRow(Exception):
-    """A native row that gives no record; the message is the short fixed reason that it is counted under."""
+    """A native row from which no record can be made. The message is a short fixed reason, by which imports count."""
 
 
 def to_fields(record: Record) -> dict[str, Any]:
-    """The record's values, in the order of FIELDS; `from_fields` reads them back."""
+    """The values of a record, in the order of FIELDS. `from_fields` is the inverse."""
     given = record.tag_provenance
     return {
         "id": record.id,
@@ -72,11 +72,11 @@ def from_fields(
     licence: str,
     origin: str,
 ) -> Record:
-    """The record of some of FIELDS; `dataset`, `licence` and `origin` stand where the row has none of its own.
+    """A record from some of FIELDS. dataset, licence, origin: used if the row has none of its own.
 
-    Only the instruction must be there. An id of 32 hexadecimal digits is kept; otherwise it is made of the content
-    and of the id given, so that the same row has the same id wherever it lies, and two datasets never share one.
-    Raises UnusableRow for a missing instruction and a value that does not fit.
+    Only the instruction is required. An id of 32 hexadecimal digits is kept. Any other id is replaced by a digest of
+    it, the dataset and the content, so that a row has the same id in every file, and two datasets share none.
+    Raises UnusableRow for a missing instruction or a wrong value.
     """
     if not isinstance(fields.get("instruction"), str):
         raise UnusableRow("no instruction")
@@ -105,13 +105,13 @@ def from_fields(
 
 
 def content_key(images: Iterable[Picture], target: Picture, instruction: str, native: str = "") -> str:
-    """A digest of what the sample is; `native` is the row's own name in its dataset, where it has one."""
+    """A digest of the content of a sample. native: its id in the dataset, or ''."""
     content = [*((picture.role, picture.digest) for picture in images), ("target", target.digest), instruction, native]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def roles_of(given: Any, count: int) -> tuple[Role, ...]:
-    """The roles of `count` pictures, as given or else a source followed by references. Raises UnusableRow."""
+    """The roles of `count` pictures; by default a source followed by references. Raises UnusableRow for wrong roles."""
     if given is None:
         return tuple("reference" if number else "source" for number in range(count))
     if not isinstance(given, list | tuple) or len(given) != count or not set(given) <= set(get_args(Role)):
@@ -152,7 +152,7 @@ def _texts(fields: Mapping[str, Any], name: str) -> tuple[str, ...]:
 
 
 def _is_text(value: Any) -> bool:
-    # JSON can hold half of a surrogate pair, which is no text in UTF-8 and cannot be stored.
+    # JSON may contain half of a surrogate pair, which cannot be stored as UTF-8.
     return isinstance(value, str) and (value.isascii() or not re.search(r"[\ud800-\udfff]", value))
 
 
@@ -175,7 +175,7 @@ def _quality(fields: Mapping[str, Any]) -> dict[str, float]:
     value = fields.get("quality") or {}
     try:
         items = value.items() if isinstance(value, Mapping) else [(item["name"], item["value"]) for item in value]
-        # A score that is no number at all (null) is no score; JSON has no infinity, which is written as a text.
+        # null is no score. Infinity and NaN are texts, as JSON has no numbers for them (`finite_or_text`).
         found = {name: float(score) for name, score in items if score is not None}
     except (TypeError, KeyError, ValueError, OverflowError):
         raise _bad("quality") from None
@@ -185,7 +185,7 @@ def _quality(fields: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _tags(fields: Mapping[str, Any]) -> tuple[int, ...] | None:
-    """Names of tags, or the paper's form "Scope: ...; Type: ..."."""
+    """Tags from a list of names or from the paper's format "Scope: ...; Type: ..."."""
     value = fields.get("tags")
     if value is None:
         return None
@@ -220,5 +220,5 @@ def _bad(name: str) -> UnusableRow:
 
 
 def finite_or_text(value: float) -> float | str:
-    """The score as JSON can hold it; `from_fields` reads the text of an infinity or of no number back."""
+    """The score as a JSON value: infinity and NaN become texts, which `from_fields` reads back."""
     return value if math.isfinite(value) else repr(value)

@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tagmoe.data.store.record import Picture, Record
 from tagmoe.errors import ImageError
 from tagmoe.pictures import load_image
+from tagmoe.report.colours import LIGHT
 from tagmoe.tags import TAGS, TaskDescriptor
 
 TILE = 320
@@ -14,7 +15,7 @@ TILE = 320
 GAP = 12
 LINE = 17
 MIN_WIDTH = 2 * TILE + 3 * GAP
-PAPER, INK, SOFT, FRAME, BAD = "#ffffff", "#22252b", "#6b7079", "#e4e1da", "#b3402e"
+PAPER, INK, SOFT, FRAME, BAD = (LIGHT[name] for name in ("card", "ink", "soft", "line", "bad"))
 
 
 def picture_sheet(record: Record) -> Image.Image:

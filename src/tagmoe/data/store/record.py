@@ -1,8 +1,7 @@
 """One sample of editing or generation, and its columns in a store.
 
-The pictures are an ordered list with roles, so that none, one or several references fit one record and whoever trains
-composes them late. Tags stand in columns of their own, with their provenance: an annotator fills them without
-touching a picture.
+The pictures are an ordered list with roles, so that a record can have any number of references. Tags have columns of
+their own, with their provenance, so that an annotator sets them without rewriting pictures.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ ROLES: tuple[Role, ...] = get_args(Role)
 Operation = Literal["none", "inverse", "compose", "video"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 VALIDATION_SHARE = 0.01
-"""Share of root pictures whose records are kept for validation."""
+"""Share of root pictures whose records are in the split "validation"."""
 PARTIAL = "partial"
-"""Status of tags of which only scope and type are known: what is preserved is still to be judged."""
+"""Status of tags with scope and type only; the preservation tags are not known yet."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +57,12 @@ class TagProvenance:
 
 @dataclass(frozen=True)
 class Record:
-    """One sample. id: `record_id`; root: digest of the picture that all its relatives come from (`split_of` reads it).
+    """One sample.
 
-    images: what is given to the editor, in order, none for text-to-image; target: the picture to make (its role is
-    not stored). instructions: further wordings. quality: scores that the source gives, by name. tags: indices of the
-    vocabulary, None where nobody has annotated. origin: where the row came from (file and row, or address).
+    id: of `record_id`. root: digest of the picture that this record and its inverses come from; `split_of` uses it.
+    images: the inputs in order, none for text-to-image. target: the picture that the editor must make; its role is not
+    stored. instructions: further wordings of the instruction. quality: scores that the source gives, by name. tags:
+    indices of the vocabulary, None if not annotated. origin: file and row, or address, that the record came from.
     """
 
     id: str
@@ -104,12 +104,12 @@ class Record:
 
 
 def record_id(dataset: str, key: str, view: str = "", operation: Operation = "none") -> str:
-    """32 hexadecimal digits: the same sample has the same id in every store and every import."""
+    """An id of 32 hexadecimal digits. The same sample gets the same id in every store and every import."""
     return hashlib.sha256(json.dumps([dataset, key, view, operation]).encode()).hexdigest()[:32]
 
 
 def split_of(root: str) -> str:
-    """train or validation, by the root picture: an inverse or composed child never crosses to the other side."""
+    """train or validation, by the root picture, so that a record and its inverse are in the same split."""
     return "validation" if int(root[:8], 16) < VALIDATION_SHARE * 2**32 else "train"
 
 
@@ -147,7 +147,7 @@ SCHEMA = pa.schema(
         pa.field("target", PICTURE),
     ]
 )
-"""The columns every store has; annotating, validating and encoding add others."""
+"""The columns of every store; annotating, validating and encoding add others."""
 
 
 def to_row(record: Record) -> dict[str, Any]:
@@ -177,7 +177,7 @@ def to_row(record: Record) -> dict[str, Any]:
 
 
 def from_row(row: Mapping[str, Any]) -> Record:
-    """The record of a row with all columns of SCHEMA; further columns are left out."""
+    """The record of a row with all columns of SCHEMA; other columns are ignored."""
     given = row["tag_provenance"]
     return Record(
         id=row["id"],

@@ -1,10 +1,9 @@
-"""The store: one Lance table of records, on a local folder or in an object store.
+"""The store: one Lance table of records, in a local folder or in an object store.
 
-What Lance gives, and what is built on it here:
-- appending writes new files only, and a batch with the note on how far the writer is becomes visible in one step;
-- a column is declared empty and then filled fragment by fragment, each in one step: no picture is rewritten, a killed
-  run loses the fragment at hand, and what is left to do is what is empty;
-- rows never move, so that a row's number names it as long as the store lives.
+- Appending writes new files only. One commit adds a batch of records and the note on the writer's progress.
+- A column is declared empty and then filled fragment by fragment, one commit each. No picture is rewritten. A killed
+  run loses the fragment it was working on, and a later run fills the fragments that are still empty.
+- Rows never move, so the number of a row identifies it as long as the store exists.
 
 STORE/records.lance   the table
 STORE/writer.lock     locked by the process that writes (local folders only)
@@ -12,10 +11,8 @@ STORE/writer.lock     locked by the process that writes (local folders only)
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,26 +27,35 @@ import pyarrow as pa
 from lance.dataset import LanceOperation
 from lance.fragment import LanceFragment
 
+from tagmoe.data.store.location import (
+    another_writer,
+    as_data_error,
+    full_uri,
+    is_local,
+    is_store,
+    table_uri,
+    writer_lock,
+)
 from tagmoe.data.store.record import SCHEMA, Record, from_row, to_row
 from tagmoe.errors import DataError, UsageError
 
-TABLE = "records.lance"
-LOCK = "writer.lock"
 VERSION = 1
 _VERSION_KEY = b"tagmoe.store"
 _NOTE = "tagmoe.note."
+IMPORT_NOTE = "import/"
+"""Prefix of the notes (`Store.notes`) that say how far each import of a source is."""
 SCAN_ROWS = 256
-"""Rows of a batch of a scan: with pictures, a batch is tens of megabytes."""
+"""Rows of a batch of a scan; a batch with pictures has tens of megabytes."""
 CLEAR_AFTER = 256
-"""Steps of a writer after which their versions are cleared but for the newest. Each lists all fragments, so that kept
-they would grow with the square of the store: to 260 GB for 11 million rows of 1.5 MB (docs/scale.md)."""
+"""Commits of a writer after which all their versions but the newest are removed. Every version lists all fragments, so
+keeping them would need 260 GB for 11 million rows of 1.5 MB (docs/scale.md)."""
 
 
 @dataclass(frozen=True)
 class Filling:
-    """Columns of one fragment, written to a file that nobody sees before `Store.commit` takes it in.
+    """New columns of one fragment, written to a file that becomes part of the table with `Store.commit`.
 
-    before, after: Lance's description of the fragment, as JSON text. fields: numbers of the columns.
+    before, after: metadata of the fragment without and with the file, as JSON text. fields: ids of the columns.
     """
 
     fragment: int
@@ -60,7 +66,7 @@ class Filling:
 
 @dataclass(frozen=True)
 class Cleaned:
-    """What cleaning removed: old versions of the table, files that only they used, bytes of both."""
+    """What `Store.clean` removed: versions of the table, files that only they used, bytes of both."""
 
     versions: int
     files: int
@@ -68,7 +74,7 @@ class Cleaned:
 
 
 class Store:
-    """Records in one table. Reading is free for all; writing happens inside `with store.writing():`."""
+    """Records in one table. Any number of processes may read; writing needs `with store.writing():`."""
 
     def __init__(self, uri: str, table: lance.LanceDataset) -> None:
         self.uri = uri
@@ -79,31 +85,31 @@ class Store:
 
     @classmethod
     def create(cls, uri: str | Path) -> Store:
-        """A new, empty store. Raises DataError when there is one already or nothing can be written there."""
-        uri = _uri(uri)
-        if _is_store(uri):
+        """Create an empty store. Raises DataError when there is one already or the place cannot be written."""
+        uri = full_uri(uri)
+        if is_store(uri):
             raise DataError(f"There is a store at {uri!r} already; choose another place.")
         schema = SCHEMA.with_metadata({_VERSION_KEY: str(VERSION).encode()})
-        with _as_data_error(uri, "made"):
-            if _is_local(uri):
+        with as_data_error(uri, "made"):
+            if is_local(uri):
                 Path(uri).mkdir(parents=True, exist_ok=True)
             table = lance.write_dataset(
-                schema.empty_table(), _table_uri(uri), mode="create", data_storage_version="stable"
+                schema.empty_table(), table_uri(uri), mode="create", data_storage_version="stable"
             )
         return cls(uri, table)
 
     @classmethod
     def open(cls, uri: str | Path, *, version: int | None = None) -> Store:
-        """An existing store, as it was at `version` of its table or as it is now.
+        """Open an existing store, at `version` of its table or at the newest version.
 
-        Raises UsageError when there is none, DataError when it is damaged, of a newer version, or has been cleaned of
-        the version asked for.
+        Raises UsageError when there is no store. Raises DataError when it is damaged, was written by a newer tagmoe, or
+        does not have the version any more.
         """
-        uri = _uri(uri)
-        if not _is_store(uri):
+        uri = full_uri(uri)
+        if not is_store(uri):
             raise UsageError(f"There is no store at {uri!r}; make one with 'tagmoe data import'.")
-        with _as_data_error(uri, "read"):
-            table = lance.dataset(_table_uri(uri))
+        with as_data_error(uri, "read"):
+            table = lance.dataset(table_uri(uri))
         if version is not None and version != table.version:
             try:
                 table = table.checkout_version(version)
@@ -122,15 +128,15 @@ class Store:
 
     @classmethod
     def open_or_create(cls, uri: str | Path) -> Store:
-        """The store at `uri`, made when there is none."""
-        return cls.open(uri) if _is_store(_uri(uri)) else cls.create(uri)
+        """Open the store at `uri`, or create it when there is none."""
+        return cls.open(uri) if is_store(full_uri(uri)) else cls.create(uri)
 
     def __len__(self) -> int:
         return int(self._table.count_rows())
 
     @property
     def version(self) -> int:
-        """Version of the table; every write makes a new one, and `open` reads any."""
+        """Version of the table; every commit makes a new one."""
         return int(self._table.version)
 
     @property
@@ -149,37 +155,37 @@ class Store:
         self, columns: Sequence[str] | None = None, *, where: str | None = None, rows: int = SCAN_ROWS
     ) -> Iterator[pa.RecordBatch]:
         """All rows in order, or those that the SQL filter keeps, `rows` at a time; only `columns` are read."""
-        with _as_data_error(self.uri, "read"):
+        with as_data_error(self.uri, "read"):
             yield from self._table.to_batches(
                 columns=None if columns is None else list(columns),
                 filter=where,
                 batch_size=rows,
-                # pictures: read ahead as little as keeps the disk busy, so that memory stays flat
+                # Batches with pictures are large: read ahead only what keeps the disk busy, so that memory stays flat.
                 batch_readahead=2,
                 fragment_readahead=1,
                 scan_in_order=True,
             )
 
     def take(self, rows: Sequence[int] | np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
-        """Rows by number, in the order asked for. Raises UsageError for a number that is not there."""
+        """Rows by number, in the given order. Raises UsageError for a number out of range."""
         numbers = np.asarray(rows, dtype=np.int64)
         if numbers.size and (numbers.min() < 0 or numbers.max() >= len(self)):
             raise UsageError(
                 f"The store {self.uri!r} has rows 0 to {len(self) - 1}; {numbers.tolist()[:4]} were asked."
             )
-        with _as_data_error(self.uri, "read"):
+        with as_data_error(self.uri, "read"):
             return self._table.take(numbers.tolist(), columns=None if columns is None else list(columns))
 
     def records(self, rows: Sequence[int]) -> list[Record]:
-        """Records by row number, pictures and all."""
+        """Records by row number, with their pictures."""
         return [from_row(row) for row in self.take(rows, SCHEMA.names).to_pylist()]
 
     def record(self, name: str) -> Record:
-        """The record of this id, or of the only id that begins so. Raises UsageError for none or several."""
+        """The record with this id, or with an id that begins so. Raises UsageError for no such record or several."""
         if not re.fullmatch(r"[0-9a-f]{1,32}", name):
             raise UsageError(f"{name!r} is no id; ids are 32 hexadecimal digits, and their beginning will do.")
         where = f"id = '{name}'" if len(name) == 32 else f"id LIKE '{name}%'"
-        with _as_data_error(self.uri, "read"):
+        with as_data_error(self.uri, "read"):
             found = self._table.to_table(columns=list(SCHEMA.names), filter=where, limit=2).to_pylist()
         if not found:
             raise UsageError(f"The store {self.uri!r} has no record {name!r}.")
@@ -191,13 +197,16 @@ class Store:
 
     @contextmanager
     def writing(self) -> Iterator[Store]:
-        """Be the one process that writes. Raises DataError when another is, or when the place cannot be written."""
+        """Lock the store for writing.
+
+        Raises DataError when another process is writing, or when the place cannot be written.
+        """
         if self._writing:
             raise DataError(f"The store {self.uri!r} is being written by this process already.")
-        with _claimed(self.uri), _as_data_error(self.uri, "written"):
+        with writer_lock(self.uri), as_data_error(self.uri, "written"):
             self._writing = True
             try:
-                self._table = lance.dataset(_table_uri(self.uri))
+                self._table = lance.dataset(table_uri(self.uri))
                 self._recover_notes()
                 yield self
                 self._settle_notes()
@@ -207,7 +216,7 @@ class Store:
                 self._steps, self._noted = [], {}
 
     def append(self, records: Iterable[Record], *, note: tuple[str, Mapping[str, Any]] | None = None) -> None:
-        """Add records as one fragment. `note` (name, JSON values) becomes visible in the same step, see `note`."""
+        """Add records as one fragment. note: (name, JSON values) to set in the same commit (`Store.note`)."""
         table = pa.Table.from_pylist([to_row(record) for record in records], schema=SCHEMA)
         self._must_write()
         before = self.version
@@ -216,29 +225,29 @@ class Store:
         if not len(table):
             self._settle_notes()
             return
-        # The notes ride on the batches, in the transaction; `_settle_notes` takes them off the last one.
+        # Notes are transaction properties, so that one commit holds both. `_settle_notes` copies them to the config.
         properties = dict(self._noted) or None
         self._table = lance.write_dataset(table, self._table, mode="append", transaction_properties=properties)
         if self.version != before + 1:
-            raise _another_writer(self.uri)
+            raise another_writer(self.uri)
         self._stepped(before)
 
     def note(self, name: str) -> dict[str, Any] | None:
-        """What a writer noted last under this name: how far an import is, the fingerprint of a column."""
+        """The newest note of this name, such as the progress of an import or the fingerprint of a column."""
         return self.notes(name).get(name)
 
     def set_note(self, name: str, values: Mapping[str, Any] | None) -> None:
-        """Note something about the store, or with None forget it."""
+        """Set the note of this name, or delete it with None."""
         self._must_write()
         self._settle_notes()
         if values is not None:
             self._table.update_config({_NOTE + name: json.dumps(values, sort_keys=True)})
         elif _NOTE + name in self._table.config():
             self._table.delete_config_keys([_NOTE + name])
-        self._table = lance.dataset(_table_uri(self.uri))
+        self._table = lance.dataset(table_uri(self.uri))
 
     def notes(self, prefix: str = "") -> dict[str, dict[str, Any]]:
-        """All notes whose names begin so."""
+        """All notes whose names begin with `prefix`."""
         texts = {**self._table.config(), **self._newest_properties()}
         return {
             name.removeprefix(_NOTE): json.loads(text)
@@ -247,9 +256,9 @@ class Store:
         }
 
     def declare(self, fields: Sequence[pa.Field]) -> None:
-        """Add columns, empty in all rows; those that are there with this type already are left alone.
+        """Add columns, empty in all rows. A column that exists with this type is kept as it is.
 
-        Raises DataError when a column is there with another type.
+        Raises DataError when a column exists with another type.
         """
         self._must_write()
         self._settle_notes()
@@ -261,29 +270,29 @@ class Store:
                 raise DataError(f"The store {self.uri!r} has a column {field.name!r} of another type; drop it first.")
         if new:
             self._table.add_columns(pa.schema(new))
-            self._table = lance.dataset(_table_uri(self.uri))
+            self._table = lance.dataset(table_uri(self.uri))
 
     def drop(self, columns: Sequence[str]) -> None:
-        """Remove columns that are not of SCHEMA."""
+        """Remove columns. Raises UsageError for a column of SCHEMA."""
         self._must_write()
         self._settle_notes()
         fixed = [name for name in columns if name in SCHEMA.names]
         if fixed:
             raise UsageError(f"The column {fixed[0]!r} belongs to every store and cannot be dropped.")
         self._table.drop_columns([name for name in columns if name in self.columns])
-        self._table = lance.dataset(_table_uri(self.uri))
+        self._table = lance.dataset(table_uri(self.uri))
 
     def fragments(self) -> list[int]:
-        """Numbers of the fragments, in the order of their rows. A fragment is the unit of work of `fill`."""
+        """Numbers of the fragments, in the order of their rows. `fill` writes one fragment at a time."""
         return [fragment.fragment_id for fragment in self._table.get_fragments()]
 
     def unfilled(self, column: str) -> list[int]:
-        """The fragments in which some row of this column is empty."""
+        """The fragments in which this column is empty in some row."""
         return list(self.rows_where(f"`{column}` IS NULL"))
 
     def rows_where(self, where: str) -> dict[int, int]:
-        """How many rows the SQL filter keeps, by fragment; fragments without such rows are left out."""
-        with _as_data_error(self.uri, "read"):
+        """Number of rows that the SQL filter keeps, by fragment; fragments without such rows are left out."""
+        with as_data_error(self.uri, "read"):
             counts = ((one.fragment_id, one.count_rows(filter=where)) for one in self._table.get_fragments())
             return {number: int(count) for number, count in counts if count}
 
@@ -291,34 +300,34 @@ class Store:
         self, number: int, columns: Sequence[str] | None = None, *, rows: int = SCAN_ROWS
     ) -> Iterator[pa.RecordBatch]:
         """The rows of one fragment in order, `rows` at a time."""
-        with _as_data_error(self.uri, "read"):
+        with as_data_error(self.uri, "read"):
             yield from self._fragment(number).to_batches(
                 columns=None if columns is None else list(columns), batch_size=rows, batch_readahead=2
             )
 
     def fragment_rows(self, number: int) -> int:
-        """How many rows a fragment has."""
+        """Number of rows of a fragment."""
         return int(self._fragment(number).count_rows())
 
     def fill(self, number: int, values: pa.Table) -> None:
-        """Give one fragment's rows these values, in the order of its rows; the columns must be declared.
+        """Set columns of one fragment to these values, in the order of its rows; the columns must be declared.
 
-        One step: after a kill the fragment is as before. Files of other columns are not touched.
+        This is one commit: after a kill the fragment is as before. Files of other columns are not rewritten.
         """
         self._must_write()
         self.commit(self.prepare(number, values))
 
     def prepare(self, number: int, values: pa.Table) -> Filling:
-        """The first half of `fill`, which any process may do without the lock: write the file, change nothing."""
+        """Write the file for `commit`; the store does not change. Any process may do this, without the lock."""
         fragment = self._fragment(number)
-        with _as_data_error(self.uri, "written"):
+        with as_data_error(self.uri, "written"):
             metadata, fields = fill_fragment(fragment, values)
         return Filling(number, _as_json(fragment.metadata), _as_json(metadata), tuple(fields))
 
     def commit(self, filling: Filling) -> None:
-        """The second half of `fill`, in the process that writes: what was prepared elsewhere is seen from now on.
+        """Make a prepared file part of the table, in the process that holds the lock.
 
-        Raises DataError when the fragment has changed since `prepare`: Lance would take back that change in silence.
+        Raises DataError when the fragment has changed since `prepare`: Lance would silently undo that change.
         """
         self._must_write()
         self._settle_notes()
@@ -339,15 +348,16 @@ class Store:
         self._stepped(before)
 
     def clean(self, older_than: timedelta) -> Cleaned:
-        """Remove the versions of the table that are older, and the files that only they use: columns that were dropped
-        or filled again, and (once they are a week old) what killed workers left. The newest version stays.
+        """Remove versions of the table that are older, and the files that only they use; the newest version stays.
+
+        Such files are columns that were dropped or filled again, and after a week also files of killed workers.
         """
         self._must_write()
         done = self._table.cleanup_old_versions(older_than=older_than)
         return Cleaned(done.old_versions, done.data_files_removed, done.bytes_removed)
 
     def _stepped(self, before: int) -> None:
-        """Note the versions of a batch or a fragment, which nobody asks for again, and clear them now and then."""
+        """Remember the versions of this commit, which nobody opens again, and remove them from time to time."""
         self._steps += range(before + 1, self.version + 1)
         if len(self._steps) >= CLEAR_AFTER:
             self._clear_steps()
@@ -359,7 +369,7 @@ class Store:
         self._steps = [number for number in self._steps if number == self.version]
 
     def content_hash(self, columns: Sequence[str] | None = None) -> str:
-        """A digest of all rows, whatever their order and their fragments: equal stores hold equal records."""
+        """A digest of all rows that does not depend on their order or on fragments: equal records, equal digest."""
         total = 0
         names = sorted(self.columns if columns is None else columns)
         for batch in self.scan(names):
@@ -379,8 +389,8 @@ class Store:
     def _must_write(self) -> None:
         if not self._writing:
             raise DataError(f"The store {self.uri!r} is open for reading; write inside 'with store.writing()'.")
-        if not _is_local(self.uri) and self._table.latest_version != self.version:
-            raise _another_writer(self.uri)
+        if not is_local(self.uri) and self._table.latest_version != self.version:
+            raise another_writer(self.uri)
 
     def _newest_properties(self) -> dict[str, str | None]:
         transaction = self._table.read_transaction(self._table.version)
@@ -388,20 +398,20 @@ class Store:
         return {key: value for key, value in found.items() if key.startswith(_NOTE)}
 
     def _recover_notes(self) -> None:
-        """A writer that was killed after a batch has left its notes with the batch."""
+        """Copy the notes that a killed writer left in the properties of its last commit to the config."""
         self._noted = self._newest_properties()
         self._settle_notes()
 
     def _settle_notes(self) -> None:
-        """Put what was noted with batches where it stays: the next step of another kind would cover it."""
+        """Copy notes from transaction properties to the config: another kind of commit would hide the properties."""
         if self._noted:
             self._table.update_config(self._noted)
-            self._table = lance.dataset(_table_uri(self.uri))
+            self._table = lance.dataset(table_uri(self.uri))
             self._noted = {}
 
 
 def fill_fragment(fragment: LanceFragment, values: pa.Table) -> tuple[Any, list[int]]:
-    """Write a fragment's new columns to a file of their own; they are seen once the returned metadata is committed."""
+    """Write new columns of a fragment to a file. Committing the returned metadata makes them part of the table."""
     ids = fragment.to_table(columns=[], with_row_id=True)["_rowid"]
     if len(ids) != len(values):
         raise DataError(f"Fragment {fragment.fragment_id} has {len(ids)} rows; {len(values)} values were given.")
@@ -411,68 +421,3 @@ def fill_fragment(fragment: LanceFragment, values: pa.Table) -> tuple[Any, list[
 
 def _as_json(metadata: Any) -> str:
     return json.dumps(metadata.to_json(), sort_keys=True)
-
-
-def _uri(uri: str | Path) -> str:
-    text = str(uri)
-    return text.rstrip("/") if not _is_local(text) else os.path.abspath(text)
-
-
-def _is_local(uri: str) -> bool:
-    return "://" not in uri
-
-
-def _table_uri(uri: str) -> str:
-    return f"{uri}/{TABLE}"
-
-
-def _is_store(uri: str) -> bool:
-    if _is_local(uri):
-        return (Path(uri) / TABLE).is_dir()
-    with _as_data_error(uri, "read"):
-        try:
-            lance.dataset(_table_uri(uri))
-        except ValueError as error:
-            if "was not found" in str(error):
-                return False
-            raise
-    return True
-
-
-def _another_writer(uri: str) -> DataError:
-    return DataError(
-        f"Another process is writing the store {uri!r}; wait until it has finished, then run the same command again."
-    )
-
-
-@contextmanager
-def _claimed(uri: str) -> Iterator[None]:
-    """The lock of a local store. Object stores have none: there `Store` stops as soon as it sees another's step."""
-    if not _is_local(uri):
-        yield
-        return
-    try:
-        handle = os.open(Path(uri) / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise DataError(f"Nothing can be written in the store {uri!r} ({error.strerror}).") from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise _another_writer(uri) from None
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def _as_data_error(uri: str, action: str) -> Iterator[None]:
-    """What Lance raises, in one sentence: it gives OSError, ValueError and RuntimeError for anything on a disk."""
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split()).split(", rust/")[0].split(", /")[0].split(": <?xml")[0]
-        if "No space left" in reason or "os error 28" in reason:
-            reason = "the disk is full; free some space and run the same command again"
-        elif "ermission denied" in reason or "os error 13" in reason or "os error 30" in reason:
-            reason = "permission denied"
-        raise DataError(f"The store {uri!r} cannot be {action}: {reason[:300]}.") from error

@@ -16,10 +16,9 @@ from typing import Any
 
 import yaml
 
-from tagmoe.config import RunConfig, apply_override, check_config
+from tagmoe.config import COMMON, RunConfig, apply_override, check_config
 from tagmoe.errors import ConfigError, UsageError
 
-COMMON = "common.yaml"
 # What an arm may change. The rest is what makes arms comparable: data, steps, optimizer, base and the flow loss.
 FREE = {
     "moe": None,
@@ -52,7 +51,7 @@ class Arm:
 def arm_names(folder: Path) -> list[str]:
     """The arms of a folder, by name. Raises UsageError when it holds no common.yaml."""
     if not (folder / COMMON).is_file():
-        raise UsageError(f"The folder {str(folder)!r} holds no {COMMON}; name one such as recipes/tagworld/ablation.")
+        raise UsageError(f"The folder {str(folder)!r} holds no {COMMON}; name one such as tagworld/ablation.")
     return sorted(path.stem for path in folder.glob("*.yaml") if path.name != COMMON)
 
 

@@ -1,196 +1,152 @@
-"""The figures of an ablation as SVG: differences, convergence (Fig. 6, left), timesteps, tasks, alignment, routing.
-
-Ink is one middle grey and the ground is clear, so that a figure reads on a light and on a dark page.
-"""
+"""The figures of an ablation as SVG: differences, convergence (Fig. 6, left), timesteps, tasks, alignment, routing."""
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from tagmoe.errors import MissingError
 from tagmoe.laboratory.ablation.paired import Estimate
 from tagmoe.laboratory.ablation.results import Result
 from tagmoe.laboratory.ablation.table import PAPER_ARMS, Summary, logged
+from tagmoe.report.colours import SERIES
+from tagmoe.report.svg import SOFT, Drawing, grid, legend_below
 
-INK = "#7c8187"
-COLOURS = ("#b4532f", "#33808a", "#8a5fb0", "#b08a2e", "#4f8f4f", "#c25a8a", "#4a76c9", "#8c7355")
 SMOOTHED_SHARE = 0.2
 TASK_PANELS = 4
-STYLE = {
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "legend.frameon": False,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "savefig.facecolor": "none",
-}
+ZERO: Any = {"color": SOFT, "linewidth": 0.8, "linestyle": (0, (4, 3)), "zorder": 1}
 
 Curves = Callable[[Result], tuple[Sequence[float], Sequence[float]]]
 
 
 def figures(summary: Summary) -> dict[str, str]:
     """Name -> SVG text, of every figure that the results have data for. Raises MissingError without matplotlib."""
-    drawn = {name: _drawn(name, partial(draw, summary)) for name, draw in DRAWN.items()}
+    drawn = {name: draw(summary) for name, draw in DRAWN.items()}
     return {name: svg for name, svg in drawn.items() if svg is not None}
 
 
 def gradient_figure(gradients: dict[str, Any]) -> str:
     """SVG of the cosines between tasks' gradients, a panel an arm; `gradients` as in interference.json."""
-    svg = _drawn("gradients", partial(_cosines, gradients))
-    assert svg is not None
-    return svg
+    drawing = Drawing(1.6 + 2.9 * len(gradients), 4.0)
+    with drawing as figure:
+        panels = figure.subplots(1, len(gradients), squeeze=False, sharey=True)[0]
+        for axes, (arm, found) in zip(panels, gradients.items(), strict=True):
+            names = found["tasks"]
+            image = axes.pcolormesh(found["cosine"], cmap="coolwarm_r", vmin=-1, vmax=1)
+            axes.invert_yaxis()
+            axes.set_aspect("equal")
+            axes.set_xticks(np.arange(len(names)) + 0.5, names, rotation=90, fontsize=6)
+            axes.set_yticks(np.arange(len(names)) + 0.5, names, fontsize=6)
+            axes.set_title(arm)
+        figure.colorbar(image, ax=panels, label="cosine of gradients", shrink=0.7)
+    return drawing.text
 
 
-def _drawn(name: str, draw: Callable[[Any], Any]) -> str | None:
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingError("The figures need matplotlib; run: pip install 'tagmoe[reports]'") from error
-    # the salt makes the identifiers inside an SVG the same every time, and different in every figure of a page
-    settings: Any = STYLE | {"svg.hashsalt": name}
-    with rc_context(settings):
-        figure = draw(Figure)
-        return None if figure is None else _svg(figure)
-
-
-def _cosines(gradients: dict[str, Any], new: Any) -> Any:
-    figure = new(figsize=(1.6 + 2.9 * len(gradients), 4.0), layout="constrained")
-    panels = figure.subplots(1, len(gradients), squeeze=False, sharey=True)[0]
-    image = None
-    for axes, (arm, found) in zip(panels, gradients.items(), strict=True):
-        names = found["tasks"]
-        image = axes.imshow(found["cosine"], cmap="coolwarm_r", vmin=-1, vmax=1)
-        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
-        axes.set_yticks(range(len(names)), names, fontsize=6)
-        axes.set_title(arm)
-    figure.colorbar(image, ax=panels, label="cosine of gradients", shrink=0.7)
-    return figure
-
-
-def differences(summary: Summary, new: Any) -> Any:
-    """Every arm's difference in success to the baseline: thick over cases, thin over seeds and cases, dots by seed."""
-    rows = [row for row in summary.rows if row.differences.get("success") is not None]
+def differences(summary: Summary) -> str | None:
+    """Every arm's difference in success to the baseline: thick over cases, thin over seeds and cases, ticks by seed."""
+    rows = [row for row in reversed(summary.rows) if row.differences.get("success") is not None]
     if not rows:
         return None
-    figure = new(figsize=(7.2, 0.9 + 0.34 * len(rows)), layout="constrained")
-    axes = figure.add_subplot()
-    for place, row in enumerate(reversed(rows)):
-        _interval_line(axes, place, row.differences["success"], _colour(summary, row.arm), by_seed=True)
-    _zero(axes)
-    axes.set_yticks(range(len(rows)), [row.arm for row in reversed(rows)])
-    axes.set_ylim(-0.6, len(rows) - 0.4)
-    axes.set_xlabel(f"success, difference to {summary.baseline} in points")
-    return figure
+    drawing = Drawing(8.5, 0.9 + 0.34 * len(rows))
+    with drawing as figure:
+        axes = figure.subplots()
+        for place, row in enumerate(rows):
+            _interval_line(axes, place, row.differences["success"], _colour(summary, row.arm), by_seed=True)
+        _about_zero(axes, [row.arm for row in rows])
+        axes.set_xlabel(f"success, difference to {summary.baseline} in points")
+    return drawing.text
 
 
-def convergence(summary: Summary, new: Any) -> Any:
+def convergence(summary: Summary) -> str | None:
     """Fig. 6 (left): flow loss in training (smoothed) and validation, and success, by step; mean and range of seeds."""
     panels: list[tuple[str, Curves, bool]] = [
         ("training flow loss, smoothed", lambda run: _smooth(*logged(run, "flow")), True),
         ("validation flow loss", lambda run: _validated(run, "flow"), True),
         ("validation success", lambda run: _validated(run, "success"), False),
     ]
-    return _panels(summary, new, panels)
+    return _panels(summary, panels)
 
 
-def alignment(summary: Summary, new: Any) -> Any:
+def alignment(summary: Summary) -> str | None:
     """L_align and the effective rank of W_tag by step, of arms that log them."""
     panels: list[tuple[str, Curves, bool]] = [
         ("L_align", lambda run: logged(run, "alignment"), False),
         ("effective rank of W_tag", lambda run: logged(run, "tags/effective_rank"), False),
     ]
-    return _panels(summary, new, panels)
+    return _panels(summary, panels)
 
 
-def timesteps(summary: Summary, new: Any) -> Any:
+def timesteps(summary: Summary) -> str | None:
     """Flow loss by timestep as a share of the baseline's, paired by seed; mean and range of seeds."""
     arms = [arm for arm in _shown(summary) if arm != summary.baseline and _pairs(summary, arm)]
     if not arms:
         return None
-    figure = new(figsize=(7.2, 3.0), layout="constrained")
-    axes = figure.add_subplot()
-    for arm in arms:
-        ratios = np.array(
-            [100 * (np.array(one.flow.loss) / two.flow.loss - 1) for one, two in _pairs(summary, arm)], dtype=np.float64
-        )
-        steps = summary.collection.first.flow.timesteps
-        _band(axes, np.array(steps), ratios, _colour(summary, arm), arm)
-    axes.axhline(0, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
-    axes.set_xlabel("timestep (1 is noise)")
-    axes.set_ylabel(f"flow loss against {summary.baseline}, %")
-    _legend(figure, axes)
-    return figure
+    steps = np.array(summary.collection.first.flow.timesteps)
+    drawing = Drawing(8.5, 3.2)
+    with drawing as figure:
+        axes = figure.subplots()
+        lines = {}
+        for arm in arms:
+            ratios = [100 * (np.array(one.flow.loss) / two.flow.loss - 1) for one, two in _pairs(summary, arm)]
+            lines[arm] = _band(axes, steps, np.array(ratios, dtype=np.float64), _colour(summary, arm))
+        grid(axes)
+        axes.axhline(0, **ZERO)
+        axes.set_xlabel("timestep (1 is noise)")
+        axes.set_ylabel(f"flow loss against {summary.baseline}, %")
+        legend_below(figure, lines)
+    return drawing.text
 
 
-def tasks(summary: Summary, new: Any) -> Any:
+def tasks(summary: Summary) -> str | None:
     """Difference in success by task, with intervals over cases; the paper's arms first, at most four panels."""
     rows = [row for row in summary.rows if any(row.tasks.values())][:TASK_PANELS]
     if not rows:
         return None
     names = list(rows[0].tasks)
-    figure = new(figsize=(2.0 + 2.3 * len(rows), 0.9 + 0.19 * len(names)), layout="constrained")
-    grid = figure.subplots(1, len(rows), sharey=True, sharex=True, squeeze=False)[0]
-    for axes, row in zip(grid, rows, strict=True):
-        for place, task in enumerate(reversed(names)):
-            if row.tasks[task] is not None:
-                _interval_line(axes, place, row.tasks[task], _colour(summary, row.arm), by_seed=False)
-        _zero(axes)
-        axes.set_title(f"{row.arm} against {summary.baseline}")
-        axes.set_xlabel("success, points")
-    grid[0].set_yticks(range(len(names)), list(reversed(names)))
-    grid[0].set_ylim(-0.6, len(names) - 0.4)
-    return figure
+    drawing = Drawing(2.0 + 2.3 * len(rows), 0.9 + 0.19 * len(names))
+    with drawing as figure:
+        panels = figure.subplots(1, len(rows), sharey=True, sharex=True, squeeze=False)[0]
+        for axes, row in zip(panels, rows, strict=True):
+            for place, task in enumerate(reversed(names)):
+                if row.tasks[task] is not None:
+                    _interval_line(axes, place, row.tasks[task], _colour(summary, row.arm), by_seed=False)
+            _about_zero(axes, list(reversed(names)))
+            axes.set_title(f"{row.arm} against {summary.baseline}")
+            axes.set_xlabel("success, points")
+    return drawing.text
 
 
-def information(summary: Summary, new: Any) -> Any:
+def information(summary: Summary) -> str | None:
     """Mutual information of task and first-choice expert by layer: the mean of the seeds, and each seed."""
     arms = [arm for arm in _shown(summary) if all(run.routing for run in summary.collection.arms[arm].values())]
     if not arms:
         return None
-    figure = new(figsize=(7.2, 3.0), layout="constrained")
-    axes = figure.add_subplot()
-    deepest = 0
-    for place, arm in enumerate(arms):
-        rows = [run.routing.mutual_information_L for run in summary.collection.arms[arm].values() if run.routing]
-        count = min(len(row) for row in rows)
-        values = np.array([row[:count] for row in rows])
-        shift = (place - (len(arms) - 1) / 2) * min(0.12, 0.7 / len(arms))
-        layers = np.arange(1, count + 1) + shift
-        colour = _colour(summary, arm)
-        axes.scatter(np.tile(layers, len(rows)), values.ravel(), s=9, color=colour, alpha=0.45, linewidths=0)
-        axes.scatter(layers, values.mean(axis=0), s=150, marker="_", color=colour, label=arm, linewidths=2)
-        deepest = max(deepest, count)
-    axes.set_xticks(range(1, deepest + 1))
-    axes.set_xlim(0.5, deepest + 0.5)
-    axes.set_ylim(0, 1.08 * axes.dataLim.ymax)
-    axes.set_xlabel("mixture layer")
-    axes.set_ylabel("task and expert, nats")
-    _legend(figure, axes, markerscale=0.6)
-    return figure
+    drawing = Drawing(8.5, 3.2)
+    with drawing as figure:
+        axes = figure.subplots()
+        means, deepest = {}, 0
+        for place, arm in enumerate(arms):
+            rows = [run.routing.mutual_information_L for run in summary.collection.arms[arm].values() if run.routing]
+            count = min(len(row) for row in rows)
+            values = np.array([row[:count] for row in rows])
+            shift = (place - (len(arms) - 1) / 2) * min(0.12, 0.7 / len(arms))
+            layers = np.arange(1, count + 1) + shift
+            colour = _colour(summary, arm)
+            axes.scatter(np.tile(layers, len(rows)), values.ravel(), s=9, color=colour, alpha=0.45, linewidths=0)
+            means[arm] = axes.scatter(layers, values.mean(axis=0), s=150, marker="_", color=colour, linewidths=2)
+            deepest = max(deepest, count)
+        grid(axes)
+        axes.set_xticks(range(1, deepest + 1))
+        axes.set_xlim(0.5, deepest + 0.5)
+        axes.set_ylim(0, 1.08 * axes.dataLim.ymax)
+        axes.set_xlabel("mixture layer")
+        axes.set_ylabel("task and expert, nats")
+        legend_below(figure, means, markerscale=0.6)
+    return drawing.text
 
 
-DRAWN: dict[str, Callable[[Summary, Any], Any]] = {
+DRAWN: dict[str, Callable[[Summary], str | None]] = {
     "differences": differences,
     "convergence": convergence,
     "timesteps": timesteps,
@@ -200,7 +156,7 @@ DRAWN: dict[str, Callable[[Summary, Any], Any]] = {
 }
 
 
-def _panels(summary: Summary, new: Any, panels: Sequence[tuple[str, Curves, bool]]) -> Any:
+def _panels(summary: Summary, panels: Sequence[tuple[str, Curves, bool]]) -> str | None:
     """One panel a curve, one line an arm; None when no arm has any of them."""
     arms = _shown(summary)
     found = [
@@ -209,20 +165,20 @@ def _panels(summary: Summary, new: Any, panels: Sequence[tuple[str, Curves, bool
     ]
     if not any(curves for _, _, curves in found):
         return None
-    figure = new(figsize=(3.6 * len(panels), 3.1), layout="constrained")
-    grid = figure.subplots(1, len(panels), squeeze=False)[0]
-    lines: dict[str, Any] = {}
-    for axes, (title, logarithmic, curves) in zip(grid, found, strict=True):
-        for arm, (steps, values) in curves.items():
-            lines[arm] = _band(axes, steps, values, _colour(summary, arm), arm)
-        axes.set_title(title)
-        axes.set_xlabel("step")
-        if logarithmic and curves:
-            _logarithmic(axes)
-    figure.legend(
-        list(lines.values()), list(lines), loc="outside lower center", ncols=min(6, len(lines)), handlelength=1.4
-    )
-    return figure
+    drawing = Drawing(3.6 * len(panels), 3.2)
+    with drawing as figure:
+        lines: dict[str, Any] = {}
+        row = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axes, (title, logarithmic, curves) in zip(row, found, strict=True):
+            for arm, (steps, values) in curves.items():
+                lines[arm] = _band(axes, steps, values, _colour(summary, arm))
+            axes.set_title(title)
+            axes.set_xlabel("step")
+            if logarithmic and curves:
+                _logarithmic(axes)
+            grid(axes)
+        legend_below(figure, lines)
+    return drawing.text
 
 
 def _runs(summary: Summary, arm: str, curve: Curves) -> tuple[np.ndarray, np.ndarray] | None:
@@ -250,12 +206,12 @@ def _shown(summary: Summary) -> list[str]:
     """Arms whose curves can be told apart: the paper's and the baseline, then others as colours last."""
     arms = [row.arm for row in summary.rows]
     first = [arm for arm in arms if arm in PAPER_ARMS or arm == summary.baseline]
-    return (first + [arm for arm in arms if arm not in first])[: len(COLOURS)]
+    return (first + [arm for arm in arms if arm not in first])[: len(SERIES)]
 
 
 def _colour(summary: Summary, arm: str) -> str:
     shown = _shown(summary)
-    return COLOURS[shown.index(arm)] if arm in shown else INK
+    return SERIES[shown.index(arm)] if arm in shown else SOFT
 
 
 def _pairs(summary: Summary, arm: str) -> list[tuple[Result, Result]]:
@@ -264,25 +220,24 @@ def _pairs(summary: Summary, arm: str) -> list[tuple[Result, Result]]:
     return [(arms[arm][seed], arms[summary.baseline][seed]) for seed in seeds]
 
 
-def _band(axes: Any, steps: np.ndarray, values: np.ndarray, colour: str, label: str) -> Any:
+def _band(axes: Any, steps: np.ndarray, values: np.ndarray, colour: str) -> Any:
     """The mean over seeds as a line, their range as a band."""
     if len(values) > 1:
         axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.16, linewidth=0)
     marker = "o" if len(steps) < 16 else ""
-    (line,) = axes.plot(
-        steps, values.mean(axis=0), color=colour, linewidth=1.5, label=label, marker=marker, markersize=3
-    )
-    return line
+    return axes.plot(steps, values.mean(axis=0), color=colour, linewidth=1.5, marker=marker, markersize=3)[0]
 
 
 def _interval_line(axes: Any, place: int, estimate: Estimate | None, colour: str, *, by_seed: bool) -> None:
     if estimate is None:
         return
     if by_seed and estimate.over_seeds is not None:
-        axes.plot([100 * bound for bound in estimate.over_seeds], [place] * 2, color=colour, linewidth=1, alpha=0.6)
+        axes.plot(
+            [100 * bound for bound in estimate.over_seeds.bounds], [place] * 2, color=colour, linewidth=1, alpha=0.6
+        )
     if estimate.over_cases is not None:
         width = 3.5 if by_seed else 1.6
-        bounds = [100 * bound for bound in estimate.over_cases]
+        bounds = [100 * bound for bound in estimate.over_cases.bounds]
         axes.plot(bounds, [place] * 2, color=colour, linewidth=width, solid_capstyle="butt")
     axes.plot([100 * estimate.value], [place], "o", color=colour, markersize=5.5 if by_seed else 3.5)
     if by_seed:
@@ -290,10 +245,12 @@ def _interval_line(axes: Any, place: int, estimate: Estimate | None, colour: str
         axes.plot(points, [place - 0.24] * len(points), "|", color=colour, markersize=5)
 
 
-def _zero(axes: Any) -> None:
-    axes.axvline(0, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
+def _about_zero(axes: Any, names: Sequence[str]) -> None:
+    """A name a row, and a line at no difference."""
+    axes.axvline(0, **ZERO)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    grid(axes, "x")
 
 
 def _logarithmic(axes: Any) -> None:
@@ -303,24 +260,3 @@ def _logarithmic(axes: Any) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7), numticks=8))
     axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _legend(figure: Any, axes: Any, **options: Any) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)), handlelength=1.4, **options)
-
-
-def _svg(figure: Any) -> str:
-    """The figure without what differs between machines or refers to elsewhere: date, DTD and metadata."""
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-
-    buffer = io.StringIO()
-    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
-    text = re.sub(r"<metadata>.*?</metadata>\s*", "", buffer.getvalue(), flags=re.DOTALL)
-    return "\n".join(_lines(text[text.index("<svg") :]))
-
-
-def _lines(text: str) -> Iterator[str]:
-    for line in text.splitlines():
-        if line.strip():
-            yield line.rstrip()

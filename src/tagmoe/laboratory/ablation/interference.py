@@ -19,10 +19,11 @@ from torch import Tensor
 
 from tagmoe.config import MoEConfig
 from tagmoe.files.atomic import write_whole
+from tagmoe.intervals import Bootstrap
 from tagmoe.laboratory.ablation.arms import Arm, common_digest
 from tagmoe.laboratory.ablation.job import Job, changed, read_job
 from tagmoe.laboratory.ablation.measure import FlowSamples, Plan
-from tagmoe.laboratory.ablation.paired import CaseBootstrap
+from tagmoe.laboratory.ablation.paired import estimate
 from tagmoe.laboratory.ablation.results import BASE, NAME, Result, read_result
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.train.stream import EDITING
@@ -159,7 +160,7 @@ def _alone_and_together(alone: list[Result], together: list[Result]) -> dict[str
     inside = np.isin(together[0].cases.tasks, sorted(set(alone[0].cases.tasks)))
     alone_SC = np.array([result.verdicts.success for result in alone], dtype=float)
     together_SC = np.array([result.verdicts.success for result in together], dtype=float)[:, inside]
-    difference = CaseBootstrap().estimate(together_SC - alone_SC, [result.seed for result in alone])
+    difference = estimate(together_SC - alone_SC, [result.seed for result in alone], Bootstrap(10_000))
     assert difference is not None  # every case can succeed
     return {
         "steps": {"alone": alone[0].settings["unified"]["steps"], "together": together[0].settings["unified"]["steps"]},
@@ -167,7 +168,7 @@ def _alone_and_together(alone: list[Result], together: list[Result]) -> dict[str
         "alone": float(alone_SC.mean()),
         "together": float(together_SC.mean()),
         "difference": difference.value,
-        "interval": None if difference.over_cases is None else list(difference.over_cases),
+        "interval": None if difference.over_cases is None else list(difference.over_cases.bounds),
         "by_seed": list(difference.by_seed),
     }
 

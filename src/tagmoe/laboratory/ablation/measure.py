@@ -16,10 +16,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tagmoe.evaluate.tagworld import cases, pipeline_editor, run_editor, score
+from tagmoe.evaluate.tagworld import cases, run_cases, score
 from tagmoe.laboratory.ablation.results import Cases, FlowByTimestep, Routing, Verdicts
 from tagmoe.losses.flow import flow_loss, interpolate
 from tagmoe.model.routing import RoutingTrace
+from tagmoe.pipeline.editor import pipeline_editor
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.routing import predicted_tags
 from tagmoe.routing.predicted_tags import Alignment
@@ -158,7 +159,7 @@ def edit_cases(pipeline: TagMoEPipeline, samples: Sequence[Sample], plan: Plan) 
     editor = pipeline_editor(
         pipeline, steps=plan.steps, cfg=plan.cfg, return_routing="full" if sparse else None, on_routing=keep
     )
-    images = np.stack(run_editor(editor, samples, batch=64, seed=plan.seed))
+    images = np.stack(run_cases(editor, samples, batch=64, seed=plan.seed))
     if not sparse:
         return Measured(images)
     order = range(plan.seed, plan.seed + len(samples))

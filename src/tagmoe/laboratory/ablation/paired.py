@@ -2,8 +2,7 @@
 
 Two intervals answer two questions. Over cases: would these trained models differ on other cases? (A bootstrap of cases;
 all seeds of a case go together, because they share its difficulty.) Over seeds and cases: would the arms differ when
-trained again? With 3 seeds a bootstrap of seeds is far too sure of itself (simulated, it covers 0.77 to 0.84 where
-seeds matter), so this one is Student's t on the variance between cases plus that between seeds (0.93 to 0.99).
+trained again? (Student's t.)
 """
 
 from __future__ import annotations
@@ -12,27 +11,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
-from tagmoe.errors import MissingError, UsageError
+from tagmoe.errors import UsageError
+from tagmoe.intervals import LEVEL, Bootstrap, Interval, t_interval
 
-LEVEL = 0.95
-MIN_CASES = 5
 Verdict = Literal["resolved", "resolved for these seeds", "not resolved"]
 _NORMAL = NormalDist()
-
-
-class Interval(NamedTuple):
-    """The bounds of a 95 % interval."""
-
-    low: float
-    high: float
-
-    def excludes_zero(self) -> bool:
-        """Whether all of it lies on one side of zero."""
-        return self.low > 0 or self.high < 0
+_Z = _NORMAL.inv_cdf(0.5 + LEVEL / 2)
 
 
 @dataclass(frozen=True)
@@ -48,8 +36,8 @@ class Estimate:
     seeds: tuple[int, ...]
     by_seed: tuple[float, ...]
     cases: int
-    over_cases: Interval | None = None
-    over_seeds: Interval | None = None
+    over_cases: Interval[float] | None = None
+    over_seeds: Interval[float] | None = None
     p: float | None = None
 
     @property
@@ -65,65 +53,43 @@ class Estimate:
         """
         if self.agreeing < len(self.seeds):
             return "not resolved"
-        over_seeds = self.over_seeds is not None and self.over_seeds.excludes_zero()
-        over_cases = self.over_cases is None or self.over_cases.excludes_zero()
+        over_seeds = self.over_seeds is not None and self.over_seeds.excludes(0)
+        over_cases = self.over_cases is None or self.over_cases.excludes(0)
         if over_seeds and over_cases:
             return "resolved"
         return "resolved for these seeds" if self.over_cases is not None and over_cases else "not resolved"
 
 
-class CaseBootstrap:
-    """Draws of cases with replacement, the same for every comparison, so that equal data give equal intervals."""
+def estimate(values_SC: np.ndarray, seeds: Sequence[int], bootstrap: Bootstrap) -> Estimate | None:
+    """The mean of values by seed and case; NaN where a case does not ask for the quantity, in every seed alike.
 
-    def __init__(self, draws: int = 10_000, seed: int = 0) -> None:
-        if draws < 100:
-            raise UsageError(f"The number of draws is {draws}; give 100 or more.")
-        self.draws, self.seed = draws, seed
-        self._weights: dict[int, np.ndarray] = {}
-
-    def estimate(self, values_SC: np.ndarray, seeds: Sequence[int]) -> Estimate | None:
-        """The mean of values by seed and case; NaN where a case does not ask for the quantity, in every seed alike.
-
-        None when no case asks for it. Raises UsageError for other shapes, or a case that only some seeds have.
-        """
-        if values_SC.ndim != 2 or not seeds or len(values_SC) != len(seeds):
-            raise UsageError(
-                f"The values have the shape {values_SC.shape}; give one row for each of {len(seeds)} seeds."
-            )
-        absent_SC = np.isnan(values_SC)
-        if (absent_SC != absent_SC[0]).any():
-            raise UsageError("A case has the quantity in one seed and not in another; give the same cases for all.")
-        values_SC = values_SC[:, ~absent_SC[0]].astype(np.float64)
-        count = values_SC.shape[1]
-        if count == 0:
-            return None
-        over_seeds, p = _over_seeds_and_cases(values_SC)
-        return Estimate(
-            value=float(values_SC.mean()),
-            seeds=tuple(seeds),
-            by_seed=tuple(values_SC.mean(axis=1).tolist()),
-            cases=count,
-            over_cases=self._over_cases(values_SC.mean(axis=0)) if count >= MIN_CASES else None,
-            over_seeds=over_seeds,
-            p=p,
-        )
-
-    def _over_cases(self, means_C: np.ndarray) -> Interval:
-        """Percentiles of the mean over drawn cases, at levels widened for few cases (Hesterberg 2015, sec. 4.3)."""
-        count = len(means_C)
-        if count not in self._weights:
-            self._weights[count] = _draw(count, self.draws, self.seed)
-        # centred, so that a constant is its own mean in single precision too
-        centre = float(means_C.mean())
-        means = self._weights[count] @ (means_C - centre).astype(np.float32) / count
-        tail = _NORMAL.cdf(-math.sqrt(count / (count - 1)) * _student(count - 1))
-        low, high = (_snap(centre + float(bound)) for bound in np.quantile(means, [tail, 1 - tail]))
-        return Interval(low, high)
+    None when no case asks for it. Raises UsageError for other shapes, or a case that only some seeds have.
+    """
+    if values_SC.ndim != 2 or not seeds or len(values_SC) != len(seeds):
+        raise UsageError(f"The values have the shape {values_SC.shape}; give one row for each of {len(seeds)} seeds.")
+    absent_SC = np.isnan(values_SC)
+    if (absent_SC != absent_SC[0]).any():
+        raise UsageError("A case has the quantity in one seed and not in another; give the same cases for all.")
+    values_SC = values_SC[:, ~absent_SC[0]].astype(np.float64)
+    count = values_SC.shape[1]
+    if count == 0:
+        return None
+    over_cases = bootstrap.mean(values_SC.mean(axis=0))
+    over_seeds, p = t_interval(values_SC) or (None, None)
+    return Estimate(
+        value=float(values_SC.mean()),
+        seeds=tuple(seeds),
+        by_seed=tuple(values_SC.mean(axis=1).tolist()),
+        cases=count,
+        over_cases=over_cases if over_cases.has_interval else None,
+        over_seeds=over_seeds,
+        p=p,
+    )
 
 
 def seed_estimate(values: Sequence[float], seeds: Sequence[int]) -> Estimate:
     """The mean of what a run has once (a loss, a share), or of its differences between arms, with t over seeds."""
-    over_seeds, p = _over_seeds_and_cases(np.array(values, dtype=np.float64)[:, None])
+    over_seeds, p = t_interval(np.array(values, dtype=np.float64)[:, None]) or (None, None)
     mean = math.fsum(values) / len(values)
     return Estimate(mean, tuple(seeds), tuple(map(float, values)), 0, over_seeds=over_seeds, p=p)
 
@@ -167,7 +133,7 @@ def half_width(cases: int, discordance: float, *, seeds: int = 1, correlation: f
 
     Without a correlation seeds are taken not to help. Raises UsageError for numbers that cannot be.
     """
-    return _quantile(LEVEL) * math.sqrt(_case_variance(discordance, seeds, correlation) / _positive(cases))
+    return _Z * math.sqrt(_case_variance(discordance, seeds, correlation) / _positive(cases))
 
 
 def cases_needed(
@@ -176,7 +142,7 @@ def cases_needed(
     """How many cases show a true `difference` (0.02: two points) at 95 % with this power; errors as above."""
     if not 0 < difference <= 1 or not 0 < power < 1:
         raise UsageError(f"The difference is {difference} and the power {power}; both lie between 0 and 1.")
-    factor = _quantile(LEVEL) + _NORMAL.inv_cdf(power)
+    factor = _Z + _NORMAL.inv_cdf(power)
     return math.ceil(factor**2 * _case_variance(discordance, seeds, correlation) / difference**2)
 
 
@@ -191,53 +157,3 @@ def _positive(count: int) -> int:
     if count < 1:
         raise UsageError(f"The number of cases or seeds is {count}; give 1 or more.")
     return count
-
-
-def _over_seeds_and_cases(values_SC: np.ndarray) -> tuple[Interval | None, float | None]:
-    """Mean +- t s, s^2 = var(case means) / C + var(seed means) / S, degrees of freedom after Satterthwaite.
-
-    Noise of a single pair is in both terms, which makes the interval wide rather than narrow where seeds do not matter.
-    """
-    seeds, cases = values_SC.shape
-    if seeds < 2:
-        return None, None
-    mean = float(values_SC.mean())
-    between_seeds = float(values_SC.mean(axis=1).var(ddof=1)) / seeds
-    between_cases = float(values_SC.mean(axis=0).var(ddof=1)) / cases if cases > 1 else 0.0
-    variance = between_seeds + between_cases
-    if variance == 0:
-        return Interval(mean, mean), 1.0 if mean == 0 else 0.0
-    freedom = variance**2 / (between_seeds**2 / (seeds - 1) + between_cases**2 / max(1, cases - 1))
-    reach = _student(freedom) * math.sqrt(variance)
-    p = 2 * float(_special().stdtr(freedom, -abs(mean) / math.sqrt(variance)))
-    return Interval(mean - reach, mean + reach), p
-
-
-def _draw(count: int, draws: int, seed: int) -> np.ndarray:
-    """How often each case is drawn, (draws, count): counts, because a product with them is all that a mean needs."""
-    indices = np.random.default_rng([seed, count]).integers(0, count, size=(draws, count), dtype=np.int32)
-    weights = np.empty((draws, count), dtype=np.float32)
-    for row, drawn in zip(weights, indices, strict=True):
-        row[:] = np.bincount(drawn, minlength=count)
-    return weights
-
-
-def _snap(bound: float) -> float:
-    """A bound at zero is zero: the rounding of single precision must not decide that it is on one side."""
-    return 0.0 if abs(bound) < 1e-6 else bound
-
-
-def _quantile(level: float) -> float:
-    return _NORMAL.inv_cdf(0.5 + level / 2)
-
-
-def _student(freedom: float) -> float:
-    return float(_special().stdtrit(freedom, 0.5 + LEVEL / 2))
-
-
-def _special():  # type: ignore[no-untyped-def]
-    try:
-        from scipy import special
-    except ImportError as error:
-        raise MissingError("The statistics need SciPy; run: pip install 'tagmoe[reports]'") from error
-    return special

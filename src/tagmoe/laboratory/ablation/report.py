@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tagmoe.laboratory.ablation.figures import INK, figures
+from markupsafe import Markup
+
+from tagmoe.laboratory.ablation.figures import DRAWN, figures
 from tagmoe.laboratory.ablation.paired import Estimate, cases_needed, half_width
 from tagmoe.laboratory.ablation.results import Result
 from tagmoe.laboratory.ablation.table import (
@@ -26,7 +27,9 @@ from tagmoe.laboratory.ablation.table import (
     interval,
     phrase,
 )
-from tagmoe.report.pages import page_environment
+from tagmoe.report.numbers import counted
+from tagmoe.report.pages import Tile, page_environment
+from tagmoe.report.svg import inline
 
 FILES = ("report.html", "ablation.json", "runs.csv", "differences.csv", "*.svg")
 SOUGHT = 0.02
@@ -62,7 +65,7 @@ def numbers(summary: Summary) -> dict[str, Any]:
     collection = summary.collection
     return {
         "baseline": summary.baseline,
-        "arms": [asdict(row) for row in summary.rows],
+        "arms": [asdict(row, dict_factory=_as_data) for row in summary.rows],
         "missing": list(collection.missing),
         "claims": [
             {
@@ -73,7 +76,7 @@ def numbers(summary: Summary) -> dict[str, Any]:
                 "quantity": claim.column.name,
                 "metrics": list(claim.metrics),
                 "outcome": claim.outcome,
-                "difference": None if claim.estimate is None else asdict(claim.estimate),
+                "difference": claim.estimate and asdict(claim.estimate, dict_factory=_as_data),
             }
             for claim in summary.claims
         ],
@@ -142,12 +145,21 @@ def outcomes(summary: Summary) -> dict[str, list[Claim]]:
 def render(summary: Summary, drawn: dict[str, str]) -> str:
     """The HTML page. All text but the figures, which are made here, is escaped."""
     environment = page_environment("tagmoe.laboratory.ablation")
-    environment.filters |= FILTERS | {"inline": inline_svg, "tone": _tone}
-    return environment.get_template("report.html.j2").render(**facts(summary), figures=drawn)
+    environment.filters["tone"] = _tone
+    found = facts(summary)
+    return environment.get_template("report.html.j2").render(
+        **found,
+        tiles=[
+            Tile(str(len(claims)), name, f"of {counted(summary.claims, 'claim')}")
+            for name, claims in found["outcomes"].items()
+        ],
+        figures={name: _embedded(name, drawn.get(name)) for name in DRAWN},
+        step_heads=[f"{second} to {first}, here" for first, second in PAPER_STEPS],
+    )
 
 
 def facts(summary: Summary) -> dict[str, Any]:
-    """What a page is made of, in HTML or Markdown: names for a template that has FILTERS."""
+    """What a page is made of, in HTML or Markdown: names for a template that has the number formats."""
     results = [result for row in summary.rows for result in summary.collection.arms[row.arm].values()]
     return {
         "s": summary,
@@ -166,31 +178,9 @@ def facts(summary: Summary) -> dict[str, Any]:
     }
 
 
-def inline_svg(svg: str) -> str:
-    """A figure as part of the page: its ink follows the page's, and no address is in it, not even a namespace's."""
-    text = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", svg)
-    # as wide as the page, up to its own width
-    text = re.sub(r'<svg width="([^"]*)" height="[^"]*"', r'<svg style="max-width:\1"', text, count=1)
-    return text.replace(INK, "var(--soft)")
-
-
-def spell_seconds(value: float | None) -> str:
-    """Seconds, minutes or hours, whichever reads best."""
-    if value is None:
-        return "-"
-    if value < 120:
-        return f"{value:.0f} s"
-    return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
-
-
-def spell_probability(value: float | None) -> str:
-    """A p-value with three digits, never as zero."""
-    if value is None:
-        return "-"
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-FILTERS: dict[str, Any] = {"seconds": spell_seconds, "probability": spell_probability}
+def _embedded(name: str, svg: str | None) -> Markup | dict[str, str]:
+    # The SVG is matplotlib's own, which escapes the text in it.
+    return {"reason": f"No result has the data for this figure ({name})."} if svg is None else Markup(inline(svg, name))
 
 
 def _tone(estimate: Estimate | None, column: Column) -> str:
@@ -214,10 +204,18 @@ def _cost(result: Result) -> dict[str, Any]:
     }
 
 
+def _as_data(pairs: list[tuple[str, Any]]) -> Any:
+    """For `asdict`: an interval is its bounds, because its value stands beside it."""
+    data = dict(pairs)
+    return (data["low"], data["high"]) if "low" in data else data
+
+
 def _flat(estimate: Estimate | None) -> dict[str, Any]:
     if estimate is None:
         return {"verdict": "missing"}
-    over_cases, over_seeds = (bounds or (None, None) for bounds in (estimate.over_cases, estimate.over_seeds))
+    over_cases, over_seeds = (
+        (None, None) if found is None else found.bounds for found in (estimate.over_cases, estimate.over_seeds)
+    )
     return {
         "difference": estimate.value,
         "cases": estimate.cases,

@@ -13,8 +13,16 @@ from typing import Literal
 import numpy as np
 
 from tagmoe.errors import UsageError
+from tagmoe.intervals import Bootstrap, Interval
 from tagmoe.laboratory.ablation.collection import QUANTITIES, Collection
-from tagmoe.laboratory.ablation.paired import CaseBootstrap, Estimate, Spread, holm, seed_estimate, spread
+from tagmoe.laboratory.ablation.paired import (
+    Estimate,
+    Spread,
+    estimate,
+    holm,
+    seed_estimate,
+    spread,
+)
 from tagmoe.laboratory.ablation.results import Result
 
 Outcome = Literal["held", "held for these seeds", "not resolved", "opposite for these seeds", "opposite", "missing"]
@@ -162,7 +170,8 @@ def summarise(collection: Collection, baseline: str, *, draws: int = 10_000) -> 
     if baseline not in collection.arms:
         there = ", ".join(collection.arms)
         raise UsageError(f"There is no result of the baseline {baseline!r}; choose one of {there} with --baseline.")
-    bootstrap = CaseBootstrap(draws)
+    # the same few numbers of cases recur
+    bootstrap = Bootstrap(draws, keep=64)
     order = sorted(
         collection.arms, key=lambda arm: list(PAPER_ARMS).index(arm) if arm in PAPER_ARMS else len(PAPER_ARMS)
     )
@@ -187,7 +196,7 @@ def compare(
     first: str,
     second: str,
     column: Column,
-    bootstrap: CaseBootstrap,
+    bootstrap: Bootstrap,
     *,
     task: str | None = None,
 ) -> Estimate | None:
@@ -213,9 +222,9 @@ def phrase(estimate: Estimate | None, column: Column) -> str:
     return f"{text}; {estimate.agreeing} of {len(estimate.seeds)} seeds agree"
 
 
-def interval(bounds: tuple[float, float], column: Column) -> str:
+def interval(found: Interval[float], column: Column) -> str:
     """The bounds as text, "[1.2, 5.0]"."""
-    return "[" + ", ".join(column.format_change(bound).removeprefix("+") for bound in bounds) + "]"
+    return "[" + ", ".join(column.format_change(bound).removeprefix("+") for bound in found.bounds) + "]"
 
 
 def logged(result: Result, name: str) -> tuple[list[float], list[float]]:
@@ -232,7 +241,7 @@ def last(result: Result, name: str) -> float | None:
     return fmean(values[-max(1, len(values) // 10) :]) if values else None
 
 
-def _row(collection: Collection, arm: str, baseline: str, bootstrap: CaseBootstrap) -> Row:
+def _row(collection: Collection, arm: str, baseline: str, bootstrap: Bootstrap) -> Row:
     runs = collection.arms[arm]
     seeds = tuple(runs)
     means = {}
@@ -264,7 +273,7 @@ def _row(collection: Collection, arm: str, baseline: str, bootstrap: CaseBootstr
     )
 
 
-def _claims(collection: Collection, bootstrap: CaseBootstrap) -> Iterator[Claim]:
+def _claims(collection: Collection, bootstrap: Bootstrap) -> Iterator[Claim]:
     """Table 4 in both its steps and as a whole, the loss of Fig. 6 (left), the routing of 4.5, and our controls."""
 
     def claim(source: str, first: str, second: str, column: Column, metrics: tuple[str, ...] = ()) -> Claim:
@@ -288,8 +297,8 @@ def _spread(collection: Collection, arm: str, baseline: str) -> Spread:
     return spread(one - two)
 
 
-def _estimate(values: np.ndarray, seeds: Sequence[int], bootstrap: CaseBootstrap) -> Estimate | None:
-    return seed_estimate(values.tolist(), seeds) if values.ndim == 1 else bootstrap.estimate(values, seeds)
+def _estimate(values: np.ndarray, seeds: Sequence[int], bootstrap: Bootstrap) -> Estimate | None:
+    return seed_estimate(values.tolist(), seeds) if values.ndim == 1 else estimate(values, seeds, bootstrap)
 
 
 def _values(

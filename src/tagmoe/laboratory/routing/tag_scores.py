@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 
-from tagmoe.evaluate.tagworld import pipeline_editor, run_editor, wilson
+from tagmoe.evaluate.tagworld import run_cases
+from tagmoe.intervals import wilson
+from tagmoe.pipeline.editor import pipeline_editor
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.routing.predicted_tags import Alignment, TagScore, score, signature
 from tagmoe.routing.tags_right import TagsRight, checksum
@@ -33,11 +35,11 @@ def signatures(
     found: dict[int, torch.Tensor] = {}
 
     def keep(seeds: Sequence[int], routing: list[Any]) -> None:
-        # run_editor puts cases with as many references into one call; the seed says which case it is.
+        # run_cases puts cases with as many references into one call; the seed says which case it is.
         found.update(zip((one - seed for one in seeds), signature(routing), strict=True))
 
     editor = pipeline_editor(pipeline, steps=steps, cfg=cfg, return_routing="stats", on_routing=keep)
-    run_editor(editor, samples, batch=batch, seed=seed, on_batch=on_batch)
+    run_cases(editor, samples, batch=batch, seed=seed, on_batch=on_batch)
     return torch.stack([found[i] for i in range(len(samples))])
 
 
@@ -56,12 +58,12 @@ def measure(
 
 def tags_right(found: TagScore, pipeline: TagMoEPipeline, folder: Path, *, seed: int, command: str) -> TagsRight:
     """The figures to keep in the model folder that was measured."""
-    low, high = wilson(round(found.exact * found.n), found.n)
+    exact = wilson(round(found.exact * found.n), found.n)
     return TagsRight(
         cases=found.n,
         exact=found.exact,
-        exact_low=low,
-        exact_high=high,
+        exact_low=exact.low,
+        exact_high=exact.high,
         f1=found.f1,
         baseline_exact=found.baseline_exact,
         baseline_f1=found.baseline_f1,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tagmoe.errors import MissingError, UsageError
+from tagmoe.errors import UsageError
+from tagmoe.extras import require
 from tagmoe.pipeline.memory.plans import MemoryPlan
 from tagmoe.pipeline.memory.sizes import UNQUANTISED
 
@@ -63,10 +63,7 @@ def load_pipeline(
 
 def check_library() -> None:
     """Raises MissingError, naming the install line, when the quantisation library is not installed."""
-    if find_spec(LIBRARY) is None:
-        raise MissingError(
-            f"8-bit and 4-bit weights need {LIBRARY}, which is not installed: pip install 'tagmoe[memory]'."
-        )
+    require("memory", purpose="A model with 8-bit or 4-bit weights")
     # It says one line for every layer and step that an input is cast.
     logging.getLogger(LIBRARY).setLevel(logging.ERROR)
 

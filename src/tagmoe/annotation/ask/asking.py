@@ -1,0 +1,284 @@
+"""Ask for many rows of a store at once, in one process.
+
+`Asking` writes each answer to the ledger of its fragment. It yields a fragment when its last answer is there, with the
+new columns in a file that is not committed yet. So any number of processes can ask for fragments of one store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from tagmoe.annotation.answer import ANNOTATION, Annotation, column_of, take_tags
+from tagmoe.annotation.ask.annotators import Annotator, settings_digest
+from tagmoe.annotation.ask.ledger import Ledger
+from tagmoe.data.store.record import PROVENANCE, SCHEMA, Record
+from tagmoe.data.store.store import Filling, Store
+from tagmoe.errors import DataError, TagMoEError, UsageError
+from tagmoe.vlm.question import STATUSES, Status
+
+READ_ROWS = 16
+"""Records whose pictures are read at a time."""
+GIVE_UP_AFTER = 20
+"""After this many failed rows in a row the run stops, as the server seems to be gone."""
+LEDGERS = "annotating"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Settings of a run.
+
+    name: of the annotator, for its column. retry: statuses to ask again, beside "failed", which is always asked again.
+    in_flight: rows asked at the same time. replace_tags: replace canonical tags that others gave, too (`take_tags`).
+    ledgers: folder for uncommitted answers; by default in the store, or in the user's cache for a store in an object
+    store.
+    """
+
+    name: str
+    retry: frozenset[Status] = frozenset()
+    in_flight: int = 16
+    replace_tags: bool = False
+    ledgers: Path | None = None
+
+    def __post_init__(self) -> None:
+        column_of(self.name)
+        if self.in_flight < 1:
+            raise UsageError(f"The number of rows in flight is {self.in_flight}; give 1 or more.")
+        unknown = sorted(set(self.retry) - set(STATUSES))
+        if unknown or "ok" in self.retry:
+            named = unknown[0] if unknown else "ok"
+            raise UsageError(f"The status to ask again is {named!r}; it is one of invalid, refused, failed.")
+
+
+@dataclass
+class Outcome:
+    """What a run did.
+
+    asked: number of rows asked, by status. reasons: number of rows by (status, reason), where the status is not ok.
+    known: rows whose answer came from a ledger. tagged: rows whose canonical tags were set. left: rows that are still
+    to be asked.
+    """
+
+    asked: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
+    known: int = 0
+    tagged: int = 0
+    left: int = 0
+
+    def add(self, other: Outcome) -> None:
+        """Add the counts of a part of the run; `left` is known only at the end."""
+        self.asked.update(other.asked)
+        self.reasons.update(other.reasons)
+        self.known += other.known
+        self.tagged += other.tagged
+
+
+@dataclass(frozen=True)
+class AnnotatedFragment:
+    """A fragment whose last answer is there.
+
+    number: of the fragment. filling: its new columns, not yet committed. outcome: the counts of its rows.
+    """
+
+    number: int
+    filling: Filling
+    outcome: Outcome
+
+
+class Asking:
+    """Asks one annotator for rows of a store, in the process that made it."""
+
+    def __init__(self, store: Store, annotator: Annotator, plan: Plan) -> None:
+        self._store, self._annotator, self._plan = store, annotator, plan
+        self._failed_in_a_row = 0
+        # One event loop for all fragments: the annotator's connections belong to a loop.
+        self._runner = asyncio.Runner()
+
+    def fragments(
+        self, numbers: Sequence[int], limit: int | None = None, count: Callable[[int], None] = lambda rows: None
+    ) -> Generator[AnnotatedFragment, None, None]:
+        """Ask for the rows of these fragments, and yield each fragment when its last answer is there.
+
+        limit: rows to ask. count: called with the number of rows that were answered since it was called last.
+        """
+        finished: asyncio.Queue[AnnotatedFragment | None] = asyncio.Queue()
+        asking = self._runner.get_loop().create_task(self._ask_all(numbers, limit, count, finished))
+        try:
+            while (fragment := self._runner.run(finished.get())) is not None:
+                yield fragment
+        finally:
+            asking.cancel()
+            self._runner.run(asyncio.wait([asking]))
+        asking.result()  # raises what stopped it
+
+    def close(self) -> None:
+        """Close the annotator and the event loop."""
+        self._runner.run(self._annotator.close())
+        self._runner.close()
+
+    async def _ask_all(
+        self,
+        numbers: Sequence[int],
+        limit: int | None,
+        count: Callable[[int], None],
+        finished: asyncio.Queue[AnnotatedFragment | None],
+    ) -> None:
+        slots = asyncio.Semaphore(self._plan.in_flight)
+        first_rows = _first_rows(self._store)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for number in numbers:
+                    if limit == 0:
+                        break
+                    fragment = _Fragment(self._store, number, first_rows[number], self._annotator, self._plan, limit)
+                    if limit is not None:
+                        limit -= len(fragment.wanted)
+                    if not fragment.wanted:
+                        finished.put_nowait(fragment.finish())
+                    for row, record in fragment.records():
+                        await slots.acquire()
+                        task = group.create_task(self._ask(fragment, row, record, count, finished))
+                        task.add_done_callback(lambda _: slots.release())
+        except BaseExceptionGroup as error:
+            raise _first(error) from None
+        finally:
+            finished.put_nowait(None)
+
+    async def _ask(
+        self,
+        fragment: _Fragment,
+        row: int,
+        record: Record,
+        count: Callable[[int], None],
+        finished: asyncio.Queue[AnnotatedFragment | None],
+    ) -> None:
+        found = await self._annotator.annotate(record)
+        fragment.add(row, found)
+        count(1)
+        self._failed_in_a_row = self._failed_in_a_row + 1 if found.status == "failed" else 0
+        if self._failed_in_a_row >= GIVE_UP_AFTER:
+            raise DataError(
+                f"{GIVE_UP_AFTER} rows failed in a row, the last with this reason: {found.reason.rstrip('.')}. The "
+                "answers so far are kept; run the same command again when the server answers."
+            )
+        if not fragment.pending:
+            finished.put_nowait(fragment.finish())
+
+
+class _Fragment:
+    """A fragment at work. wanted: its rows to ask, at most `limit`. pending: number of them without an answer yet."""
+
+    def __init__(
+        self, store: Store, number: int, first_row: int, annotator: Annotator, plan: Plan, limit: int | None
+    ) -> None:
+        self._store, self._number, self._first_row = store, number, first_row
+        self._column, self._plan, self._seed = column_of(plan.name), plan, annotator.seed
+        self._rows = [
+            row
+            for batch in store.fragment(number, [self._column, "tags", "tag_provenance"], rows=8192)
+            for row in batch.to_pylist()
+        ]
+        self._ledger = Ledger(ledger_folder(store, plan), number)
+        prefix = settings_digest(annotator.settings)
+        # Ignore answers of the ledger that were given under other settings, or that failed: their rows are asked again.
+        self._answers = {
+            row: found
+            for row, found in self._ledger.answers().items()
+            if row < len(self._rows) and found.key.startswith(prefix) and found.status != "failed"
+        }
+        self._outcome = Outcome(known=len(self._answers))
+        self.wanted = [
+            row
+            for row, values in enumerate(self._rows)
+            if row not in self._answers and _is_stale(values[self._column], prefix, plan)
+        ][:limit]
+        self.pending = len(self.wanted)
+
+    def records(self) -> Iterator[tuple[int, Record]]:
+        """The wanted rows with their records, of which READ_ROWS are in memory at once."""
+        for start in range(0, len(self.wanted), READ_ROWS):
+            some = self.wanted[start : start + READ_ROWS]
+            yield from zip(some, self._store.records([self._first_row + row for row in some]), strict=True)
+
+    def add(self, row: int, found: Annotation) -> None:
+        """Keep an answer in the ledger, and count it."""
+        self._ledger.add(row, found)
+        self._answers[row] = found
+        self._outcome.asked[found.status] += 1
+        if found.status != "ok":
+            self._outcome.reasons[found.status, found.reason] += 1
+        self.pending -= 1
+
+    def finish(self) -> AnnotatedFragment:
+        """Write the new columns to a file. The ledger stays until they are committed."""
+        for row, found in self._answers.items():
+            values = self._rows[row]
+            values[self._column] = found.to_row()
+            self._outcome.tagged += take_tags(
+                values, found, self._plan.name, self._seed, replace_tags=self._plan.replace_tags
+            )
+        kinds: dict[str, pa.DataType] = {self._column: ANNOTATION}
+        if self._outcome.tagged:
+            kinds |= {"tags": SCHEMA.field("tags").type, "tag_provenance": PROVENANCE}
+        table = pa.table(
+            {name: pa.array([values[name] for values in self._rows], kind) for name, kind in kinds.items()}
+        )
+        self._ledger.close()
+        return AnnotatedFragment(self._number, self._store.prepare(self._number, table), self._outcome)
+
+
+def _asked_again(plan: Plan) -> set[str]:
+    return {"failed", *plan.retry}
+
+
+def _is_stale(value: Any, prefix: str, plan: Plan) -> bool:
+    return value is None or not value["key"].startswith(prefix) or value["status"] in _asked_again(plan)
+
+
+def stale_rows(column: str, annotator: Annotator, plan: Plan) -> str:
+    """The rows to ask, as an SQL filter; `_is_stale` says the same of one value."""
+    prefix = settings_digest(annotator.settings)
+    statuses = ", ".join(f"'{status}'" for status in sorted(_asked_again(plan)))
+    name = f"`{column}`"
+    return f"{name} IS NULL OR {name}.`key` NOT LIKE '{prefix}%' OR {name}.`status` IN ({statuses})"
+
+
+def _first_rows(store: Store) -> dict[int, int]:
+    """The number of the first row of each fragment."""
+    rows, row = {}, 0
+    for number in store.fragments():
+        rows[number] = row
+        row += store.fragment_rows(number)
+    return rows
+
+
+def ledger_folder(store: Store, plan: Plan) -> Path:
+    """The folder of the ledgers of this plan."""
+    if plan.ledgers is not None:
+        return plan.ledgers / plan.name
+    if "://" not in store.uri:
+        return Path(store.uri) / LEDGERS / plan.name
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "tagmoe" / LEDGERS / hashlib.sha256(store.uri.encode()).hexdigest()[:16] / plan.name
+
+
+def _first(group: BaseExceptionGroup) -> BaseException:
+    """The error that stopped a group of tasks; an error with a sentence for the user comes before any other."""
+    errors = list(_leaves(group))
+    return next((error for error in errors if isinstance(error, TagMoEError)), errors[0])
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error

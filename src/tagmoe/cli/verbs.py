@@ -1,0 +1,111 @@
+"""The verbs, each imported when it is called: `tagmoe --help` needs their names and first sentences only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import typer
+import typer.core
+
+
+@dataclass(frozen=True)
+class Verb:
+    """Where a verb is: a module of tagmoe.cli, and in it a function or the app of a group. about: its first sentence,
+    which a test compares."""
+
+    module: str
+    attribute: str
+    about: str
+
+
+VERBS = {
+    "demo": Verb(
+        "demo",
+        "demo",
+        "Edit held-out pictures of every task, judge them from their pixels, and write a report of one page.",
+    ),
+    "edit": Verb("edit", "edit", "Edit one or several pictures by an instruction."),
+    "generate": Verb("generate", "generate", "Generate a picture from text."),
+    "rewrite": Verb("rewrite", "rewrite", "Print the words that `tagmoe edit --rewrite` would use for an instruction."),
+    "train": Verb(
+        "train",
+        "train",
+        "Train a model by a recipe: dense base, upcycling, unified training; print the folder of the result.",
+    ),
+    "upcycle": Verb(
+        "upcycle",
+        "upcycle",
+        "Turn the last blocks of a dense transformer into mixtures of copies, tensor by tensor, on the disk.",
+    ),
+    "convert-release": Verb(
+        "convert_release",
+        "convert_release",
+        "Write the authors' weights and all other parts of their base as one pipeline folder.",
+    ),
+    "info": Verb(
+        "info",
+        "info",
+        "Versions and devices, the vocabulary of tags, all settings, the words of TagWorld, facts or memory of a "
+        "model.",
+    ),
+    "routing": Verb("routing", "app", "Record what the experts do, and show it (paper Fig. 6)."),
+    "ablation": Verb("ablation", "app", "Train arms of the paper's ablation over seeds, and compare them (Table 4)."),
+    "data": Verb(
+        "data", "app", "Fill, look at, check, enlarge, annotate, encode, export and clean a store of training data."
+    ),
+}
+
+
+class _Commands(Mapping[str, Any]):
+    """The verbs' commands by name; each is made when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._made:
+            verb = VERBS[name]
+            found = getattr(import_module(f"tagmoe.cli.{verb.module}"), verb.attribute)
+            if isinstance(found, typer.Typer):
+                command: Any = typer.main.get_group(found)
+            else:
+                app = typer.Typer(add_completion=False, rich_markup_mode=None)
+                app.command()(found)
+                command = typer.main.get_command(app)
+            command.name = name
+            self._made[name] = command
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(VERBS)
+
+    def __len__(self) -> int:
+        return len(VERBS)
+
+
+class PlainGroup(typer.core.TyperGroup):
+    """A group whose help gives the whole first sentence of each command, where typer's would cut it to one line."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write name and first sentence of every command."""
+        rows = [
+            (name, " ".join((command.help or "").split("\n\n")[0].split())) for name, command in self.commands.items()
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+class LazyGroup(typer.core.TyperGroup):
+    """The group of all verbs."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands: Any = _Commands()
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the verbs' names and first sentences, without importing one."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, verb.about) for name, verb in VERBS.items()])

@@ -1,0 +1,39 @@
+"""The optional dependencies: which extra brings which modules, and the one sentence for a module that is missing.
+
+Every guard calls `require` right before it imports, so that a missing module is an error of one kind with exit code 3.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from tagmoe.errors import MissingError
+
+EXTRAS: dict[str, tuple[str, ...]] = {
+    "train": ("tensorboard",),
+    "lora": ("peft",),
+    "memory": ("bitsandbytes",),
+    "data": ("lance", "pyarrow", "webdataset"),
+    "ray": ("ray",),
+    "vlm": ("aiohttp", "jsonschema", "llguidance", "sklearn", "cleanlab"),
+    "reports": ("matplotlib", "sklearn"),
+}
+"""The modules that tagmoe imports from each extra of pyproject.toml; a test compares the two."""
+
+
+def install_line(extra: str) -> str:
+    """The command that installs an extra."""
+    return f"pip install 'tagmoe[{extra}]'"
+
+
+def require(extra: str, *modules: str, purpose: str) -> None:
+    """Raise MissingError when one of these modules of an extra is not installed. Nothing is imported.
+
+    modules: by default all of the extra. purpose: what needs them, as the subject of a sentence ("Loading a LoRA").
+    """
+    unknown = [name for name in modules if name not in EXTRAS[extra]]
+    if unknown:
+        raise ValueError(f"The extra {extra!r} does not bring {unknown[0]!r}; add it to EXTRAS and to pyproject.toml.")
+    for name in modules or EXTRAS[extra]:
+        if find_spec(name) is None:
+            raise MissingError(f"{purpose} needs {name}, which is not installed; run: {install_line(extra)}.")

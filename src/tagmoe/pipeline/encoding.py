@@ -1,0 +1,139 @@
+"""Prompts and pictures as the transformer's tokens, and latents as pictures again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import PIL.Image
+import torch
+
+from tagmoe.errors import UsageError
+from tagmoe.pictures import fit_size, resize_image
+from tagmoe.pipeline.arguments import check_words
+from tagmoe.pipeline.tensors import images_to_tensor
+
+WIDEST_REFERENCE = 16
+
+Text = tuple[torch.Tensor, torch.Tensor]
+"""Embeddings (B, S, D) and the mask (B, S) of real tokens."""
+
+
+class EncodingMixin:
+    """What a pipeline encodes and decodes with its autoencoder, tokenizer and text encoder."""
+
+    config: Any
+    vae: Any
+    text_encoder: Any
+    tokenizer: Any
+    patch_size: int
+    size_multiple: int
+    _execution_device: Any
+
+    @torch.no_grad()
+    def encode_prompt(self, prompt: str | Sequence[str]) -> Text:
+        """The conditioning of prompts: embeddings (B, S, D), zero where padded, and the mask (B, S) of real tokens.
+
+        The template's tokens before the prompt are dropped, as in Qwen-Image (34 of them there). Raises UsageError for
+        control tokens, unknown words and too long prompts.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        before, after = self.config.prompt_template.split("{}")
+        prefix, suffix = self._token_ids(before), self._token_ids(after)
+        rows = [prefix + self._prompt_ids(text) + suffix for text in prompts]
+        longest = max(len(row) for row in rows)
+        device = self._execution_device
+        padding = self.tokenizer.pad_token_id
+        ids = torch.tensor([row + [padding] * (longest - len(row)) for row in rows], device=device)
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
+        hidden = self.text_encoder(
+            input_ids=ids,
+            attention_mask=mask,
+            output_hidden_states=True,
+            use_cache=False,
+            # The logits are not used: one position instead of all saves (B, S, vocabulary).
+            logits_to_keep=1,
+        ).hidden_states[-1]
+        kept = mask[:, len(prefix) :].bool()
+        return hidden[:, len(prefix) :] * kept.unsqueeze(-1), kept
+
+    def check_prompt(self, prompt: str) -> None:
+        """Raise UsageError for what `encode_prompt` refuses: control tokens, unknown words, too many tokens."""
+        self._prompt_ids(prompt)
+
+    def _token_ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False).input_ids if text else []
+
+    def _prompt_ids(self, text: str) -> list[int]:
+        for token in self.tokenizer.all_special_tokens:
+            if token in text:
+                raise UsageError(f"The prompt contains the control token {token!r}; remove it.")
+        if self.config.known_words is not None:
+            check_words(text, self.config.known_words)
+        ids = self._token_ids(text)
+        if len(ids) > self.config.max_prompt_tokens:
+            raise UsageError(
+                f"The prompt has {len(ids)} tokens; at most {self.config.max_prompt_tokens} are allowed: shorten it."
+            )
+        return ids
+
+    @torch.no_grad()
+    def encode_images(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
+        """Normalised latents (B, z, H/f, W/f), fp32, of RGB pixels (B, 3, H, W) in [-1, 1]: the mode, no sample."""
+        frames = pixels_BCHW.to(self._execution_device, self.vae.dtype).unsqueeze(2)
+        latents = self.vae.encode(frames).latent_dist.mode().squeeze(2).float()
+        mean, std = self._latent_statistics(latents.device)
+        return (latents - mean) / std
+
+    @torch.no_grad()
+    def decode(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
+        """RGB pixels (B, 3, H*f, W*f) in [-1, 1], fp32, of normalised latents (B, z, H, W)."""
+        mean, std = self._latent_statistics(latents_BCHW.device)
+        latents = (latents_BCHW.float() * std + mean).to(self.vae.dtype)
+        return self.vae.decode(latents.unsqueeze(2)).sample.squeeze(2).float()
+
+    def pack_latents(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
+        """Image tokens (B, T, z * p * p), row by row, of latents (B, z, h, w); p is the patch size, 2."""
+        batch, channels, height, width = latents_BCHW.shape
+        p = self.patch_size
+        patches = latents_BCHW.reshape(batch, channels, height // p, p, width // p, p)
+        return patches.permute(0, 2, 4, 1, 3, 5).reshape(batch, (height // p) * (width // p), channels * p * p)
+
+    def unpack_latents(self, tokens_BTC: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """Latents (B, z, h, w) of image tokens; `height` and `width` are those of the picture in pixels."""
+        batch, _, channels = tokens_BTC.shape
+        p = self.patch_size
+        rows, columns = height // self.size_multiple, width // self.size_multiple
+        patches = tokens_BTC.reshape(batch, rows, columns, channels // (p * p), p, p)
+        return patches.permute(0, 3, 1, 4, 2, 5).reshape(batch, channels // (p * p), rows * p, columns * p)
+
+    def _latent_statistics(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        config = self.vae.config
+        mean, std = (
+            torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (config.latents_mean, config.latents_std)
+        )
+        return mean, std
+
+    def _encode_references(
+        self, references: list[list[PIL.Image.Image]], area: int
+    ) -> tuple[torch.Tensor, list[tuple[int, int, int]]]:
+        """Reference tokens (samples, T, C), one image after the other, and the token grid of each."""
+        for picture in (picture for pictures in references for picture in pictures):
+            if max(picture.size) > WIDEST_REFERENCE * min(picture.size):
+                raise UsageError(
+                    f"A reference is {picture.width}x{picture.height}; at most 1:{WIDEST_REFERENCE} is allowed: crop."
+                )
+        sizes = [[fit_size(*picture.size, area, self.size_multiple) for picture in pictures] for pictures in references]
+        if any(other != sizes[0] for other in sizes):
+            raise UsageError(
+                "The references of this batch have different aspects, and one batch has one shape; "
+                "call once for each of them, or crop them alike."
+            )
+        tokens = []
+        for index, (height, width) in enumerate(sizes[0]):
+            pixels = images_to_tensor([resize_image(pictures[index], height, width) for pictures in references])
+            tokens.append(self.pack_latents(self.encode_images(pixels)))
+        return torch.cat(tokens, dim=1), [self._grid(height, width) for height, width in sizes[0]]
+
+    def _grid(self, height: int, width: int) -> tuple[int, int, int]:
+        return 1, height // self.size_multiple, width // self.size_multiple

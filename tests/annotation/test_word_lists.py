@@ -1,0 +1,79 @@
+"""The word lists of the annotator `rules`: what their file must be, and when it is read."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from tagmoe.annotation.rules.patterns import Patterns
+from tagmoe.annotation.rules.word_lists import any_of, packaged_words, parse_words
+from tagmoe.errors import ConfigError
+
+PACKAGED = packaged_words()
+
+
+def text_with(**changes: object) -> str:
+    return yaml.safe_dump({**{name: list(words) for name, words in PACKAGED}, **changes})
+
+
+def test_lists_are_read_back_as_they_were_written() -> None:
+    assert parse_words(text_with(), "w.yaml") == PACKAGED
+    assert parse_words(text_with(colours=["puce"]), "w.yaml").colours == ("puce",)
+
+
+@pytest.mark.parametrize("name", sorted(type(PACKAGED).model_fields))
+def test_every_list_is_used(name: str) -> None:
+    other = Patterns(parse_words(text_with(**{name: ["zyzzyva"]}), "w.yaml"))
+    given, changed = vars(Patterns(PACKAGED)), vars(other)
+    assert any(given[key].pattern != changed[key].pattern for key in given)
+    assert any("zyzzyva" in pattern.pattern for pattern in changed.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("colours: [", "'w.yaml' cannot be read as YAML"),
+        ("- red", "'w.yaml' is no mapping; it has people, face_words"),
+        ("people: [a]\npeople: [b]", "'people' is given twice"),
+        (text_with(colour=["red"]), "a wrong 'colour': extra inputs"),
+        (text_with(colours=[]), "a wrong 'colours'"),
+        (text_with(colours=[1]), "a wrong 'colours.0'"),
+        (text_with(colours=["red", "red"]), "'red' is given twice"),
+        (text_with(colours=["Red"]), "'Red' is empty or not in lower case"),
+        (text_with(colours=[""]), "'' is empty"),
+        (text_with(colours=["gr[ey"]), r"'gr\[ey' is no regular expression"),
+        (text_with(colours=["gr(a|e)y"]), r"'gr\(a\|e\)y' captures a group"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_one_sentence(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        parse_words(text, "w.yaml")
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_list_is_named() -> None:
+    lists = {name: list(words) for name, words in PACKAGED if name != "places"}
+    with pytest.raises(ConfigError, match="a wrong 'places': field required"):
+        parse_words(yaml.safe_dump(lists), "w.yaml")
+
+
+def test_any_of_several_words_is_one_group() -> None:
+    assert any_of(["red", "gr[ae]y"]) == "(?:red|gr[ae]y)"
+
+
+def test_the_file_is_read_at_the_first_instruction_and_never_again() -> None:
+    code = """
+import yaml
+calls = []
+load = yaml.load
+yaml.load = lambda *args: calls.append(1) or load(*args)
+from tagmoe.annotation.rules.words import read
+print(len(calls))
+read("make the car red"), read("make it night")
+print(len(calls))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "1"]

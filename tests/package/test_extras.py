@@ -1,0 +1,106 @@
+"""The table of extras says what pyproject.toml installs, and a missing module is one sentence with the install line."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+from tagmoe.errors import MissingError
+from tagmoe.extras import EXTRAS, require
+
+ROOT = Path(__file__).parents[2]
+SOURCES = {path: path.read_text(encoding="utf-8") for path in sorted((ROOT / "src" / "tagmoe").rglob("*.py"))}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def normalised(name: str) -> str:
+    """The name of a distribution as indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+PROVIDERS = {module: {normalised(name) for name in names} for module, names in packages_distributions().items()}
+
+
+def distributions(requirements: list[str]) -> set[str]:
+    """The distributions that requirements name, without versions, extras and tagmoe itself."""
+    return {normalised(re.split(r"[\s\[<>=!~;]", line, maxsplit=1)[0]) for line in requirements} - {"tagmoe"}
+
+
+CORE = distributions(PROJECT["dependencies"])
+INSTALLED = {extra: distributions(lines) for extra, lines in PROJECT["optional-dependencies"].items()}
+
+
+def imported() -> set[str]:
+    """Every top-level package that the source imports anywhere, but Python's own and tagmoe."""
+    found = set()
+    for text in SOURCES.values():
+        for node in ast.walk(ast.parse(text)):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level and node.module:
+                names = [node.module]
+            found |= {name.split(".")[0] for name in names}
+    return found - sys.stdlib_module_names - {"tagmoe"}
+
+
+def test_the_table_is_what_the_extras_install() -> None:
+    assert set(EXTRAS) == set(INSTALLED) - {"all", "dev"}
+    for extra, modules in EXTRAS.items():
+        brought = {module: PROVIDERS[module] & INSTALLED[extra] for module in modules}
+        assert all(brought.values()), f"{extra} does not install {brought}"
+        assert INSTALLED[extra] == set().union(*brought.values()), f"{extra} installs what no module of it needs"
+
+
+def test_all_holds_every_extra_and_dev_holds_all() -> None:
+    extras = PROJECT["optional-dependencies"]
+    assert extras["all"] == [f"tagmoe[{','.join(EXTRAS)}]"]
+    assert "tagmoe[all]" in extras["dev"]
+
+
+def test_whatever_is_imported_is_installed_with_tagmoe_or_by_an_extra() -> None:
+    # torch.utils.tensorboard imports TensorBoard for us
+    optional = {module for modules in EXTRAS.values() for module in modules} - {"tensorboard"}
+    packages = imported()
+    assert len(packages) > 20
+    assert optional <= packages
+    # what transformers and diffusers load their models with, and a part of Jinja
+    core = CORE | {"huggingface-hub", "markupsafe"}
+    assert {name for name in packages - optional if not PROVIDERS.get(name, set()) & core} == set()
+
+
+def test_a_missing_module_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    require("vlm", purpose="Asking a server")
+    monkeypatch.setattr("tagmoe.extras.find_spec", lambda name: None if name == "jsonschema" else object())
+    require("vlm", "aiohttp", purpose="Asking a server")
+    with pytest.raises(MissingError) as caught:
+        require("vlm", purpose="Asking a server")
+    assert str(caught.value) == (
+        "Asking a server needs jsonschema, which is not installed; run: pip install 'tagmoe[vlm]'."
+    )
+    assert caught.value.exit_code == 3
+
+
+def test_a_guard_cannot_ask_an_extra_for_what_it_does_not_bring() -> None:
+    with pytest.raises(ValueError, match="'scipy'"):
+        require("data", "scipy", purpose="A store of data")
+    with pytest.raises(KeyError):
+        require("none", purpose="Anything")
+
+
+def test_only_extras_names_the_install_line() -> None:
+    words = re.compile(r"find_spec|pip install|except (ImportError|ModuleNotFoundError)")
+    assert [path.name for path, text in SOURCES.items() if words.search(text)] == ["extras.py"]
+
+
+def test_it_imports_no_module_that_it_asks_for() -> None:
+    modules = sorted({module for modules in EXTRAS.values() for module in modules})
+    asking = "".join(f"require({extra!r}, purpose='It'); " for extra in EXTRAS)
+    code = f"import sys; from tagmoe.extras import require; {asking}print(set({modules!r}) & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,184 @@
+"""The built wheel, installed in fresh environments outside the checkout: bare, and with each extra alone.
+
+Each environment begins as a copy, by hard links, of one with the wheel and its dependencies: torch is a gigabyte.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from support.fault_server import fault_server
+
+import tagmoe
+from tagmoe.extras import EXTRAS, install_line
+from tagmoe.pipeline.packaged import FOLDER, example
+
+ROOT = Path(__file__).parents[2]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+TINY = (
+    "train tagworld/quick --output-dir {folder}/run --set threads=1 --set validation_cases=1 "
+    "--set base.steps=1 --set base.batch=2 --set base.unique_samples=2 "
+    "--set unified.steps=1 --set unified.batch=2 --set unified.unique_samples=2"
+)
+EDIT = "edit {scene} -p 'make the star blue' -o {folder}/edited.png --steps 1 --force"
+QUANTISED = (
+    "from tagmoe.pipeline.memory.placing import load_pipeline; from tagmoe.pipeline.memory.plans import CPU_PLANS; "
+    "from tagmoe.pipeline.packaged import packaged_folder; plans = [plan for plan in CPU_PLANS if plan.is_quantised]; "
+    "assert len(plans) == 2; [load_pipeline(packaged_folder(), plan, 'cpu') for plan in plans]"
+)
+IMPORT = "data import tagworld {folder}/store --count 24 --seed 0"
+COMMANDS = {
+    "train": [f"{TINY} --set tensorboard=true"],
+    "lora": [f"{EDIT} --lora {{folder}}/lora.safetensors"],
+    "data": [
+        IMPORT,
+        "data validate {folder}/store --workers 1",
+        "data invert {folder}/store",
+        "data annotate {folder}/store",
+        "data stats {folder}/store",
+        "data encode {folder}/store --workers 1",
+        "data export {folder}/store --format parquet --out {folder}/parquet",
+        "data export {folder}/store --format webdataset --out {folder}/webdataset",
+        "data export {folder}/store --format jsonl --out {folder}/jsonl",
+        "data import parquet {folder}/parquet {folder}/again --licence MIT",
+        f"{TINY} --set data.store={{folder}}/store",
+        "data clean {folder}/store",
+    ],
+    "ray": [IMPORT, "data annotate {folder}/store --engine ray --workers 1"],
+    "vlm": ["rewrite {scene} -p sunglasses --backend {url} --vlm-model tiny-vlm"],
+    "reports": [
+        f"{EDIT} --explain {{folder}}/edited.html",
+        "routing record --cases 1 --tasks recolour,wear --controls 0 --seed 0 --steps 1 --out {folder}/recording",
+        "routing report {folder}/recording --out {folder}/report",
+    ],
+}
+"""What each extra is for; `memory` is a call in Python, as the command line chooses its plan by the machine."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A virtual environment, and a folder to work in that is no part of the checkout."""
+
+    folder: Path
+    work: Path
+
+    def python(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run its Python, with nothing of the environment that this test runs in."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        settings = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HOME": str(self.work)}
+        command = [str(self.folder / "bin" / "python"), *words]
+        return subprocess.run(command, cwd=self.work, env={**kept, **settings}, capture_output=True, text=True)
+
+    def install(self, *requirements: str) -> None:
+        """Install in the versions that this project is tested with."""
+        options = ["--quiet", "--disable-pip-version-check", "--constraint", str(ROOT / "constraints.txt")]
+        done = self.python("-m", "pip", "install", *options, *requirements)
+        assert done.returncode == 0, done.stderr[-2000:]
+
+    def tagmoe(self, command: str, **places: str) -> subprocess.CompletedProcess[str]:
+        """Run one command line, with paths in place of the names in braces."""
+        places = {"folder": str(self.work), "scene": str(example("scene.png")), **places}
+        return self.python("-m", "tagmoe", *(word.format(**places) for word in shlex.split(command)))
+
+    def copy(self, folder: Path) -> Environment:
+        """The same packages in another environment."""
+        shutil.copytree(self.folder, folder / "venv", symlinks=True, copy_function=os.link)
+        (folder / "work").mkdir()
+        return Environment(folder / "venv", folder / "work")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy, since a build leaves folders behind."""
+    source = tmp_path_factory.mktemp("source")
+    shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("*.egg-info"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(source), str(source)]
+    subprocess.run(command, check=True)
+    (built,) = source.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """tagmoe without extras."""
+    folder = tmp_path_factory.mktemp("bare")
+    subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
+    (folder / "work").mkdir()
+    environment = Environment(folder / "venv", folder / "work")
+    environment.install("torch")
+    environment.install(str(wheel))
+    return environment
+
+
+def lora_file(path: Path) -> None:
+    """A LoRA for one layer of the packaged model."""
+    config = json.loads((FOLDER / "transformer" / "config.json").read_text())
+    width = config["num_attention_heads"] * config["attention_head_dim"]
+    base = "transformer.transformer_blocks.0.attn.to_q"
+    save_file({f"{base}.lora_A.weight": torch.zeros(2, width), f"{base}.lora_B.weight": torch.zeros(width, 2)}, path)
+
+
+def succeed(environment: Environment, commands: Sequence[str], **places: str) -> None:
+    for command in commands:
+        done = environment.tagmoe(command, **places)
+        assert done.returncode == 0, f"{command}: {done.stderr[-2000:]}"
+
+
+def test_without_extras_the_package_works_from_anywhere(bare: Environment) -> None:
+    script = subprocess.run([bare.folder / "bin" / "tagmoe", "-V"], cwd=bare.work, capture_output=True, text=True)
+    assert (script.returncode, script.stdout) == (0, f"{tagmoe.__version__}\n")
+    place = bare.python(
+        "-c", "from tagmoe.pipeline.packaged import example; print(example('scene.png'))"
+    ).stdout.strip()
+    assert place.startswith(str(bare.folder))
+    succeed(
+        bare,
+        ["--help", "train --list", "info", "demo --cases 1 --steps 1 --out {folder}/demo", EDIT, TINY],
+        scene=place,
+    )
+    assert (bare.work / "demo" / "report.html").is_file()
+    assert (bare.work / "edited.png").is_file()
+    assert (bare.work / "run" / "model" / "model_index.json").is_file()
+
+
+def test_without_extras_each_command_names_its_install_line(bare: Environment) -> None:
+    lora_file(bare.work / "lora.safetensors")
+    for extra, commands in COMMANDS.items():
+        done = bare.tagmoe(commands[0], url="http://127.0.0.1:9/v1")
+        assert done.returncode == 3, f"{commands[0]}: {done.stderr}"
+        # Ray works on a store of data, which is asked for first
+        assert install_line("data" if extra == "ray" else extra) in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_an_extra_alone_is_enough_for_its_commands(bare: Environment, wheel: Path, tmp_path: Path, extra: str) -> None:
+    environment = bare.copy(tmp_path)
+    environment.install(f"tagmoe[{extra}] @ {wheel.as_uri()}")
+    if extra == "memory":
+        done = environment.python("-c", QUANTISED)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return
+    lora_file(environment.work / "lora.safetensors")
+    with fault_server() as server:
+        succeed(environment, COMMANDS[extra], url=server.url)
+
+
+def test_uninstalling_leaves_nothing(bare: Environment, tmp_path: Path) -> None:
+    environment = bare.copy(tmp_path)
+    succeed(environment, ["-V", "train --list"])
+    done = environment.python("-m", "pip", "uninstall", "--yes", "--quiet", "tagmoe")
+    assert done.returncode == 0, done.stderr
+    assert [str(path) for path in environment.folder.rglob("*tagmoe*")] == []
