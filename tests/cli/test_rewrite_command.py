@@ -277,7 +277,7 @@ def test_self_uses_the_model_that_is_loaded_and_leaves_it_as_it_was(
     tagmoe: Any, chat_model: Path, scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
     """Also where the limit ends the writing in its midst."""
-    monkeypatch.setattr(rewrite_prompt, "MAX_TOKENS", 100)
+    monkeypatch.setattr(rewrite_prompt, "MAX_TOKENS", 30)
     options = ("--rewrite", "self", "--rewrite-timeout", seconds)
     done, metadata = edit(tagmoe, chat_model, scene, tmp_path / "o.png", *options)
     assert metadata["prompt"] == RAW

@@ -208,8 +208,16 @@ class InstructionRewriter:
         may run a loop of its own. The thread is a daemon, so that a blocked worker does not keep the process alive."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-            threading.Thread(target=self._loop.run_forever, name="rewriter", daemon=True).start()
+            threading.Thread(target=_run, args=(self._loop,), name="rewriter", daemon=True).start()
         return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    """Run a loop until it is stopped, then close it."""
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
 
 
 def attachment_of(image: Image, pixels: int) -> Attachment:

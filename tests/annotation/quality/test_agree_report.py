@@ -162,10 +162,10 @@ def test_the_page_is_whole_and_loads_nothing(store, report, tmp_path):
     assert all(name in page.text for name in TAG_NAMES)
     data = json.loads((tmp_path / "agree.json").read_text())
     assert data["figures"]["alpha"]["value"] == report.agreement.alpha_masi.value
-    rows = list(csv.DictReader((tmp_path / "tags.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "tags.csv").read_text().splitlines()))
     assert [row["tag"] for row in rows] == list(TAG_NAMES)
     assert float(rows[0]["kappa"]) == pytest.approx(report.agreement.tags[0].kappa.value, rel=1e-5)
-    confusion = list(csv.reader((tmp_path / "confusion.csv").open()))
+    confusion = list(csv.reader((tmp_path / "confusion.csv").read_text().splitlines()))
     assert len(confusion) == len(TAG_NAMES) + 2
     assert set(figures_of(report)) == {"alpha", "alpha_jaccard", "exact", "jaccard", "micro_f1", "macro_f1", "inverse"}
 

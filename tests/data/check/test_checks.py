@@ -46,7 +46,7 @@ def test_nothing_is_wrong_with_sound_records(kind, number):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_nothing_is_wrong_with_tagworld(task):
-    for index in range(40):
+    for index in range(12):
         case = sample(5, index, task=task)
         images = tuple(picture(pixels, kind="PNG") for pixels in case.sources)
         record = Record(

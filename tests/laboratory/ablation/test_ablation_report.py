@@ -157,7 +157,7 @@ def test_the_command(arms_folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "align" in captured.err
     assert command(arms_folder, "--out", out) == 2
     assert "exists" in capsys.readouterr().err
-    assert command(arms_folder, "--out", out, "--force", "--baseline", "align") == 0
+    assert command(arms_folder, "--out", out, "--force", "--arms", "moe,align", "--baseline", "align") == 0
     assert capsys.readouterr().out == f"{out / 'report.html'}\n"
     assert not list(tmp_path.glob(".out*"))
 

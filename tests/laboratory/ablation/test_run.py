@@ -64,10 +64,16 @@ def test_arms_run_in_processes_and_are_not_run_again(arms: Path, tmp_path: Path)
     assert path.stat().st_mtime_ns == before
 
 
-def test_results_of_dense_and_sparse_fit_together(arms: Path, tmp_path: Path) -> None:
-    bases, work = jobs_of(arms, tmp_path, "dense", "align")
+@pytest.fixture(scope="module")
+def finished(arms: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Job]:
+    """The jobs of two arms, done: dense and align."""
+    bases, work = jobs_of(arms, tmp_path_factory.mktemp("finished"), "dense", "align")
     in_this_process(*bases, *work)
-    dense, align = (read_result(job.folder / "result.json") for job in work)
+    return work
+
+
+def test_results_of_dense_and_sparse_fit_together(finished: list[Job]) -> None:
+    dense, align = (read_result(job.folder / "result.json") for job in finished)
     assert dense.common == align.common
     assert dense.cases == align.cases
     assert dense.routing is None
@@ -78,9 +84,8 @@ def test_results_of_dense_and_sparse_fit_together(arms: Path, tmp_path: Path) ->
     assert not {"output_dir", "cache_dir", "dense"} & align.settings.keys()
 
 
-def test_a_job_goes_on_from_what_is_there(arms: Path, tmp_path: Path) -> None:
-    bases, (job,) = jobs_of(arms, tmp_path, "moe")
-    in_this_process(*bases, job)
+def test_a_job_goes_on_from_what_is_there(finished: list[Job]) -> None:
+    _, job = finished
     first = read_result(job.folder / "result.json")
     (job.folder / "result.json").unlink()
     weights = (job.model / "transformer" / "diffusion_pytorch_model.safetensors").stat().st_mtime_ns
