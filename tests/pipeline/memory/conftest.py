@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
-TASKS = ("generate", "swap", "style")
+TASKS = ("generate", "add", "swap", "hair", "style", "destyle")
 
 
 @cache
