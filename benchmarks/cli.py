@@ -22,7 +22,8 @@ HELP = (
     "import sys; from tagmoe.cli import run; run(['--help']); "
     "print(','.join(sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules))), file=sys.stderr)"
 )
-TAGMOE = [sys.executable, "-m", "tagmoe"]
+# what the console script does
+TAGMOE = [sys.executable, "-c", "from tagmoe.cli import main; main()"]
 BARE = [sys.executable, "-c", "pass"]
 IMPORT = [sys.executable, "-c", "from diffusers import QwenImagePipeline"]
 HELP_RUNS, COLD_RUNS, EDIT_RUNS, STEPS = 11, 5, 5, 12

@@ -15,7 +15,6 @@ from typing import Annotated, Any
 import typer
 
 from tagmoe import __version__
-from tagmoe.cli.output import log
 from tagmoe.cli.verbs import LazyGroup
 from tagmoe.errors import TagMoEError
 
@@ -74,6 +73,13 @@ def run(arguments: Sequence[str]) -> int:
     if code == INTERRUPTED:
         log("interrupted: the command was stopped before it was finished.")
     return code if isinstance(code, int) else 0
+
+
+def log(sentence: str) -> None:
+    """As tagmoe.cli.output has it, which is imported when there is something to say: help is to be quick."""
+    from tagmoe.cli import output
+
+    output.log(sentence)
 
 
 def _parser_message(error: Any) -> str:
