@@ -45,12 +45,13 @@ def test_the_console_script_exits_with_the_code_of_its_error() -> None:
 
 def test_a_reader_that_leaves_early_gets_no_complaint() -> None:
     code = "import sys; from tagmoe.cli import run; sys.exit(run(['info', 'tags']))"
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    process.stdout.close()
-    assert process.stderr is not None
-    assert process.stderr.read() == ""
-    assert process.wait() == 1
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+        assert process.wait() == 1
 
 
 def test_edit_writes_a_picture_that_says_how_it_was_made(tagmoe, model, picture, tmp_path) -> None:

@@ -99,6 +99,7 @@ class Asking:
     def __init__(self, store: Store, annotator: Annotator, plan: Plan) -> None:
         self._store, self._annotator, self._plan = store, annotator, plan
         self._failed_in_a_row = 0
+        self._at_work: set[_Fragment] = set()
         # One event loop for all fragments: the annotator's connections belong to a loop.
         self._runner = asyncio.Runner()
 
@@ -133,16 +134,18 @@ class Asking:
     ) -> None:
         slots = asyncio.Semaphore(self._plan.in_flight)
         first_rows = _first_rows(self._store)
+        self._at_work.clear()
         try:
             async with asyncio.TaskGroup() as group:
                 for number in numbers:
                     if limit == 0:
                         break
                     fragment = _Fragment(self._store, number, first_rows[number], self._annotator, self._plan, limit)
+                    self._at_work.add(fragment)
                     if limit is not None:
                         limit -= len(fragment.wanted)
                     if not fragment.wanted:
-                        finished.put_nowait(fragment.finish())
+                        finished.put_nowait(self._finish(fragment))
                     for row, record in fragment.records():
                         await slots.acquire()
                         task = group.create_task(self._ask(fragment, row, record, count, finished))
@@ -150,7 +153,13 @@ class Asking:
         except BaseExceptionGroup as error:
             raise _first(error) from None
         finally:
+            for fragment in self._at_work:
+                fragment.close()
             finished.put_nowait(None)
+
+    def _finish(self, fragment: _Fragment) -> AnnotatedFragment:
+        self._at_work.discard(fragment)
+        return fragment.finish()
 
     async def _ask(
         self,
@@ -170,7 +179,7 @@ class Asking:
                 "answers so far are kept; run the same command again when the server answers."
             )
         if not fragment.pending:
-            finished.put_nowait(fragment.finish())
+            finished.put_nowait(self._finish(fragment))
 
 
 class _Fragment:
@@ -217,6 +226,10 @@ class _Fragment:
             self._outcome.reasons[found.status, found.reason] += 1
         self.pending -= 1
 
+    def close(self) -> None:
+        """Close the ledger, which stays: a run that was stopped goes on with its answers."""
+        self._ledger.close()
+
     def finish(self) -> AnnotatedFragment:
         """Write the new columns to a file. The ledger stays until they are committed."""
         for row, found in self._answers.items():
@@ -231,7 +244,7 @@ class _Fragment:
         table = pa.table(
             {name: pa.array([values[name] for values in self._rows], kind) for name, kind in kinds.items()}
         )
-        self._ledger.close()
+        self.close()
         return AnnotatedFragment(self._number, self._store.prepare(self._number, table), self._outcome)
 
 
