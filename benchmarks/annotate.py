@@ -2,8 +2,8 @@
 
     python benchmarks/annotate.py [--json] [--requests 3000] [--in-flight 64] [--rows 10000]
 
-The server is tests/fault_server.py. It runs in a process of its own and answers after 50 ms. Our client and bare
-aiohttp take turns in one child process, so that a busy machine slows both equally.
+The server is tests/support/fault_server.py. It runs in a process of its own and answers after 50 ms. Our client and
+bare aiohttp take turns in one child process, so that a busy machine slows both equally.
 """
 
 from __future__ import annotations
