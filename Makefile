@@ -20,8 +20,8 @@ test-all: $(READY)
 	$(PY) -m pytest -m 'slow or not slow' --timeout=1800
 
 lint: $(READY)
-	$(VENV)/bin/ruff check src tests benchmarks tools
-	$(VENV)/bin/ruff format --check src tests benchmarks tools
+	$(VENV)/bin/ruff check src tests benchmarks tools docs
+	$(VENV)/bin/ruff format --check src tests benchmarks tools docs
 	$(VENV)/bin/mypy
 
 check: lint test
