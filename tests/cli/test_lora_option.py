@@ -49,3 +49,15 @@ def test_mistakes_with_loras(tagmoe, model, lora, tmp_path) -> None:
     tagmoe(*command, "--lora-scale", 0.5).refused(2, "--lora-scale is given 1 times and --lora 0 times")
     tagmoe(*command, "--lora", tmp_path / "none.safetensors").refused(3, "none.safetensors")
     assert not (tmp_path / "out.png").exists()
+
+
+@pytest.mark.parametrize("strength", ["nan", "inf", "-inf"])
+def test_a_strength_that_is_no_number_is_refused_before_the_model_is_loaded(tagmoe, model, lora, tmp_path, strength):
+    command = ("generate", "-p", "one circle", "-m", model, "-o", tmp_path / "a.png", "--lora", lora)
+    tagmoe(*command, "--lora-scale", strength).refused(2, f"--lora-scale is {strength}; give a finite number")
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_a_lora_given_twice_is_said_once(tagmoe, model, lora, tmp_path) -> None:
+    _, outcome = picture_of(tagmoe, model, tmp_path / "a.png", "--lora", lora, "--lora", lora)
+    assert outcome.err.count("is given 2 times; their strengths add up") == 1

@@ -118,7 +118,11 @@ def test_on_fresh_experts_it_is_the_dense_model_with_its_update(
     expected = sample(dense, inputs)
     assert not torch.allclose(before, expected, atol=1e-2)
     torch.testing.assert_close(sample(pipe.transformer, inputs), expected, rtol=1e-4, atol=1e-4)
-    assert report == LoraReport("default_0", len(LAYERS) - BROADCAST, BROADCAST, 4 * BROADCAST)
+    assert report == LoraReport(
+        "default_0", len(LAYERS) - BROADCAST, BROADCAST, 4 * BROADCAST,
+        alpha="nowhere, so it is the rank" if alpha is None else ".alpha tensors",
+        strengths=(1, 1) if alpha is None else (alpha / max(ranks), alpha / min(ranks)),
+    )  # fmt: skip
 
 
 def test_diffusers_alone_loses_the_mixtures_layers(dense, pipe, inputs) -> None:
@@ -233,7 +237,7 @@ def broken(kind: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
         ("lokr", "kind LoKr"),
         ("dora", "kind DoRA"),
         ("of another model", "no layer that this model has"),
-        ("no lora", "no LoRA of a Qwen-Image"),
+        ("no lora", "no part of a LoRA"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_nothing_is_loaded(dense, pipe, inputs, kind, said) -> None:

@@ -6,6 +6,7 @@ import gc
 import logging as python_logging
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,6 +124,9 @@ def load_model(model: Path | None, *, threads: int | None = None, plan: MemoryPl
 
 def load_loras(pipeline: TagMoEPipeline, sources: Sequence[str], scales: Sequence[float] | None) -> list[LoraReport]:
     """Load all LoRAs and set their strengths. Logs the report of each as one line."""
+    for source, count in Counter(str(Path(source).resolve()) for source in sources).items():
+        if count > 1:
+            log(f"The LoRA {source!r} is given {count} times; their strengths add up.")
     reports = [pipeline.load_lora_weights(source) for source in sources]
     for report, source in zip(reports, sources, strict=True):
         log(f"{source}: {report}")

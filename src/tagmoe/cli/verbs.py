@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from importlib import import_module
 from typing import Any
 
 import typer
 import typer.core
+
+from tagmoe.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,26 @@ VERBS = {
 }
 
 
+def refuse_nonfinite(command: Any) -> None:
+    """Make a command, and the commands of a group, refuse an option that is NaN or infinite; the parser takes both."""
+    for inner in getattr(command, "commands", {}).values():
+        refuse_nonfinite(inner)
+    if command.callback is None:
+        return
+    options = {param.name: param.opts[0] for param in command.params}
+    run = command.callback
+
+    @wraps(run)
+    def checked(**values: Any) -> Any:
+        for name, given in values.items():
+            for value in given if isinstance(given, list | tuple) else [given]:
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise UsageError(f"{options[name]} is {value}; give a finite number.")
+        return run(**values)
+
+    command.callback = checked
+
+
 class _Commands(Mapping[str, Any]):
     """The verbs' commands by name. Each is built when it is first used."""
 
@@ -76,6 +100,7 @@ class _Commands(Mapping[str, Any]):
                 app.command()(found)
                 command = typer.main.get_command(app)
             command.name = name
+            refuse_nonfinite(command)
             self._made[name] = command
         return self._made[name]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,39 @@ def local_folder(source: str | Path, *, allow_patterns: Sequence[str] = ALLOWED,
     return _download(str(source), list(allow_patterns), options)
 
 
+def repository_files(repository: str | Path, suffix: str, **options: Any) -> list[str]:
+    """Paths of a hub repository's files with this suffix, at the revision that `options` name; nothing is downloaded.
+
+    Without a network, or with local_files_only, those that are on this machine. Raises MissingError.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    name, revision = str(repository), options.get("revision")
+    if not REPOSITORY.fullmatch(name) or options.get("local_files_only") or HF_HUB_OFFLINE:
+        names = _cached_files(name, revision or "main", options.get("cache_dir"))
+    else:
+        with _one_sentence(name):
+            names = HfApi(token=options.get("token")).list_repo_files(name, revision=revision)
+    return sorted(found for found in names if found.endswith(suffix))
+
+
+def _cached_files(repository: str, revision: str, cache_dir: str | Path | None) -> list[str]:
+    from huggingface_hub import CacheNotFound, scan_cache_dir
+
+    try:
+        repositories = scan_cache_dir(cache_dir).repos
+    except CacheNotFound:
+        repositories = frozenset()
+    for snapshot in (one for repo in repositories if repo.repo_id == repository for one in repo.revisions):
+        if revision == snapshot.commit_hash or revision in snapshot.refs:
+            return [file.file_path.relative_to(snapshot.snapshot_path).as_posix() for file in snapshot.files]
+    raise MissingError(
+        f"There is no folder {repository!r}, and no repository of that name at revision {revision!r} is on this "
+        "machine; check the name, or allow a download."
+    )
+
+
 def _download(repository: str, allow_patterns: list[str], options: dict[str, Any]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
@@ -49,7 +83,18 @@ def _download(repository: str, allow_patterns: list[str], options: dict[str, Any
     if hides_bars:
         disable_progress_bars()
     try:
-        return Path(snapshot_download(repository, allow_patterns=allow_patterns, **options))
+        with _one_sentence(repository):
+            return Path(snapshot_download(repository, allow_patterns=allow_patterns, **options))
+    finally:
+        if hides_bars:
+            enable_progress_bars()
+
+
+@contextmanager
+def _one_sentence(repository: str) -> Iterator[None]:
+    """Raise what the hub's client raises as an error of ours."""
+    try:
+        yield
     except Exception as error:
         # The hub client raises its own errors and those of HTTP and of the file system. All mean that no files came.
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
@@ -59,9 +104,6 @@ def _download(repository: str, allow_patterns: list[str], options: dict[str, Any
             f"({_reason(error)}); check the name and the network, or run `hf download {repository} --local-dir "
             "<folder>` where there is one and give that folder."
         ) from error
-    finally:
-        if hides_bars:
-            enable_progress_bars()
 
 
 def _reason(error: Exception) -> str:
