@@ -11,18 +11,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_serializer,
     model_validator,
 )
 
 from tagmoe.errors import ConfigError
+from tagmoe.files.yaml_text import read_yaml
 
 # Copies of constants of tags and world, which this layer may not import. A test keeps them equal.
 NUM_TAGS = 18
@@ -40,6 +42,15 @@ class Settings(BaseModel):
     """A frozen block of settings that refuses names it does not know and numbers that are not finite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """pydantic would take true for the number 1."""
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and kind is not bool:
+            raise ValueError(f"The setting {info.field_name!r} is {str(value).lower()}; it is no switch.")
+        return value
 
 
 class AutoencoderConfig(Settings):
@@ -342,12 +353,13 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
     Raises ConfigError for an unreadable file, an unknown name (the message has the nearest one) or a bad value.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise ConfigError(f"There is no recipe {str(path)!r}; give the path of a YAML file.") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"The recipe {str(path)!r} cannot be read as YAML: {reason}.") from error
+    data = read_yaml(text, f"The recipe {str(path)!r}")
     if not isinstance(data, dict):
         raise ConfigError(f"The recipe {str(path)!r} holds no settings; it must be a mapping such as 'seed: 0'.")
     for override in overrides:
@@ -366,10 +378,9 @@ def apply_override(data: dict[str, Any], override: str) -> None:
         block = block.setdefault(parent, {})
         if not isinstance(block, dict):
             raise ConfigError(f"--set {override!r}: {parent!r} is a value, not a block of settings.")
-    try:
-        block[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override!r}: the value cannot be read as YAML.") from error
+    if not value.strip():
+        raise ConfigError(f"--set {override!r} gives no value; write null for none.")
+    block[last] = read_yaml(value, f"The value of --set {override!r}")
 
 
 def check_config(data: dict[str, Any]) -> RunConfig:

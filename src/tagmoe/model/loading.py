@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
-from tagmoe.errors import CheckpointError, MissingError, TagMoEError
+from tagmoe.errors import CheckpointError, MissingError, TagMoEError, UsageError
 from tagmoe.files.hub import local_folder
 from tagmoe.weights.shards import MODEL_FILES
 
@@ -56,7 +58,34 @@ class StrictLoadingMixin:
                 f"The weights in {folder} do not match its config; missing: {', '.join(missing) or 'none'}; "
                 f"unexpected: {', '.join(unexpected) or 'none'}."
             )
+        check_finite(model, str(folder))
         return (model, info) if wants_info else model
+
+    @classmethod
+    def from_single_file(cls, *_: Any, **__: Any) -> Any:
+        """Refused. diffusers reads such a file of the dense model only, and drops the scales of 8-bit weights.
+
+        Raises UsageError.
+        """
+        raise UsageError(
+            "A single file cannot be loaded as a mixture; load it with diffusers' "
+            "QwenImageTransformer2DModel.from_single_file, save that, and upcycle the folder."
+        )
+
+
+def check_finite(module: nn.Module, source: str) -> None:
+    """Raise CheckpointError that names the first weight with a number that is not finite: it would spoil every result.
+
+    Weights that are not on a device yet, and integers of quantised layers, are passed over.
+    """
+    for name, value in [*module.named_parameters(), *module.named_buffers()]:
+        if value.is_meta or not value.is_floating_point() or value.numel() == 0 or value.dtype.itemsize == 1:
+            continue
+        low, high = torch.aminmax(value.detach())
+        if not (low.isfinite() and high.isfinite()):
+            raise CheckpointError(
+                f"The weight {name!r} of {source} holds numbers that are not finite; copy or download it again."
+            )
 
 
 def _check_folder(folder: Path) -> None:

@@ -81,6 +81,12 @@ def check_count(name: str, value: Any) -> int:
     return int(value)
 
 
+def check_numbers(name: str, tensor: torch.Tensor) -> None:
+    """Raise UsageError when a tensor that a user gave holds NaN or infinity."""
+    if not tensor.isfinite().all():
+        raise UsageError(f"{name} holds numbers that are not finite; give other ones.")
+
+
 def check_prompts(prompt: Any, prompt_embeds: torch.Tensor | None) -> list[str]:
     """The prompts as a list; with embeddings, one empty prompt for each.
 

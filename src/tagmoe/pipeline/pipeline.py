@@ -9,6 +9,7 @@ Shapes in names and comments: B images of the batch, S text tokens, T packed ima
 
 from __future__ import annotations
 
+import inspect
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -26,14 +27,15 @@ from diffusers.utils import BaseOutput
 from safetensors.torch import save_file
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
-from tagmoe.errors import CheckpointError, UsageError
-from tagmoe.model.loading import HUB_OPTIONS
+from tagmoe.errors import CheckpointError, TagMoEError, UsageError
+from tagmoe.model.loading import HUB_OPTIONS, check_finite
 from tagmoe.pipeline.arguments import (
     LARGEST_SIDE_FACTOR,
     Rewriter,
     check_area,
     check_count,
     check_negatives,
+    check_numbers,
     check_output_size,
     check_prompts,
     check_scale,
@@ -150,6 +152,9 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
             raise explain_release(folder, error) from None
         # Without this, diffusers would load a pickle where safetensors are missing, and a pickle can run code.
         pipeline = super().from_pretrained(str(folder), **(kwargs | {"use_safetensors": True}))
+        for name in ("vae", "text_encoder"):
+            if name not in kwargs:
+                check_finite(getattr(pipeline, name), str(folder / name))
         pipeline.alignment = alignment if base is not None else read_alignment(folder)
         return pipeline
 
@@ -278,6 +283,9 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
         forwards = len(conditions)
         routing: list[Any] | None = None if return_routing is None else []
         options = {} if return_routing is None else {"return_routing": return_routing}
+        # A stochastic scheduler draws noise in each step. It must come from the call's generators.
+        is_random = "generator" in inspect.signature(self.scheduler.step).parameters
+        noise: dict[str, Any] = {"generator": generators} if is_random else {}
         self._interrupt = False
         self._num_timesteps = len(timesteps)
         with self.progress_bar(total=len(timesteps)) as bar:
@@ -301,12 +309,17 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
                     velocity = guide(velocity[:batch], velocity[batch:], scale, cfg_rescale)
                 if routing is not None:
                     routing.append(first_samples(output.routing, batch))
-                latents = self.scheduler.step(velocity, t, latents, return_dict=False)[0]
+                latents = self.scheduler.step(velocity, t, latents, return_dict=False, **noise)[0]
                 if callback_on_step_end is not None:
                     inputs = {"latents": latents} if callback_on_step_end_tensor_inputs else {}
                     latents = (callback_on_step_end(self, i, t, inputs) or {}).get("latents", latents)
                 bar.update()
 
+        if not latents.isfinite().all():
+            raise TagMoEError(
+                f"The result holds numbers that are not finite (transformer in {str(self.transformer.dtype)[6:]}), so "
+                "there is no picture; check the weights and LoRAs, or load the model in bf16 or fp32."
+            )
         images: Any = latents
         if output_type != "latent":
             pixels = self.decode(self.unpack_latents(latents, height, width))
@@ -332,6 +345,7 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
                 f"{name} has shape {tuple(embeds.shape)} and its mask {tuple(mask.shape)}; give ({samples}, tokens, "
                 f"{channels}) and ({samples}, tokens)."
             )
+        check_numbers(name, embeds)
         return embeds.to(device), mask.to(device).bool()
 
     def _start_latents(
@@ -346,6 +360,7 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
             wanted = (batch, math.prod(grid), channels)
             if tuple(latents.shape) != wanted:
                 raise UsageError(f"latents have shape {tuple(latents.shape)}; give {wanted}.")
+            check_numbers("latents", latents)
             return latents.float()
         # Drawn in fp32 and in diffusers' order, so that a seed gives the same noise in any precision and in diffusers.
         shape = (channels // p**2, grid[1] * p, grid[2] * p)

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from tagmoe.config import DataConfig, MoEConfig, RunConfig
 from tagmoe.errors import ConfigError, MissingError, TrainingError, UsageError
+from tagmoe.files.yaml_text import read_yaml
 from tagmoe.model.cpu.attention import RealRoPEAttnProcessor
 from tagmoe.model.transformer import TagMoETransformer2DModel
 from tagmoe.model.upcycle import upcycle
@@ -263,8 +264,8 @@ def _recorded(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise _unusable(folder, error) from error
     try:
-        recorded = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        recorded = read_yaml(text, str(record))
+    except ConfigError as error:
         raise _damaged(record) from error
     if not isinstance(recorded, dict) or not recorded:
         raise _damaged(record)

@@ -17,7 +17,7 @@ from typing import Annotated
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from tagmoe.annotation.rules.yaml_text import parse_yaml
+from tagmoe.annotation.rules.parse import parse_yaml
 from tagmoe.errors import ConfigError, VocabularyError
 from tagmoe.tags import TAGS, TaskDescriptor, tag
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from tagmoe.annotation.rules.yaml_text import parse_yaml
+from tagmoe.annotation.rules.parse import parse_yaml
 
 
 def _checked(entries: tuple[str, ...]) -> tuple[str, ...]:

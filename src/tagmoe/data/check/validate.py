@@ -36,8 +36,6 @@ IDS_AT_ONCE = 2_000_000
 FIRST_ROWS = 5
 """Records that the summary names for each check."""
 
-Examine = Callable[[Sequence[Mapping[str, Any]]], list[list[str]]]
-
 
 @dataclass
 class Summary:

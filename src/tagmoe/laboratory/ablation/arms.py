@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tagmoe.config import COMMON, RunConfig, apply_override, check_config
 from tagmoe.errors import ConfigError, UsageError
+from tagmoe.files.yaml_text import read_yaml
 
 # Settings that an arm may change. The others make arms comparable: data, steps, optimizer, base and the flow loss.
 FREE = {
@@ -101,9 +100,10 @@ def _load(path: Path, common: dict[str, Any]) -> Arm:
 
 def _mapping(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"The file {str(path)!r} cannot be read as YAML: {' '.join(str(error).split())}.") from error
+    data = read_yaml(text, f"The file {str(path)!r}")
     if not isinstance(data, dict):
         raise ConfigError(f"The file {str(path)!r} holds no settings; it must be a mapping.")
     return data
