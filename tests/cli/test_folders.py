@@ -12,6 +12,7 @@ import pytest
 
 from tagmoe.cli import output
 from tagmoe.errors import TagMoEError
+from tagmoe.files import claim
 
 
 def test_upcycling_into_the_source_is_refused(tagmoe, model, tmp_path) -> None:
@@ -72,18 +73,21 @@ def test_the_folder_that_a_command_runs_in_is_not_replaced(tagmoe, model, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
 
 
-def test_a_result_that_cannot_be_put_in_place_leaves_the_old_one(tmp_path, monkeypatch) -> None:
-    target, replace = tmp_path / "demo", os.replace
+def test_a_result_that_cannot_be_put_in_place_is_kept_beside_the_old_one(tmp_path, monkeypatch) -> None:
+    target, rename = tmp_path / "demo", os.rename
     target.mkdir()
     (target / "report.html").write_text("old")
 
     def fail(source: Path, place: Path) -> None:
-        if Path(place) == target and Path(source).name != "replaced":
+        if Path(place) == target and Path(source).suffix == ".partial":
             raise OSError(18, "Invalid cross-device link")
-        replace(source, place)
+        rename(source, place)
 
-    monkeypatch.setattr(output.os, "replace", fail)
+    output.check_output_folder(target, force=True, ours=("report.html",))
+    monkeypatch.setattr(claim.os, "rename", fail)
     with pytest.raises(TagMoEError, match="cross-device"), output.new_folder(target) as folder:
         (folder / "report.html").write_text("new")
+    output.release_outputs()
     assert (target / "report.html").read_text() == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+    (kept,) = (path for path in tmp_path.iterdir() if path != target)
+    assert (kept / "report.html").read_text() == "new"

@@ -134,7 +134,7 @@ def test_a_failure_on_the_way_leaves_nothing(tagmoe, model: Path, tmp_path: Path
     monkeypatch.setattr(RecordingWriter, "add", full)
     arguments = ["--cases", 2, "--tasks", "style", "--controls", 0, *TINY]
     outcome = tagmoe("routing", "record", "--model", model, "--out", tmp_path / "out", *arguments)
-    outcome.refused(1, "cannot be made", "No space left")
+    outcome.refused(1, "cannot be written", "No space left")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -70,6 +70,8 @@ def run(arguments: Sequence[str]) -> int:
         return _explain(error)
     finally:
         os.environ.pop("TAGMOE_DEBUG", None)
+        if output := sys.modules.get("tagmoe.cli.output"):
+            output.release_outputs()
     if code == INTERRUPTED:
         log("interrupted: the command was stopped before it was finished.")
     return code if isinstance(code, int) else 0

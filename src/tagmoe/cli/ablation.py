@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from tagmoe.cli.models import quiet_libraries
 from tagmoe.cli.options import AsJson, Force
-from tagmoe.cli.output import check_output_folder, log, new_folder, print_result
+from tagmoe.cli.output import check_output_folder, log, print_result, write_folder
 from tagmoe.cli.verbs import PlainGroup
 from tagmoe.errors import UsageError
 
@@ -135,8 +136,7 @@ def report(
         known = arm_names(find_arms(recipes))
     numbers = None if seeds is None else _seeds(seeds)
     summary = summarise(read_collection(folder, known=known, arms=_names(arms), seeds=numbers), baseline)
-    with new_folder(out) as partial:
-        data = write_report(summary, partial)
+    data = write_folder(out, partial(write_report, summary))
     for row in summary.rows:
         if row.arm != baseline:
             log(f"  {row.arm:<20}{phrase(row.differences['success'], SUCCESS)}")

@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,7 @@ import typer
 
 from tagmoe.cli.models import check_model, load_model, model_name
 from tagmoe.cli.options import AsJson, Cfg, FixedSeed, Force, Model, Steps, Threads
-from tagmoe.cli.output import check_output_folder, log, new_folder, print_result
+from tagmoe.cli.output import check_output_folder, log, print_result, write_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,8 +68,7 @@ def demo(
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         command=_command(),
     )
-    with new_folder(out) as folder:
-        data = write_report(evaluation, folder)
+    data = write_folder(out, partial(write_report, evaluation))
     _table(evaluation.scores)
     report = out / "report.html"
     print_result({"report": str(report), **data}, str(report), as_json=as_json)

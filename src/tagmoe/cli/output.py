@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import sys
-import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tagmoe.errors import TagMoEError, UsageError
-from tagmoe.files.atomic import put_in_place, write_whole
+from tagmoe.errors import UsageError
+from tagmoe.files.claim import Claim, claim
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,6 +25,8 @@ FORMATS = {
     ".tif": "TIFF",
     ".tiff": "TIFF",
 }
+
+_claims: dict[Path, Claim] = {}
 
 
 def log(text: str) -> None:
@@ -43,9 +42,10 @@ def print_result(data: Mapping[str, Any], text: str, *, as_json: bool) -> None:
 def check_output_file(
     path: Path, *, force: bool, extensions: Collection[str] = tuple(FORMATS), kind: str = "picture"
 ) -> None:
-    """Refuse an output file before any work starts.
+    """Refuse an output file before any work starts, or take its name until the command ends.
 
-    Raises UsageError for an unknown extension, a missing folder, and a file that exists without `force`.
+    Raises UsageError for an unknown extension, a missing folder, a file that exists without `force`, and a name that
+    another command writes. Raises TagMoEError where nothing can be written.
     """
     if path.suffix.lower() not in extensions:
         raise UsageError(
@@ -57,10 +57,11 @@ def check_output_file(
         raise UsageError(f"There is no folder {str(path.parent)!r} for the output; create it or choose another.")
     if path.exists() and not force:
         raise UsageError(f"The output {str(path)!r} exists; choose another name or add --force.")
+    _take(path)
 
 
 def write_image(image: Image, path: Path, metadata: Mapping[str, str]) -> None:
-    """Write a picture beside its place, then move it there; `metadata` becomes text chunks of a PNG file."""
+    """Write a picture to the output that `check_output_file` took; `metadata` becomes text chunks of a PNG file."""
     from PIL.PngImagePlugin import PngInfo
 
     options: dict[str, Any] = {}
@@ -72,28 +73,50 @@ def write_image(image: Image, path: Path, metadata: Mapping[str, str]) -> None:
         options["pnginfo"] = info
     elif kind in ("JPEG", "WEBP"):
         options["quality"] = 95
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        image.save(partial, format=kind, **options)
-        os.replace(partial, path)
-    except OSError as error:
-        raise TagMoEError(f"The output {str(path)!r} cannot be written ({error.strerror or error}).") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    _taken(path).write(lambda place: image.save(place, format=kind, **options))
 
 
 def write_text(text: str, path: Path) -> None:
-    """Write a text file whole or not at all. Raises TagMoEError where it cannot be written."""
-    try:
-        write_whole(path, text)
-    except OSError as error:
-        raise TagMoEError(f"The output {str(path)!r} cannot be written ({error.strerror or error}).") from error
+    """Write a text to the output that `check_output_file` took. Raises TagMoEError where it cannot be written."""
+    _taken(path).write(lambda place: place.write_text(text, encoding="utf-8"))
+
+
+def write_folder(path: Path, make: Callable[[Path], Any]) -> Any:
+    """Let `make` fill a new folder, which then becomes the output that `check_output_folder` took; returns its answer.
+
+    For results that exist when writing starts: if the disk is full, `make` is called again for another place.
+    """
+    answers = []
+    _taken(path).write(lambda folder: answers.append(make(folder)), folder=True)
+    return answers[-1]
+
+
+def new_folder(path: Path) -> AbstractContextManager[Path]:
+    """A temporary folder, which becomes the output that `check_output_folder` took when the block succeeds."""
+    return _taken(path).fill()
+
+
+def release_outputs() -> None:
+    """Give up the names of all outputs, at the end of a command."""
+    while _claims:
+        _claims.popitem()[1].release()
+
+
+def _take(path: Path) -> None:
+    _claims[path] = claim(path)
+
+
+def _taken(path: Path) -> Claim:
+    if path not in _claims:
+        _take(path)
+    return _claims[path]
 
 
 def check_output_folder(path: Path, *, force: bool, ours: Sequence[str]) -> None:
-    """Refuse an output folder that exists. With `force`, refuse it only if it holds other files than `ours` (patterns).
+    """Refuse an output folder that exists, or take its name until the command ends.
 
-    So --force replaces an earlier result, but never a folder that was named by mistake.
+    With `force`, a folder is refused only if it holds other files than `ours` (patterns). So --force replaces an
+    earlier result, but never a folder that was named by mistake. Raises as `check_output_file` does.
     """
     if Path.cwd().is_relative_to(path.resolve()):
         raise UsageError(
@@ -103,6 +126,7 @@ def check_output_folder(path: Path, *, force: bool, ours: Sequence[str]) -> None
     if not path.parent.is_dir():
         raise UsageError(f"There is no folder {str(path.parent)!r} for the output; create it or choose another.")
     if not path.exists() and not path.is_symlink():
+        _take(path)
         return
     if not force:
         raise UsageError(f"The output folder {str(path)!r} exists; choose another name or add --force.")
@@ -114,21 +138,4 @@ def check_output_folder(path: Path, *, force: bool, ours: Sequence[str]) -> None
             f"The folder {str(path)!r} holds {foreign[0]!r}, which this command did not write, so --force does not "
             "replace it; choose another name."
         )
-
-
-@contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder. It replaces `path` when the block succeeds, and is deleted when it fails."""
-    try:
-        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise TagMoEError(f"Nothing can be written in {str(path.parent)!r} ({error.strerror}).") from error
-    try:
-        yield partial
-        partial.chmod(0o755)
-        put_in_place(partial, path)
-    except OSError as error:
-        reason = " ".join(str(error).split())
-        raise TagMoEError(f"The output folder {str(path)!r} cannot be made ({reason[:200]}).") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    _take(path)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +17,7 @@ import typer
 
 from tagmoe.cli.models import check_model, load_model, model_name, plan_memory, quiet_libraries
 from tagmoe.cli.options import AsJson, Cfg, FixedSeed, Force, Memory, MemoryChoice, Model, Steps, Threads
-from tagmoe.cli.output import check_output_folder, log, new_folder, print_result
+from tagmoe.cli.output import check_output_folder, log, new_folder, print_result, write_folder
 from tagmoe.cli.verbs import PlainGroup
 from tagmoe.errors import UsageError
 from tagmoe.files.json_files import read_object
@@ -125,8 +126,7 @@ def report(
 
     check_output_folder(out, force=force, ours=FILES)
     opened = read_recording(recording)
-    with new_folder(out) as folder:
-        data, found = write_report(opened, folder)
+    data, found = write_folder(out, partial(write_report, opened))
     log(f"{headline(found)}.")
     page = out / PAGE
     print_result({"report": str(page), **data}, str(page), as_json=as_json)

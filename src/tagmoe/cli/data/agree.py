@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from tagmoe.cli.options import AsJson, Force
-from tagmoe.cli.output import check_output_folder, log, new_folder, print_result
+from tagmoe.cli.output import check_output_folder, log, print_result, write_folder
 from tagmoe.cli.progress import count_bar
 from tagmoe.errors import UsageError
 from tagmoe.extras import require
@@ -60,8 +61,7 @@ def agree(
     with count_bar("comparing") as progress:
         report = run(opened, a, b, also=also or (), gold=gold, pictures=pictures, progress=progress)
     if out is not None:
-        with new_folder(out) as folder:
-            write_report(opened, report, folder)
+        write_folder(out, partial(write_report, opened, report))
         log(f"tables, and the rows to look at with pictures: {out / PAGE}")
     if report.by_definition:
         log(f"in {report.by_definition} rows the canonical tags came from the other annotator, so they must agree.")
