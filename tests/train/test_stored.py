@@ -25,7 +25,7 @@ from tagmoe.data.sources.importing import import_source
 from tagmoe.data.sources.tagworld import TagWorldSource
 from tagmoe.data.store.record import Picture, Record
 from tagmoe.data.store.store import Store
-from tagmoe.errors import ConfigError, DataError, MissingError, TagMoEError
+from tagmoe.errors import ConfigError, DataError, MissingError, TagMoEError, TrainingError
 from tagmoe.train import loop
 from tagmoe.train.batch import Batch
 from tagmoe.train.stage import FlowStage
@@ -127,7 +127,7 @@ def fail(config: RunConfig, stage: str, run_training: Callable[..., Path], patch
 
     with patch.context() as patched:
         patched.setattr(loop, "_train_step", step_or_fail)
-        with pytest.raises(OSError, match="space"):
+        with pytest.raises(TrainingError, match="disk is full"):
             run_training(config)
 
 

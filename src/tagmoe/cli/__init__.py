@@ -7,6 +7,7 @@ arguments come at once.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -18,7 +19,8 @@ from tagmoe import __version__
 from tagmoe.cli.verbs import LazyGroup
 from tagmoe.errors import TagMoEError
 
-INTERRUPTED = 130
+INTERRUPTED = 128 + signal.SIGINT
+TERMINATED = 128 + signal.SIGTERM
 
 app = typer.Typer(
     name="tagmoe",
@@ -72,7 +74,7 @@ def run(arguments: Sequence[str]) -> int:
         os.environ.pop("TAGMOE_DEBUG", None)
         if output := sys.modules.get("tagmoe.cli.output"):
             output.release_outputs()
-    if code == INTERRUPTED:
+    if code in (INTERRUPTED, TERMINATED):
         log("interrupted: the command was stopped before it was finished.")
     return code if isinstance(code, int) else 0
 

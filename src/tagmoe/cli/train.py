@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -55,7 +56,8 @@ def train(
     except KeyboardInterrupt as stopped:
         if str(stopped):
             log(f"{stopped} Add --resume to the same command to go on.")
-        raise
+        # The argument parser turns every other exception of this kind into the code of Ctrl-C.
+        raise typer.Exit(128 + getattr(stopped, "signum", signal.SIGINT)) from stopped
     print_result(
         {"model": str(folder), "output_dir": config.output_dir, "seed": config.seed}, str(folder), as_json=as_json
     )

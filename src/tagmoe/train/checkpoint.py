@@ -1,14 +1,17 @@
 """Checkpoints of a stage, in safetensors. Each is written aside and then renamed, so a kill leaves the last one whole.
 
+An old one is renamed before it is deleted, so that a kill leaves no half of it under its own name.
+
 checkpoints/<stage>/<step, 8 digits>/
     modules.safetensors     what is trained
     ema.safetensors         its exponential moving average
     optimizer.safetensors   "<optimizer>.<parameter>.<name>" of every optimizer
-    state.json              step, settings of the run, versions
+    state.json              step, settings of the run, versions, SHA-256 of the other files and of itself
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -22,6 +25,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tagmoe.errors import CheckpointError
+
+PARTIAL, OLD = ".partial-", ".old-"
 
 
 def flat_parameters(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
@@ -64,28 +69,59 @@ def save_checkpoint(
 ) -> Path:
     """Write `folder/<step>` atomically, then delete all but the newest `keep`. Returns its path."""
     target = folder / f"{step:08d}"
-    partial = folder / f".partial-{step:08d}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for name, tensors in (
-        ("modules", flat_parameters(modules)),
-        ("ema", ema),
-        ("optimizer", optimizer_tensors(optimizers)),
-    ):
-        save_file(
-            {key: value.detach().contiguous().clone() for key, value in tensors.items()},
-            partial / f"{name}.safetensors",
-        )
-    (partial / "state.json").write_text(json.dumps({"step": step, **state}, indent=1), encoding="utf-8")
-    for path in partial.iterdir():
-        with path.open("rb") as handle:
-            os.fsync(handle.fileno())
+    partial = folder / f"{PARTIAL}{step:08d}"
+    remove_leftovers(folder)
+    try:
+        partial.mkdir(parents=True)
+        for name, tensors in (
+            ("modules", flat_parameters(modules)),
+            ("ema", ema),
+            ("optimizer", optimizer_tensors(optimizers)),
+        ):
+            save_file(
+                {key: value.detach().contiguous().clone() for key, value in tensors.items()},
+                partial / f"{name}.safetensors",
+            )
+        sums = {path.name: file_hash(path) for path in sorted(partial.iterdir())}
+        whole = {"step": step, **state, "sha256": sums}
+        text = json.dumps({**whole, "sha256_of_state": _state_hash(whole)}, indent=1)
+        (partial / "state.json").write_text(text, encoding="utf-8")
+        for path in partial.iterdir():
+            with path.open("rb") as handle:
+                os.fsync(handle.fileno())
+    except (OSError, SafetensorError):
+        # The disk may be full, and the room is needed for the next attempt.
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     if target.exists():
-        shutil.rmtree(target)
+        _remove(target)
     os.replace(partial, target)
     for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+        _remove(old)
     return target
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed process left: a checkpoint that it was writing or deleting."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name.startswith((PARTIAL, OLD)) or (path.name.isdigit() and not (path / "state.json").is_file()):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _remove(checkpoint: Path) -> None:
+    old = checkpoint.with_name(f"{OLD}{checkpoint.name}")
+    os.replace(checkpoint, old)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _state_hash(state: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -97,21 +133,31 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
     """(state, {"modules", "ema", "optimizer"}). Raises CheckpointError naming the damaged file."""
+    try:
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        sums = state.pop("sha256", {})
+        own = state.pop("sha256_of_state", None)
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"The checkpoint {str(path)!r} has no readable state.json; delete the folder.") from error
+    if own is not None and own != _state_hash({**state, "sha256": sums}):
+        raise _damaged(path / "state.json")
     tensors = {}
     for name in ("modules", "ema", "optimizer"):
         file = path / f"{name}.safetensors"
         try:
+            if sums and sums.get(file.name) != file_hash(file):
+                raise _damaged(file)
             tensors[name] = load_file(file)
         except (OSError, SafetensorError) as error:
-            raise CheckpointError(
-                f"The checkpoint file {str(file)!r} is damaged or missing; delete the folder {str(path)!r} to resume "
-                "from the one before."
-            ) from error
-    try:
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"The checkpoint {str(path)!r} has no readable state.json; delete the folder.") from error
+            raise _damaged(file) from error
     return state, tensors
+
+
+def _damaged(file: Path) -> CheckpointError:
+    return CheckpointError(
+        f"The checkpoint file {str(file)!r} is damaged or missing; delete the folder {str(file.parent)!r} to resume "
+        "from the one before."
+    )
 
 
 def restore_modules(modules: Mapping[str, nn.Module], flat: Mapping[str, Tensor], source: Path) -> None:

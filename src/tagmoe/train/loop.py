@@ -13,7 +13,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol, runtime_checkable
@@ -30,11 +30,12 @@ from tagmoe.train.checkpoint import (
     flat_parameters,
     list_checkpoints,
     load_checkpoint,
+    remove_leftovers,
     restore_modules,
     restore_optimizers,
     save_checkpoint,
 )
-from tagmoe.train.optimizer import learning_rate_factor, make_optimizers, set_learning_rate
+from tagmoe.train.optimizer import learning_rate_factor, make_optimizers, set_learning_rate, short_warm_up
 from tagmoe.train.precision import autocast, resolve_precision
 
 Report = dict[str, float]
@@ -72,7 +73,11 @@ class Stateful(Protocol):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C after the running step was finished and saved."""
+    """Ctrl-C or SIGTERM, after the running step was finished and saved. signum: the signal."""
+
+    def __init__(self, sentence: str, signum: int) -> None:
+        super().__init__(sentence)
+        self.signum = signum
 
 
 @dataclass
@@ -84,6 +89,8 @@ class Run:
     settings: dict[str, Any]
     versions: dict[str, str]
     console: Console
+    inputs: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of what the run starts from, by setting: a path may get another content before a run resumes."""
 
     @contextmanager
     def metrics(self, stage: str, step: int) -> Iterator[Callable[[int, Report], None]]:
@@ -127,25 +134,29 @@ def _tensorboard(folder: Path, step: int) -> Any:
     return SummaryWriter(folder, purge_step=step + 1)
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
 @contextmanager
-def _interruptible() -> Iterator[dict[str, bool]]:
-    """Turn Ctrl-C into a flag that the loop reads between steps; a second Ctrl-C stops at once."""
-    asked = {"stop": False}
+def _interruptible() -> Iterator[dict[str, int]]:
+    """Turn Ctrl-C and SIGTERM into a note that the loop reads between steps; the second one stops at once."""
+    asked: dict[str, int] = {}
 
     def ask(signum: int, frame: FrameType | None) -> None:
-        if asked["stop"]:
+        if asked:
             raise KeyboardInterrupt
-        asked["stop"] = True
+        asked["signum"] = signum
 
     try:
-        previous = signal.signal(signal.SIGINT, ask)
-    except ValueError:  # Only the main thread can set signal handlers. In another thread the caller handles Ctrl-C.
+        previous = {signum: signal.signal(signum, ask) for signum in SIGNALS}
+    except ValueError:  # Only the main thread can set signal handlers. In another thread the caller handles signals.
         yield asked
         return
     try:
         yield asked
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
 
 
 @contextmanager
@@ -166,15 +177,18 @@ def averaged_weights(modules: Mapping[str, nn.Module], ema: Mapping[str, Tensor]
 def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
     """Train a stage to its last step, resuming from its newest checkpoint. Returns the averaged weights.
 
-    Raises TrainingError on a loss that is not finite, naming the step and the last good checkpoint; Interrupted after
-    Ctrl-C, once the state is saved.
+    Raises TrainingError on a loss or gradient that is not finite, naming the step and the last good checkpoint;
+    Interrupted after Ctrl-C or SIGTERM, once the state is saved.
     """
     config = run.config
     precision = resolve_precision(config.precision)
     folder = run.folder / "checkpoints" / stage.name
     optimizers = make_optimizers(stage.modules, stage.optimizer)
+    if sentence := short_warm_up(stage.name, stage.steps, stage.optimizer):
+        run.console.print(sentence)
     ema = {name: value.detach().clone() for name, value in flat_parameters(stage.modules).items()}
     step = 0
+    remove_leftovers(folder)
     if found := list_checkpoints(folder):
         state, tensors = load_checkpoint(found[-1])
         if state.get("precision", precision) != precision:
@@ -182,6 +196,12 @@ def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
                 f"{stage.name} was trained in {state['precision']} so far, but here it would go on in {precision}; "
                 f"start with precision: {state['precision']} in the recipe where both processors are used."
             )
+        for name, before in state.get("inputs", {}).items():
+            if before != run.inputs.get(name, before):
+                raise TrainingError(
+                    f"The files that the setting {name!r} names have changed since {stage.name} was trained to step "
+                    f"{state['step']}; restore them, or start again in another output_dir."
+                )
         step = int(state["step"])
         if isinstance(stage, Stateful):
             stage.restore(state, step)
@@ -189,6 +209,10 @@ def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
         restore_optimizers(optimizers, tensors["optimizer"])
         ema = tensors["ema"]
         run.console.print(f"{stage.name}: resumed at step {step} of {stage.steps}")
+        for name, before in state.get("versions", {}).items():
+            if before != run.versions.get(name):
+                now = run.versions.get(name, "absent")
+                run.console.print(f"{name} was {before} and is {now}: the rest may differ from an uninterrupted run.")
 
     def save() -> None:
         if not all(bool(value.isfinite().all()) for value in flat_parameters(stage.modules).values()):
@@ -204,6 +228,7 @@ def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
                 "precision": precision,
                 "settings": run.settings,
                 "versions": run.versions,
+                "inputs": run.inputs,
                 **(stage.state(step) if isinstance(stage, Stateful) else {}),
             },
             keep=config.keep_checkpoints,
@@ -217,7 +242,8 @@ def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
             set_learning_rate(optimizers, learning_rate_factor(step, stage.steps, stage.optimizer))
             report = _train_step(stage, step, optimizers, parameters, precision)
             if not all(math.isfinite(value) for value in report.values()):
-                raise TrainingError(_not_finite(stage, step + 1, f"a loss ({_terms(report)})", folder))
+                wrong = ", ".join(f"{name} {value}" for name, value in report.items() if not math.isfinite(value))
+                raise TrainingError(_not_finite(stage, step + 1, wrong, folder))
             step += 1
             decay = min(stage.optimizer.ema_decay, (1 + step) / (10 + step))
             _update_average(ema, flat_parameters(stage.modules), decay)
@@ -225,7 +251,7 @@ def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
             log(step, {key: round(value, 6) for key, value in report.items()})
             progress.update(bar, completed=step, terms=_terms(report))
             last_step = step == stage.steps
-            if asked["stop"] or last_step or step % config.save_every == 0:
+            if asked or last_step or step % config.save_every == 0:
                 save()
             if last_step or step % config.validate_every == 0:
                 with averaged_weights(stage.modules, ema), torch.no_grad():
@@ -233,8 +259,8 @@ def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
                 if scores:
                     log(step, {f"validation/{name}": value for name, value in scores.items()})
                     run.console.print(f"{stage.name} {step}: " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()))
-            if asked["stop"]:
-                raise Interrupted(f"{stage.name}: stopped at step {step} of {stage.steps} and saved.")
+            if asked:
+                raise Interrupted(f"{stage.name}: stopped at step {step} of {stage.steps} and saved.", **asked)
     return ema
 
 

@@ -87,11 +87,24 @@ def make_optimizers(modules: Mapping[str, nn.Module], config: OptimizerConfig) -
 
 
 def learning_rate_factor(step: int, total: int, config: OptimizerConfig) -> float:
-    """The learning rate at `step` of `total` as a share of the peak: linear warm-up, constant, linear decay to 0."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
+    """The learning rate at `step` of `total` as a share of the peak: linear warm-up, constant, linear decay to 0.
+
+    Where the two overlap, the lower one counts, so that every stage ends near 0.
+    """
+    warm_up = (step + 1) / max(1, config.warmup_steps)
     decay_steps = max(1, round(total * config.decay_share))
-    return min(1.0, max(0.0, (total - step) / decay_steps))
+    return max(0.0, min(1.0, warm_up, (total - step) / decay_steps))
+
+
+def short_warm_up(name: str, total: int, config: OptimizerConfig) -> str | None:
+    """A sentence for a stage that never reaches its peak learning rate; None for any other."""
+    peak = max((learning_rate_factor(step, total, config) for step in range(total)), default=1.0)
+    if peak == 1.0:
+        return None
+    return (
+        f"{name}: with optimizer.warmup_steps {config.warmup_steps} and {total} steps, the learning rate reaches "
+        f"{peak:.0%} of its peak at most."
+    )
 
 
 def set_learning_rate(optimizers: Sequence[torch.optim.Optimizer], factor: float) -> None:

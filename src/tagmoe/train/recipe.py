@@ -6,10 +6,11 @@ folder with the averaged weights, and alignment.safetensors (W_tag and H_pred, w
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib.metadata import version
@@ -20,11 +21,13 @@ import torch
 import yaml
 from diffusers import QwenImageTransformer2DModel
 from rich.console import Console
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from tagmoe.config import DataConfig, MoEConfig, RunConfig
 from tagmoe.errors import ConfigError, MissingError, TrainingError, UsageError
+from tagmoe.files.resumable import FULL
 from tagmoe.files.yaml_text import read_yaml
 from tagmoe.model.cpu.attention import RealRoPEAttnProcessor
 from tagmoe.model.transformer import TagMoETransformer2DModel
@@ -32,10 +35,12 @@ from tagmoe.model.upcycle import upcycle
 from tagmoe.pipeline.components import make_scheduler
 from tagmoe.pipeline.packaged import packaged_folder
 from tagmoe.pipeline.pipeline import TagMoEPipeline
+from tagmoe.train.checkpoint import file_hash
 from tagmoe.train.components_folder import Components, train_components
 from tagmoe.train.loop import Run, run_stage
 from tagmoe.train.stage import FlowStage, Validator
 from tagmoe.train.stored import TAGWORLD, StoredRows, check_rows, newest_version
+from tagmoe.train.stream import check_tasks
 from tagmoe.train.text_encoder import TEMPLATE
 from tagmoe.world import SIZE, words
 
@@ -45,6 +50,7 @@ DEFAULT_CFG = 3.0
 MAX_PROMPT_TOKENS = 64
 RECORD = "config.resolved.yaml"
 LOCK = ".lock"
+ABSENT = "not set"
 # Settings that a resumed run may change, as no weight depends on them. Not threads: they change the order of sums.
 HARMLESS = frozenset(
     {"output_dir", "cache_dir", "save_every", "validate_every", "validation_cases", "keep_checkpoints", "tensorboard"}
@@ -77,9 +83,20 @@ def train(config: RunConfig, *, validator: Validator, resume: bool = False, cons
     # Checked before the folder is made, so that a recipe that names missing components can simply be run again.
     parts = None if config.components is None else _frozen(config.components)
     stored = None if config.data is None else _stored_rows(config, config.data)
+    check_tasks(config)
     with _run_folder(folder, settings, resume):
-        run = Run(config, folder, settings, versions(), console or Console(stderr=True))
-        return _train(run, parts or train_components(run), validator, stored)
+        run = Run(config, folder, settings, versions(), console or Console(stderr=True), _inputs(config))
+        try:
+            return _train(run, parts or train_components(run), validator, stored)
+        except (OSError, SafetensorError) as error:
+            # safetensors hides the system's error number in a sentence.
+            full = getattr(error, "errno", None) in FULL or "os error 28" in str(error)
+            reason = "the disk is full" if full else " ".join(str(error).split())[:200]
+            begun = (folder / "metrics.jsonl").exists()
+            rest = "add --resume to the same command to go on from the last checkpoint" if begun else "start it again"
+            raise TrainingError(
+                f"The run in {str(folder)!r} stopped, because {reason}; mend that, then {rest}."
+            ) from error
 
 
 def _pinned(config: RunConfig, recorded: Mapping[str, Any]) -> RunConfig:
@@ -180,6 +197,22 @@ def _components_folder(source: str) -> Path:
     return packaged_folder() if source == "packaged" else Path(source).expanduser()
 
 
+def _inputs(config: RunConfig) -> dict[str, str]:
+    """SHA-256 of the parts that a run takes from other folders, by setting."""
+    folders: dict[str, tuple[Path, Sequence[str]]] = {}
+    if config.components is not None:
+        folders["components"] = (_components_folder(config.components), ("vae", "text_encoder", "tokenizer"))
+    if config.dense is not None:
+        folders["dense"] = (Path(config.dense).expanduser(), ("transformer",))
+    return {name: _content_hash(folder, parts) for name, (folder, parts) in folders.items()}
+
+
+def _content_hash(folder: Path, parts: Sequence[str]) -> str:
+    files = sorted(path for part in parts for path in (folder / part).rglob("*") if path.is_file())
+    lines = [f"{path.relative_to(folder).as_posix()} {file_hash(path)}" for path in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
 def _frozen(source: str) -> Components:
     folder = _components_folder(source)
     if not folder.is_dir():
@@ -275,21 +308,28 @@ def _recorded(folder: Path) -> dict[str, Any]:
 def _check_resumable(folder: Path, settings: Mapping[str, Any]) -> None:
     record = folder / RECORD
     recorded = _recorded(folder)
-    before, now = _flat(recorded), _flat(settings)
-    for name in [*now, *(before.keys() - now.keys())]:
-        if name not in HARMLESS and before.get(name, "not recorded") != now.get(name, "not set"):
+    for name, before, now in _differences(recorded, settings):
+        if name not in HARMLESS:
             raise TrainingError(
-                f"The settings differ from those in {str(record)!r}: {name!r} is {now.get(name, 'not set')!r} and was "
-                f"{before.get(name, 'not recorded')!r}; resume with the same recipe and --set, or choose another "
-                "output_dir."
+                f"The settings differ from those in {str(record)!r}: {name!r} is {_shown(now)} and was "
+                f"{_shown(before)}; resume with the same recipe and --set, or choose another output_dir."
             )
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(name, value before, value now) of every setting that differs. A section that is new or gone is one setting."""
+    for name in [*now, *(before.keys() - now.keys())]:
+        was, is_ = before.get(name, ABSENT), now.get(name, ABSENT)
+        if isinstance(was, Mapping) and isinstance(is_, Mapping):
+            yield from _differences(was, is_, f"{prefix}{name}.")
+        elif was != is_:
+            yield f"{prefix}{name}", was, is_
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"a section ({', '.join(f'{name}: {inner}' for name, inner in list(value.items())[:3])}, ...)"
+    return value if value is ABSENT else "null" if value is None else repr(value)
 
 
 def _unusable(folder: Path, error: Exception) -> UsageError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
@@ -10,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from tagmoe.config import RunConfig
 from tagmoe.data.order.sampler import uniform
-from tagmoe.errors import TrainingError
+from tagmoe.errors import ConfigError, TrainingError
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.train.batch import Batch
 from tagmoe.world import SIZE, TASKS, sample
@@ -19,6 +21,29 @@ from tagmoe.world import SIZE, TASKS, sample
 CHUNK = 64
 TEXT_TO_IMAGE = ("generate",)
 EDITING = tuple(name for name in TASKS if name not in TEXT_TO_IMAGE)
+
+
+def check_tasks(config: RunConfig) -> None:
+    """Check the tasks that each stage names, before the first stage trains.
+
+    Raises ConfigError for a name that is no editing task (it names the nearest), and when none of a stage's samples has
+    one of its tasks.
+    """
+    for name, stage in (("base", config.base), ("unified", config.unified)):
+        if stage.edit_tasks is None:
+            continue
+        setting = f"The setting '{name}.edit_tasks'"
+        for task in stage.edit_tasks:
+            if task not in EDITING:
+                near = difflib.get_close_matches(task, EDITING, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"give some of {', '.join(EDITING)}."
+                raise ConfigError(f"{setting} holds {task!r}, which is no editing task; {hint}")
+        found = (sample(config.seed, i, task=EDITING).task in stage.edit_tasks for i in range(stage.unique_samples))
+        if stage.steps and stage.text_to_image_every != 1 and not any(found):
+            raise ConfigError(
+                f"{setting} is {list(stage.edit_tasks)}, but among the {stage.unique_samples} samples of "
+                f"'{name}.unique_samples' is none of them; raise that number."
+            )
 
 
 class EncodedSamples:
