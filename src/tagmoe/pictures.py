@@ -1,8 +1,8 @@
 """Load pictures: a path, bytes, PIL image, array or tensor becomes one upright 8-bit RGB picture, or a clear error.
 
 This is the only module that opens pictures. It reads the size from the header before it decodes a pixel. It applies the
-EXIF turn before it converts the mode, because converting drops EXIF. It scales 16-bit values instead of clipping them.
-It lays transparency on white, as the release does.
+EXIF turn before it converts the mode, because converting drops EXIF. It converts the colours of an embedded profile to
+sRGB. It scales 16-bit values instead of clipping them. It lays transparency on white, as the release does.
 """
 
 from __future__ import annotations
@@ -24,12 +24,15 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from tagmoe.errors import ImageError
 
 # Only formats that Pillow decodes in this process: for EPS it would start another program. JPEG includes MPO.
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
+# The first bytes of AVIF and HEIC name a brand. Pillow may be built without AVIF, and reads HEIC with pillow-heif only.
+BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIF", b"heix": "HEIF", b"hevc": "HEIF", b"mif1": "HEIF"}
 MAX_PIXELS = 64_000_000
 TOO_LARGE = "picture of more than 64 megapixels"
 """The message of ImageError for encoded bytes that are too large."""
 ALLOWED = "a path, encoded bytes, a PIL image, an array (H, W[, C]) or a tensor (C, H, W)"
 _EXTENSIONS = {"PNG": "png", "JPEG": "jpg", "MPO": "jpg", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif", "GIF": "gif"}
+_EXTENSIONS |= {"AVIF": "avif", "HEIF": "heic"}
 EXCHANGING = (5, 6, 7, 8)
 """Values of the EXIF orientation that exchange width and height."""
 _TURNED = range(2, 9)
@@ -53,7 +56,8 @@ def read_header(data: bytes) -> Header:
     with open_picture(data) as image:
         width, height = image.size
         turn = orientation(image)
-        if turn in EXCHANGING:
+        # Pillow gives the size of a TIFF as it is after the turn.
+        if turn in EXCHANGING and image.format != "TIFF":
             width, height = height, width
         return Header(width, height, _EXTENSIONS[image.format or ""], upright=turn not in _TURNED)
 
@@ -82,7 +86,10 @@ def open_picture(
         # Pillow warns of large pictures, where the limit below is stricter, and of EXIF damage, which is harmless.
         warnings.simplefilter("ignore")
         try:
-            image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else _path(source), formats=formats)
+            file = io.BytesIO(source) if isinstance(source, bytes) else _path(source)
+            image = Image.open(file, formats=_readable(formats, path, source))
+        except ImageError:
+            raise
         except Exception as error:
             _refuse_to_open(path, source, error)
         with image:
@@ -93,6 +100,25 @@ def open_picture(
                 raise
             except Exception as error:
                 raise ImageError("damaged picture" if path is None else _damaged(name, error)) from None
+
+
+def _readable(formats: tuple[str, ...], path: Path | None, source: Any) -> list[str]:
+    """The formats that Pillow reads here. Raises ImageError for an AVIF or HEIC picture that it does not read."""
+    if path is None:
+        start = bytes(source[:12])
+    else:
+        with path.open("rb") as file:
+            start = file.read(12)
+    kind = BRANDS.get(start[8:12]) if start[4:8] == b"ftyp" else None
+    if kind is None:
+        return [name for name in formats if name != "AVIF"]
+    if kind not in Image.OPEN:
+        Image.init()
+    if kind not in Image.OPEN or (kind == "AVIF" and kind not in formats):
+        name, hint = ("AVIF", "") if kind == "AVIF" else ("HEIC", ", or install and register pillow-heif")
+        sentence = f"{str(path)!r} is a picture in {name}, which cannot be read here; convert it to PNG or JPEG{hint}."
+        raise ImageError(f"picture in {name}" if path is None else sentence)
+    return [kind]
 
 
 def load_image(source: Any, *, draft: tuple[int, int] | None = None) -> Image.Image:
@@ -129,7 +155,49 @@ def upright_rgb(image: Image.Image, name: str | None = None) -> Image.Image:
     # A damaged EXIF block does not make the pixels unusable: such a picture is taken as it is.
     with contextlib.suppress(Exception):
         upright = ImageOps.exif_transpose(image)
+    # Nor does a damaged profile: its colours are taken as sRGB.
+    with contextlib.suppress(Exception):
+        upright = _in_srgb(upright)
     return to_rgb(upright, name or f"the {image.mode} image")
+
+
+def _in_srgb(image: Image.Image) -> Image.Image:
+    """The picture with the colours of its embedded profile converted to sRGB; the same object where that changes none.
+
+    Transparency stays. Colours outside sRGB are clipped (relative colorimetric).
+    """
+    data = image.info.get("icc_profile")
+    if not data or image.mode.startswith(("I", "F")):
+        return image
+    from PIL import ImageCms
+
+    if image.mode in ("P", "PA", "1"):
+        image = image.convert("RGBA" if image.mode == "PA" or "transparency" in image.info else "RGB")
+    alpha = image.getchannel("A") if image.mode in ("RGBA", "LA") else None
+    colours = image.convert(image.mode[:-1]) if alpha is not None else image
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
+    space = profile.profile.xcolor_space.strip()
+    if space == "RGB" and colours.mode in ("L", "RGB"):
+        colours = colours.convert("RGB")
+    elif (space, colours.mode) not in (("GRAY", "L"), ("CMYK", "CMYK")):
+        return image
+    transform = ImageCms.buildTransform(
+        profile, ImageCms.createProfile("sRGB"), colours.mode, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC
+    )
+    if space == "RGB" and _changes_nothing(transform):
+        return image
+    converted = transform.apply(colours)
+    if alpha is not None:
+        converted.putalpha(alpha)
+    return converted
+
+
+def _changes_nothing(transform: Any) -> bool:
+    """Whether a transform is that of sRGB itself, in whatever words: it moves no colour by more than rounding."""
+    axis = np.arange(0, 256, 17, dtype=np.uint8)
+    lattice = np.stack(np.meshgrid(axis, axis, axis), axis=-1).reshape(1, -1, 3)
+    moved = np.asarray(transform.apply(Image.fromarray(lattice)))
+    return int(np.abs(moved.astype(np.int16) - lattice).max()) <= 1
 
 
 def data_address(image: Image.Image, *, kind: str = "PNG", **options: Any) -> str:
@@ -170,7 +238,7 @@ def _refuse_to_open(path: Path | None, source: Any, error: Exception) -> NoRetur
         reason, sentence = "no picture", f"There is no picture file {str(path)!r}; check the path."
     elif isinstance(error, UnidentifiedImageError):
         reason = "no picture" if source else "empty picture"
-        sentence = f"{str(path)!r} is not a picture that can be read; use PNG, JPEG, WebP, BMP, GIF or TIFF."
+        sentence = f"{str(path)!r} is not a picture that can be read; use PNG, JPEG, WebP, AVIF, BMP, GIF or TIFF."
     else:
         reason = "damaged picture header"
         why = _short(str(error)) or type(error).__name__
