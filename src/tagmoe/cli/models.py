@@ -52,6 +52,8 @@ def quiet_libraries() -> None:
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
+    # What tagmoe's own modules warn of, a command says itself.
+    python_logging.getLogger("tagmoe").setLevel(python_logging.ERROR)
     for logging in (diffusers_logging, transformers_logging):
         logging.set_verbosity_error()
         logging.disable_progress_bar()

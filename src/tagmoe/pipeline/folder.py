@@ -53,6 +53,16 @@ def _is_words(value: Any) -> bool:
     return value is None or (isinstance(value, list) and all(isinstance(word, str) for word in value))
 
 
+def _is_range(value: Any) -> bool:
+    if value is None:
+        return True
+    sizes = value.get("sizes") if isinstance(value, dict) else None
+    are_sizes = isinstance(sizes, list) and all(
+        isinstance(size, list) and len(size) == 2 and all(map(_is_count, size)) for size in sizes
+    )
+    return are_sizes and bool(sizes) and value.keys() == {"pictures", "sizes"} and isinstance(value["pictures"], str)
+
+
 OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "prompt_template": (_is_template, "a text with {} once"),
     "max_prompt_tokens": (_is_count, "a whole number of 1 or more"),
@@ -60,6 +70,7 @@ OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "default_steps": (_is_count, "a whole number of 1 or more"),
     "default_cfg": (_is_scale, "a finite number of 0 or more"),
     "default_size": (_is_count, "a whole number of 1 or more"),
+    "trained_on": (_is_range, 'null or {"pictures": a text, "sizes": [[width, height], ...]}'),
 }
 
 

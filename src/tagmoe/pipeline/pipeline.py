@@ -23,7 +23,7 @@ from diffusers import AutoencoderKLQwenImage, DiffusionPipeline, FlowMatchEulerD
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.models import QwenImageTransformer2DModel
 from diffusers.pipelines.qwenimage.pipeline_qwenimage import calculate_shift
-from diffusers.utils import BaseOutput
+from diffusers.utils import BaseOutput, logging
 from safetensors.torch import save_file
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
@@ -50,6 +50,9 @@ from tagmoe.pipeline.lora import LoraLoaderMixin
 from tagmoe.pipeline.release import explain_release, release_parts
 from tagmoe.pipeline.single_frame import fast_single_frame
 from tagmoe.pipeline.tensors import nest_images
+from tagmoe.pipeline.training_range import far_from_training
+
+logger = logging.get_logger(__name__)
 
 QWEN_IMAGE_TEMPLATE = (
     "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial "
@@ -76,6 +79,8 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
 
     Settings that belong to a checkpoint (template, known words, defaults) are saved in its model_index.json.
     known_words: all words that a model of a small vocabulary was trained on. Prompts with other words are refused.
+    trained_on: {"pictures": the data set or world, "sizes": [[width, height], ...]}. A call that is far from what it
+    learned from gives a warning; see `tagmoe.pipeline.training_range`.
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
@@ -96,6 +101,7 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
         default_steps: int = 30,
         default_cfg: float = 4.0,
         default_size: int = 1024,
+        trained_on: Any = None,
     ):
         super().__init__()
         if prompt_template.count("{}") != 1:
@@ -116,6 +122,7 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
             default_steps=default_steps,
             default_cfg=default_cfg,
             default_size=default_size,
+            trained_on=trained_on,
         )
         self.vae_scale_factor = 2 ** len(vae.temperal_downsample)
         self.patch_size = transformer.config.patch_size
@@ -254,6 +261,8 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
         height, width = check_output_size(height, width, first, default_size, multiple)
         area = height * width if reference_area is None else check_area(reference_area, default_size, multiple)
 
+        if sentence := far_from_training(self.config, [p for row in references for p in row], (width, height)):
+            logger.warning(sentence)
         batch = samples * repeats
         device, dtype = self._execution_device, self.transformer.dtype
         generators, seeds = make_generators(seed, generator, batch)

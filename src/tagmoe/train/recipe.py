@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tagmoe.config import DataConfig, MoEConfig, RunConfig
+from tagmoe.data.order.rows import bucket_sizes
 from tagmoe.errors import ConfigError, MissingError, TrainingError, UsageError
 from tagmoe.files.resumable import FULL
 from tagmoe.files.yaml_text import read_yaml
@@ -35,11 +36,12 @@ from tagmoe.model.upcycle import upcycle
 from tagmoe.pipeline.components import make_scheduler
 from tagmoe.pipeline.packaged import packaged_folder
 from tagmoe.pipeline.pipeline import TagMoEPipeline
+from tagmoe.pipeline.training_range import WORLD as TAGWORLD_NAME
 from tagmoe.train.checkpoint import file_hash
 from tagmoe.train.components_folder import Components, train_components
 from tagmoe.train.loop import Run, run_stage
 from tagmoe.train.stage import FlowStage, Validator
-from tagmoe.train.stored import TAGWORLD, StoredRows, check_rows, newest_version
+from tagmoe.train.stored import TAGWORLD, StoredRows, batch_kinds, check_rows, newest_version
 from tagmoe.train.stream import check_tasks
 from tagmoe.train.text_encoder import TEMPLATE
 from tagmoe.world import SIZE, words
@@ -119,7 +121,7 @@ def _train(run: Run, parts: Components, validator: Validator, stored: StoredRows
         FlowStage, loss=config.loss, optimizer=config.optimizer, seed=config.seed, cache=cache, stored=stored
     )
     any_words = stored is not None and set(stored.sources) != {TAGWORLD}
-    pipeline_of = partial(assemble, parts=parts, any_words=any_words)
+    pipeline_of = partial(assemble, parts=parts, any_words=any_words, trained_on=_range(config, stored))
     if stored is not None:
         check_rows(stored, config, pipeline_of(dense).size_multiple)
     text_to_image = config.base.model_copy(update={"text_to_image_every": 1})
@@ -148,7 +150,24 @@ def _upcycled(dense: TagMoETransformer2DModel, moe: MoEConfig, config: RunConfig
     return mixture
 
 
-def assemble(transformer: QwenImageTransformer2DModel, parts: Components, *, any_words: bool = False) -> TagMoEPipeline:
+def _range(config: RunConfig, stored: StoredRows | None) -> dict[str, Any]:
+    """What the model learns from, for its folder: the names of the data sets, and the sizes of their targets."""
+    if stored is None:
+        return {"pictures": TAGWORLD_NAME, "sizes": [[SIZE, SIZE]]}
+    kinds = batch_kinds(config.unified.text_to_image_every) if config.unified.steps else ["generate"]
+    sources = {name: rows for kind in kinds for name, rows in stored.of_kind(kind).items()}
+    names = sorted(TAGWORLD_NAME if name == TAGWORLD else name for name in sources)
+    sizes = {bucket_sizes(bucket)[0] for rows in sources.values() for bucket in rows.rows}
+    return {"pictures": ", ".join(names), "sizes": [list(size) for size in sorted(sizes)]}
+
+
+def assemble(
+    transformer: QwenImageTransformer2DModel,
+    parts: Components,
+    *,
+    any_words: bool = False,
+    trained_on: Mapping[str, Any] | None = None,
+) -> TagMoEPipeline:
     """A TagWorld pipeline of these components. any_words: it accepts words that TagWorld does not use."""
     return TagMoEPipeline(
         transformer=transformer,
@@ -162,6 +181,7 @@ def assemble(transformer: QwenImageTransformer2DModel, parts: Components, *, any
         default_steps=DEFAULT_STEPS,
         default_cfg=DEFAULT_CFG,
         default_size=SIZE,
+        trained_on=trained_on,
     )
 
 
