@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,22 @@ def marks(files: Sequence[Path]) -> list[list[Any]]:
     Raises DataError when a file cannot be read.
     """
     return [_mark(file) for file in files]
+
+
+@contextmanager
+def reading(
+    file: Path,
+    complaint: str,
+    errors: tuple[type[Exception], ...] = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError),
+) -> Iterator[None]:
+    """Turn an error of reading a file into the DataError "FILE COMPLAINT.", with the reason for {} in the complaint.
+
+    errors: those to turn; by default what can go wrong with JSON of another shape than expected.
+    """
+    try:
+        yield
+    except errors as error:
+        raise DataError(f"{str(file)!r} {complaint.format(' '.join(str(error).split())[:100])}.") from None
 
 
 def picture(data: bytes, role: Role = "source") -> Picture:
