@@ -20,7 +20,6 @@ from support.stored_content import content_hash
 from tagmoe.data.export import Format, export
 from tagmoe.data.sources.importing import import_source
 from tagmoe.data.sources.registry import open_source
-from tagmoe.data.store.picture_file import read_picture
 from tagmoe.data.store.record import OPERATIONS, ROLES, Picture, Record, TagProvenance, record_id
 from tagmoe.data.store.store import Store
 from tagmoe.errors import DataError
@@ -37,7 +36,7 @@ HEX = st.text("0123456789abcdef", min_size=64, max_size=64)
 
 @st.composite
 def pictures(draw, role=None) -> Picture:
-    return read_picture(draw(st.sampled_from(PICTURES)), role or draw(st.sampled_from(ROLES)))
+    return Picture.of(draw(st.sampled_from(PICTURES)), role or draw(st.sampled_from(ROLES)))
 
 
 @st.composite
@@ -90,12 +89,12 @@ def filled(folder: Path, count: int = 30, **changes) -> Store:
                 **{
                     "id": record_id("test", str(number)),
                     "dataset": f"set {number % 3}",
-                    "target": read_picture(picture_bytes(2 * number + 1)),
+                    "target": Picture.of(picture_bytes(2 * number + 1)),
                     "instruction": f"edit {number}",
                     "licence": "MIT",
                     "images": (
-                        read_picture(picture_bytes(2 * (number // 2))),
-                        read_picture(picture_bytes(1, "JPEG"), "mask"),
+                        Picture.of(picture_bytes(2 * (number // 2))),
+                        Picture.of(picture_bytes(1, "JPEG"), "mask"),
                     ),
                     "quality": {"clip": 0.5},
                     "tags": (0, 6, 13),

@@ -21,11 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from tagmoe.data.store.fields import finite_or_text, to_fields
-from tagmoe.data.store.picture_file import extension
 from tagmoe.data.store.record import QUALITY, SCHEMA, Picture, Record, from_row
 from tagmoe.data.store.store import Store
 from tagmoe.errors import DataError, ImageError
 from tagmoe.extras import require
+from tagmoe.pictures import read_header
 
 Format = Literal["jsonl", "parquet", "webdataset"]
 FILES = ("*.jsonl", "images", "data", "*.tar")
@@ -244,7 +244,7 @@ def _file_name(picture: Picture) -> str:
 
 def _ending(picture: Picture) -> str:
     try:
-        return extension(picture.data)
+        return read_header(picture.data).extension
     except ImageError:
         # `tagmoe data import` refuses such pictures, but a store may have them from elsewhere: export the bytes.
         return "bin"

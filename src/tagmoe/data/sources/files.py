@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from tagmoe.data.store.fields import UnusableRow
-from tagmoe.data.store.picture_file import read_picture
 from tagmoe.data.store.record import Picture, Role
 from tagmoe.errors import DataError, ImageError
 
@@ -44,7 +43,7 @@ def reading(
 def picture(data: bytes, role: Role = "source") -> Picture:
     """The picture in these bytes. Raises UnusableRow with the reason."""
     try:
-        return read_picture(data, role)
+        return Picture.of(data, role)
     except ImageError as error:
         raise UnusableRow(str(error)) from None
 
