@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.failing_disk import read_only, small_files
+from support.stored_content import content_hash
 
 from tagmoe.data.sources.importing import import_source
 from tagmoe.data.sources.tagworld import TagWorldSource
@@ -45,7 +46,7 @@ def store(made):
 
 def contents(path: Path) -> tuple[int, str]:
     opened = Store.open(path)
-    return len(opened), opened.content_hash(["id", "instruction", "images", "target"])
+    return len(opened), content_hash(opened, ["id", "instruction", "images", "target"])
 
 
 @pytest.mark.parametrize("verb", GROWING)

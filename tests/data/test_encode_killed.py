@@ -10,6 +10,7 @@ import time
 
 import pytest
 from support.encoded_stores import make_store, start_command
+from support.stored_content import content_hash
 
 from tagmoe.data.encode import INDICATOR
 from tagmoe.data.store.store import Store
@@ -47,4 +48,4 @@ def test_twenty_kills_at_random_points(tmp_path):
     assert json.loads(last.communicate()[0])["fragments_left"] == 0
     finished = Store.open(store.uri)
     assert len(finished) == 4 * FRAGMENTS
-    assert finished.content_hash() == Store.open(undisturbed.uri).content_hash()
+    assert content_hash(finished) == content_hash(Store.open(undisturbed.uri))

@@ -280,17 +280,23 @@ def _packed(values: np.ndarray | None) -> dict[str, Any] | None:
 
 
 def _table(rows: Sequence[_Row]) -> pa.Table:
-    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
-    for row in rows:
-        kept, texts = (row.latents, row.embeddings) if row.usable else ({}, {})
-        columns["encoded_bucket"].append(bucket_name(row.sizes[0], row.sizes[1:]) if row.usable else "")
-        columns["encoded_target"].append(_packed(kept.get(0)))
-        columns["encoded_references"].append([_packed(kept[i]) for i in range(1, len(row.sizes))] if kept else [])
-        columns["encoded_instruction"].append(_packed(texts.get("instruction")))
-        columns["encoded_rewritten"].append(_packed(texts.get("rewritten")))
-        columns["encoded_mask"].append(_packed(row.mask) if row.usable else None)
-        columns["encoded_error"].append("; ".join(row.errors) or None)
-    return pa.table({item.name: pa.array(columns[item.name], item.type) for item in FIELDS})
+    return pa.Table.from_pylist([_values(row) for row in rows], schema=pa.schema(FIELDS))
+
+
+def _values(row: _Row) -> dict[str, Any]:
+    """The columns of a row; those that are not named are null, as all but its errors are if it is not usable."""
+    error = "; ".join(row.errors) or None
+    if not row.usable:
+        return {"encoded_bucket": "", "encoded_references": [], "encoded_error": error}
+    return {
+        "encoded_bucket": bucket_name(row.sizes[0], row.sizes[1:]),
+        "encoded_target": _packed(row.latents.get(0)),
+        "encoded_references": [_packed(row.latents[i]) for i in range(1, len(row.sizes))],
+        "encoded_instruction": _packed(row.embeddings.get("instruction")),
+        "encoded_rewritten": _packed(row.embeddings.get("rewritten")),
+        "encoded_mask": _packed(row.mask),
+        "encoded_error": error,
+    }
 
 
 # The driver -----------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,6 @@ import numpy as np
 from tagmoe.data.encode import BLANK_NOTE, INDICATOR, check_fingerprint
 from tagmoe.data.store.store import Store
 from tagmoe.errors import DataError
-
-TEXT_ROWS = 16_384
-"""Rows of a batch of a scan without latents."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +55,6 @@ class EncodedStore:
             raise DataError(f"Nothing in the store {self.store.uri!r} is encoded; run 'tagmoe data encode' on it.")
         return np.frombuffer(base64.b64decode(self._blank["data"]), np.float16).reshape(self._blank["shape"])
 
-    def buckets(self) -> Iterator[str | None]:
-        """The bucket of each row in order: '' for a row that cannot be trained on, None for a row not encoded yet."""
-        for batch in self.store.scan([INDICATOR], rows=TEXT_ROWS):
-            yield from batch[INDICATOR].to_pylist()
-
     def read(
         self, rows: Sequence[int], *, rewritten: Sequence[bool] | None = None, blank: Sequence[bool] | None = None
     ) -> EncodedRows:
@@ -79,13 +71,9 @@ class EncodedStore:
                 f"A batch is of one bucket, and rows of {sorted(map(str, buckets))[:4]} were asked of the store "
                 f"{self.store.uri!r}; rows with none cannot be used."
             )
-        texts = [
-            self.blank if dropped else _text(row, wanted)
-            for row, wanted, dropped in zip(
-                found, rewritten or [False] * len(found), blank or [False] * len(found), strict=True
-            )
-        ]
-        text, mask = _padded(texts)
+        never = [False] * len(found)
+        given = zip(found, rewritten or never, blank or never, strict=True)
+        text, mask = _padded([self.blank if dropped else _text(row, wanted) for row, wanted, dropped in given])
         return EncodedRows(
             ids=[row["id"] for row in found],
             tags=[row["tags"] for row in found],

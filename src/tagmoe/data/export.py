@@ -11,23 +11,23 @@ webdataset   train-000000.tar ..., per record ID.json, ID.image0.png ..., ID.tar
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet
 
 from tagmoe.data.store.fields import finite_or_text, to_fields
-from tagmoe.data.store.picture_file import extension
 from tagmoe.data.store.record import QUALITY, SCHEMA, Picture, Record, from_row
 from tagmoe.data.store.store import Store
 from tagmoe.errors import DataError, ImageError
 from tagmoe.extras import require
+from tagmoe.pictures import read_header
 
 Format = Literal["jsonl", "parquet", "webdataset"]
-FORMATS: tuple[Format, ...] = get_args(Format)
 FILES = ("*.jsonl", "images", "data", "*.tar")
 """Patterns of the files and folders that an export writes."""
 SHARD_BYTES = 512 << 20
@@ -35,7 +35,6 @@ SCAN_ROWS = 32
 GROUP_ROWS = 100
 GROUP_BYTES = 32 << 20
 """Size of a Parquet row group, the smallest part that a reader loads; these are the limits of the hub's viewer."""
-Progress = Callable[[int, int], None]
 
 _HF_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _HF_SCHEMA = pa.schema(
@@ -72,14 +71,6 @@ class Exported:
     bytes: int
 
 
-class _Shard(Protocol):
-    """One file being written."""
-
-    def add(self, record: Record) -> None: ...
-
-    def close(self) -> None: ...
-
-
 def export(
     store: Store,
     folder: Path,
@@ -87,7 +78,7 @@ def export(
     *,
     where: str | None = None,
     shard_bytes: int = SHARD_BYTES,
-    progress: Progress | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Exported:
     """Write records into an empty folder.
 
@@ -98,11 +89,10 @@ def export(
     the folder cannot be written. The caller must then delete the folder.
     """
     shards = _Shards(folder, kind, shard_bytes)
+    done = 0
     try:
-        done = 0
-        for record in _records(store, where):
+        for done, record in enumerate(_records(store, where), 1):
             shards.add(record)
-            done += 1
             if progress is not None:
                 progress(done, len(store) if where is None else 0)
     finally:
@@ -127,17 +117,16 @@ class _Shards:
     def __init__(self, folder: Path, kind: Format, shard_bytes: int) -> None:
         self._folder, self._kind, self._shard_bytes = folder, kind, shard_bytes
         self._open: dict[str, _Shard] = {}
-        self._bytes: dict[str, int] = {}
-        self._count: dict[str, int] = {}
+        self._bytes: Counter[str] = Counter()
+        self._count: Counter[str] = Counter()
 
     def add(self, record: Record) -> None:
         split = record.split
         if split in self._open and self._bytes[split] >= self._shard_bytes:
             self._open.pop(split).close()
         if split not in self._open:
-            number = self._count.get(split, 0)
-            self._open[split] = _SHARDS[self._kind](self._folder, split, number)
-            self._bytes[split], self._count[split] = 0, number + 1
+            self._open[split] = _SHARDS[self._kind](self._folder, split, self._count[split])
+            self._bytes[split], self._count[split] = 0, self._count[split] + 1
         self._open[split].add(record)
         self._bytes[split] += record.nbytes
 
@@ -174,7 +163,8 @@ class _JsonlShard:
 class _ParquetShard:
     def __init__(self, folder: Path, split: str, number: int) -> None:
         (folder / "data").mkdir(exist_ok=True)
-        features = json.dumps({"info": {"features": _features()}}, sort_keys=True)
+        columns = {field.name: _feature(field.type) for field in _HF_SCHEMA}
+        features = json.dumps({"info": {"features": columns}}, sort_keys=True)
         schema = _HF_SCHEMA.with_metadata({"huggingface": features})
         self._writer = pyarrow.parquet.ParquetWriter(folder / "data" / f"{split}-{number:05d}.parquet", schema)
         self._rows: list[dict[str, Any]] = []
@@ -232,11 +222,8 @@ class _TarShard:
         self._handle.close()
 
 
-_SHARDS: dict[Format, Callable[[Path, str, int], _Shard]] = {
-    "jsonl": _JsonlShard,
-    "parquet": _ParquetShard,
-    "webdataset": _TarShard,
-}
+_Shard = _JsonlShard | _ParquetShard | _TarShard
+_SHARDS: dict[Format, type[_Shard]] = {"jsonl": _JsonlShard, "parquet": _ParquetShard, "webdataset": _TarShard}
 
 
 def _json_fields(record: Record) -> dict[str, Any]:
@@ -257,7 +244,7 @@ def _file_name(picture: Picture) -> str:
 
 def _ending(picture: Picture) -> str:
     try:
-        return extension(picture.data)
+        return read_header(picture.data).extension
     except ImageError:
         # `tagmoe data import` refuses such pictures, but a store may have them from elsewhere: export the bytes.
         return "bin"
@@ -271,12 +258,8 @@ def _number_shards(folder: Path) -> None:
             path.rename(folder / f"{split}-{number:05d}-of-{len(shards):05d}.parquet")
 
 
-def _features() -> dict[str, Any]:
-    """The columns in the JSON form of `datasets.Features`."""
-    return {field.name: _feature(field.type) for field in _HF_SCHEMA}
-
-
 def _feature(kind: pa.DataType) -> dict[str, Any]:
+    """A column of this type in the JSON form of `datasets.Features`."""
     if kind == _HF_IMAGE:
         return {"_type": "Image"}
     if pa.types.is_list(kind):

@@ -22,7 +22,6 @@ NO_TASK = "(none given)"
 NOT_CHECKED, SOUND = "(not checked)", "(sound)"
 WIDTH, HEIGHT = "target.width", "target.height"
 TEXT_GROUPS = {"dataset": "dataset", "native_task": "task", "licence": "licence", "split": "split"}
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Statistics:
     imports: tuple[Mapping[str, Any], ...]
 
 
-def statistics(store: Store, *, progress: Progress | None = None) -> Statistics:
+def statistics(store: Store, *, progress: Callable[[int, int], None] | None = None) -> Statistics:
     """Count all rows. progress(rows done, in all)."""
     columns = [*TEXT_GROUPS, "operation", "tags", WIDTH, HEIGHT]
     if "quarantine" in store.columns:

@@ -128,20 +128,14 @@ def read_chunks(file: Path, start: int, nbytes: int, chunk: int = CHUNK) -> Iter
     it cannot be read or is too short.
     """
     try:
-        with file.open("rb", buffering=0) as handle:
-            end = start + nbytes
-            while start < end:
-                data = os.pread(handle.fileno(), min(chunk, end - start), start)
-                # A signal or a network file system may give less than asked; callers count on whole chunks.
-                while 0 < len(data) < min(chunk, end - start):
-                    more = os.pread(handle.fileno(), min(chunk, end - start) - len(data), start + len(data))
-                    if not more:
-                        break
-                    data += more
-                if len(data) < min(chunk, end - start):
+        # With a buffer, `read` gives all that was asked, also where a signal or a network file system gives less.
+        with file.open("rb") as handle:
+            handle.seek(start)
+            for left in range(nbytes, 0, -chunk):
+                data = handle.read(min(chunk, left))
+                if len(data) < min(chunk, left):
                     raise CheckpointError(f"The file {str(file)!r} became shorter while it was read; run again.")
                 yield data
-                start += len(data)
     except OSError as error:
         raise CheckpointError(f"The file {str(file)!r} cannot be read ({_reason(error)}).") from error
 

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from support.stored_content import content_hash
 
 from tagmoe.annotation.answer import read_annotations
 from tagmoe.annotation.ask.annotators import OracleAnnotator, VLMAnnotator
@@ -267,7 +268,7 @@ def test_several_processes_give_what_one_does(tmp_path, engine):
         made.append(store)
     annotate_store(made[0], OracleAnnotator, Plan("oracle"))
     assert annotate_store(made[1], OracleAnnotator, Plan("oracle"), engine=engine, workers=2).asked == {"ok": 20}
-    one, two = (Store.open(store.uri).content_hash() for store in made)
+    one, two = (content_hash(Store.open(store.uri)) for store in made)
     assert one == two
     assert not (tmp_path / "two" / "annotating").exists()
 

@@ -8,6 +8,7 @@ import pytest
 from support.annotated_stores import annotate, stored
 from support.fault_server import fault_server
 from support.made_pictures import sound
+from support.stored_content import content_hash
 
 from tagmoe.annotation.answer import Annotation, annotators, read_annotations
 from tagmoe.annotation.rules.rule_set import load_rules, packaged_rules
@@ -81,14 +82,14 @@ def test_better_rules_are_adopted_and_worse_ones_refused(refine, server, store, 
     ]
 
     three = rules_file(tmp_path / "3.yaml", "3", "Worse words.")
-    before = Store.open(store.uri).content_hash()
+    before = content_hash(Store.open(store.uri))
     code, out, err = refine("--rules", three, "--against", two)
     assert code == 1
     assert err.strip().startswith("error: The rules '3' are not adopted: gold F1 of all tags falls from 1.000 to 0.")
     assert len(err.strip().splitlines()) == 1
     assert "refused" in out
     assert server.counts()["requests"] == ROWS
-    assert Store.open(store.uri).content_hash() == before
+    assert content_hash(Store.open(store.uri)) == before
     decisions = sorted((tmp_path / "3-decisions").glob("decision-*.json"))
     assert json.loads(decisions[0].read_text())["decision"] == "refused"
     # the answers of a trial are kept

@@ -6,8 +6,9 @@ import math
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.apportioned import LARGEST_ERROR, counts
 
-from tagmoe.data.order.apportion import BITS, LARGEST_ERROR, Apportion, _Split, hash64
+from tagmoe.data.order.apportion import BITS, Apportion, _Split, hash64
 
 # From a hundred-millionth to one: the weights of a mix are unlike, and the bound must not depend on them.
 WEIGHTS = st.lists(st.floats(-8, 0).map(lambda power: 10**power), min_size=1, max_size=12)
@@ -43,7 +44,7 @@ def test_any_number_is_found_as_one_by_one(weights: list[float], seed: int) -> N
     slow = OneByOne(deal)
     for number in range(200):
         assert deal.locate(number) == slow.next()
-        assert {party: count for party, count in deal.counts(number + 1).items() if count} == slow.had
+        assert {party: count for party, count in counts(deal, number + 1).items() if count} == slow.had
 
 
 @settings(max_examples=200, deadline=None)
@@ -52,7 +53,7 @@ def test_every_window_is_within_the_bound_of_its_shares(
     weights: list[float], seed: int, start: int, length: int
 ) -> None:
     deal = made(weights, seed)
-    before, after = deal.counts(start), deal.counts(start + length)
+    before, after = counts(deal, start), counts(deal, start + length)
     assert sum(after.values()) == start + length
     for party, share in deal.shares.items():
         assert abs(after[party] - before[party] - share * length) < LARGEST_ERROR
@@ -63,7 +64,7 @@ def test_the_error_is_far_below_that_of_chance() -> None:
     for seed in range(20):
         deal = made(weights, seed)
         for length in (1_000, 100_000, 10_000_000):
-            for party, count in deal.counts(length).items():
+            for party, count in counts(deal, length).items():
                 share = deal.shares[party]
                 error = abs(count - share * length)
                 assert error < LARGEST_ERROR

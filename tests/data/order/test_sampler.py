@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.apportioned import LARGEST_ERROR, counts
 
-from tagmoe.data.order.apportion import LARGEST_ERROR
 from tagmoe.data.order.sampler import Sampler, SourceRows, permutation, uniform, wording
 from tagmoe.errors import DataError, UsageError
 
@@ -110,11 +110,11 @@ def test_weights_hold_in_every_window(
     """Counted by the split trees, which the sequential test compares with drawing: so windows may be long."""
     sampler = Sampler(sources, batch=batch, seed=seed)
     total = math.fsum(source.weight for source in sources.values())
-    first, last = sampler._buckets.counts(start), sampler._buckets.counts(start + length)
+    first, last = counts(sampler._buckets, start), counts(sampler._buckets, start + length)
     had: Counter[str] = Counter()
     for bucket in first:
         mix = sampler._mixes[bucket]
-        before, after = mix.counts(first[bucket] * batch), mix.counts(last[bucket] * batch)
+        before, after = counts(mix, first[bucket] * batch), counts(mix, last[bucket] * batch)
         had.update({source: after[source] - before[source] for source in after})
     for name, source in sources.items():
         wanted = source.weight / total * length * batch
@@ -180,7 +180,7 @@ def test_sources_without_rows_or_weight() -> None:
     some, none = np.arange(4), np.arange(0)
     sources = {"a": SourceRows(1, {"x": some, "y": none}), "off": SourceRows(0, {"x": np.arange(4, 9)})}
     sampler = Sampler({**sources, "empty": SourceRows(0, {})}, batch=4, seed=0)
-    assert sampler.shares == {"x": 1.0}
+    assert sampler._buckets.shares == {"x": 1.0}
     assert {row for number in range(5) for row in sampler.draw(number).rows.tolist()} == {0, 1, 2, 3}
     assert len(sampler) == 4
     with pytest.raises(UsageError, match=r"'empty' has no rows for its weight 2"):

@@ -8,9 +8,9 @@ import zlib
 import pytest
 from PIL import Image
 
-from tagmoe.data.store.picture_file import extension, read_picture
+from tagmoe.data.store.record import Picture
 from tagmoe.errors import ImageError
-from tagmoe.pictures import load_image
+from tagmoe.pictures import load_image, read_header
 
 
 def encoded(kind: str, size=(6, 4), **options) -> bytes:
@@ -24,9 +24,9 @@ def encoded(kind: str, size=(6, 4), **options) -> bytes:
 )
 def test_the_header_gives_size_and_extension_and_the_bytes_are_kept(kind, name):
     data = encoded(kind)
-    picture = read_picture(data, "mask")
+    picture = Picture.of(data, "mask")
     assert (picture.width, picture.height, picture.role, picture.data) == (6, 4, "mask", data)
-    assert extension(data) == name
+    assert read_header(data).extension == name
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
@@ -35,13 +35,13 @@ def test_the_size_is_that_of_the_upright_picture_as_it_is_loaded(kind, tmp_path)
     exif[0x0112] = 6
     data = encoded(kind, exif=exif)
     (tmp_path / "picture").write_bytes(data)
-    picture = read_picture(data)
+    picture = Picture.of(data)
     assert (picture.width, picture.height) == load_image(tmp_path / "picture").size == (4, 6)
 
 
 def test_only_the_header_is_read():
     data = encoded("PNG", (300, 200))
-    assert read_picture(data[:60]).width == 300
+    assert Picture.of(data[:60]).width == 300
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_only_the_header_is_read():
 )
 def test_what_is_no_picture_is_refused(data, reason):
     with pytest.raises(ImageError, match=f"^{reason}$"):
-        read_picture(data)
+        Picture.of(data)
 
 
 def test_absurd_sizes_are_refused_from_the_header():
@@ -64,4 +64,4 @@ def test_absurd_sizes_are_refused_from_the_header():
         data[16:24] = side.to_bytes(4, "big") * 2
         data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
         with pytest.raises(ImageError, match=r"^picture of more than 64 megapixels$"):
-            read_picture(bytes(data))
+            Picture.of(bytes(data))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from PIL import ImageFont
 from support.edit_files import picture_bytes
 
-from tagmoe.data.store.picture_file import read_picture
 from tagmoe.data.store.picture_sheet import GAP, TILE, _caption, _wrapped, picture_sheet
 from tagmoe.data.store.record import Picture, Record, TagProvenance, record_id
 from tagmoe.report.colours import LIGHT, rgb
@@ -15,7 +14,7 @@ def record(**changes) -> Record:
     fields = {
         "id": record_id("test", "1"),
         "dataset": "test",
-        "target": read_picture(picture_bytes(1, size=(640, 320))),
+        "target": Picture.of(picture_bytes(1, size=(640, 320))),
         "instruction": "make it " + "very " * 60 + "red",
         "licence": "MIT",
         "tags": (0, 6),
@@ -26,13 +25,13 @@ def record(**changes) -> Record:
 def test_the_sheet_grows_with_pictures_and_text():
     short = picture_sheet(record(instruction="x"))
     assert picture_sheet(record()).height > short.height
-    images = tuple(read_picture(picture_bytes(number), "reference") for number in range(3))
+    images = tuple(Picture.of(picture_bytes(number), "reference") for number in range(3))
     wide = picture_sheet(record(images=images))
     assert wide.width == 4 * (TILE + GAP) + GAP
 
 
 def test_a_picture_that_cannot_be_decoded_does_not_hide_the_others():
-    broken = read_picture(picture_bytes(1, "JPEG", (64, 64))[:1000], "mask")
+    broken = Picture.of(picture_bytes(1, "JPEG", (64, 64))[:1000], "mask")
     sheet = picture_sheet(record(images=(broken, Picture(b"rubbish", 9, 9))))
     # a red frame in the place of each, and the target behind them
     assert sheet.getpixel((GAP, 29)) == sheet.getpixel((2 * GAP + TILE, 29)) == rgb(LIGHT["bad"])

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
 import typer
 
 from tagmoe.cli.data.agree import agree
@@ -16,6 +20,7 @@ from tagmoe.cli.data.stats import stats
 from tagmoe.cli.data.validate import validate
 from tagmoe.cli.data.view import view
 from tagmoe.cli.verbs import PlainGroup
+from tagmoe.extras import require
 
 app = typer.Typer(cls=PlainGroup, rich_markup_mode=None)
 
@@ -27,14 +32,17 @@ def data(ctx: typer.Context) -> None:
         typer.echo(ctx.get_help())
 
 
-app.command("import")(import_)
-app.command()(export)
-app.command()(stats)
-app.command()(view)
-app.command()(validate)
-app.command()(invert)
-app.command()(annotate)
-app.command()(agree)
-app.command()(refine)
-app.command()(encode)
-app.command()(clean)
+def _of_store(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb; it begins by checking that the extra of all stores is installed."""
+
+    @wraps(verb)
+    def run(**given: Any) -> None:
+        require("data", "lance", "pyarrow", purpose="A store of data")
+        verb(**given)
+
+    return run
+
+
+app.command("import")(_of_store(import_))
+for _verb in (export, stats, view, validate, invert, annotate, agree, refine, encode, clean):
+    app.command()(_of_store(_verb))

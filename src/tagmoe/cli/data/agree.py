@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from tagmoe.cli.data.named_numbers import named_numbers
 from tagmoe.cli.options import AsJson, Force
 from tagmoe.cli.output import check_output_folder, log, print_result, write_folder
 from tagmoe.cli.progress import count_bar
-from tagmoe.errors import UsageError
 from tagmoe.extras import require
 
 if TYPE_CHECKING:
@@ -47,12 +46,12 @@ def agree(
 
     Intervals resample root pictures. Example: tagmoe data agree my/store --a qwen --b tags --out agreement
     """
-    require("data", "lance", "pyarrow", purpose="A store of data")
     require("vlm", "cleanlab", "sklearn", purpose="The quality of annotations")
     from tagmoe.annotation.quality.agree import agree as run
     from tagmoe.annotation.quality.agree_tables import FIGURES, FILES, PAGE, data_of, figures_of, write_report
 
-    limits = _limits(fail_under or [], FIGURES)
+    advice = f"give each of {', '.join(FIGURES)} at most once, such as alpha=0.67"
+    limits = named_numbers(fail_under or (), "--fail-under", advice, FIGURES)
     if out is not None:
         check_output_folder(out, force=force, ours=FILES)
     from tagmoe.data.store.store import Store
@@ -72,22 +71,6 @@ def agree(
         log(sentence)
     if missed:
         raise typer.Exit(1)
-
-
-def _limits(given: list[str], names: tuple[str, ...]) -> dict[str, float]:
-    limits: dict[str, float] = {}
-    for text in given:
-        name, _, value = text.partition("=")
-        try:
-            limit = float(value)
-        except ValueError:
-            limit = math.nan
-        if name not in names or not math.isfinite(limit) or name in limits:
-            raise UsageError(
-                f"--fail-under is {text!r}; give each of {', '.join(names)} at most once, such as alpha=0.67."
-            )
-        limits[name] = limit
-    return limits
 
 
 def _missed(figures: dict[str, Interval[float | None]], limits: dict[str, float]) -> list[str]:

@@ -15,7 +15,6 @@ from tagmoe.cli.output import print_result
 from tagmoe.cli.progress import count_bar
 from tagmoe.cli.vlm_options import Concurrency, Endpoints, Pixels, ServedModel, Timeout, need_vlm_extra, open_vlm
 from tagmoe.errors import UsageError
-from tagmoe.extras import require
 
 if TYPE_CHECKING:
     from tagmoe.annotation.ask.annotators import Annotator
@@ -79,7 +78,6 @@ def annotate(
     Answers are stored in their own column. Rows without tags for training get them from there.
     Example: tagmoe data annotate my/store --endpoint http://127.0.0.1:8000/v1 --model Qwen/Qwen3-VL-8B-Instruct
     """
-    require("data", "lance", "pyarrow", purpose="A store of data")
     kind = annotator or (AnnotatorName.vlm if endpoint or model else AnnotatorName.rules)
     if kind is not AnnotatorName.vlm:
         given = [

@@ -9,7 +9,6 @@ import typer
 
 from tagmoe.cli.options import AsJson
 from tagmoe.cli.output import print_result
-from tagmoe.extras import require
 
 
 def clean(
@@ -23,7 +22,6 @@ def clean(
 
     Example: tagmoe data clean my/store --older-than 30
     """
-    require("data", "lance", "pyarrow", purpose="A store of data")
     from tagmoe.data.store.store import Store
 
     opened = Store.open(store)

@@ -15,7 +15,6 @@ from tagmoe.cli.options import AsJson, Engine, EngineName, Model, RayAddress, Th
 from tagmoe.cli.output import print_result
 from tagmoe.cli.progress import count_bar
 from tagmoe.errors import UsageError
-from tagmoe.extras import require
 from tagmoe.weights.presets import RELEASE
 
 if TYPE_CHECKING:
@@ -56,7 +55,6 @@ def encode(
 
     Example: tagmoe data encode my/store --model my/model --workers 2
     """
-    require("data", "lance", "pyarrow", purpose="A store of data")
     chosen = None if sizes is None else parse_sizes(sizes)
     folder = check_model(model)
     from tagmoe.data.encode import encode_store

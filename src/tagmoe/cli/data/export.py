@@ -12,7 +12,6 @@ import typer
 from tagmoe.cli.options import AsJson, Force
 from tagmoe.cli.output import check_output_folder, new_folder, print_result
 from tagmoe.cli.progress import count_bar
-from tagmoe.extras import require
 from tagmoe.files.resumable import size_text
 
 
@@ -41,7 +40,6 @@ def export(
 
     Example: tagmoe data export my/store --format parquet --out my/parquet
     """
-    require("data", "lance", "pyarrow", purpose="A store of data")
     from tagmoe.data.export import FILES
     from tagmoe.data.export import export as write
     from tagmoe.data.store.store import Store

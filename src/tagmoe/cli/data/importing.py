@@ -14,7 +14,6 @@ from tagmoe.cli.output import print_result
 from tagmoe.cli.progress import count_bar
 from tagmoe.data.sources.registry import KINDS, open_source
 from tagmoe.errors import UsageError
-from tagmoe.extras import require
 from tagmoe.files.resumable import size_text
 
 
@@ -50,7 +49,6 @@ def import_(
 
     Example: tagmoe data import jsonl my/edits.jsonl my/store --licence CC-BY-4.0
     """
-    require("data", "lance", "pyarrow", purpose="A store of data")
     path, target = _places(kind, places)
     options: dict[str, Any] = {
         **_assigned(settings, "--set"),

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tagmoe.cli.data.named_numbers import named_numbers
 from tagmoe.cli.options import AsJson
 from tagmoe.cli.output import log, print_result
 from tagmoe.cli.progress import count_bar
-from tagmoe.errors import UsageError
-from tagmoe.extras import require
 
 if TYPE_CHECKING:
     from tagmoe.data.inverse.invert import Outcome
@@ -39,8 +37,7 @@ def invert(
     command resumes. When it is done, running it again adds nothing.
     Example: tagmoe data invert data/omniedit --quality o_score=7 --dry-run
     """
-    require("data", "lance", "pyarrow", purpose="A store of data")
-    cuts = _cuts(quality or [])
+    cuts = named_numbers(quality or (), "--quality", "give each score once as NAME=NUMBER, such as o_score=7")
     from tagmoe.data.inverse.invert import Rules
     from tagmoe.data.inverse.invert import invert as run
     from tagmoe.data.store.store import Store
@@ -53,26 +50,9 @@ def invert(
             f"{outcome.unchecked} of these were made from records that are not checked; 'tagmoe data validate' before "
             "this command keeps unsound ones out."
         )
-    data = {"store": store, "dry_run": dry_run, **_data(outcome)}
-    print_result(data, _text(outcome, dry_run), as_json=as_json)
-
-
-def _cuts(given: list[str]) -> dict[str, float]:
-    cuts: dict[str, float] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        try:
-            cut = float(value)
-        except ValueError:
-            cut = math.nan
-        if not name.strip() or not equals or not math.isfinite(cut) or name.strip() in cuts:
-            raise UsageError(f"--quality is {text!r}; give each score once as NAME=NUMBER, such as o_score=7.")
-        cuts[name.strip()] = cut
-    return cuts
-
-
-def _data(outcome: Outcome) -> dict[str, Any]:
-    return {
+    data = {
+        "store": store,
+        "dry_run": dry_run,
         "made": outcome.made.total(),
         "already": outcome.already,
         "made_by_task": dict(outcome.made.most_common()),
@@ -80,6 +60,7 @@ def _data(outcome: Outcome) -> dict[str, Any]:
         "refused": dict(outcome.refused.most_common()),
         "unchecked": outcome.unchecked,
     }
+    print_result(data, _text(outcome, dry_run), as_json=as_json)
 
 
 def _text(outcome: Outcome, dry_run: bool) -> str:

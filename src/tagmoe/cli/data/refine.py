@@ -13,7 +13,6 @@ from tagmoe.cli.output import check_output_file, log, print_result, write_text
 from tagmoe.cli.progress import count_bar
 from tagmoe.cli.vlm_options import Concurrency, Endpoints, Pixels, Timeout, VLMName, need_vlm_extra, open_vlm
 from tagmoe.errors import DataError, TagMoEError, UsageError
-from tagmoe.extras import require
 
 if TYPE_CHECKING:
     from tagmoe.annotation.quality.gold import Change
@@ -55,7 +54,6 @@ def refine(
     Only rows that the changed rules affect are asked again. Example:
     tagmoe data refine my/store --rules two.yaml --against one.yaml --gold people --endpoint URL --vlm-model NAME
     """
-    require("data", "lance", "pyarrow", purpose="A store of data")
     need_vlm_extra()
     from tagmoe.annotation.ask.annotators import VLMAnnotator
     from tagmoe.annotation.quality.gold import gold_set

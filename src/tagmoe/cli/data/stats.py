@@ -11,7 +11,6 @@ import typer
 from tagmoe.cli.options import AsJson, Force
 from tagmoe.cli.output import check_output_file, print_result, write_text
 from tagmoe.cli.progress import count_bar
-from tagmoe.extras import require
 
 if TYPE_CHECKING:
     from tagmoe.data.statistics import Statistics
@@ -30,7 +29,6 @@ def stats(
 
     Example: tagmoe data stats my/store --plot stats.svg
     """
-    require("data", "lance", "pyarrow", purpose="A store of data")
     if plot is not None:
         check_output_file(plot, force=force, extensions=(".svg",), kind="SVG")
     from tagmoe.data.statistics import statistics

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tagmoe.cli.options import AsJson, Force
 from tagmoe.cli.output import check_output_file, log, print_result, write_text
 from tagmoe.cli.progress import count_bar
-from tagmoe.extras import require
 
 if TYPE_CHECKING:
     from tagmoe.data.check.validate import Summary
@@ -32,7 +31,6 @@ def validate(
     The column `quarantine` names the checks that a record failed. After a kill, the same command resumes.
     Example: tagmoe data validate data/omniedit --out checks.html
     """
-    require("data", "lance", "pyarrow", purpose="A store of data")
     if out is not None:
         check_output_file(out, force=force, extensions=(".html",), kind="page")
     from tagmoe.data.check.validate import summarise
@@ -49,13 +47,9 @@ def validate(
 
         write_text(render(opened, summary), out)
         log(f"what was found, with pictures: {out}")
-    print_result({"store": store, "checked": checked, **_data(summary)}, _text(summary), as_json=as_json)
-    if summary.unsound:
-        raise typer.Exit(1)
-
-
-def _data(summary: Summary) -> dict[str, Any]:
-    return {
+    data = {
+        "store": store,
+        "checked": checked,
         "records": summary.records,
         "unsound": summary.unsound,
         "checks": {
@@ -67,6 +61,9 @@ def _data(summary: Summary) -> dict[str, Any]:
             for name, counts in summary.most_common()
         },
     }
+    print_result(data, _text(summary), as_json=as_json)
+    if summary.unsound:
+        raise typer.Exit(1)
 
 
 def _text(summary: Summary) -> str:

@@ -8,7 +8,6 @@ import typer
 
 from tagmoe.cli.options import AsJson, Force, Out
 from tagmoe.cli.output import check_output_file, print_result, write_image
-from tagmoe.extras import require
 
 
 def view(
@@ -22,7 +21,6 @@ def view(
 
     Example: tagmoe data view my/store --id 3f2a --out record.png
     """
-    require("data", "lance", "pyarrow", purpose="A store of data")
     check_output_file(out, force=force)
     from tagmoe.data.store.fields import to_fields
     from tagmoe.data.store.picture_sheet import picture_sheet
@@ -30,10 +28,9 @@ def view(
 
     record = Store.open(store).record(name)
     write_image(picture_sheet(record), out, {})
-    fields = to_fields(record)
     data = {
         "output": str(out),
-        **fields,
+        **to_fields(record),
         "split": record.split,
         "pictures": [
             {"role": role, "width": picture.width, "height": picture.height, "bytes": len(picture.data)}

@@ -262,10 +262,6 @@ def _view(image: Image.Image, size: tuple[int, int]) -> View:
     if left > 1:
         copy = copy.reduce(left)
     if turn != 1:
-        copy = ImageOps.exif_transpose(_with_turn(copy, turn))
+        copy.getexif()[0x0112] = turn
+        copy = ImageOps.exif_transpose(copy)
     return View(*size, np.asarray(copy), factor)
-
-
-def _with_turn(copy: Image.Image, turn: int) -> Image.Image:
-    copy.getexif()[0x0112] = turn
-    return copy

@@ -78,7 +78,8 @@ def validate(
         with _pool(workers) as submit:
             for number in todo:
                 values: list[list[str]] = []
-                for names in _in_order(submit, _rows_of(store, number), 2 * workers):
+                batches = (batch.to_pylist() for batch in store.fragment(number, checks.COLUMNS, rows=ROWS))
+                for names in _in_order(submit, batches, 2 * workers):
                     values += names
                     done += len(names)
                     if progress is not None:
@@ -129,14 +130,10 @@ def later_copies(store: Store) -> tuple[dict[int, tuple[int, int]], np.ndarray]:
                 rows.append(here + row)
                 row += batch.num_rows
             starts[number] = (start, row - start)
-        found.append(_repeated(np.concatenate(keys), np.concatenate(rows)) if keys else np.empty(0, np.int64))
-    return starts, np.sort(np.concatenate(found))
-
-
-def _repeated(keys: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The rows whose key an earlier row has; `rows` must be ascending."""
-    order = np.argsort(keys, kind="stable")
-    return rows[order[1:]][keys[order[1:]] == keys[order[:-1]]]
+        if keys:
+            _, first = np.unique(np.concatenate(keys), return_index=True)
+            found.append(np.delete(np.concatenate(rows), first))
+    return starts, np.sort(np.concatenate(found)) if found else np.empty(0, np.int64)
 
 
 def _digest(name: str) -> int:
@@ -153,11 +150,6 @@ def _prepare(store: Store, again: bool) -> None:
     if store.note(NOTE) != current:
         store.set_note(NOTE, current)
     store.declare([QUARANTINE])
-
-
-def _rows_of(store: Store, number: int) -> Iterator[list[dict[str, Any]]]:
-    for batch in store.fragment(number, checks.COLUMNS, rows=ROWS):
-        yield batch.to_pylist()
 
 
 def examine_rows(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:

@@ -54,16 +54,7 @@ WAITING: dict[Edit, str] = {
 }
 """Tasks whose inverse instruction needs a look at the pictures, and why."""
 UNKNOWN = "the source names no task that is known"
-NOT_UNDERSTOOD = "add: what was added is not certain from the words"
-NO_PHOTOGRAPH = "style: the source is no photograph"
-UNKNOWN_MAP = "control map: of an unknown kind"
-IS_INVERSE = "an inverse itself"
-QUARANTINED = "in quarantine"
-NO_DERIVATIVES = "the licence allows no derivatives"
-NO_SCORE = "no quality score of these names"
-LOW_SCORE = "quality below the cut"
 OVER_SHARE = "over the share of inverses"
-MAPS_OFF = "control map: only with --maps"
 PICTURES = "not exactly one picture to edit"
 
 
@@ -145,14 +136,14 @@ def judged(row: Mapping[str, Any], rules: Rules) -> Inverse | Waits | Refused | 
     if edit in NEVER:
         return Refused(NEVER[edit])
     if row.get("quarantine"):
-        return Refused(QUARANTINED)
+        return Refused("in quarantine")
     if not Licence.named(row["licence"]).derivatives:
-        return Refused(NO_DERIVATIVES)
+        return Refused("the licence allows no derivatives")
     if rules.cuts:
         scores = {item["name"]: item["value"] for item in row["quality"] or ()}
         named = [(scores[name], cut) for name, cut in rules.cuts.items() if name in scores]
         if not named or any(score < cut for score, cut in named):
-            return Refused(LOW_SCORE if named else NO_SCORE)
+            return Refused("quality below the cut" if named else "no quality score of these names")
     if row["dataset"] == TAGWORLD:
         return Refused(PICTURES) if edit == "control map" else Waits(UNKNOWN) if edit is None else None
     return text_of(edit, row, rules)
@@ -160,20 +151,22 @@ def judged(row: Mapping[str, Any], rules: Rules) -> Inverse | Waits | Refused | 
 
 def text_of(edit: Edit | None, row: Mapping[str, Any], rules: Rules) -> Inverse | Waits | Refused:
     """The inverse of a record of this task by template, or why no template is certain."""
-    if edit is None:
-        return Waits(UNKNOWN)
-    if edit == "add":
-        found = [removal_of(text) for text in (row["instruction"], *(row["instructions"] or ()))]
-        texts = tuple(dict.fromkeys(text for text in found if text is not None))
-        return Inverse("remove", texts[0], texts[1:]) if texts else Waits(NOT_UNDERSTOOD)
-    if edit == "style":
-        text = photograph_of(row["caption_source"])
-        return Waits(NO_PHOTOGRAPH) if text is None else Inverse("style", text)
-    if edit == "control map":
-        if not rules.maps:
-            return Refused(MAPS_OFF)
-        drawn = map_of(row["native_task"])
-        return Waits(UNKNOWN_MAP) if drawn is None else Inverse(*drawn)
+    match edit:
+        case None:
+            return Waits(UNKNOWN)
+        case "add":
+            found = [removal_of(text) for text in (row["instruction"], *(row["instructions"] or ()))]
+            texts = tuple(dict.fromkeys(text for text in found if text is not None))
+            uncertain = Waits("add: what was added is not certain from the words")
+            return Inverse("remove", texts[0], texts[1:]) if texts else uncertain
+        case "style":
+            text = photograph_of(row["caption_source"])
+            return Waits("style: the source is no photograph") if text is None else Inverse("style", text)
+        case "control map" if not rules.maps:
+            return Refused("control map: only with --maps")
+        case "control map":
+            drawn = map_of(row["native_task"])
+            return Waits("control map: of an unknown kind") if drawn is None else Inverse(*drawn)
     return Waits(WAITING[edit])
 
 
@@ -276,7 +269,7 @@ class _Run:
     def _candidate(self, number: int, row: Mapping[str, Any], have: set[str]) -> _Candidate | None:
         child = inverse_id(row["dataset"], row["id"])
         if row["operation"] == "inverse":
-            self._outcome.refused[IS_INVERSE] += 1
+            self._outcome.refused["an inverse itself"] += 1
         elif child in have:
             self._outcome.already += 1
         else:

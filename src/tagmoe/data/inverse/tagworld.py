@@ -20,9 +20,6 @@ from tagmoe.world.instructions import (
 )
 from tagmoe.world.scene import PLACES
 
-UNREADABLE = "TagWorld: the oracle cannot read a picture exactly"
-NOT_SAID = "TagWorld: no instruction of its grammar says the inverse"
-LOSSY = "TagWorld: the target does not show what the source had"
 # Styles whose pictures do not show the colours of the scene.
 _HIDING = ("sketch", "sepia")
 
@@ -32,16 +29,15 @@ def inverse_of(task: str, source: Picture, target: Picture, seed: int) -> tuple[
 
     seed: of the choice among the wordings of the training templates.
     """
-    scenes = [_scene(picture) for picture in (source, target)]
-    if scenes[0] is None or scenes[1] is None:
-        return UNREADABLE
-    before, after = scenes[0], scenes[1]
+    before, after = (_scene(picture) for picture in (source, target))
+    if before is None or after is None:
+        return "TagWorld: the oracle cannot read a picture exactly"
     if task == "style" and after.style in _HIDING:
-        return LOSSY
+        return "TagWorld: the target does not show what the source had"
     dice = Dice(np.random.Generator(np.random.PCG64(seed)))
     said = _said(task, before, after, dice)
     if said is None:
-        return NOT_SAID
+        return "TagWorld: no instruction of its grammar says the inverse"
     key, values = said
     return key.split(".")[0], phrase(dice, key, values, held_out=False)
 
@@ -74,35 +70,39 @@ def _said(task: str, before: Scene, after: Scene, dice: Dice) -> tuple[str, dict
         return _item(task, old, new, refer(dice, after, place)[0])
     if old is None or new is None or isinstance(old, Item) or isinstance(new, Item):
         return None
-    if task == "expression":
-        return task, {"look": old.expression}
-    if task == "hair":
-        return task, {"hair": old.hair}
-    if task == "wear":
-        return "take_off", {"clothes": "hat" if old.hat is None and new.hat is not None else "sunglasses"}
-    if task == "take_off":
-        return "wear", {"clothes": "sunglasses" if old.hat == new.hat else f"a {old.hat} hat"}
+    match task:
+        case "expression":
+            return task, {"look": old.expression}
+        case "hair":
+            return task, {"hair": old.hair}
+        case "wear":
+            return "take_off", {"clothes": "hat" if old.hat is None and new.hat is not None else "sunglasses"}
+        case "take_off":
+            return "wear", {"clothes": "sunglasses" if old.hat == new.hat else f"a {old.hat} hat"}
     return None
 
 
 def _setting(task: str, before: Scene, after: Scene) -> tuple[str, dict[str, str]] | None:
     """As `_said`, for tasks that change the whole picture."""
     ground, other = before.background, after.background
-    if task == "background":
-        if ground.pattern == other.pattern:
+    match task:
+        case "background" if ground.pattern == other.pattern:
             return task, {"colour": ground.colour}
-        return "background.both", {"background": background_phrase(ground, say_plain=True)}
-    if task == "pattern":
-        return task, {"pattern": ground.pattern}
-    if task == "style":
-        return "destyle", {"style": f"the {STYLE_PHRASES[after.style].removeprefix('a ')}"}
-    if task == "destyle":
-        return "style", {"style": STYLE_PHRASES[before.style]}
-    if task == "light":
-        return "relight", {}
-    if task == "relight":
-        return "light", {"light": LIGHT_PHRASES[before.light]}
-    return (task, {}) if task == "viewpoint" else None
+        case "background":
+            return "background.both", {"background": background_phrase(ground, say_plain=True)}
+        case "pattern":
+            return task, {"pattern": ground.pattern}
+        case "style":
+            return "destyle", {"style": f"the {STYLE_PHRASES[after.style].removeprefix('a ')}"}
+        case "destyle":
+            return "style", {"style": STYLE_PHRASES[before.style]}
+        case "light":
+            return "relight", {}
+        case "relight":
+            return "light", {"light": LIGHT_PHRASES[before.light]}
+        case "viewpoint":
+            return task, {}
+    return None
 
 
 def _moved(task: str, before: Scene, after: Scene, changed: list[int], dice: Dice) -> tuple[str, dict[str, str]] | None:
@@ -114,11 +114,14 @@ def _moved(task: str, before: Scene, after: Scene, changed: list[int], dice: Dic
 
 
 def _item(task: str, old: Item, new: Item, ref: str) -> tuple[str, dict[str, str]] | None:
-    if task == "replace":
-        says = f"a {old.shape}" if old.colour == new.colour else thing_phrase(Item(old.shape, old.colour))
-        return task, {"ref": ref, "new": says}
-    if task == "recolour":
-        return task, {"ref": ref, "colour": old.colour}
-    if task == "retexture":
-        return task, {"ref": ref, "texture": old.texture}
-    return (f"resize.{old.size}", {"ref": ref}) if task == "resize" else None
+    match task:
+        case "replace":
+            says = f"a {old.shape}" if old.colour == new.colour else thing_phrase(Item(old.shape, old.colour))
+            return task, {"ref": ref, "new": says}
+        case "recolour":
+            return task, {"ref": ref, "colour": old.colour}
+        case "retexture":
+            return task, {"ref": ref, "texture": old.texture}
+        case "resize":
+            return f"resize.{old.size}", {"ref": ref}
+    return None

@@ -15,7 +15,6 @@ _WEAR = re.compile(
 )
 _NUMBERS = "two|three|four|five|six|seven|eight|nine|ten|2|3|4|5|6|7|8|9|10"
 _DETERMINED = re.compile(rf"^(?:an?|some|several|(?:a )?few|the|{_NUMBERS}) ", re.IGNORECASE)
-_COUNTED = re.compile(rf"^(?:{_NUMBERS}) ", re.IGNORECASE)
 _PLURAL = re.compile(r"^(?:[a-z]+ ){0,2}[a-z]{2,}[^\Ws]s(?= |$)")
 # Additions with no single removable object: an effect ("a touch of warmth"), or one more of several ("another dog").
 _NO_THING = re.compile(

@@ -18,8 +18,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 BITS = 64
-LARGEST_ERROR = 4
-"""Upper bound of the numbers that a party has more or less than its share, in any window."""
 
 
 @dataclass(frozen=True)
@@ -60,19 +58,6 @@ class Apportion:
             after = (number * node.share + node.share + node.phase) >> BITS
             node, number = (node.left, before) if after > before else (node.right, number - before)
         return node, number
-
-    def counts(self, number: int) -> dict[str, int]:
-        """By party, how many of the numbers before `number` it has."""
-        found: dict[str, int] = {}
-        nodes = [(self._root, number)]
-        while nodes:
-            node, count = nodes.pop()
-            if isinstance(node, _Split):
-                left = (count * node.share + node.phase) >> BITS
-                nodes += [(node.left, left), (node.right, count - left)]
-            else:
-                found[node] = count
-        return found
 
 
 def hash64(*parts: int | str) -> int:

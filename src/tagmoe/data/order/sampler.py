@@ -97,11 +97,6 @@ class Sampler:
         self._orders: dict[tuple[str, str], tuple[int, np.ndarray]] = {}
         self.digest = self._digest()
 
-    @property
-    def shares(self) -> dict[str, float]:
-        """Share of the batches, by bucket."""
-        return dict(self._buckets.shares)
-
     def __len__(self) -> int:
         """Number of rows of all sources."""
         return sum(map(len, self.sources.values()))

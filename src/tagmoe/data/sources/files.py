@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tagmoe.data.store.fields import UnusableRow
-from tagmoe.data.store.picture_file import read_picture
 from tagmoe.data.store.record import Picture, Role
 from tagmoe.errors import DataError, ImageError
 
@@ -24,10 +24,26 @@ def marks(files: Sequence[Path]) -> list[list[Any]]:
     return [_mark(file) for file in files]
 
 
+@contextmanager
+def reading(
+    file: Path,
+    complaint: str,
+    errors: tuple[type[Exception], ...] = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError),
+) -> Iterator[None]:
+    """Turn an error of reading a file into the DataError "FILE COMPLAINT.", with the reason for {} in the complaint.
+
+    errors: those to turn; by default what can go wrong with JSON of another shape than expected.
+    """
+    try:
+        yield
+    except errors as error:
+        raise DataError(f"{str(file)!r} {complaint.format(' '.join(str(error).split())[:100])}.") from None
+
+
 def picture(data: bytes, role: Role = "source") -> Picture:
     """The picture in these bytes. Raises UnusableRow with the reason."""
     try:
-        return read_picture(data, role)
+        return Picture.of(data, role)
     except ImageError as error:
         raise UnusableRow(str(error)) from None
 

@@ -27,7 +27,6 @@ NOTE_AFTER = 20_000
 """Native rows after which the position is saved, even if no batch of records is full."""
 KNOWN = "already in the store"
 BENCHMARK = "benchmark picture"
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def import_source(
     refused_pictures: Collection[str] = (),
     batch_rows: int = BATCH_ROWS,
     batch_bytes: int = BATCH_BYTES,
-    progress: Progress | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Imported:
     """Append the records of a source to a store. If an earlier call did not finish, the import resumes there.
 

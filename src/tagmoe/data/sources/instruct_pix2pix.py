@@ -14,19 +14,18 @@ from __future__ import annotations
 import bisect
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tagmoe.data.sources.files import marks, picture_of_file
+from tagmoe.data.sources.files import marks, picture_of_file, reading
 from tagmoe.data.sources.parquet_rows import Column, ParquetRow
 from tagmoe.data.sources.published_parquet import PublishedParquet, caption, picture_in, scores
-from tagmoe.data.sources.skipped import MISSING_FOLDER, instruction, row
+from tagmoe.data.sources.skipped import instruction, row
 from tagmoe.data.sources.source import Licence, Row, Source
 from tagmoe.data.store.fields import UnusableRow, content_key
 from tagmoe.data.store.record import Record, record_id
-from tagmoe.errors import DataError
 
 LICENCE = Licence("none")
 NAME = "instruct-pix2pix"
@@ -43,6 +42,7 @@ class InstructPix2Pix(PublishedParquet):
     """The layout of the hub."""
 
     name = NAME
+    licence = LICENCE
     columns = (
         Column("original_image", "picture"),
         Column("edited_image", "picture"),
@@ -51,13 +51,7 @@ class InstructPix2Pix(PublishedParquet):
         Column("edited_prompt", "text"),
     )
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, LICENCE)
-
-    def makers(self, found: ParquetRow) -> Sequence[Callable[[], Record]]:
-        return (lambda: self._record(found),)
-
-    def _record(self, found: ParquetRow) -> Record:
+    def record(self, found: ParquetRow, place: int) -> Record:
         values = found.values
         text = instruction(values["edit_prompt"])
         source = picture_in(values["original_image"])
@@ -105,7 +99,7 @@ class InstructPix2PixFolder:
 
     def _record(self, folder: str, seed: str, prompt: Mapping[str, Any] | None, metadata: Mapping[str, Any]) -> Record:
         if prompt is None:
-            raise UnusableRow(MISSING_FOLDER)
+            raise UnusableRow("missing folder or prompt file")
         source, target = (picture_of_file(self._path / folder / f"{seed}_{side}.jpg") for side in (0, 1))
         return Record(
             id=record_id(NAME, f"{folder}/{seed}"),
@@ -122,7 +116,7 @@ class InstructPix2PixFolder:
 
 
 def _read_seeds(file: Path) -> list[tuple[str, list[str]]]:
-    try:
+    with reading(file, "is no list of [folder, [seed, ...]] ({}); copy or download it again"):
         listed = json.loads(file.read_text(encoding="utf-8"))
         folders = [(name, [str(seed) for seed in seeds]) for name, seeds in listed]
         # A file from elsewhere must not name paths outside the folder.
@@ -130,11 +124,6 @@ def _read_seeds(file: Path) -> list[tuple[str, list[str]]]:
             raise ValueError("a folder is no plain name")
         if any(not seed.isalnum() for _, seeds in folders for seed in seeds):
             raise ValueError("a seed is no plain number")
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:100]
-        raise DataError(
-            f"{str(file)!r} is no list of [folder, [seed, ...]] ({reason}); copy or download it again."
-        ) from None
     return folders
 
 

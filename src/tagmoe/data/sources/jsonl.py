@@ -12,10 +12,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from tagmoe.data.sources.files import marks, picture_of_file
+from tagmoe.data.sources.skipped import row
 from tagmoe.data.sources.source import Licence, Row
 from tagmoe.data.store.fields import UnusableRow, from_fields, roles_of
 from tagmoe.data.store.record import Record
@@ -58,14 +60,8 @@ class JsonlSource:
             with file.open("rb") as handle:
                 for line, text in enumerate(_lines(handle), 1):
                     number += 1
-                    if number <= start or text == b"":
-                        continue
-                    try:
-                        records: tuple[Record, ...] = (self._record(text, folder, f"{file.name}:{line}"),)
-                        skipped: tuple[str, ...] = ()
-                    except UnusableRow as reason:
-                        records, skipped = (), (str(reason),)
-                    yield Row(number, records, skipped)
+                    if number > start and text:
+                        yield row(number, partial(self._record, text, folder, f"{file.name}:{line}"))
 
     def __len__(self) -> int:
         """Number of lines; for large files an estimate from the length of the first lines."""

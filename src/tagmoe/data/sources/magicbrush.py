@@ -10,8 +10,6 @@ bottom H/32 rows of the pictures, which are noisy: option crop_bottom.
 from __future__ import annotations
 
 import hashlib
-import io
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +19,11 @@ from tagmoe.data.sources.option_values import yes_or_no
 from tagmoe.data.sources.parquet_rows import Column, ParquetRow
 from tagmoe.data.sources.pixels import decoded, encoded_like, has_alpha
 from tagmoe.data.sources.published_parquet import PublishedParquet, picture_in
-from tagmoe.data.sources.skipped import HELD_OUT, NO_ID, TEST, instruction
+from tagmoe.data.sources.skipped import HELD_OUT, NO_ID, instruction
 from tagmoe.data.sources.source import Licence
 from tagmoe.data.store.fields import UnusableRow
 from tagmoe.data.store.record import Picture, Record, record_id
 
-LICENCE = Licence("CC-BY-4.0")
 BOTTOM = 32
 """The crop removes 1/32 of the rows of pixels, at the bottom."""
 
@@ -35,6 +32,7 @@ class MagicBrush(PublishedParquet):
     """Source, mask and target of one turn."""
 
     name = "magicbrush"
+    licence = Licence("CC-BY-4.0")
     columns = (
         Column("img_id", "text"),
         Column("turn_index", "number"),
@@ -50,15 +48,11 @@ class MagicBrush(PublishedParquet):
         held_out = {} if with_dev else dict.fromkeys(("dev", "validation", "val"), HELD_OUT)
         super().__init__(
             path,
-            LICENCE,
             options={"dev": with_dev, "crop_bottom": self._crops},
-            left_out={"test": TEST, **held_out},
+            left_out={"test": "test set of a benchmark", **held_out},
         )
 
-    def makers(self, found: ParquetRow) -> Sequence[Callable[[], Record]]:
-        return (lambda: self._record(found),)
-
-    def _record(self, found: ParquetRow) -> Record:
+    def record(self, found: ParquetRow, place: int) -> Record:
         values = found.values
         name, turn = values["img_id"], values["turn_index"]
         if not name or turn is None:
@@ -88,7 +82,4 @@ class MagicBrush(PublishedParquet):
 def _mask(image: Picture) -> Picture:
     if not has_alpha(image):
         return image
-    buffer = io.BytesIO()
-    pixels = ImageOps.invert(decoded(image, "RGBA").getchannel("A"))
-    pixels.save(buffer, "PNG")
-    return Picture(buffer.getvalue(), pixels.width, pixels.height, "mask")
+    return encoded_like(ImageOps.invert(decoded(image, "RGBA").getchannel("A")), image, "mask")

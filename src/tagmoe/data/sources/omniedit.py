@@ -9,7 +9,6 @@ reasons for the scores (sc_reasoning, pq_reasoning) are not kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from tagmoe.data.sources.source import Licence
 from tagmoe.data.store.fields import UnusableRow
 from tagmoe.data.store.record import Record, record_id
 
-LICENCE = Licence("MIT")
 SCORES = ("sc_score_1", "sc_score_2", "pq_score", "o_score")
 
 
@@ -29,6 +27,7 @@ class OmniEdit(PublishedParquet):
     """Source and target with all wordings; consistency (sc), perception (pq) and overall (o) scores."""
 
     name = "omniedit"
+    licence = Licence("MIT")
     columns = (
         Column("omni_edit_id", "text"),
         Column("src_img", "picture"),
@@ -41,12 +40,9 @@ class OmniEdit(PublishedParquet):
     def __init__(self, path: Path, *, dev: Any = False) -> None:
         """dev: take the dev split too, which the authors hold out."""
         with_dev = yes_or_no("dev", dev)
-        super().__init__(path, LICENCE, options={"dev": with_dev}, left_out={} if with_dev else {"dev": HELD_OUT})
+        super().__init__(path, options={"dev": with_dev}, left_out={} if with_dev else {"dev": HELD_OUT})
 
-    def makers(self, found: ParquetRow) -> Sequence[Callable[[], Record]]:
-        return (lambda: self._record(found),)
-
-    def _record(self, found: ParquetRow) -> Record:
+    def record(self, found: ParquetRow, place: int) -> Record:
         values = found.values
         if not values["omni_edit_id"]:
             raise UnusableRow(NO_ID)

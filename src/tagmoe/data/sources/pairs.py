@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tagmoe.data.sources.files import picture_of_file
+from tagmoe.data.sources.skipped import row
 from tagmoe.data.sources.source import Licence, Row
 from tagmoe.data.store.fields import UnusableRow, from_fields
 from tagmoe.data.store.record import Record
@@ -48,10 +50,7 @@ class PairsSource:
     def rows(self, start: int = 0) -> Iterator[Row]:
         """One row for each name."""
         for number, name in enumerate(self._names[start:], start + 1):
-            try:
-                yield Row(number, (self._record(name),))
-            except UnusableRow as reason:
-                yield Row(number, (), (str(reason),))
+            yield row(number, partial(self._record, name))
 
     def __len__(self) -> int:
         return len(self._names)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from tagmoe.data.sources.files import picture
 from tagmoe.data.sources.parquet_rows import Column, ParquetRow, ParquetRows
@@ -86,7 +86,7 @@ class ParquetSource:
                 fields[what] = value
             elif what != "target" and not (what == "mask" and value is None):
                 items = value if isinstance(value, list) else [value]
-                images += [picture(_bytes(item, what), _role(what)) for item in items]
+                images += [picture(_bytes(item, what), cast(Role, what)) for item in items]
         if quality:
             fields["quality"] = quality
         return fields, images, picture(_bytes(values[self._map["target"]], "target"))
@@ -116,13 +116,6 @@ def _check_map(given: Mapping[str, str]) -> None:
     for needed in ("instruction", "target") if given else ():
         if needed not in given:
             raise UsageError(f"--map says nothing of the {needed}; add --map {needed}=COLUMN.")
-
-
-def _role(what: str) -> Role:
-    for role in get_args(Role):
-        if what == role:
-            return role
-    raise UsageError(f"{what!r} is no role of a picture.")
 
 
 def _bytes(value: Any, what: str = "input") -> bytes:

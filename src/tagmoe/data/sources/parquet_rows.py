@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tagmoe.data.sources.files import reading
 from tagmoe.errors import DataError
 
 BATCH_ROWS = 16
@@ -73,7 +75,7 @@ class ParquetRows:
         Raises DataError when there is no Parquet file, or one is damaged, lacks a column or has it with another type.
         """
         self._columns, self._advice = columns, advice
-        self._files = [self._opened(file, path) for file in _parquet_files(path)]
+        self._files = [self._file(file, path) for file in _parquet_files(path)]
         self._rows = sum(file.rows for file in self._files)
 
     def __len__(self) -> int:
@@ -106,29 +108,23 @@ class ParquetRows:
     def _values(self, file: _File, skip: int) -> Iterator[dict[str, Any]]:
         empty = dict.fromkeys(column.name for column in self._columns)
         first = 0
-        try:
-            with pq.ParquetFile(file.path, buffer_size=READ_BYTES, pre_buffer=False) as opened:
-                for group, count in enumerate(file.groups):
-                    if first + count > skip:
-                        # Read group by group, so that a damaged group does not cost rows of the group before it.
-                        for batch in opened.iter_batches(BATCH_ROWS, [group], list(file.columns), use_threads=False):
-                            for values in python_values(batch.slice(max(0, skip - first))):
-                                yield empty | values
-                            first += len(batch)
-                    else:
-                        first += count
-        except (OSError, pa.ArrowException) as error:
-            raise _damaged(file.path, error) from None
+        with _opened(file.path, buffer_size=READ_BYTES, pre_buffer=False) as opened:
+            for group, count in enumerate(file.groups):
+                if first + count > skip:
+                    # Read group by group, so that a damaged group does not cost rows of the group before it.
+                    for batch in opened.iter_batches(BATCH_ROWS, [group], list(file.columns), use_threads=False):
+                        for values in python_values(batch.slice(max(0, skip - first))):
+                            yield empty | values
+                        first += len(batch)
+                else:
+                    first += count
 
-    def _opened(self, path: Path, root: Path) -> _File:
-        try:
-            with pq.ParquetFile(path) as opened:
-                schema = opened.schema_arrow
-                footers = [opened.metadata.row_group(index) for index in range(opened.num_row_groups)]
-                groups = tuple(footer.num_rows for footer in footers)
-                group_bytes = tuple(footer.total_byte_size for footer in footers)
-        except (OSError, pa.ArrowException) as error:
-            raise _damaged(path, error) from None
+    def _file(self, path: Path, root: Path) -> _File:
+        with _opened(path) as opened:
+            schema = opened.schema_arrow
+            footers = [opened.metadata.row_group(index) for index in range(opened.num_row_groups)]
+            groups = tuple(footer.num_rows for footer in footers)
+            group_bytes = tuple(footer.total_byte_size for footer in footers)
         for column in self._columns:
             if column.name not in schema.names:
                 if column.required:
@@ -207,6 +203,8 @@ def _unreadable(error: OSError) -> None:
     raise DataError(f"{error.filename!r} cannot be read ({error.strerror}).")
 
 
-def _damaged(path: Path, error: Exception) -> DataError:
-    reason = " ".join(str(error).split())[:100]
-    return DataError(f"{str(path)!r} is damaged or no Parquet file ({reason}); download it again.")
+@contextmanager
+def _opened(path: Path, **options: Any) -> Iterator[pq.ParquetFile]:
+    complaint = "is damaged or no Parquet file ({}); download it again"
+    with reading(path, complaint, (OSError, pa.ArrowException)), pq.ParquetFile(path, **options) as opened:
+        yield opened

@@ -6,7 +6,6 @@ import io
 
 from PIL import Image, ImageOps
 
-from tagmoe.data.sources.skipped import DAMAGED_PICTURE
 from tagmoe.data.store.fields import UnusableRow
 from tagmoe.data.store.record import Picture, Role
 from tagmoe.errors import ImageError
@@ -22,7 +21,7 @@ def decoded(picture: Picture, mode: str = "RGB") -> Image.Image:
         with open_picture(picture.data) as image:
             return ImageOps.exif_transpose(image).convert(mode)
     except ImageError:
-        raise UnusableRow(DAMAGED_PICTURE) from None
+        raise UnusableRow("damaged picture") from None
 
 
 def has_alpha(picture: Picture) -> bool:

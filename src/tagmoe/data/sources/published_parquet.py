@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from tagmoe.data.sources.files import picture
 from tagmoe.data.sources.parquet_rows import Column, ParquetRow, ParquetRows
-from tagmoe.data.sources.skipped import MISSING_PICTURE, row
+from tagmoe.data.sources.skipped import row
 from tagmoe.data.sources.source import Licence, Row
 from tagmoe.data.store.fields import UnusableRow
 from tagmoe.data.store.record import Picture, Record, Role
@@ -20,13 +21,13 @@ class PublishedParquet(ABC):
     """A source on Parquet files. A subclass names its columns and makes records of a row."""
 
     name: str
+    licence: Licence
     columns: ClassVar[Sequence[Column]]
     records_a_row: ClassVar[int] = 1
 
     def __init__(
         self,
         path: Path,
-        licence: Licence,
         *,
         options: Mapping[str, Any] | None = None,
         left_out: Mapping[str, str] | None = None,
@@ -34,7 +35,6 @@ class PublishedParquet(ABC):
         """options: those that change the records, for the fingerprint. left_out: splits that give no record, with the
         reason of each. Raises DataError for missing or damaged files.
         """
-        self.licence = licence
         self.files = ParquetRows(path, self.columns)
         self._options = dict(options or {})
         self._left_out = dict(left_out or {})
@@ -50,11 +50,11 @@ class PublishedParquet(ABC):
             if found.split in self._left_out:
                 yield Row(found.next, skipped=(self._left_out[found.split],) * self.records_a_row)
             else:
-                yield row(found.next, *self.makers(found))
+                yield row(found.next, *(partial(self.record, found, place) for place in range(self.records_a_row)))
 
     @abstractmethod
-    def makers(self, found: ParquetRow) -> Sequence[Callable[[], Record]]:
-        """`records_a_row` functions that each give a record or raise UnusableRow."""
+    def record(self, found: ParquetRow, place: int) -> Record:
+        """The record at `place` among the `records_a_row` of a row. Raises UnusableRow."""
 
 
 def picture_in(value: Any, role: Role = "source") -> Picture:
@@ -64,7 +64,7 @@ def picture_in(value: Any, role: Role = "source") -> Picture:
     """
     data = value.get("bytes") if isinstance(value, Mapping) else value
     if data is None:
-        raise UnusableRow(MISSING_PICTURE)
+        raise UnusableRow("row without its picture")
     return picture(data, role)
 
 

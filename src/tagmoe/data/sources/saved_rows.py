@@ -11,11 +11,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.ipc
 
-from tagmoe.data.sources.files import marks
+from tagmoe.data.sources.files import marks, reading
 from tagmoe.data.sources.parquet_rows import BATCH_ROWS, Column, ParquetRow, python_values
 from tagmoe.errors import DataError
 
 STATE, SPLITS = "state.json", "dataset_dict.json"
+DAMAGED = "is damaged ({}); save the data set again"
 
 
 def is_saved(path: Path) -> bool:
@@ -71,16 +72,16 @@ class SavedRows:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Any]:
-    try:
-        with pa.memory_map(str(file)) as mapped, pyarrow.ipc.open_stream(mapped) as reader:
-            yield reader
-    except (OSError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())[:100]
-        raise DataError(f"{str(file)!r} is damaged ({reason}); save the data set again.") from None
+    with (
+        reading(file, DAMAGED, (OSError, pa.ArrowException)),
+        pa.memory_map(str(file)) as mapped,
+        pyarrow.ipc.open_stream(mapped) as reader,
+    ):
+        yield reader
 
 
 def _state(file: Path) -> dict[str, Any]:
-    try:
+    with reading(file, DAMAGED):
         value = json.loads(file.read_text(encoding="utf-8"))
         files, splits = value.get("_data_files", ()), value.get("splits", ())
         if not all(isinstance(item["filename"], str) for item in files):
@@ -88,7 +89,4 @@ def _state(file: Path) -> dict[str, Any]:
         # A file from elsewhere must not name paths outside the folder.
         if not all(isinstance(split, str) and Path(split).name == split for split in splits):
             raise ValueError("a split is no plain name")
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:100]
-        raise DataError(f"{str(file)!r} is damaged ({reason}); save the data set again.") from None
     return value

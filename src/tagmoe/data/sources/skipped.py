@@ -1,7 +1,4 @@
-"""Reasons for skipping a row of a published dataset.
-
-Reasons for unreadable pictures are in `tagmoe.data.store.picture_file` and `tagmoe.data.sources.files`.
-"""
+"""Turn what a source reads into a Row: the records, or the reasons for skipping them, some of which several share."""
 
 from __future__ import annotations
 
@@ -13,22 +10,9 @@ from tagmoe.data.store.fields import UnusableRow
 from tagmoe.data.store.record import Record
 
 NO_INSTRUCTION = "no instruction"
-MISSING_PICTURE = "row without its picture"
-MISSING_MASK = "missing mask"
-MISSING_GARMENT = "missing garment"
-MISSING_FOLDER = "missing folder or prompt file"
-DAMAGED_PICTURE = "damaged picture"
-DAMAGED_LINE = "damaged line"
 OTHER_SIZE = "pictures of different sizes"
-TOO_SMALL = "picture too small to crop"
 NO_ID = "no id"
-NO_SCORE = "no quality score"
-LOW_SCORE = "low quality score"
-INVALID_DESCRIPTION = "description marked invalid"
-UNPAIRED = "unpaired garment, no target"
 HELD_OUT = "held-out split"
-TEST = "test set of a benchmark"
-TEST_UNPAIRED = "test list, unpaired and without target"
 
 
 def row(next_start: int, *makers: Callable[[], Record]) -> Row:

@@ -9,8 +9,9 @@ could not be verified. A row without scores is skipped, as is one whose descript
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,11 @@ from tagmoe.data.sources.option_values import whole_number
 from tagmoe.data.sources.parquet_rows import Column, ParquetRow
 from tagmoe.data.sources.pixels import decoded, encoded_like
 from tagmoe.data.sources.published_parquet import PublishedParquet, caption, picture_in, scores
-from tagmoe.data.sources.skipped import (
-    INVALID_DESCRIPTION,
-    LOW_SCORE,
-    NO_SCORE,
-    TOO_SMALL,
-    instruction,
-)
+from tagmoe.data.sources.skipped import instruction
 from tagmoe.data.sources.source import Licence
 from tagmoe.data.store.fields import UnusableRow
-from tagmoe.data.store.record import Picture, Record, Role, record_id
+from tagmoe.data.store.record import Picture, Record, record_id
 
-LICENCE = Licence("Apache-2.0")
-LICENCE_COLLECTION3 = Licence("none")
 SCORES = ("compositeStructure", "objectConsistency", "imageQuality")
 LEFT, RIGHT = 0, 1
 VIEWS = ("left", "right")
@@ -40,6 +33,7 @@ class Subjects200K(PublishedParquet):
     """Two records a row: the left view from the right one, and the right view from the left one."""
 
     name = "subjects200k"
+    licence = Licence("Apache-2.0")
     records_a_row = 2
     columns = (
         Column("image", "picture"),
@@ -54,27 +48,23 @@ class Subjects200K(PublishedParquet):
         self._padding = whole_number("padding", padding, 0)
         self._least = whole_number("min_quality", min_quality, 0)
         options = {"image_size": self._size, "padding": self._padding, "min_quality": self._least}
-        super().__init__(path, LICENCE, options=options)
+        super().__init__(path, options=options)
         if "raw_json" in self.files.names():
-            self.licence = LICENCE_COLLECTION3
+            self.licence = Licence("none")
 
-    def makers(self, found: ParquetRow) -> Sequence[Callable[[], Record]]:
-        cut = cache(partial(self._views, found.values))
-        return tuple(partial(self._record, found, target, cut) for target in (LEFT, RIGHT))
-
-    def _record(self, found: ParquetRow, target: int, cut: Callable[[], tuple[Picture, Picture, str]]) -> Record:
-        condition = 1 - target
+    def record(self, found: ParquetRow, place: int) -> Record:
+        target, condition = place, 1 - place
         quality = self._scores(found.values["quality_assessment"])
         described = found.values["description"] or {}
         if described.get("description_valid") is False:
-            raise UnusableRow(INVALID_DESCRIPTION)
+            raise UnusableRow("description marked invalid")
         texts = [described.get(f"description_{view}") for view in (LEFT, RIGHT)]
         text = instruction(texts[target])
-        *views, root = cut()
+        *views, root = _views(picture_in(found.values["image"]), self._size, self._padding)
         return Record(
             id=record_id(self.name, root, VIEWS[target]),
             dataset=self.name,
-            images=(_with_role(views[condition], "reference"),),
+            images=(replace(views[condition], role="reference"),),
             target=views[target],
             instruction=text,
             caption_source=caption(texts[condition]),
@@ -88,22 +78,18 @@ class Subjects200K(PublishedParquet):
     def _scores(self, given: Mapping[str, Any] | None) -> dict[str, float]:
         found = scores(given or {}, SCORES)
         if self._least and len(found) < len(SCORES):
-            raise UnusableRow(NO_SCORE)
+            raise UnusableRow("no quality score")
         if any(score < self._least for score in found.values()):
-            raise UnusableRow(LOW_SCORE)
+            raise UnusableRow("low quality score")
         return found
 
-    def _views(self, values: Mapping[str, Any]) -> tuple[Picture, Picture, str]:
-        """Left and right view, and the digest of the whole picture."""
-        both = picture_in(values["image"])
-        size, padding = self._size, self._padding
-        if both.width < 2 * size + 2 * padding or both.height < size + padding:
-            raise UnusableRow(TOO_SMALL)
-        pixels = decoded(both)
-        starts = (padding, size + 2 * padding)
-        left, right = (pixels.crop((start, padding, start + size, padding + size)) for start in starts)
-        return encoded_like(left, both, "source"), encoded_like(right, both, "source"), both.digest
 
-
-def _with_role(image: Picture, role: Role) -> Picture:
-    return Picture(image.data, image.width, image.height, role)
+@lru_cache(maxsize=1)
+def _views(both: Picture, size: int, padding: int) -> tuple[Picture, Picture, str]:
+    """Left and right view, and the digest of the whole picture; kept for the second record of the row."""
+    if both.width < 2 * size + 2 * padding or both.height < size + padding:
+        raise UnusableRow("picture too small to crop")
+    pixels = decoded(both)
+    starts = (padding, size + 2 * padding)
+    left, right = (pixels.crop((start, padding, start + size, padding + size)) for start in starts)
+    return encoded_like(left, both, "source"), encoded_like(right, both, "source"), both.digest

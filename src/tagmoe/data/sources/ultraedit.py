@@ -9,9 +9,6 @@ column; native_task is the kind of split that a row belongs to, told by its mask
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-
 from tagmoe.data.sources.parquet_rows import Column, ParquetRow
 from tagmoe.data.sources.published_parquet import PublishedParquet, caption, picture_in, scores
 from tagmoe.data.sources.skipped import instruction
@@ -19,7 +16,6 @@ from tagmoe.data.sources.source import Licence
 from tagmoe.data.store.fields import content_key
 from tagmoe.data.store.record import Record, record_id
 
-LICENCE = Licence("CC-BY-4.0")
 FREE_FORM, REGION = "FreeForm", "RegionBase"
 SCORES = ("clip_sim_source", "clip_sim_target", "clip_sim_dir", "clip_sim_image", "dinov2_sim", "ssim")
 
@@ -28,6 +24,7 @@ class UltraEdit(PublishedParquet):
     """Source, mask where there is one, and target; CLIP, DINOv2 and SSIM scores; both captions."""
 
     name = "ultraedit"
+    licence = Licence("CC-BY-4.0")
     columns = (
         Column("source_image", "picture"),
         Column("edited_image", "picture"),
@@ -38,13 +35,7 @@ class UltraEdit(PublishedParquet):
         *(Column(name, "number", required=False) for name in SCORES),
     )
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, LICENCE)
-
-    def makers(self, found: ParquetRow) -> Sequence[Callable[[], Record]]:
-        return (lambda: self._record(found),)
-
-    def _record(self, found: ParquetRow) -> Record:
+    def record(self, found: ParquetRow, place: int) -> Record:
         values = found.values
         text = instruction(values["edit_prompt"])
         source = picture_in(values["source_image"])

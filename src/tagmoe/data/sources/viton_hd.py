@@ -14,29 +14,21 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from tagmoe.data.sources.files import marks, picture_of_file
+from tagmoe.data.sources.files import marks, picture_of_file, reading
 from tagmoe.data.sources.option_values import one_of
 from tagmoe.data.sources.pixels import decoded, encoded_like
-from tagmoe.data.sources.skipped import (
-    DAMAGED_LINE,
-    MISSING_GARMENT,
-    MISSING_MASK,
-    OTHER_SIZE,
-    TEST_UNPAIRED,
-    UNPAIRED,
-    row,
-)
+from tagmoe.data.sources.skipped import OTHER_SIZE, row
 from tagmoe.data.sources.source import Licence, Row
 from tagmoe.data.store.fields import UnusableRow
 from tagmoe.data.store.record import Picture, Record, Role, record_id
 from tagmoe.errors import DataError
 
-LICENCE = Licence("CC-BY-NC-4.0", commercial=False)
 NAME = "viton-hd"
 LAYOUTS = ("references", "canvas")
 TRAIN, TEST = "train_pairs.txt", "test_pairs.txt"
@@ -54,7 +46,7 @@ class VitonHD:
     """Two references (person, garment), or one canvas with the person on the left and the garment on the right."""
 
     name = NAME
-    licence = LICENCE
+    licence = Licence("CC-BY-NC-4.0", commercial=False)
 
     def __init__(self, path: Path, *, layout: Any = "references") -> None:
         """Raises DataError when the list of training pairs or a folder is missing."""
@@ -85,17 +77,17 @@ class VitonHD:
 
     def _record(self, file: str, line: str) -> Record:
         if file == TEST:
-            raise UnusableRow(TEST_UNPAIRED)
+            raise UnusableRow("test list, unpaired and without target")
         names = line.split()
         if len(names) != 2 or any(Path(name).name != name for name in names):
-            raise UnusableRow(DAMAGED_LINE)
+            raise UnusableRow("damaged line")
         if names[0] != names[1]:
-            raise UnusableRow(UNPAIRED)
+            raise UnusableRow("unpaired garment, no target")
         name = names[0]
         train = self._path / "train"
         target = picture_of_file(train / "image" / name)
-        garment = _picture(train / "cloth" / name, "garment", MISSING_GARMENT)
-        mask = _picture(train / "agnostic-mask" / f"{Path(name).stem}_mask.png", "mask", MISSING_MASK)
+        garment = _picture(train / "cloth" / name, "garment", "missing garment")
+        mask = _picture(train / "agnostic-mask" / f"{Path(name).stem}_mask.png", "mask", "missing mask")
         text, kind = INSTRUCTIONS[self._layout], self._garments.get(name)
         return Record(
             id=record_id(NAME, name, self._layout),
@@ -134,25 +126,19 @@ def _picture(file: Path, role: Role, missing: str) -> Picture:
 
 
 def _lines(file: Path) -> list[str]:
-    try:
+    with reading(file, "cannot be read ({})"):
         return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
-        raise DataError(f"{str(file)!r} cannot be read ({' '.join(str(error).split())[:100]}).") from None
 
 
 def _garment_names(file: Path) -> dict[str, str]:
     """The kind of each garment in words, joined from its tags as IDM-VTON does; empty without the file."""
     if not file.exists():
         return {}
-    try:
-        found = {}
-        for garments in json.loads(file.read_text(encoding="utf-8")).values():
-            for garment in garments:
-                given = {tag["tag_name"]: tag["tag_category"] for tag in garment["tag_info"]}
-                words = [given[tag] for tag in TAGS if given.get(tag)]
-                if words:
-                    found[garment["file_name"]] = " ".join(words)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:100]
-        raise DataError(f"{str(file)!r} is damaged ({reason}); download it again or remove it.") from None
+    found = {}
+    with reading(file, "is damaged ({}); download it again or remove it"):
+        for garment in chain.from_iterable(json.loads(file.read_text(encoding="utf-8")).values()):
+            given = {tag["tag_name"]: tag["tag_category"] for tag in garment["tag_info"]}
+            words = [given[tag] for tag in TAGS if given.get(tag)]
+            if words:
+                found[garment["file_name"]] = " ".join(words)
     return found

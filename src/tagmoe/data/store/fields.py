@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from tagmoe.data.store.record import OPERATIONS, Operation, Picture, Record, Role, TagProvenance, record_id
 from tagmoe.errors import VocabularyError
@@ -165,10 +165,9 @@ def _matching(fields: Mapping[str, Any], name: str, pattern: re.Pattern[str]) ->
 
 def _operation(fields: Mapping[str, Any]) -> Operation:
     value = fields.get("operation") or "none"
-    for known in OPERATIONS:
-        if value == known:
-            return known
-    raise _bad("operation")
+    if value not in OPERATIONS:
+        raise _bad("operation")
+    return cast(Operation, value)
 
 
 def _quality(fields: Mapping[str, Any]) -> dict[str, float]:
@@ -208,9 +207,8 @@ def _provenance(fields: Mapping[str, Any]) -> TagProvenance | None:
     seed = value.get("seed") or 0
     names = ("annotator", "model", "rules_version", "status")
     texts = {name: value[name] for name in names if value.get(name) is not None}
-    if not all(_is_text(text) for text in texts.values()):
-        raise _bad("tag_provenance")
-    if not isinstance(seed, int) or isinstance(seed, bool) or not -(2**63) <= seed < 2**63:
+    fits = isinstance(seed, int) and not isinstance(seed, bool) and -(2**63) <= seed < 2**63
+    if not fits or not all(_is_text(text) for text in texts.values()):
         raise _bad("tag_provenance")
     return TagProvenance(seed=seed, **texts)
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 import pyarrow as pa
 
 from tagmoe.errors import UsageError
+from tagmoe.pictures import read_header
 from tagmoe.tags import TAGS
 
 Role = Literal["source", "reference", "garment", "person", "mask"]
@@ -37,6 +38,16 @@ class Picture:
     width: int
     height: int
     role: Role = "source"
+
+    @classmethod
+    def of(cls, data: bytes, role: Role = "source") -> Picture:
+        """The picture in these bytes, with its upright size from the header; no pixel is decoded.
+
+        Raises ImageError for empty or unreadable bytes, and for more than 64 megapixels. The message is a short fixed
+        text, which serves as the reason for skipping the row (`Row.skipped`).
+        """
+        header = read_header(data)
+        return cls(data, header.width, header.height, role)
 
     @cached_property
     def digest(self) -> str:

@@ -11,7 +11,6 @@ STORE/writer.lock     locked by the process that writes (local folders only)
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -207,7 +206,9 @@ class Store:
             self._writing = True
             try:
                 self._table = lance.dataset(table_uri(self.uri))
-                self._recover_notes()
+                # A killed writer leaves notes in the properties of its last commit only.
+                self._noted = self._newest_properties()
+                self._settle_notes()
                 yield self
                 self._settle_notes()
                 self._clear_steps()
@@ -262,11 +263,9 @@ class Store:
         """
         self._must_write()
         self._settle_notes()
-        new = []
+        new = [field for field in fields if field.name not in self.columns]
         for field in fields:
-            if field.name not in self.columns:
-                new.append(field)
-            elif self.schema.field(field.name).type != field.type:
+            if field not in new and self.schema.field(field.name).type != field.type:
                 raise DataError(f"The store {self.uri!r} has a column {field.name!r} of another type; drop it first.")
         if new:
             self._table.add_columns(pa.schema(new))
@@ -321,7 +320,10 @@ class Store:
         """Write the file for `commit`; the store does not change. Any process may do this, without the lock."""
         fragment = self._fragment(number)
         with as_data_error(self.uri, "written"):
-            metadata, fields = fill_fragment(fragment, values)
+            ids = fragment.to_table(columns=[], with_row_id=True)["_rowid"]
+            if len(ids) != len(values):
+                raise DataError(f"Fragment {number} has {len(ids)} rows; {len(values)} values were given.")
+            metadata, fields = fragment.update_columns(values.append_column("_rowid", ids))
         return Filling(number, _as_json(fragment.metadata), _as_json(metadata), tuple(fields))
 
     def commit(self, filling: Filling) -> None:
@@ -368,18 +370,6 @@ class Store:
             self._table.cleanup_old_versions(versions=passed)
         self._steps = [number for number in self._steps if number == self.version]
 
-    def content_hash(self, columns: Sequence[str] | None = None) -> str:
-        """A digest of all rows that does not depend on their order or on fragments: equal records, equal digest."""
-        total = 0
-        names = sorted(self.columns if columns is None else columns)
-        for batch in self.scan(names):
-            for row in batch.to_pylist():
-                digest = hashlib.sha256()
-                for name in names:
-                    digest.update(repr((name, row[name])).encode())
-                total += int.from_bytes(digest.digest(), "big")
-        return f"{total % 2**256:064x}"
-
     def _fragment(self, number: int) -> LanceFragment:
         fragment = self._table.get_fragment(number)
         if fragment is None:
@@ -397,26 +387,12 @@ class Store:
         found = {} if transaction is None else dict(transaction.transaction_properties or {})
         return {key: value for key, value in found.items() if key.startswith(_NOTE)}
 
-    def _recover_notes(self) -> None:
-        """Copy the notes that a killed writer left in the properties of its last commit to the config."""
-        self._noted = self._newest_properties()
-        self._settle_notes()
-
     def _settle_notes(self) -> None:
         """Copy notes from transaction properties to the config: another kind of commit would hide the properties."""
         if self._noted:
             self._table.update_config(self._noted)
             self._table = lance.dataset(table_uri(self.uri))
             self._noted = {}
-
-
-def fill_fragment(fragment: LanceFragment, values: pa.Table) -> tuple[Any, list[int]]:
-    """Write new columns of a fragment to a file. Committing the returned metadata makes them part of the table."""
-    ids = fragment.to_table(columns=[], with_row_id=True)["_rowid"]
-    if len(ids) != len(values):
-        raise DataError(f"Fragment {fragment.fragment_id} has {len(ids)} rows; {len(values)} values were given.")
-    metadata, fields = fragment.update_columns(values.append_column("_rowid", ids))
-    return metadata, list(fields)
 
 
 def _as_json(metadata: Any) -> str:
