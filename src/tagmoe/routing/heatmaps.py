@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -73,11 +73,10 @@ def stacked(
     scale: float,
     width: float = 10.0,
     strong: np.ndarray | None = None,
-    high: float | None = None,
 ) -> Figure:
     """Heat maps of all layers side by side, a row for each name. The largest value has the strongest colour."""
     _, layers, experts = values_RLN.shape
-    reach = high or max(float(np.abs(values_RLN).max()), 1e-6)
+    reach = max(float(np.abs(values_RLN).max()), 1e-6)
     width = min(width, 1.8 + CELL * 1.3 * layers * experts)
     numbers = layers * experts <= 24
     figure, axes = subplots(width, 0.6 + 0.235 * len(rows), layers)
@@ -177,11 +176,20 @@ def switches(panels: Sequence[SwitchPanel], rows: Sequence[str]) -> Figure:
     figure, axes = subplots(width, 0.75 + 0.36 * len(rows), len(panels))
     for i, (one, (title, values, strong, kind, write)) in enumerate(zip(axes, panels, strict=True)):
         reach = max(1e-6, *(float(np.abs(other[1]).max()) for other in panels if other[3] == kind))
-        options: dict[str, Any] = {"low": -reach, "high": reach, "colours": "coolwarm_r"}
-        if kind == "change":
-            options = {"low": 0, "high": reach, "colours": "Blues"}
+        low, colours = (0.0, "Blues") if kind == "change" else (-reach, "coolwarm_r")
         names = rows if i == 0 else [""] * len(rows)
-        heat(one, values, names, expert_names(experts), write=write, scale=100, strong=strong, **options)
+        heat(
+            one,
+            values,
+            names,
+            expert_names(experts),
+            low=low,
+            high=reach,
+            write=write,
+            scale=100,
+            colours=colours,
+            strong=strong,
+        )
         one.set_title(title, pad=4, fontsize=9)
     return figure
 

@@ -101,7 +101,7 @@ def _mask(found: Findings) -> Rows:
             yield [tokens, "own", one.timesteps_K[step], n, layer + 1, expert + 1, *values]
 
 
-def _entries(interval: Interval[np.ndarray] | None) -> Iterator[tuple[int, tuple[int, ...], list[float]]]:
+def _entries(interval: Interval[np.ndarray] | None) -> Iterator[tuple[int, tuple[int, ...], list[Any]]]:
     """n, place, and value with bounds, of each entry of the arrays; nothing without an interval."""
     if interval is not None:
         for place, value in np.ndenumerate(interval.value):
