@@ -17,7 +17,7 @@ from tagmoe.evaluate.report import render as render_demo
 from tagmoe.evaluate.tagworld import cases, score
 from tagmoe.model.routing import RoutingTrace
 from tagmoe.report.colours import DARK, LIGHT, SERIES, rgb, series_colour, style_variables, text_on
-from tagmoe.report.svg import Drawing
+from tagmoe.report.svg import styled, subplots, svg_text
 from tagmoe.routing.case_routing import CaseRouting
 from tagmoe.routing.explain import Explanation, TagReading
 from tagmoe.routing.explain import render as render_explanation
@@ -85,10 +85,10 @@ def test_both_schemes_define_every_variable_that_the_style_and_the_figures_use()
     light, dark = style_variables().split("prefers-color-scheme: dark")
     assert dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6});", light)) == LIGHT
     assert dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6});", dark)) == DARK
-    drawing = Drawing(2, 2)
-    with drawing as figure:
-        figure.subplots().set_title("x")
-    used = re.findall(r"var\(--([a-z]+), (#[0-9a-f]{6})\)", drawing.text)
+    with styled():
+        figure, (axes,) = subplots(2, 2)
+        axes.set_title("x")
+        used = re.findall(r"var\(--([a-z]+), (#[0-9a-f]{6})\)", svg_text(figure))
     assert used
     assert all(LIGHT[name] == colour for name, colour in used)
     # Set where they are used: a series' colour, a cell's value, a picture.

@@ -234,7 +234,7 @@ def test_the_same_recording_gives_the_same_report_and_leaves_matplotlib_as_it_wa
     assert dict(matplotlib.rcParams) == before
     for path in sorted(full.rglob("*.*")):
         assert path.read_bytes() == (tmp_path / "again" / path.relative_to(full)).read_bytes(), path.name
-    with pytest.raises(ZeroDivisionError), svg.Drawing(1, 1):
+    with pytest.raises(ZeroDivisionError), svg.styled():
         _ = 1 / 0
     assert dict(matplotlib.rcParams) == before
 
@@ -243,7 +243,7 @@ def test_the_same_recording_gives_the_same_report_and_leaves_matplotlib_as_it_wa
 def test_a_missing_library_is_named_with_its_install_line(monkeypatch, library: str) -> None:
     monkeypatch.setitem(sys.modules, library, None)
     use = {
-        "matplotlib": lambda: svg.Drawing(1, 1),
+        "matplotlib": lambda: svg.as_svg(svg.subplots)(1, 1),
         "sklearn": lambda: predictability.task_accuracy(np.ones((4, 1, 3)), ["a", "a", "b", "b"]),
     }[library]
     with pytest.raises(MissingError, match=r"pip install 'tagmoe\[reports\]'"):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from tagmoe.extras import require
 from tagmoe.report.colours import DARK, LIGHT
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+P = ParamSpec("P")
 # Placeholder colour, as matplotlib draws it -> CSS variable, as the page defines it. Each differs from its colour of
 # the palette by a hair, so that no other colour is taken for a placeholder.
 _PLACEHOLDERS = {"ink": "#22252b", "soft": "#6b7079", "line": "#e4e1da", "card": "#fffffe", "accent": "#33658b"}
@@ -50,42 +53,43 @@ _STYLE: Any = {
 _FONT = "system-ui, -apple-system, 'Segoe UI', sans-serif"
 
 
-class Drawing:
-    """A figure being drawn: `with Drawing(w, h) as figure: ...`, then `text` is the SVG.
+@contextmanager
+def styled() -> Iterator[None]:
+    """Everything drawn inside has the style of the page. Raises MissingError without matplotlib."""
+    require("reports", "matplotlib", purpose="Drawing a figure")
+    import matplotlib
 
-    Raises MissingError without matplotlib.
-    """
+    with matplotlib.rc_context(_STYLE):
+        yield
 
-    text = ""
 
-    def __init__(self, width: float, height: float) -> None:
-        require("reports", "matplotlib", purpose="Drawing a figure")
-        import matplotlib
-        from matplotlib.figure import Figure
+def as_svg(draw: Callable[P, Figure]) -> Callable[P, str]:
+    """Make a function that draws a figure, which is then styled and given as SVG. Raises as `styled` does."""
 
-        self._style = matplotlib.rc_context(_STYLE)
-        self._figure_class, self._size = Figure, (width, height)
+    @wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> str:
+        with styled():
+            return svg_text(draw(*args, **kwargs))
 
-    def __enter__(self) -> Figure:
-        self._style.__enter__()
-        try:
-            self._figure = self._figure_class(figsize=self._size, layout="constrained")
-            self._figure.patch.set_alpha(0.0)
-        except BaseException:
-            self._style.__exit__(None, None, None)
-            raise
-        return self._figure
+    return drawn
 
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        try:
-            if kind is None:
-                for axes in self._figure.axes:
-                    axes.patch.set_alpha(0.0)
-                buffer = io.StringIO()
-                self._figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-                self.text = _themed(buffer.getvalue())
-        finally:
-            self._style.__exit__(kind, error, trace)
+
+def subplots(width: float, height: float, columns: int = 1, rows: int = 1, **options: Any) -> tuple[Figure, Any]:
+    """A figure of this size in inches, and its axes row by row. options: as of `Figure.subplots`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.patch.set_alpha(0.0)
+    return figure, figure.subplots(rows, columns, squeeze=False, **options).ravel()
+
+
+def svg_text(figure: Figure) -> str:
+    """A figure that was drawn in `styled`, as SVG; also to be called in it."""
+    for axes in figure.axes:
+        axes.patch.set_alpha(0.0)
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return _themed(buffer.getvalue())
 
 
 def inline(svg: str, name: str) -> str:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tagmoe.intervals import Interval
 from tagmoe.report.colours import text_on
-from tagmoe.report.svg import CARD, INK, Drawing, quiet
+from tagmoe.report.svg import CARD, INK, as_svg, quiet, subplots
 from tagmoe.routing.case_routing import TaskRouting
 from tagmoe.routing.specialization import MutualInformation, deviation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 CELL = 0.34
 # One heat map of interventions: title, values (rows, N), which values are certain, "change" or "success", format.
@@ -36,7 +37,8 @@ def short(name: str, limit: int = 30) -> str:
     return name if len(name) <= limit else name[: limit - 3] + "..."
 
 
-def utilisation(shares: TaskRouting) -> str:
+@as_svg
+def utilisation(shares: TaskRouting) -> Figure:
     """Heat maps of one task (Fig. 6 middle), for target and references. The paper's scale from 0 to 100 % is beside the
     deviation from uniform."""
     panels = [("picture being made", shares.target_LN)]
@@ -45,16 +47,15 @@ def utilisation(shares: TaskRouting) -> str:
     layers, experts = shares.target_LN.shape
     rows, columns = layer_names(layers), expert_names(experts)
     widest = max(1 - 1 / experts, 1e-9)
-    drawing = Drawing(0.5 + 2 * (CELL * 1.25 * experts + 0.3), 0.1 + len(panels) * (0.5 + 0.8 * CELL * layers))
-    with drawing as figure:
-        axes = figure.subplots(len(panels), 2, squeeze=False)
-        for (paper, uniform), (title, values) in zip(axes, panels, strict=True):
-            heat(paper, values, rows, columns, low=0, high=1, scale=100)
-            paper.set_title(f"{title}, %", fontsize=8.5, pad=4)
-            away = deviation(values)
-            heat(uniform, away, [""] * layers, columns, low=-widest, high=widest, write="{:+.0f}", scale=100)
-            uniform.set_title("from uniform", fontsize=8.5, pad=4)
-    return drawing.text
+    size = (0.5 + 2 * (CELL * 1.25 * experts + 0.3), 0.1 + len(panels) * (0.5 + 0.8 * CELL * layers))
+    figure, axes = subplots(*size, 2, len(panels))
+    for paper, uniform, (title, values) in zip(axes[::2], axes[1::2], panels, strict=True):
+        heat(paper, values, rows, columns, low=0, high=1, scale=100)
+        paper.set_title(f"{title}, %", fontsize=8.5, pad=4)
+        away = deviation(values)
+        heat(uniform, away, [""] * layers, columns, low=-widest, high=widest, write="{:+.0f}", scale=100)
+        uniform.set_title("from uniform", fontsize=8.5, pad=4)
+    return figure
 
 
 def overview(shares_by_row: dict[str, np.ndarray], width: float = 10.0) -> str:
@@ -63,6 +64,7 @@ def overview(shares_by_row: dict[str, np.ndarray], width: float = 10.0) -> str:
     return stacked(values, list(shares_by_row), write="{:+.0f}", scale=100, width=width)
 
 
+@as_svg
 def stacked(
     values_RLN: np.ndarray,
     rows: Sequence[str],
@@ -71,63 +73,59 @@ def stacked(
     scale: float,
     width: float = 10.0,
     strong: np.ndarray | None = None,
-    high: float | None = None,
-) -> str:
+) -> Figure:
     """Heat maps of all layers side by side, a row for each name. The largest value has the strongest colour."""
     _, layers, experts = values_RLN.shape
-    reach = high or max(float(np.abs(values_RLN).max()), 1e-6)
+    reach = max(float(np.abs(values_RLN).max()), 1e-6)
     width = min(width, 1.8 + CELL * 1.3 * layers * experts)
     numbers = layers * experts <= 24
-    drawing = Drawing(width, 0.6 + 0.235 * len(rows))
-    with drawing as figure:
-        axes = figure.subplots(1, layers, squeeze=False)[0]
-        for layer, one in enumerate(axes):
-            heat(
-                one,
-                values_RLN[:, layer],
-                rows if layer == 0 else [""] * len(rows),
-                expert_names(experts) if experts <= 8 else [""] * experts,
-                low=-reach,
-                high=reach,
-                write=write if numbers else None,
-                scale=scale,
-                strong=None if strong is None else strong[:, layer],
-            )
-            one.set_title(f"layer {layer + 1}", pad=4)
-    return drawing.text
+    figure, axes = subplots(width, 0.6 + 0.235 * len(rows), layers)
+    for layer, one in enumerate(axes):
+        heat(
+            one,
+            values_RLN[:, layer],
+            rows if layer == 0 else [""] * len(rows),
+            expert_names(experts) if experts <= 8 else [""] * experts,
+            low=-reach,
+            high=reach,
+            write=write if numbers else None,
+            scale=scale,
+            strong=None if strong is None else strong[:, layer],
+        )
+        one.set_title(f"layer {layer + 1}", pad=4)
+    return figure
 
 
-def task_information(found: MutualInformation) -> str:
+@as_svg
+def task_information(found: MutualInformation) -> Figure:
     """Nats between each task's first choices and those of all cases, by layer; faint below 95 % of shuffled labels."""
     layers = found.task_TL.shape[1]
-    drawing = Drawing(2.2 + 0.6 * layers, 0.55 + 0.235 * len(found.tasks))
-    with drawing as figure:
-        heat(
-            figure.subplots(),
-            found.task_TL,
-            found.tasks,
-            layer_names(layers),
-            low=0,
-            high=max(float(found.task_TL.max()), 1e-6),
-            write="{:.2f}",
-            colours="Blues",
-            strong=found.task_TL > found.task_permuted_high_TL,
-        )
-    return drawing.text
+    figure, (one,) = subplots(2.2 + 0.6 * layers, 0.55 + 0.235 * len(found.tasks))
+    heat(
+        one,
+        found.task_TL,
+        found.tasks,
+        layer_names(layers),
+        low=0,
+        high=max(float(found.task_TL.max()), 1e-6),
+        write="{:.2f}",
+        colours="Blues",
+        strong=found.task_TL > found.task_permuted_high_TL,
+    )
+    return figure
 
 
-def similarity(tasks: Sequence[str], cosine: np.ndarray) -> str:
+@as_svg
+def similarity(tasks: Sequence[str], cosine: np.ndarray) -> Figure:
     """Cosines between tasks as a square heat map, without numbers."""
     side = 1.6 + 0.2 * len(tasks)
-    drawing = Drawing(side + 0.9, side)
-    with drawing as figure:
-        one = figure.subplots()
-        heat(one, cosine, tasks, tasks, low=-1, high=1, write=None)
-        one.tick_params(axis="x", labelrotation=90, labelcolor=INK)
-        one.set_aspect("equal")
-        bar = figure.colorbar(one.collections[0], ax=one, shrink=0.5, ticks=[-1, 0, 1])
-        bar.outline.set_visible(False)  # type: ignore[operator]
-    return drawing.text
+    figure, (one,) = subplots(side + 0.9, side)
+    heat(one, cosine, tasks, tasks, low=-1, high=1, write=None)
+    one.tick_params(axis="x", labelrotation=90, labelcolor=INK)
+    one.set_aspect("equal")
+    bar = figure.colorbar(one.collections[0], ax=one, shrink=0.5, ticks=[-1, 0, 1])
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    return figure
 
 
 def concentration(panels: Sequence[tuple[str, Interval[np.ndarray]]]) -> str:
@@ -141,6 +139,7 @@ def differences(panels: Sequence[tuple[str, Interval[np.ndarray]]]) -> str:
     return _intervals(panels, lambda value: value, null=0, reach=0.1, write="{:+.2f}")
 
 
+@as_svg
 def _intervals(
     panels: Sequence[tuple[str, Interval[np.ndarray]]],
     coloured: Callable[[np.ndarray], np.ndarray],
@@ -148,44 +147,51 @@ def _intervals(
     null: float,
     reach: float,
     write: str,
-) -> str:
+) -> Figure:
     """A heat map (L, N) for each panel; `coloured` gives 0 for `null`; reach: the least that has full colour."""
     layers, experts = panels[0][1].value.shape
     reach = max(reach, *(float(np.abs(coloured(one.value)).max()) for _, one in panels))
-    drawing = Drawing(0.5 + len(panels) * (0.52 * experts + 0.4), 0.65 + 0.38 * layers)
-    with drawing as figure:
-        axes = figure.subplots(1, len(panels), squeeze=False)[0]
-        for i, (one, (title, found)) in enumerate(zip(axes, panels, strict=True)):
-            heat(
-                one,
-                coloured(found.value),
-                layer_names(layers) if i == 0 else [""] * layers,
-                expert_names(experts),
-                low=-reach,
-                high=reach,
-                write=write,
-                strong=found.excludes(null),
-                written=found.value,
-            )
-            one.set_title(title, pad=4, fontsize=9)
-    return drawing.text
+    figure, axes = subplots(0.5 + len(panels) * (0.52 * experts + 0.4), 0.65 + 0.38 * layers, len(panels))
+    for i, (one, (title, found)) in enumerate(zip(axes, panels, strict=True)):
+        heat(
+            one,
+            coloured(found.value),
+            layer_names(layers) if i == 0 else [""] * layers,
+            expert_names(experts),
+            low=-reach,
+            high=reach,
+            write=write,
+            strong=found.excludes(null),
+            written=found.value,
+        )
+        one.set_title(title, pad=4, fontsize=9)
+    return figure
 
 
-def switches(panels: Sequence[SwitchPanel], rows: Sequence[str]) -> str:
+@as_svg
+def switches(panels: Sequence[SwitchPanel], rows: Sequence[str]) -> Figure:
     """Heat maps of interventions side by side. Those of one kind share a scale. Shares are written times 100."""
     experts = panels[0][1].shape[1]
-    drawing = Drawing(min(11.0, 1.0 + len(panels) * (0.5 * experts + 0.45)), 0.75 + 0.36 * len(rows))
-    with drawing as figure:
-        axes = figure.subplots(1, len(panels), squeeze=False)[0]
-        for i, (one, (title, values, strong, kind, write)) in enumerate(zip(axes, panels, strict=True)):
-            reach = max(1e-6, *(float(np.abs(other[1]).max()) for other in panels if other[3] == kind))
-            options: dict[str, Any] = {"low": -reach, "high": reach, "colours": "coolwarm_r"}
-            if kind == "change":
-                options = {"low": 0, "high": reach, "colours": "Blues"}
-            names = rows if i == 0 else [""] * len(rows)
-            heat(one, values, names, expert_names(experts), write=write, scale=100, strong=strong, **options)
-            one.set_title(title, pad=4, fontsize=9)
-    return drawing.text
+    width = min(11.0, 1.0 + len(panels) * (0.5 * experts + 0.45))
+    figure, axes = subplots(width, 0.75 + 0.36 * len(rows), len(panels))
+    for i, (one, (title, values, strong, kind, write)) in enumerate(zip(axes, panels, strict=True)):
+        reach = max(1e-6, *(float(np.abs(other[1]).max()) for other in panels if other[3] == kind))
+        low, colours = (0.0, "Blues") if kind == "change" else (-reach, "coolwarm_r")
+        names = rows if i == 0 else [""] * len(rows)
+        heat(
+            one,
+            values,
+            names,
+            expert_names(experts),
+            low=low,
+            high=reach,
+            write=write,
+            scale=100,
+            colours=colours,
+            strong=strong,
+        )
+        one.set_title(title, pad=4, fontsize=9)
+    return figure
 
 
 def heat(

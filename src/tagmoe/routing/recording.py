@@ -35,7 +35,7 @@ PICTURE_SIDE = 512
 
 
 class Part(BaseModel):
-    """A frozen part of a recording. It refuses unknown fields and numbers that are not finite."""
+    """A frozen part of a recording or of a result. It refuses unknown fields and numbers that are not finite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -223,12 +223,10 @@ class RecordingWriter:
         (self.folder / ABOUT).write_text(header.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
     def _write_pictures(self, name: str, shown: Shown) -> dict[str, str]:
-        pictures = {"output": shown.output, **{f"source{i}": image for i, image in enumerate(shown.sources)}}
-        if shown.target is not None:
-            pictures["target"] = shown.target
-        if shown.mask is not None:
-            pictures["mask"] = shown.mask.astype(np.uint8) * 255
-        return {key: self.write_picture(f"{name}-{key}", value) for key, value in pictures.items()}
+        mask = None if shown.mask is None else shown.mask.astype(np.uint8) * 255
+        sources = {f"source{i}": image for i, image in enumerate(shown.sources)}
+        pictures = {"output": shown.output, **sources, "target": shown.target, "mask": mask}
+        return {k: self.write_picture(f"{name}-{k}", picture) for k, picture in pictures.items() if picture is not None}
 
     def _shard_name(self) -> str:
         return f"tokens-{self._shard:04d}.safetensors"

@@ -6,7 +6,9 @@ instruction says. Here two cases have the same picture and noise: one edits the 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -40,13 +42,13 @@ def regions(recording: Recording) -> Region | None:
     for case in recording.cases:
         if case.has_mask and case.facts.image:
             groups.setdefault((case.facts.image, case.facts.seed), []).append(case)
-    pairs: dict[str, list[np.ndarray]] = {}
-    sources: dict[str, list[np.ndarray]] = {}
+    pairs: defaultdict[str, list[np.ndarray]] = defaultdict(list)
+    sources: defaultdict[str, list[np.ndarray]] = defaultdict(list)
     for (image, _), members in groups.items():
         for target, source in _compare(recording, members) if len(members) > 1 else ():
-            pairs.setdefault(image, []).append(target)
+            pairs[image].append(target)
             if source is not None:
-                sources.setdefault(image, []).append(source)
+                sources[image].append(source)
     if not pairs:
         return None
     edited, other = np.stack([np.mean(of_one, axis=0) for of_one in pairs.values()], axis=1)
@@ -73,15 +75,14 @@ def _compare(recording: Recording, members: list[Case]) -> list[tuple[np.ndarray
         same = len(case.grids) > 1 and case.grids[1] == case.grids[0]
         read.append((tokens.mask_hw, tokens.image(0).mean(axis=0), tokens.image(1).mean(axis=0) if same else None))
     found = []
-    for mask_hw, target, reference in read:
-        for other_hw, other_target, other_reference in read:
-            if mask_hw is None or other_hw is None or mask_hw.shape != other_hw.shape or (mask_hw * other_hw).any():
-                continue
-            if not mask_hw.any() or not other_hw.any():
-                continue
-            both = np.stack([mask_concentration(image, mask_hw) for image in (target, other_target)])
-            sources = None
-            if reference is not None and other_reference is not None:
-                sources = np.stack([mask_concentration(image, mask_hw) for image in (reference, other_reference)])
-            found.append((both, sources))
+    for (mask_hw, target, reference), (other_hw, other_target, other_reference) in product(read, repeat=2):
+        if mask_hw is None or other_hw is None or mask_hw.shape != other_hw.shape or (mask_hw * other_hw).any():
+            continue
+        if not mask_hw.any() or not other_hw.any():
+            continue
+        both = np.stack([mask_concentration(image, mask_hw) for image in (target, other_target)])
+        sources = None
+        if reference is not None and other_reference is not None:
+            sources = np.stack([mask_concentration(image, mask_hw) for image in (reference, other_reference)])
+        found.append((both, sources))
     return found

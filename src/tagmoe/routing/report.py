@@ -31,21 +31,13 @@ FILES = (PAGE, DATA, FIGURES, "*.csv")
 
 
 @dataclass(frozen=True)
-class SwitchedPicture:
-    """A picture in the table of switched experts. success: None where it was not judged."""
-
-    picture: str
-    success: bool | None
-
-
-@dataclass(frozen=True)
 class SwitchedRow:
-    """One case drawn under every condition that acts in all layers."""
+    """One case drawn under every condition that acts in all layers. pictures: with success, None if not judged."""
 
     instruction: str
     task: str | None
     source: str | None
-    pictures: list[SwitchedPicture]
+    pictures: list[tuple[str, bool | None]]
 
 
 def write_report(recording: Recording, folder: Path) -> tuple[dict[str, Any], Findings]:
@@ -87,7 +79,7 @@ def _render(
             tasks={task: _embedded(svg, f"task{i}") for i, (task, svg) in enumerate(tasks.items())},
             maps=mapped_cases(recording, _mixed(found.everything.target_LN)),
             switched=_switched(recording, found),
-            conditions=_condition_names(found.experts),
+            conditions=[f"{mode} {n + 1}" for mode in ("without", "only") for n in range(found.experts)],
             colours=[rgb(series_colour(n)) for n in range(found.experts)],
             files=files,
         )
@@ -168,10 +160,6 @@ def _mixed(shares_LN: np.ndarray) -> np.ndarray:
     return np.asarray(-(shares_LN * np.log(np.maximum(shares_LN, 1e-12))).sum(axis=1))
 
 
-def _condition_names(experts: int) -> list[str]:
-    return [f"{mode} {n + 1}" for mode in ("without", "only") for n in range(experts)]
-
-
 def _switched(recording: Recording, found: Findings) -> list[SwitchedRow]:
     interventions = recording.interventions
     if interventions is None or isinstance(found.effects, Missing):
@@ -185,22 +173,21 @@ def _switched(recording: Recording, found: Findings) -> list[SwitchedRow]:
     ]
     if len(conditions) != 2 * found.experts:
         return []
+    columns = [(interventions.pictures, interventions.success), *((c.pictures, c.success) for c in conditions)]
     by_id = {case.id: case for case in recording.cases}
     rows = []
     for index, name in enumerate(interventions.cases):
-        if name not in interventions.pictures or any(name not in one.pictures for one in conditions):
+        if any(name not in pictures for pictures, _ in columns):
             continue
         case = by_id[name]
         source = case.pictures.get("source0")
-        columns = [(interventions.pictures, interventions.success), *((c.pictures, c.success) for c in conditions)]
         rows.append(
             SwitchedRow(
                 instruction=case.facts.instruction,
                 task=case.facts.task,
                 source=None if source is None else address(recording.picture(source)),
                 pictures=[
-                    SwitchedPicture(address(recording.picture(pictures[name])), success[index])
-                    for pictures, success in columns
+                    (address(recording.picture(pictures[name])), success[index]) for pictures, success in columns
                 ],
             )
         )

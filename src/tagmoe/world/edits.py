@@ -18,6 +18,7 @@ from .scene import (
     Face,
     Item,
     Scene,
+    Thing,
 )
 
 
@@ -46,7 +47,22 @@ def _item_at(scene: Scene, place: int) -> Item:
     return thing
 
 
+def _changed(
+    dice: Dice,
+    source: Scene,
+    place: int,
+    new: Thing | None,
+    says: dict[str, str],
+    slots: Slots,
+    variant: str = "",
+) -> Edit:
+    """The edit that puts `new` where a thing is. says, slots: what the instruction says beside which thing it is."""
+    text, referred = refer(dice, source, place)
+    return Edit(source, source.put((place, new)), {"ref": text, **says}, {**referred, **slots}, variant)
+
+
 def add(dice: Dice) -> Edit:
+    """Put a new thing, seldom a person, into an empty cell."""
     source = dice.scene(extra=(1, 3))
     place = dice.pick(source.empty)
     new = dice.item()
@@ -58,13 +74,13 @@ def add(dice: Dice) -> Edit:
 
 
 def remove(dice: Dice) -> Edit:
+    """Take a thing away."""
     source = dice.scene(extra=(1, 4))
-    place = dice.pick(source.occupied)
-    text, slots = refer(dice, source, place)
-    return Edit(source, source.put((place, None)), {"ref": text}, slots)
+    return _changed(dice, source, dice.pick(source.occupied), None, {}, {})
 
 
 def replace_item(dice: Dice) -> Edit:
+    """Make an item another shape, often in another colour too."""
     source = dice.scene(things=(dice.item(),), extra=(0, 3))
     place = dice.pick(source.items)
     old = _item_at(source, place)
@@ -81,36 +97,35 @@ def replace_item(dice: Dice) -> Edit:
 
 
 def recolour(dice: Dice) -> Edit:
+    """Give an item another colour."""
     source = dice.scene("lit", things=(dice.item(),), extra=(0, 3))
     place = dice.pick(source.items)
     old = _item_at(source, place)
     colour = dice.colour_for(old.shape, old.colour)
-    text, slots = refer(dice, source, place)
-    target = source.put((place, replace(old, colour=colour)))
-    return Edit(source, target, {"ref": text, "colour": colour}, {**slots, "new.colour": colour})
+    return _changed(dice, source, place, replace(old, colour=colour), {"colour": colour}, {"new.colour": colour})
 
 
 def retexture(dice: Dice) -> Edit:
+    """Give a large item another texture."""
     source = dice.scene(things=(replace(dice.item(), size="large"),), extra=(0, 3))
     place = dice.pick([i for i in source.items if _item_at(source, i).size == "large"])
     old = _item_at(source, place)
     texture = dice.other(TEXTURES, old.texture)
-    text, slots = refer(dice, source, place)
-    target = source.put((place, replace(old, texture=texture)))
-    return Edit(source, target, {"ref": text, "texture": texture}, {**slots, "new.texture": texture})
+    new = replace(old, texture=texture)
+    return _changed(dice, source, place, new, {"texture": texture}, {"new.texture": texture})
 
 
 def resize(dice: Dice) -> Edit:
+    """Make a plain item small or large."""
     source = dice.scene(things=(replace(dice.plain_item(), size=dice.pick(("small", "large"))),), extra=(0, 3))
     place = dice.pick([i for i in source.items if _item_at(source, i).texture == "plain"])
     old = _item_at(source, place)
     size = "small" if old.size == "large" else "large"
-    text, slots = refer(dice, source, place)
-    target = source.put((place, replace(old, size=size)))
-    return Edit(source, target, {"ref": text}, {**slots, "new.size": size}, variant=size)
+    return _changed(dice, source, place, replace(old, size=size), {}, {"new.size": size}, variant=size)
 
 
 def move(dice: Dice) -> Edit:
+    """Move a thing into an empty cell."""
     source = dice.scene(extra=(1, 3))
     place, goal = dice.pick(source.occupied), dice.pick(source.empty)
     text, slots = refer(dice, source, place)
@@ -119,6 +134,7 @@ def move(dice: Dice) -> Edit:
 
 
 def swap(dice: Dice) -> Edit:
+    """Let two things change places."""
     first = dice.item()
     other = dice.face() if dice.chance(0.25) else dice.item([s for s in SHAPES if s != first.shape])
     source = dice.scene(things=(first, other), extra=(0, 2))
@@ -135,14 +151,15 @@ def _with_face(dice: Dice, face: Face, kinds: str = "any") -> tuple[Scene, int]:
 
 
 def expression(dice: Dice) -> Edit:
+    """Change the person's expression."""
     face = dice.face()
     source, place = _with_face(dice, face)
     look = dice.other(EXPRESSIONS, face.expression)
-    target = source.put((place, replace(face, expression=look)))
-    return Edit(source, target, {"look": look}, {"new.expression": look})
+    return Edit(source, source.put((place, replace(face, expression=look))), {"look": look}, {"new.expression": look})
 
 
 def wear(dice: Dice) -> Edit:
+    """Put sunglasses or a hat on the person."""
     face = dice.face()
     if dice.chance(0.5):
         source, place = _with_face(dice, replace(face, glasses=False))
@@ -154,6 +171,7 @@ def wear(dice: Dice) -> Edit:
 
 
 def take_off(dice: Dice) -> Edit:
+    """Take sunglasses or the hat off the person."""
     face = dice.face()
     if dice.chance(0.5):
         source, place = _with_face(dice, replace(face, glasses=True))
@@ -164,6 +182,7 @@ def take_off(dice: Dice) -> Edit:
 
 
 def hair(dice: Dice) -> Edit:
+    """Change the colour of the person's hair."""
     face = dice.face()
     source, place = _with_face(dice, face, "lit")
     new = dice.other(HAIRS, face.hair)
@@ -183,15 +202,15 @@ def _group(dice: Dice, kinds: str) -> tuple[Scene, list[int], str, Slots]:
 
 
 def multi_recolour(dice: Dice) -> Edit:
-    everything = dice.chance(0.4)
-    name, slots = "", {"group.kind": "everything"}
-    if everything:
+    """Give one colour to all things, or to a group of items."""
+    if dice.chance(0.4):
         source = dice.scene("lit", things=(dice.item(), dice.item()))
         while source.face is not None:  # a person has no single colour
             source = dice.scene("lit", things=(dice.item(), dice.item()))
-        places = list(source.items)
+        places, name, slots, variant = list(source.items), "", {"group.kind": "everything"}, "all"
     else:
         source, places, name, slots = _group(dice, "lit")
+        variant = "group"
     old = [_item_at(source, i) for i in places]
     free = [c for c in COLOURS if all(c != item.colour for item in old)] or [
         c for c in COLOURS if any(c != item.colour for item in old)
@@ -200,10 +219,10 @@ def multi_recolour(dice: Dice) -> Edit:
     known = [c for c in free if dice.seek or not any((item.shape, c) in HELD_OUT_COMBINATIONS for item in old)]
     colour = dice.pick(known or [c for c in ("red", "yellow") if any(c != item.colour for item in old)])
     target = source.put(*((i, replace(item, colour=colour)) for i, item in zip(places, old, strict=True)))
-    variant = "all" if everything else "group"
     return Edit(source, target, {"group": name, "colour": colour}, {**slots, "new.colour": colour}, variant=variant)
 
 
 def multi_remove(dice: Dice) -> Edit:
+    """Take a group of items away."""
     source, places, name, slots = _group(dice, "any")
     return Edit(source, source.put(*((i, None) for i in places)), {"group": name}, slots)

@@ -53,18 +53,12 @@ def thing_phrase(thing: Thing) -> str:
 def thing_slots(key: str, thing: Thing) -> Slots:
     """The facts that `thing_phrase` states."""
     if isinstance(thing, Face):
-        slots = {"kind": "person", "skin": thing.skin, "hair": thing.hair, "expression": thing.expression}
-        if thing.glasses:
-            slots["glasses"] = "sunglasses"
-        if thing.hat:
-            slots["hat"] = thing.hat
+        said = {"kind": "person", "skin": thing.skin, "hair": thing.hair, "expression": thing.expression}
+        unsaid = {"glasses": "sunglasses" if thing.glasses else None, "hat": thing.hat}
     else:
-        slots = {"shape": thing.shape, "colour": thing.colour}
-        if thing.texture != "plain":
-            slots["texture"] = thing.texture
-        if thing.size == "small":
-            slots["size"] = "small"
-    return {f"{key}.{name}": value for name, value in slots.items()}
+        said = {"shape": thing.shape, "colour": thing.colour}
+        unsaid = {"texture": thing.texture.replace("plain", ""), "size": thing.size.replace("large", "")}
+    return {f"{key}.{name}": value for name, value in {**said, **unsaid}.items() if value}
 
 
 def background_phrase(background: Background, *, say_plain: bool = False) -> str:

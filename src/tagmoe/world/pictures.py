@@ -27,6 +27,7 @@ from .scene import (
 
 
 def background(dice: Dice) -> Edit:
+    """Change the background's colour, and sometimes its pattern too."""
     source = dice.scene("lit", extra=(1, 4))
     colour = dice.other(BACKGROUNDS, source.background.colour)
     if dice.chance(0.6):
@@ -38,6 +39,7 @@ def background(dice: Dice) -> Edit:
 
 
 def pattern(dice: Dice) -> Edit:
+    """Change the background's pattern."""
     source = dice.scene(extra=(1, 4))
     new = dice.other(PATTERNS, source.background.pattern)
     target = replace(source, background=replace(source.background, pattern=new))
@@ -45,12 +47,14 @@ def pattern(dice: Dice) -> Edit:
 
 
 def style(dice: Dice) -> Edit:
+    """Put a flat picture into a style."""
     source = dice.scene("flat", extra=(1, 4))
     new = dice.pick(STYLES[1:])
     return Edit(source, replace(source, style=new), {"style": STYLE_PHRASES[new]}, {"style": new})
 
 
 def destyle(dice: Dice) -> Edit:
+    """Make a picture in a style flat again."""
     target = dice.scene("flat", extra=(1, 4))
     old = dice.pick(("mosaic", "negative"))  # the styles that hide nothing
     values = {"style": "the " + STYLE_PHRASES[old].removeprefix("a ")}
@@ -58,17 +62,20 @@ def destyle(dice: Dice) -> Edit:
 
 
 def light(dice: Dice) -> Edit:
+    """Change daylight to another light."""
     source = dice.scene("flat", extra=(1, 4))
     new = dice.pick(LIGHTS[1:])
     return Edit(source, replace(source, light=new), {"light": LIGHT_PHRASES[new]}, {"light": new})
 
 
 def relight(dice: Dice) -> Edit:
+    """Bring the daylight back."""
     target = dice.scene("flat", extra=(1, 4))
     return Edit(replace(target, light=dice.pick(LIGHTS[1:])), target, {}, {"light": "day"})
 
 
 def viewpoint(dice: Dice) -> Edit:
+    """Look from behind: left and right change places."""
     while True:
         source = dice.scene(extra=(1, 4))
         a, b, c, d = source.cells
@@ -77,6 +84,7 @@ def viewpoint(dice: Dice) -> Edit:
 
 
 def generate(dice: Dice) -> Edit:
+    """Make a picture from words alone: a person, or one or two items."""
     roll = dice.pick(range(10))
     empty = Scene((None, None, None, None), dice.background())
     if roll < 2:  # a person, whose description leaves little room
@@ -103,6 +111,7 @@ def _unpatterned(scene: Scene) -> Background:
 
 
 def subject(dice: Dice) -> Edit:
+    """Show the thing of the source at another place on a new background."""
     thing = dice.face() if dice.chance(0.35) else replace(dice.item(), size="large")
     source = Scene((None, None, None, None)).put((dice.pick(range(4)), thing))
     place = dice.pick(range(4))
@@ -114,6 +123,7 @@ def subject(dice: Dice) -> Edit:
 
 
 def style_ref(dice: Dice) -> Edit:
+    """Make a new picture in the style of the source."""
     style = dice.pick(STYLES[1:])
     source = replace(dice.scene("flat", extra=(1, 4)), style=style)
     empty = Scene((None, None, None, None), dice.background(), style)
@@ -127,6 +137,7 @@ def style_ref(dice: Dice) -> Edit:
 
 
 def structure(dice: Dice) -> Edit:
+    """Fill a structure map with one to three items."""
     shapes = list(SHAPES)
     things = []
     for _ in range(dice.pick((1, 2, 2, 3))):  # different shapes, or the caption could not say which is which

@@ -21,6 +21,7 @@ from .scene import PLACES, Background, Face, Item, Scene, Thing
 _EMPTY = Scene((None, None, None, None))
 _SHAPE_OF = {plural: shape for shape, plural in PLURALS.items()}
 _WORN = ("sunglasses", "hat")
+_PLACE_WORDS = {"height": ("top", "bottom"), "side": ("left", "right")}
 
 
 @dataclass(frozen=True)
@@ -60,15 +61,19 @@ class Words:
     def __init__(self, words: Sequence[str]) -> None:
         self.words = list(words)
         self.set = frozenset(words)
+        self.placed = _placed(words)
+        self.places = list(self.placed.values())
+        self.pattern = self.one(world.PATTERNS)
         self.shapes = [word for word in words if word in world.SHAPES]
         self.groups = [word for word in words if word in _SHAPE_OF]
-        self.places = self._places()
-        self.ground = self._ground()
         at_hat = {i for i, word in enumerate(words[1:]) if word == "hat"}
         sky = {i for i, word in enumerate(words) if word == "blue" and i and words[i - 1] == "sky"}
         found = [i for i, word in enumerate(words) if word in world.COLOURS and i not in sky]
         self.colours = [words[i] for i in found if i not in at_hat]
         self.hats = [words[i] for i in found if i in at_hat]
+        # White counts only if the words mention a background.
+        ground = self.one(("grey", "sand", "mint", "pink")) or self.one(["white"] if self.any("background") else [])
+        self.ground = "sky blue" if sky else ground
 
     def any(self, *words: str) -> bool:
         return not self.set.isdisjoint(words)
@@ -78,30 +83,17 @@ class Words:
         said = [option for option in options if option in self.set]
         return said[0] if len(said) == 1 else None
 
-    @property
-    def pattern(self) -> str | None:
-        return self.one(world.PATTERNS)
 
-    def _ground(self) -> str | None:
-        """The background colour that the words name. White counts only if the words mention a background."""
-        if any(pair == ("sky", "blue") for pair in zip(self.words, self.words[1:], strict=False)):
-            return "sky blue"
-        found = self.one(("grey", "sand", "mint", "pink"))
-        return found or ("white" if self.any("white") and self.any("background") else None)
-
-    def _places(self) -> list[str]:
-        """Places in the order of the words. A place is a height and a side, in either order."""
-        found: list[str] = []
-        height = side = None
-        for word in self.words:
-            if word in ("top", "bottom"):
-                height = word
-            elif word in ("left", "right"):
-                side = word
-            if height and side:
-                found.append(f"{height} {side}")
-                height = side = None
-        return found
+def _placed(words: Sequence[str]) -> dict[int, str]:
+    """Each place at the number of the word that completes it. A place is a height and a side, in either order."""
+    found: dict[int, str] = {}
+    said: dict[str, str] = {}
+    for i, word in enumerate(words):
+        said |= {kind: word for kind, options in _PLACE_WORDS.items() if word in options}
+        if len(said) == 2:
+            found[i] = f"{said['height']} {said['side']}"
+            said = {}
+    return found
 
 
 # Which task -----------------------------------------------------------------------------------------------------
@@ -145,15 +137,12 @@ def _whole_picture(words: Words, scene: Scene) -> Iterator[str]:
     if style and not words.any("person", *_WORN):
         yield f"turn this into {STYLE_PHRASES[style]}"
     if words.ground:
-        yield from _background(words.ground, words.pattern)
+        if words.pattern:
+            whole = background_phrase(Background(words.ground, words.pattern), say_plain=True)
+            yield f"change the background to {whole}"
+        yield f"make the background {words.ground}"
     elif words.pattern and not words.places and (words.pattern != "plain" or words.any("background")):
         yield f"make the background {words.pattern}"
-
-
-def _background(colour: str, pattern: str | None) -> Iterator[str]:
-    if pattern:
-        yield f"change the background to {background_phrase(Background(colour, pattern), say_plain=True)}"
-    yield f"make the background {colour}"
 
 
 def _several(words: Words, scene: Scene) -> Iterator[str]:
@@ -201,14 +190,15 @@ def _one_thing(words: Words, scene: Scene) -> Iterator[str]:
     new = _new_things(words)
     if words.any("add") and len(new) == 1 and len(words.places) == 1:
         yield f"add {thing_phrase(new[0])} at the {words.places[0]}"
-    mentioned = _mentioned(words, scene)
+    mentioned = [(said, _find(scene, said)) for said in _said(words)]
     if len(mentioned) == 2:
         (first, at), (second, other) = mentioned
         if at is not None and other is not None and at != other and words.any("swap", "replace", "move"):
             yield f"swap {_ref(scene, at)} and {_ref(scene, other)}"
         for place, wanted in ((at, second), (other, first)):
             if place is not None and wanted.shape and isinstance(scene.cells[place], Item):
-                yield f"replace {_ref(scene, place)} with {_new_phrase(wanted)}"
+                new_thing = thing_phrase(Item(wanted.shape, wanted.colour)) if wanted.colour else f"a {wanted.shape}"
+                yield f"replace {_ref(scene, place)} with {new_thing}"
     if len(mentioned) <= 1:
         yield from _changed(words, scene)
     if len(new) == 1 and len(words.places) == 1:
@@ -247,6 +237,9 @@ def _changed(words: Words, scene: Scene) -> Iterator[str]:
 # Things in the words --------------------------------------------------------------------------------------------
 
 
+_ADJECTIVES = {"colour": world.COLOURS, "texture": world.TEXTURES, "size": world.SIZES}
+
+
 @dataclass(frozen=True)
 class _Said:
     """A thing as the words describe it; None for what they do not say."""
@@ -263,54 +256,32 @@ def _said(words: Words) -> list[_Said]:
     """The things in the order of the words. Adjectives before a noun belong to it, and so does a place after it."""
     things: list[_Said] = []
     before: dict[str, str] = {}
-    height: str | None = None
-    side: str | None = None
     for i, word in enumerate(words.words):
-        if word in ("top", "bottom"):
-            height = word
-        elif word in ("left", "right"):
-            side = word
-        elif word in world.COLOURS and words.words[i - 1 : i] != ["sky"]:
-            before["colour"] = word
-        elif word in world.TEXTURES:
-            before["texture"] = word
-        elif word in world.SIZES:
-            before["size"] = word
-        elif word in world.SHAPES or word in ("thing", "person"):
+        kinds = [kind for kind, options in _ADJECTIVES.items() if word in options]
+        before |= {kind: word for kind in kinds if (kind, words.words[i - 1 : i]) != ("colour", ["sky"])}
+        if word in world.SHAPES or word in ("thing", "person"):
             things.append(_Said(**before, **{"shape" if word in world.SHAPES else "kind": word}))
             before = {}
-        if height and side:
-            place, height, side = f"{height} {side}", None, None
-            if things and things[-1].place is None and not before:
-                things[-1] = replace(things[-1], place=place)
-            else:
-                before["place"] = place
+        place = words.placed.get(i)
+        if place and things and things[-1].place is None and not before:
+            things[-1] = replace(things[-1], place=place)
+        elif place:
+            before["place"] = place
     return things
-
-
-def _mentioned(words: Words, scene: Scene) -> list[tuple[_Said, int | None]]:
-    """The things that the words mention, each with its place if exactly one thing of the picture fits."""
-    return [(said, _find(scene, said)) for said in _said(words)]
 
 
 def _find(scene: Scene, said: _Said) -> int | None:
     """The place of the only thing that fits the words. Colours count only in flat style, which shows them."""
-    fits = []
-    for place in scene.occupied:
-        thing = scene.cells[place]
-        if said.place is not None and PLACES[place] != said.place:
-            continue
-        if isinstance(thing, Face):
-            if said.shape is None and said.colour is None and said.kind != "thing":
-                fits.append(place)
-        elif (
-            isinstance(thing, Item)
-            and said.kind != "person"
-            and said.shape in (None, thing.shape)
-            and (said.colour in (None, thing.colour) or scene.style != "flat")
-        ):
-            fits.append(place)
+    there = [place for place in scene.occupied if said.place in (None, PLACES[place])]
+    fits = [place for place in there if _fits(scene.cells[place], said, coloured=scene.style == "flat")]
     return fits[0] if len(fits) == 1 else None
+
+
+def _fits(thing: Thing | None, said: _Said, *, coloured: bool) -> bool:
+    if isinstance(thing, Item):
+        colour = said.colour in (None, thing.colour) or not coloured
+        return colour and said.kind != "person" and said.shape in (None, thing.shape)
+    return said.shape is None and said.colour is None and said.kind != "thing"
 
 
 def _ref(scene: Scene, place: int) -> str:
@@ -320,12 +291,6 @@ def _ref(scene: Scene, place: int) -> str:
         return "the person"
     alone = sum(isinstance(other, Item) and other.shape == thing.shape for other in scene.cells) == 1
     return f"the {thing.shape}" if alone else f"the {thing.shape} at the {PLACES[place]}"
-
-
-def _new_phrase(said: _Said) -> str:
-    if said.colour is None:
-        return f"a {said.shape}"
-    return thing_phrase(Item(said.shape or "", said.colour))
 
 
 def _new_things(words: Words) -> list[Thing]:

@@ -17,10 +17,9 @@ from PIL import Image
 from tagmoe.tags import TaskDescriptor
 
 from . import scene as world
-from .edits import Edit
 from .instructions import LIGHT_PHRASES, PLURALS, STYLE_PHRASES
 from .oracle import read
-from .scene import PLACES, Face, Scene
+from .scene import PLACES
 from .tasks import TASKS
 from .templates import TEMPLATES
 
@@ -33,8 +32,6 @@ _WITHOUT_PICTURE = "generate"
 _FROM_A_MAP = "structure"
 # Tasks whose thing vanishes or becomes another one, so that a face there does not stay.
 _TAKES_AWAY = frozenset({"remove", "replace"})
-_NOBODY = Scene((None, None, None, None))
-_SOMEBODY = Face("light", "black")
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ def rule_tags(instruction: str, pictures: Sequence[Picture] = ()) -> RuleTags:
     place = reading.scene.face
     if place is None:
         return RuleTags(name, _tags(name), f"{said}; the picture shows no face")
-    if name in _TAKES_AWAY and _points_at(words["ref"], place):
+    if name in _TAKES_AWAY and words["ref"] in ("the person", f"the thing at the {PLACES[place]}"):
         return RuleTags(name, _tags(name), f"{said}; the face in the picture does not stay")
     return RuleTags(name, _tags(name, face=True), f"{said}; the face in the picture stays")
 
@@ -89,19 +86,11 @@ def rule_sets() -> tuple[TaskDescriptor, ...]:
 
 def _tags(name: str, *, face: bool = False) -> TaskDescriptor:
     """The tags of a task. face: whether a face is in source and target."""
-    if face and name not in (_WITHOUT_PICTURE, _FROM_A_MAP):
-        scene = _NOBODY.put((0, _SOMEBODY))
-        return TASKS[name].tags(Edit(scene, scene))
-    return TASKS[name].tags(Edit(None, _NOBODY))
+    return TASKS[name].descriptor(face and name not in (_WITHOUT_PICTURE, _FROM_A_MAP))
 
 
 def _no_rule(reason: str) -> RuleTags:
     return RuleTags(None, None, reason)
-
-
-def _points_at(ref: str, place: int) -> bool:
-    """Whether the words name the person, who is at this place: "the person", or the thing at the place."""
-    return ref == "the person" or ref == f"the thing at the {PLACES[place]}"
 
 
 # The grammar as patterns -----------------------------------------------------------------------------------------
@@ -147,12 +136,13 @@ def _phrases(task: str) -> dict[str, str]:
         f"a {_one_of(world.EXPRESSIONS)} person with {_one_of(world.SKINS)} skin (?:and )?{_one_of(world.HAIRS)} hair"
         f"(?: (?:and )?sunglasses)?(?: (?:and )?a {_one_of(world.HATS)} hat)?"
     )
+    styles, light = list(STYLE_PHRASES.values())[1:], _one_of(list(LIGHT_PHRASES.values())[1:])
     ground, pattern = _one_of(world.BACKGROUNDS), _one_of(world.PATTERNS)
     background = f"a {ground} (?:{pattern} )?background"
     thing = f"(?:{item}|{person})"
     placed = thing if task == "structure" else f"{thing} at the {place}"
     scene = f"{placed}(?:(?: and)? {placed})*(?: on {background})?"
-    scene += f"(?: as {_one_of(list(STYLE_PHRASES.values())[1:])})?(?: {_one_of(list(LIGHT_PHRASES.values())[1:])})?"
+    scene += f"(?: as {_one_of(styles)})?(?: {light})?"
     ref = f"the (?:{shape} at the {place}|thing at the {place}|{colour} {shape}|{shape}|person)"
     return {
         "new": f"an? {shape}|{item}" if task == "replace" else thing,
@@ -166,16 +156,12 @@ def _phrases(task: str) -> dict[str, str]:
         "hair": _one_of(world.HAIRS),
         "background": background,
         "pattern": pattern,
-        "style": _one_of([("the " + p.split(" ", 1)[1]) if task == "destyle" else p for p in _styles()]),
-        "light": _one_of(list(LIGHT_PHRASES.values())[1:]),
+        "style": _one_of([f"the {p.split(' ', 1)[1]}" if task == "destyle" else p for p in styles]),
+        "light": light,
         "group": f"{_one_of(list(PLURALS.values()))}|{colour} things",
         "kind": "person|thing",
         "scene": scene,
     }
-
-
-def _styles() -> list[str]:
-    return [phrase for style, phrase in STYLE_PHRASES.items() if style != "flat"]
 
 
 def _one_of(words: Sequence[str]) -> str:

@@ -80,7 +80,7 @@ def sample(seed: int, index: int, *, split: Split = "train", task: str | Sequenc
         sources=sources,
         target=render(edit.target),
         tags=TASKS[name].tags(edit),
-        mask=_mask(edit.source, edit.target),
+        mask=edit_mask(edit.source, edit.target),
         source_scene=edit.source,
         target_scene=edit.target,
         slots={"task": name, **edit.slots},
@@ -110,7 +110,7 @@ def _names(task: str | tuple[str, ...] | None) -> tuple[str, ...]:
     return names
 
 
-def _mask(source: Scene | None, target: Scene) -> np.ndarray:
+def edit_mask(source: Scene | None, target: Scene) -> np.ndarray:
     """(64, 64) bool: the cells whose thing changes; everything when the whole picture does."""
     if source is None or replace(source, cells=target.cells) != target:
         return np.ones((SIZE, SIZE), dtype=bool)
@@ -134,12 +134,11 @@ def slot_values() -> dict[str, tuple[str, ...]]:
         "expression": world.EXPRESSIONS,
     }
     of_item = ("shape", "colour", "texture", "size", "place")
-    slots: dict[str, tuple[str, ...]] = {"task": _TASK_NAMES}
-    for key in ("ref", "ref2"):
-        slots |= {f"{key}.{name}": thing[name] for name in ("kind", "shape", "colour", "place")}
-    for key, names in (("new", tuple(thing)), ("a", tuple(thing)), ("b", of_item), ("c", of_item)):
-        slots |= {f"{key}.{name}": thing[name] for name in names}
-    slots |= {
+    referred = ("kind", "shape", "colour", "place")
+    said = {"ref": referred, "ref2": referred, "new": tuple(thing), "a": tuple(thing), "b": of_item, "c": of_item}
+    return {
+        "task": _TASK_NAMES,
+        **{f"{key}.{name}": thing[name] for key, names in said.items() for name in names},
         "old.clothes": ("sunglasses", "hat"),
         "group.kind": ("everything",),
         "group.shape": world.SHAPES,
@@ -149,4 +148,3 @@ def slot_values() -> dict[str, tuple[str, ...]]:
         "style": (*world.STYLES, "this"),
         "light": world.LIGHTS,
     }
-    return slots

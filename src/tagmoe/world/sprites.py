@@ -45,13 +45,10 @@ def _polygon(shape: str) -> list[tuple[float, float]]:
         angles = [math.pi * (k / 5 - 0.5) for k in range(10)]
         return [(0.5 + r * math.cos(a), 0.54 + r * math.sin(a)) for r, a in zip(radii, angles, strict=True)]
     if shape == "heart":
-        points = []
-        for k in range(80):
-            a = 2 * math.pi * k / 80
-            x = 16 * math.sin(a) ** 3
-            y = 13 * math.cos(a) - 5 * math.cos(2 * a) - 2 * math.cos(3 * a) - math.cos(4 * a)
-            points.append((0.5 + x / 32.5, 0.46 - y / 31))
-        return points
+        turns = [2 * math.pi * k / 80 for k in range(80)]
+        across = [16 * math.sin(a) ** 3 for a in turns]
+        up = [13 * math.cos(a) - 5 * math.cos(2 * a) - 2 * math.cos(3 * a) - math.cos(4 * a) for a in turns]
+        return [(0.5 + x / 32.5, 0.46 - y / 31) for x, y in zip(across, up, strict=True)]
     return [(0.05, 0.05), (0.95, 0.05), (0.95, 0.95), (0.05, 0.95)]
 
 

@@ -51,28 +51,27 @@ def stats(
 
 def draw(found: Statistics) -> str:
     """The counts as SVG: a panel of bars for each group."""
-    from tagmoe.report.svg import ACCENT, Drawing, quiet
+    from tagmoe.report.svg import ACCENT, quiet, styled, subplots, svg_text
 
     groups = {name: _shown(counts) for name, counts in found.groups.items() if counts}
     heights = [0.5 + 0.24 * len(counts) for counts in groups.values()]
-    drawing = Drawing(8.0, sum(heights) + 0.3 * len(heights) + 0.2)
-    with drawing as figure:
-        if groups:
-            panels = figure.subplots(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
-            for axes, (name, counts) in zip(panels, groups.items(), strict=True):
-                values = list(counts.values())
-                axes.barh(range(len(values)), values, height=0.7, color=ACCENT)
-                for place, value in enumerate(values):
-                    axes.text(value, place, f" {value:,}", va="center", fontsize=8)
-                axes.set_yticks(range(len(values)), [label[:40] for label in counts])
-                axes.set_xlim(0, 1.12 * max(values))
-                axes.set_xticks([])
-                axes.set_ylim(len(values) - 0.4, -0.6)
-                axes.set_title(f"records by {name}")
-                quiet(axes)
-        else:
+    with styled():
+        height = sum(heights) + 0.3 * len(heights) + 0.2
+        figure, every = subplots(8.0, height, rows=len(groups) or 1, height_ratios=heights or None)
+        for axes, (name, counts) in zip(every, groups.items(), strict=False):
+            values = list(counts.values())
+            axes.barh(range(len(values)), values, height=0.7, color=ACCENT)
+            for place, value in enumerate(values):
+                axes.text(value, place, f" {value:,}", va="center", fontsize=8)
+            axes.set_yticks(range(len(values)), [label[:40] for label in counts])
+            axes.set(
+                xlim=(0, 1.12 * max(values)), xticks=[], ylim=(len(values) - 0.4, -0.6), title=f"records by {name}"
+            )
+            quiet(axes)
+        if not groups:
+            every[0].remove()
             figure.text(0.5, 0.5, "no records", ha="center")
-    return drawing.text
+        return svg_text(figure)
 
 
 def _table(found: Statistics) -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections import Counter
 from dataclasses import asdict
@@ -27,6 +25,7 @@ from tagmoe.laboratory.ablation.table import (
     interval,
     phrase,
 )
+from tagmoe.report.csv_text import csv_text
 from tagmoe.report.numbers import counted
 from tagmoe.report.pages import Tile, page_environment
 from tagmoe.report.svg import inline
@@ -231,9 +230,5 @@ def _flat(estimate: Estimate | None) -> dict[str, Any]:
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:
-    buffer = io.StringIO()
     names = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(buffer, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
+    return csv_text([names, *([row.get(name) for name in names] for row in rows)])

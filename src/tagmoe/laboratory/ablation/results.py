@@ -6,20 +6,15 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from tagmoe.errors import ResultError
 from tagmoe.files.atomic import write_whole
+from tagmoe.routing.recording import Part
 
 NAME = "result.json"
 BASE = "base"
 """Name of the folder of dense bases, which is beside the folders of the arms."""
-
-
-class Part(BaseModel):
-    """A frozen part of a result. It refuses unknown fields and numbers that are not finite."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Cases(Part):

@@ -12,9 +12,10 @@ import numpy as np
 
 from tagmoe.errors import UsageError
 from tagmoe.laboratory.routing.recorder import RoutingCase, tagworld_case
-from tagmoe.world import SIZE, TASKS, Face, Sample, Scene, render, sample
+from tagmoe.world import TASKS, Face, Sample, Scene, render, sample
 from tagmoe.world.dice import Dice
 from tagmoe.world.edits import Edit
+from tagmoe.world.sample import edit_mask
 
 # Tasks whose instructions can apply to any picture. The last three need a person in it.
 FREE_TASKS = ("background", "pattern", "style", "light", "viewpoint", "add", "wear", "hair", "expression")
@@ -103,16 +104,12 @@ def _scenes(pictures: int, chosen: list[Sample], seed: int) -> list[Scene]:
 
 def _crossed(scene: Scene, instruction: Sample, number: int) -> Sample:
     target = edited(scene, instruction)
-    mask = np.ones((SIZE, SIZE), dtype=bool)
-    if replace(scene, cells=target.cells) == target:
-        changed = np.array([a != b for a, b in zip(scene.cells, target.cells, strict=True)]).reshape(2, 2)
-        mask = changed.repeat(SIZE // 2, axis=0).repeat(SIZE // 2, axis=1)
     return replace(
         instruction,
         sources=(render(scene),),
         target=render(target),
         tags=TASKS[instruction.task].tags(Edit(scene, target)),
-        mask=mask,
+        mask=edit_mask(scene, target),
         source_scene=scene,
         target_scene=target,
         held_out_combination=scene.has_held_out() or target.has_held_out(),
