@@ -85,3 +85,17 @@ def test_impossible_settings_are_named(dense, settings, said):
 def test_a_mixture_is_not_upcycled_again(build):
     with pytest.raises(ConfigError, match="already has 2 mixture blocks"):
         upcycle(build(), num_moe_blocks=3)
+
+
+@pytest.mark.parametrize(("num_experts", "top_k"), [(2, 1), (3, 1), (4, 1), (4, 3), (6, 3), (5, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sixteen_bits_that_round_the_scale_are_said(dense, caplog, num_experts, top_k, dtype):
+    mixture = upcycle(dense.to(dtype), num_moe_blocks=1, num_experts=num_experts, top_k=top_k)
+    name = f"transformer_blocks.{len(mixture.transformer_blocks) - 1}.img_mlp"
+    source = dense.get_submodule(name).net[2].weight
+    scaled = mixture.get_submodule(name).experts[0].net[2].weight
+    is_exact = torch.equal(scaled.double(), source.double() * num_experts / top_k)
+    is_said = any("are scaled by" in text for text in caplog.messages)
+    assert is_said == (dtype == torch.bfloat16 and num_experts / top_k not in (2, 4))
+    if dtype == torch.bfloat16:
+        assert is_exact == (not is_said)

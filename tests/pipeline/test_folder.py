@@ -207,3 +207,12 @@ def test_json_of_another_shape_is_named(
     (folder / name).write_text(content)
     with pytest.raises(CheckpointError, match=part):
         TagMoEPipeline.from_pretrained(folder)
+
+
+def test_diffusers_own_loader_opens_a_saved_folder(tmp_path: Path) -> None:
+    build_pipeline().save_pretrained(tmp_path)
+    opened = DiffusionPipeline.from_pretrained(tmp_path)
+    assert type(opened) is TagMoEPipeline
+    ours = TagMoEPipeline.from_pretrained(tmp_path)
+    first, second = (pipe("remove the triangle", seed=1, output_type="latent").images for pipe in (opened, ours))
+    assert torch.equal(first, second)

@@ -45,9 +45,16 @@ def dense() -> QwenImageTransformer2DModel:
     ).eval()  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def built() -> TagMoEPipeline:
+    """Its other parts never change, and take longer to build than all else here."""
+    return build_pipeline()
+
+
 @pytest.fixture
-def pipe(dense: QwenImageTransformer2DModel) -> TagMoEPipeline:
-    return build_pipeline(transformer=upcycle(dense, num_moe_blocks=2).eval())
+def pipe(built: TagMoEPipeline, dense: QwenImageTransformer2DModel) -> TagMoEPipeline:
+    built.register_modules(transformer=upcycle(dense, num_moe_blocks=2).eval())
+    return built
 
 
 @pytest.fixture

@@ -33,15 +33,28 @@ def build_dense() -> QwenImageTransformer2DModel:
     ).eval()  # fmt: skip
 
 
-@pytest.fixture
-def pipe() -> TagMoEPipeline:
-    return build_pipeline(transformer=build_dense())
+@pytest.fixture(scope="module")
+def built() -> TagMoEPipeline:
+    """Its other parts never change, and take longer to build than all else here."""
+    return build_pipeline()
 
 
 @pytest.fixture
-def mixture() -> TagMoEPipeline:
+def pipe(built: TagMoEPipeline) -> TagMoEPipeline:
+    built.register_modules(transformer=build_dense())
+    return built
+
+
+@pytest.fixture(scope="module")
+def stock_parts() -> TagMoEPipeline:
+    return build_pipeline()
+
+
+@pytest.fixture
+def mixture(stock_parts: TagMoEPipeline) -> TagMoEPipeline:
     """The image FFN of the last block is a mixture."""
-    return build_pipeline(transformer=upcycle(build_dense(), num_moe_blocks=1).eval())
+    stock_parts.register_modules(transformer=upcycle(build_dense(), num_moe_blocks=1).eval())
+    return stock_parts
 
 
 def matrices() -> dict[str, tuple[Tensor, Tensor]]:
@@ -104,13 +117,14 @@ def named(prefix: str, pair: str, alpha: float | None = None) -> dict[str, Tenso
 @pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize("prefix", PREFIXES)
 @pytest.mark.parametrize("alpha", [None, 2.0])
-def test_every_name_form_loads_as_the_update_it_means(pipe, prefix, pair, alpha) -> None:
+def test_every_name_form_loads_as_the_update_it_means(pipe, stock_parts, prefix, pair, alpha) -> None:
     """Also against stock diffusers: a form that stock loads exactly gives the same here."""
     tensors = named(prefix, pair, alpha)
     report = pipe.load_lora_weights(tensors)
     assert (report.loaded, report.dropped) == (len(LAYERS), ())
     check(pipe, 1.0 if alpha is None else alpha / RANK)
-    stock = build_pipeline(transformer=build_dense())
+    stock = stock_parts
+    stock.register_modules(transformer=build_dense())
     try:
         QwenImageLoraLoaderMixin.load_lora_weights(stock, dict(tensors))
     except Exception:

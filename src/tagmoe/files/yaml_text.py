@@ -46,6 +46,17 @@ def read_yaml(text: str, title: str) -> Any:
         raise ConfigError(f"{title} cannot be read as YAML: {' '.join(str(error).split())[:200]}.") from None
 
 
+def write_yaml(value: Any) -> str:
+    """Plain data as a YAML text that `read_yaml` reads as it was; keys keep their order."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False)
+
+
+class _Dumper(yaml.SafeDumper):
+    """The safe dumper. It also puts those texts in quotes that only version 1.2 reads as something else."""
+
+    yaml_implicit_resolvers = {key: list(found) for key, found in yaml.SafeDumper.yaml_implicit_resolvers.items()}  # noqa: RUF012
+
+
 class _Loader(yaml.SafeLoader):
     """The safe loader with the scalars of version 1.2."""
 
@@ -81,3 +92,5 @@ for _tag, _pattern, _first in RESOLVERS:
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), list(_first))
 for _tag in ("int", "str"):
     _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", getattr(_Loader, f"construct_yaml_{_tag}"))
+for _pattern in [pattern for _, pattern, _ in RESOLVERS] + [pattern for pattern, _ in AMBIGUOUS]:
+    _Dumper.add_implicit_resolver("tag:yaml.org,2002:other", re.compile(rf"(?:{_pattern})\Z"), None)

@@ -12,10 +12,13 @@ from typing import Any
 
 import torch
 from diffusers import QwenImageTransformer2DModel
+from diffusers.utils import logging
 
 from tagmoe.model.moe import MoE
 from tagmoe.model.transformer import TagMoETransformer2DModel
-from tagmoe.weights.layout import DENSE_DEFAULTS, is_output_layer, mixture_settings, takes_noise
+from tagmoe.weights.layout import DENSE_DEFAULTS, is_output_layer, mixture_settings, rounding_note, takes_noise
+
+logger = logging.get_logger(__name__)
 
 
 def upcycle(
@@ -34,7 +37,8 @@ def upcycle(
 
     mode "exact": the experts' output layer (weight and bias) is scaled by num_experts / top_k, the inverse of the sum
     of the near-tied scores, so that the mixture equals the dense model at step 0. mode "plain": unscaled copies, so
-    each mixture starts at about top_k / num_experts of its FFN. `noise` adds Gaussian noise of that share of each
+    each mixture starts at about top_k / num_experts of its FFN. In 16 bits "exact" is exact only if num_experts / top_k
+    is a power of two; otherwise a warning says so. `noise` adds Gaussian noise of that share of each
     weight's standard deviation. The result has the dense model's dtype and device; `generator` makes it repeatable.
 
     Raises ConfigError for a bad number, mode or gate, and when `dense` is a mixture already.
@@ -52,6 +56,8 @@ def upcycle(
         present=dense.config,
     )
     moe_model: TagMoETransformer2DModel = TagMoETransformer2DModel.from_config(config | added).to(dense.device)
+    if note := rounding_note(added["expert_scale"], str(dense.dtype)):
+        logger.warning(note)
     if dense.dtype != torch.float32:
         moe_model = moe_model.to(dense.dtype)
     dense_state = dense.state_dict()

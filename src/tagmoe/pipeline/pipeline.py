@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
 from diffusers import AutoencoderKLQwenImage, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
@@ -390,3 +391,8 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
         self.scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), device=device, **options)
         self.scheduler.set_begin_index(0)
         return self.scheduler.timesteps
+
+
+# DiffusionPipeline.from_pretrained looks for the class that model_index.json names among diffusers' own. With this it
+# opens our folders once tagmoe is imported; W_tag and H_pred (`alignment`) come with our `from_pretrained` only.
+diffusers.TagMoEPipeline = TagMoEPipeline

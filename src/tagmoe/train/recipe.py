@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from diffusers import QwenImageTransformer2DModel
 from rich.console import Console
 from safetensors import SafetensorError
@@ -29,7 +28,7 @@ from tagmoe.config import DataConfig, MoEConfig, RunConfig
 from tagmoe.data.order.rows import bucket_sizes
 from tagmoe.errors import ConfigError, MissingError, TrainingError, UsageError
 from tagmoe.files.resumable import FULL
-from tagmoe.files.yaml_text import read_yaml
+from tagmoe.files.yaml_text import read_yaml, write_yaml
 from tagmoe.model.cpu.attention import RealRoPEAttnProcessor
 from tagmoe.model.transformer import TagMoETransformer2DModel
 from tagmoe.model.upcycle import upcycle
@@ -377,7 +376,7 @@ def _run_folder(folder: Path, settings: Mapping[str, Any], resume: bool) -> Iter
             _check_new(folder)  # checked again, because no other process can start here now
         try:
             unfinished = folder / f"{RECORD}.unfinished"
-            unfinished.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+            unfinished.write_text(write_yaml(settings), encoding="utf-8")
             os.replace(unfinished, folder / RECORD)
             yield
         except BaseException:

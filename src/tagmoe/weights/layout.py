@@ -128,3 +128,15 @@ def mixture_settings(
         # The top_k near-tied scores sum to about top_k / num_experts. This factor undoes that at step 0.
         "expert_scale": num_experts / top_k if mode == "exact" else 1.0,
     }
+
+
+def rounding_note(expert_scale: float, dtype: str) -> str | None:
+    """A sentence when exact upcycling is not exact: 16 bits hold a product only if its factor is a power of two."""
+    if dtype.removeprefix("torch.") not in ("bfloat16", "float16", "BF16", "F16", "bf16", "fp16"):
+        return None
+    if math.frexp(expert_scale)[0] == 0.5:
+        return None
+    return (
+        f"The experts' outputs are scaled by {expert_scale:.4g}, which {dtype.removeprefix('torch.')} rounds, so the "
+        "mixture does not start exactly at the dense model; use float32, or num_experts / top_k a power of two."
+    )

@@ -32,6 +32,7 @@ from tagmoe.weights.layout import (
     gate_layout,
     is_output_layer,
     mixture_settings,
+    rounding_note,
     takes_noise,
 )
 from tagmoe.weights.shards import (
@@ -91,6 +92,9 @@ def upcycle_folder(
     entries = read_entries(part)
     _check_layout(part, entries, dense)
     planned = list(_plan(entries, dense, added, settings))
+    for kind in sorted({tensor.dtype for tensor in planned if ".img_mlp.experts." in tensor.name}):
+        if log is not None and (note := rounding_note(added["expert_scale"], kind)):
+            log(note)
     # The entries that save_pretrained would write for a model built in memory.
     names = {"_class_name": "TagMoETransformer2DModel", "_diffusers_version": version("diffusers")}
     is_pipeline = part != source
