@@ -147,6 +147,19 @@ def test_bad_folders(released, base, tmp_path) -> None:
         TagMoEPipeline.from_pretrained(released, base=hollow)
 
 
+def test_weights_that_are_not_finite_are_named(base, tmp_path) -> None:
+    weights = released_weights(dense_state(base))
+    name = next(name for name in weights if "experts" in name)
+    weights[name] = weights[name].clone()
+    weights[name].view(-1)[0] = float("nan")
+    folder = save_released(weights, tmp_path / "authors", shards=2)
+    with pytest.raises(CheckpointError, match=r"experts.*holds numbers that are not finite"):
+        TagMoEPipeline.from_pretrained(folder, base=base)
+    convert_release(folder, base, tmp_path / "ours")
+    with pytest.raises(CheckpointError, match=r"experts.*holds numbers that are not finite"):
+        TagMoEPipeline.from_pretrained(tmp_path / "ours")
+
+
 def test_a_damaged_alignment_file_is_named(converted, tmp_path) -> None:
     copy = shutil.copytree(converted, tmp_path / "copy")
     data = (copy / "alignment.safetensors").read_bytes()

@@ -139,6 +139,17 @@ def test_a_disk_that_fills_while_training_says_how_to_go_on(
     assert metrics(run) == metrics(whole)
 
 
+def test_a_disk_too_small_for_the_checkpoints_is_said_before_the_first_step(
+    config: Make, run_training: RunTraining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(loop.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    run = config()
+    with pytest.raises(TrainingError, match="0 MB free, and checkpoints of base need up to"):
+        run_training(run)
+    assert not Path(run.output_dir).exists()
+
+
 # ---- what a resumed run starts from -------------------------------------------------------------------------------
 def stopped_run(run: RunConfig, run_training: RunTraining, monkeypatch: pytest.MonkeyPatch) -> None:
     original = loop._train_step

@@ -16,6 +16,7 @@ from accelerate import init_empty_weights
 from safetensors import SafetensorError, safe_open
 
 from tagmoe.errors import CheckpointError, UsageError
+from tagmoe.model.loading import check_finite
 from tagmoe.model.transformer import TagMoETransformer2DModel
 from tagmoe.weights.presets import RELEASE
 from tagmoe.weights.release import (
@@ -88,7 +89,7 @@ def load_release(
     head layers, as stored. It is empty where the release has no alignment weights.
 
     Raises MissingError when a folder does not exist. Raises CheckpointError, naming files or keys, for a pickle, a
-    damaged or missing file, and weights that do not fit. Nothing is loaded partially.
+    damaged or missing file, numbers that are not finite, and weights that do not fit. Nothing is loaded partially.
     """
     entries = read_release(source)
     plan = plan_release(entries, read_base_config(base), source=str(source))
@@ -97,6 +98,7 @@ def load_release(
     wanted = torch.float32 if dtype is None else dtype
     weights = {name: value.to(device, wanted) for name, value in _read(plan.weights, entries)}
     model.load_state_dict(weights, strict=True, assign=True)
+    check_finite(model, str(source))
     return model.eval(), dict(_read(plan.alignment, entries))
 
 

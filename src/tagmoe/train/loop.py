@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -189,6 +190,7 @@ def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
     ema = {name: value.detach().clone() for name, value in flat_parameters(stage.modules).items()}
     step = 0
     remove_leftovers(folder)
+    _check_room(stage, run)
     if found := list_checkpoints(folder):
         state, tensors = load_checkpoint(found[-1])
         if state.get("precision", precision) != precision:
@@ -262,6 +264,18 @@ def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
             if asked:
                 raise Interrupted(f"{stage.name}: stopped at step {step} of {stage.steps} and saved.", **asked)
     return ema
+
+
+def _check_room(stage: Stage, run: Run) -> None:
+    """Raise TrainingError when the disk cannot hold a stage's checkpoints: weights, average and two moments each."""
+    weights = sum(value.numel() * value.element_size() for value in flat_parameters(stage.modules).values())
+    needed = 4 * weights * (run.config.keep_checkpoints + 1)
+    free = shutil.disk_usage(run.folder).free
+    if stage.steps and free < needed:
+        raise TrainingError(
+            f"The disk of {str(run.folder)!r} has {free / 1e6:.0f} MB free, and checkpoints of {stage.name} need up to "
+            f"{needed / 1e6:.0f} MB; free some space, or set keep_checkpoints lower."
+        )
 
 
 def _not_finite(stage: Stage, step: int, what: str, folder: Path) -> str:
