@@ -6,6 +6,7 @@ import difflib
 import math
 import re
 import secrets
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -134,9 +135,20 @@ def check_words(text: str, known_words: Sequence[str]) -> None:
     )
 
 
+def normal_spelling(text: str) -> str:
+    """The spelling that a model of a small vocabulary was trained on: lower case, single blanks, no closing mark.
+
+    Unicode forms of the same letters become one (NFKC). Text in double quotes stays as it is. A text without any word
+    stays too, because the empty instruction of guidance is a blank.
+    """
+    parts = re.split(r'("[^"]*"|\u201c[^\u201d]*\u201d)', text)
+    parts[::2] = [re.sub(r"\s+", " ", unicodedata.normalize("NFKC", part)).lower() for part in parts[::2]]
+    return re.sub(r"[\s.!?;:,]+$", "", "".join(parts)).lstrip() or text
+
+
 def split_words(text: str) -> list[str]:
     """The lower-case words of a prompt, as `known_words` counts them: letters, digits and inner apostrophes."""
-    return re.findall(r"\w+(?:'\w+)*", text.lower())
+    return re.findall(r"\w+(?:'\w+)*", unicodedata.normalize("NFKC", text).lower())
 
 
 def make_generators(seed: Any, generator: Any, batch: int) -> tuple[list[torch.Generator], list[int]]:

@@ -10,7 +10,7 @@ import torch
 
 from tagmoe.errors import UsageError
 from tagmoe.pictures import fit_size, resize_image
-from tagmoe.pipeline.arguments import check_words
+from tagmoe.pipeline.arguments import check_words, normal_spelling
 from tagmoe.pipeline.tensors import images_to_tensor
 
 WIDEST_REFERENCE = 16
@@ -34,8 +34,9 @@ class EncodingMixin:
     def encode_prompt(self, prompt: str | Sequence[str]) -> Text:
         """The conditioning of prompts: embeddings (B, S, D), zero where padded, and the mask (B, S) of real tokens.
 
-        The template's tokens before the prompt are dropped, as in Qwen-Image (34 of them there). Raises UsageError for
-        control tokens, unknown words and too long prompts.
+        The template's tokens before the prompt are dropped, as in Qwen-Image (34 of them there). With known words, the
+        spelling is normalised first (`tagmoe.pipeline.arguments.normal_spelling`). Raises UsageError for control
+        tokens, unknown words and too long prompts.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         before, after = self.config.prompt_template.split("{}")
@@ -70,6 +71,7 @@ class EncodingMixin:
                 raise UsageError(f"The prompt contains the control token {token!r}; remove it.")
         if self.config.known_words is not None:
             check_words(text, self.config.known_words)
+            text = normal_spelling(text)
         ids = self._token_ids(text)
         if len(ids) > self.config.max_prompt_tokens:
             raise UsageError(
