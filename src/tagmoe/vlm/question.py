@@ -79,12 +79,9 @@ class VLM(Protocol):
     @property
     def model(self) -> str:
         """Name of the model, as it stands in the provenance of its answers."""
-        ...
 
     async def ask(self, question: Question) -> Answer:
         """The answer. Raises UsageError only for settings that can never work (a wrong key, a text-only model)."""
-        ...
 
     async def close(self) -> None:
         """Close connections and release the model."""
-        ...

@@ -7,7 +7,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from support.annotated_stores import annotate, careless, stored, truth, world_records
+from support.annotated_stores import alpha_of, annotate, careless, stored, truth, world_records
 from support.html_page import Page
 from support.made_pictures import sound
 
@@ -15,7 +15,7 @@ from tagmoe.annotation.answer import Annotation, read_annotations
 from tagmoe.annotation.quality import agree as agree_module
 from tagmoe.annotation.quality.agree import NO_ANSWER, agree
 from tagmoe.annotation.quality.agree_tables import csv_tables, data_of, figures_of, write_report
-from tagmoe.annotation.quality.agreement import as_bits, krippendorff_alpha
+from tagmoe.annotation.quality.agreement import as_bits
 from tagmoe.data.inverse.invert import Rules, invert
 from tagmoe.data.store.record import Picture, TagProvenance
 from tagmoe.data.store.store import Store
@@ -54,7 +54,7 @@ def test_figures_are_those_of_the_columns(store, report):
     found = report.agreement
     assert (found.rows, report.rows) == (len(pairs), len(store))
     assert found.exact.value == pytest.approx(equal / len(pairs))
-    alpha = krippendorff_alpha([(a.tags, b.tags) for a, b in pairs], "masi")
+    alpha = alpha_of([(a.tags, b.tags) for a, b in pairs], "masi")
     assert found.alpha_masi.value == pytest.approx(alpha)
     assert report.a.statuses["ok"] == len(pairs)
     assert report.a.statuses["refused"] == sum(a is not None and a.status == "refused" for a in said[0]) > 0
@@ -70,7 +70,7 @@ def test_alpha_of_three_annotators(store):
     found = agree(store, *names[:2], also=names[2:], pictures=0, bootstrap=FEW)
     said = [[None if one is None else one.tags for one in read_annotations(store, name)] for name in names]
     for distance, measure in found.alphas_of_all.items():
-        assert measure.value == pytest.approx(krippendorff_alpha(zip(*said, strict=True), distance))
+        assert measure.value == pytest.approx(alpha_of(zip(*said, strict=True), distance))
         assert measure.value != pytest.approx(getattr(found.agreement, f"alpha_{distance}").value)
         assert measure.low < measure.value < measure.high
     assert set(found.alphas_of_all) == {"jaccard", "masi"}
@@ -104,7 +104,7 @@ def test_inverses_are_compared_with_their_parents(store):
 def test_pixels_speak_against_false_tags(store, report):
     found = report.a.evidence, report.b.evidence
     assert found[0].rows <= found[1].rows < len(store)
-    shares = [side.conflicting / side.rows for side in found]
+    shares = [side.faulty / side.rows for side in found]
     # the true tags are contradicted less than careless ones, and some wrong ones are found
     assert shares[1] < shares[0]
     assert report.a.conflicting
@@ -112,8 +112,8 @@ def test_pixels_speak_against_false_tags(store, report):
         assert all(reason.startswith("sloppy: ") for reason in case.why)
     wrong = annotate(Store.open(store.uri), everything=lambda record: Annotation("ok", tags=(0, 6, 13)))
     local = agree(wrong, "everything", "oracle", pictures=60, bootstrap=FEW).a.evidence
-    assert local.by_conflict["local editing but most pixels changed"] > 5
-    assert local.conflicting / local.rows > shares[0]
+    assert local.by_name["local editing but most pixels changed"] > 5
+    assert local.faulty / local.rows > shares[0]
 
 
 def test_partial_tags_are_no_answer(store):

@@ -285,13 +285,7 @@ def ledger_folder(store: Store, plan: Plan) -> Path:
 
 def _first(group: BaseExceptionGroup) -> BaseException:
     """The error that stopped a group of tasks; an error with a sentence for the user comes before any other."""
-    errors = list(_leaves(group))
-    return next((error for error in errors if isinstance(error, TagMoEError)), errors[0])
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
+    error: BaseException = group.subgroup(TagMoEError) or group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

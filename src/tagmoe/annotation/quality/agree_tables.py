@@ -94,7 +94,7 @@ def _side(side: Side) -> dict[str, Any]:
         "statuses": dict(side.statuses),
         "models": sorted(name for name in side.models if name),
         "rules_versions": sorted(name for name in side.versions if name),
-        "broken_rules": {"rows": side.rules.broken, "of": side.rules.rows, "by_rule": dict(side.rules.by_rule)},
+        "broken_rules": {"rows": side.rules.faulty, "of": side.rules.rows, "by_rule": dict(side.rules.by_name)},
         "inverse": None
         if inverse is None
         else {
@@ -104,9 +104,9 @@ def _side(side: Side) -> dict[str, Any]:
             "error": {tag.tag: _measure(tag.error) for tag in inverse.tags},
         },
         "conflicts": {
-            "rows": side.evidence.conflicting,
+            "rows": side.evidence.faulty,
             "of": side.evidence.rows,
-            "by_conflict": dict(side.evidence.by_conflict),
+            "by_conflict": dict(side.evidence.by_name),
         },
         "label_issues": None
         if issues is None

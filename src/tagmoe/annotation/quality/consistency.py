@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
@@ -67,36 +67,18 @@ class TaskTags:
 
 
 @dataclass
-class RuleCounts:
-    """Counts of rows. rows: with tags. broken: with any broken rule. by_rule: by broken rule."""
+class FaultCounts:
+    """Counts of rows. rows: all that were examined. faulty: with any fault. by_name: by name of the fault."""
 
     rows: int = 0
-    broken: int = 0
-    by_rule: Counter[str] = field(default_factory=Counter)
+    faulty: int = 0
+    by_name: Counter[str] = field(default_factory=Counter)
 
-    def add(self, bits: int) -> tuple[str, ...]:
-        """Count one row, and return the names of the rules that it breaks."""
-        names = broken_rules(bits)
+    def add(self, names: Collection[str]) -> None:
+        """One row, with the different names of its faults."""
         self.rows += 1
-        self.broken += bool(names)
-        self.by_rule.update(names)
-        return names
-
-
-@dataclass
-class ConflictCounts:
-    """Counts of rows. rows: with pixels measured. conflicting: with any conflict. by_conflict: by conflict."""
-
-    rows: int = 0
-    conflicting: int = 0
-    by_conflict: Counter[str] = field(default_factory=Counter)
-
-    def add(self, conflicts: Iterable[str]) -> None:
-        """One row."""
-        found = set(conflicts)
-        self.rows += 1
-        self.conflicting += bool(found)
-        self.by_conflict.update(found)
+        self.faulty += bool(names)
+        self.by_name.update(names)
 
 
 class InversePair(NamedTuple):
@@ -175,9 +157,8 @@ class InverseTally:
         if differing and len(self._examples) < FIRST_ROWS:
             self._examples.append(InversePair(row, int(rows[place]), tuple(TAG_NAMES[tag] for tag in differing)))
 
-    def result(self, bootstrap: Bootstrap | None = None) -> InverseConsistency:
+    def result(self, bootstrap: Bootstrap) -> InverseConsistency:
         """All figures; they are undefined without any pair."""
-        bootstrap = bootstrap or Bootstrap()
         groups = max(1, len(self._groups))
         sums_G = self._sums_G[:groups]
         draws = bootstrap.weights(groups) @ sums_G

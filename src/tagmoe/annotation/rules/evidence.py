@@ -139,47 +139,45 @@ def compare(source: np.ndarray, target: np.ndarray) -> Evidence:
     )
 
 
-def conflicts(evidence: Evidence | None, descriptor: TaskDescriptor) -> tuple[str, ...]:
-    """Names of the contradictions between pixels and tags; empty without evidence."""
-    if evidence is None:
-        return ()
+def conflicts(evidence: Evidence, descriptor: TaskDescriptor) -> tuple[str, ...]:
+    """Names of the contradictions between pixels and tags."""
     scope, types, kept = set(descriptor.scope), set(descriptor.types), set(descriptor.preservation)
     if evidence.identical:
         return ("identical pictures",)
-    e = evidence
     # If the border is unchanged, an object moved, not the camera.
-    moved = e.camera != STILL and e.background_kept < KEPT_FRAME
+    moved = evidence.camera != STILL and evidence.background_kept < KEPT_FRAME
     found = {
-        "local editing but most pixels changed": "local editing" in scope and e.changed_area > LOCAL_AREA,
-        "global editing but few pixels changed": "global editing" in scope and e.changed_area < GLOBAL_AREA,
-        "multi region editing but one region changed": "multi region editing" in scope and e.regions == 1,
-        "multi region editing but most pixels changed": "multi region editing" in scope and e.changed_area > LOCAL_AREA,
+        "local editing but most pixels changed": "local editing" in scope and evidence.changed_area > LOCAL_AREA,
+        "global editing but few pixels changed": "global editing" in scope and evidence.changed_area < GLOBAL_AREA,
+        "multi region editing but one region changed": "multi region editing" in scope and evidence.regions == 1,
+        "multi region editing but most pixels changed": "multi region editing" in scope
+        and evidence.changed_area > LOCAL_AREA,
         # Another viewpoint preserves the background as such, but not its place in the picture.
         "background preservation but the background changed": "background preservation" in kept
         and "viewpoint editing" not in scope
-        and e.background_kept < KEPT_FRAME,
+        and evidence.background_kept < KEPT_FRAME,
         "background editing but the background stayed": "background editing" in types
         and "content customization" not in scope
-        and e.background_kept > CHANGED_FRAME
-        and e.changed_area < GLOBAL_AREA,
+        and evidence.background_kept > CHANGED_FRAME
+        and evidence.changed_area < GLOBAL_AREA,
         "illumination editing but the light stayed": "illumination editing" in types
-        and abs(e.luminance_shift) < LIGHT_LEVELS
-        and e.changed_area < GLOBAL_AREA,
+        and abs(evidence.luminance_shift) < LIGHT_LEVELS
+        and evidence.changed_area < GLOBAL_AREA,
         "structure preservation but the edges changed": "structure preservation" in kept
         and "style transfer" not in types
-        and e.changed_area > MUCH_AREA
-        and e.edges_kept < STRUCTURE_EDGES,
+        and evidence.changed_area > MUCH_AREA
+        and evidence.edges_kept < STRUCTURE_EDGES,
         "structure preservation but the camera moved": "structure preservation" in kept and moved,
         "viewpoint editing but the layout stayed": "viewpoint editing" in scope
-        and e.camera == STILL
-        and (e.layout > SAME_LAYOUT or e.changed_area < GLOBAL_AREA),
+        and evidence.camera == STILL
+        and (evidence.layout > SAME_LAYOUT or evidence.changed_area < GLOBAL_AREA),
         "no viewpoint editing but the camera moved": bool(scope & {"local editing", "global editing"})
         and moved
-        and e.camera.fit > SAME_LAYOUT,
+        and evidence.camera.fit > SAME_LAYOUT,
         "style preservation but the picture is toned": "style preservation" in kept
         and not types & {"illumination editing", "background editing"}
-        and e.whole_picture
-        and e.hue_range < ONE_TINT,
+        and evidence.whole_picture
+        and evidence.hue_range < ONE_TINT,
     }
     return tuple(name for name, is_so in found.items() if is_so)
 
