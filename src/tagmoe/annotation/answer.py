@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
@@ -123,6 +124,13 @@ def read_rows(store: Store, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Each row of a store, in order, as the values of these columns."""
     for batch in store.scan(columns, rows=8192):
         yield from batch.to_pylist()
+
+
+def first_rows(store: Store) -> dict[int, int]:
+    """The number of the first row of each fragment."""
+    numbers = store.fragments()
+    ends = accumulate(map(store.fragment_rows, numbers), initial=0)
+    return dict(zip(numbers, ends, strict=False))
 
 
 def _canonical(row: Mapping[str, Any]) -> Annotation | None:

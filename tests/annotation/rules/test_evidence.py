@@ -186,6 +186,7 @@ def test_only_a_record_with_one_edited_picture_has_evidence(source: np.ndarray) 
         found = measure(record((data, role), (data, "mask"), target=data))
         assert isinstance(found, Evidence)
         assert found.identical
+    assert conflicts(None, LOCAL) == ()
 
 
 def test_what_is_no_picture_is_said_in_one_sentence(source: np.ndarray) -> None:

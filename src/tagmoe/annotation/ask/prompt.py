@@ -125,16 +125,13 @@ def _order(vote: int, seed: int) -> list[str]:
 def _shown(record: Record) -> list[str | Attachment]:
     """The pictures in order, each after its number and role, then the instruction."""
     parts: list[str | Attachment] = []
-    number = 0
-    for picture in record.images:
-        if picture.role == "mask":
-            continue
-        number += 1
+    given = [picture for picture in record.images if picture.role != "mask"]
+    for number, picture in enumerate(given, 1):
         parts += [f"Picture {number}, {_TITLES[picture.role]}:", Attachment(picture.data)]
-    parts += [f"Picture {number + 1}, the target, that is the result of the edit:", Attachment(record.target.data)]
+    parts += [f"Picture {len(given) + 1}, the target, that is the result of the edit:", Attachment(record.target.data)]
     said = " ".join(record.instruction.split())[:MAX_INSTRUCTION]
     task = f" The data set calls the task {record.native_task!r}." if record.native_task else ""
-    parts.append(f"Instruction: {said!r}.{task}" + ("" if number else " There is no source picture."))
+    parts.append(f"Instruction: {said!r}.{task}" + ("" if given else " There is no source picture."))
     return parts
 
 

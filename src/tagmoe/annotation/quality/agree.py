@@ -45,12 +45,11 @@ _META = ("id", "root", "dataset", "native_task", "operation", "parent", "tag_pro
 
 
 class Disagreement(NamedTuple):
-    """Rows with the same disagreement: the tags that only a and only b gave, the number of rows, and some of them."""
+    """Rows with the same disagreement: the tags that only a and only b gave, and the number of rows."""
 
     only_a: tuple[str, ...]
     only_b: tuple[str, ...]
     rows: int
-    examples: tuple[int, ...]
 
 
 class Case(NamedTuple):
@@ -122,14 +121,13 @@ def agree(
     also: Sequence[str] = (),
     gold: Gold | None = None,
     pictures: int = PICTURES,
-    shown: int = SHOWN,
     bootstrap: Bootstrap | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> AgreeReport:
     """Compare two annotators of a store.
 
     also: further annotators, for the alpha of all. gold: which of the two is gold, if any. pictures: number of rows
-    whose pictures are read. shown: most rows of a section. Raises UsageError for an unknown annotator, an annotator
+    whose pictures are read. Raises UsageError for an unknown annotator, an annotator
     given twice, an empty store, and no rows in common. Raises MissingError without the extra `vlm`.
     """
     if a == b:
@@ -162,7 +160,7 @@ def agree(
         b=sides[1],
         agreement=agreement,
         disagreements=reading.patterns.most_common(),
-        worst=reading.patterns.worst(shown, (a, b)),
+        worst=reading.patterns.worst(SHOWN, (a, b)),
         looked_at=tuple(row.number for row in looked_at),
         by_definition=reading.by_definition,
         also=tuple(also),
@@ -193,19 +191,13 @@ class _Patterns:
 
     def most_common(self) -> tuple[Disagreement, ...]:
         ordered = sorted(self._rows.items(), key=lambda item: (-item[1], item[0]))
-        return tuple(
-            Disagreement(_names(only_a), _names(only_b), count, self._some(only_a, only_b))
-            for (only_a, only_b), count in ordered
-        )
+        return tuple(Disagreement(_names(only_a), _names(only_b), count) for (only_a, only_b), count in ordered)
 
     def worst(self, count: int, names: tuple[str, str]) -> tuple[Case, ...]:
         """The rows that differ most, with few rows of each kind, so that one kind does not fill the page."""
         every = [(*example, pattern) for pattern, found in self._examples.items() for example in found]
         every.sort(key=lambda item: (-item[0], -self._rows[item[3]], item[1]))
         return tuple(Case(row, _said(names, pattern)) for _, _, row, pattern in every[:count])
-
-    def _some(self, only_a: int, only_b: int) -> tuple[int, ...]:
-        return tuple(row for _, _, row in sorted(self._examples[only_a, only_b], reverse=True))
 
 
 class _Reading:

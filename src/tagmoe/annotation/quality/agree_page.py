@@ -174,11 +174,11 @@ def _tasks(shown: Side, other: Side) -> dict[str, Any]:
 
 def _inverse_cases(side: Side) -> list[Case]:
     pairs = () if side.inverse is None else side.inverse.examples[: CASES // 3]
-    cases = []
-    for pair in pairs:
-        words = f"{side.name} differs in: {', '.join(pair.differing)}"
-        cases += [Case(pair.parent, ("the edit", words)), Case(pair.child, ("its inverse", words))]
-    return cases
+    return [
+        Case(row, (what, f"{side.name} differs in: {', '.join(pair.differing)}"))
+        for pair in pairs
+        for row, what in ((pair.parent, "the edit"), (pair.child, "its inverse"))
+    ]
 
 
 def _issue_cases(side: Side) -> list[Case]:
@@ -199,12 +199,9 @@ def _records(store: Store, report: AgreeReport, cases: Iterable[Case]) -> dict[i
     rows = sorted({case.row for case in cases})
     columns = {side.name: "tags" if side.name == CANONICAL else column_of(side.name) for side in report.sides}
     names = ["id", "dataset", "native_task", "operation", "instruction", "images", "target", *columns.values()]
-    found = {}
-    for row in rows:
-        # one at a time: a picture of a camera has megabytes
-        read = store.take([row], list(dict.fromkeys(names))).to_pylist()[0]
-        found[row] = _shown(read, *columns.values())
-    return found
+    # one at a time: a picture of a camera has megabytes
+    taken = ((row, store.take([row], list(dict.fromkeys(names))).to_pylist()[0]) for row in rows)
+    return {row: _shown(read, *columns.values()) for row, read in taken}
 
 
 def _shown(row: Mapping[str, Any], *columns: str) -> dict[str, Any]:

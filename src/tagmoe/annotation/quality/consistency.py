@@ -13,7 +13,7 @@ from array import array
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -125,7 +125,6 @@ class InverseTally:
 
     def __init__(self) -> None:
         self._keys, self._bits, self._rows = array("Q"), array("l"), array("q")
-        self._sorted: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
         self._groups = RootGroups()
         # pairs, equal pairs, and by tag the pairs that differ
         self._sums_G = np.zeros((GROUPS, 2 + len(TAGS)))
@@ -143,7 +142,7 @@ class InverseTally:
 
     def parent(self, name: str, root: str, bits: int, row: int) -> None:
         """Add a record that may be the parent of an inverse. name: its id."""
-        keys, children, rows = self._ready()
+        keys, children, rows = self._sorted
         place = int(np.searchsorted(keys, np.uint64(_digest(name))))
         if place == len(keys) or int(keys[place]) != _digest(name):
             return
@@ -183,12 +182,12 @@ class InverseTally:
             examples=tuple(self._examples),
         )
 
-    def _ready(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        if self._sorted is None:
-            keys = np.frombuffer(self._keys, np.uint64)
-            order = np.argsort(keys, kind="stable")
-            self._sorted = keys[order], np.array(self._bits)[order], np.array(self._rows)[order]
-        return self._sorted
+    @cached_property
+    def _sorted(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Keys, sets and rows of the inverses, by key."""
+        keys = np.frombuffer(self._keys, np.uint64)
+        order = np.argsort(keys, kind="stable")
+        return keys[order], np.array(self._bits)[order], np.array(self._rows)[order]
 
 
 def _error_rate(differing: np.ndarray) -> np.ndarray:

@@ -139,8 +139,10 @@ def compare(source: np.ndarray, target: np.ndarray) -> Evidence:
     )
 
 
-def conflicts(evidence: Evidence, descriptor: TaskDescriptor) -> tuple[str, ...]:
-    """Names of the contradictions between pixels and tags."""
+def conflicts(evidence: Evidence | None, descriptor: TaskDescriptor) -> tuple[str, ...]:
+    """Names of the contradictions between pixels and tags; empty without evidence."""
+    if evidence is None:
+        return ()
     scope, types, kept = set(descriptor.scope), set(descriptor.types), set(descriptor.preservation)
     if evidence.identical:
         return ("identical pictures",)

@@ -21,8 +21,8 @@ def packaged_patterns() -> Mapping[str, re.Pattern[str]]:
 
 def patterns_of(words: WordLists) -> dict[str, re.Pattern[str]]:
     """Compiled patterns, each by the name of what it finds."""
-    w = SimpleNamespace(**{name: any_of(entries) for name, entries in words})
-    verbs = any_of([*words.other_verbs, *words.change_verbs])
+    w = SimpleNamespace(**{name: any_of(entries) for name, entries in words.items()})
+    verbs = any_of([*words["other_verbs"], *words["change_verbs"]])
     clothes = f"{w.clothes}s?"
     whole = rf"(?:this|it|that|(?:the|this) (?:whole |entire |full |overall )?{w.images})"
     who = (
