@@ -107,8 +107,7 @@ class InstructionRewriter:
             # The worker is blocked: abandon its thread and its event loop.
             future.cancel()
             self._loop = None
-            result = self._fallback(instruction, self._late())
-            result = replace(result, seconds=time.monotonic() - started)
+            result = replace(self._fallback(instruction, self._late()), seconds=time.monotonic() - started)
         except BaseException:
             # On Ctrl-C stop the model too: while it writes, the process cannot end.
             future.cancel()

@@ -125,8 +125,7 @@ def read_reply(reply: Mapping[str, Any], question: Question) -> Answer:
         return Answer("refused", text, reason="The server's content filter stopped the answer.")
     answer = answer_of(text, question)
     if finish == "length" and not (question.choices and answer.status == "ok"):
-        reason = f"The answer was cut off at {question.max_tokens} tokens."
-        return Answer("invalid", text, reason=reason)
+        return Answer("invalid", text, reason=f"The answer was cut off at {question.max_tokens} tokens.")
     if answer.status == "ok" and question.choices:
         return replace(answer, probabilities=choice_probabilities(first.get("logprobs"), question.choices))
     return answer

@@ -155,9 +155,8 @@ class LocalVLM:
             logits_processor=processors,
             stopping_criteria=StoppingCriteriaList([_Stopped(stop)]),
         )[0, prompt.ids.shape[1] :].tolist()
-        ended = bool(ids) and ids[-1] in self._ends
         text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        if not ended:
+        if not ids or ids[-1] not in self._ends:
             return Answer("invalid", text, reason=f"The answer was cut off at {question.max_tokens} tokens.")
         return answer_of(text, question)
 

@@ -189,8 +189,6 @@ def _refused(reason: str, words: Reading, evidence: Evidence | None) -> Annotati
 
 
 def _raw(words: Reading, evidence: Evidence | None) -> str:
-    seen = None
-    if evidence is not None:
-        seen = {"changed_area": round(evidence.changed_area, 3), "regions": evidence.regions}
+    seen = None if evidence is None else {"changed_area": round(evidence.changed_area, 3), "regions": evidence.regions}
     operations = [[operation.edit, operation.things] for operation in words.operations]
     return json.dumps({"words": operations, "face": words.face, "pixels": seen})
