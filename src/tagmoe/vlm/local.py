@@ -71,14 +71,13 @@ class LocalVLM:
         here: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         try:
             config = AutoConfig.from_pretrained(path, **here)
-            for mapping in (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING):
-                if type(config) in mapping:
-                    break
-            else:
+            mappings = (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING)
+            kind = next((mapping[type(config)] for mapping in mappings if type(config) in mapping), None)
+            if kind is None:
                 raise UsageError(
                     f"{str(folder)!r} is a {config.model_type!r}, which writes no text; give a Qwen-VL model."
                 )
-            model = mapping[type(config)].from_pretrained(path, dtype=dtype or "auto", use_safetensors=True, **here)
+            model = kind.from_pretrained(path, dtype=dtype or "auto", use_safetensors=True, **here)
             tokenizer = AutoTokenizer.from_pretrained(path, **here)
             image_processor = _read_image_processor(path, here)
         except UsageError:

@@ -19,6 +19,16 @@ this question (its content, a picture). failed: no answer came (no connection, a
 STATUSES: tuple[Status, ...] = get_args(Status)
 
 
+def object_schema(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON schema of an object that has all of these properties and no other."""
+    return {
+        "type": "object",
+        "properties": dict(properties),
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
 @dataclass(frozen=True)
 class Attachment:
     """An encoded picture (PNG, JPEG or WebP bytes) of a question."""

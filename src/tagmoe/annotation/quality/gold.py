@@ -99,8 +99,7 @@ def gold_set(store: Store, annotator: str, limit: int | None = None, *, judged: 
         own = annotator == CANONICAL and (row["tag_provenance"] or {}).get("annotator") == judged
         if given is None or given.tags is None or own:
             continue
-        item = (-digest_of(row["id"]), number, row["id"], row["root"], as_bits(given.tags))
-        keep_largest(chosen, item, limit)
+        keep_largest(chosen, (-digest_of(row["id"]), number, row["id"], row["root"], as_bits(given.tags)), limit)
     if not chosen:
         but = f" but those that {judged!r} gave" if judged is not None and annotator == CANONICAL else ""
         raise UsageError(

@@ -88,7 +88,8 @@ def annotate(record: Record, *, native_task: bool = True, pixels: bool = True) -
         return _refused("source and target are the same picture", words, evidence)
     operations = _operations(words, edit)
     if isinstance(operations, str):
-        if evidence is None or not _camera_moved(evidence):
+        camera_moved = evidence is not None and evidence.whole_picture and evidence.camera.fit > 0.9
+        if not camera_moved:
             return _refused("; ".join(filter(None, (operations, note))), words, evidence)
         operations = (Operation("viewpoint", "whole"),)
     return _answer(_descriptor(operations, words, evidence), words, evidence, note)
@@ -174,10 +175,6 @@ def _scope(operations: Sequence[Operation], evidence: Evidence | None) -> str:
         apart = evidence.regions > 1 and not evidence.whole_picture
         return "multi region editing" if apart else "local editing"
     return "multi region editing" if len(operations) > 1 else "local editing"
-
-
-def _camera_moved(evidence: Evidence) -> bool:
-    return evidence.whole_picture and evidence.camera.fit > 0.9
 
 
 def _answer(descriptor: TaskDescriptor, words: Reading, evidence: Evidence | None, note: str = "") -> Annotation:
