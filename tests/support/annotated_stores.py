@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from tagmoe.annotation.answer import ANNOTATION, Annotation, column_of
+from tagmoe.annotation.quality.agreement import ABSENT, AgreementTally, as_bits
 from tagmoe.data.sources.tagworld import TagWorldSource
 from tagmoe.data.store.record import Record, from_row
 from tagmoe.data.store.store import Store
+from tagmoe.intervals import Bootstrap
 from tagmoe.tags import TAGS
 
 Annotator = Callable[[Record], Annotation | None]
@@ -61,3 +63,12 @@ def careless(seed: int = 0, *, drop: float = 0.08, add: float = 0.15, silent: fl
         return Annotation("ok", tags=tuple(sorted(tags)), model="careless-7b", rules_version="1")
 
     return annotator
+
+
+def alpha_of(units: Iterable[Sequence[Iterable[int] | None]], distance: str) -> float | None:
+    """Krippendorff's alpha. units: the tags by each annotator for each row, or None."""
+    units = list(units)
+    tally = AgreementTally(len(units[0]))
+    for unit in units:
+        tally.add("", [ABSENT if value is None else as_bits(value) for value in unit])
+    return tally.alphas(Bootstrap())[distance].value

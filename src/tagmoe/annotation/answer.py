@@ -7,8 +7,9 @@ Every annotator has its own column, `annotation_NAME`, so that annotators can be
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
@@ -109,16 +110,27 @@ def read_annotations(store: Store, annotator: str) -> Iterator[Annotation | None
     Raises UsageError when the store has no such annotator.
     """
     if annotator == CANONICAL:
-        for batch in store.scan(["tags", "tag_provenance"], rows=8192):
-            yield from (_canonical(row) for row in batch.to_pylist())
+        yield from map(_canonical, read_rows(store, ("tags", "tag_provenance")))
         return
     column = column_of(annotator)
     if column not in store.columns:
         known = ", ".join([CANONICAL, *annotators(store)])
         raise UsageError(f"The store {store.uri!r} has no annotator {annotator!r}; it has {known}.")
-    for batch in store.scan([column], rows=8192):
-        for row in batch.to_pylist():
-            yield None if row[column] is None else Annotation.from_row(row[column])
+    for row in read_rows(store, (column,)):
+        yield None if row[column] is None else Annotation.from_row(row[column])
+
+
+def read_rows(store: Store, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Each row of a store, in order, as the values of these columns."""
+    for batch in store.scan(columns, rows=8192):
+        yield from batch.to_pylist()
+
+
+def first_rows(store: Store) -> dict[int, int]:
+    """The number of the first row of each fragment."""
+    numbers = store.fragments()
+    ends = accumulate(map(store.fragment_rows, numbers), initial=0)
+    return dict(zip(numbers, ends, strict=False))
 
 
 def _canonical(row: Mapping[str, Any]) -> Annotation | None:

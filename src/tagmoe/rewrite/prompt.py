@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tagmoe.tags import TAGS
-from tagmoe.vlm.question import Attachment, Question
+from tagmoe.vlm.question import Attachment, Question, object_schema
 
 PROMPT_VERSION = "1"
 MAX_TOKENS = 1024
@@ -22,7 +22,7 @@ For every request:
 - Keep what the user wants: the same change, the same objects, nothing beyond it. You may make it clearer, never other.
 - Copy text between quotation marks, numbers and names exactly. Never put other words between quotation marks, unless
   they are the words of the request that are to be drawn. Never translate: write in the language of the request.
-- Be direct and concrete. One paragraph of plain words, at most {words} words, no list, no comment on your work.
+- Be direct and concrete. One paragraph of plain words, at most 150 words, no list, no comment on your work.
 - Where the request contradicts itself or the pictures, choose the reading that makes most sense.
 - A request that is already clear stays as it is, but for its grammar: then "changed" is false.
 """
@@ -71,14 +71,13 @@ def rewrite_question(
     problems: Sequence[str] = (),
     before: str = "",
     attempt: int = 1,
-    max_words: int = 150,
 ) -> Question:
     """The question for a rewritten instruction. `problems`, `before`: the faults of the last answer, and that answer.
 
     Without pictures the request is for a picture from text. The first attempt is greedy. A later one is sampled with a
     seed of its own, because a greedy model would repeat itself.
     """
-    system = _COMMON.format(words=max_words) + (_EDIT if pictures else _GENERATE)
+    system = _COMMON + (_EDIT if pictures else _GENERATE)
     if known_words is not None:
         system += _WORDS.format(known=" ".join(known_words))
     system += _FIELDS + "".join(f"- {tag.name} ({tag.tier}): {tag.definition}\n" for tag in TAGS)
@@ -108,21 +107,12 @@ def answer_schema(has_pictures: bool) -> Mapping[str, Any]:
     }
     fields = {
         "rewritten": {"type": "string", "minLength": 1, "maxLength": 2400},
-        "task_guess": _object(guess),
+        "task_guess": object_schema(guess),
         "kept_constraints": {"type": "array", "items": {"type": "string", "maxLength": 200}, "maxItems": 12},
         "language": {"type": "string", "maxLength": 40},
         "changed": {"type": "boolean"},
     }
-    return _object(fields)
-
-
-def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": dict(properties),
-        "required": list(properties),
-        "additionalProperties": False,
-    }
+    return object_schema(fields)
 
 
 def _some(names: Sequence[str], most: int) -> dict[str, Any]:

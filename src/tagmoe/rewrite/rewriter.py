@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import io
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -108,8 +107,7 @@ class InstructionRewriter:
             # The worker is blocked: abandon its thread and its event loop.
             future.cancel()
             self._loop = None
-            result = self._fallback(instruction, self._late())
-            result = replace(result, seconds=time.monotonic() - started)
+            result = replace(self._fallback(instruction, self._late()), seconds=time.monotonic() - started)
         except BaseException:
             # On Ctrl-C stop the model too: while it writes, the process cannot end.
             future.cancel()
@@ -222,18 +220,11 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
 
 def attachment_of(image: Image, pixels: int) -> Attachment:
     """A picture as a model sees it, of at most `pixels` pixels: a small one as lossless PNG, others as JPEG."""
-    from tagmoe.vlm.pictures import JPEG_QUALITY, SMALL_PIXELS, fitting_size
+    from PIL.Image import Resampling
 
-    size = fitting_size(*image.size, pixels)
-    shown = image.convert("RGB")
-    if size != image.size:
-        shown = shown.resize(size)
-    buffer = io.BytesIO()
-    if size[0] * size[1] <= SMALL_PIXELS:
-        shown.save(buffer, "PNG")
-    else:
-        shown.save(buffer, "JPEG", quality=JPEG_QUALITY)
-    return Attachment(buffer.getvalue())
+    from tagmoe.vlm.pictures import encoded, fitting_size
+
+    return Attachment(encoded(image.convert("RGB"), fitting_size(*image.size, pixels), Resampling.BICUBIC))
 
 
 def _fits(value: Any) -> bool:

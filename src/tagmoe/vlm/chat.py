@@ -12,7 +12,7 @@ from typing import Any
 
 from tagmoe.errors import ImageError
 from tagmoe.vlm.answers import answer_of
-from tagmoe.vlm.question import Answer, Attachment, Question
+from tagmoe.vlm.question import Answer, Attachment, Question, object_schema
 
 OPTIONAL = (
     "structured_outputs",
@@ -98,8 +98,7 @@ def body_of(
 
 def choice_schema(choices: Sequence[str]) -> dict[str, Any]:
     """A schema for one of the choices. It is an object, because some servers allow nothing else at the top level."""
-    answer = {"type": "string", "enum": list(choices)}
-    return {"type": "object", "properties": {"answer": answer}, "required": ["answer"], "additionalProperties": False}
+    return object_schema({"answer": {"type": "string", "enum": list(choices)}})
 
 
 def _format(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,8 +124,7 @@ def read_reply(reply: Mapping[str, Any], question: Question) -> Answer:
         return Answer("refused", text, reason="The server's content filter stopped the answer.")
     answer = answer_of(text, question)
     if finish == "length" and not (question.choices and answer.status == "ok"):
-        reason = f"The answer was cut off at {question.max_tokens} tokens."
-        return Answer("invalid", text, reason=reason)
+        return Answer("invalid", text, reason=f"The answer was cut off at {question.max_tokens} tokens.")
     if answer.status == "ok" and question.choices:
         return replace(answer, probabilities=choice_probabilities(first.get("logprobs"), question.choices))
     return answer

@@ -28,10 +28,8 @@ class Endpoint:
         self.in_flight = 0
         self.unsupported_fields: set[str] = set()
         self.saw_pictures = False
-        self._failures = 0
-        self._rest = 0.0
-        self._rests_until = 0.0
         self._failed_at = 0.0
+        self.worked()
 
     def __repr__(self) -> str:
         return f"Endpoint({self.url!r})"

@@ -71,14 +71,13 @@ class LocalVLM:
         here: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         try:
             config = AutoConfig.from_pretrained(path, **here)
-            for mapping in (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING):
-                if type(config) in mapping:
-                    break
-            else:
+            mappings = (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING)
+            kind = next((mapping[type(config)] for mapping in mappings if type(config) in mapping), None)
+            if kind is None:
                 raise UsageError(
                     f"{str(folder)!r} is a {config.model_type!r}, which writes no text; give a Qwen-VL model."
                 )
-            model = mapping[type(config)].from_pretrained(path, dtype=dtype or "auto", use_safetensors=True, **here)
+            model = kind.from_pretrained(path, dtype=dtype or "auto", use_safetensors=True, **here)
             tokenizer = AutoTokenizer.from_pretrained(path, **here)
             image_processor = _read_image_processor(path, here)
         except UsageError:
@@ -155,9 +154,8 @@ class LocalVLM:
             logits_processor=processors,
             stopping_criteria=StoppingCriteriaList([_Stopped(stop)]),
         )[0, prompt.ids.shape[1] :].tolist()
-        ended = bool(ids) and ids[-1] in self._ends
         text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        if not ended:
+        if not ids or ids[-1] not in self._ends:
             return Answer("invalid", text, reason=f"The answer was cut off at {question.max_tokens} tokens.")
         return answer_of(text, question)
 

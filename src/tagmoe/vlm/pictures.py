@@ -30,9 +30,12 @@ def capped(data: bytes, pixels: int) -> bytes:
     if header.upright and header.extension in SHOWN and header.width * header.height <= pixels:
         return data
     size = fitting_size(header.width, header.height, pixels)
-    shown = load_image(data, draft=size)
-    if shown.size != size:
-        shown = shown.resize(size, Image.Resampling.LANCZOS)
+    return encoded(load_image(data, draft=size), size, Image.Resampling.LANCZOS)
+
+
+def encoded(image: Image.Image, size: tuple[int, int], resampling: Image.Resampling) -> bytes:
+    """A picture scaled to a size (width, height): a small one as lossless PNG, others as JPEG."""
+    shown = image if image.size == size else image.resize(size, resampling)
     buffer = io.BytesIO()
     if size[0] * size[1] <= SMALL_PIXELS:
         shown.save(buffer, "PNG")

@@ -19,6 +19,16 @@ this question (its content, a picture). failed: no answer came (no connection, a
 STATUSES: tuple[Status, ...] = get_args(Status)
 
 
+def object_schema(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON schema of an object that has all of these properties and no other."""
+    return {
+        "type": "object",
+        "properties": dict(properties),
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
 @dataclass(frozen=True)
 class Attachment:
     """An encoded picture (PNG, JPEG or WebP bytes) of a question."""
@@ -79,12 +89,9 @@ class VLM(Protocol):
     @property
     def model(self) -> str:
         """Name of the model, as it stands in the provenance of its answers."""
-        ...
 
     async def ask(self, question: Question) -> Answer:
         """The answer. Raises UsageError only for settings that can never work (a wrong key, a text-only model)."""
-        ...
 
     async def close(self) -> None:
         """Close connections and release the model."""
-        ...

@@ -116,8 +116,9 @@ class ChatServers:
             return Answer("refused", reason=str(error), attempts=0)
         failure = _Failed("")
         for attempt in range(1, self._attempts + 1):
+            self._opened()
             try:
-                async with self._slots():
+                async with self._free:
                     reply = await self._reply(messages, question)
             except _Failed as error:
                 failure = error
@@ -149,10 +150,6 @@ class ChatServers:
         session, self._session = self._session, None
         if session is not None and self._loop is asyncio.get_running_loop():
             await session.close()
-
-    def _slots(self) -> asyncio.Semaphore:
-        self._opened()
-        return self._free
 
     def _opened(self) -> Any:
         """The session of the running event loop, which keeps connections. A new loop gets a new session."""

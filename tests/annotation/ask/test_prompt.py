@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 
 from tagmoe.annotation.ask.prompt import (
     chosen_tags,
-    descriptor_of,
     tag_questions,
     tags_of,
     task_question,
     votes_of,
     yes_of,
 )
+from tagmoe.annotation.quality.agreement import as_bits
+from tagmoe.annotation.quality.consistency import descriptor_of
 from tagmoe.annotation.rules.rule_set import packaged_rules
 from tagmoe.data.store.record import Picture, Record
 from tagmoe.tags import TAG_NAMES, TAGS
@@ -95,7 +96,7 @@ def vote(scope, *types):
 def test_votes_are_shares_and_the_majority_wins():
     answers = [vote("local editing", "object editing"), vote("local editing"), vote("global editing", "pose editing")]
     tags, probabilities = votes_of(answers)
-    assert descriptor_of(tags).format() == "Scope: local editing; Preservation: background preservation"
+    assert descriptor_of(as_bits(tags)).format() == "Scope: local editing; Preservation: background preservation"
     assert probabilities[0] == pytest.approx(2 / 3)
     assert probabilities[6] == pytest.approx(1 / 3)
     assert probabilities[13] == 1
@@ -118,6 +119,6 @@ def test_one_question_a_tag():
 
 @given(st.lists(st.floats(0, 1), min_size=18, max_size=18))
 def test_there_is_always_exactly_one_scope(values):
-    descriptor = descriptor_of(chosen_tags(tuple(values))[0])
+    descriptor = descriptor_of(as_bits(chosen_tags(tuple(values))[0]))
     assert len(descriptor.scope) == 1
     assert "generation edits nothing" not in [rule.name for rule in descriptor.broken_rules()]

@@ -7,7 +7,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from support.annotated_stores import annotate, careless, stored, truth, world_records
+from support.annotated_stores import alpha_of, annotate, careless, stored, truth, world_records
 from support.html_page import Page
 from support.made_pictures import sound
 
@@ -15,7 +15,7 @@ from tagmoe.annotation.answer import Annotation, read_annotations
 from tagmoe.annotation.quality import agree as agree_module
 from tagmoe.annotation.quality.agree import NO_ANSWER, agree
 from tagmoe.annotation.quality.agree_tables import csv_tables, data_of, figures_of, write_report
-from tagmoe.annotation.quality.agreement import as_bits, krippendorff_alpha
+from tagmoe.annotation.quality.agreement import as_bits
 from tagmoe.data.inverse.invert import Rules, invert
 from tagmoe.data.store.record import Picture, TagProvenance
 from tagmoe.data.store.store import Store
@@ -54,7 +54,7 @@ def test_figures_are_those_of_the_columns(store, report):
     found = report.agreement
     assert (found.rows, report.rows) == (len(pairs), len(store))
     assert found.exact.value == pytest.approx(equal / len(pairs))
-    alpha = krippendorff_alpha([(a.tags, b.tags) for a, b in pairs], "masi")
+    alpha = alpha_of([(a.tags, b.tags) for a, b in pairs], "masi")
     assert found.alpha_masi.value == pytest.approx(alpha)
     assert report.a.statuses["ok"] == len(pairs)
     assert report.a.statuses["refused"] == sum(a is not None and a.status == "refused" for a in said[0]) > 0
@@ -70,21 +70,23 @@ def test_alpha_of_three_annotators(store):
     found = agree(store, *names[:2], also=names[2:], pictures=0, bootstrap=FEW)
     said = [[None if one is None else one.tags for one in read_annotations(store, name)] for name in names]
     for distance, measure in found.alphas_of_all.items():
-        assert measure.value == pytest.approx(krippendorff_alpha(zip(*said, strict=True), distance))
+        assert measure.value == pytest.approx(alpha_of(zip(*said, strict=True), distance))
         assert measure.value != pytest.approx(getattr(found.agreement, f"alpha_{distance}").value)
         assert measure.low < measure.value < measure.high
     assert set(found.alphas_of_all) == {"jaccard", "masi"}
     assert agree(store, "sloppy", "oracle", pictures=0, bootstrap=FEW).alphas_of_all == {}
 
 
-def test_disagreements_name_rows_that_differ_so(store, report):
+def test_rows_that_differ_most_are_worth_a_look(store, report):
     said = [list(read_annotations(store, name)) for name in ("sloppy", "oracle")]
-    for kind in report.disagreements:
-        assert 1 <= len(kind.examples) <= min(3, kind.rows)
-        for row in kind.examples:
-            a, b = (set(side[row].tags) for side in said)
-            assert {TAG_NAMES[tag] for tag in a - b} == set(kind.only_a)
-            assert {TAG_NAMES[tag] for tag in b - a} == set(kind.only_b)
+    for case in report.worst:
+        a, b = (set(side[case.row].tags) for side in said)
+        named = {
+            f"only {name}: {', '.join(TAG_NAMES[tag] for tag in sorted(tags))}"
+            for name, tags in (("sloppy", a - b), ("oracle", b - a))
+            if tags
+        }
+        assert set(case.why) == named
     worst = [case.row for case in report.worst]
     assert len(worst) == len(set(worst)) == agree_module.SHOWN
 
@@ -104,7 +106,7 @@ def test_inverses_are_compared_with_their_parents(store):
 def test_pixels_speak_against_false_tags(store, report):
     found = report.a.evidence, report.b.evidence
     assert found[0].rows <= found[1].rows < len(store)
-    shares = [side.conflicting / side.rows for side in found]
+    shares = [side.faulty / side.rows for side in found]
     # the true tags are contradicted less than careless ones, and some wrong ones are found
     assert shares[1] < shares[0]
     assert report.a.conflicting
@@ -112,8 +114,8 @@ def test_pixels_speak_against_false_tags(store, report):
         assert all(reason.startswith("sloppy: ") for reason in case.why)
     wrong = annotate(Store.open(store.uri), everything=lambda record: Annotation("ok", tags=(0, 6, 13)))
     local = agree(wrong, "everything", "oracle", pictures=60, bootstrap=FEW).a.evidence
-    assert local.by_conflict["local editing but most pixels changed"] > 5
-    assert local.conflicting / local.rows > shares[0]
+    assert local.by_name["local editing but most pixels changed"] > 5
+    assert local.faulty / local.rows > shares[0]
 
 
 def test_partial_tags_are_no_answer(store):

@@ -9,12 +9,13 @@ from tagmoe.annotation.quality import consistency
 from tagmoe.annotation.quality.agreement import as_bits
 from tagmoe.annotation.quality.consistency import (
     OTHER_TASKS,
+    FaultCounts,
     InverseTally,
-    RuleCounts,
     TaskTags,
     broken_rules,
     descriptor_of,
 )
+from tagmoe.intervals import Bootstrap
 from tagmoe.tags import TAG_NAMES, index
 
 
@@ -49,12 +50,13 @@ def test_many_names_of_tasks_do_not_fill_the_memory(monkeypatch):
 def test_rules_are_those_of_the_vocabulary():
     wrong = bits("local editing", "background editing", "background preservation")
     assert broken_rules(wrong) == tuple(rule.name for rule in descriptor_of(wrong).broken_rules()) == ("background",)
-    counts = RuleCounts()
-    assert counts.add(ADD) == ()
-    assert counts.add(wrong) == ("background",)
-    assert counts.add(0) == ("one scope", "a type")
-    assert (counts.rows, counts.broken) == (3, 2)
-    assert counts.by_rule == {"background": 1, "one scope": 1, "a type": 1}
+    assert broken_rules(ADD) == ()
+    assert broken_rules(0) == ("one scope", "a type")
+    counts = FaultCounts()
+    for tags in (ADD, wrong, 0):
+        counts.add(broken_rules(tags))
+    assert (counts.rows, counts.faulty) == (3, 2)
+    assert counts.by_name == {"background": 1, "one scope": 1, "a type": 1}
 
 
 def test_an_inverse_must_have_the_scope_and_type_of_its_parent():
@@ -64,7 +66,7 @@ def test_an_inverse_must_have_the_scope_and_type_of_its_parent():
     tally.child("unknown", ADD, 12)
     for row, name in enumerate(["p0", "x", "p1", "y"]):
         tally.parent(name, f"root {row}", ADD, row)
-    found = tally.result()
+    found = tally.result(Bootstrap())
     assert (found.pairs, found.alone, found.consistent.value) == (2, 1, 0.5)
     # what is preserved may differ
     assert [tuple(item) for item in found.examples] == [(2, 11, ("object editing", "attribute editing"))]
@@ -84,7 +86,7 @@ def test_the_rate_of_errors_is_found_without_a_gold_side():
         tally.child(f"p{number}", truth ^ (flip if wrong[1, number] else 0), 0)
     for number in range(4000):
         tally.parent(f"p{number}", f"r{number // 2}", truth ^ (flip if wrong[0, number] else 0), 0)
-    found = {tag.tag: tag for tag in tally.result().tags}["pose editing"]
+    found = {tag.tag: tag for tag in tally.result(Bootstrap()).tags}["pose editing"]
     assert found.error.value == pytest.approx(rate, abs=0.015)
     assert found.error.low < rate < found.error.high
     assert found.differing.value == pytest.approx(2 * rate * (1 - rate), abs=0.02)
@@ -93,7 +95,7 @@ def test_the_rate_of_errors_is_found_without_a_gold_side():
 def test_without_inverses_nothing_is_claimed():
     tally = InverseTally()
     tally.parent("a", "r", ADD, 0)
-    found = tally.result()
+    found = tally.result(Bootstrap())
     assert (found.pairs, found.alone, found.consistent.value, found.examples) == (0, 0, None, ())
     assert all(tag.error.value is None for tag in found.tags)
 

@@ -60,7 +60,6 @@ def test_an_edit_in_one_region_is_one_region_of_that_area(x: int, y: int, width:
     area = target[y : y + height, x : x + width, 0].size / source[..., 0].size
     found = compare(source, target)
     assert found.regions == 1
-    assert found.largest_region == 1
     # A pixel of the border more or less is a fifth of the smallest.
     assert found.changed_area == pytest.approx(area, rel=0.25)
     assert found.camera == STILL
@@ -77,7 +76,6 @@ def test_edits_far_apart_are_counted(count: int, seed: int) -> None:
         target[y : y + 30, x : x + 30] = (255, 0, 255)
     found = compare(source, target)
     assert found.regions == count
-    assert found.largest_region == pytest.approx(1 / count, abs=0.05)
     assert conflicts(found, MULTI) == ()
 
 
@@ -105,37 +103,31 @@ def test_another_size_is_no_change(source: np.ndarray) -> None:
     large = np.asarray(Image.fromarray(source).resize((384, 384), Image.Resampling.BICUBIC))
     for pair in ((source, large), (large, source)):
         found = compare(*pair)
-        assert found.same_aspect
         assert found.changed_area < 0.01
 
 
-def test_another_aspect_is_said_and_fitted(source: np.ndarray) -> None:
+def test_another_aspect_is_fitted(source: np.ndarray) -> None:
     for target in (source[24:-24], np.asarray(Image.fromarray(source).resize((192, 150), Image.Resampling.BOX))):
         found = compare(source[24:-24] if target.shape == (144, 192, 3) else source, source)
         assert found.changed_area < 0.05
-    assert not compare(source[24:-24], source).same_aspect
 
 
 @pytest.mark.parametrize("factor", [0.4, 0.6, 1.25])
 def test_brightness_looks_like_light(source: np.ndarray, factor: float) -> None:
     found = compare(source, np.uint8(np.minimum(source * factor, 255)))
-    assert found.relit
-    assert not found.restyled
     assert found.camera == STILL
     assert found.edges_kept > 0.9
-    assert found.colour_fit > 0.95
     assert np.sign(found.luminance_shift) == np.sign(factor - 1)
     assert conflicts(found, LIGHT) == ()
     assert "local editing but most pixels changed" in conflicts(found, LOCAL)
 
 
-def test_one_tint_a_negative_and_other_texture_look_like_style(source: np.ndarray) -> None:
-    grey = source.mean(-1, keepdims=True)
-    sepia = np.uint8(grey * (1.0, 0.8, 0.55))
-    blocks = source[::8, ::8].repeat(8, 0).repeat(8, 1)
-    for target in (sepia, 255 - source, np.random.default_rng(1).permutation(source)):
-        assert compare(source, target).restyled
-    assert not compare(source, blocks).relit
+def test_one_tint_is_no_style_that_is_kept(source: np.ndarray) -> None:
+    kept = TaskDescriptor(("global editing",), ("attribute editing",), ("style preservation",))
+    toned = "style preservation but the picture is toned"
+    sepia = np.uint8(source.mean(-1, keepdims=True) * (1.0, 0.8, 0.55))
+    assert toned in conflicts(compare(source, sepia), kept)
+    assert toned not in conflicts(compare(source, 255 - source), kept)
 
 
 @pytest.mark.parametrize("scale", [1.2, 1.45])
@@ -182,7 +174,6 @@ def test_a_background_that_changed_and_one_that_stayed(source: np.ndarray) -> No
 
 def test_a_small_shift_is_taken_back(source: np.ndarray) -> None:
     found = compare(source[4:164, 4:164], source[:160, :160])
-    assert found.shift == pytest.approx((4 / 156, 4 / 156), abs=0.005)
     assert found.changed_area < 0.02
 
 

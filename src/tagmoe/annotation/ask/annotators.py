@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal, Protocol, get_args
 
@@ -35,24 +35,20 @@ class Annotator(Protocol):
     @property
     def model(self) -> str:
         """Name of the model, for the provenance of the tags."""
-        ...
 
     @property
     def rules_version(self) -> str:
         """Version of the rule set, for the provenance of the tags."""
-        ...
 
     @property
     def seed(self) -> int:
         """Seed of the sampling, for the provenance of the tags."""
-        ...
 
     @property
     def settings(self) -> Mapping[str, Any]: ...
 
     async def annotate(self, record: Record) -> Annotation:
         """The tags of a record, or another status and its reason."""
-        ...
 
     async def close(self) -> None: ...
 
@@ -169,45 +165,45 @@ class VLMAnnotator:
         return _signed(found, record, self)
 
 
-class RuleAnnotator:
+class _WithoutModel:
+    """Annotates in this process, at once: a record gives its tags, without key and version."""
+
+    model: str
+    rules_version: str
+    seed = 0
+    _tags: Callable[[Record], Annotation]
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {"model": self.model, "rules": self.rules_version}
+
+    async def annotate(self, record: Record) -> Annotation:
+        return _signed(self._tags(record), record, self)
+
+    async def close(self) -> None:
+        return None
+
+
+class RuleAnnotator(_WithoutModel):
     """Annotates by rules, without a model: words, native task and pixels (`tagmoe.annotation.rules.annotator`)."""
 
     model = "rules"
-    seed = 0
 
     def __init__(self) -> None:
         from tagmoe.annotation.rules import annotator as rule_annotator
 
-        self._annotate = rule_annotator.annotate
+        self._tags = rule_annotator.annotate
         self.rules_version = rule_annotator.VERSION
 
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        return {"model": self.model, "rules": self.rules_version}
 
-    async def annotate(self, record: Record) -> Annotation:
-        return _signed(self._annotate(record), record, self)
-
-    async def close(self) -> None:
-        return None
-
-
-class OracleAnnotator:
+class OracleAnnotator(_WithoutModel):
     """Gives the true tags of TagWorld records; records of other data sets are refused."""
 
     model = "oracle"
     rules_version = "1"
-    seed = 0
 
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        return {"model": self.model, "rules": self.rules_version}
-
-    async def annotate(self, record: Record) -> Annotation:
-        return _signed(_true_tags(record), record, self)
-
-    async def close(self) -> None:
-        return None
+    def __init__(self) -> None:
+        self._tags = _true_tags
 
 
 def _true_tags(record: Record) -> Annotation:

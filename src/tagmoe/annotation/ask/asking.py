@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from tagmoe.annotation.answer import ANNOTATION, Annotation, column_of, take_tags
+from tagmoe.annotation.answer import ANNOTATION, Annotation, column_of, first_rows, take_tags
 from tagmoe.annotation.ask.annotators import Annotator, settings_digest
 from tagmoe.annotation.ask.ledger import Ledger
 from tagmoe.data.store.record import PROVENANCE, SCHEMA, Record
@@ -133,14 +133,14 @@ class Asking:
         finished: asyncio.Queue[AnnotatedFragment | None],
     ) -> None:
         slots = asyncio.Semaphore(self._plan.in_flight)
-        first_rows = _first_rows(self._store)
+        starts = first_rows(self._store)
         self._at_work.clear()
         try:
             async with asyncio.TaskGroup() as group:
                 for number in numbers:
                     if limit == 0:
                         break
-                    fragment = _Fragment(self._store, number, first_rows[number], self._annotator, self._plan, limit)
+                    fragment = _Fragment(self._store, number, starts[number], self._annotator, self._plan, limit)
                     self._at_work.add(fragment)
                     if limit is not None:
                         limit -= len(fragment.wanted)
@@ -264,15 +264,6 @@ def stale_rows(column: str, annotator: Annotator, plan: Plan) -> str:
     return f"{name} IS NULL OR {name}.`key` NOT LIKE '{prefix}%' OR {name}.`status` IN ({statuses})"
 
 
-def _first_rows(store: Store) -> dict[int, int]:
-    """The number of the first row of each fragment."""
-    rows, row = {}, 0
-    for number in store.fragments():
-        rows[number] = row
-        row += store.fragment_rows(number)
-    return rows
-
-
 def ledger_folder(store: Store, plan: Plan) -> Path:
     """The folder of the ledgers of this plan."""
     if plan.ledgers is not None:
@@ -285,13 +276,7 @@ def ledger_folder(store: Store, plan: Plan) -> Path:
 
 def _first(group: BaseExceptionGroup) -> BaseException:
     """The error that stopped a group of tasks; an error with a sentence for the user comes before any other."""
-    errors = list(_leaves(group))
-    return next((error for error in errors if isinstance(error, TagMoEError)), errors[0])
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
+    error: BaseException = group.subgroup(TagMoEError) or group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -13,8 +13,8 @@ from typing import Any
 
 from tagmoe.annotation.rules.rule_set import TIERS, RuleSet, tier_of
 from tagmoe.data.store.record import Record
-from tagmoe.tags import TAG_NAMES, TAGS, TaskDescriptor, tag
-from tagmoe.vlm.question import Answer, Attachment, Question
+from tagmoe.tags import TAG_NAMES, TAGS, tag
+from tagmoe.vlm.question import Answer, Attachment, Question, object_schema
 
 VERSION = 1
 """Raise this when a change of the code gives another question for the same record and rules."""
@@ -110,11 +110,6 @@ def chosen_tags(probabilities: tuple[float, ...]) -> tuple[tuple[int, ...], tupl
     return tuple(sorted([scope, *others])), probabilities
 
 
-def descriptor_of(tags: Sequence[int]) -> TaskDescriptor:
-    """The descriptor with these tag indices."""
-    return TaskDescriptor.from_tags(TAG_NAMES[index] for index in tags)
-
-
 def _order(vote: int, seed: int) -> list[str]:
     names = list(TAG_NAMES)
     if vote:
@@ -125,16 +120,13 @@ def _order(vote: int, seed: int) -> list[str]:
 def _shown(record: Record) -> list[str | Attachment]:
     """The pictures in order, each after its number and role, then the instruction."""
     parts: list[str | Attachment] = []
-    number = 0
-    for picture in record.images:
-        if picture.role == "mask":
-            continue
-        number += 1
+    given = [picture for picture in record.images if picture.role != "mask"]
+    for number, picture in enumerate(given, 1):
         parts += [f"Picture {number}, {_TITLES[picture.role]}:", Attachment(picture.data)]
-    parts += [f"Picture {number + 1}, the target, that is the result of the edit:", Attachment(record.target.data)]
+    parts += [f"Picture {len(given) + 1}, the target, that is the result of the edit:", Attachment(record.target.data)]
     said = " ".join(record.instruction.split())[:MAX_INSTRUCTION]
     task = f" The data set calls the task {record.native_task!r}." if record.native_task else ""
-    parts.append(f"Instruction: {said!r}.{task}" + ("" if number else " There is no source picture."))
+    parts.append(f"Instruction: {said!r}.{task}" + ("" if given else " There is no source picture."))
     return parts
 
 
@@ -149,9 +141,4 @@ def _schema(order: Sequence[str]) -> dict[str, Any]:
         _FIELDS[tier]: {"type": "array", "items": {"type": "string", "enum": names[tier]}, "maxItems": len(names[tier])}
         for tier in ("type", "preservation")
     }
-    return {
-        "type": "object",
-        "properties": {"scope": {"type": "string", "enum": names["scope"]}, **several},
-        "required": ["scope", "types", "preservation"],
-        "additionalProperties": False,
-    }
+    return object_schema({"scope": {"type": "string", "enum": names["scope"]}, **several})

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
@@ -112,13 +113,8 @@ class AnnotateWork:
 
 def _within(waiting: dict[int, int], limit: int | None) -> list[int]:
     """The first fragments that hold `limit` waiting rows together, or all."""
-    chosen, rows = [], 0
-    for number, count in waiting.items():
-        if limit is not None and rows >= limit:
-            break
-        chosen.append(number)
-        rows += count
-    return chosen
+    rows_before = accumulate(waiting.values(), initial=0)
+    return [number for number, rows in zip(waiting, rows_before, strict=False) if limit is None or rows < limit]
 
 
 def _counter(progress: Callable[[int, int], None] | None, waiting: int, limit: int | None) -> Callable[[int], None]:

@@ -6,25 +6,24 @@ store.
 
 from __future__ import annotations
 
-import hashlib
-import heapq
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tagmoe.annotation.answer import CANONICAL, Annotation, read_annotations
+from tagmoe.annotation.answer import CANONICAL, Annotation, read_annotations, read_rows
 from tagmoe.annotation.quality.agreement import ABSENT, Agreement, AgreementTally, Gold, as_bits, masi_distance, tags_of
 from tagmoe.annotation.quality.consistency import (
-    ConflictCounts,
+    FaultCounts,
     InverseConsistency,
     InverseTally,
-    RuleCounts,
     TaskTags,
+    broken_rules,
     descriptor_of,
 )
+from tagmoe.annotation.quality.draw import digest_of, keep_largest
 from tagmoe.annotation.quality.label_issues import LabelIssues, features_of, find_label_issues
 from tagmoe.annotation.rules.evidence import conflicts, measure
 from tagmoe.data.store.record import SCHEMA, Record, from_row
@@ -46,12 +45,11 @@ _META = ("id", "root", "dataset", "native_task", "operation", "parent", "tag_pro
 
 
 class Disagreement(NamedTuple):
-    """Rows with the same disagreement: the tags that only a and only b gave, the number of rows, and some of them."""
+    """Rows with the same disagreement: the tags that only a and only b gave, and the number of rows."""
 
     only_a: tuple[str, ...]
     only_b: tuple[str, ...]
     rows: int
-    examples: tuple[int, ...]
 
 
 class Case(NamedTuple):
@@ -74,11 +72,11 @@ class Side:
     statuses: Counter[str] = field(default_factory=Counter)
     models: Counter[str] = field(default_factory=Counter)
     versions: Counter[str] = field(default_factory=Counter)
-    rules: RuleCounts = field(default_factory=RuleCounts)
+    rules: FaultCounts = field(default_factory=FaultCounts)
     tasks: TaskTags = field(default_factory=TaskTags)
     inverse: InverseConsistency | None = None
     issues: LabelIssues | None = None
-    evidence: ConflictCounts = field(default_factory=ConflictCounts)
+    evidence: FaultCounts = field(default_factory=FaultCounts)
     broken: list[Case] = field(default_factory=list)
     conflicting: list[Case] = field(default_factory=list)
 
@@ -123,14 +121,13 @@ def agree(
     also: Sequence[str] = (),
     gold: Gold | None = None,
     pictures: int = PICTURES,
-    shown: int = SHOWN,
     bootstrap: Bootstrap | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> AgreeReport:
     """Compare two annotators of a store.
 
     also: further annotators, for the alpha of all. gold: which of the two is gold, if any. pictures: number of rows
-    whose pictures are read. shown: most rows of a section. Raises UsageError for an unknown annotator, an annotator
+    whose pictures are read. Raises UsageError for an unknown annotator, an annotator
     given twice, an empty store, and no rows in common. Raises MissingError without the extra `vlm`.
     """
     if a == b:
@@ -163,7 +160,7 @@ def agree(
         b=sides[1],
         agreement=agreement,
         disagreements=reading.patterns.most_common(),
-        worst=reading.patterns.worst(shown, (a, b)),
+        worst=reading.patterns.worst(SHOWN, (a, b)),
         looked_at=tuple(row.number for row in looked_at),
         by_definition=reading.by_definition,
         also=tuple(also),
@@ -190,23 +187,17 @@ class _Patterns:
         self._rows[pattern] += 1
         apart = float(masi_distance(np.array(a), np.array(b)))
         examples = self._examples.setdefault(pattern, [])
-        _keep(examples, (apart, digest, row), ROWS_OF_A_PATTERN)
+        keep_largest(examples, (apart, digest, row), ROWS_OF_A_PATTERN)
 
     def most_common(self) -> tuple[Disagreement, ...]:
         ordered = sorted(self._rows.items(), key=lambda item: (-item[1], item[0]))
-        return tuple(
-            Disagreement(_names(only_a), _names(only_b), count, self._some(only_a, only_b))
-            for (only_a, only_b), count in ordered
-        )
+        return tuple(Disagreement(_names(only_a), _names(only_b), count) for (only_a, only_b), count in ordered)
 
     def worst(self, count: int, names: tuple[str, str]) -> tuple[Case, ...]:
         """The rows that differ most, with few rows of each kind, so that one kind does not fill the page."""
         every = [(*example, pattern) for pattern, found in self._examples.items() for example in found]
         every.sort(key=lambda item: (-item[0], -self._rows[item[3]], item[1]))
         return tuple(Case(row, _said(names, pattern)) for _, _, row, pattern in every[:count])
-
-    def _some(self, only_a: int, only_b: int) -> tuple[int, ...]:
-        return tuple(row for _, _, row in sorted(self._examples[only_a, only_b], reverse=True))
 
 
 class _Reading:
@@ -226,7 +217,7 @@ class _Reading:
         names = [*(side.name for side in self.sides), *self._also]
         annotations = [read_annotations(self._store, name) for name in names]
         total = len(self._store)
-        for number, (row, *given) in enumerate(zip(_meta(self._store), *annotations, strict=True)):
+        for number, (row, *given) in enumerate(zip(read_rows(self._store, _META), *annotations, strict=True)):
             self._add(number, row, given)
             if progress is not None and number % 8192 == 0:
                 progress(number, total)
@@ -245,8 +236,8 @@ class _Reading:
             self.everyone.add(row["root"], (a, b, *further))
         if a == b == ABSENT:
             return
-        digest = int.from_bytes(hashlib.blake2b(row["id"].encode(), digest_size=7).digest(), "big")
-        _keep(self._sample, (-digest, number, (a, b)), self._pictures)
+        digest = digest_of(row["id"])
+        keep_largest(self._sample, (-digest, number, (a, b)), self._pictures)
         if ABSENT not in (a, b) and self._is_one(row):
             self.by_definition += 1
         if ABSENT not in (a, b) and a != b:
@@ -267,7 +258,8 @@ class _Reading:
         if annotation is None or annotation.tags is None:
             return ABSENT
         bits = as_bits(annotation.tags)
-        names = side.rules.add(bits)
+        names = broken_rules(bits)
+        side.rules.add(names)
         if names and len(side.broken) < SHOWN:
             side.broken.append(Case(number, (f"{side.name} breaks: {', '.join(names)}",)))
         side.tasks.add(row["dataset"], row["native_task"], bits)
@@ -276,14 +268,9 @@ class _Reading:
         return bits
 
 
-def _meta(store: Store) -> Iterator[dict[str, Any]]:
-    for batch in store.scan(_META, rows=8192):
-        yield from batch.to_pylist()
-
-
 def _join_parents(store: Store, annotator: str, tally: InverseTally) -> None:
     annotations = read_annotations(store, annotator)
-    for number, (row, annotation) in enumerate(zip(_meta(store), annotations, strict=True)):
+    for number, (row, annotation) in enumerate(zip(read_rows(store, _META), annotations, strict=True)):
         if row["operation"] != "inverse" and annotation is not None and annotation.tags is not None:
             tally.parent(row["id"], row["root"], as_bits(annotation.tags), number)
 
@@ -325,14 +312,6 @@ def _weigh(row: _Row, record: Record, sides: tuple[Side, Side]) -> None:
             side.evidence.add(found)
             if found and len(side.conflicting) < SHOWN:
                 side.conflicting.append(Case(row.number, tuple(f"{side.name}: {name}" for name in found)))
-
-
-def _keep(heap: list[Any], item: Any, count: int) -> None:
-    """Add an item to a heap that keeps the `count` largest."""
-    if len(heap) < count:
-        heapq.heappush(heap, item)
-    elif count:
-        heapq.heappushpop(heap, item)
 
 
 def _names(bits: int) -> tuple[str, ...]:

@@ -101,14 +101,20 @@ def tiles(report: AgreeReport) -> list[Tile]:
         _tile(agreement.exact, "equal sets"),
         _tile(agreement.jaccard, "mean Jaccard"),
     ]
-    for distance, alpha in report.alphas_of_all.items():
-        made.append(_tile(alpha, f"alpha, {DISTANCE_NAMES[distance]}, with {', '.join(report.also)}"))
-    for measure, name in ((agreement.micro_f1, "F1 of all tags"), (agreement.macro_f1, "mean F1 of the tags")):
-        made += [] if measure is None else [_tile(measure, name)]
-    for side in report.sides:
-        if side.inverse is not None and side.inverse.pairs:
-            made.append(_tile(side.inverse.consistent, f"inverses consistent, {side.name}"))
-    return made
+    against_gold = ((agreement.micro_f1, "F1 of all tags"), (agreement.macro_f1, "mean F1 of the tags"))
+    return [
+        *made,
+        *(
+            _tile(alpha, f"alpha, {DISTANCE_NAMES[distance]}, with {', '.join(report.also)}")
+            for distance, alpha in report.alphas_of_all.items()
+        ),
+        *(_tile(measure, name) for measure, name in against_gold if measure is not None),
+        *(
+            _tile(side.inverse.consistent, f"inverses consistent, {side.name}")
+            for side in report.sides
+            if side.inverse is not None and side.inverse.pairs
+        ),
+    ]
 
 
 def figure(measure: Interval[float | None]) -> str:
@@ -125,13 +131,10 @@ def _percents(measure: Interval[float | None]) -> str:
     return f"{percent_near_ends(measure.value)} ({low} to {high})"
 
 
-def _bounds(measure: Interval[float | None]) -> str:
-    return figure(measure).partition("(")[2].rstrip(")")
-
-
 def _tile(measure: Interval[float | None], name: str) -> Tile:
     value = "-" if measure.value is None else f"{measure.value:.3f}"
-    return Tile(value, name, _bounds(measure) if measure.has_interval else "no interval")
+    bounds = figure(measure).partition("(")[2].rstrip(")")
+    return Tile(value, name, bounds if measure.has_interval else "no interval")
 
 
 def _confusion(agreement: Agreement) -> dict[str, Any] | None:
@@ -174,11 +177,11 @@ def _tasks(shown: Side, other: Side) -> dict[str, Any]:
 
 def _inverse_cases(side: Side) -> list[Case]:
     pairs = () if side.inverse is None else side.inverse.examples[: CASES // 3]
-    cases = []
-    for pair in pairs:
-        words = f"{side.name} differs in: {', '.join(pair.differing)}"
-        cases += [Case(pair.parent, ("the edit", words)), Case(pair.child, ("its inverse", words))]
-    return cases
+    return [
+        Case(row, (what, f"{side.name} differs in: {', '.join(pair.differing)}"))
+        for pair in pairs
+        for row, what in ((pair.parent, "the edit"), (pair.child, "its inverse"))
+    ]
 
 
 def _issue_cases(side: Side) -> list[Case]:
@@ -199,12 +202,9 @@ def _records(store: Store, report: AgreeReport, cases: Iterable[Case]) -> dict[i
     rows = sorted({case.row for case in cases})
     columns = {side.name: "tags" if side.name == CANONICAL else column_of(side.name) for side in report.sides}
     names = ["id", "dataset", "native_task", "operation", "instruction", "images", "target", *columns.values()]
-    found = {}
-    for row in rows:
-        # one at a time: a picture of a camera has megabytes
-        read = store.take([row], list(dict.fromkeys(names))).to_pylist()[0]
-        found[row] = _shown(read, *columns.values())
-    return found
+    # one at a time: a picture of a camera has megabytes
+    taken = ((row, store.take([row], list(dict.fromkeys(names))).to_pylist()[0]) for row in rows)
+    return {row: _shown(read, *columns.values()) for row, read in taken}
 
 
 def _shown(row: Mapping[str, Any], *columns: str) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def _side(side: Side) -> dict[str, Any]:
         "statuses": dict(side.statuses),
         "models": sorted(name for name in side.models if name),
         "rules_versions": sorted(name for name in side.versions if name),
-        "broken_rules": {"rows": side.rules.broken, "of": side.rules.rows, "by_rule": dict(side.rules.by_rule)},
+        "broken_rules": {"rows": side.rules.faulty, "of": side.rules.rows, "by_rule": dict(side.rules.by_name)},
         "inverse": None
         if inverse is None
         else {
@@ -104,9 +104,9 @@ def _side(side: Side) -> dict[str, Any]:
             "error": {tag.tag: _measure(tag.error) for tag in inverse.tags},
         },
         "conflicts": {
-            "rows": side.evidence.conflicting,
+            "rows": side.evidence.faulty,
             "of": side.evidence.rows,
-            "by_conflict": dict(side.evidence.by_conflict),
+            "by_conflict": dict(side.evidence.by_name),
         },
         "label_issues": None
         if issues is None
@@ -133,11 +133,15 @@ def _confusion(agreement: Agreement) -> Rows:
 
 
 def _tasks(report: AgreeReport) -> Rows:
-    rows: Rows = [["annotator", "dataset", "native_task", "rows", *TAG_NAMES]]
-    for side in report.sides:
-        for dataset, task, count, shares in side.tasks.shares():
-            rows.append([side.name, dataset, task, count, *shares.tolist()])
-    return rows
+    head = ["annotator", "dataset", "native_task", "rows", *TAG_NAMES]
+    return [
+        head,
+        *(
+            [side.name, dataset, task, count, *shares.tolist()]
+            for side in report.sides
+            for dataset, task, count, shares in side.tasks.shares()
+        ),
+    ]
 
 
 def _rows(report: AgreeReport) -> Rows:
@@ -145,15 +149,13 @@ def _rows(report: AgreeReport) -> Rows:
     rows: Rows = [["reason", "annotator", "row", "details"]]
     rows += [["differs", "", case.row, "; ".join(case.why)] for case in report.worst]
     for side in report.sides:
-        for case in side.broken:
-            rows.append(["rules", side.name, case.row, "; ".join(case.why)])
-        for case in side.conflicting:
-            rows.append(["conflict", side.name, case.row, "; ".join(case.why)])
+        rows += [["rules", side.name, case.row, "; ".join(case.why)] for case in side.broken]
+        rows += [["conflict", side.name, case.row, "; ".join(case.why)] for case in side.conflicting]
         for issue in side.issues.issues if side.issues else ():
             doubts = (f"{'' if doubt.given else 'not '}{doubt.tag}, {doubt.probability:.2f}" for doubt in issue.doubts)
             rows.append(["label issue", side.name, issue.number, "; ".join(doubts)])
-        for pair in side.inverse.examples if side.inverse else ():
-            rows.append(["inverse", side.name, pair.child, f"of row {pair.parent}: {', '.join(pair.differing)}"])
+        for parent, child, differing in side.inverse.examples if side.inverse else ():
+            rows.append(["inverse", side.name, child, f"of row {parent}: {', '.join(differing)}"])
     return rows
 
 
@@ -168,6 +170,5 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 def _text(rows: Iterable[Sequence[Any]]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    for row in rows:
-        writer.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in row])
+    writer.writerows([f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in rows)
     return buffer.getvalue()

@@ -160,11 +160,6 @@ class Agreement:
     micro_f1: Interval[float | None] | None = None
     macro_f1: Interval[float | None] | None = None
 
-    @property
-    def f1_by_tag(self) -> dict[str, float]:
-        """F1 by tag, for the tags that gold gives."""
-        return {tag.tag: tag.f1.value for tag in self.tags if tag.f1 is not None and tag.f1.value is not None}
-
 
 class AgreementTally:
     """Collects sums over rows, from which all figures follow. Its memory does not grow with the number of rows."""
@@ -194,17 +189,15 @@ class AgreementTally:
         if len(self._buffer) == _BUFFER:
             self._flush()
 
-    def alphas(self, bootstrap: Bootstrap | None = None) -> dict[str, Interval[float | None]]:
+    def alphas(self, bootstrap: Bootstrap) -> dict[str, Interval[float | None]]:
         """Krippendorff's alpha of all annotators, by the name of the distance."""
         self._flush()
-        bootstrap = bootstrap or Bootstrap()
         weights_DG = bootstrap.weights(max(1, len(self._groups)))
         return {name: self._alpha(name, weights_DG, bootstrap) for name in DISTANCES}
 
-    def result(self, *, gold: Gold | None = None, bootstrap: Bootstrap | None = None) -> Agreement:
+    def result(self, *, bootstrap: Bootstrap, gold: Gold | None = None) -> Agreement:
         """All figures of the rows added so far. Raises UsageError when no row has answers of both a and b."""
         self._flush()
-        bootstrap = bootstrap or Bootstrap()
         groups = len(self._groups)
         sums_G, table_GK4 = self._sums_G[:groups], self._table_GK4[:groups]
         rows = int(sums_G[:, 0].sum())
@@ -307,23 +300,6 @@ class AgreementTally:
         expected_D = ((counts_DU @ distance(order[:, None], order[None])) * counts_DU).sum(axis=1)
         draws_D = _alpha_of(counts_DU.sum(axis=1), weights_DG @ apart_G, expected_D)
         return bootstrap.interval(value, draws_D, groups)
-
-
-def krippendorff_alpha(units: Iterable[Sequence[Iterable[int] | None]], distance: str = "jaccard") -> float | None:
-    """Krippendorff's alpha. units: for each row the tags that each annotator gave, or None for no answer.
-
-    Returns None if alpha is undefined: no row has two answers, or all answers are equal. Raises UsageError for an
-    unknown distance.
-    """
-    if distance not in DISTANCES:
-        raise UsageError(f"The distance is {distance!r}; it is one of {', '.join(DISTANCES)}.")
-    tally: AgreementTally | None = None
-    for unit in units:
-        tally = tally or AgreementTally(len(unit))
-        tally.add("", [ABSENT if value is None else as_bits(value) for value in unit])
-    if tally is None:
-        return None
-    return tally.alphas()[distance].value
 
 
 def _alpha_of(values: np.ndarray, apart: np.ndarray, expected: np.ndarray | float) -> np.ndarray:

@@ -11,9 +11,9 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -67,36 +67,18 @@ class TaskTags:
 
 
 @dataclass
-class RuleCounts:
-    """Counts of rows. rows: with tags. broken: with any broken rule. by_rule: by broken rule."""
+class FaultCounts:
+    """Counts of rows. rows: all that were examined. faulty: with any fault. by_name: by name of the fault."""
 
     rows: int = 0
-    broken: int = 0
-    by_rule: Counter[str] = field(default_factory=Counter)
+    faulty: int = 0
+    by_name: Counter[str] = field(default_factory=Counter)
 
-    def add(self, bits: int) -> tuple[str, ...]:
-        """Count one row, and return the names of the rules that it breaks."""
-        names = broken_rules(bits)
+    def add(self, names: Collection[str]) -> None:
+        """One row, with the different names of its faults."""
         self.rows += 1
-        self.broken += bool(names)
-        self.by_rule.update(names)
-        return names
-
-
-@dataclass
-class ConflictCounts:
-    """Counts of rows. rows: with pixels measured. conflicting: with any conflict. by_conflict: by conflict."""
-
-    rows: int = 0
-    conflicting: int = 0
-    by_conflict: Counter[str] = field(default_factory=Counter)
-
-    def add(self, conflicts: Iterable[str]) -> None:
-        """One row."""
-        found = set(conflicts)
-        self.rows += 1
-        self.conflicting += bool(found)
-        self.by_conflict.update(found)
+        self.faulty += bool(names)
+        self.by_name.update(names)
 
 
 class InversePair(NamedTuple):
@@ -143,7 +125,6 @@ class InverseTally:
 
     def __init__(self) -> None:
         self._keys, self._bits, self._rows = array("Q"), array("l"), array("q")
-        self._sorted: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
         self._groups = RootGroups()
         # pairs, equal pairs, and by tag the pairs that differ
         self._sums_G = np.zeros((GROUPS, 2 + len(TAGS)))
@@ -161,7 +142,7 @@ class InverseTally:
 
     def parent(self, name: str, root: str, bits: int, row: int) -> None:
         """Add a record that may be the parent of an inverse. name: its id."""
-        keys, children, rows = self._ready()
+        keys, children, rows = self._sorted
         place = int(np.searchsorted(keys, np.uint64(_digest(name))))
         if place == len(keys) or int(keys[place]) != _digest(name):
             return
@@ -175,9 +156,8 @@ class InverseTally:
         if differing and len(self._examples) < FIRST_ROWS:
             self._examples.append(InversePair(row, int(rows[place]), tuple(TAG_NAMES[tag] for tag in differing)))
 
-    def result(self, bootstrap: Bootstrap | None = None) -> InverseConsistency:
+    def result(self, bootstrap: Bootstrap) -> InverseConsistency:
         """All figures; they are undefined without any pair."""
-        bootstrap = bootstrap or Bootstrap()
         groups = max(1, len(self._groups))
         sums_G = self._sums_G[:groups]
         draws = bootstrap.weights(groups) @ sums_G
@@ -202,12 +182,12 @@ class InverseTally:
             examples=tuple(self._examples),
         )
 
-    def _ready(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        if self._sorted is None:
-            keys = np.frombuffer(self._keys, np.uint64)
-            order = np.argsort(keys, kind="stable")
-            self._sorted = keys[order], np.array(self._bits)[order], np.array(self._rows)[order]
-        return self._sorted
+    @cached_property
+    def _sorted(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Keys, sets and rows of the inverses, by key."""
+        keys = np.frombuffer(self._keys, np.uint64)
+        order = np.argsort(keys, kind="stable")
+        return keys[order], np.array(self._bits)[order], np.array(self._rows)[order]
 
 
 def _error_rate(differing: np.ndarray) -> np.ndarray:

@@ -5,23 +5,22 @@ Both versions use the same rows and the same bootstrap draws, so that the interv
 
 from __future__ import annotations
 
-import hashlib
-import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from tagmoe.annotation.answer import CANONICAL, read_annotations
+from tagmoe.annotation.answer import CANONICAL, read_annotations, read_rows
 from tagmoe.annotation.quality.agreement import ABSENT, as_bits, macro_f1, micro_f1, tag_f1, tag_tables
 from tagmoe.annotation.quality.consistency import SHARED_TAGS
+from tagmoe.annotation.quality.draw import digest_of, keep_largest
 from tagmoe.data.store.store import Store
 from tagmoe.errors import UsageError
 from tagmoe.intervals import Bootstrap, Interval
 from tagmoe.tags import TAG_NAMES
 
 ROUNDING = 1e-9
+_META = ("id", "root", "operation", "parent", "tag_provenance")
 _SHARED = as_bits(SHARED_TAGS)
 
 
@@ -94,16 +93,13 @@ def gold_set(store: Store, annotator: str, limit: int | None = None, *, judged: 
     Raises UsageError for an unknown annotator and for one without tags.
     """
     chosen: list[tuple[int, int, str, str, int]] = []
-    for number, (row, given) in enumerate(zip(_rows(store), read_annotations(store, annotator), strict=True)):
+    for number, (row, given) in enumerate(
+        zip(read_rows(store, _META), read_annotations(store, annotator), strict=True)
+    ):
         own = annotator == CANONICAL and (row["tag_provenance"] or {}).get("annotator") == judged
         if given is None or given.tags is None or own:
             continue
-        digest = int.from_bytes(hashlib.blake2b(row["id"].encode(), digest_size=7).digest(), "big")
-        item = (-digest, number, row["id"], row["root"], as_bits(given.tags))
-        if limit is None or len(chosen) < limit:
-            heapq.heappush(chosen, item)
-        else:
-            heapq.heappushpop(chosen, item)
+        keep_largest(chosen, (-digest_of(row["id"]), number, row["id"], row["root"], as_bits(given.tags)), limit)
     if not chosen:
         but = f" but those that {judged!r} gave" if judged is not None and annotator == CANONICAL else ""
         raise UsageError(
@@ -113,12 +109,12 @@ def gold_set(store: Store, annotator: str, limit: int | None = None, *, judged: 
     gold_ids = {name: number for _, number, name, _, _ in chosen}
     parents: dict[str, int] = {}
     joined: list[tuple[str, int]] = []
-    for number, row in enumerate(_rows(store)):
+    for number, row in enumerate(read_rows(store, _META)):
         if row["operation"] == "inverse" and (row["parent"] in gold_ids or number in found):
             found.setdefault(number, (row["root"], ABSENT))
             joined.append((row["parent"], number))
             parents.setdefault(row["parent"], -1)
-    for number, row in enumerate(_rows(store)):
+    for number, row in enumerate(read_rows(store, _META)):
         if row["id"] in parents and row["operation"] != "inverse":
             found.setdefault(number, (row["root"], ABSENT))
             parents[row["id"]] = number
@@ -179,8 +175,3 @@ def _inverse_change(
         values.append(float(same.mean()))
         draws.append(np.where(below_D == 0, np.nan, weights_DG @ same_G / np.maximum(below_D, 1)))
     return Change(values[0], values[1], bootstrap.interval(values[1] - values[0], draws[1] - draws[0], groups))
-
-
-def _rows(store: Store) -> Any:
-    for batch in store.scan(["id", "root", "operation", "parent", "tag_provenance"], rows=8192):
-        yield from batch.to_pylist()

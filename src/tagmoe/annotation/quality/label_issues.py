@@ -45,10 +45,9 @@ class Doubt:
 
 @dataclass(frozen=True)
 class LabelIssue:
-    """A row with doubted tags. number: its index. score: label quality by cleanlab, 0 to 1 (best)."""
+    """A row with doubted tags. number: its index."""
 
     number: int
-    score: float
     doubts: tuple[Doubt, ...]
 
 
@@ -99,7 +98,7 @@ def find_label_issues(features_ND: np.ndarray, sets: Sequence[int], roots: Seque
     if not used:
         return LabelIssues(rows, reason="no tag is in some of the rows and not in others")
     probabilities_NU = probe(features_ND, labels_NK[:, used], roots)
-    ranked, doubted, scores = _cleanlab(labels_NK[:, used], probabilities_NU)
+    ranked, doubted = _cleanlab(labels_NK[:, used], probabilities_NU)
     issues = []
     for number in ranked:
         doubts = [
@@ -108,7 +107,7 @@ def find_label_issues(features_ND: np.ndarray, sets: Sequence[int], roots: Seque
             if doubted[number, column]
         ]
         doubts.sort(key=lambda doubt: -abs(doubt.given - doubt.probability))
-        issues.append(LabelIssue(int(number), float(scores[number]), tuple(doubts)))
+        issues.append(LabelIssue(int(number), tuple(doubts)))
     return LabelIssues(rows, tuple(issues))
 
 
@@ -139,11 +138,10 @@ def probe(features_ND: np.ndarray, labels_NU: np.ndarray, roots: Sequence[str]) 
     return probabilities_NU
 
 
-def _cleanlab(labels_NU: np.ndarray, probabilities_NU: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(rows with an issue, the worst first; doubted tags as (N, U) bool; score of each row)."""
+def _cleanlab(labels_NU: np.ndarray, probabilities_NU: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(rows with an issue, the worst first; doubted tags as (N, U) bool)."""
     require("vlm", "cleanlab", purpose="Finding label issues")
     from cleanlab.multilabel_classification import filter as issues
-    from cleanlab.multilabel_classification import get_label_quality_scores
 
     labels = [np.flatnonzero(row).tolist() for row in labels_NU]
     with warnings.catch_warnings(), _quiet():
@@ -152,8 +150,7 @@ def _cleanlab(labels_NU: np.ndarray, probabilities_NU: np.ndarray) -> tuple[np.n
             labels, probabilities_NU, return_indices_ranked_by="self_confidence", n_jobs=1
         )
         by_tag = issues.find_multilabel_issues_per_class(labels, probabilities_NU, n_jobs=1)
-        scores = get_label_quality_scores(labels, probabilities_NU)
-    return np.asarray(ranked), np.asarray(by_tag), np.asarray(scores)
+    return np.asarray(ranked), np.asarray(by_tag)
 
 
 class _quiet:

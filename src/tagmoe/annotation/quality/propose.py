@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tagmoe.errors import DataError
 from tagmoe.tags import tag
-from tagmoe.vlm.question import VLM, Question
+from tagmoe.vlm.question import VLM, Question, object_schema
 
 MAX_GUIDANCE = 600
 """Longest guidance of one tag, in characters."""
@@ -55,13 +55,12 @@ def proposal_question(
             parts += [f"{title}:", *(f"- {text[:300]}" for text in some)] if some else []
     parts.append("\nAnswer with the new guidance of each of these tags, at most three sentences each.")
     text = {"type": "string", "minLength": 1, "maxLength": MAX_GUIDANCE}
-    schema = {
-        "type": "object",
-        "properties": dict.fromkeys(guidance, text),
-        "required": list(guidance),
-        "additionalProperties": False,
-    }
-    return Question(("\n".join(parts),), system=_SYSTEM, schema=schema, max_tokens=256 * len(guidance))
+    return Question(
+        ("\n".join(parts),),
+        system=_SYSTEM,
+        schema=object_schema(dict.fromkeys(guidance, text)),
+        max_tokens=256 * len(guidance),
+    )
 
 
 async def propose(vlm: VLM, question: Question) -> dict[str, str]:

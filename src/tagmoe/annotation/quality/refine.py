@@ -17,7 +17,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from tagmoe.annotation.answer import ANNOTATION, Annotation, annotators, column_of, read_annotations, take_tags
+from tagmoe.annotation.answer import (
+    ANNOTATION,
+    Annotation,
+    annotators,
+    column_of,
+    first_rows,
+    read_annotations,
+    take_tags,
+)
 from tagmoe.annotation.ask.annotators import Annotator, row_key
 from tagmoe.annotation.quality.agreement import ABSENT, as_bits
 from tagmoe.annotation.quality.gold import Change, Comparison, GoldSet, compare
@@ -75,8 +83,8 @@ class Version:
 class Decision:
     """The decision about a new version.
 
-    reasons: why it was refused, or empty. asked, reused: answers of the new version. changed: rows whose key differs
-    between the versions. file: the record of the decision.
+    reasons: why it was refused, or empty. asked, reused: answers of the new version. file: the record of the
+    decision.
     """
 
     adopted: bool
@@ -84,32 +92,21 @@ class Decision:
     comparison: Comparison
     asked: int
     reused: int
-    changed: int
     file: Path
 
 
-class Answers:
+class Answers(dict[str, Annotation]):
     """Answers by key, with a file to which each new answer is appended. A half line from a kill is cut off."""
 
     def __init__(self, file: Path) -> None:
+        super().__init__()
         self._file = file
-        self._known: dict[str, Annotation] = {}
         for line in _whole_lines(file):
             try:
                 given = Annotation.from_row(json.loads(line))
             except (ValueError, TypeError, KeyError, UsageError):
                 raise DataError(f"The file {str(file)!r} has a damaged line; move it away to ask all again.") from None
-            self._known[given.key] = given
-
-    def __getitem__(self, key: str) -> Annotation:
-        return self._known[key]
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._known
-
-    def know(self, given: Annotation) -> None:
-        """Add an answer that is saved elsewhere; the file does not change."""
-        self._known.setdefault(given.key, given)
+            self[given.key] = given
 
     def add(self, given: Annotation) -> None:
         """Add a new answer and save it. Raises DataError when the file cannot be written."""
@@ -118,7 +115,7 @@ class Answers:
                 out.write(json.dumps(given.to_row()) + "\n")
         except OSError as error:
             raise DataError(f"Nothing can be written to {str(self._file)!r} ({error.strerror}).") from error
-        self._known[given.key] = given
+        self[given.key] = given
 
 
 def refine(
@@ -149,7 +146,6 @@ def refine(
     after, asked = _annotated(store, gold, new, answers, progress, len(gold.rows), total)
     comparison = compare(gold, _sets(before), _sets(after), bootstrap)
     reasons = comparison.reasons
-    changed = sum(a.key != b.key for a, b in zip(before, after, strict=True))
     now = datetime.now(UTC)
     file = folder / f"decision-{now:%Y%m%dT%H%M%S}-{new.name}.json"
     record = {
@@ -163,7 +159,7 @@ def refine(
         "old": {"version": old.name, "digest": old.digest, "statuses": _statuses(before)},
         "new": {"version": new.name, "digest": new.digest, "statuses": _statuses(after)},
         "rows": len(gold.rows),
-        "rows_of_another_key": changed,
+        "rows_of_another_key": sum(a.key != b.key for a, b in zip(before, after, strict=True)),
         "asked": asked,
         **_as_data(comparison),
     }
@@ -171,7 +167,7 @@ def refine(
     if not reasons:
         note = {"version": new.name, "digest": new.digest, "decision": file.name}
         _adopt(store, annotator, new.seed, gold.rows, after, note)
-    return Decision(not reasons, reasons, comparison, asked, len(gold.rows) - asked, changed, file)
+    return Decision(not reasons, reasons, comparison, asked, len(gold.rows) - asked, file)
 
 
 def propose_rules(
@@ -220,7 +216,7 @@ def _known(store: Store, gold: GoldSet, annotator: str, folder: Path) -> Answers
         wanted = set(gold.rows)
         for row, given in enumerate(read_annotations(store, annotator)):
             if given is not None and row in wanted and given.status != "failed":
-                answers.know(given)
+                answers.setdefault(given.key, given)
     return answers
 
 
@@ -278,10 +274,8 @@ def _adopt(
     kinds = {column: ANNOTATION, "tags": SCHEMA.field("tags").type, "tag_provenance": PROVENANCE}
     with store.writing():
         store.declare([pa.field(column, ANNOTATION)])
-        start = 0
-        for number in store.fragments():
-            count = store.fragment_rows(number)
-            touched = [row for row in range(start, start + count) if row in new]
+        for number, start in first_rows(store).items():
+            touched = [row for row in range(start, start + store.fragment_rows(number)) if row in new]
             if touched:
                 values = [row for batch in store.fragment(number, list(kinds)) for row in batch.to_pylist()]
                 for row in touched:
@@ -291,7 +285,6 @@ def _adopt(
                     number,
                     pa.table({name: pa.array([row[name] for row in values], kind) for name, kind in kinds.items()}),
                 )
-            start += count
         store.set_note(NOTE + annotator, note)
 
 

@@ -88,7 +88,8 @@ def annotate(record: Record, *, native_task: bool = True, pixels: bool = True) -
         return _refused("source and target are the same picture", words, evidence)
     operations = _operations(words, edit)
     if isinstance(operations, str):
-        if evidence is None or not _camera_moved(evidence):
+        camera_moved = evidence is not None and evidence.whole_picture and evidence.camera.fit > 0.9
+        if not camera_moved:
             return _refused("; ".join(filter(None, (operations, note))), words, evidence)
         operations = (Operation("viewpoint", "whole"),)
     return _answer(_descriptor(operations, words, evidence), words, evidence, note)
@@ -176,10 +177,6 @@ def _scope(operations: Sequence[Operation], evidence: Evidence | None) -> str:
     return "multi region editing" if len(operations) > 1 else "local editing"
 
 
-def _camera_moved(evidence: Evidence) -> bool:
-    return evidence.whole_picture and evidence.camera.fit > 0.9
-
-
 def _answer(descriptor: TaskDescriptor, words: Reading, evidence: Evidence | None, note: str = "") -> Annotation:
     return Annotation("ok", descriptor.indices, reason=note, raw=_raw(words, evidence), rules_version=VERSION)
 
@@ -189,8 +186,6 @@ def _refused(reason: str, words: Reading, evidence: Evidence | None) -> Annotati
 
 
 def _raw(words: Reading, evidence: Evidence | None) -> str:
-    seen = None
-    if evidence is not None:
-        seen = {"changed_area": round(evidence.changed_area, 3), "regions": evidence.regions}
+    seen = None if evidence is None else {"changed_area": round(evidence.changed_area, 3), "regions": evidence.regions}
     operations = [[operation.edit, operation.things] for operation in words.operations]
     return json.dumps({"words": operations, "face": words.face, "pixels": seen})

@@ -44,18 +44,23 @@ def layout_agreement(before: np.ndarray, after: np.ndarray) -> float:
 def camera_move(before: np.ndarray, after: np.ndarray, layout: float) -> Camera:
     """The best move from `before` to `after`, (H, W, 3) of one shape, or STILL. layout: `layout_agreement` of them."""
     first, second = _square(before), _square(after)
-    best = STILL
-    for mirrored in (False, True):
-        start = first[:, ::-1] if mirrored else first
-        if mirrored:
-            fit = _agreement(start, second)
-            best = max(best, Camera(True, 0.0, 1.0, fit), key=lambda move: move.fit)
-        for turn, scale in _similarity(start, second):
-            if abs(turn) < MIN_TURN and abs(scale - 1) < MIN_SCALE:
-                continue
-            fit = _fit(start, second, turn, scale)
-            best = max(best, Camera(mirrored, turn, scale, fit), key=lambda move: move.fit)
+    mirror = first[:, ::-1]
+    moves = [
+        *_moves(first, second, mirrored=False),
+        Camera(True, 0.0, 1.0, _agreement(mirror, second)),
+        *_moves(mirror, second, mirrored=True),
+    ]
+    best = max(moves, key=lambda move: move.fit)
     return best if best.fit >= FIT and best.fit >= layout + GAIN else STILL
+
+
+def _moves(first: np.ndarray, second: np.ndarray, *, mirrored: bool) -> list[Camera]:
+    """The candidates that turn or scale by more than the least."""
+    return [
+        Camera(mirrored, turn, scale, _fit(first, second, turn, scale))
+        for turn, scale in _similarity(first, second)
+        if abs(turn) >= MIN_TURN or abs(scale - 1) >= MIN_SCALE
+    ]
 
 
 def _square(picture: np.ndarray) -> np.ndarray:

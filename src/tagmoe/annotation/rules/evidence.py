@@ -41,30 +41,19 @@ MIN_SHIFT = 0.4
 class Evidence:
     """Measurements of a source and its target. Shares are 0 to 1; levels are of 8 bits, 0 to 255.
 
-    identical: no pixel differs by more than 2 levels. same_aspect: both have one aspect; else the target was stretched
-    or cropped to that of the source, whichever fits better. shift: (dx, dy) that was undone, as shares of the sides.
-    changed_area: share of pixels that changed. regions: separate places that changed; largest_region: share of the
-    changed pixels in the largest of them. background_kept: unchanged share of the border, which stands for
-    the background. edges_kept: agreement (F1) of the edges of both pictures, whatever their brightness.
-    luminance_shift: median levels by which the target is brighter. colour_fit: share of the target's variance that one
-    linear map of the source's colours explains. contrast: slope of that map for grey; negative in a negative.
-    texture: log2 of the target's fine detail over the source's, at equal contrast. hue_range: range of hues of the
-    target over that of the source; 0 for a picture in one tint. layout: correlation in place, -1 to 1.
-    camera: the camera move that explains the pair, or STILL.
+    identical: no pixel differs by more than 2 levels. changed_area: share of pixels that changed. regions: separate
+    places that changed. background_kept: unchanged share of the border, which stands for the background. edges_kept:
+    agreement (F1) of the edges of both pictures, whatever their brightness. luminance_shift: median levels by which the
+    target is brighter. hue_range: range of hues of the target over that of the source; 0 for a picture in one tint.
+    layout: correlation in place, -1 to 1. camera: the camera move that explains the pair, or STILL.
     """
 
     identical: bool
-    same_aspect: bool
-    shift: tuple[float, float]
     changed_area: float
     regions: int
-    largest_region: float
     background_kept: float
     edges_kept: float
     luminance_shift: float
-    colour_fit: float
-    contrast: float
-    texture: float
     hue_range: float
     layout: float
     camera: Camera
@@ -73,23 +62,6 @@ class Evidence:
     def whole_picture(self) -> bool:
         """Whether too much changed for an edit of one place."""
         return self.changed_area >= WHOLE_AREA
-
-    @property
-    def relit(self) -> bool:
-        """Whether the light seems to have changed: all colours change together, and the edges stay."""
-        return (
-            self.whole_picture
-            and self.colour_fit >= RELIT_FIT
-            and self.edges_kept >= RELIT_EDGES
-            and self.contrast > 0
-            and self.hue_range >= ONE_TINT
-        )
-
-    @property
-    def restyled(self) -> bool:
-        """Whether the medium seems to have changed: to one tint, a negative, or another texture."""
-        spread = self.changed_area >= MUCH_AREA
-        return spread and (self.hue_range < ONE_TINT or self.contrast < -0.3 or abs(self.texture) >= OTHER_TEXTURE)
 
 
 # Thresholds of `conflicts`. They are wide on purpose, as somebody must look at every row with a conflict.
@@ -103,16 +75,12 @@ KEPT_FRAME = 0.5
 """If the background is preserved, half of the border is unchanged, even if an object covers one side."""
 CHANGED_FRAME = 0.97
 """If the background was edited, hardly more of the border than this is unchanged."""
-RELIT_FIT = 0.8
-RELIT_EDGES = 0.6
 LIGHT_LEVELS = 4.0
 """A smaller change of the median brightness, in levels, is not visible as a change of light."""
 ONE_TINT = 0.25
 """Range of hues over that of the source, below which a picture was toned (sepia, black and white)."""
 MUCH_AREA = 0.3
 """Smaller changed areas do not count for style and structure: the edges of an added object are its own."""
-OTHER_TEXTURE = 0.8
-"""Log2 of the ratio of fine detail, about 1.75 times more or less, as in drawings and mosaics."""
 STRUCTURE_EDGES = 0.25
 """Two unrelated photographs have an agreement of edges of about 0.3; below this, the structure is not preserved."""
 SAME_LAYOUT = 0.97
@@ -149,32 +117,22 @@ def compare(source: np.ndarray, target: np.ndarray) -> Evidence:
     for picture in (source, target):
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or 0 in picture.shape:
             raise ImageError(f"a picture is an array of {picture.dtype} {picture.shape}; give uint8 (H, W, 3)")
-    before, after, same_aspect = _paired(source, target)
+    before, after = _paired(source, target)
     identical = bool(np.abs(before.astype(np.int16) - after).max() <= 2)
     shift = measure_shift(_grey(before), _grey(after))
-    if shift is None or np.hypot(*shift) < MIN_SHIFT:
-        shift = (0.0, 0.0)
-    else:
+    if shift is not None and np.hypot(*shift) >= MIN_SHIFT:
         before, after = _overlap(before, after, (round(shift[0]), round(shift[1])))
-    mask, sizes = _changed(before, after)
-    fit, contrast = _colour_map(before, after)
+    mask, regions = _changed(before, after)
     first, second = _grey(before), _grey(after)
     layout = layout_agreement(before, after)
     looks_still = identical or mask.mean() < GLOBAL_AREA
-    height, width = first.shape
     return Evidence(
         identical=identical,
-        same_aspect=same_aspect,
-        shift=(shift[0] / width, shift[1] / height),
         changed_area=float(mask.mean()),
-        regions=len(sizes),
-        largest_region=float(max(sizes) / sum(sizes)) if sizes else 0.0,
+        regions=regions,
         background_kept=1 - float(mask[_frame(mask.shape)].mean()),
         edges_kept=_edge_agreement(first, second),
         luminance_shift=float(np.median(second - first)),
-        colour_fit=fit,
-        contrast=contrast,
-        texture=_texture(first, second),
         hue_range=_hue_range(before, after),
         layout=layout,
         camera=STILL if looks_still else camera_move(before, after, layout),
@@ -188,40 +146,40 @@ def conflicts(evidence: Evidence | None, descriptor: TaskDescriptor) -> tuple[st
     scope, types, kept = set(descriptor.scope), set(descriptor.types), set(descriptor.preservation)
     if evidence.identical:
         return ("identical pictures",)
-    e = evidence
     # If the border is unchanged, an object moved, not the camera.
-    moved = e.camera != STILL and e.background_kept < KEPT_FRAME
+    moved = evidence.camera != STILL and evidence.background_kept < KEPT_FRAME
     found = {
-        "local editing but most pixels changed": "local editing" in scope and e.changed_area > LOCAL_AREA,
-        "global editing but few pixels changed": "global editing" in scope and e.changed_area < GLOBAL_AREA,
-        "multi region editing but one region changed": "multi region editing" in scope and e.regions == 1,
-        "multi region editing but most pixels changed": "multi region editing" in scope and e.changed_area > LOCAL_AREA,
+        "local editing but most pixels changed": "local editing" in scope and evidence.changed_area > LOCAL_AREA,
+        "global editing but few pixels changed": "global editing" in scope and evidence.changed_area < GLOBAL_AREA,
+        "multi region editing but one region changed": "multi region editing" in scope and evidence.regions == 1,
+        "multi region editing but most pixels changed": "multi region editing" in scope
+        and evidence.changed_area > LOCAL_AREA,
         # Another viewpoint preserves the background as such, but not its place in the picture.
         "background preservation but the background changed": "background preservation" in kept
         and "viewpoint editing" not in scope
-        and e.background_kept < KEPT_FRAME,
+        and evidence.background_kept < KEPT_FRAME,
         "background editing but the background stayed": "background editing" in types
         and "content customization" not in scope
-        and e.background_kept > CHANGED_FRAME
-        and e.changed_area < GLOBAL_AREA,
+        and evidence.background_kept > CHANGED_FRAME
+        and evidence.changed_area < GLOBAL_AREA,
         "illumination editing but the light stayed": "illumination editing" in types
-        and abs(e.luminance_shift) < LIGHT_LEVELS
-        and e.changed_area < GLOBAL_AREA,
+        and abs(evidence.luminance_shift) < LIGHT_LEVELS
+        and evidence.changed_area < GLOBAL_AREA,
         "structure preservation but the edges changed": "structure preservation" in kept
         and "style transfer" not in types
-        and e.changed_area > MUCH_AREA
-        and e.edges_kept < STRUCTURE_EDGES,
+        and evidence.changed_area > MUCH_AREA
+        and evidence.edges_kept < STRUCTURE_EDGES,
         "structure preservation but the camera moved": "structure preservation" in kept and moved,
         "viewpoint editing but the layout stayed": "viewpoint editing" in scope
-        and e.camera == STILL
-        and (e.layout > SAME_LAYOUT or e.changed_area < GLOBAL_AREA),
+        and evidence.camera == STILL
+        and (evidence.layout > SAME_LAYOUT or evidence.changed_area < GLOBAL_AREA),
         "no viewpoint editing but the camera moved": bool(scope & {"local editing", "global editing"})
         and moved
-        and e.camera.fit > SAME_LAYOUT,
+        and evidence.camera.fit > SAME_LAYOUT,
         "style preservation but the picture is toned": "style preservation" in kept
         and not types & {"illumination editing", "background editing"}
-        and e.whole_picture
-        and e.hue_range < ONE_TINT,
+        and evidence.whole_picture
+        and evidence.hue_range < ONE_TINT,
     }
     return tuple(name for name, is_so in found.items() if is_so)
 
@@ -229,8 +187,8 @@ def conflicts(evidence: Evidence | None, descriptor: TaskDescriptor) -> tuple[st
 # Two pictures of one shape -----------------------------------------------------------------------------------------
 
 
-def _paired(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Copies of equal shape, and whether the pictures have one aspect."""
+def _paired(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Copies of equal shape. Of another aspect, the target is stretched or cropped, whichever fits better."""
     longer = min(WORK_SIDE, max(source.shape[:2]), max(target.shape[:2]))
     scale = longer / max(source.shape[:2])
     size = (max(1, round(source.shape[1] * scale)), max(1, round(source.shape[0] * scale)))
@@ -239,10 +197,10 @@ def _paired(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndar
     stretched = np.asarray(_small(second, size))
     ratio = first.width * second.height / (first.height * second.width)
     if abs(ratio - 1) <= ASPECT_TOLERANCE:
-        return before, stretched, True
+        return before, stretched
     cropped = np.asarray(ImageOps.fit(second, size, Image.Resampling.BOX))
     both = [float(np.abs(before.astype(np.int16) - copy).mean()) for copy in (stretched, cropped)]
-    return before, stretched if both[0] <= both[1] else cropped, False
+    return before, stretched if both[0] <= both[1] else cropped
 
 
 def _small(image: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -266,8 +224,8 @@ def _grey(picture: np.ndarray) -> np.ndarray:
 # Where it changed --------------------------------------------------------------------------------------------------
 
 
-def _changed(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, list[int]]:
-    """(H, W) bool of changed pixels without small regions, and the number of pixels of each region."""
+def _changed(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, int]:
+    """(H, W) bool of changed pixels without small regions, and the number of regions."""
     first, second = _smooth(before), _smooth(after)
     mask = np.maximum(_beyond(first, second), _beyond(second, first)) > CHANGED
     reach = max(1, round(min(mask.shape) * GAP / 2))
@@ -277,7 +235,7 @@ def _changed(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, list[in
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     sizes[0] = 0
     large = sizes >= MIN_REGION * mask.size
-    return large[labels], [int(size) for size in sizes[large]]
+    return large[labels], int(large.sum())
 
 
 def _smooth(picture: np.ndarray) -> np.ndarray:
@@ -344,31 +302,6 @@ def _edge_agreement(first: np.ndarray, second: np.ndarray) -> float:
     near = [_along(_along(edges, 0, np.logical_or), 1, np.logical_or) for edges in (one, two)]
     found, kept = float(near[0][two].mean()), float(near[1][one].mean())
     return 2 * found * kept / (found + kept) if found + kept else 0.0
-
-
-def _texture(first: np.ndarray, second: np.ndarray) -> float:
-    detail = []
-    for grey in (first, second):
-        fine = sum(np.abs(steps).mean() for steps in (np.diff(grey, axis=0), np.diff(grey, axis=1)) if steps.size)
-        detail.append((fine + 0.5) / (grey.std() + 4))
-    return float(np.log2(detail[1] / detail[0]))
-
-
-def _colour_map(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
-    """(R squared of the best linear map from source to target colours, slope of that map for grey)."""
-    step = max(1, int(np.sqrt(before.shape[0] * before.shape[1] / 4096)))
-    first = before[::step, ::step].reshape(-1, 3).astype(np.float64)
-    second = after[::step, ::step].reshape(-1, 3).astype(np.float64)
-    design = np.column_stack([first, np.ones(len(first))])
-    weights, *_ = np.linalg.lstsq(design, second, rcond=None)
-    left = float(((second - design @ weights) ** 2).sum())
-    total = float(((second - second.mean(0)) ** 2).sum())
-    # Any map explains a flat target.
-    fit = 1.0 if total < 4 * second.size else max(0.0, 1 - left / total)
-    one, two = first[:, :3] @ (0.299, 0.587, 0.114), second @ (0.299, 0.587, 0.114)
-    spread = float(one.var())
-    contrast = float(((one - one.mean()) * (two - two.mean())).mean() / spread) if spread > 4 else 1.0
-    return fit, contrast
 
 
 def _hue_range(before: np.ndarray, after: np.ndarray) -> float:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field, create_model
 
 from tagmoe.annotation.rules.parse import parse_yaml
 
@@ -28,35 +28,34 @@ def _checked(entries: tuple[str, ...]) -> tuple[str, ...]:
     return entries
 
 
+NAMES = (
+    "people",
+    "face_words",
+    "animals",
+    "clothes",
+    "parts",
+    "colours",
+    "materials",
+    "looks",
+    "not_replaced",
+    "images",
+    "styles",
+    "places",
+    "lights",
+    "tones",
+    "feelings",
+    "postures",
+    "put_verbs",
+    "change_verbs",
+    "other_verbs",
+    "numbers",
+    "singular_in_s",
+)
+"""The lists of `words.yaml`; each entry is a regular expression."""
 Words = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_checked)]
-
-
-class WordLists(BaseModel):
-    """The lists of `words.yaml`, by the names that they have there; each entry is a regular expression."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    people: Words
-    face_words: Words
-    animals: Words
-    clothes: Words
-    parts: Words
-    colours: Words
-    materials: Words
-    looks: Words
-    not_replaced: Words
-    images: Words
-    styles: Words
-    places: Words
-    lights: Words
-    tones: Words
-    feelings: Words
-    postures: Words
-    put_verbs: Words
-    change_verbs: Words
-    other_verbs: Words
-    numbers: Words
-    singular_in_s: Words
+_FIELDS: dict[str, Any] = dict.fromkeys(NAMES, Words)
+_File = create_model("_File", __config__=ConfigDict(extra="forbid"), **_FIELDS)
+WordLists = Mapping[str, tuple[str, ...]]
 
 
 @cache
@@ -66,12 +65,12 @@ def packaged_words() -> WordLists:
 
 
 def parse_words(text: str, name: str) -> WordLists:
-    """The lists of a YAML text; `name` is what errors call it.
+    """The lists of a YAML text, by name; `name` is what errors call it.
 
     Raises ConfigError for text that is no YAML, a missing, unknown or empty list, and an entry that is given twice, is
     not in lower case, is no regular expression, or captures a group.
     """
-    return parse_yaml(text, f"The word lists {name!r}", WordLists)
+    return dict(parse_yaml(text, f"The word lists {name!r}", _File))
 
 
 def any_of(entries: Sequence[str]) -> str:

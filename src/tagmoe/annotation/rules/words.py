@@ -7,8 +7,9 @@ data sets (`words.yaml`). If the words do not say how much is edited (`things`),
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from tagmoe.annotation.rules.patterns import packaged_patterns
 from tagmoe.data.sources.native_tasks import Edit
@@ -48,183 +49,159 @@ class Reading:
     control_map: bool
 
 
+class _Rule(NamedTuple):
+    """What a clause asks for if it matches all patterns that `fits` names, and none of those after a "-".
+
+    things: None for what the words say. details: tells the operation where that takes more than the patterns.
+    """
+
+    fits: str
+    edit: Edit
+    things: Things | None = None
+    worn: bool = False
+    resized: bool = False
+    details: Callable[[str, Things], Operation] | None = None
+
+
 def read(instruction: str) -> Reading:
     """Read an English instruction. Case, politeness, punctuation and the words of quoted text do not matter.
 
     Only the first MAX_CHARACTERS are read, as the patterns take a time that grows with the square of the length.
     """
-    patterns = packaged_patterns()
-    text = " ".join(patterns.quoted.sub("QUOTE", instruction[:MAX_CHARACTERS].strip()).split())
+    text = " ".join(packaged_patterns()["quoted"].sub("QUOTE", instruction[:MAX_CHARACTERS].strip()).split())
     text = text.lower().replace("\u2019", "'").replace("quote", "QUOTE").rstrip(" .!?,;")
-    operations, unread = [], ""
-    for clause in _clauses(text):
-        found = _operation(clause)
-        if found is not None:
-            operations.append(found)
-        elif len(clause.split()) >= 3 and not unread:
-            unread = clause
-    face = patterns.people_or_face.search(text) is not None
+    clauses = _clauses(text)
+    found = [_by_rule(_RULES, clause, _things(clause)) for clause in clauses]
+    unread = (clause for clause, one in zip(clauses, found, strict=True) if one is None and len(clause.split()) >= 3)
     # Headwear implies a face unless an animal is named.
-    face = face or (patterns.face_words.search(text) is not None and not patterns.animals.search(text))
+    face = _has("people_or_face", text) or (_has("face_words", text) and not _has("animals", text))
     return Reading(
-        tuple(operations),
-        unread,
+        tuple(one for one in found if one is not None),
+        next(unread, ""),
         face=face,
-        style=patterns.style_word.search(text) is not None,
-        control_map=patterns.control_map.search(text) is not None,
+        style=_has("style_word", text),
+        control_map=_has("control_map", text),
     )
+
+
+def _find(name: str, text: str) -> re.Match[str] | None:
+    return packaged_patterns()[name].search(text)
+
+
+def _has(name: str, text: str) -> bool:
+    return _find(name, text) is not None
 
 
 def _clauses(text: str) -> list[str]:
-    patterns = packaged_patterns()
-    clauses = []
-    while (shorter := patterns.preamble.sub("", text)) != text:
-        text = shorter
-    text = patterns.locative.sub("", text)
+    text = packaged_patterns()["locative"].sub("", _without_preamble(text))
     if text.startswith("in place of "):
         return [text]
-    for part in patterns.between_clauses.split(text):
-        while (shorter := patterns.preamble.sub("", part)) != part:
-            part = shorter
-        if part.strip():
-            clauses.append(part.strip(" ,"))
-    return clauses
+    parts = map(_without_preamble, packaged_patterns()["between_clauses"].split(text))
+    return [part.strip(" ,") for part in parts if part.strip()]
 
 
-def _operation(text: str) -> Operation | None:
-    """The operation of one clause: that of the first pattern that fits. Certain patterns come first."""
-    patterns = packaged_patterns()
-    things = _things(text)
-    if text.startswith("in place of "):
-        return Operation("replace", things)
-    if patterns.behind.search(text):
-        return Operation("background", "whole")
-    if found := patterns.remove.search(text):
-        return _removal(" " + next(part for part in found.groups() if part is not None).strip(), things)
-    if found := patterns.add.search(text):
-        return _addition(found["what"], text, things)
-    if patterns.setting_of_people.search(text):
-        return Operation("background", "whole")
-    if _asks_view(text):
-        return Operation("viewpoint", "whole")
-    if re.match(r"^(?:let|have) (?:an?|another|some|there be) ", text):
-        return Operation("add", things)
-    if re.search(r"\b(?:hold|holding|carry|carrying) (?:an?|some) ", text):
-        return Operation("add", things)
-    if re.match(r"^have no ", text):
-        return Operation("remove", things)
-    if patterns.without.search(text):
-        return Operation("remove", worn=patterns.people_or_wear.search(text) is not None)
-    if patterns.swap.search(text):
-        return Operation("move", "several")
-    if "QUOTE" in text and patterns.text.search(text):
-        return Operation("text")
-    if patterns.background.search(text):
-        return Operation("background", "whole")
-    if patterns.style_whole.search(text):
-        return Operation("style", "whole")
-    if patterns.light.search(text):
-        return Operation("light", "whole")
-    if (patterns.who.search(text) and patterns.pose.search(text)) or (
-        re.search(r"^(?:smile|raise|close|open)\b|\bexpression\b", text) and patterns.pose.search(text)
-    ):
-        return Operation("pose", things)
-    if patterns.wear.search(text) and not re.search(r"\bhair\b", text):
-        return Operation("add", things, worn=True)
-    if patterns.setting.search(text):
-        return Operation("background", "whole")
-    return _thing_operation(text, things)
+def _without_preamble(text: str) -> str:
+    while (shorter := packaged_patterns()["preamble"].sub("", text)) != text:
+        text = shorter
+    return text
 
 
-def _thing_operation(text: str, things: Things) -> Operation | None:
-    """The operation of a clause that changes, moves or replaces a thing."""
-    patterns = packaged_patterns()
-    if re.search(r"^(?:put|draw|place|paint)\b.*\bin(?:stead| place) of\b", text):
-        return Operation("replace", things)
-    if patterns.puts_something.match(text):
-        return Operation("add", things)
-    if re.search(r" (?:small(?:er)?|big(?:ger)?|large(?:r)?|tall(?:er)?)$", text):
-        return Operation("attribute", things, resized=True)
-    if patterns.move.search(text) or (
-        patterns.puts.match(text) and patterns.to_a_place.search(text) and not _coloured(text)
-    ):
-        return Operation("move", things)
-    if patterns.resize.search(text):
-        return Operation("attribute", things, resized=True)
-    whole = "whole" if patterns.whole_object.match(text) else things
-    if _coloured(text) and not re.match(r"^(?:replace|substitute)\b", text):
-        return Operation("attribute", whole)
-    if patterns.gives_part.match(text):
-        return Operation("attribute", things)
-    if patterns.replace.search(text):
-        return Operation("replace", things, gone=_person_first(text))
-    if re.match(r"^(?:have|give|let|show)\b.* (?:an?|some|with) ", text):
-        return Operation("add", things)
-    if patterns.change.search(text) and not patterns.goes_on.search(text):
-        return Operation("attribute", whole)
+def _by_rule(rules: Sequence[_Rule], text: str, things: Things) -> Operation | None:
+    """The operation by the first rule that fits."""
+    for rule in rules:
+        if all(_has(name.removeprefix("-"), text) != name.startswith("-") for name in rule.fits.split()):
+            if rule.details is not None:
+                return rule.details(text, things)
+            return Operation(rule.edit, rule.things or things, worn=rule.worn, resized=rule.resized)
     return None
 
 
-def _coloured(text: str) -> bool:
-    """Whether a clause changes a look: it ends with one ("... red", "... to wood"), or names colour or material."""
-    patterns = packaged_patterns()
-    ends = patterns.attribute_end.search(text) is not None
-    return ends and not patterns.becomes_thing.search(text) and patterns.change.search(text) is not None
+def _removal(text: str, things: Things) -> Operation:
+    found = _find("remove", text)
+    what = " " + next(part for part in found.groups() if part is not None).strip() if found else ""
+    named = _by_rule(_REMOVED, what, things)
+    if named is not None:
+        return named
+    phrase = _find("noun_phrase", what)
+    head = phrase["head"] if phrase else what
+    gone = _has("person_itself", head)
+    return Operation("remove", things, worn=not gone and (_has("on_person", what) or _has("garment", head)), gone=gone)
 
 
-def _removal(what: str, things: Things) -> Operation:
-    patterns = packaged_patterns()
-    if patterns.background.search(what):
-        return Operation("background", "whole")
-    if re.match(r"^ (?:the |this |any )?(?:[\w-]+ )?(?:style|filter|effect)\b", what):
-        return Operation("style", "whole")
-    if re.match(r"^ (?:the |all (?:the )?|any )?(?:fog|mist|haze|rain|glare|shadows?|snowfall)\b", what):
-        return Operation("light", "whole")
-    found = patterns.noun_phrase.match(what)
-    head = found["head"] if found else what
-    gone = patterns.person_itself.search(head) is not None
-    worn = not gone and (patterns.on_person.search(what) is not None or patterns.garment.search(head) is not None)
-    return Operation("remove", things, worn=worn, gone=gone)
-
-
-def _addition(what: str, text: str, things: Things) -> Operation:
-    patterns = packaged_patterns()
-    if "QUOTE" in text or re.search(r"\b(?:text|caption|watermark)\b", what):
+def _addition(text: str, things: Things) -> Operation:
+    found = _find("add", text)
+    what = found["what"] if found else ""
+    if "QUOTE" in text:
         return Operation("text", things)
-    if patterns.light_added.search(what) and not re.search(r"\b(?:lamp|bulb|string|street) ", what):
-        return Operation("light", "whole")
-    if re.search(r"\b(?:filter|style|effect)\b", what):
-        return Operation("style", "whole")
-    if re.search(r"^ (?:an? |the )?(?:[\w-]+ ){0,3}(?:background|backdrop)$", what):
-        return Operation("background", "whole")
-    worn = patterns.on_person.search(what) is not None or (
-        patterns.people.search(what) and patterns.clothes.search(what)
-    )
-    return Operation("add", things, worn=bool(worn))
+    worn = _has("on_person", what) or (_has("people", what) and _has("clothes", what))
+    return _by_rule(_ADDED, what, things) or Operation("add", things, worn=worn)
+
+
+def _replacement(text: str, things: Things) -> Operation:
+    """A person is gone if the words before the new thing end with it."""
+    found = _find("replaced_first", text)
+    return Operation("replace", things, gone=found is not None and _has("person_last", found["first"]))
 
 
 def _things(text: str) -> Things:
-    patterns = packaged_patterns()
-    if patterns.as_one.search(text):
+    if _has("as_one", text):
         return "one"
-    if patterns.several.search(text):
+    if _has("several", text):
         return "several"
-    return "some" if patterns.plural_object.search(text) else "one"
+    return "some" if _has("plural_object", text) else "one"
 
 
-def _person_first(text: str) -> bool:
-    """Whether what is replaced is a person."""
-    patterns = packaged_patterns()
-    found = re.match(r"^\w+ (?P<first>.*?) (?:with|for|into|to|by|an?)\b", text)
-    return found is not None and patterns.person_last.search(found["first"]) is not None
-
-
-def _asks_view(text: str) -> bool:
-    patterns = packaged_patterns()
-    shown = re.match(
-        r"^(?:show|view|look|see|redraw|draw|render|change|make|turn|zoom|rotate|move|shift|take|switch|give|let|"
-        r"have|tilt|pan|use|the|as|from|an?)\b",
-        text,
-    )
+# Certain patterns come first.
+_RULES = (
+    _Rule("in_place_of", "replace"),
+    _Rule("behind", "background", "whole"),
+    _Rule("remove", "remove", details=_removal),
+    _Rule("add", "add", details=_addition),
+    _Rule("setting_of_people", "background", "whole"),
     # "turn around" has no object, so the viewer turns.
-    return text == "turn around" or (shown is not None and patterns.view.search(text) is not None)
+    _Rule("turn_around", "viewpoint", "whole"),
+    _Rule("shows view", "viewpoint", "whole"),
+    _Rule("lets_be", "add"),
+    _Rule("holds", "add"),
+    _Rule("has_no", "remove"),
+    _Rule("without people_or_wear", "remove", "one", worn=True),
+    _Rule("without", "remove", "one"),
+    _Rule("swap", "move", "several"),
+    _Rule("QUOTE text", "text", "one"),
+    _Rule("background", "background", "whole"),
+    _Rule("style_whole", "style", "whole"),
+    _Rule("light", "light", "whole"),
+    _Rule("who_or_expression pose", "pose"),
+    _Rule("wear -hair", "add", worn=True),
+    _Rule("setting", "background", "whole"),
+    # The clauses that are left change, move or replace a thing.
+    _Rule("puts_instead", "replace"),
+    _Rule("puts_something", "add"),
+    _Rule("size_last", "attribute", resized=True),
+    _Rule("move", "move"),
+    # What is put to a place moves, unless the clause names a look.
+    _Rule("puts to_a_place -attribute_end", "move"),
+    _Rule("puts to_a_place becomes_thing", "move"),
+    _Rule("puts to_a_place -change", "move"),
+    _Rule("resize", "attribute", resized=True),
+    # It ends with a look ("... red", "... to wood"), or names colour or material.
+    _Rule("attribute_end -becomes_thing change -replaces whole_object", "attribute", "whole"),
+    _Rule("attribute_end -becomes_thing change -replaces", "attribute"),
+    _Rule("gives_part", "attribute"),
+    _Rule("replace", "replace", details=_replacement),
+    _Rule("gives", "add"),
+    _Rule("change -goes_on whole_object", "attribute", "whole"),
+    _Rule("change -goes_on", "attribute"),
+)
+# Of what is removed, and of what is added.
+_REMOVED = (
+    _Rule("background", "background", "whole"),
+    _Rule("style_removed", "style", "whole"),
+    _Rule("light_removed", "light", "whole"),
+)
+_ADDED = (
+    _Rule("text_added", "text"),
+    _Rule("light_added -lamp", "light", "whole"),
+    _Rule("style_added", "style", "whole"),
+    _Rule("background_added", "background", "whole"),
+)

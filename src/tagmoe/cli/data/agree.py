@@ -99,7 +99,7 @@ def _text(report: AgreeReport) -> str:
             lines.append(f"{line}{'' if ac1 is None else f'{ac1:.2f}'}{'' if f1 is None else f'  {f1:.2f}'}")
     for side in report.sides:
         issues = 0 if side.issues is None else len(side.issues.issues)
-        lines.append(f"{side.name}: {side.rules.broken} of {side.rules.rows} rows break a rule")
-        looked = f"of {len(report.looked_at)} looked at, pixels speak against {side.evidence.conflicting}"
+        lines.append(f"{side.name}: {side.rules.faulty} of {side.rules.rows} rows break a rule")
+        looked = f"of {len(report.looked_at)} looked at, pixels speak against {side.evidence.faulty}"
         lines += [f"  {looked}, a probe doubts {issues}"] if report.looked_at else []
     return "\n".join(lines)
