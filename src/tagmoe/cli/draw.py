@@ -107,11 +107,12 @@ def draw(pictures: Sequence[Path], prompt: str, out: Path, size: str, options: D
                     f"{str(path)!r} is {picture.width}x{picture.height}; this model works at the area of "
                     f"{side}x{side}, so the picture is resized."
                 )
+    from tagmoe.pipeline.arguments import check_output_size
     from tagmoe.pipeline.training_range import far_from_training
 
-    side = pipeline.config.default_size
-    first = references[0].size if references else (side, side)
-    if sentence := far_from_training(pipeline.config, references, (width or min(first[0], side), height or side)):
+    first, default = references[0] if references else None, pipeline.config.default_size
+    down, across = check_output_size(height, width, first, default, pipeline.size_multiple)
+    if sentence := far_from_training(pipeline.config, references, (across, down)):
         log(sentence)
     rewriter = make_rewriter(
         options.rewrite,
