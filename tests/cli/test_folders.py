@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tagmoe.cli import output
-from tagmoe.errors import TagMoEError
+from tagmoe.errors import TagMoEError, UsageError
 from tagmoe.files import claim
 
 
@@ -91,3 +91,18 @@ def test_a_result_that_cannot_be_put_in_place_is_kept_beside_the_old_one(tmp_pat
     assert (target / "report.html").read_text() == "old"
     (kept,) = (path for path in tmp_path.iterdir() if path != target)
     assert (kept / "report.html").read_text() == "new"
+
+
+def test_what_came_between_the_check_and_the_claim_is_not_replaced(tmp_path, monkeypatch) -> None:
+    """Another command ends in that moment, and its name is free again."""
+    taken = claim.claim
+
+    def late(path: Path) -> claim.Claim:
+        path.write_text("theirs")
+        return taken(path)
+
+    monkeypatch.setattr(output, "claim", late)
+    with pytest.raises(UsageError, match="exists; choose another name or add --force"):
+        output.check_output_file(tmp_path / "out.png", force=False)
+    output.release_outputs()
+    assert (tmp_path / "out.png").read_text() == "theirs"

@@ -186,3 +186,11 @@ def test_a_block_that_fails_leaves_the_old_folder(tmp_path: Path) -> None:
         stop()
     taken.release()
     assert [path.name for path in tmp_path.rglob("*")] == ["out"]
+
+
+def test_a_name_that_is_refused_is_not_kept(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(TagMoEError, match="full"):
+            claim(tmp_path / "out.txt", nbytes=2**60)
+    claim(tmp_path / "out.txt").release()
+    assert not list(tmp_path.iterdir())

@@ -13,7 +13,7 @@ from diffusers import QwenImageTransformer2DModel
 from diffusers.loaders import QwenImageLoraLoaderMixin
 from peft import LoraConfig
 from safetensors.torch import save_file
-from support.tiny_model import build_pipeline
+from support.tiny_model import build_dense, build_pipeline
 
 from tagmoe.errors import CheckpointError, MissingError, UsageError
 from tagmoe.model.upcycle import upcycle
@@ -38,11 +38,7 @@ BROADCAST = 2
 
 @pytest.fixture
 def dense() -> QwenImageTransformer2DModel:
-    torch.manual_seed(0)
-    return QwenImageTransformer2DModel(
-        in_channels=16, out_channels=4, num_layers=4, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=32, axes_dims_rope=(4, 6, 6),
-    ).eval()  # fmt: skip
+    return build_dense(4)
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import QwenImageTransformer2DModel
 from diffusers.loaders import QwenImageLoraLoaderMixin
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from support.hub_server import run, served
-from support.tiny_model import build_pipeline
+from support.tiny_model import build_dense, build_pipeline
 from torch import Tensor
 
 from tagmoe.errors import CheckpointError, MissingError, UsageError
@@ -25,14 +24,6 @@ LAYERS = ("transformer_blocks.0.attn.to_q", "transformer_blocks.0.attn.to_out.0"
 NAME = "pytorch_lora_weights.safetensors"
 
 
-def build_dense() -> QwenImageTransformer2DModel:
-    torch.manual_seed(0)
-    return QwenImageTransformer2DModel(
-        in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=32, axes_dims_rope=(4, 6, 6),
-    ).eval()  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def built() -> TagMoEPipeline:
     """Its other parts never change, and take longer to build than all else here."""
@@ -41,7 +32,7 @@ def built() -> TagMoEPipeline:
 
 @pytest.fixture
 def pipe(built: TagMoEPipeline) -> TagMoEPipeline:
-    built.register_modules(transformer=build_dense())
+    built.register_modules(transformer=build_dense(2))
     return built
 
 
@@ -53,12 +44,12 @@ def stock_parts() -> TagMoEPipeline:
 @pytest.fixture
 def mixture(stock_parts: TagMoEPipeline) -> TagMoEPipeline:
     """The image FFN of the last block is a mixture."""
-    stock_parts.register_modules(transformer=upcycle(build_dense(), num_moe_blocks=1).eval())
+    stock_parts.register_modules(transformer=upcycle(build_dense(2), num_moe_blocks=1).eval())
     return stock_parts
 
 
 def matrices() -> dict[str, tuple[Tensor, Tensor]]:
-    dense, generator = build_dense(), torch.Generator().manual_seed(5)
+    dense, generator = build_dense(2), torch.Generator().manual_seed(5)
     shapes = {name: dense.get_submodule(name).weight.shape for name in LAYERS}
     return {
         name: (torch.randn(RANK, into, generator=generator), 0.1 * torch.randn(out, RANK, generator=generator))
@@ -79,14 +70,14 @@ def sample(model: Any) -> Tensor:
 
 
 def expected(strength: float = 1.0) -> Tensor:
-    dense = build_dense()
+    dense = build_dense(2)
     with torch.no_grad():
         for name, (down, up) in matrices().items():
             dense.get_submodule(name).weight += strength * up @ down
     return sample(dense)
 
 
-def check(pipe: TagMoEPipeline, strength: float = 1.0) -> None:
+def assert_update(pipe: TagMoEPipeline, strength: float = 1.0) -> None:
     torch.testing.assert_close(sample(pipe.transformer), expected(strength), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(expected(strength), expected(0.0), atol=1e-2)
 
@@ -122,9 +113,9 @@ def test_every_name_form_loads_as_the_update_it_means(pipe, stock_parts, prefix,
     tensors = named(prefix, pair, alpha)
     report = pipe.load_lora_weights(tensors)
     assert (report.loaded, report.dropped) == (len(LAYERS), ())
-    check(pipe, 1.0 if alpha is None else alpha / RANK)
+    assert_update(pipe, 1.0 if alpha is None else alpha / RANK)
     stock = stock_parts
-    stock.register_modules(transformer=build_dense())
+    stock.register_modules(transformer=build_dense(2))
     try:
         QwenImageLoraLoaderMixin.load_lora_weights(stock, dict(tensors))
     except Exception:
@@ -149,7 +140,7 @@ def test_a_bias_of_the_update_is_loaded(pipe) -> None:
     bias = torch.linspace(-1, 1, 32)
     tensors = named("transformer.", "peft") | {f"transformer.{LAYERS[0]}.lora_B.bias": bias}
     pipe.load_lora_weights(tensors, adapter_name="a")
-    dense = build_dense()
+    dense = build_dense(2)
     with torch.no_grad():
         for name, (down, up) in matrices().items():
             dense.get_submodule(name).weight += up @ down
@@ -186,7 +177,7 @@ def test_alpha_of_a_header_is_applied_once(pipe, tmp_path, kind, prefix) -> None
     report = pipe.load_lora_weights(tmp_path / "a.safetensors")
     assert (report.alpha, report.strengths) == ("header", (0.5, 0.5))
     assert "strength 0.5 (alpha: header)" in str(report)
-    check(pipe, 0.5)
+    assert_update(pipe, 0.5)
 
 
 @pytest.mark.parametrize("kind", ["adapter metadata", "adapter metadata without prefix", "lora_alpha", "kohya's"])
@@ -197,14 +188,14 @@ def test_tensors_come_before_the_header_and_are_applied_once(pipe, tmp_path, kin
     (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 40, "r": 4}')
     report = pipe.load_lora_weights(tmp_path)
     assert (report.alpha, report.strengths) == (".alpha tensors", (0.25, 0.25))
-    check(pipe, 0.25)
+    assert_update(pipe, 0.25)
 
 
 def test_a_header_comes_before_the_settings_beside_the_file(pipe, tmp_path) -> None:
     save_file(named("transformer.", "peft"), tmp_path / "a.safetensors", metadata={"lora_alpha": "2"})
     (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 40, "r": 4}')
     pipe.load_lora_weights(tmp_path)
-    check(pipe, 0.5)
+    assert_update(pipe, 0.5)
 
 
 @pytest.mark.parametrize("rslora", [False, True])
@@ -214,19 +205,19 @@ def test_a_real_folder_of_peft(pipe, tmp_path, rslora) -> None:
         rank_pattern={"to_q": 2}, alpha_pattern={"to_q": 5},
     )  # fmt: skip
     torch.manual_seed(3)
-    model = get_peft_model(build_dense(), config)
+    model = get_peft_model(build_dense(2), config)
     model.save_pretrained(tmp_path)
     report = pipe.load_lora_weights(tmp_path)
     assert (report.loaded, report.alpha) == (4, "adapter_config.json")
     torch.testing.assert_close(sample(pipe.transformer), sample(model), rtol=1e-5, atol=1e-5)
-    again = PeftModel.from_pretrained(build_dense(), tmp_path)
+    again = PeftModel.from_pretrained(build_dense(2), tmp_path)
     torch.testing.assert_close(sample(pipe.transformer), sample(again), rtol=1e-5, atol=1e-5)
 
 
 def test_a_named_adapter_of_peft_lies_in_a_folder_of_its_name(pipe, tmp_path) -> None:
     torch.manual_seed(3)
     config = LoraConfig(r=2, lora_alpha=8, init_lora_weights=False, target_modules=["to_q"])
-    model = get_peft_model(build_dense(), config, adapter_name="style")
+    model = get_peft_model(build_dense(2), config, adapter_name="style")
     model.save_pretrained(tmp_path)
     pipe.load_lora_weights(tmp_path, subfolder="style")
     torch.testing.assert_close(sample(pipe.transformer), sample(model), rtol=1e-5, atol=1e-5)
@@ -316,7 +307,7 @@ def test_two_adapters_in_one_file_are_refused(pipe) -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16, torch.float8_e4m3fn])
 def test_other_precisions_give_the_update_of_their_numbers(pipe, dtype) -> None:
     pipe.load_lora_weights({key: value.to(dtype) for key, value in named("transformer.", "peft").items()})
-    dense = build_dense()
+    dense = build_dense(2)
     with torch.no_grad():
         for name, (down, up) in matrices().items():
             dense.get_submodule(name).weight += up.to(dtype).float() @ down.to(dtype).float()
@@ -371,7 +362,7 @@ def folder(tmp_path: Path) -> Path:
 )
 def test_the_named_file_of_a_folder_is_loaded(pipe, folder, options, strength) -> None:
     pipe.load_lora_weights(folder, **options)
-    check(pipe, strength)
+    assert_update(pipe, strength)
 
 
 @pytest.mark.parametrize(

@@ -46,3 +46,15 @@ def tagworld_pipeline(tiny: Any) -> Any:
     """
     options = {"prompt_template": TINY_TEMPLATE, "max_prompt_tokens": 512, "default_size": 64}
     return type(tiny)(**tiny.components, **options, default_steps=2, default_cfg=2.0)
+
+
+def build_dense(num_layers: int) -> Any:
+    """A random dense Qwen-Image transformer of the size that `build_pipeline` takes; always the same."""
+    import torch
+    from diffusers import QwenImageTransformer2DModel
+
+    torch.manual_seed(0)
+    return QwenImageTransformer2DModel(
+        in_channels=16, out_channels=4, num_layers=num_layers, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=32, axes_dims_rope=(4, 6, 6),
+    ).eval()  # fmt: skip

@@ -6,19 +6,16 @@ import io
 import math
 import os
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 from rich.console import Console
 from support.failing_disk import small_files
 from support.training_runs import metrics, weights
 
-from tagmoe import cli
 from tagmoe.config import OptimizerConfig, RunConfig
 from tagmoe.errors import CheckpointError, ConfigError, TrainingError
 from tagmoe.train import checkpoint, loop
@@ -210,26 +207,6 @@ def test_a_dense_run_that_goes_on_as_a_mixture_is_named(
 
 
 # ---- signals and numbers ------------------------------------------------------------------------------------------
-def test_sigterm_saves_the_step_exits_143_and_resumes(
-    config: Make, run_training: RunTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    whole, stopped = config("whole"), config("stopped")
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(stopped.model_dump(mode="json")))
-    original = loop._train_step
-
-    def terminated(stage: Any, step: int, *rest: Any) -> Any:
-        if stage.name == "unified" and step == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(stage, step, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "_train_step", terminated)
-        assert cli.run(["train", str(recipe)]) == 143
-    assert "unified: stopped at step 5 of 6 and saved. Add --resume" in capsys.readouterr().err
-    assert weights(run_training(stopped, resume=True)) == weights(run_training(whole))
-
-
 @pytest.mark.parametrize("culprit", ["flow", "grad_norm"])
 def test_the_number_that_is_not_finite_is_named(
     config: Make, run_training: RunTraining, monkeypatch: pytest.MonkeyPatch, culprit: str

@@ -39,14 +39,17 @@ def test_six_steps_equal_three_a_kill_and_three(
     assert weights(resumed) == weights(expected)
 
 
-def test_an_interrupt_saves_the_step_exits_130_and_resumes(
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_the_step_and_the_run_resumes(
+    signum: signal.Signals,
+    code: int,
     config: Callable[..., RunConfig],
     run_training: Callable[..., Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Ctrl-C while a step runs: the signal itself, in this process."""
+    """Ctrl-C or SIGTERM while a step runs: the signal itself, in this process."""
     whole, stopped = config("whole"), config("stopped")
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(stopped.model_dump(mode="json")))
@@ -54,12 +57,12 @@ def test_an_interrupt_saves_the_step_exits_130_and_resumes(
 
     def interrupted(stage: Any, step: int, *rest: Any) -> Any:
         if stage.name == "unified" and step == 4:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signum)
         return original(stage, step, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "_train_step", interrupted)
-        assert cli.run(["train", str(recipe)]) == 130
+        assert cli.run(["train", str(recipe)]) == code
     assert "Add --resume" in capsys.readouterr().err
     saved = list_checkpoints(Path(stopped.output_dir) / "checkpoints" / "unified")
     last = [line for line in metrics(stopped) if line["stage"] == "unified"][-1]

@@ -56,8 +56,8 @@ def check_output_file(
     if not path.parent.is_dir():
         raise UsageError(f"There is no folder {str(path.parent)!r} for the output; create it or choose another.")
     if path.exists() and not force:
-        raise UsageError(f"The output {str(path)!r} exists; choose another name or add --force.")
-    _take(path)
+        raise _exists(path)
+    _take(path, force=force)
 
 
 def write_image(image: Image, path: Path, metadata: Mapping[str, str]) -> None:
@@ -102,13 +102,20 @@ def release_outputs() -> None:
         _claims.popitem()[1].release()
 
 
-def _take(path: Path) -> None:
+def _take(path: Path, *, force: bool) -> None:
+    """Take a name. What another command wrote between the check and now is not replaced without `force`."""
     _claims[path] = claim(path)
+    if _claims[path].before is not None and not force:
+        raise _exists(path)
+
+
+def _exists(path: Path) -> UsageError:
+    return UsageError(f"The output {str(path)!r} exists; choose another name or add --force.")
 
 
 def _taken(path: Path) -> Claim:
     if path not in _claims:
-        _take(path)
+        _take(path, force=True)
     return _claims[path]
 
 
@@ -126,7 +133,7 @@ def check_output_folder(path: Path, *, force: bool, ours: Sequence[str]) -> None
     if not path.parent.is_dir():
         raise UsageError(f"There is no folder {str(path.parent)!r} for the output; create it or choose another.")
     if not path.exists() and not path.is_symlink():
-        _take(path)
+        _take(path, force=force)
         return
     if not force:
         raise UsageError(f"The output folder {str(path)!r} exists; choose another name or add --force.")
@@ -138,4 +145,4 @@ def check_output_folder(path: Path, *, force: bool, ours: Sequence[str]) -> None
             f"The folder {str(path)!r} holds {foreign[0]!r}, which this command did not write, so --force does not "
             "replace it; choose another name."
         )
-    _take(path)
+    _take(path, force=force)

@@ -1,6 +1,6 @@
 """Take the name of an output before the work starts, so that no work is lost or overwritten at its end.
 
-A locked file `.tagmoe-XXXX.lock` beside the output takes the name. A killed process leaves that file, but not its lock.
+A locked file `.tagmoe-<hash>.lock` beside the output takes the name. A killed process leaves the file, not its lock.
 At the end the result takes the place only of what was there when the name was taken. Otherwise it is kept beside it.
 """
 
@@ -157,29 +157,38 @@ def claim(path: Path, *, nbytes: int = MB) -> Claim:
     """
     path = Path(os.path.realpath(path))
     note = path.with_name(f".tagmoe-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}.lock")
+    taken = None
     try:
-        before = identity(path)
-        lock = _locked(note, path)
-        if before is None:
+        identity(path)
+        taken = Claim(path, None, _locked(note, path), note)
+        # Looked at under the lock: a command that has just ended may have written it.
+        taken.before = identity(path)
+        if taken.before is None:
             # The only way to learn whether the file system takes the name.
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
             os.unlink(path)
         free = shutil.disk_usage(path.parent).free
-    except FileExistsError:
-        raise UsageError(f"The output {str(path)!r} was written by another program just now; choose another.") from None
-    except OSError as error:
-        if error.errno in (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ):
-            reason = reason_of(error)
-            raise UsageError(f"The output {path.name[:40]!r}... has a name that cannot be used ({reason}).") from None
-        raise TagMoEError(f"Nothing can be written in {str(path.parent)!r} ({reason_of(error)}).") from error
-    taken = Claim(path, before, lock, note)
-    if free < nbytes:
-        taken.release()
-        raise TagMoEError(
-            f"The disk of {str(path.parent)!r} is full ({free / MB:.1f} MB free, {nbytes / MB:.1f} MB needed); free "
-            "some space."
-        )
+        if free < nbytes:
+            raise TagMoEError(
+                f"The disk of {str(path.parent)!r} is full ({free / MB:.1f} MB free, {nbytes / MB:.1f} MB needed); "
+                "free some space."
+            )
+    except BaseException as error:
+        if taken is not None:
+            taken.release()
+        if isinstance(error, OSError):
+            raise _refused(path, error) from error
+        raise
     return taken
+
+
+def _refused(path: Path, error: OSError) -> TagMoEError:
+    """Why a name cannot be taken."""
+    if isinstance(error, FileExistsError):
+        return UsageError(f"The output {str(path)!r} was written by another program just now; choose another.")
+    if error.errno in (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ):
+        return UsageError(f"The output {path.name[:40]!r}... has a name that cannot be used ({reason_of(error)}).")
+    return TagMoEError(f"Nothing can be written in {str(path.parent)!r} ({reason_of(error)}).")
 
 
 def _locked(note: Path, path: Path) -> int | None:

@@ -28,6 +28,7 @@ from tagmoe.errors import CheckpointError, MissingError, UsageError
 from tagmoe.files.hub import local_folder, repository_files
 
 ADAPTER_CONFIG = "adapter_config.json"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 PEFT_WEIGHTS = "adapter_model.safetensors"
 # The header's names for one alpha of all layers, in the order of precedence.
 ALPHA_NAMES = ("lora_alpha", "network_alpha", "ss_network_alpha")
@@ -126,9 +127,10 @@ def lora_file(source: str | Path, weight_name: str | None = None, subfolder: str
     Raises MissingError, UsageError.
     """
     path = Path(source)
-    if path.suffix in (".bin", ".pt", ".pth", ".ckpt") or (weight_name and not weight_name.endswith(".safetensors")):
+    named = Path(weight_name or source)
+    if named.suffix != ".safetensors" and (weight_name or path.is_file() or named.suffix in PICKLES):
         raise UsageError(
-            f"The LoRA {str(weight_name or source)!r} is no .safetensors file; a pickle can run code when it is read, "
+            f"The LoRA {str(named)!r} is no .safetensors file; a pickle can run code when it is read, "
             "so only safetensors are loaded."
         )
     if path.is_file():
@@ -137,17 +139,13 @@ def lora_file(source: str | Path, weight_name: str | None = None, subfolder: str
         for name, value in given.items():
             if value:
                 raise UsageError(f"{name} is {value!r}, but {str(source)!r} is a file; leave {name} out.")
-        if path.suffix != ".safetensors":
-            raise UsageError(
-                f"The LoRA {str(path)!r} is no .safetensors file; a pickle can run code when it is read, so only "
-                "safetensors are loaded."
-            )
         return path
     if path.suffix == ".safetensors":
         raise MissingError(f"There is no LoRA file {str(path)!r}; check the path.")
     where = f"{subfolder.strip('/')}/" if subfolder else ""
-    if ".." in Path(where + (weight_name or "")).parts or Path(where + (weight_name or "")).is_absolute():
-        raise UsageError(f"{where}{weight_name or ''} leads out of {str(source)!r}; give a path inside it.")
+    inside = Path(where + (weight_name or ""))
+    if ".." in inside.parts or inside.is_absolute():
+        raise UsageError(f"{str(inside)!r} leads out of {str(source)!r}; give a path inside it.")
     if path.is_dir():
         if hub.get("revision"):
             raise UsageError(f"revision is {hub['revision']!r}, but {str(source)!r} is a folder; leave revision out.")
