@@ -9,6 +9,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -39,9 +40,9 @@ def folder(path: Path) -> dict[str, bytes]:
 
 
 def test_choices_are_those_of_the_rules() -> None:
-    assert [choice.value for choice in COMMAND.Gate] == list(GATE_KINDS)
-    assert [choice.value for choice in COMMAND.Mode] == list(UPCYCLE_MODES)
-    assert [choice.value for choice in COMMAND.Dtype] == list(NAMES)
+    assert get_args(COMMAND.Gate) == GATE_KINDS
+    assert get_args(COMMAND.Mode) == UPCYCLE_MODES
+    assert get_args(COMMAND.Dtype) == tuple(NAMES)
 
 
 @pytest.mark.usefixtures("drift_here")

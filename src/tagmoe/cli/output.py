@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -38,6 +39,15 @@ def log(text: str) -> None:
 def print_result(data: Mapping[str, Any], text: str, *, as_json: bool) -> None:
     """Print the result on stdout: `data` as one JSON object, or `text`."""
     print(json.dumps(data) if as_json else text)
+
+
+def typed_command(otherwise: str) -> str:
+    """The command line as it can be typed again; of folders only the names, as a report is shown to others.
+
+    otherwise: the command of the verb, which is given in a process that was not started by it.
+    """
+    words = [os.path.basename(word) if os.path.isabs(word) else word for word in sys.argv[1:]]
+    return shlex.join(["tagmoe", *words]) if sys.argv[1:2] == otherwise.split()[1:2] else otherwise
 
 
 def check_output_file(
@@ -128,7 +138,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         partial.chmod(0o755)
         put_in_place(partial, path)
     except OSError as error:
-        reason = " ".join(str(error).split())
-        raise TagMoEError(f"The output folder {str(path)!r} cannot be made ({reason[:200]}).") from error
+        reason = " ".join(str(error).split())[:200]
+        raise TagMoEError(f"The output folder {str(path)!r} cannot be made ({reason}).") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -98,6 +98,18 @@ class PlainGroup(typer.core.TyperGroup):
             formatter.write_dl(rows)
 
 
+def make_group(about: str) -> typer.Typer:
+    """The app of a verb with verbs of its own. Without one of them it prints its help, which starts with `about`."""
+    app = typer.Typer(cls=PlainGroup, rich_markup_mode=None)
+
+    @app.callback(invoke_without_command=True, help=about)
+    def root(ctx: typer.Context) -> None:
+        if ctx.invoked_subcommand is None:
+            typer.echo(ctx.get_help())
+
+    return app
+
+
 class LazyGroup(typer.core.TyperGroup):
     """The group of all verbs."""
 
