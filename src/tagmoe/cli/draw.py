@@ -144,8 +144,11 @@ def draw(pictures: Sequence[Path], prompt: str, out: Path, size: str, options: D
     }
     rewriting = None if rewriter is None else rewriter.results[-1]
     told = facts | ({} if rewriting is None else drawn_facts(rewriting))
-    texts = {"Software": "tagmoe", **{name: str(value) for name, value in told.items()}}
-    write_image(image, out, {} if options.no_metadata else texts)
+    write_image(
+        image,
+        out,
+        {} if options.no_metadata else {"Software": "tagmoe", **{name: str(value) for name, value in told.items()}},
+    )
     log(f"{image.width}x{image.height}, seed {output.seeds[0]}, {facts['steps']} steps, {seconds:.1f} s")
     explained = {} if page is None else page.write(pipeline, output, references, told)
     print_result(

@@ -74,9 +74,11 @@ def _tags(as_json: bool) -> None:
 
     rows = [{"index": t.index, "name": t.name, "tier": t.tier, "definition": t.definition} for t in TAGS]
     width = max(len(t.name) for t in TAGS)
-    lines = []
-    for tier in dict.fromkeys(t.tier for t in TAGS):
-        lines += [tier, *(f"  {t.name:<{width}}  {t.definition}" for t in TAGS if t.tier == tier)]
+    lines = [
+        line
+        for tier in dict.fromkeys(t.tier for t in TAGS)
+        for line in (tier, *(f"  {t.name:<{width}}  {t.definition}" for t in TAGS if t.tier == tier))
+    ]
     print_result({"tags": rows}, "\n".join(lines), as_json=as_json)
 
 
@@ -216,6 +218,5 @@ def _memory_lines(facts: dict[str, Any]) -> list[str]:
         if row["name"] in chosen.values():
             lines += ["", f"{row['name']}: {row['device_bytes'] / GB:.2f} GB at most"]
             lines += [f"  {line['what']:<27}{line['bytes'] / GB:>8.3f}  {line['how']}" for line in row["arithmetic"]]
-            moments = ", ".join(f"{name} {size / GB:.2f}" for name, size in row["moments"].items())
-            lines.append(f"  at once: {moments}")
+            lines.append("  at once: " + ", ".join(f"{name} {size / GB:.2f}" for name, size in row["moments"].items()))
     return lines

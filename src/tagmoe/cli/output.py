@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tagmoe.errors import TagMoEError, UsageError
 from tagmoe.files.atomic import put_in_place, write_whole
+from tagmoe.files.resumable import Written, size_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,6 +35,12 @@ FORMATS = {
 def log(text: str) -> None:
     """Print one line for people on stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+def written_text(written: Written, seconds: float) -> str:
+    """What a command wrote on the disk in that time, for people."""
+    kept = f", {len(written.kept)} finished files kept" if written.kept else ""
+    return f"{size_text(written.nbytes_now)} written in {seconds:.1f} s{kept}"
 
 
 def print_result(data: Mapping[str, Any], text: str, *, as_json: bool) -> None:

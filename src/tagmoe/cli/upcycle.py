@@ -9,11 +9,11 @@ from typing import Annotated, Literal
 import typer
 
 from tagmoe.cli.options import AsJson, FixedSeed, Force
-from tagmoe.cli.output import check_output_folder, log, print_result
+from tagmoe.cli.output import check_output_folder, log, print_result, written_text
 from tagmoe.cli.progress import byte_bar
 from tagmoe.errors import UsageError
 from tagmoe.files.hub import local_folder
-from tagmoe.files.resumable import NOTE, size_text
+from tagmoe.files.resumable import NOTE
 
 TRANSFORMER_FILES = ("config.json", "diffusion_pytorch_model*", NOTE)
 PIPELINE_FILES = (
@@ -73,8 +73,7 @@ def upcycle(
 
     if not source.is_dir():
         # Of a pipeline on the hub only the transformer is downloaded, because the other components do not change.
-        patterns = [*MODEL_FILES, *(f"{PART}/{name}" for name in MODEL_FILES)]
-        folder = local_folder(source, allow_patterns=patterns)
+        folder = local_folder(source, allow_patterns=[*MODEL_FILES, *(f"{PART}/{name}" for name in MODEL_FILES)])
         source = folder / PART if (folder / PART / "config.json").is_file() else folder
     settings = Upcycling(
         num_moe_blocks=num_moe_blocks,
@@ -109,7 +108,6 @@ def upcycle(
             f"step-0 drift: {measured.value:.2e} (max difference / max of the dense model's output; {mode}, "
             f"computed in {measured.dtype})"
         )
-    kept = f", {len(written.kept)} finished files kept" if written.kept else ""
     print_result(
         {
             "output": str(target),
@@ -122,6 +120,6 @@ def upcycle(
             "kept": list(written.kept),
             **vars(settings),
         },
-        f"{target}\n{drift_text}\n{size_text(written.nbytes_now)} written in {seconds:.1f} s{kept}",
+        f"{target}\n{drift_text}\n{written_text(written, seconds)}",
         as_json=as_json,
     )

@@ -91,11 +91,10 @@ class PlainGroup(typer.core.TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write name and first sentence of every command."""
-        rows = [
-            (name, " ".join((command.help or "").split("\n\n")[0].split())) for name, command in self.commands.items()
-        ]
         with formatter.section("Commands"):
-            formatter.write_dl(rows)
+            formatter.write_dl(
+                [(name, " ".join((verb.help or "").split("\n\n")[0].split())) for name, verb in self.commands.items()]
+            )
 
 
 def make_group(about: str) -> typer.Typer:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ class LoraLoaderMixin(QwenImageLoraLoaderMixin):
         elif adapter_name in getattr(self.transformer, "peft_config", {}) and not hotswap:
             raise UsageError(f"The adapter name {adapter_name!r} is in use; give another, or delete_adapters first.")
         fitted, report = fit_to_mixture(layers, self.transformer, adapter_name, label)
-        report = LoraReport(**{**vars(report), "dropped": (*report.dropped, *elsewhere)})
+        report = replace(report, dropped=(*report.dropped, *elsewhere))
         super().load_lora_weights(fitted, adapter_name=adapter_name, hotswap=hotswap, **kwargs)
         if report.broadcast or report.dropped:
             logger.warning(str(report))

@@ -264,8 +264,7 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
                 )
             )
         embeds, mask = stack_texts(conditions, repeats)
-        grids = [grid]
-        reference_tokens = None
+        grids, reference_tokens = [grid], None
         if first is not None:
             reference_tokens, reference_grids = self._encode_references(references, area)
             grids += reference_grids
@@ -279,7 +278,6 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
         routing: list[Any] | None = None if return_routing is None else []
         options = {} if return_routing is None else {"return_routing": return_routing}
         self._interrupt = False
-        self._num_timesteps = len(timesteps)
         with self.progress_bar(total=len(timesteps)) as bar:
             for i, t in enumerate(timesteps):
                 if self._interrupt:
@@ -349,8 +347,9 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
             return latents.float()
         # Drawn in fp32 and in diffusers' order, so that a seed gives the same noise in any precision and in diffusers.
         shape = (channels // p**2, grid[1] * p, grid[2] * p)
-        noise = [torch.randn(shape, generator=one, device=one.device).cpu() for one in generators]
-        return self.pack_latents(torch.stack(noise))
+        return self.pack_latents(
+            torch.stack([torch.randn(shape, generator=one, device=one.device).cpu() for one in generators])
+        )
 
     def _timesteps(self, steps: int, tokens: int, device: torch.device) -> torch.Tensor:
         config = self.scheduler.config

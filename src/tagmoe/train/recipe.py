@@ -6,7 +6,6 @@ folder with the averaged weights, and alignment.safetensors (W_tag and H_pred, w
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 from collections.abc import Iterator, Mapping
@@ -23,14 +22,16 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tagmoe.config import DataConfig, MoEConfig, RunConfig
+from tagmoe.config import MoEConfig, RunConfig
 from tagmoe.errors import ConfigError, MissingError, TrainingError, UsageError
+from tagmoe.files.atomic import put_in_place, write_whole
 from tagmoe.model.cpu.attention import RealRoPEAttnProcessor
 from tagmoe.model.transformer import TagMoETransformer2DModel
 from tagmoe.model.upcycle import upcycle
 from tagmoe.pipeline.components import make_scheduler
 from tagmoe.pipeline.packaged import packaged_folder
 from tagmoe.pipeline.pipeline import TagMoEPipeline
+from tagmoe.train.checkpoint import of_module
 from tagmoe.train.components_folder import Components, train_components
 from tagmoe.train.loop import Run, run_stage
 from tagmoe.train.stage import FlowStage, Validator
@@ -75,7 +76,9 @@ def train(config: RunConfig, *, validator: Validator, resume: bool = False, cons
         torch.set_num_threads(config.threads)
     # Checked before the folder is made, so that a recipe that names missing components can simply be run again.
     parts = None if config.components is None else _frozen(config.components)
-    stored = None if config.data is None else _stored_rows(config, config.data)
+    # Components that this run trains itself cannot have encoded the store.
+    encoder = None if config.components is None else _components_folder(config.components)
+    stored = None if config.data is None else StoredRows.open(config.data, encoder)
     with _run_folder(folder, settings, resume):
         run = Run(config, folder, settings, versions(), console or Console(stderr=True))
         return _train(run, parts or train_components(run), validator, stored)
@@ -100,24 +103,20 @@ def _train(run: Run, parts: Components, validator: Validator, stored: StoredRows
     stage = partial(
         FlowStage, loss=config.loss, optimizer=config.optimizer, seed=config.seed, cache=cache, stored=stored
     )
-    any_words = stored is not None and set(stored.sources) != {TAGWORLD}
-    pipeline_of = partial(assemble, parts=parts, any_words=any_words)
+    pipeline_of = partial(assemble, parts=parts, any_words=stored is not None and set(stored.sources) != {TAGWORLD})
     if stored is not None:
         check_rows(stored, config, pipeline_of(dense).size_multiple)
     text_to_image = config.base.model_copy(update={"text_to_image_every": 1})
     if config.dense is None:
         base = stage("base", pipeline_of(dense), text_to_image, validator=lambda *_: {})
-        _adopt(dense, run_stage(base, run))
+        dense.load_state_dict(of_module(run_stage(base, run), "transformer"))
 
     transformer = dense if config.moe is None else _upcycled(dense, config.moe, config)
     pipeline = pipeline_of(transformer)
-    unified = stage("unified", pipeline, config.unified, validator=validator)
-    ema = run_stage(unified, run)
-    _adopt(transformer, ema)
+    ema = run_stage(stage("unified", pipeline, config.unified, validator=validator), run)
+    transformer.load_state_dict(of_module(ema, "transformer"))
     target = run.folder / "model"
-    prefix = "objective."
-    alignment = {name.removeprefix(prefix): value for name, value in ema.items() if name.startswith(prefix)}
-    save_model(pipeline, target, alignment=alignment or None)  # a dense model has none
+    save_model(pipeline, target, alignment=of_module(ema, "objective") or None)  # a dense model has none
     shutil.rmtree(own_cache, ignore_errors=True)
     return target
 
@@ -152,7 +151,7 @@ def save_model(pipeline: TagMoEPipeline, folder: Path, *, alignment: Mapping[str
 
     An older folder of that name is replaced only when the new one is complete.
     """
-    new, old = (folder.with_name(f"{folder.name}.{suffix}") for suffix in ("partial", "old"))
+    new = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(new, ignore_errors=True)
     pipeline.to(torch.bfloat16)
     try:
@@ -162,17 +161,7 @@ def save_model(pipeline: TagMoEPipeline, folder: Path, *, alignment: Mapping[str
     if alignment is not None:
         weights = {name: value.to(torch.bfloat16).contiguous() for name, value in alignment.items()}
         save_file(weights, new / "alignment.safetensors")
-    # A folder cannot be replaced in one step. The old one is renamed first, so that one of the two survives a kill.
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(folder, old)
-    os.replace(new, folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _stored_rows(config: RunConfig, data: DataConfig) -> StoredRows:
-    # Components that this run trains itself cannot have encoded the store.
-    return StoredRows.open(data, None if config.components is None else _components_folder(config.components))
+    put_in_place(new, folder)
 
 
 def _components_folder(source: str) -> Path:
@@ -204,12 +193,10 @@ def _transformer(config: RunConfig, parts: Components) -> TagMoETransformer2DMod
             **config.transformer.model_dump(),
         )
         # adaLN-zero (Peebles and Xie): every block starts as the identity, and the first prediction is zero.
-        for block in dense.transformer_blocks:
-            for modulation in (block.img_mod[1], block.txt_mod[1]):
-                torch.nn.init.zeros_(modulation.weight)
-                torch.nn.init.zeros_(modulation.bias)
-        torch.nn.init.zeros_(dense.proj_out.weight)
-        torch.nn.init.zeros_(dense.proj_out.bias)
+        modulations = [mod[1] for block in dense.transformer_blocks for mod in (block.img_mod, block.txt_mod)]
+        for layer in (*modulations, dense.proj_out):
+            torch.nn.init.zeros_(layer.weight)
+            torch.nn.init.zeros_(layer.bias)
     if config.dense is not None:
         _start_from(dense, config.dense)
     dense.set_attn_processor(RealRoPEAttnProcessor())
@@ -233,12 +220,6 @@ def _start_from(transformer: TagMoETransformer2DModel, source: str) -> None:
     transformer.load_state_dict(trained.state_dict())
 
 
-def _adopt(transformer: TagMoETransformer2DModel, ema: dict[str, Tensor]) -> None:
-    prefix = "transformer."
-    weights = {name.removeprefix(prefix): value for name, value in ema.items() if name.startswith(prefix)}
-    transformer.load_state_dict(weights)
-
-
 def _check_new(folder: Path) -> None:
     try:
         if folder.exists() and not folder.is_dir():
@@ -255,32 +236,26 @@ def _recorded(folder: Path) -> dict[str, Any]:
     """The settings of the run in a folder. Raises UsageError when there is none, TrainingError when it is damaged."""
     record = folder / RECORD
     try:
-        text = record.read_text(encoding="utf-8")
+        recorded = yaml.safe_load(record.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UsageError(f"There is no run to resume in {str(folder)!r}; start it without --resume.") from error
-    except UnicodeDecodeError as error:
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise _damaged(record) from error
     except (OSError, ValueError) as error:
         raise _unusable(folder, error) from error
-    try:
-        recorded = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise _damaged(record) from error
     if not isinstance(recorded, dict) or not recorded:
         raise _damaged(record)
     return recorded
 
 
 def _check_resumable(folder: Path, settings: Mapping[str, Any]) -> None:
-    record = folder / RECORD
-    recorded = _recorded(folder)
-    before, now = _flat(recorded), _flat(settings)
+    before, now = _flat(_recorded(folder)), _flat(settings)
     for name in [*now, *(before.keys() - now.keys())]:
         if name not in HARMLESS and before.get(name, "not recorded") != now.get(name, "not set"):
             raise TrainingError(
-                f"The settings differ from those in {str(record)!r}: {name!r} is {now.get(name, 'not set')!r} and was "
-                f"{before.get(name, 'not recorded')!r}; resume with the same recipe and --set, or choose another "
-                "output_dir."
+                f"The settings differ from those in {str(folder / RECORD)!r}: {name!r} is {now.get(name, 'not set')!r} "
+                f"and was {before.get(name, 'not recorded')!r}; resume with the same recipe and --set, or choose "
+                "another output_dir."
             )
 
 
@@ -315,9 +290,7 @@ def _run_folder(folder: Path, settings: Mapping[str, Any], resume: bool) -> Iter
         if not resume:
             _check_new(folder)  # checked again, because no other process can start here now
         try:
-            unfinished = folder / f"{RECORD}.unfinished"
-            unfinished.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-            os.replace(unfinished, folder / RECORD)
+            write_whole(folder / RECORD, yaml.safe_dump(settings, sort_keys=False))
             yield
         except BaseException:
             if not resume and not (folder / "metrics.jsonl").exists():
