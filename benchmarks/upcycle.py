@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 from figures import Figure, report
 
-from tagmoe.files.resumable import Made, partial_folder
+from tagmoe.files.resumable import Made, partial_folder, write_folder
 from tagmoe.weights.dtypes import decode, encode
 from tagmoe.weights.layout import ffn_layout
-from tagmoe.weights.shards import Planned, read_entries, tensor_bytes, write_shards
+from tagmoe.weights.shards import Planned, plan_shards, read_entries, tensor_bytes
 
 DIM, TEXT, HEAD = 3072, 3584, 128
 RUNS, SHARD_GB = 3, 1.0
@@ -81,7 +81,7 @@ def make_checkpoint(folder: Path, blocks: int, seed: int) -> int:
         size = tensor_bytes("BF16", shape)
         planned.append(Planned(name, "BF16", shape, (fill(size, 2 * (7919 * number % 2**20)),)))
     config = {"_class_name": "QwenImageTransformer2DModel", "num_layers": blocks}
-    write_shards(folder, planned, config=config, fingerprint={}, max_shard_bytes=int(SHARD_GB * 1e9))
+    write_folder(folder, plan_shards(planned, config, max_shard_bytes=int(SHARD_GB * 1e9)), fingerprint={})
     return max(tensor.nbytes for tensor in planned)
 
 

@@ -15,11 +15,9 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
     field_validator,
-    model_serializer,
     model_validator,
 )
 
@@ -211,18 +209,11 @@ class RunConfig(Settings):
     """null: the model stays dense, and L_flow is the whole loss."""
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
-    data: DataConfig | None = None
+    # Left out of a dump when it is null, so that runs without a store keep the hash from before stores existed.
+    data: DataConfig | None = Field(None, exclude_if=lambda data: data is None)
     """null: the endless stream of TagWorld."""
     base: StageConfig
     unified: StageConfig
-
-    @model_serializer(mode="wrap")
-    def _without_data(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `data` out when it is null, so that runs without a store keep the hash from before stores existed."""
-        plain: dict[str, Any] = handler(self)
-        if self.data is None:
-            plain.pop("data", None)
-        return plain
 
     @model_validator(mode="after")
     def _fits_together(self) -> RunConfig:
@@ -232,85 +223,93 @@ class RunConfig(Settings):
         return self
 
 
-def _misfits(config: RunConfig) -> Iterator[str]:
+def _misfits(config: RunConfig) -> list[str]:
     """One sentence for each pair of settings that exclude each other."""
     moe, dit, loss, text = config.moe, config.transformer, config.loss, config.text_encoder
-    if config.dense is not None and config.base.steps:
-        yield (
-            f"The setting 'dense' names a trained base, {config.dense!r}, but 'base.steps' is {config.base.steps}; set "
-            "'base.steps' to 0, or leave 'dense' out."
-        )
-    if moe is not None and moe.top_k > moe.num_experts:
-        yield (
-            f"The setting 'moe.top_k' is {moe.top_k}, but 'moe.num_experts' is {moe.num_experts}; a token cannot use "
-            "more experts than there are."
-        )
-    if moe is not None and moe.num_moe_blocks > dit.num_layers:
-        yield (
-            f"The setting 'moe.num_moe_blocks' is {moe.num_moe_blocks}, but 'transformer.num_layers' is "
-            f"{dit.num_layers}; a model cannot have more mixture blocks than layers."
-        )
-    axes = dit.axes_dims_rope
-    if any(axis < 2 or axis % 2 for axis in axes) or sum(axes) != dit.attention_head_dim:
-        yield (
-            f"The setting 'transformer.axes_dims_rope' is {list(axes)}; it must be three even numbers from 2 that add "
-            f"up to 'transformer.attention_head_dim', which is {dit.attention_head_dim}."
-        )
-    if loss.tag_embedding == "frozen-orthogonal" and loss.semantic_dim < NUM_TAGS:
-        yield (
-            f"The setting 'loss.semantic_dim' is {loss.semantic_dim}, but 'frozen-orthogonal' needs at least "
-            f"{NUM_TAGS}, one dimension a tag; raise it or set 'loss.tag_embedding' to 'learned'."
-        )
-    if text.hidden_size % (2 * text.num_heads):
-        yield (
-            f"The setting 'text_encoder.hidden_size' is {text.hidden_size}; it must be a multiple of "
-            f"{2 * text.num_heads}, so that 'text_encoder.num_heads' = {text.num_heads} heads have an even size."
-        )
-    if text.num_heads % text.num_kv_heads:
-        yield (
-            f"The setting 'text_encoder.num_kv_heads' is {text.num_kv_heads}; it must divide "
-            f"'text_encoder.num_heads', which is {text.num_heads}."
-        )
-    yield from _autoencoder_misfits(config.autoencoder)
-    yield from _data_misfits(config)
-
-
-def _data_misfits(config: RunConfig) -> Iterator[str]:
-    for name, stage in (("base", config.base), ("unified", config.unified)):
-        if config.data is None and stage.text_to_image_every is None:
-            yield f"The setting '{name}.text_to_image_every' is null, which needs 'data.store'; give a number."
-        if config.data is not None and stage.edit_tasks is not None:
-            yield (
-                f"The setting '{name}.edit_tasks' chooses among TagWorld's stream, but 'data.store' is given; fill a "
-                "store with those tasks, or leave 'data' out."
-            )
-    if config.data is not None and config.loss.align_tags == "other-task":
-        yield (
-            "The setting 'loss.align_tags' is 'other-task', a control on TagWorld's stream, but 'data.store' is given; "
-            "leave one of them out."
-        )
-
-
-def _autoencoder_misfits(auto: AutoencoderConfig) -> Iterator[str]:
+    axes, levels = dit.axes_dims_rope, config.autoencoder.dim_mult
     # every level but the first halves the picture, and the transformer then packs 2x2 latents into a token
     allowed = [n for n in range(1, PICTURE_SIZE) if PICTURE_SIZE % (PATCH_SIZE * 2 ** (n - 1)) == 0]
-    if len(auto.dim_mult) not in allowed or min(auto.dim_mult) < 1:
-        yield (
-            f"The setting 'autoencoder.dim_mult' is {list(auto.dim_mult)}; it must be {allowed[0]} to {allowed[-1]} "
-            f"numbers from 1 (4 of them make {PICTURE_SIZE}x{PICTURE_SIZE} pictures 4x4 tokens)."
+    checks = [
+        (
+            config.dense is not None and config.base.steps > 0,
+            f"The setting 'dense' names a trained base, {config.dense!r}, but 'base.steps' is {config.base.steps}; set "
+            "'base.steps' to 0, or leave 'dense' out.",
         )
+    ]
+    if moe is not None:
+        checks += [
+            (
+                moe.top_k > moe.num_experts,
+                f"The setting 'moe.top_k' is {moe.top_k}, but 'moe.num_experts' is {moe.num_experts}; a token cannot "
+                "use more experts than there are.",
+            ),
+            (
+                moe.num_moe_blocks > dit.num_layers,
+                f"The setting 'moe.num_moe_blocks' is {moe.num_moe_blocks}, but 'transformer.num_layers' is "
+                f"{dit.num_layers}; a model cannot have more mixture blocks than layers.",
+            ),
+        ]
+    checks += [
+        (
+            any(axis < 2 or axis % 2 for axis in axes) or sum(axes) != dit.attention_head_dim,
+            f"The setting 'transformer.axes_dims_rope' is {list(axes)}; it must be three even numbers from 2 that add "
+            f"up to 'transformer.attention_head_dim', which is {dit.attention_head_dim}.",
+        ),
+        (
+            loss.tag_embedding == "frozen-orthogonal" and loss.semantic_dim < NUM_TAGS,
+            f"The setting 'loss.semantic_dim' is {loss.semantic_dim}, but 'frozen-orthogonal' needs at least "
+            f"{NUM_TAGS}, one dimension a tag; raise it or set 'loss.tag_embedding' to 'learned'.",
+        ),
+        (
+            text.hidden_size % (2 * text.num_heads) > 0,
+            f"The setting 'text_encoder.hidden_size' is {text.hidden_size}; it must be a multiple of "
+            f"{2 * text.num_heads}, so that 'text_encoder.num_heads' = {text.num_heads} heads have an even size.",
+        ),
+        (
+            text.num_heads % text.num_kv_heads > 0,
+            f"The setting 'text_encoder.num_kv_heads' is {text.num_kv_heads}; it must divide "
+            f"'text_encoder.num_heads', which is {text.num_heads}.",
+        ),
+        (
+            len(levels) not in allowed or min(levels) < 1,
+            f"The setting 'autoencoder.dim_mult' is {list(levels)}; it must be {allowed[0]} to {allowed[-1]} "
+            f"numbers from 1 (4 of them make {PICTURE_SIZE}x{PICTURE_SIZE} pictures 4x4 tokens).",
+        ),
+    ]
+    for name, stage in (("base", config.base), ("unified", config.unified)):
+        checks += [
+            (
+                config.data is None and stage.text_to_image_every is None,
+                f"The setting '{name}.text_to_image_every' is null, which needs 'data.store'; give a number.",
+            ),
+            (
+                config.data is not None and stage.edit_tasks is not None,
+                f"The setting '{name}.edit_tasks' chooses among TagWorld's stream, but 'data.store' is given; fill a "
+                "store with those tasks, or leave 'data' out.",
+            ),
+        ]
+    checks.append(
+        (
+            config.data is not None and loss.align_tags == "other-task",
+            "The setting 'loss.align_tags' is 'other-task', a control on TagWorld's stream, but 'data.store' is given; "
+            "leave one of them out.",
+        )
+    )
+    return [sentence for misfit, sentence in checks if misfit]
 
 
 def packaged_recipes() -> dict[str, Path]:
     """The recipes of the package by name, such as "tagworld/quick"; without those of an ablation's arms."""
-    whole = [path for path in sorted(RECIPES.rglob("*.yaml")) if not (path.parent / COMMON).is_file()]
-    return {path.relative_to(RECIPES).with_suffix("").as_posix(): path for path in whole}
+    return {
+        path.relative_to(RECIPES).with_suffix("").as_posix(): path
+        for path in sorted(RECIPES.rglob("*.yaml"))
+        if not (path.parent / COMMON).is_file()
+    }
 
 
 def packaged_arms() -> dict[str, Path]:
     """The folders of arms of the package by name, such as "tagworld/ablation"."""
-    folders = sorted(path.parent for path in RECIPES.rglob(COMMON))
-    return {folder.relative_to(RECIPES).as_posix(): folder for folder in folders}
+    return {path.parent.relative_to(RECIPES).as_posix(): path.parent for path in sorted(RECIPES.rglob(COMMON))}
 
 
 def find_recipe(given: Path) -> Path:
@@ -320,9 +319,8 @@ def find_recipe(given: Path) -> Path:
     """
     if given.exists() and not given.is_dir():
         return given
-    known = packaged_recipes()
     hint = 'give the path of a YAML file, or a name that "tagmoe train --list" prints.'
-    return _packaged(given, known, f"There is no recipe {str(given)!r}", hint)
+    return _packaged(given, packaged_recipes(), f"There is no recipe {str(given)!r}", hint)
 
 
 def find_arms(given: Path) -> Path:
@@ -398,7 +396,7 @@ def _explain(problem: Any, count: int) -> str:
     if problem["type"] == "value_error":
         return f"{problem['ctx']['error']}{more}"
     if problem["type"] == "extra_forbidden":
-        names = list(_names(RunConfig))
+        names = setting_names()
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         # a setting written in the wrong block is a common slip: look for its last part as well
         near = near or [known for known in names if known.split(".")[-1] == name.split(".")[-1]][:1]

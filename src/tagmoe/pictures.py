@@ -222,7 +222,7 @@ def resize_image(image: Image.Image, height: int, width: int) -> Image.Image:
 def _path(source: Any) -> Path:
     name = os.fspath(source)
     if isinstance(name, str) and name.lower().startswith(("http://", "https://", "data:")):
-        raise ImageError(f"{_short(name)!r} is a URL and nothing is fetched; download the picture and give its path.")
+        raise ImageError(f"{shorten(name)!r} is a URL and nothing is fetched; download the picture and give its path.")
     path = Path(os.fsdecode(name)).expanduser()
     if path.is_dir():
         raise ImageError(f"{str(path)!r} is a folder, not a picture; give the path of a picture file.")
@@ -241,13 +241,13 @@ def _refuse_to_open(path: Path | None, source: Any, error: Exception) -> NoRetur
         sentence = f"{str(path)!r} is not a picture that can be read; use PNG, JPEG, WebP, AVIF, BMP, GIF or TIFF."
     else:
         reason = "damaged picture header"
-        why = _short(str(error)) or type(error).__name__
+        why = shorten(str(error)) or type(error).__name__
         sentence = f"{str(path)!r} cannot be opened ({why}); give a readable picture file."
     raise ImageError(reason if path is None else sentence) from None
 
 
 def _damaged(name: str, error: Exception) -> str:
-    reason = _short(str(error)) or type(error).__name__
+    reason = shorten(str(error)) or type(error).__name__
     return f"{name} is damaged or incomplete ({reason}); save or download the picture again."
 
 
@@ -305,8 +305,7 @@ def _to_eight_bit(array: np.ndarray, name: str) -> np.ndarray:
         return np.round(array.clip(0.0, 1.0) * 255.0).astype(np.uint8)
     if low < 0 or high > 65535:
         raise ImageError(f"{name} has {array.dtype} values from {low:g} to {high:g}; give 8-bit or 16-bit integers.")
-    is_uint16 = array.dtype.kind == "u" and array.dtype.itemsize == 2
-    if not is_uint16 and high <= 255:
+    if high <= 255 and not (array.dtype.kind == "u" and array.dtype.itemsize == 2):
         return array.astype(np.uint8)
     return np.round(array / 257.0).astype(np.uint8)
 
@@ -316,13 +315,13 @@ def _check_size(width: int, height: int, name: str, *, short: bool = False) -> N
         reason = "picture without pixels"
         sentence = f"{name} is {width}x{height} pixels; it needs at least one pixel."
     elif width * height > MAX_PIXELS:
-        reason = TOO_LARGE
-        megapixels = f"{width * height / 1e6:.0f} megapixels"
-        sentence = f"{name} is {width}x{height} = {megapixels}; at most 64 are allowed, so scale it."
+        reason, megapixels = TOO_LARGE, width * height / 1e6
+        sentence = f"{name} is {width}x{height} = {megapixels:.0f} megapixels; at most 64 are allowed, so scale it."
     else:
         return
     raise ImageError(reason if short else sentence)
 
 
-def _short(text: str, limit: int = 80) -> str:
+def shorten(text: str, limit: int = 80) -> str:
+    """The text for an error message, cut at `limit` characters."""
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -39,9 +40,9 @@ def folder(path: Path) -> dict[str, bytes]:
 
 
 def test_choices_are_those_of_the_rules() -> None:
-    assert [choice.value for choice in COMMAND.Gate] == list(GATE_KINDS)
-    assert [choice.value for choice in COMMAND.Mode] == list(UPCYCLE_MODES)
-    assert [choice.value for choice in COMMAND.Dtype] == list(NAMES)
+    assert get_args(COMMAND.Gate) == GATE_KINDS
+    assert get_args(COMMAND.Mode) == UPCYCLE_MODES
+    assert get_args(COMMAND.Dtype) == tuple(NAMES)
 
 
 @pytest.mark.usefixtures("drift_here")
@@ -174,7 +175,7 @@ def test_too_many_blocks_and_a_folder_that_is_there(tagmoe, dense, tmp_path) -> 
 
 
 def test_a_probe_that_does_not_fit_is_not_started(dense, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(drift_module, "_available_bytes", lambda: 10_000)
+    monkeypatch.setattr(drift_module, "host_memory", lambda: 10_000)
     monkeypatch.setattr(drift_module.subprocess, "run", None)
     found = measure_drift(dense, dense, seed=0)
     assert found.value is None
@@ -193,7 +194,7 @@ def test_a_model_that_fits_in_16_bits_only_is_probed_in_them(dense, tmp_path, mo
     monkeypatch.setattr(drift_module.subprocess, "run", run)
     needs = drift_module._needed_bytes(list(drift_module.read_entries(half).values()), "fp32")
     for available in (needs, needs - 1):
-        monkeypatch.setattr(drift_module, "_available_bytes", lambda available=available: available)
+        monkeypatch.setattr(drift_module, "host_memory", lambda available=available: available)
         assert measure_drift(half, half, seed=0).value == 0.5
     assert asked == ["fp32", "bf16"]
 

@@ -8,13 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.tiny_model import tiny_components
 
 from tagmoe import config as schema
 from tagmoe.config import RunConfig, apply_override, check_config
 from tagmoe.errors import ConfigError
 from tagmoe.losses.semantics import TagEmbedding
 from tagmoe.model.transformer import TagMoETransformer2DModel
-from tagmoe.pipeline.components import make_autoencoder, make_text_encoder, tiny_components
+from tagmoe.pipeline.components import make_autoencoder, make_text_encoder
 from tagmoe.tags import TAGS
 from tagmoe.world import SIZE
 

@@ -15,7 +15,7 @@ from enum import EnumType
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import typer
@@ -34,8 +34,12 @@ SNAPSHOT = Path(__file__).with_name("public_surface.json")
 
 def kind(annotation: Any) -> Any:
     """What a parameter takes: the values of a choice, else the name of its type."""
-    values = [option for option in (annotation, *get_args(annotation)) if isinstance(option, EnumType)]
-    return [member.value for member in values[0]] if values else str(annotation)
+    for option in (annotation, *get_args(annotation)):
+        if isinstance(option, EnumType):
+            return [member.value for member in option]
+        if get_origin(option) is Literal:
+            return list(get_args(option))
+    return str(annotation)
 
 
 def parameters(command: Any) -> dict[str, Any]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
-from tagmoe.losses import dynamic_shift, flow_loss, interpolate, sample_timesteps, velocity_target
+from tagmoe.losses import flow_loss, interpolate, sample_timesteps, velocity_target
 
 SHAPE = (3, 5, 4)
 
@@ -117,18 +115,6 @@ def test_logit_normal_has_the_mean_and_spread_asked_for() -> None:
     logits = torch.log(t / (1 - t))
     assert float(logits.mean()) == pytest.approx(0.7, abs=0.02)
     assert float(logits.std()) == pytest.approx(0.4, abs=0.02)
-
-
-def test_dynamic_shift_is_that_of_the_scheduler() -> None:
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
-    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
-    assert dynamic_shift(256) == pytest.approx(math.exp(0.5))
-    assert dynamic_shift(8192) == pytest.approx(math.exp(0.9))
-    mu = math.log(dynamic_shift(4096))
-    t = sample_timesteps(20, generator=torch.Generator().manual_seed(5))
-    ours = sample_timesteps(20, shift=dynamic_shift(4096), generator=torch.Generator().manual_seed(5))
-    assert torch.allclose(ours, scheduler.time_shift(mu, 1.0, t), atol=1e-6)
 
 
 @pytest.mark.parametrize(("arguments", "message"), [({"density": "cosine"}, "'cosine'"), ({"shift": 0.0}, "above 0")])

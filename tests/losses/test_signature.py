@@ -39,14 +39,6 @@ def test_permuting_experts_permutes_it_and_token_order_is_free() -> None:
     assert torch.allclose(routing_signature_from_scores(shuffled), signature, atol=1e-6)
 
 
-def test_masked_tokens_do_not_count() -> None:
-    scores_LBTN = scores(2, 2, 6, 3)
-    mask = torch.tensor([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]]).bool()
-    signature = routing_signature_from_scores(scores_LBTN, mask)
-    assert torch.allclose(signature[:1], routing_signature_from_scores(scores_LBTN[:, :1, :4]), atol=1e-6)
-    assert torch.allclose(signature[1:], routing_signature_from_scores(scores_LBTN[:, 1:]), atol=1e-6)
-
-
 def test_gradient_is_shared_by_layers_and_samples_stay_apart() -> None:
     mean_probs = scores(4, 2, 1, 3).squeeze(2).requires_grad_()
     routing_signature(mean_probs)[0, 1].backward()

@@ -14,6 +14,7 @@ from diffusers import AutoencoderKLQwenImage, FlowMatchEulerDiscreteScheduler, Q
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from support.tiny_model import tiny_components
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from tagmoe.errors import CheckpointError, MissingError, UsageError
@@ -21,7 +22,6 @@ from tagmoe.pipeline.components import (
     SPECIAL_TOKENS,
     make_autoencoder,
     make_text_encoder,
-    tiny_components,
     train_tokenizer,
 )
 from tagmoe.pipeline.folder import check_model_folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 TEXTS = (
@@ -13,12 +14,28 @@ TEXTS = (
 TINY_TEMPLATE = "<|im_start|>{}<|im_end|>"
 
 
+def tiny_components(
+    texts: Iterable[str], *, vocab_size: int = 320, hidden_size: int = 32, base_dim: int = 8, seed: int = 0
+) -> dict[str, Any]:
+    """Random tokenizer, text_encoder, vae and scheduler, smaller than the packaged ones."""
+    from tagmoe.pipeline.components import make_autoencoder, make_scheduler, make_text_encoder, train_tokenizer
+
+    tokenizer = train_tokenizer(texts, vocab_size)
+    return {
+        "tokenizer": tokenizer,
+        "text_encoder": make_text_encoder(
+            tokenizer, hidden_size=hidden_size, num_layers=2, intermediate_size=2 * hidden_size, seed=seed
+        ),
+        "vae": make_autoencoder(base_dim=base_dim, z_dim=4, seed=seed),
+        "scheduler": make_scheduler(),
+    }
+
+
 def build_pipeline(**overrides: Any) -> Any:
     """A new random TagMoEPipeline at 64x64: 4 blocks (2 with a mixture), 4 latent channels, factor 4."""
     import torch
 
     from tagmoe.model.transformer import TagMoETransformer2DModel
-    from tagmoe.pipeline.components import tiny_components
     from tagmoe.pipeline.pipeline import TagMoEPipeline
 
     torch.set_num_threads(1)

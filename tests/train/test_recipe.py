@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from tagmoe.config import RunConfig, load_config
 from tagmoe.errors import MissingError, TrainingError, UsageError
+from tagmoe.files import atomic
 from tagmoe.losses.objective import Objective
 from tagmoe.pipeline import packaged
 from tagmoe.pipeline.pipeline import TagMoEPipeline
@@ -213,15 +214,15 @@ def test_the_alignment_is_in_the_folder_before_it_is_moved_into_place(
     target = tmp_path / "model"
     target.mkdir()
     (target / "old.txt").write_text("old")
-    original, moves = recipe.os.replace, []
+    original, moves = atomic.os.replace, []
 
     def replace(source: Path, to: Path) -> None:
         moves.append((Path(source).name, Path(to).name, (Path(source) / "alignment.safetensors").exists()))
         original(source, to)
 
-    monkeypatch.setattr(recipe.os, "replace", replace)
+    monkeypatch.setattr(atomic.os, "replace", replace)
     save_model(pipeline, target, alignment={"w": torch.ones(3, 2).T})
-    assert moves == [("model", "model.old", False), ("model.partial", "model", True)]
+    assert moves == [("model", "replaced", False), ("model.partial", "model", True)]
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert not (target / "old.txt").exists()
     assert load_file(target / "alignment.safetensors")["w"].dtype == torch.bfloat16

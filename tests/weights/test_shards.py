@@ -24,7 +24,6 @@ from tagmoe.weights.shards import (
     read_entries,
     read_file,
     read_files,
-    write_shards,
 )
 
 SINGLE, INDEX = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json"
@@ -78,7 +77,7 @@ def test_entries_say_where_the_bytes_are(tmp_path) -> None:
 def test_a_file_is_written_byte_for_byte_as_the_library_does(tmp_path) -> None:
     save_file(WIDE, tmp_path / "wide.safetensors", metadata={"format": "pt"})
     planned = [Planned.copy(value) for value in reversed(read_file(tmp_path / "wide.safetensors").values())]
-    written = write_shards(tmp_path / "out", planned, config={"a": 1}, fingerprint={})
+    written = write_folder(tmp_path / "out", plan_shards(planned, {"a": 1}), fingerprint={})
     assert (tmp_path / "out" / SINGLE).read_bytes() == (tmp_path / "wide.safetensors").read_bytes()
     assert json.loads((tmp_path / "out" / "config.json").read_text()) == {"a": 1}
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.json", SINGLE]
@@ -92,7 +91,7 @@ def test_a_folder_is_divided_as_diffusers_divides_it(build, tmp_path, size) -> N
     entries = read_entries(tmp_path / "theirs")
     planned = [Planned.copy(entries[name]) for name in model.state_dict()]
     config = json.loads((tmp_path / "theirs" / "config.json").read_text())
-    write_shards(tmp_path / "ours", planned, config=config, fingerprint={}, max_shard_bytes=size)
+    write_folder(tmp_path / "ours", plan_shards(planned, config, max_shard_bytes=size), fingerprint={})
     theirs, ours = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("theirs", "ours"))
     assert ours == theirs
     assert len(ours) == 2 or INDEX in ours
@@ -113,7 +112,7 @@ def test_pieces_are_put_together(tmp_path) -> None:
     source = read_file(tmp_path / "a.safetensors")["a"]
     made = Made(12, lambda: iter([b"\0" * 5, b"\0" * 7]))
     planned = Planned("b", "F32", (4, 3), (source.rows(3, 4), made, source.rows(0, 2)))
-    write_shards(tmp_path / "out", [planned], config={}, fingerprint={})
+    write_folder(tmp_path / "out", plan_shards([planned], {}), fingerprint={})
     expected = torch.tensor([[9.0, 10, 11], [0, 0, 0], [0, 1, 2], [3, 4, 5]])
     assert torch.equal(load_file(tmp_path / "out" / SINGLE)["b"], expected)
 
@@ -123,7 +122,7 @@ def test_pieces_that_do_not_fill_a_tensor_are_an_error_and_leave_nothing(tmp_pat
 
     planned = Planned("b", "F32", (4,), (Made(16, lambda: iter([b"\0" * 15])),))
     with pytest.raises(TagMoEError, match="bytes"):
-        write_shards(tmp_path / "out", [planned], config={}, fingerprint={})
+        write_folder(tmp_path / "out", plan_shards([planned], {}), fingerprint={})
     assert list(tmp_path.iterdir()) == []
 
 

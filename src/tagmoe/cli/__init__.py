@@ -56,9 +56,8 @@ def run(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments
     if debug:
         os.environ["TAGMOE_DEBUG"] = "1"
-    words = [word for word in arguments if word != "--debug"]
     try:
-        code = app(words, prog_name="tagmoe", standalone_mode=False)
+        code = app([word for word in arguments if word != "--debug"], prog_name="tagmoe", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader of a pipe (such as head) has gone. Without this, Python would complain again when it closes stdout.

@@ -11,20 +11,14 @@ import typer
 from tagmoe.cli.models import quiet_libraries
 from tagmoe.cli.options import AsJson, Force
 from tagmoe.cli.output import check_output_folder, log, print_result, write_folder
-from tagmoe.cli.verbs import PlainGroup
+from tagmoe.cli.verbs import make_group
 from tagmoe.errors import UsageError
 
 if TYPE_CHECKING:
+    from tagmoe.laboratory.ablation.arms import Arm
     from tagmoe.laboratory.ablation.job import Job
 
-app = typer.Typer(cls=PlainGroup, rich_markup_mode=None)
-
-
-@app.callback(invoke_without_command=True)
-def ablation(ctx: typer.Context) -> None:
-    """Train arms of the paper's ablation over seeds, and compare them (Table 4)."""
-    if ctx.invoked_subcommand is None:
-        typer.echo(ctx.get_help())
+app = make_group("Train arms of the paper's ablation over seeds, and compare them (Table 4).")
 
 
 Recipes = Annotated[
@@ -54,21 +48,13 @@ def run(
 
     Example: tagmoe ablation run tagworld/ablation --out runs/ablation --arms dense,moe,align --jobs 2
     """
-    from tagmoe.config import find_arms
-    from tagmoe.laboratory.ablation.arms import load_arms
-
-    chosen = load_arms(find_arms(recipes), _names(arms), changes or ())
-    numbers = _seeds(seeds)
-    quiet_libraries()
-    from tagmoe.laboratory.ablation.job import arm_job, base_job
+    chosen, numbers = _arms_and_seeds(recipes, arms, seeds, changes)
+    from tagmoe.laboratory.ablation.job import arm_job
     from tagmoe.laboratory.ablation.measure import Plan
 
     plan = Plan(per_task=cases).record()
-    done = _run(
-        [base_job(out, seed, chosen[0]) for seed in numbers],
-        [arm_job(out, seed, arm, plan) for seed in numbers for arm in chosen],
-        jobs,
-    )
+    work = [arm_job(out, seed, arm, plan) for seed in numbers for arm in chosen]
+    done = _run(out, chosen, numbers, work, jobs)
     print_result(
         {"out": str(out), "results": [str(job.folder / "result.json") for job in done]}, str(out), as_json=as_json
     )
@@ -90,18 +76,12 @@ def interference(
     Writes interference.json into the folder. After an interrupt or a kill, the same command resumes.
     Example: tagmoe ablation interference tagworld/ablation --out runs/ablation --arms dense,moe --jobs 2
     """
-    from tagmoe.config import find_arms
-    from tagmoe.laboratory.ablation.arms import load_arms
-
-    chosen = load_arms(find_arms(recipes), _names(arms), changes or ())
-    numbers = _seeds(seeds)
-    quiet_libraries()
+    chosen, numbers = _arms_and_seeds(recipes, arms, seeds, changes)
     from tagmoe.laboratory.ablation.interference import family_jobs, summarise
-    from tagmoe.laboratory.ablation.job import base_job
     from tagmoe.laboratory.ablation.measure import Plan
 
     work = [job for seed in numbers for arm in chosen for job in family_jobs(out, seed, arm, Plan(per_task=cases))]
-    _run([base_job(out, seed, chosen[0]) for seed in numbers], work, jobs)
+    _run(out, chosen, numbers, work, jobs)
     path = summarise(out, [arm.name for arm in chosen], numbers)
     print_result({"out": str(out), "interference": str(path)}, str(path), as_json=as_json)
 
@@ -123,17 +103,14 @@ def report(
 
     Example: tagmoe ablation report runs/ablation --out ablation-report --recipes tagworld/ablation
     """
+    from tagmoe.config import find_arms
+    from tagmoe.laboratory.ablation.arms import arm_names
     from tagmoe.laboratory.ablation.collection import read_collection
     from tagmoe.laboratory.ablation.report import FILES, write_report
     from tagmoe.laboratory.ablation.table import SUCCESS, phrase, summarise
 
     check_output_folder(out, force=force, ours=FILES)
-    known = None
-    if recipes is not None:
-        from tagmoe.config import find_arms
-        from tagmoe.laboratory.ablation.arms import arm_names
-
-        known = arm_names(find_arms(recipes))
+    known = None if recipes is None else arm_names(find_arms(recipes))
     numbers = None if seeds is None else _seeds(seeds)
     summary = summarise(read_collection(folder, known=known, arms=_names(arms), seeds=numbers), baseline)
     data = write_folder(out, partial(write_report, summary))
@@ -144,10 +121,23 @@ def report(
     print_result({"report": str(page), **data}, str(page), as_json=as_json)
 
 
-def _run(bases: list[Job], work: list[Job], jobs: int) -> list[Job]:
+def _arms_and_seeds(
+    recipes: Path, arms: str | None, seeds: str, changes: list[str] | None
+) -> tuple[list[Arm], list[int]]:
+    """The chosen arms and seeds, checked before anything heavy is imported."""
+    from tagmoe.config import find_arms
+    from tagmoe.laboratory.ablation.arms import load_arms
+
+    chosen = load_arms(find_arms(recipes), _names(arms), changes or ()), _seeds(seeds)
+    quiet_libraries()
+    return chosen
+
+
+def _run(out: Path, arms: list[Arm], seeds: list[int], work: list[Job], jobs: int) -> list[Job]:
+    from tagmoe.laboratory.ablation.job import base_job
     from tagmoe.laboratory.ablation.run import failed, run_jobs
 
-    outcome = run_jobs(bases, work, jobs=jobs)
+    outcome = run_jobs([base_job(out, seed, arms[0]) for seed in seeds], work, jobs=jobs)
     error = failed(outcome)
     if error is not None:
         raise error

@@ -9,11 +9,10 @@ from typing import Annotated
 import typer
 
 from tagmoe.cli.options import AsJson, Force
-from tagmoe.cli.output import check_output_folder, log, print_result
+from tagmoe.cli.output import check_output_folder, log, print_result, written_text
 from tagmoe.cli.progress import byte_bar
 from tagmoe.cli.upcycle import PIPELINE_FILES
 from tagmoe.errors import UsageError
-from tagmoe.files.resumable import size_text
 
 
 def convert_release(
@@ -61,13 +60,10 @@ def convert_release(
         "seconds": round(seconds, 3),
         "kept": list(written.kept),
     }
-    kept = f", {len(written.kept)} finished files kept" if written.kept else ""
-    text = "\n".join(
-        (
-            str(target),
-            "keys: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()),
-            *(f"dropped: {name} (stored, but the authors' forward never adds it)" for name in done.plan.dropped),
-            f"{size_text(written.nbytes_now)} written in {seconds:.1f} s{kept}",
-        )
+    lines = (
+        str(target),
+        "keys: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()),
+        *(f"dropped: {name} (stored, but the authors' forward never adds it)" for name in done.plan.dropped),
+        written_text(written, seconds),
     )
-    print_result(facts, text, as_json=as_json)
+    print_result(facts, "\n".join(lines), as_json=as_json)

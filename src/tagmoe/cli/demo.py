@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import sys
 import time
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tagmoe.cli.models import check_model, load_model, model_name
 from tagmoe.cli.options import AsJson, Cfg, FixedSeed, Force, Model, Steps, Threads
-from tagmoe.cli.output import check_output_folder, log, print_result, write_folder
+from tagmoe.cli.output import check_output_folder, log, print_result, typed_command, write_folder
+from tagmoe.cli.progress import lasting_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from tagmoe.evaluate.tagworld import Edits, TagWorldScores
-    from tagmoe.pipeline.pipeline import TagMoEPipeline
-    from tagmoe.world import Sample
+    from tagmoe.evaluate.tagworld import TagWorldScores
 
 FILES = ("report.html", "results.json")
 DEFAULT_CASES = 4
@@ -47,12 +41,14 @@ def demo(
     pipeline = load_model(model, threads=threads)
     from tagmoe.evaluate.report import Evaluation, write_report
     from tagmoe.evaluate.tagworld import cases as draw_cases
-    from tagmoe.evaluate.tagworld import score
+    from tagmoe.evaluate.tagworld import edit, score
     from tagmoe.train.recipe import versions
 
     samples = draw_cases(cases, seed)
     started = time.perf_counter()
-    edits = _edit(pipeline, samples, steps=steps, cfg=cfg, seed=seed)
+    has_experts = bool(getattr(pipeline.transformer.config, "num_moe_blocks", 0))
+    with lasting_bar("editing", len(samples)) as done:
+        edits = edit(pipeline, samples, return_routing=has_experts, on_batch=done, steps=steps, cfg=cfg, seed=seed)
     seconds = time.perf_counter() - started
     evaluation = Evaluation(
         samples=samples,
@@ -66,33 +62,12 @@ def demo(
         cfg=pipeline.config.default_cfg if cfg is None else cfg,
         seconds=round(seconds, 3),
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        command=_command(),
+        command=typed_command("tagmoe demo"),
     )
     data = write_folder(out, partial(write_report, evaluation))
     _table(evaluation.scores)
     report = out / "report.html"
     print_result({"report": str(report), **data}, str(report), as_json=as_json)
-
-
-def _edit(pipeline: TagMoEPipeline, samples: Sequence[Sample], **options: Any) -> Edits:
-    """Edit with one bar on a terminal and silence elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from tagmoe.evaluate.tagworld import edit
-
-    console = Console(stderr=True)
-    columns = (TextColumn("editing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    has_experts = bool(getattr(pipeline.transformer.config, "num_moe_blocks", 0))
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("editing", total=len(samples))
-        return edit(
-            pipeline,
-            samples,
-            return_routing=has_experts,
-            on_batch=lambda done: progress.update(bar, completed=done),
-            **options,
-        )
 
 
 def _table(scores: TagWorldScores) -> None:
@@ -102,9 +77,3 @@ def _table(scores: TagWorldScores) -> None:
         log(f"  {task.task:<16}{task.success:>5.0%} of {task.n} succeed {unchanged}".rstrip())
     share = scores.success
     log(f"success {share.value:.0%} of {share.n} (95 % interval {share.low:.0%} to {share.high:.0%})")
-
-
-def _command() -> str:
-    """The command line as it can be typed again; of folders only the names, as a report is shown to others."""
-    words = [os.path.basename(word) if os.path.isabs(word) else word for word in sys.argv[1:]]
-    return shlex.join(["tagmoe", *words]) if sys.argv[1:2] == ["demo"] else "tagmoe demo"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -18,7 +19,6 @@ from tagmoe.cli.options import (
     Force,
     Lora,
     LoraScale,
-    Memory,
     MemoryChoice,
     Model,
     NoMetadata,
@@ -59,7 +59,7 @@ class DrawOptions:
     seed: Seed = None
     lora: Lora = None
     lora_scale: LoraScale = None
-    memory: MemoryChoice = Memory.auto
+    memory: MemoryChoice = "auto"
     threads: Threads = None
     explain: Explain = None
     rewrite: Rewrite = NONE
@@ -125,7 +125,7 @@ def draw(pictures: Sequence[Path], prompt: str, out: Path, size: str, options: D
         accepts=pipeline.check_prompt,
     )
     started = time.perf_counter()
-    try:
+    with nullcontext() if rewriter is None else closing(rewriter):
         answer = pipeline(
             prompt,
             references or None,
@@ -137,9 +137,6 @@ def draw(pictures: Sequence[Path], prompt: str, out: Path, size: str, options: D
             return_routing=None if page is None else "full",
             rewriter=None if rewriter is None else logged(rewriter),
         )
-    finally:
-        if rewriter is not None:
-            rewriter.close()
     output = cast("TagMoEPipelineOutput", answer)
     seconds = time.perf_counter() - started
     image = output.images[0]
@@ -154,8 +151,11 @@ def draw(pictures: Sequence[Path], prompt: str, out: Path, size: str, options: D
     }
     rewriting = None if rewriter is None else rewriter.results[-1]
     told = facts | ({} if rewriting is None else drawn_facts(rewriting))
-    texts = {"Software": "tagmoe", **{name: str(value) for name, value in told.items()}}
-    write_image(image, out, {} if options.no_metadata else texts)
+    write_image(
+        image,
+        out,
+        {} if options.no_metadata else {"Software": "tagmoe", **{name: str(value) for name, value in told.items()}},
+    )
     log(f"{image.width}x{image.height}, seed {output.seeds[0]}, {facts['steps']} steps, {seconds:.1f} s")
     explained = {} if page is None else page.write(pipeline, output, references, told)
     print_result(

@@ -14,6 +14,7 @@ from math import prod
 from pathlib import Path
 
 from tagmoe.files.resumable import size_text
+from tagmoe.pipeline.memory.room import host_memory
 from tagmoe.weights.dtypes import FLOATS, NAMES
 from tagmoe.weights.shards import Entry, read_entries
 
@@ -34,7 +35,7 @@ class Drift:
 def measure_drift(dense: Path, moe: Path, *, seed: int) -> Drift:
     """Run the probe if the mixture fits into memory, in fp32 or else in the dtype of its files."""
     entries = [entry for entry in read_entries(moe).values() if entry.dtype in FLOATS]
-    available = _available_bytes()
+    available = host_memory()
     dtype = "fp32"
     if _needed_bytes(entries, dtype) > available:
         stored = {name: sum(entry.nbytes for entry in entries if entry.dtype == key) for name, key in NAMES.items()}
@@ -44,9 +45,14 @@ def measure_drift(dense: Path, moe: Path, *, seed: int) -> Drift:
         return Drift(
             None, reason=f"the model takes {size_text(needed)} of memory and {size_text(int(available))} are available"
         )
-    command = [sys.executable, "-c", PROBE, str(dense), str(moe), dtype, str(seed)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", PROBE, str(dense), str(moe), dtype, str(seed)],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
     except KeyboardInterrupt:
         return Drift(None, reason="it was interrupted")
     if done.returncode < 0:
@@ -70,12 +76,3 @@ def probe(dense: str, moe: str, dtype: str, seed: str) -> None:
 def _needed_bytes(entries: list[Entry], dtype: str) -> int:
     width = 4 if dtype == "fp32" else 2
     return sum(prod(entry.shape) for entry in entries) * width + OVERHEAD_BYTES
-
-
-def _available_bytes() -> float:
-    """Bytes of memory that are available without swapping; infinite where the system does not say."""
-    try:
-        text = Path("/proc/meminfo").read_text(encoding="ascii")
-        return int(text.split("MemAvailable:")[1].split()[0]) * 1024
-    except (OSError, IndexError, ValueError):
-        return float("inf")

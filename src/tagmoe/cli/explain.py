@@ -55,7 +55,6 @@ class Page:
             if rules is not None:
                 (rule_cosine,) = self.alignment.cosine(signature_BN[:1], [rules])
         rank = None if self.alignment is None else self.alignment.effective_rank
-        tags = TagReading(predicted, self.why_not_predicted, rules, rules_reason, rule_cosine, rank, self.right)
         page = render(
             Explanation(
                 instruction=prompt,
@@ -63,7 +62,7 @@ class Page:
                 result=output.images[0],
                 traces=output.routing,
                 signature_N=signature_BN[0].tolist(),
-                tags=tags,
+                tags=TagReading(predicted, self.why_not_predicted, rules, rules_reason, rule_cosine, rank, self.right),
                 facts={name: str(value) for name, value in facts.items() if name != "prompt"},
             )
         )

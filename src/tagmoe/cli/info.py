@@ -7,11 +7,10 @@ import os
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from math import prod
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -41,13 +40,8 @@ PACKAGES = (
 PARTS = ("transformer", "vae", "text_encoder")
 
 
-class Topic(StrEnum):
-    """The topics of `tagmoe info`."""
-
-    tags = "tags"
-    settings = "settings"
-    words = "words"
-    model = "model"
+Topic = Literal["tags", "settings", "words", "model"]
+"""The topics of `tagmoe info`."""
 
 
 def info(
@@ -69,16 +63,10 @@ def info(
         _memory(model, full_size_model, as_json)
     elif full_size_model:
         raise UsageError("--full-size chooses the model of --memory; add --memory.")
-    elif topic is Topic.tags:
-        _tags(as_json)
-    elif topic is Topic.settings:
-        _settings(as_json)
-    elif topic is Topic.words:
-        _words(as_json)
-    elif topic is Topic.model:
+    elif topic == "model":
         _model(check_model(model), as_json)
     else:
-        _installation(as_json)
+        {"tags": _tags, "settings": _settings, "words": _words, None: _installation}[topic](as_json)
 
 
 def _tags(as_json: bool) -> None:
@@ -86,9 +74,11 @@ def _tags(as_json: bool) -> None:
 
     rows = [{"index": t.index, "name": t.name, "tier": t.tier, "definition": t.definition} for t in TAGS]
     width = max(len(t.name) for t in TAGS)
-    lines = []
-    for tier in dict.fromkeys(t.tier for t in TAGS):
-        lines += [tier, *(f"  {t.name:<{width}}  {t.definition}" for t in TAGS if t.tier == tier)]
+    lines = [
+        line
+        for tier in dict.fromkeys(t.tier for t in TAGS)
+        for line in (tier, *(f"  {t.name:<{width}}  {t.definition}" for t in TAGS if t.tier == tier))
+    ]
     print_result({"tags": rows}, "\n".join(lines), as_json=as_json)
 
 
@@ -228,6 +218,5 @@ def _memory_lines(facts: dict[str, Any]) -> list[str]:
         if row["name"] in chosen.values():
             lines += ["", f"{row['name']}: {row['device_bytes'] / GB:.2f} GB at most"]
             lines += [f"  {line['what']:<27}{line['bytes'] / GB:>8.3f}  {line['how']}" for line in row["arithmetic"]]
-            moments = ", ".join(f"{name} {size / GB:.2f}" for name, size in row["moments"].items())
-            lines.append(f"  at once: {moments}")
+            lines.append("  at once: " + ", ".join(f"{name} {size / GB:.2f}" for name, size in row["moments"].items()))
     return lines

@@ -8,18 +8,12 @@ from enum import StrEnum
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
-
-class Memory(StrEnum):
-    """Values of --memory. The sizes are those of `tagmoe.pipeline.memory.plans.BUDGETS`."""
-
-    auto = "auto"
-    gb24 = "24gb"
-    gb48 = "48gb"
-    gb80 = "80gb"
+Memory = Literal["auto", "24gb", "48gb", "80gb"]
+"""Values of --memory: those of `tagmoe.pipeline.memory.plans.CHOICES`."""
 
 
 class EngineName(StrEnum):

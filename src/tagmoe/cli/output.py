@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tagmoe.errors import UsageError
 from tagmoe.files.claim import Claim, claim
+from tagmoe.files.resumable import Written, size_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,9 +37,24 @@ def log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def written_text(written: Written, seconds: float) -> str:
+    """What a command wrote on the disk in that time, for people."""
+    kept = f", {len(written.kept)} finished files kept" if written.kept else ""
+    return f"{size_text(written.nbytes_now)} written in {seconds:.1f} s{kept}"
+
+
 def print_result(data: Mapping[str, Any], text: str, *, as_json: bool) -> None:
     """Print the result on stdout: `data` as one JSON object, or `text`."""
     print(json.dumps(data) if as_json else text)
+
+
+def typed_command(otherwise: str) -> str:
+    """The command line as it can be typed again; of folders only the names, as a report is shown to others.
+
+    otherwise: the command of the verb, which is given in a process that was not started by it.
+    """
+    words = [os.path.basename(word) if os.path.isabs(word) else word for word in sys.argv[1:]]
+    return shlex.join(["tagmoe", *words]) if sys.argv[1:2] == otherwise.split()[1:2] else otherwise
 
 
 def check_output_file(

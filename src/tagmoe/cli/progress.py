@@ -3,39 +3,46 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 from tagmoe.files.resumable import Progress
 
 
-@contextmanager
-def byte_bar(title: str) -> Iterator[Progress | None]:
+def byte_bar(title: str) -> AbstractContextManager[Progress | None]:
     """Yields the callback of `tagmoe.files.resumable.write_folder`, or None when stderr is no terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-    from rich.progress import Progress as Bar
+    return _passing_bar(title, "DownloadColumn", "TransferSpeedColumn", "TimeRemainingColumn")
 
-    columns = (TextColumn(title), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+def count_bar(title: str) -> AbstractContextManager[Progress | None]:
+    """Yields a callback (rows done, total; a total of 0 is unknown), or None when stderr is no terminal."""
+    return _passing_bar(title, "MofNCompleteColumn", "rows", "TimeElapsedColumn", "TimeRemainingColumn")
 
 
 @contextmanager
-def count_bar(title: str, unit: str = "rows") -> Iterator[Progress | None]:
-    """Yields a callback (done, total; a total of 0 is unknown), or None when stderr is no terminal."""
+def _passing_bar(title: str, *columns: str) -> Iterator[Progress | None]:
+    """A bar that disappears at its end. columns: words, and names of classes of rich.progress (slow to import)."""
     if not sys.stderr.isatty():
         yield None
         return
+    from rich import progress
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
 
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
-    with Bar(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+    made = [getattr(progress, name)() if hasattr(progress, name) else progress.TextColumn(name) for name in columns]
+    first = (progress.TextColumn(title), progress.BarColumn())
+    with progress.Progress(*first, *made, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total or None)
+
+
+@contextmanager
+def lasting_bar(title: str, total: int) -> Iterator[Callable[..., None]]:
+    """Yields a callback (done, total) that moves a bar, which stays, on a terminal. Elsewhere nothing is shown."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(title, total=total)
+        yield lambda done, of=total: progress.update(bar, completed=done, total=of)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -75,10 +76,8 @@ def rewrite(
     if rewriter is None:
         result = Rewriting(prompt, prompt, "unchanged", reason="nobody was asked", model=NONE, prompt_version="")
     else:
-        try:
+        with closing(rewriter):
             rewriter(prompt, pictures)
-        finally:
-            rewriter.close()
         result = rewriter.results[-1]
     log_rewriting(result)
     if result.status == "ok":
@@ -97,8 +96,7 @@ def known_words(model: Path | None) -> Sequence[str] | None:
 
     folder = check_model(model)
     check_model_folder(folder)
-    words: list[str] | None = read_object(folder / "model_index.json").get("known_words")
-    return words
+    return read_object(folder / "model_index.json").get("known_words")
 
 
 def text_parts(model: Path | None) -> tuple[Any, Any]:

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -16,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tagmoe.cli.models import check_model, load_model, model_name, plan_memory, quiet_libraries
-from tagmoe.cli.options import AsJson, Cfg, FixedSeed, Force, Memory, MemoryChoice, Model, Steps, Threads
-from tagmoe.cli.output import check_output_folder, log, new_folder, print_result, write_folder
-from tagmoe.cli.verbs import PlainGroup
+from tagmoe.cli.options import AsJson, Cfg, FixedSeed, Force, MemoryChoice, Model, Steps, Threads
+from tagmoe.cli.output import check_output_folder, log, new_folder, print_result, typed_command, write_folder
+from tagmoe.cli.progress import lasting_bar
+from tagmoe.cli.verbs import make_group
 from tagmoe.errors import UsageError
 from tagmoe.files.json_files import read_object
 from tagmoe.files.resumable import size_text
@@ -32,14 +28,7 @@ DEFAULT_CASES = 8
 DEFAULT_CONTROLS = 6
 BATCH = 32
 
-app = typer.Typer(cls=PlainGroup, rich_markup_mode=None)
-
-
-@app.callback(invoke_without_command=True)
-def routing(ctx: typer.Context) -> None:
-    """Record what the experts do, and show it (paper Fig. 6)."""
-    if ctx.invoked_subcommand is None:
-        typer.echo(ctx.get_help())
+app = make_group("Record what the experts do, and show it (paper Fig. 6).")
 
 
 @app.command()
@@ -67,7 +56,7 @@ def record(
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Mark the model as untrained in the report.")
     ] = False,
-    memory: MemoryChoice = Memory.auto,
+    memory: MemoryChoice = "auto",
     threads: Threads = None,
     force: Force = False,
     as_json: AsJson = False,
@@ -81,8 +70,7 @@ def record(
     check_output_folder(out, force=force, ours=FILES)
     _check_mixture(model)
     chosen = _cases(source, cases, tasks, controls, seed)
-    plan = plan_memory(model, memory)
-    pipeline = load_model(model, threads=threads, plan=plan)
+    pipeline = load_model(model, threads=threads, plan=plan_memory(model, memory))
     from tagmoe.laboratory.routing.recorder import record_cases
     from tagmoe.routing.recording import RecordingWriter
 
@@ -91,14 +79,14 @@ def record(
     with new_folder(out) as folder:
         about = _about(pipeline, model, random_weights, seed, steps, cfg)
         writer = RecordingWriter(folder, about, case_bytes=int(case_mb * 1e6))
-        with _bar("recording", len(chosen)) as done:
+        with lasting_bar("recording", len(chosen)) as done:
             ids = record_cases(pipeline, chosen, writer, steps=steps, cfg=cfg, batch=batch, on_case=done)
         switched = None
         if interventions:
             from tagmoe.laboratory.routing.interventions import run_interventions
 
             some = {ids[i]: chosen[i] for i in _first_of_each_task(chosen, interventions)}
-            with _bar("switching experts", 1) as done:
+            with lasting_bar("switching experts", 1) as done:
                 switched = run_interventions(
                     pipeline, some, writer, steps=steps, cfg=cfg, batch=batch, on_condition=done
                 )
@@ -160,8 +148,7 @@ def _cases(source: Path | None, cases: int, tasks: str | None, controls: int, se
     from tagmoe.laboratory.routing.controls import tagworld_controls
     from tagmoe.laboratory.routing.recorder import tagworld_cases
 
-    chosen = tagworld_cases(cases, seed, names)
-    return chosen + (tagworld_controls(controls, seed) if controls else [])
+    return tagworld_cases(cases, seed, names) + (tagworld_controls(controls, seed) if controls else [])
 
 
 def _first_of_each_task(cases: list[RoutingCase], number: int) -> list[int]:
@@ -190,24 +177,5 @@ def _about(
         steps=pipeline.config.default_steps if steps is None else steps,
         cfg=pipeline.config.default_cfg if cfg is None else cfg,
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        command=_command(),
+        command=typed_command("tagmoe routing record"),
     )
-
-
-def _command() -> str:
-    """The command line as it can be typed again; of folders only the names, as a report is shown to others."""
-    words = [os.path.basename(word) if os.path.isabs(word) else word for word in sys.argv[1:]]
-    return shlex.join(["tagmoe", *words]) if sys.argv[1:2] == ["routing"] else "tagmoe routing record"
-
-
-@contextmanager
-def _bar(title: str, total: int) -> Iterator[Callable[..., None]]:
-    """Yields a callback (done, total) that moves a bar on a terminal. Elsewhere nothing is shown."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(title, total=total)
-        yield lambda done, of=total: progress.update(bar, completed=done, total=of)

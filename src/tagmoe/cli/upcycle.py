@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import time
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from tagmoe.cli.options import AsJson, FixedSeed, Force
-from tagmoe.cli.output import check_output_folder, log, print_result
+from tagmoe.cli.output import check_output_folder, log, print_result, written_text
 from tagmoe.cli.progress import byte_bar
 from tagmoe.errors import UsageError
 from tagmoe.files.hub import local_folder
-from tagmoe.files.resumable import NOTE, size_text
+from tagmoe.files.resumable import NOTE
 
 TRANSFORMER_FILES = ("config.json", "diffusion_pytorch_model*", NOTE)
 PIPELINE_FILES = (
@@ -32,26 +31,10 @@ PIPELINE_FILES = (
 )
 
 
-class Gate(StrEnum):
-    """The gates of tagmoe.weights.layout, as an enumeration for the argument parser."""
-
-    mlp = "mlp"
-    linear = "linear"
-
-
-class Mode(StrEnum):
-    """The modes of tagmoe.weights.layout, as an enumeration for the argument parser."""
-
-    exact = "exact"
-    plain = "plain"
-
-
-class Dtype(StrEnum):
-    """The dtypes of tagmoe.weights.dtypes, as an enumeration for the argument parser."""
-
-    bf16 = "bf16"
-    fp16 = "fp16"
-    fp32 = "fp32"
+# The gates and modes of tagmoe.weights.layout and the dtypes of tagmoe.weights.dtypes, for the argument parser.
+Gate = Literal["mlp", "linear"]
+Mode = Literal["exact", "plain"]
+Dtype = Literal["bf16", "fp16", "fp32"]
 
 
 def upcycle(
@@ -62,9 +45,9 @@ def upcycle(
     num_moe_blocks: Annotated[int, typer.Option(min=1, help="L: how many of the last blocks become mixtures.")],
     num_experts: Annotated[int, typer.Option(min=2, help="N: experts in each.")] = 4,
     top_k: Annotated[int, typer.Option(min=1, help="A: experts that a token goes to.")] = 1,
-    gate: Annotated[Gate, typer.Option(help="mlp as in the paper, linear as in the authors' release.")] = Gate.mlp,
+    gate: Annotated[Gate, typer.Option(help="mlp as in the paper, linear as in the authors' release.")] = "mlp",
     gate_hidden: Annotated[int | None, typer.Option(min=1, help="Width of the mlp gate; by default dim / 4.")] = None,
-    mode: Annotated[Mode, typer.Option(help="exact equals the dense model at step 0; plain copies.")] = Mode.exact,
+    mode: Annotated[Mode, typer.Option(help="exact equals the dense model at step 0; plain copies.")] = "exact",
     noise: Annotated[float, typer.Option(min=0, help="Noise on the experts, as a share of the weights' spread.")] = 0.0,
     dtype: Annotated[Dtype | None, typer.Option(help="Dtype of the output; by default as in the source.")] = None,
     max_shard_gb: Annotated[float, typer.Option(min=0.001, help="Largest weight file to write, in GB.")] = 10.0,
@@ -90,19 +73,18 @@ def upcycle(
 
     if not source.is_dir():
         # Of a pipeline on the hub only the transformer is downloaded, because the other components do not change.
-        patterns = [*MODEL_FILES, *(f"{PART}/{name}" for name in MODEL_FILES)]
-        folder = local_folder(source, allow_patterns=patterns)
+        folder = local_folder(source, allow_patterns=[*MODEL_FILES, *(f"{PART}/{name}" for name in MODEL_FILES)])
         source = folder / PART if (folder / PART / "config.json").is_file() else folder
     settings = Upcycling(
         num_moe_blocks=num_moe_blocks,
         num_experts=num_experts,
         top_k=top_k,
-        gate=gate.value,
+        gate=gate,
         gate_hidden=gate_hidden,
-        mode=mode.value,
+        mode=mode,
         noise=noise,
         seed=seed,
-        dtype=None if dtype is None else dtype.value,
+        dtype=dtype,
     )
     started = time.perf_counter()
     with byte_bar("upcycle") as progress:
@@ -123,10 +105,9 @@ def upcycle(
         drift_text = f"step-0 drift not measured: {measured.reason}"
     else:
         drift_text = (
-            f"step-0 drift: {measured.value:.2e} (max difference / max of the dense model's output; {mode.value}, "
+            f"step-0 drift: {measured.value:.2e} (max difference / max of the dense model's output; {mode}, "
             f"computed in {measured.dtype})"
         )
-    kept = f", {len(written.kept)} finished files kept" if written.kept else ""
     print_result(
         {
             "output": str(target),
@@ -139,6 +120,6 @@ def upcycle(
             "kept": list(written.kept),
             **vars(settings),
         },
-        f"{target}\n{drift_text}\n{size_text(written.nbytes_now)} written in {seconds:.1f} s{kept}",
+        f"{target}\n{drift_text}\n{written_text(written, seconds)}",
         as_json=as_json,
     )

@@ -116,11 +116,22 @@ class PlainGroup(typer.core.TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write name and first sentence of every command."""
-        rows = [
-            (name, " ".join((command.help or "").split("\n\n")[0].split())) for name, command in self.commands.items()
-        ]
         with formatter.section("Commands"):
-            formatter.write_dl(rows)
+            formatter.write_dl(
+                [(name, " ".join((verb.help or "").split("\n\n")[0].split())) for name, verb in self.commands.items()]
+            )
+
+
+def make_group(about: str) -> typer.Typer:
+    """The app of a verb with verbs of its own. Without one of them it prints its help, which starts with `about`."""
+    app = typer.Typer(cls=PlainGroup, rich_markup_mode=None)
+
+    @app.callback(invoke_without_command=True, help=about)
+    def root(ctx: typer.Context) -> None:
+        if ctx.invoked_subcommand is None:
+            typer.echo(ctx.get_help())
+
+    return app
 
 
 class LazyGroup(typer.core.TyperGroup):

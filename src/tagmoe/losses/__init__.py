@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tagmoe.losses.alignment import PredictionHead, alignment_loss
 from tagmoe.losses.balance import balance_loss, expert_load
-from tagmoe.losses.flow import dynamic_shift, flow_loss, interpolate, sample_timesteps, velocity_target
+from tagmoe.losses.flow import flow_loss, interpolate, sample_timesteps, velocity_target
 from tagmoe.losses.objective import LossTerms, Objective
 from tagmoe.losses.semantics import TagEmbedding
 from tagmoe.losses.signature import routing_signature, routing_signature_from_scores
@@ -16,7 +16,6 @@ __all__ = [
     "TagEmbedding",
     "alignment_loss",
     "balance_loss",
-    "dynamic_shift",
     "expert_load",
     "flow_loss",
     "interpolate",

@@ -5,7 +5,6 @@ Time runs from data to noise: x_0 is the clean latent at t = 0, and t = 1 is pur
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
@@ -39,7 +38,7 @@ def sample_timesteps(
     """Training times t_B in [0, 1], fp32: uniform or sigmoid(N(mean, std)), then shifted towards noise.
 
     The shift is that of Stable Diffusion 3 and Qwen-Image, t' = s t / (1 + (s - 1) t): a number, or one a sample (B,).
-    It is exp(mu) in Qwen's words (`dynamic_shift`). Raises ValueError for an unknown density or a shift not above 0.
+    It is exp(mu) in Qwen's words. Raises ValueError for an unknown density or a shift not above 0.
     """
     shift_B = torch.as_tensor(shift, dtype=torch.float32, device=device)
     if not bool((shift_B > 0).all()):
@@ -51,22 +50,6 @@ def sample_timesteps(
     else:
         raise ValueError(f"the timestep density is {density!r}: it must be 'uniform' or 'logit-normal'.")
     return shift_B * t_B / (1 + (shift_B - 1) * t_B)
-
-
-def dynamic_shift(
-    num_tokens: int,
-    *,
-    base_tokens: int = 256,
-    max_tokens: int = 8192,
-    base_shift: float = 0.5,
-    max_shift: float = 0.9,
-) -> float:
-    """Qwen-Image's shift for a target of so many image tokens: exp(mu), mu linear in the tokens.
-
-    The defaults are Qwen-Image's scheduler settings. Larger pictures need more noise to lose the same detail.
-    """
-    slope = (max_shift - base_shift) / (max_tokens - base_tokens)
-    return math.exp(base_shift + slope * (num_tokens - base_tokens))
 
 
 def flow_loss(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from tagmoe.errors import ConfigError
@@ -20,24 +19,12 @@ AlignTarget = Literal["grad", "stop-grad"]
 
 @dataclass(frozen=True)
 class LossTerms:
-    """The terms of Eq. 5. `total` carries the gradient; `flow`, `balance` and `alignment` are without their lambdas.
-
-    flow_B is L_flow of each sample without gradient, for curves by timestep or task. signature_BN is g of Eq. 3; None
-    for a dense model.
-    """
+    """The terms of Eq. 5. `total` carries the gradient; `flow`, `balance` and `alignment` are without their lambdas."""
 
     total: Tensor
     flow: Tensor
     balance: Tensor
     alignment: Tensor
-    flow_B: Tensor
-    signature_BN: Tensor | None
-
-    def report(self) -> dict[str, float]:
-        """The four scalars as numbers for a log, moved off the device in one transfer."""
-        names = ("total", "flow", "balance", "alignment")
-        values = torch.stack([getattr(self, name).detach().float() for name in names]).tolist()
-        return dict(zip(names, values, strict=True))
 
 
 class Objective(nn.Module):
@@ -93,17 +80,14 @@ class Objective(nn.Module):
         """
         if (mean_probs_LBN is None) != (counts_LBN is None):
             raise ValueError("mean_probs_LBN and counts_LBN describe the same routing: give both, or neither if dense.")
-        flow_B = flow_loss(prediction, x0, noise, weight_BT=weight_BT, per_sample=True)
-        flow = flow_B.mean()
+        flow = flow_loss(prediction, x0, noise, weight_BT=weight_BT)
         total, balance, alignment = flow, flow.new_zeros(()), flow.new_zeros(())
-        signature_BN = None
         if mean_probs_LBN is not None and counts_LBN is not None:
-            signature_BN = routing_signature(mean_probs_LBN)
             if self.lambda_lbl > 0:
                 balance = balance_loss(mean_probs_LBN, counts_LBN, global_counts_LN=global_counts_LN)
                 total = total + self.lambda_lbl * balance
             if self.lambda_align > 0:
-                predicted_BD = self.router_head(signature_BN)
+                predicted_BD = self.router_head(routing_signature(mean_probs_LBN))
                 alignment = alignment_loss(predicted_BD, self.tag_embedding(tags_BK), target_grad=self.target_grad)
                 total = total + self.lambda_align * alignment
-        return LossTerms(total, flow, balance, alignment, flow_B.detach(), signature_BN)
+        return LossTerms(total, flow, balance, alignment)

@@ -46,9 +46,8 @@ def experts_sorted(
     tokens, active = expert_ids_TA.shape
     ids_S = expert_ids_TA.reshape(-1)
     x_SD = x_TD if active == 1 else x_TD.repeat_interleave(active, dim=0)
-    weights = None
-    if x_TD.device.type == "cpu" and x_TD.dtype in plain_experts.DTYPES:
-        weights = plain_experts.weights_of(experts)
+    on_cpu = x_TD.device.type == "cpu" and x_TD.dtype in plain_experts.DTYPES
+    weights = plain_experts.weights_of(experts) if on_cpu else None
     if weights is not None:
         y_SD = plain_experts.run_plain(x_SD, ids_S, weights, len(experts))
     else:

@@ -30,11 +30,9 @@ class Gate(nn.Module):
 
     def __init__(self, dim: int, num_experts: int, kind: str = "mlp", hidden: int | None = None) -> None:
         super().__init__()
-        self.kind = kind
         self.layout = gate_layout(dim, num_experts, kind, hidden)
-        shapes = {tensor.name: tensor.shape for tensor in self.layout}
         if kind == "mlp":
-            width = shapes["proj_in.weight"][0]
+            width = self.layout[0].shape[0]
             self.proj_in: nn.Module | None = Float32Linear(dim, width)
             self.proj_out = Float32Linear(width, num_experts)
         else:

@@ -7,7 +7,7 @@ Paper 4.5 infers the experts' roles from heat maps. But routing statistics do no
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -48,16 +48,12 @@ def intervene(transformer: nn.Module, interventions: Sequence[Intervention]) -> 
     """
     layers = [module for module in transformer.modules() if isinstance(module, MoE)]
     _check(transformer, layers, interventions)
-    handles = []
-    try:
+    with ExitStack() as hooks:
         for one in interventions:
             for layer in layers if one.layer is None else [layers[one.layer]]:
-                hook = partial(_CHANGES[one.mode], one.expert)
-                handles.append(layer.gate.register_forward_hook(hook))
+                change = partial(_CHANGES[one.mode], one.expert)
+                hooks.enter_context(layer.gate.register_forward_hook(change))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _off(expert: int, _gate: nn.Module, _inputs: Any, scores_TN: torch.Tensor) -> torch.Tensor:

@@ -39,18 +39,18 @@ class StrictLoadingMixin:
         folder = source / subfolder
         _check_folder(folder)
         # Without this, diffusers would load a pickle where safetensors are missing, and a pickle can run code.
-        options = kwargs | {"use_safetensors": True}
+        kwargs["use_safetensors"] = True
         try:
-            model, info = super().from_pretrained(str(source), output_loading_info=True, **options)  # type: ignore[misc]
+            model, info = super().from_pretrained(str(source), output_loading_info=True, **kwargs)  # type: ignore[misc]
         except TagMoEError:
             raise
         except OSError as error:
-            raise CheckpointError(f"The model folder {folder} cannot be read: {_first_line(error)}") from error
+            raise CheckpointError(f"The model folder {folder} cannot be read: {first_line(error)}") from error
         except (ValueError, RuntimeError) as error:
             if "expected shape" not in str(error) and "size mismatch" not in str(error):
                 raise
             raise CheckpointError(
-                f"The weights in {folder} do not fit its config: {_first_line(error).split('. If you want')[0]}."
+                f"The weights in {folder} do not fit its config: {first_line(error).split('. If you want')[0]}."
             ) from error
         missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
         if missing or unexpected:
@@ -100,9 +100,10 @@ def _check_folder(folder: Path) -> None:
                 tensors.keys()
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
-                f"The weight file {file} is damaged or cut short ({_first_line(error)}); copy or download it again."
+                f"The weight file {file} is damaged or cut short ({first_line(error)}); copy or download it again."
             ) from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error of a library says, without its details."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

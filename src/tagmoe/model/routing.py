@@ -30,10 +30,9 @@ def token_grids(img_shapes: list[Any]) -> tuple[Grid, ...]:
 
 def router_stats(scores_BTN: torch.Tensor, expert_ids_BTA: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Per sample and expert the mean softmax score (with gradient) and the number of assignments: two (B, N) fp32."""
-    num_experts = scores_BTN.shape[-1]
     with torch.no_grad():
         ids = expert_ids_BTA.flatten(1)
-        counts_BN = torch.zeros(ids.shape[0], num_experts, device=ids.device)
+        counts_BN = torch.zeros(ids.shape[0], scores_BTN.shape[-1], device=ids.device)
         counts_BN.scatter_add_(1, ids, torch.ones_like(ids, dtype=counts_BN.dtype))
     return scores_BTN.mean(dim=1), counts_BN
 

@@ -6,9 +6,9 @@ on the disk.
 
 from __future__ import annotations
 
+from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import QwenImageTransformer2DModel
@@ -92,24 +92,19 @@ def drift(
     seed: int = 0,
 ) -> float:
     """How far the mixture starts from its dense model: max |moe - dense| / max |dense| on a seeded random batch."""
-    probe: dict[str, Any] = {
-        "grid": grid,
-        "references": references,
-        "text_tokens": text_tokens,
-        "batch": batch,
-        "seed": seed,
-    }
-    return _difference(_output(dense, **probe), _output(moe, **probe))
+    probe = partial(_output, grid=grid, references=references, text_tokens=text_tokens, batch=batch, seed=seed)
+    return _difference(probe(dense), probe(moe))
 
 
 def drift_of_folders(dense: Path, moe: Path, *, dtype: torch.dtype, seed: int = 0) -> float:
     """`drift` of two folders in `dtype`. They are loaded one after the other and never share the memory."""
-    outputs = []
-    for folder in (dense, moe):
-        model = TagMoETransformer2DModel.from_pretrained(folder, dtype=dtype).eval()
-        outputs.append(_output(model, seed=seed))
-        del model
-    return _difference(*outputs)
+    # No name holds a model, so each one is freed before the next is loaded.
+    return _difference(
+        *(
+            _output(TagMoETransformer2DModel.from_pretrained(folder, dtype=dtype).eval(), seed=seed)
+            for folder in (dense, moe)
+        )
+    )
 
 
 def _output(

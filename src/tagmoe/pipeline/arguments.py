@@ -125,10 +125,8 @@ def check_words(text: str, known_words: Sequence[str]) -> None:
     unknown = [word for word in dict.fromkeys(split_words(text)) if word not in set(known_words)]
     if not unknown:
         return
-    hints = []
-    for word in unknown:
-        close = difflib.get_close_matches(word, known_words, n=1)
-        hints.append(f"{word!r} (did you mean {close[0]!r}?)" if close else repr(word))
+    near = {word: difflib.get_close_matches(word, known_words, n=1) for word in unknown}
+    hints = [f"{word!r} (did you mean {close[0]!r}?)" if close else repr(word) for word, close in near.items()]
     raise UsageError(
         f"This model was trained on a vocabulary of {len(known_words)} words and does not know {', '.join(hints)}; "
         "use other words."

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKLQwenImage, FlowMatchEulerDiscreteScheduler
@@ -61,8 +60,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> Qwen2Tokeni
     vocab = dict(trained["vocab"])
     for token in SPECIAL_TOKENS:
         vocab[token] = len(vocab)
-    merges = [tuple(pair) for pair in trained["merges"]]
-    return Qwen2Tokenizer(vocab=vocab, merges=merges, extra_special_tokens=list(SPECIAL_TOKENS[1:]))
+    return Qwen2Tokenizer(
+        vocab=vocab, merges=list(map(tuple, trained["merges"])), extra_special_tokens=list(SPECIAL_TOKENS[1:])
+    )
 
 
 def make_text_encoder(
@@ -132,8 +132,6 @@ def make_autoencoder(
     z_dim: int = 8,
     dim_mult: Sequence[int] = (1, 2, 4),
     num_res_blocks: int = 1,
-    latents_mean: Sequence[float] | None = None,
-    latents_std: Sequence[float] | None = None,
     seed: int = 0,
 ) -> AutoencoderKLQwenImage:
     """A randomly initialised Qwen-Image autoencoder of tiny size: (B, 3, 1, H, W) <-> (B, z_dim, 1, H/4, W/4).
@@ -149,26 +147,11 @@ def make_autoencoder(
             dim_mult=list(dim_mult),
             num_res_blocks=num_res_blocks,
             temperal_downsample=[False] * (len(dim_mult) - 1),
-            latents_mean=list(latents_mean) if latents_mean is not None else [0.0] * z_dim,
-            latents_std=list(latents_std) if latents_std is not None else [1.0] * z_dim,
+            latents_mean=[0.0] * z_dim,
+            latents_std=[1.0] * z_dim,
         ).eval()
 
 
-def make_scheduler(shift: float = 1.0) -> FlowMatchEulerDiscreteScheduler:
-    """Euler steps of the flow x_t = (1 - t) x_0 + t eps, with a fixed timestep shift (1.0: uniform steps)."""
-    return FlowMatchEulerDiscreteScheduler(shift=shift, use_dynamic_shifting=False)
-
-
-def tiny_components(
-    texts: Iterable[str], *, vocab_size: int = 320, hidden_size: int = 32, base_dim: int = 8, seed: int = 0
-) -> dict[str, Any]:
-    """Random tokenizer, text_encoder, vae and scheduler for tests and demos, smaller than the packaged ones."""
-    tokenizer = train_tokenizer(texts, vocab_size)
-    return {
-        "tokenizer": tokenizer,
-        "text_encoder": make_text_encoder(
-            tokenizer, hidden_size=hidden_size, num_layers=2, intermediate_size=2 * hidden_size, seed=seed
-        ),
-        "vae": make_autoencoder(base_dim=base_dim, z_dim=4, seed=seed),
-        "scheduler": make_scheduler(),
-    }
+def make_scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """Uniform Euler steps of the flow x_t = (1 - t) x_0 + t eps."""
+    return FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False)

@@ -26,15 +26,17 @@ def pipeline_editor(
     def editor(
         instructions: Sequence[str], images: Sequence[Sequence[Image.Image]], seeds: Sequence[int]
     ) -> Sequence[Picture]:
-        answer = pipeline(
-            list(instructions),
-            [list(pictures) for pictures in images] if images[0] else None,
-            num_inference_steps=steps,
-            true_cfg_scale=cfg,
-            seed=list(seeds),
-            return_routing=return_routing,
+        output = cast(
+            TagMoEPipelineOutput,
+            pipeline(
+                list(instructions),
+                [list(pictures) for pictures in images] if images[0] else None,
+                num_inference_steps=steps,
+                true_cfg_scale=cfg,
+                seed=list(seeds),
+                return_routing=return_routing,
+            ),
         )
-        output = cast(TagMoEPipelineOutput, answer)
         if output.routing is not None and on_routing is not None:
             on_routing(seeds, output.routing)
         return list(output.images)

@@ -43,8 +43,7 @@ class EncodingMixin:
         prefix, suffix = self._token_ids(before), self._token_ids(after)
         rows = [prefix + self._prompt_ids(text) + suffix for text in prompts]
         longest = max(len(row) for row in rows)
-        device = self._execution_device
-        padding = self.tokenizer.pad_token_id
+        device, padding = self._execution_device, self.tokenizer.pad_token_id
         ids = torch.tensor([row + [padding] * (longest - len(row)) for row in rows], device=device)
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
         hidden = self.text_encoder(
@@ -134,10 +133,11 @@ class EncodingMixin:
                 "The references of this batch have different aspects, and one batch has one shape; "
                 "call once for each of them, or crop them alike."
             )
-        tokens = []
-        for index, (height, width) in enumerate(sizes[0]):
-            pixels = images_to_tensor([resize_image(pictures[index], height, width) for pictures in references])
-            tokens.append(self.pack_latents(self.encode_images(pixels)))
+        pixels = (
+            images_to_tensor([resize_image(picture, height, width) for picture in column])
+            for column, (height, width) in zip(zip(*references, strict=True), sizes[0], strict=True)
+        )
+        tokens = [self.pack_latents(self.encode_images(one)) for one in pixels]
         return torch.cat(tokens, dim=1), [self._grid(height, width) for height, width in sizes[0]]
 
     def _grid(self, height: int, width: int) -> tuple[int, int, int]:

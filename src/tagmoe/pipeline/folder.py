@@ -24,6 +24,8 @@ from transformers.utils import logging as transformers_logging
 from tagmoe.errors import CheckpointError, MissingError
 from tagmoe.files.hub import local_folder
 from tagmoe.files.json_files import read_object
+from tagmoe.model.loading import first_line
+from tagmoe.pictures import shorten
 from tagmoe.pipeline.arguments import is_whole
 
 ALIGNMENT = "alignment.safetensors"
@@ -113,7 +115,7 @@ def check_model_folder(folder: Path, *, given: Collection[str] = (), variant: st
         )
     for name, (fits, wanted) in OPTIONS.items():
         if name in entries and name not in given and not fits(entries[name]):
-            raise CheckpointError(f"{str(index)!r} has {name} {_shown(entries[name])}; it must be {wanted}.")
+            raise CheckpointError(f"{str(index)!r} has {name} {shorten(repr(entries[name]))}; it must be {wanted}.")
     for name, kind in PARTS.items():
         if name not in given:
             _check_part(folder / name, _class_of(index, name, entries.get(name), kind), variant)
@@ -127,7 +129,7 @@ def read_alignment(folder: Path) -> dict[str, torch.Tensor] | None:
     try:
         return load_file(file)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{str(file)!r} is damaged ({_first_line(error)}); copy or download it again.") from None
+        raise CheckpointError(f"{str(file)!r} is damaged ({first_line(error)}); copy or download it again.") from None
 
 
 def _class_of(index: Path, name: str, entry: Any, kind: type) -> type:
@@ -135,13 +137,13 @@ def _class_of(index: Path, name: str, entry: Any, kind: type) -> type:
     allowed = f"it must be [library, class] with a {kind.__name__} of {', '.join(LIBRARIES)}"
     is_pair = isinstance(entry, list) and len(entry) == 2 and all(isinstance(word, str) for word in entry)
     if not is_pair or entry[0] not in LIBRARIES or entry[1].startswith("_"):
-        raise CheckpointError(f"{str(index)!r} has {name} {_shown(entry)}; {allowed}.")
+        raise CheckpointError(f"{str(index)!r} has {name} {shorten(repr(entry))}; {allowed}.")
     try:
         part_class = getattr(importlib.import_module(entry[0]), entry[1])
     except (ImportError, AttributeError):
         raise CheckpointError(f"{str(index)!r} names {entry[0]}.{entry[1]}, which is not installed.") from None
     if not isinstance(part_class, type) or not issubclass(part_class, kind):
-        raise CheckpointError(f"{str(index)!r} has {name} {_shown(entry)}; {allowed}.")
+        raise CheckpointError(f"{str(index)!r} has {name} {shorten(repr(entry))}; {allowed}.")
     return part_class
 
 
@@ -189,7 +191,7 @@ def _check_weights(part: Path, part_class: Any, variant: str | None) -> None:
                 use_safetensors=True,
             )
         except Exception as error:
-            raise CheckpointError(f"{str(part)!r} does not fit its config.json ({_first_line(error)}).") from None
+            raise CheckpointError(f"{str(part)!r} does not fit its config.json ({first_line(error)}).") from None
         finally:
             if shows_bars:
                 transformers_logging.enable_progress_bar()
@@ -200,7 +202,7 @@ def _check_weights(part: Path, part_class: Any, variant: str | None) -> None:
                 wanted = {key: list(value.shape) for key, value in part_class.from_config(config).state_dict().items()}
         except Exception as error:
             # Settings from strangers can make a constructor raise any exception.
-            raise CheckpointError(f"{str(part / 'config.json')!r} is no valid config ({_first_line(error)}).") from None
+            raise CheckpointError(f"{str(part / 'config.json')!r} is no valid config ({first_line(error)}).") from None
         missing, unexpected = wanted.keys() - shapes.keys(), shapes.keys() - wanted.keys()
         reshaped = {key for key in wanted.keys() & shapes.keys() if wanted[key] != shapes[key]}
     problems = [
@@ -233,12 +235,3 @@ def _weight_files(part: Path, stem: str, variant: str | None) -> list[Path]:
     raise CheckpointError(
         f"The model folder is incomplete: {str(part / names[-1])!r} is missing; copy or download it again."
     )
-
-
-def _shown(value: Any, limit: int = 80) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 import torch
+from torch.nn.functional import pad
 
 from tagmoe.pipeline.encoding import Text
 
@@ -13,13 +14,10 @@ from tagmoe.pipeline.encoding import Text
 def stack_texts(conditions: list[Text], repeats: int) -> tuple[torch.Tensor, torch.Tensor | None]:
     """All conditions in one batch, padded to one length, each prompt `repeats` times. No mask if nothing is padded."""
     longest = max(mask.shape[1] for _, mask in conditions)
-    embeds, masks = [], []
-    for embed, mask in conditions:
-        missing = longest - mask.shape[1]
-        embeds.append(torch.nn.functional.pad(embed, (0, 0, 0, missing)).repeat_interleave(repeats, dim=0))
-        masks.append(torch.nn.functional.pad(mask, (0, missing)).repeat_interleave(repeats, dim=0))
-    mask = torch.cat(masks)
-    return torch.cat(embeds), None if bool(mask.all()) else mask
+    embeds = torch.cat([pad(embed, (0, 0, 0, longest - embed.shape[1])) for embed, _ in conditions])
+    masks = torch.cat([pad(mask, (0, longest - mask.shape[1])) for _, mask in conditions])
+    no_padding = bool(masks.all())
+    return embeds.repeat_interleave(repeats, dim=0), None if no_padding else masks.repeat_interleave(repeats, dim=0)
 
 
 def guide(conditional: torch.Tensor, unconditional: torch.Tensor, scale: float, rescale: bool) -> torch.Tensor:

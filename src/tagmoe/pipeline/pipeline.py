@@ -279,8 +279,7 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
                 )
             )
         embeds, mask = stack_texts(conditions, repeats)
-        grids = [grid]
-        reference_tokens = None
+        grids, reference_tokens = [grid], None
         if first is not None:
             reference_tokens, reference_grids = self._encode_references(references, area)
             grids += reference_grids
@@ -297,7 +296,6 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
         is_random = "generator" in inspect.signature(self.scheduler.step).parameters
         noise: dict[str, Any] = {"generator": generators} if is_random else {}
         self._interrupt = False
-        self._num_timesteps = len(timesteps)
         with self.progress_bar(total=len(timesteps)) as bar:
             for i, t in enumerate(timesteps):
                 if self._interrupt:
@@ -374,8 +372,9 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
             return latents.float()
         # Drawn in fp32 and in diffusers' order, so that a seed gives the same noise in any precision and in diffusers.
         shape = (channels // p**2, grid[1] * p, grid[2] * p)
-        noise = [torch.randn(shape, generator=one, device=one.device).cpu() for one in generators]
-        return self.pack_latents(torch.stack(noise))
+        return self.pack_latents(
+            torch.stack([torch.randn(shape, generator=one, device=one.device).cpu() for one in generators])
+        )
 
     def _timesteps(self, steps: int, tokens: int, device: torch.device) -> torch.Tensor:
         config = self.scheduler.config

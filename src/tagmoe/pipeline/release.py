@@ -79,7 +79,6 @@ def load_release(
     base: Path,
     *,
     dtype: torch.dtype | None = None,
-    device: torch.device | str = "cpu",
 ) -> tuple[TagMoETransformer2DModel, dict[str, torch.Tensor]]:
     """The authors' transformer in our layout, in eval mode, and their tag embedding and alignment head.
 
@@ -95,8 +94,7 @@ def load_release(
     plan = plan_release(entries, read_base_config(base), source=str(source))
     with init_empty_weights():
         model = TagMoETransformer2DModel.from_config(plan.config)
-    wanted = torch.float32 if dtype is None else dtype
-    weights = {name: value.to(device, wanted) for name, value in _read(plan.weights, entries)}
+    weights = {name: value.to(dtype or torch.float32) for name, value in _read(plan.weights, entries)}
     model.load_state_dict(weights, strict=True, assign=True)
     check_finite(model, str(source))
     return model.eval(), dict(_read(plan.alignment, entries))

@@ -70,14 +70,14 @@ class AutoencoderStage:
         x = pictures(self.seed, self._first_picture + step * self.config.batch, self.config.batch)
         posterior = self.vae.encode(x).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(self.seed + step))
-        z = posterior.mean
-        z = z + self.config.latent_noise * z.detach().float().std() * noise
+        z = posterior.mean + self.config.latent_noise * posterior.mean.detach().float().std() * noise
         difference = self.vae.decode(z).sample.float() - x
         absolute, squared = difference.abs().mean(), difference.square().mean()
         kl = posterior.kl().mean() / z[0].numel()
         terms = {"absolute": absolute, "squared": squared, "kl": kl}
-        total = absolute + squared + self.config.lambda_kl * kl
-        return total, {name: float(term.detach()) for name, term in terms.items()}
+        return absolute + squared + self.config.lambda_kl * kl, {
+            name: float(term.detach()) for name, term in terms.items()
+        }
 
     def validate(self, step: int, folder: Path) -> Report:
         """Peak signal to noise ratio on pictures of another seed."""

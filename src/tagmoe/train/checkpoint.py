@@ -36,14 +36,26 @@ def flat_parameters(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     }
 
 
+def of_module(flat: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors of one module among those of `flat_parameters`, by the module's own names."""
+    return {name.removeprefix(f"{prefix}."): value for name, value in flat.items() if name.startswith(f"{prefix}.")}
+
+
+@torch.no_grad()
+def fill(modules: Mapping[str, nn.Module], flat: Mapping[str, Tensor]) -> None:
+    """Copy tensors like those of `flat_parameters` into the modules."""
+    for name, value in flat_parameters(modules).items():
+        value.copy_(flat[name])
+
+
 def optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
     """The state of every optimizer as flat tensors; numbers become 0-d float64 tensors."""
-    flat: dict[str, Tensor] = {}
-    for number, optimizer in enumerate(optimizers):
-        for index, state in optimizer.state_dict()["state"].items():
-            for name, value in state.items():
-                flat[f"{number}.{index}.{name}"] = torch.as_tensor(value)
-    return flat
+    return {
+        f"{number}.{index}.{name}": torch.as_tensor(value)
+        for number, optimizer in enumerate(optimizers)
+        for index, state in optimizer.state_dict()["state"].items()
+        for name, value in state.items()
+    }
 
 
 def restore_optimizers(optimizers: Sequence[torch.optim.Optimizer], flat: Mapping[str, Tensor]) -> None:
@@ -163,9 +175,8 @@ def _damaged(file: Path) -> CheckpointError:
 def restore_modules(modules: Mapping[str, nn.Module], flat: Mapping[str, Tensor], source: Path) -> None:
     """Copy flat tensors into the modules; every name and shape must match. Raises CheckpointError."""
     for prefix, module in modules.items():
-        own = {name.removeprefix(f"{prefix}."): value for name, value in flat.items() if name.startswith(f"{prefix}.")}
         try:
-            module.load_state_dict(own)
+            module.load_state_dict(of_module(flat, prefix))
         except RuntimeError as error:
             raise CheckpointError(
                 f"The checkpoint {str(source)!r} does not fit the settings of this run: "

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from diffusers import AutoencoderKLQwenImage
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from tagmoe.pipeline.components import make_autoencoder, make_text_encoder, train_tokenizer
 from tagmoe.pipeline.single_frame import fast_single_frame
 from tagmoe.train.autoencoder import AutoencoderStage, measure_latents
+from tagmoe.train.checkpoint import fill
 from tagmoe.train.loop import Run, run_stage
 from tagmoe.train.text_encoder import TextEncoderStage, instructions
 
@@ -60,8 +60,4 @@ def train_components(run: Run) -> Components:
 
 
 def _keep_average(stage: AutoencoderStage | TextEncoderStage, run: Run) -> None:
-    ema = run_stage(stage, run)
-    with torch.no_grad():
-        for name, module in stage.modules.items():
-            for key, value in module.state_dict().items():
-                value.copy_(ema[f"{name}.{key}"])
+    fill(stage.modules, run_stage(stage, run))

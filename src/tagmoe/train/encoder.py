@@ -81,8 +81,7 @@ def encoder_of(
     _check_sizes(chosen, _size_multiple(folder))
     if threads is None and index.get("known_words") is not None:
         threads = 1
-    load = partial(_load, folder.resolve(), chosen, dtype, threads)
-    return load, _fingerprint(folder, index, chosen, dtype)
+    return partial(_load, folder.resolve(), chosen, dtype, threads), _fingerprint(folder, index, chosen, dtype)
 
 
 def default_sizes(index: dict[str, Any]) -> list[Size]:
@@ -134,10 +133,12 @@ def _fingerprint(folder: Path, index: dict[str, Any], sizes: Sequence[Size], dty
 
 
 def _digest_of_weights(part: Path) -> str:
-    config = read_object(part / "config.json")
     # Names with an underscore are notes of libraries: they change with the library's version, not with the model.
-    settings = {name: value for name, value in config.items() if not name.startswith("_")}
-    settings.pop("transformers_version", None)
+    settings = {
+        name: value
+        for name, value in read_object(part / "config.json").items()
+        if not name.startswith("_") and name != "transformers_version"
+    }
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, entry in sorted(read_files(sorted(part.glob("*.safetensors"))).items()):
         digest.update(json.dumps([name, entry.dtype, entry.shape]).encode())

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -27,7 +26,9 @@ from torch import Tensor, nn
 from tagmoe.config import OptimizerConfig, RunConfig
 from tagmoe.errors import TrainingError
 from tagmoe.extras import require
+from tagmoe.files.atomic import write_whole
 from tagmoe.train.checkpoint import (
+    fill,
     flat_parameters,
     list_checkpoints,
     load_checkpoint,
@@ -110,11 +111,8 @@ class Run:
                 for name, value in numbers.items():
                     writer.add_scalar(name, value, at)
 
-        try:
+        with writer or nullcontext():
             yield log
-        finally:
-            if writer is not None:
-                writer.close()
 
     @staticmethod
     def _forget_after(path: Path, stage: str, step: int) -> None:
@@ -123,9 +121,7 @@ class Run:
         # A killed process may leave an incomplete line.
         records = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
         kept = [line for line in records if (r := json.loads(line))["stage"] != stage or r["step"] <= step]
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        os.replace(partial, path)
+        write_whole(path, "".join(line + "\n" for line in kept))
 
 
 def _tensorboard(folder: Path, step: int) -> Any:
@@ -164,15 +160,11 @@ def _interruptible() -> Iterator[dict[str, int]]:
 def averaged_weights(modules: Mapping[str, nn.Module], ema: Mapping[str, Tensor]) -> Iterator[None]:
     """Put the moving average into the modules for the length of a block."""
     current = {name: value.clone() for name, value in flat_parameters(modules).items()}
-    with torch.no_grad():
-        for name, value in flat_parameters(modules).items():
-            value.copy_(ema[name])
+    fill(modules, ema)
     try:
         yield
     finally:
-        with torch.no_grad():
-            for name, value in flat_parameters(modules).items():
-                value.copy_(current[name])
+        fill(modules, current)
 
 
 def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
@@ -319,8 +311,11 @@ def _update_average(ema: dict[str, Tensor], current: Mapping[str, Tensor], decay
 
 
 def _terms(report: Report) -> str:
-    shown = (name for name in report if name not in ("seconds", "grad_norm") and "/" not in name)
-    return " ".join(f"{name} {report[name]:.4f}" for name in shown)
+    return " ".join(
+        f"{name} {value:.4f}"
+        for name, value in report.items()
+        if name not in ("seconds", "grad_norm") and "/" not in name
+    )
 
 
 @contextmanager

@@ -7,7 +7,6 @@ folder with the averaged weights, and alignment.safetensors (W_tag and H_pred, w
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,9 +23,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tagmoe.config import DataConfig, MoEConfig, RunConfig
+from tagmoe.config import MoEConfig, RunConfig
 from tagmoe.data.order.rows import bucket_sizes
 from tagmoe.errors import ConfigError, MissingError, TrainingError, UsageError
+from tagmoe.files.atomic import put_in_place, write_whole
 from tagmoe.files.resumable import FULL
 from tagmoe.files.yaml_text import read_yaml, write_yaml
 from tagmoe.model.cpu.attention import RealRoPEAttnProcessor
@@ -36,7 +36,7 @@ from tagmoe.pipeline.components import make_scheduler
 from tagmoe.pipeline.packaged import packaged_folder
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.pipeline.training_range import WORLD as TAGWORLD_NAME
-from tagmoe.train.checkpoint import file_hash
+from tagmoe.train.checkpoint import file_hash, of_module
 from tagmoe.train.components_folder import Components, train_components
 from tagmoe.train.loop import Run, run_stage
 from tagmoe.train.stage import FlowStage, Validator
@@ -83,7 +83,9 @@ def train(config: RunConfig, *, validator: Validator, resume: bool = False, cons
         torch.set_num_threads(config.threads)
     # Checked before the folder is made, so that a recipe that names missing components can simply be run again.
     parts = None if config.components is None else _frozen(config.components)
-    stored = None if config.data is None else _stored_rows(config, config.data)
+    # Components that this run trains itself cannot have encoded the store.
+    encoder = None if config.components is None else _components_folder(config.components)
+    stored = None if config.data is None else StoredRows.open(config.data, encoder)
     check_tasks(config)
     with _run_folder(folder, settings, resume):
         run = Run(config, folder, settings, versions(), console or Console(stderr=True), _inputs(config))
@@ -126,17 +128,14 @@ def _train(run: Run, parts: Components, validator: Validator, stored: StoredRows
     text_to_image = config.base.model_copy(update={"text_to_image_every": 1})
     if config.dense is None:
         base = stage("base", pipeline_of(dense), text_to_image, validator=lambda *_: {})
-        _adopt(dense, run_stage(base, run))
+        dense.load_state_dict(of_module(run_stage(base, run), "transformer"))
 
     transformer = dense if config.moe is None else _upcycled(dense, config.moe, config)
     pipeline = pipeline_of(transformer)
-    unified = stage("unified", pipeline, config.unified, validator=validator)
-    ema = run_stage(unified, run)
-    _adopt(transformer, ema)
+    ema = run_stage(stage("unified", pipeline, config.unified, validator=validator), run)
+    transformer.load_state_dict(of_module(ema, "transformer"))
     target = run.folder / "model"
-    prefix = "objective."
-    alignment = {name.removeprefix(prefix): value for name, value in ema.items() if name.startswith(prefix)}
-    save_model(pipeline, target, alignment=alignment or None)  # a dense model has none
+    save_model(pipeline, target, alignment=of_module(ema, "objective") or None)  # a dense model has none
     shutil.rmtree(own_cache, ignore_errors=True)
     return target
 
@@ -189,7 +188,7 @@ def save_model(pipeline: TagMoEPipeline, folder: Path, *, alignment: Mapping[str
 
     An older folder of that name is replaced only when the new one is complete.
     """
-    new, old = (folder.with_name(f"{folder.name}.{suffix}") for suffix in ("partial", "old"))
+    new = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(new, ignore_errors=True)
     pipeline.to(torch.bfloat16)
     try:
@@ -199,17 +198,7 @@ def save_model(pipeline: TagMoEPipeline, folder: Path, *, alignment: Mapping[str
     if alignment is not None:
         weights = {name: value.to(torch.bfloat16).contiguous() for name, value in alignment.items()}
         save_file(weights, new / "alignment.safetensors")
-    # A folder cannot be replaced in one step. The old one is renamed first, so that one of the two survives a kill.
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(folder, old)
-    os.replace(new, folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _stored_rows(config: RunConfig, data: DataConfig) -> StoredRows:
-    # Components that this run trains itself cannot have encoded the store.
-    return StoredRows.open(data, None if config.components is None else _components_folder(config.components))
+    put_in_place(new, folder)
 
 
 def _components_folder(source: str) -> Path:
@@ -257,12 +246,10 @@ def _transformer(config: RunConfig, parts: Components) -> TagMoETransformer2DMod
             **config.transformer.model_dump(),
         )
         # adaLN-zero (Peebles and Xie): every block starts as the identity, and the first prediction is zero.
-        for block in dense.transformer_blocks:
-            for modulation in (block.img_mod[1], block.txt_mod[1]):
-                torch.nn.init.zeros_(modulation.weight)
-                torch.nn.init.zeros_(modulation.bias)
-        torch.nn.init.zeros_(dense.proj_out.weight)
-        torch.nn.init.zeros_(dense.proj_out.bias)
+        modulations = [mod[1] for block in dense.transformer_blocks for mod in (block.img_mod, block.txt_mod)]
+        for layer in (*modulations, dense.proj_out):
+            torch.nn.init.zeros_(layer.weight)
+            torch.nn.init.zeros_(layer.bias)
     if config.dense is not None:
         _start_from(dense, config.dense)
     dense.set_attn_processor(RealRoPEAttnProcessor())
@@ -284,12 +271,6 @@ def _start_from(transformer: TagMoETransformer2DModel, source: str) -> None:
                 f"{wanted[name]}; name a dense model of the recipe's size."
             )
     transformer.load_state_dict(trained.state_dict())
-
-
-def _adopt(transformer: TagMoETransformer2DModel, ema: dict[str, Tensor]) -> None:
-    prefix = "transformer."
-    weights = {name.removeprefix(prefix): value for name, value in ema.items() if name.startswith(prefix)}
-    transformer.load_state_dict(weights)
 
 
 def _check_new(folder: Path) -> None:
@@ -375,9 +356,7 @@ def _run_folder(folder: Path, settings: Mapping[str, Any], resume: bool) -> Iter
         if not resume:
             _check_new(folder)  # checked again, because no other process can start here now
         try:
-            unfinished = folder / f"{RECORD}.unfinished"
-            unfinished.write_text(write_yaml(settings), encoding="utf-8")
-            os.replace(unfinished, folder / RECORD)
+            write_whole(folder / RECORD, write_yaml(settings))
             yield
         except BaseException:
             if not resume and not (folder / "metrics.jsonl").exists():

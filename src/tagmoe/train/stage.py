@@ -133,11 +133,13 @@ class FlowStage:
 
     def state(self, step: int) -> dict[str, Any]:
         """The state beside the weights at a step: the load of the experts, and the place in the stored rows by kind."""
-        samples = {
-            kind: stored.sampler.state(self._before(step, kind) * self.accumulate)
-            for kind, stored in self._stored_samples()
+        return {
+            "samples": {
+                kind: stored.sampler.state(self._before(step, kind) * self.accumulate)
+                for kind, stored in self._stored_samples()
+            },
+            "load": self._load.state(),
         }
-        return {"samples": samples, "load": self._load.state()}
 
     def restore(self, state: Mapping[str, Any], step: int) -> None:
         """The inverse of `state`. Raises DataError when a checkpoint at this step read its rows in another order."""
@@ -220,13 +222,12 @@ class FlowStage:
         target_tokens = tokens.shape[1]
         if batch.reference_BTC is not None:
             tokens = torch.cat([tokens, batch.reference_BTC], dim=1)
-        shape = [(1, rows, columns) for rows, columns in batch.grids]
         output = self.transformer(
             hidden_states=tokens,
             encoder_hidden_states=batch.text_BSD,
             encoder_hidden_states_mask=batch.mask_BS,
             timestep=t_B,
-            img_shapes=[shape] * len(t_B),
+            img_shapes=[[(1, *grid) for grid in batch.grids]] * len(t_B),
             return_routing="stats" if self.is_moe else None,
         )
         return output.sample[:, :target_tokens], output.routing

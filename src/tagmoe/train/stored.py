@@ -121,9 +121,8 @@ class StoredSamples:
         pictures = [torch.from_numpy(array).float() for array in (found.target, *found.references)]
         tokens = [self.pipeline.pack_latents(latents) for latents in pictures]
         patch = self.pipeline.patch_size
-        if found.edited is None:
-            edited_BT = torch.ones(tokens[0].shape[:2], dtype=torch.bool)
-        else:
+        edited_BT = torch.ones(tokens[0].shape[:2], dtype=torch.bool)
+        if found.edited is not None:
             edited_BT = torch.from_numpy(found.edited).flatten(1)
         return Batch(
             samples=found.ids,
@@ -144,11 +143,12 @@ class StoredSamples:
         sizes = bucket_sizes(drawn.bucket)
         grids = [(height // multiple, width // multiple) for width, height in sizes]
         pictures = [[record.target, *(p for p in record.images if p.role != "mask")] for record in records]
-        latents = []
-        for place, size in enumerate(sizes):
-            column = [self._pixels(r, own[place].data, size) for r, own in zip(records, pictures, strict=True)]
-            tokens = self.pipeline.pack_latents(self.pipeline.encode_images(images_to_tensor(column)))
-            latents.append(tokens.half().float())  # rounded to fp16, as cached and stored latents are
+        columns = (
+            [self._pixels(record, own[place].data, size) for record, own in zip(records, pictures, strict=True)]
+            for place, size in enumerate(sizes)
+        )
+        tokens = [self.pipeline.pack_latents(self.pipeline.encode_images(images_to_tensor(c))) for c in columns]
+        latents = [one.half().float() for one in tokens]  # rounded to fp16, as cached and stored latents are
         text_BSD, mask_BS = self._text(records, drawn)
         return Batch(
             samples=[record.id for record in records],
@@ -163,10 +163,10 @@ class StoredSamples:
 
     def _text(self, records: Sequence[Record], drawn: Draw) -> tuple[Tensor, Tensor]:
         share = self.rows.settings.rewritten_share
-        texts = []
-        for record, is_blank, choice in zip(records, drawn.blank.tolist(), drawn.choice.tolist(), strict=True):
-            text = wording(choice, record.instruction, record.instructions, record.instruction_rewritten, share=share)
-            texts.append(" " if is_blank else text)
+        texts = [
+            " " if blank else wording(choice, r.instruction, r.instructions, r.instruction_rewritten, share=share)
+            for r, blank, choice in zip(records, drawn.blank.tolist(), drawn.choice.tolist(), strict=True)
+        ]
         try:
             return self.pipeline.encode_prompt(texts)
         except UsageError:

@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -91,8 +92,6 @@ class EncodedSamples:
             self._members = [i for i in range(unique) if sample(seed, i, task=self.tasks).task in only]
             if not self._members:
                 raise TrainingError(f"Among the first {unique} samples is none of {', '.join(only)}; raise the number.")
-        self._epoch = 0
-        self._order: np.ndarray | None = None
 
     def draw(self, number: int) -> Batch:
         """Batch `number`. A share `dropout` of all samples has an empty instruction."""
@@ -108,10 +107,7 @@ class EncodedSamples:
         epoch, offset = divmod(number, len(self._members))
         if epoch == 0:
             return self._members[offset]
-        if self._order is None or self._epoch != epoch:
-            self._epoch = epoch
-            self._order = np.random.default_rng((self.seed, epoch)).permutation(len(self._members))
-        return self._members[self._order[offset]]
+        return self._members[_permutation(self.seed, epoch, len(self._members))[offset]]
 
     def batch(self, indices: Sequence[int], *, blank: Sequence[bool]) -> Batch:
         """The TagWorld samples of `indices`. Those marked `blank` get an empty instruction (condition dropout)."""
@@ -122,7 +118,6 @@ class EncodedSamples:
         grid = SIZE // self.pipeline.size_multiple
         side = SIZE // grid
         masks = torch.from_numpy(np.stack([drawn.mask for drawn in samples]))
-        edited_BT = masks.view(-1, grid, side, grid, side).any(dim=4).any(dim=2).flatten(1)
         return Batch(
             samples=samples,
             target_BTC=latents[:, 0],
@@ -130,7 +125,7 @@ class EncodedSamples:
             text_BSD=text_BSD,
             mask_BS=mask_BS,
             tags_BK=torch.tensor([drawn.tags.multi_hot() for drawn in samples], dtype=torch.float32),
-            edited_BT=edited_BT,
+            edited_BT=masks.view(-1, grid, side, grid, side).any(dim=4).any(dim=2).flatten(1),
             grids=((grid, grid),) * self.pictures,
         )
 
@@ -146,6 +141,11 @@ class EncodedSamples:
             self._latents[start : start + CHUNK] = stacked.numpy().astype(np.float16)
             self._filled[chunk] = 1
         return np.asarray(self._latents[index])
+
+
+@lru_cache(maxsize=4)
+def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(count)
 
 
 def _memmap(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:

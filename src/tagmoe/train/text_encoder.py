@@ -80,8 +80,7 @@ class TextEncoderStage:
         output = self.text_encoder(
             input_ids=batch.input_ids, attention_mask=mask, output_hidden_states=True, use_cache=False
         )
-        hidden = output.hidden_states[-1]
-        last = hidden[torch.arange(len(samples)), mask.sum(dim=1) - 1]
+        last = output.hidden_states[-1][torch.arange(len(samples)), mask.sum(dim=1) - 1]
         return self.reader(last), output.logits, batch.input_ids, mask
 
     def loss(self, step: int, micro: int) -> tuple[Tensor, Report]:
@@ -93,8 +92,10 @@ class TextEncoderStage:
         slots = torch.stack([F.cross_entropy(z.float(), targets[:, i]) for i, z in enumerate(slot_logits)]).sum()
         labels = ids[:, 1:].masked_fill(mask[:, 1:] == 0, -100)
         next_token = F.cross_entropy(logits[:, :-1].float().flatten(0, 1), labels.flatten())
-        total = slots + LANGUAGE_MODEL_WEIGHT * next_token
-        return total, {"slots": float(slots.detach()), "next_token": float(next_token.detach())}
+        return slots + LANGUAGE_MODEL_WEIGHT * next_token, {
+            "slots": float(slots.detach()),
+            "next_token": float(next_token.detach()),
+        }
 
     def validate(self, step: int, folder: Path) -> Report:
         """Share of test instructions whose slots are all predicted right. Half of them are held-out paraphrases."""

@@ -75,18 +75,22 @@ def convert_release(
     """
     entries = read_release(source)
     plan = plan_release(entries, read_base_config(base), source=str(source))
-    weights = [_planned(piece, entries[piece.source]) for piece in plan.weights]
+    weights, alignment = (
+        [_planned(piece, entries[piece.source]) for piece in pieces] for pieces in (plan.weights, plan.alignment)
+    )
     config = plan.config | {"_class_name": "TagMoETransformer2DModel", "_diffusers_version": version("diffusers")}
     copied = _base_files(base)
     files = plan_shards(weights, config, max_shard_bytes=max_shard_bytes, subfolder="transformer")
-    if plan.alignment:
-        kept = [_planned(piece, entries[piece.source]) for piece in plan.alignment]
-        files.append(shard_file("alignment.safetensors", kept))
-    files += [
-        PlannedFile(file.relative_to(base).as_posix(), (ByteRange(file, 0, file.stat().st_size),)) for file in copied
-    ]
+    if alignment:
+        files.append(shard_file("alignment.safetensors", alignment))
     index = _index(base)
-    files.append(json_file("model_index.json", index))
+    files += [
+        *(
+            PlannedFile(file.relative_to(base).as_posix(), (ByteRange(file, 0, file.stat().st_size),))
+            for file in copied
+        ),
+        json_file("model_index.json", index),
+    ]
     fingerprint = {
         "made by": f"convert-release {version('tagmoe')}",
         "release": describe_files(sorted({entry.file for entry in entries.values()})),
@@ -106,8 +110,8 @@ def _planned(piece: Piece, entry: Entry) -> Planned:
     rows = entry.rows(*piece.rows)
     if not piece.transposed:
         return Planned(piece.name, entry.dtype, piece.shape, (rows,))
-    made = Made(rows.nbytes, partial(_transposed, rows, piece.shape, DTYPE_BITS[entry.dtype] // 8))
-    return Planned(piece.name, entry.dtype, piece.shape, (made,))
+    turned = partial(_transposed, rows, piece.shape, DTYPE_BITS[entry.dtype] // 8)
+    return Planned(piece.name, entry.dtype, piece.shape, (Made(rows.nbytes, turned),))
 
 
 def _transposed(rows: ByteRange, shape: tuple[int, ...], item_bytes: int) -> Iterator[bytes]:
@@ -133,8 +137,9 @@ def _base_files(base: Path) -> list[Path]:
             raise CheckpointError(f"The base is incomplete: {str(folder)!r} is missing; copy or download it again.")
         if stem is not None:
             read_entries(folder, stem)
-        here = sorted(file for file in folder.rglob("*") if file.is_file())
-        files += [file for file in here if not any(file.match(pattern) for pattern in PICKLES)]
+        files += sorted(
+            file for file in folder.rglob("*") if file.is_file() and not any(file.match(pattern) for pattern in PICKLES)
+        )
     return files
 
 

@@ -249,8 +249,7 @@ def _common_prefix(keys: Iterable[str]) -> str:
 
 def _listed(names: Iterable[str], limit: int = 4) -> str:
     names = list(names)
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def _refuse(source: str, **problems: list[str]) -> None:

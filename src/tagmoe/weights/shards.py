@@ -17,7 +17,7 @@ from typing import Any
 
 from tagmoe.errors import CheckpointError, MissingError
 from tagmoe.files.json_files import names_once, read_object
-from tagmoe.files.resumable import ByteRange, Log, Made, PlannedFile, Progress, Written, read_chunks, write_folder
+from tagmoe.files.resumable import ByteRange, Made, PlannedFile, read_chunks
 
 STEM = "diffusion_pytorch_model"
 # the files of a model folder, as patterns
@@ -164,12 +164,10 @@ def read_files(files: Iterable[Path]) -> dict[str, Entry]:
 def read_file(file: Path) -> dict[str, Entry]:
     """Every tensor of one safetensors file, in the order of the bytes. Raises CheckpointError naming the file."""
     header, text = _read_header(file)
-    size = file.stat().st_size
-    start = 8 + len(text)
+    size, end = file.stat().st_size, 8 + len(text)
     header.pop("__metadata__", None)
-    entries = [_entry(file, name, value, start) for name, value in header.items()]
+    entries = [_entry(file, name, value, end) for name, value in header.items()]
     entries.sort(key=lambda entry: (entry.start, entry.nbytes))
-    end = start
     for entry in entries:
         if entry.start != end:
             raise _damaged(file, f"the tensor {entry.name!r} does not begin where the one before ends")
@@ -219,9 +217,9 @@ def plan_shards(
     if current or not shards:
         shards.append(current)
     count = len(shards)
-    names = [f"{stem}.safetensors"]
-    if count > 1:
-        names = [f"{stem}-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+    names = [f"{stem}-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+    if count == 1:
+        names = [f"{stem}.safetensors"]
     prefix = f"{subfolder}/" if subfolder else ""
     files = [shard_file(prefix + name, shard) for name, shard in zip(names, shards, strict=True)]
     if count > 1:
@@ -238,22 +236,6 @@ def json_file(name: str, data: Mapping[str, Any]) -> PlannedFile:
     return PlannedFile(name, ((json.dumps(data, indent=2, sort_keys=True) + "\n").encode(),))
 
 
-def write_shards(
-    target: Path,
-    planned: Sequence[Planned],
-    *,
-    config: Mapping[str, Any],
-    fingerprint: Mapping[str, Any],
-    max_shard_bytes: int = MAX_SHARD_BYTES,
-    replace: bool = False,
-    progress: Progress | None = None,
-    log: Log | None = None,
-) -> Written:
-    """Write a model folder from planned tensors, resumable. Raises what `write_folder` does."""
-    files = plan_shards(planned, config, max_shard_bytes=max_shard_bytes)
-    return write_folder(target, files, fingerprint=fingerprint, replace=replace, progress=progress, log=log)
-
-
 def shard_file(name: str, shard: Sequence[Planned]) -> PlannedFile:
     """One safetensors file, byte for byte as the library writes it: wide dtypes first, then by name."""
     ordered = sorted(shard, key=lambda tensor: (-_DTYPE_ORDER[tensor.dtype], tensor.name))
@@ -265,7 +247,7 @@ def shard_file(name: str, shard: Sequence[Planned]) -> PlannedFile:
         offset = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    pieces = [piece for tensor in ordered for piece in tensor.pieces]
+    pieces = (piece for tensor in ordered for piece in tensor.pieces)
     return PlannedFile(name, (len(text).to_bytes(8, "little") + text, *pieces))
 
 

@@ -88,7 +88,10 @@ def upcycle_folder(
     part = transformer_folder(source)
     config = _read_config(part / "config.json")
     dense = DENSE_DEFAULTS | {key: value for key, value in config.items() if key in DENSE_DEFAULTS}
-    added = _check_settings(settings, dense, config)
+    if settings.dtype is not None and settings.dtype not in NAMES:
+        raise ConfigError(f"The dtype {settings.dtype!r} is unknown; choose one of {', '.join(NAMES)}.")
+    mixture = {name: value for name, value in vars(settings).items() if name not in ("seed", "dtype")}
+    added = mixture_settings(num_layers=dense["num_layers"], present=config, **mixture)
     entries = read_entries(part)
     _check_layout(part, entries, dense)
     planned = list(_plan(entries, dense, added, settings))
@@ -104,8 +107,7 @@ def upcycle_folder(
     others = _other_files(source) if is_pipeline else []
     files += others
     if is_pipeline:
-        index = read_object(source / INDEX)
-        files.append(json_file(INDEX, index | {PART: ["tagmoe", "TagMoETransformer2DModel"]}))
+        files.append(json_file(INDEX, read_object(source / INDEX) | {PART: ["tagmoe", "TagMoETransformer2DModel"]}))
     fingerprint = {
         "made by": ["tagmoe upcycle", __version__],
         "settings": {**vars(settings), "max_shard_bytes": max_shard_bytes},
@@ -125,22 +127,6 @@ def transformer_folder(source: Path) -> Path:
             "transformer/."
         )
     return part
-
-
-def _check_settings(settings: Upcycling, dense: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    if settings.dtype is not None and settings.dtype not in NAMES:
-        raise ConfigError(f"The dtype {settings.dtype!r} is unknown; choose one of {', '.join(NAMES)}.")
-    return mixture_settings(
-        num_layers=dense["num_layers"],
-        num_moe_blocks=settings.num_moe_blocks,
-        num_experts=settings.num_experts,
-        top_k=settings.top_k,
-        gate=settings.gate,
-        gate_hidden=settings.gate_hidden,
-        mode=settings.mode,
-        noise=settings.noise,
-        present=config,
-    )
 
 
 def _check_layout(part: Path, entries: Mapping[str, Entry], dense: Mapping[str, Any]) -> None:
@@ -256,8 +242,8 @@ class _Tensor:
                     values = values * values.dtype.type(scale)
                 yield self._encoded(values)
 
-        size = tensor_bytes(self.dtype, self.entry.shape)
-        return Planned(name, self.dtype, self.entry.shape, (Made(size, chunks),))
+        made = Made(tensor_bytes(self.dtype, self.entry.shape), chunks)
+        return Planned(name, self.dtype, self.entry.shape, (made,))
 
     def _values(self) -> Iterator[np.ndarray]:
         """The numbers in fp32 (fp64 stays), rounded to the wanted dtype as if the file had been in it."""

@@ -54,23 +54,23 @@ def weights_of(experts: Iterable[nn.Module]) -> list[Tensor] | None:
 # torch.compile cannot look into hooks, so it evaluates this once, while it traces
 @torch.compiler.assume_constant_result
 def _are_plain(experts: Iterable[nn.Module]) -> bool:
-    for expert in experts:
-        net: Any = expert.net if type(expert) is FeedForward else ()
-        if len(net) != 3:
-            return False
-        activation, dropout, out = net
-        if type(activation) is not GELU or activation.approximate != "tanh" or type(dropout) is not nn.Dropout:
-            return False
-        layers = (activation.proj, out)
-        if any(type(layer) is not nn.Linear for layer in layers) or (dropout.p and dropout.training):
-            return False
-        if any(_is_hooked(module) for module in (expert, net, activation, dropout, *layers)):
-            return False
-        if (layers[0].bias is None) != (layers[1].bias is None):
-            return False
-        if any(type(p) not in (nn.Parameter, Tensor) or p.dtype not in DTYPES for p in expert.parameters()):
-            return False
-    return True
+    return all(_is_plain(expert) for expert in experts)
+
+
+def _is_plain(expert: nn.Module) -> bool:
+    net: Any = expert.net if type(expert) is FeedForward else ()
+    if len(net) != 3 or type(net[0]) is not GELU or type(net[1]) is not nn.Dropout:
+        return False
+    activation, dropout, out = net
+    layers = (activation.proj, out)
+    return (
+        activation.approximate == "tanh"
+        and not (dropout.p and dropout.training)
+        and all(type(layer) is nn.Linear for layer in layers)
+        and (activation.proj.bias is None) == (out.bias is None)
+        and not any(_is_hooked(module) for module in (expert, *net, net, activation.proj))
+        and all(type(p) in (nn.Parameter, Tensor) and p.dtype in DTYPES for p in expert.parameters())
+    )
 
 
 def _is_hooked(module: nn.Module) -> bool:
@@ -94,8 +94,7 @@ def run_plain(x_SD: Tensor, ids_S: Tensor, weights: list[Tensor], num_experts: i
         dtype = torch.get_autocast_dtype(device)
         x_SD, weights = x_SD.to(dtype), [weight.to(dtype) for weight in weights]
     if torch.compiler.is_compiling():
-        trains = torch.is_grad_enabled()
-        y_SD: Tensor = torch.ops.tagmoe.experts(x_SD, ids_S, weights, num_experts, trains)[0]
+        y_SD: Tensor = torch.ops.tagmoe.experts(x_SD, ids_S, weights, num_experts, torch.is_grad_enabled())[0]
         return y_SD
     with torch.autocast(device, enabled=False):
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x_SD, *weights)):
@@ -326,8 +325,7 @@ def _experts_backward_op(grad_SD: Tensor, saved: list[Tensor], weights: list[Ten
     x_PD, activation_PF, slope_PF, slots_P, inverse_S, rows_2N = saved
     order = Order(slots_P, inverse_S, *rows_2N.tolist())
     activations, slopes = _split(activation_PF, order.sizes), _split(slope_PF, order.sizes)
-    wanted = [True] * (1 + len(weights))
-    grads = _backward(grad_SD, x_PD, activations, slopes, order, weights, wanted)
+    grads = _backward(grad_SD, x_PD, activations, slopes, order, weights, wanted=[True] * (1 + len(weights)))
     return [grad for grad in grads if grad is not None]
 
 

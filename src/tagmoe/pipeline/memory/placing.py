@@ -39,8 +39,7 @@ def load_pipeline(
     if offload_folder is not None and plan.offload != "group":
         raise UsageError(f"The plan {plan.name!r} offloads nothing to a folder; leave offload_folder out.")
     on_cpu = device.type == "cpu"
-    dtype = torch.float32 if on_cpu and not plan.is_quantised else torch.bfloat16
-    options: dict[str, Any] = {"dtype": dtype}
+    options: dict[str, Any] = {"dtype": torch.float32 if on_cpu and not plan.is_quantised else torch.bfloat16}
     if plan.is_quantised:
         check_library()
         options["quantization_config"] = quantisation(plan)
@@ -74,11 +73,10 @@ def quantisation(plan: MemoryPlan) -> PipelineQuantizationConfig:
     import transformers
     from diffusers.quantizers import PipelineQuantizationConfig
 
-    forms = {"transformer": plan.transformer, "text_encoder": plan.text_encoder}
-    libraries = {"transformer": diffusers, "text_encoder": transformers}
+    parts = (("transformer", plan.transformer, diffusers), ("text_encoder", plan.text_encoder, transformers))
     mapping = {
-        part: libraries[part].BitsAndBytesConfig(llm_int8_skip_modules=list(UNQUANTISED[part]), **_bits(form))
-        for part, form in forms.items()
+        part: library.BitsAndBytesConfig(llm_int8_skip_modules=list(UNQUANTISED[part]), **_bits(form))
+        for part, form, library in parts
         if form != "full"
     }
     return PipelineQuantizationConfig(quant_mapping=mapping)

@@ -6,7 +6,7 @@ formats of bitsandbytes (https://github.com/bitsandbytes-foundation/bitsandbytes
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil, prod
@@ -96,9 +96,8 @@ def read_sizes(folder: Path, *, value_bytes: int = 2) -> ModelSizes:
     configs = {part: read_object(folder / part / "config.json") for part in ("transformer", "text_encoder", "vae")}
     parts = {}
     for part, config in configs.items():
-        tensors: dict[str, Entry] = {}
-        for file in sorted((folder / part).glob("*.safetensors")):
-            tensors |= read_file(file)
+        files = sorted((folder / part).glob("*.safetensors"))
+        tensors = {name: entry for file in files for name, entry in read_file(file).items()}
         if "quantization_config" in config:
             parts[part] = _stored_size(tensors)
         else:
@@ -147,7 +146,7 @@ def full_size() -> ModelSizes:
 
 def part_size(part: str, shapes: Mapping[str, list[int]]) -> PartSize:
     """The size of a component ("transformer", "text_encoder", "vae") whose tensors have these shapes."""
-    groups: dict[str | None, int] = defaultdict(int)
+    groups = Counter[str | None]()
     packed = {"8-bit": 0, "4-bit": 0}
     quantised = largest = pinned = 0
     for name, shape in shapes.items():
