@@ -1,11 +1,15 @@
 """Does rewriting raise a TagWorld model's success on terse and sloppy instructions? The oracle judges test cases.
 
     python tools/measure_rewrite.py --cases 12 --seed 8000 [--model FOLDER] [--json FILE]
+    python tools/measure_rewrite.py --phrasings tests/world/natural_phrasings.jsonl
 
 Every case is edited three times: with its full instruction, with a sloppy form of it, and with the rewritten sloppy
 form. The grammar's rewriter makes the last from the sloppy form and the picture. The forms take turns: telegram (no
 articles or small words), keywords (neutral verbs gone too), synonyms (words the model does not know), order (the halves
 of the telegram swapped) and typo (one letter wrong in one word). An instruction that the model refuses has failed.
+
+With --phrasings the sloppy forms are those of a file: people's own words for test cases, one JSON object a line with
+seed, index and task of the case, the text, and the set that it belongs to.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ from tagmoe.evaluate.tagworld import cases, run_cases
 from tagmoe.intervals import wilson
 from tagmoe.pipeline.arguments import check_words
 from tagmoe.pipeline.editor import pipeline_editor
-from tagmoe.world import Sample, judge
+from tagmoe.world import Sample, judge, sample
 from tagmoe.world.rephrase import rephrase
 
 if TYPE_CHECKING:
@@ -156,6 +160,13 @@ def sloppy(samples: Sequence[Sample], seed: int) -> list[tuple[str, str]]:
     ]
 
 
+def natural(file: Path) -> tuple[list[Sample], list[tuple[str, str]]]:
+    """Test cases, and (set, text) of each, from a file of people's own words."""
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    samples = [sample(row["seed"], row["index"], split="test", task=row["task"]) for row in rows]
+    return samples, [(row["set"], row["text"]) for row in rows]
+
+
 # Measuring ------------------------------------------------------------------------------------------------------
 
 
@@ -193,10 +204,16 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=12, help="cases of each of the 25 tasks")
     parser.add_argument("--seed", type=int, default=8000)
     parser.add_argument("--json", type=Path, help="also write every case to this file")
+    parser.add_argument("--phrasings", type=Path, help="a file of natural wordings, in place of sloppy forms")
     options = parser.parse_args()
-    samples = cases(options.cases, options.seed)
+    if options.phrasings is None:
+        samples = cases(options.cases, options.seed)
+        forms = sloppy(samples, options.seed)
+        said = f"--cases {options.cases} --seed {options.seed}"
+    else:
+        samples, forms = natural(options.phrasings)
+        said = f"--phrasings {options.phrasings} --seed {options.seed}"
     pipeline = load_model(options.model)
-    forms = sloppy(samples, options.seed)
     runs = {
         "full": [case.instruction for case in samples],
         "sloppy": [text for _, text in forms],
@@ -205,7 +222,7 @@ def main() -> None:
         ],
     }
     results = {name: successes(pipeline, samples, texts, options.seed) for name, texts in runs.items()}
-    print(f"{model_name(options.model)}: python tools/measure_rewrite.py --cases {options.cases} --seed {options.seed}")
+    print(f"{model_name(options.model)}: python tools/measure_rewrite.py {said}")
     print(table(results, [form for form, _ in forms]))
     if options.json is not None:
         rows = [

@@ -236,6 +236,35 @@ def test_an_edit_shows_what_was_said_and_what_was_drawn(tagmoe: Any, model: Path
     assert (pixels(tmp_path / "o.png") == pixels(tmp_path / "same.png")).all()
 
 
+def test_auto_rewrites_other_words_than_those_of_the_grammar(
+    tagmoe: Any, model: Path, scene: Path, tmp_path: Path
+) -> None:
+    """The default for a model of TagWorld: said in the output, and off by name."""
+    done, metadata = edit(tagmoe, model, scene, tmp_path / "o.png", prompt="could you put shades on him?")
+    assert metadata["prompt"] == "make the person wear sunglasses"
+    assert metadata["raw_prompt"] == "could you put shades on him?"
+    assert "rewritten by TagWorld grammar" in done.err
+    out = tmp_path / "raw.png"
+    refused = tagmoe("edit", scene, "-p", "shades on him", "-o", out, "--model", model, "--rewrite", "none")
+    refused.refused(2, "'shades'", "'make the circle red'", "'take off the hat'")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reason"),
+    [
+        ("make the dragon red", "no 'dragon' in TagWorld"),
+        ("make the heart tiny", "the picture shows no heart"),
+        ("turn the circle into a frog", "no 'frog' in TagWorld"),
+    ],
+)
+def test_auto_says_why_it_cannot_and_what_the_model_can(
+    tagmoe: Any, model: Path, scene: Path, tmp_path: Path, prompt: str, reason: str
+) -> None:
+    refused = tagmoe("edit", scene, "-p", prompt, "-o", tmp_path / "o.png", "--model", model)
+    refused.refused(2, reason, "'make the circle red'", "'take off the hat'")
+    assert "heart'?" not in refused.err
+
+
 def test_without_a_rewriter_nothing_is_said_of_one(tagmoe: Any, model: Path, scene: Path, tmp_path: Path) -> None:
     done, metadata = edit(tagmoe, model, scene, tmp_path / "o.png")
     assert "rewrit" not in done.err

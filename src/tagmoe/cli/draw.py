@@ -29,7 +29,7 @@ from tagmoe.cli.options import (
 )
 from tagmoe.cli.output import check_output_file, log, print_result, write_image
 from tagmoe.cli.rewriting import (
-    NONE,
+    AUTO,
     Rewrite,
     RewriteCaching,
     RewriteTimeout,
@@ -37,6 +37,7 @@ from tagmoe.cli.rewriting import (
     drawn_facts,
     logged,
     make_rewriter,
+    unasked,
 )
 from tagmoe.cli.vlm_options import VLMName
 from tagmoe.errors import UsageError
@@ -62,7 +63,7 @@ class DrawOptions:
     memory: MemoryChoice = "auto"
     threads: Threads = None
     explain: Explain = None
-    rewrite: Rewrite = NONE
+    rewrite: Rewrite = AUTO
     rewrite_timeout: RewriteTimeout = SECONDS
     rewrite_cache: RewriteCaching = True
     vlm_model: VLMName = None
@@ -124,6 +125,9 @@ def draw(pictures: Sequence[Path], prompt: str, out: Path, size: str, options: D
         known_words=pipeline.config.known_words,
         accepts=pipeline.check_prompt,
     )
+    told = None
+    if rewriter is not None:
+        told = unasked(rewriter, pipeline.check_prompt) if options.rewrite == AUTO else logged(rewriter)
     started = time.perf_counter()
     with nullcontext() if rewriter is None else closing(rewriter):
         answer = pipeline(
@@ -135,7 +139,7 @@ def draw(pictures: Sequence[Path], prompt: str, out: Path, size: str, options: D
             true_cfg_scale=cfg,
             seed=options.seed,
             return_routing=None if page is None else "full",
-            rewriter=None if rewriter is None else logged(rewriter),
+            rewriter=told,
         )
     output = cast("TagMoEPipelineOutput", answer)
     seconds = time.perf_counter() - started
@@ -149,15 +153,16 @@ def draw(pictures: Sequence[Path], prompt: str, out: Path, size: str, options: D
         **({} if options.preset is None else {"preset": options.preset}),
         **({"lora": ", ".join(Path(name).name for name in options.lora)} if options.lora else {}),
     }
-    rewriting = None if rewriter is None else rewriter.results[-1]
-    told = facts | ({} if rewriting is None else drawn_facts(rewriting))
+    # "auto" asks nobody about a prompt that is one of the grammar.
+    rewriting = rewriter.results[-1] if rewriter is not None and rewriter.results else None
+    known = facts | ({} if rewriting is None else drawn_facts(rewriting))
     write_image(
         image,
         out,
-        {} if options.no_metadata else {"Software": "tagmoe", **{name: str(value) for name, value in told.items()}},
+        {} if options.no_metadata else {"Software": "tagmoe", **{name: str(value) for name, value in known.items()}},
     )
     log(f"{image.width}x{image.height}, seed {output.seeds[0]}, {facts['steps']} steps, {seconds:.1f} s")
-    explained = {} if page is None else page.write(pipeline, output, references, told)
+    explained = {} if page is None else page.write(pipeline, output, references, known)
     print_result(
         {
             "output": str(out),

@@ -21,12 +21,16 @@ if TYPE_CHECKING:
 
     from tagmoe.vlm.question import VLM
 
-NONE, SELF, TAGWORLD = "none", "self", "tagworld"
+AUTO, NONE, SELF, TAGWORLD = "auto", "none", "self", "tagworld"
 BACKENDS = "self (the chat model inside the model's text encoder), the URL of a server, tagworld (its grammar), or none"
 
 Rewrite = Annotated[
     str,
-    typer.Option("--rewrite", metavar="BACKEND", help=f"Rewrite the prompt before it is used, by {BACKENDS}."),
+    typer.Option(
+        "--rewrite",
+        metavar="BACKEND",
+        help=f"Rewrite the prompt before it is used, by {BACKENDS}; auto: tagworld for a model of that world.",
+    ),
 ]
 RewriteTimeout = Annotated[
     float,
@@ -64,13 +68,13 @@ class UnavailableVLM:
 
 def check_backend(backend: str, vlm_model: str | None) -> None:
     """Check a backend before anything is loaded. Raises UsageError for a bad one, MissingError for a missing extra."""
-    if backend in (NONE, TAGWORLD):
+    if backend in (AUTO, NONE, TAGWORLD):
         return
     if backend == SELF:
         need_vlm_extra("llguidance")
         return
     if not re.match(r"https?://[^/\s]", backend):
-        raise UsageError(f"The rewriter is {backend!r}; give {BACKENDS}.")
+        raise UsageError(f"The rewriter is {backend!r}; give auto, {BACKENDS}.")
     if "@" in backend.partition("//")[2].partition("/")[0]:
         # Credentials in a URL would end up in reasons and metadata. They are secret, so the error does not repeat them.
         raise UsageError("The rewriter's URL holds a name or password; leave it out and set TAGMOE_VLM_KEY.")
@@ -92,9 +96,12 @@ def make_rewriter(
 ) -> Rewriter | None:
     """The rewriter of a checked backend; None for "none".
 
-    parts: loads text encoder and tokenizer of the model `name`; only the backend "self" calls it. known_words, accepts:
-    the prompts that the picture model accepts (see `InstructionRewriter`).
+    "auto" is the grammar for a model that knows TagWorld's words only. parts: loads text encoder and tokenizer of the
+    model `name`; only the backend "self" calls it. known_words, accepts: the prompts that the picture
+    model accepts (see `InstructionRewriter`).
     """
+    if backend == AUTO:
+        backend = NONE if known_words is None else TAGWORLD
     if backend == NONE:
         return None
     if backend == TAGWORLD:
@@ -122,6 +129,30 @@ def logged(rewriter: Rewriter) -> Callable[[str, Sequence[Image]], str]:
     def rewrite(instruction: str, images: Sequence[Image]) -> str:
         text = rewriter(instruction, images)
         log_rewriting(rewriter.results[-1])
+        return text
+
+    return rewrite
+
+
+def unasked(rewriter: Rewriter, accepts: Callable[[str], object]) -> Callable[[str, Sequence[Image]], str]:
+    """The rewriter of "auto": a prompt of the grammar is used as it is, at once; of another, one line says the outcome.
+
+    accepts: raises UsageError for a prompt that the model refuses. The error then also says why it was not rewritten.
+    """
+
+    def rewrite(instruction: str, images: Sequence[Image]) -> str:
+        from tagmoe.world.rules import is_instruction
+
+        if is_instruction(instruction):
+            return instruction
+        text = rewriter(instruction, images)
+        result = rewriter.results[-1]
+        if result.status == "fallback":
+            try:
+                accepts(instruction)
+            except UsageError as error:
+                raise UsageError(f"{str(error)[:-1]}; and {result.reason}.") from error
+        log_rewriting(result)
         return text
 
     return rewrite

@@ -21,6 +21,9 @@ Rewriter = Callable[[str, list[PIL.Image.Image]], str]
 # The release's preset sizes reach from 1:4 to 4:1. An output that takes its reference's aspect stays within that.
 WIDEST_OUTPUT = 4
 LARGEST_SIDE_FACTOR = 4
+# What a model of TagWorld can do, for a user whose words it does not know.
+EXAMPLES = ("make the circle red", "take off the hat")
+CLOSE = 0.8  # a suggestion that is less alike is a guess
 
 
 def check_steps(steps: Any, config: Mapping[str, Any], scheduler: Mapping[str, Any]) -> int:
@@ -121,15 +124,18 @@ def check_negatives(negative: Any, embeds: torch.Tensor | None, samples: int) ->
 
 
 def check_words(text: str, known_words: Sequence[str]) -> None:
-    """Raises UsageError for words that the model was not trained on; it suggests the nearest known words."""
-    unknown = [word for word in dict.fromkeys(split_words(text)) if word not in set(known_words)]
+    """Raises UsageError for words that the model was not trained on, with close known words and two examples."""
+    known = set(known_words)
+    unknown = [word for word in dict.fromkeys(split_words(text)) if word not in known]
     if not unknown:
         return
-    near = {word: difflib.get_close_matches(word, known_words, n=1) for word in unknown}
+    near = {word: difflib.get_close_matches(word, known_words, n=1, cutoff=CLOSE) for word in unknown}
     hints = [f"{word!r} (did you mean {close[0]!r}?)" if close else repr(word) for word, close in near.items()]
+    examples = [example for example in EXAMPLES if known.issuperset(split_words(example))]
+    can_do = f"It can do, for example, {' or '.join(map(repr, examples))}" if examples else "use other words"
     raise UsageError(
-        f"This model was trained on a vocabulary of {len(known_words)} words and does not know {', '.join(hints)}; "
-        "use other words."
+        f"This model knows a vocabulary of {len(known_words)} words, and {', '.join(hints[:5])} "
+        f"{'is' if len(hints) == 1 else 'are'} not among them{'.' if examples else ';'} {can_do}."
     )
 
 

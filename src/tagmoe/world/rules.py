@@ -77,6 +77,11 @@ def rule_tags(instruction: str, pictures: Sequence[Picture] = ()) -> RuleTags:
     return RuleTags(name, _tags(name, face=True), f"{said}; the face in the picture stays")
 
 
+def is_instruction(text: str) -> bool:
+    """Whether a text is one of TagWorld's grammar, for whatever picture."""
+    return bool(_matches(text))
+
+
 @cache
 def rule_sets() -> tuple[TaskDescriptor, ...]:
     """Every set of tags that the rules can give, each once: of every task, with and without a face that stays."""
