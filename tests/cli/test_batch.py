@@ -212,3 +212,37 @@ def test_if_all_fail_no_empty_folder_is_left(tagmoe, model, tmp_path) -> None:
     assert outcome.code == 1
     assert outcome.err.splitlines()[-1].startswith("error: 2 of 2 results are missing")
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_prompt_is_rewritten_once_for_all_seeds_of_a_picture(tagmoe, model, picture, tmp_path) -> None:
+    command = ["edit", picture, "-p", "sunglasses", "--rewrite", "tagworld", "-o", tmp_path / "out", "--seed", "0-2"]
+    outcome = tagmoe(*command, "--model", model, "--steps", 1)
+    assert outcome.code == 0, outcome.err
+    assert outcome.err.count("rewritten by") == 1
+    assert len({Image.open(path).text["prompt"] for path in (tmp_path / "out").iterdir()}) == 1
+    outcome = tagmoe(*command, "--model", model, "--steps", 1)
+    assert outcome.code == 0, outcome.err
+    assert outcome.err.count("kept") == 3
+
+
+def test_an_interrupt_keeps_what_is_finished(tagmoe, model, folder, tmp_path, monkeypatch) -> None:
+    from tagmoe.pipeline.pipeline import TagMoEPipeline
+
+    real, calls = TagMoEPipeline.__call__, []
+
+    def stop(*words: object, **options: object) -> object:
+        calls.append(words)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*words, **options)  # type: ignore[arg-type]
+
+    out = tmp_path / "out"
+    command = ["edit", folder, "-p", PROMPT, "-o", out, "--model", model, "--steps", 1, "--seed", 0]
+    with monkeypatch.context() as patched:
+        patched.setattr(TagMoEPipeline, "__call__", stop)
+        assert tagmoe(*command).code == 130
+    assert [path.name for path in out.iterdir()] == ["a.png"]
+    outcome = tagmoe(*command)
+    assert outcome.code == 0, outcome.err
+    assert outcome.err.count("kept") == 1
+    assert len(list(out.iterdir())) == 3

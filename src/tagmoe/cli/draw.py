@@ -171,7 +171,7 @@ def draw(
             studio.on_step = lambda: bar(next(done), count * steps)
         if single:
             seed, file = jobs[0].results[0]
-            (result,) = studio.draw(jobs[0], early or [], {seed: file})
+            result = studio.draw(jobs[0], early or [], seed, file)
         else:
             result = draw_all(studio, jobs, early)
     if single and out == STREAM:
@@ -226,32 +226,33 @@ def draw_all(studio: Studio, jobs: Sequence[Job], early: Sequence[Source] | None
     from tagmoe.cli.sources import read_source
 
     told: dict[str, Any] = {"results": [], "kept": [], "failed": []}
-    folder = jobs[0].results[0][1].parent
+    folder, force = jobs[0].results[0][1].parent, studio.asked.options.force
     made = not folder.exists()
     if made:
         make_folder(folder)
-    for job in jobs:
-        left = dict(job.results)
-        try:
-            sources = [read_source(picture) for picture in job.pictures] if early is None else early
+    try:
+        for job in jobs:
+            try:
+                sources = [read_source(picture) for picture in job.pictures] if early is None else early
+            except TagMoEError as error:
+                for _, file in job.results:
+                    _fail(told, file, error)
+                continue
             for seed, file in job.results:
-                one = left.pop(seed)
-                if file.exists() and not studio.asked.options.force and studio.is_made(file, sources, seed):
-                    log(f"{file}: kept, an earlier run made it in the same way")
-                    told["kept"].append(str(file))
-                    continue
                 try:
-                    check_output_file(one, force=studio.asked.options.force)
-                    told["results"] += studio.draw(job, sources, {seed: one})
+                    if file.exists() and not force and studio.is_made(file, sources, seed):
+                        log(f"{file}: kept, an earlier run made it in the same way")
+                        told["kept"].append(str(file))
+                        continue
+                    check_output_file(file, force=force)
+                    told["results"].append(studio.draw(job, sources, seed, file))
                 except TagMoEError as error:
-                    _fail(told, one, error)
+                    _fail(told, file, error)
                 finally:
-                    release_output(one)
-        except TagMoEError as error:
-            for file in left.values():
-                _fail(told, file, error)
-    if made and not any(folder.iterdir()):
-        folder.rmdir()
+                    release_output(file)
+    finally:
+        if made and not any(folder.iterdir()):
+            folder.rmdir()
     return told
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tagmoe.pipeline.lora import LoraReport
     from tagmoe.pipeline.memory.plans import MemoryPlan
     from tagmoe.pipeline.pipeline import TagMoEPipeline, TagMoEPipelineOutput
+    from tagmoe.rewrite.rewriter import Rewriting
     from tagmoe.weights.presets import Preset
 
 LOSSY = ("JPEG", "WEBP")
@@ -52,42 +53,36 @@ class Studio:
     single: bool
     on_step: Callable[[], None] = lambda: None
     _said: set[str] = field(default_factory=set)
+    _rewritten: dict[Job, tuple[str, Rewriting]] = field(default_factory=dict)
 
-    def draw(self, job: Job, sources: Sequence[Source], seeds: Mapping[int, Path]) -> list[dict[str, Any]]:
-        """Draw and write the results of these seeds; the facts of each for --json. The prompt is rewritten once."""
+    def draw(self, job: Job, sources: Sequence[Source], seed: int, file: Path) -> dict[str, Any]:
+        """Draw and write one result; its facts for --json. The prompt of a job is rewritten once, for the first seed."""
         size = self._size(sources)
         self._say_what_is_far(sources, size)
-        prompt, rewriting, results = self.prompt, None, []
-        for seed, file in seeds.items():
-            started = time.perf_counter()
-            rewriter = self.rewriter if rewriting is None else None
-            output = self._call(prompt, sources, size, seed, rewriter)
-            if rewriter is not None:
-                prompt, rewriting = output.prompts[0], rewriter.results[-1]
-            seconds = time.perf_counter() - started
-            facts = self._facts(prompt, seed)
-            told = facts | ({} if rewriting is None else drawn_facts(rewriting))
-            image = output.images[0]
-            self._write(image, file, told | self._record(sources, size, file))
-            name = "" if self.single else f"{file}: "
-            log(f"{name}{image.width}x{image.height}, seed {seed}, {self.steps} steps, {seconds:.1f} s")
-            images = [source.image for source in sources]
-            explained = {} if self.page is None else self.page.write(self.pipeline, output, images, told)
-            results.append(
-                {
-                    "output": str(file),
-                    **{name: value for name, value in facts.items() if not name.startswith("lora")},
-                    "width": image.width,
-                    "height": image.height,
-                    "seconds": round(seconds, 3),
-                    "memory_plan": self.plan.name,
-                    **({} if self.mask is None else {"mask": str(self.mask.path)}),
-                    **explained,
-                    **({} if rewriting is None else {"rewriting": rewriting.as_json()}),
-                    **({"lora": [report.as_json() for report in self.reports]} if self.reports else {}),
-                }
-            )
-        return results
+        started = time.perf_counter()
+        output = self._call(job, sources, size, seed)
+        seconds = time.perf_counter() - started
+        prompt, rewriting = self._rewritten.get(job, (self.prompt, None))
+        facts = self._facts(prompt, seed)
+        told = facts | ({} if rewriting is None else drawn_facts(rewriting))
+        image = output.images[0]
+        self._write(image, file, told | self._record(sources, size, file))
+        name = "" if self.single else f"{file}: "
+        log(f"{name}{image.width}x{image.height}, seed {seed}, {self.steps} steps, {seconds:.1f} s")
+        images = [source.image for source in sources]
+        explained = {} if self.page is None else self.page.write(self.pipeline, output, images, told)
+        return {
+            "output": str(file),
+            **{name: value for name, value in facts.items() if not name.startswith("lora")},
+            "width": image.width,
+            "height": image.height,
+            "seconds": round(seconds, 3),
+            "memory_plan": self.plan.name,
+            **({} if self.mask is None else {"mask": str(self.mask.path)}),
+            **explained,
+            **({} if rewriting is None else {"rewriting": rewriting.as_json()}),
+            **({"lora": [report.as_json() for report in self.reports]} if self.reports else {}),
+        }
 
     def is_made(self, file: Path, sources: Sequence[Source], seed: int) -> bool:
         """Whether a file is the result that would be drawn, by what it says of itself."""
@@ -102,15 +97,15 @@ class Studio:
         known = {*wanted, "negative_prompt", "preset", "lora", "lora_scale", "mask"}
         return all(found.get(name) == (str(wanted[name]) if name in wanted else None) for name in known)
 
-    def _call(
-        self, prompt: str, sources: Sequence[Source], size: tuple[int, int], seed: int, rewriter: Rewriter | None
-    ) -> TagMoEPipelineOutput:
+    def _call(self, job: Job, sources: Sequence[Source], size: tuple[int, int], seed: int) -> TagMoEPipelineOutput:
+        rewriter = None if job in self._rewritten else self.rewriter
+
         def count(*_: Any) -> dict[str, Any]:
             self.on_step()
             return {}
 
         answer = self.pipeline(
-            prompt,
+            self._rewritten[job][0] if job in self._rewritten else self.prompt,
             [source.image for source in sources] or None,
             self.asked.options.negative_prompt,
             mask_image=None if self.mask is None else self.mask.image,
@@ -124,7 +119,10 @@ class Studio:
             callback_on_step_end=count,
             callback_on_step_end_tensor_inputs=(),
         )
-        return cast("TagMoEPipelineOutput", answer)
+        output = cast("TagMoEPipelineOutput", answer)
+        if rewriter is not None:
+            self._rewritten[job] = output.prompts[0], rewriter.results[-1]
+        return output
 
     def _size(self, sources: Sequence[Source]) -> tuple[int, int]:
         """(width, height) that the model draws."""
