@@ -223,6 +223,9 @@ def test_a_prompt_is_rewritten_once_for_all_seeds_of_a_picture(tagmoe, model, pi
     outcome = tagmoe(*command, "--model", model, "--steps", 1)
     assert outcome.code == 0, outcome.err
     assert outcome.err.count("kept") == 3
+    # Not rewritten is another way.
+    plain = [*command[:3], "let the person wear sunglasses", "--rewrite", "none", *command[6:]]
+    assert tagmoe(*plain, "--model", model, "--steps", 1).err.count("exists; choose") == 3
 
 
 def test_an_interrupt_keeps_what_is_finished(tagmoe, model, folder, tmp_path, monkeypatch) -> None:

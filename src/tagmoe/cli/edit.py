@@ -16,7 +16,7 @@ def edit(
     images: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="IMAGE...",
+            metavar="IMAGE",
             help="A picture, or several that make one result; example:scene and example:person are in the package, and "
             "- is stdin. Of a folder, each picture gets a result.",
         ),

@@ -56,7 +56,7 @@ class Studio:
     _rewritten: dict[Job, tuple[str, Rewriting]] = field(default_factory=dict)
 
     def draw(self, job: Job, sources: Sequence[Source], seed: int, file: Path) -> dict[str, Any]:
-        """Draw and write one result; its facts for --json. The prompt of a job is rewritten once, for the first seed."""
+        """Draw and write one result; its facts for --json. A job's prompt is rewritten once, for its first seed."""
         size = self._size(sources)
         self._say_what_is_far(sources, size)
         started = time.perf_counter()
@@ -92,8 +92,10 @@ class Studio:
             return False
         size = self._size(sources)
         wanted = self._facts(self.prompt, seed) | self._record(sources, size, file)
-        if self.rewriter is not None or "raw_prompt" in found:
-            found["prompt"] = found.get("raw_prompt", "")
+        if ("raw_prompt" in found) != (self.rewriter is not None):
+            return False
+        # Other words of the same rewriter are no other request.
+        found["prompt"] = found.get("raw_prompt", found.get("prompt", ""))
         known = {*wanted, "negative_prompt", "preset", "lora", "lora_scale", "mask"}
         return all(found.get(name) == (str(wanted[name]) if name in wanted else None) for name in known)
 
