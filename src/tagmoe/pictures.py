@@ -1,8 +1,9 @@
 """Load pictures: a path, bytes, PIL image, array or tensor becomes one upright 8-bit RGB picture, or a clear error.
 
 This is the only module that opens pictures. It reads the size from the header before it decodes a pixel. It applies the
-EXIF turn before it converts the mode, because converting drops EXIF. It converts the colours of an embedded profile to
-sRGB. It scales 16-bit values instead of clipping them. It lays transparency on white, as the release does.
+EXIF turn before it converts the mode, because converting drops EXIF. It converts colours to sRGB (see
+`tagmoe.colour_space`). It scales 16-bit values instead of clipping them. It lays transparency on white, as the release
+does. Of a mask it lays transparency on black, because what is not painted is not selected.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ import contextlib
 import io
 import math
 import os
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import IO, Any, NamedTuple, NoReturn
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
+from tagmoe.colour_space import is_srgb, to_srgb
 from tagmoe.errors import ImageError
 
 # Only formats that Pillow decodes in this process: for EPS it would start another program. JPEG includes MPO.
@@ -35,16 +38,25 @@ _EXTENSIONS = {"PNG": "png", "JPEG": "jpg", "MPO": "jpg", "WEBP": "webp", "BMP":
 _EXTENSIONS |= {"AVIF": "avif", "HEIF": "heic"}
 EXCHANGING = (5, 6, 7, 8)
 """Values of the EXIF orientation that exchange width and height."""
-_TURNED = range(2, 9)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Of such sizes are the EXIF blocks that formats can hold; a longer chunk is damage.
+_LONGEST_EXIF = 1 << 24
 
 
 class Header(NamedTuple):
-    """width, height: upright, in pixels. upright: whether the pixels are stored that way."""
+    """width, height: upright, in pixels."""
 
     width: int
     height: int
     extension: str
-    upright: bool
 
 
 def read_header(data: bytes) -> Header:
@@ -54,21 +66,64 @@ def read_header(data: bytes) -> Header:
     about bytes the message is a short fixed text, so that importers can count it as a reason for skipping a row.
     """
     with open_picture(data) as image:
-        width, height = image.size
-        turn = orientation(image)
-        # Pillow gives the size of a TIFF as it is after the turn.
-        if turn in EXCHANGING and image.format != "TIFF":
-            width, height = height, width
-        return Header(width, height, _EXTENSIONS[image.format or ""], upright=turn not in _TURNED)
+        return Header(*upright_size(image), _EXTENSIONS[image.format or ""])
+
+
+def is_plain(data: bytes) -> bool:
+    """Whether every reader sees the same in these bytes: an upright, opaque picture of 8 bits in sRGB.
+
+    Only the header is read. Raises ImageError as `read_header` does.
+    """
+    with open_picture(data) as image:
+        is_simple = image.mode in ("1", "L", "P", "RGB") and not image.has_transparency_data
+        return is_simple and orientation(image) == 1 and is_srgb(image, exif_of(image))
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) of an opened picture after its turn."""
+    # Pillow gives the size of a TIFF as it is after the turn.
+    is_exchanged = orientation(image) in EXCHANGING and image.format != "TIFF"
+    return image.size[::-1] if is_exchanged else image.size
 
 
 def orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8: 1 is upright, also where there is none or the EXIF block is damaged."""
     try:
-        # The base class's method: PNG's own would decode the whole picture to find EXIF data behind the pixels.
-        return int(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
+        turn = int(exif_of(image).get(ExifTags.Base.Orientation, 1))
     except Exception:
         return 1
+    return turn if turn in _TURNS else 1
+
+
+def exif_of(image: Image.Image) -> Image.Exif:
+    """The EXIF data of an opened picture, empty where there is none or it is damaged; no pixel is decoded."""
+    exif = Image.Exif()
+    with contextlib.suppress(Exception):
+        # The base class's method: PNG's own would decode the whole picture to find EXIF data behind the pixels.
+        exif = Image.Image.getexif(image)
+        if image.format == "PNG" and not exif:
+            late = image.info.get("exif") or _late_exif(getattr(image, "fp", None))
+            if late:
+                exif = Image.Exif()
+                exif.load(late)
+    return exif
+
+
+def _late_exif(file: IO[bytes] | None) -> bytes:
+    """The EXIF chunk of a PNG file, wherever it stands. The file's position stays."""
+    if file is None:
+        return b""
+    place = file.tell()
+    try:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if kind == b"eXIf" and length < _LONGEST_EXIF:
+                return file.read(length)
+            file.seek(length + 4, os.SEEK_CUR)
+        return b""
+    finally:
+        file.seek(place)
 
 
 @contextmanager
@@ -85,14 +140,17 @@ def open_picture(
     with warnings.catch_warnings():
         # Pillow warns of large pictures, where the limit below is stricter, and of EXIF damage, which is harmless.
         warnings.simplefilter("ignore")
-        try:
-            file = io.BytesIO(source) if isinstance(source, bytes) else _path(source)
-            image = Image.open(file, formats=_readable(formats, path, source))
-        except ImageError:
-            raise
-        except Exception as error:
-            _refuse_to_open(path, source, error)
-        with image:
+        # A file that is opened here: by its name Pillow would map it, and then it shears turned TIFFs of some modes.
+        with contextlib.ExitStack() as stack:
+            try:
+                file = (
+                    io.BytesIO(source) if isinstance(source, bytes) else stack.enter_context(_path(source).open("rb"))
+                )
+                image = stack.enter_context(Image.open(file, formats=_readable(formats, path, source)))
+            except ImageError:
+                raise
+            except Exception as error:
+                _refuse_to_open(path, source, error)
             _check_size(*image.size, name, short=path is None)
             try:
                 yield image
@@ -128,14 +186,28 @@ def load_image(source: Any, *, draft: tuple[int, int] | None = None) -> Image.Im
     the first. draft: a (width, height) that suffices; a JPEG is then decoded at a half, a quarter or an eighth of its
     size if that is still larger. Raises ImageError for an unusable picture, for more than 64 megapixels and for URLs.
     """
+    return _load(source, draft=draft)
+
+
+def load_mask(source: Any) -> Image.Image:
+    """One upright mask of mode L, 255 where it selects and 0 elsewhere, from what `load_image` takes.
+
+    A mask selects where it is brighter than middle grey. Transparent parts select nothing, and half-transparent white
+    counts as grey. Colour spaces are ignored: a mask holds no colours. Raises ImageError as `load_image` does.
+    """
+    return _load(source, is_mask=True).convert("L").point(lambda value: 255 if value >= 128 else 0)
+
+
+def _load(source: Any, *, draft: tuple[int, int] | None = None, is_mask: bool = False) -> Image.Image:
+    ground = "black" if is_mask else "white"
     if hasattr(source, "detach"):
-        return _from_array(_tensor_to_array(source), "tensor")
+        return _from_array(_tensor_to_array(source), "tensor", ground)
     if isinstance(source, np.ndarray):
-        return _from_array(source, "array")
+        return _from_array(source, "array", ground)
     if isinstance(source, Image.Image):
         _check_size(*source.size, f"the {source.mode} image")
         try:
-            return upright_rgb(source)
+            return upright_rgb(source, is_mask=is_mask)
         except ImageError:
             raise
         except Exception as error:
@@ -144,60 +216,42 @@ def load_image(source: Any, *, draft: tuple[int, int] | None = None) -> Image.Im
         with open_picture(source) as image:
             if draft is not None:
                 image.draft(None, draft if orientation(image) not in EXCHANGING else draft[::-1])
-            return upright_rgb(image, "picture" if isinstance(source, bytes) else repr(os.fsdecode(source)))
+            name = "picture" if isinstance(source, bytes) else repr(os.fsdecode(source))
+            return upright_rgb(image, name, is_mask=is_mask)
     raise ImageError(f"An image of type {type(source).__name__} is not understood; give {ALLOWED}.")
 
 
-def upright_rgb(image: Image.Image, name: str | None = None) -> Image.Image:
-    """An opened picture, turned as its EXIF block says, in 8-bit RGB; always a new object. name: used in errors."""
-    image.load()
-    upright = image
-    # A damaged EXIF block does not make the pixels unusable: such a picture is taken as it is.
-    with contextlib.suppress(Exception):
-        upright = ImageOps.exif_transpose(image)
-    # Nor does a damaged profile: its colours are taken as sRGB.
-    with contextlib.suppress(Exception):
-        upright = _in_srgb(upright)
-    return to_rgb(upright, name or f"the {image.mode} image")
+def upright_rgb(image: Image.Image, name: str | None = None, *, is_mask: bool = False) -> Image.Image:
+    """An opened picture, turned as its tags say, in 8-bit RGB; always a new object. name: used in errors.
 
-
-def _in_srgb(image: Image.Image) -> Image.Image:
-    """The picture with the colours of its embedded profile converted to sRGB; the same object where that changes none.
-
-    Transparency stays. Colours outside sRGB are clipped (relative colorimetric).
+    is_mask: transparency is laid on black instead of white, and colours are not converted.
     """
-    data = image.info.get("icc_profile")
-    if not data or image.mode.startswith(("I", "F")):
-        return image
-    from PIL import ImageCms
-
-    if image.mode in ("P", "PA", "1"):
-        image = image.convert("RGBA" if image.mode == "PA" or "transparency" in image.info else "RGB")
-    alpha = image.getchannel("A") if image.mode in ("RGBA", "LA") else None
-    colours = image.convert(image.mode[:-1]) if alpha is not None else image
-    profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
-    space = profile.profile.xcolor_space.strip()
-    if space == "RGB" and colours.mode in ("L", "RGB"):
-        colours = colours.convert("RGB")
-    elif (space, colours.mode) not in (("GRAY", "L"), ("CMYK", "CMYK")):
-        return image
-    transform = ImageCms.buildTransform(
-        profile, ImageCms.createProfile("sRGB"), colours.mode, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC
-    )
-    if space == "RGB" and _changes_nothing(transform):
-        return image
-    converted = transform.apply(colours)
-    if alpha is not None:
-        converted.putalpha(alpha)
-    return converted
+    name = name or f"the {image.mode} image"
+    upright = upright_picture(image, name)
+    # A damaged profile does not make the pixels unusable: they are taken as sRGB.
+    with contextlib.suppress(Exception):
+        upright = upright if is_mask else to_srgb(upright, exif_of(image))
+    return to_rgb(upright, name, "black" if is_mask else "white")
 
 
-def _changes_nothing(transform: Any) -> bool:
-    """Whether a transform is that of sRGB itself, in whatever words: it moves no colour by more than rounding."""
-    axis = np.arange(0, 256, 17, dtype=np.uint8)
-    lattice = np.stack(np.meshgrid(axis, axis, axis), axis=-1).reshape(1, -1, 3)
-    moved = np.asarray(transform.apply(Image.fromarray(lattice)))
-    return int(np.abs(moved.astype(np.int16) - lattice).max()) <= 1
+def upright_picture(image: Image.Image, name: str = "the picture") -> Image.Image:
+    """An opened picture, decoded and turned as its tags say, at 8 bits; its mode otherwise stays, as do its colours."""
+    image.load()
+    # Asked after decoding, because Pillow turns a TIFF itself when it decodes it.
+    turn = orientation(image)
+    upright = image if turn == 1 else image.transpose(_TURNS[turn])
+    return _eight_bit(upright, name) if upright.mode.startswith("I") or upright.mode == "F" else upright
+
+
+def _eight_bit(image: Image.Image, name: str) -> Image.Image:
+    """A picture of mode I or F as L, or as LA where one of its values stands for transparency. Its tags stay."""
+    values = np.asarray(image)
+    grey = Image.fromarray(_to_eight_bit(values, name))
+    grey.info = dict(image.info)
+    clear = grey.info.pop("transparency", None)
+    if clear is not None:
+        grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return grey
 
 
 def data_address(image: Image.Image, *, kind: str = "PNG", **options: Any) -> str:
@@ -251,15 +305,18 @@ def _damaged(name: str, error: Exception) -> str:
     return f"{name} is damaged or incomplete ({reason}); save or download the picture again."
 
 
-def to_rgb(image: Image.Image, name: str = "the picture") -> Image.Image:
-    """8-bit RGB: 16-bit values are scaled, transparency is laid on white. Always a new object. name: used in errors."""
+def to_rgb(image: Image.Image, name: str = "the picture", ground: str = "white") -> Image.Image:
+    """8-bit RGB: 16-bit values are scaled, transparency is laid on the ground. Always a new object.
+
+    name: used in errors. ground: a colour.
+    """
     if image.mode.startswith("I") or image.mode == "F":
-        return _from_array(np.asarray(image), name)
+        image = _eight_bit(image, name)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         if image.mode in ("La", "RGBa"):
             image = image.convert("LA" if image.mode == "La" else "RGBA")
         colour = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", colour.size, "white"), colour).convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", colour.size, ground), colour).convert("RGB")
     # A copy also when it is RGB already, so that the result never shares memory with what the user holds.
     return image.convert("RGB") if image.mode != "RGB" else image.copy()
 
@@ -276,7 +333,7 @@ def _tensor_to_array(tensor: Any) -> np.ndarray:
     return array
 
 
-def _from_array(array: np.ndarray, name: str) -> Image.Image:
+def _from_array(array: np.ndarray, name: str, ground: str) -> Image.Image:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (2, 3, 4)):
@@ -286,7 +343,7 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
     _check_size(array.shape[1], array.shape[0], f"the {name}" if name in ("array", "tensor") else name)
     eight_bit = _to_eight_bit(array, name)
     if eight_bit.ndim == 3 and eight_bit.shape[2] in (2, 4):
-        return to_rgb(Image.fromarray(eight_bit), name)
+        return to_rgb(Image.fromarray(eight_bit), name, ground)
     return Image.fromarray(eight_bit).convert("RGB")
 
 

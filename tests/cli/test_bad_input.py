@@ -49,7 +49,7 @@ def bad_pictures(tmp_path: Path, picture: Path) -> Path:
         ("large.png", "at most 64"),
         ("nothing.png", "nothing.png"),
         ("missing.png", "There is no picture file"),
-        (".", "is a folder"),
+        (".", "give a folder"),
     ],
 )
 def test_a_file_that_is_no_usable_picture(tagmoe, model, bad_pictures, tmp_path, name, part) -> None:

@@ -269,7 +269,8 @@ def test_without_a_rewriter_nothing_is_said_of_one(tagmoe: Any, model: Path, sce
     done, metadata = edit(tagmoe, model, scene, tmp_path / "o.png")
     assert "rewrit" not in done.err
     assert {*json.loads(done.out)}.isdisjoint({"rewriting", "raw_prompt"})
-    assert {*metadata} == {"Software", "prompt", "seed", "steps", "cfg", "model"}
+    drawn = {"Software", "prompt", "seed", "steps", "cfg", "model", "size", "sources", "version"}
+    assert {*metadata} == drawn
 
 
 def test_a_servers_words_are_drawn(

@@ -10,7 +10,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "src" / "tagmoe"
 LEVELS = (
     ("errors",),
-    ("extras",),
+    ("colour_space", "extras"),
     ("config", "editor", "files", "intervals", "pictures", "report"),
     ("tags",),
     ("weights",),
@@ -38,6 +38,7 @@ HEAVY = ("torch", "diffusers", "transformers", "gradio")
 LIGHT = (
     "tagmoe",
     "tagmoe.cli",
+    "tagmoe.colour_space",
     "tagmoe.config",
     "tagmoe.data.store.store",
     "tagmoe.errors",

@@ -1,15 +1,17 @@
-"""The common part of `edit` and `generate`: check the options, load the model, draw one picture, write it."""
+"""The common part of `edit` and `generate`: check the options, load the model, draw one result or several."""
 
 from __future__ import annotations
 
+import itertools
 import re
-import time
+import sys
 from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
+from tagmoe.cli.batch import STREAM, Asked, Job, choose_seeds, plan_jobs
 from tagmoe.cli.explain import prepare_page
 from tagmoe.cli.models import check_model, load_loras, load_model, model_name, plan_memory
 from tagmoe.cli.options import (
@@ -21,32 +23,34 @@ from tagmoe.cli.options import (
     LoraScale,
     MemoryChoice,
     Model,
+    NegativePrompt,
     NoMetadata,
+    NumImages,
     PresetName,
-    Seed,
+    Replay,
+    Seeds,
     Steps,
     Threads,
 )
-from tagmoe.cli.output import check_output_file, log, print_result, write_image
+from tagmoe.cli.output import check_output_file, check_output_name, log, make_folder, print_result, release_output
+from tagmoe.cli.progress import step_bar
 from tagmoe.cli.rewriting import (
     AUTO,
+    NONE,
     Rewrite,
     RewriteCaching,
     RewriteTimeout,
     check_backend,
-    drawn_facts,
-    logged,
     make_rewriter,
-    unasked,
 )
 from tagmoe.cli.vlm_options import VLMName
-from tagmoe.errors import UsageError
-from tagmoe.pipeline.packaged import picture_path
+from tagmoe.errors import TagMoEError, UsageError
 from tagmoe.rewrite.rewriter import SECONDS
 from tagmoe.weights.presets import find_preset
 
 if TYPE_CHECKING:
-    from tagmoe.pipeline.pipeline import TagMoEPipelineOutput
+    from tagmoe.cli.result import Studio
+    from tagmoe.cli.sources import Source
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,10 @@ class DrawOptions:
     preset: PresetName = None
     steps: Steps = None
     cfg: Cfg = None
-    seed: Seed = None
+    seed: Seeds = None
+    num_images: NumImages = None
+    negative_prompt: NegativePrompt = None
+    replay: Replay = None
     lora: Lora = None
     lora_scale: LoraScale = None
     memory: MemoryChoice = "auto"
@@ -72,49 +79,68 @@ class DrawOptions:
     as_json: AsJson = False
 
 
-def draw(pictures: Sequence[Path], prompt: str, out: Path, size: str, options: DrawOptions) -> None:
-    """Edit `pictures`, or generate without any, and write the result to `out`. With --explain, also write a page.
+def draw(
+    pictures: Sequence[Path],
+    prompt: str | None,
+    out: Path,
+    size: str,
+    options: DrawOptions,
+    *,
+    edits: bool,
+    each: bool = False,
+    mask: Path | None = None,
+) -> None:
+    """Edit `pictures`, or generate without any, and write one or several results. With --explain, also write a page.
 
-    If rewriting fails, or takes longer than `rewrite_timeout` seconds, the prompt is used as it is.
+    edits: by `edit`, which needs a picture. If rewriting fails, or takes longer than `rewrite_timeout` seconds, the
+    prompt is used as it is. With several results, what fails is said and the others go on; the end is a TagMoEError.
     """
-    if not prompt.strip():
-        raise UsageError("The prompt is empty; say what to draw or what to change, e.g. -p 'make the circle red'.")
-    width, height = parse_size(size)
-    steps, cfg = options.steps, options.cfg
+    asked = Asked(tuple(pictures), prompt, size, each, mask, options)
+    if options.replay is not None:
+        from tagmoe.cli.replay import replayed
+
+        asked = replayed(options.replay, asked, edits=edits)
+        options = asked.options
+    text = _checked(asked, edits=edits)
+    width, height = parse_size(asked.size)
     chosen = None if options.preset is None else find_preset(options.preset)
-    check_output_file(out, force=options.force)
+    jobs = plan_jobs(asked, out, choose_seeds(options.seed, options.num_images))
+    count = sum(len(job.results) for job in jobs)
+    single = count == 1
+    if single:
+        check_result(jobs[0].results[0][1], options)
+    else:
+        check_results(out, jobs)
     if options.lora_scale and len(options.lora_scale) != len(options.lora or ()):
         given, needed = len(options.lora_scale), len(options.lora or ())
         raise UsageError(f"--lora-scale is given {given} times and --lora {needed} times; give one for each.")
     check_model(options.model)
     check_backend(options.rewrite, options.vlm_model)
+    if options.explain is not None and not single:
+        raise UsageError(f"--explain is a page of one picture, and this makes {count}; leave one of them out.")
     page = None if options.explain is None else prepare_page(options.explain, options.model, force=options.force)
-    from tagmoe.pictures import load_image
+    from tagmoe.cli.result import Studio
+    from tagmoe.cli.sources import read_mask, read_source
 
-    references = [load_image(picture_path(picture)) for picture in pictures]
+    # Read before the model where it decides whether there is anything to do.
+    painted = None if asked.mask is None else read_mask(asked.mask)
+    early = [read_source(picture) for picture in jobs[0].pictures] if len(jobs) == 1 else None
     plan = plan_memory(options.model, options.memory)
     pipeline = load_model(options.model, threads=options.threads, plan=plan)
+    # The bar of this command counts the steps of all its results.
+    pipeline.set_progress_bar_config(disable=True)
     reports = load_loras(pipeline, options.lora or (), options.lora_scale)
+    steps, cfg = options.steps, options.cfg
     if chosen is not None:
         steps, cfg = chosen.steps if steps is None else steps, chosen.cfg if cfg is None else cfg
-        if width is None:
-            width, height = chosen.size(references[0].size if references else None, pipeline.largest_side)
-    if references and width is None and pipeline.config.known_words is not None:
-        # A model of a small world draws one size only. Tell the user that a large picture is resized.
-        side = pipeline.config.default_size
-        for path, picture in zip(pictures, references, strict=True):
-            if picture.size != (side, side):
-                log(
-                    f"{str(path)!r} is {picture.width}x{picture.height}; this model works at the area of "
-                    f"{side}x{side}, so the picture is resized."
-                )
-    from tagmoe.pipeline.arguments import check_output_size
-    from tagmoe.pipeline.training_range import far_from_training
-
-    first, default = references[0] if references else None, pipeline.config.default_size
-    down, across = check_output_size(height, width, first, default, pipeline.size_multiple)
-    if sentence := far_from_training(pipeline.config, references, (across, down)):
-        log(sentence)
+    steps = pipeline.config.default_steps if steps is None else steps
+    cfg = pipeline.config.default_cfg if cfg is None else cfg
+    if options.negative_prompt is not None:
+        if cfg <= 1:
+            raise UsageError(f"--negative-prompt needs guidance, but the scale is {cfg:g}; give --cfg above 1.")
+        pipeline.check_prompt(options.negative_prompt)
+    if options.rewrite == NONE:
+        pipeline.check_prompt(text)
     rewriter = make_rewriter(
         options.rewrite,
         parts=lambda: (pipeline.text_encoder, pipeline.tokenizer),
@@ -125,59 +151,115 @@ def draw(pictures: Sequence[Path], prompt: str, out: Path, size: str, options: D
         known_words=pipeline.config.known_words,
         accepts=pipeline.check_prompt,
     )
-    told = None
-    if rewriter is not None:
-        told = unasked(rewriter, pipeline.check_prompt) if options.rewrite == AUTO else logged(rewriter)
-    started = time.perf_counter()
-    with nullcontext() if rewriter is None else closing(rewriter):
-        answer = pipeline(
-            prompt,
-            references or None,
-            height=height,
-            width=width,
-            num_inference_steps=steps,
-            true_cfg_scale=cfg,
-            seed=options.seed,
-            return_routing=None if page is None else "full",
-            rewriter=told,
-        )
-    output = cast("TagMoEPipelineOutput", answer)
-    seconds = time.perf_counter() - started
-    image = output.images[0]
-    facts = {
-        "prompt": output.prompts[0],
-        "seed": output.seeds[0],
-        "steps": pipeline.config.default_steps if steps is None else steps,
-        "cfg": pipeline.config.default_cfg if cfg is None else cfg,
-        "model": model_name(options.model),
-        **({} if options.preset is None else {"preset": options.preset}),
-        **({"lora": ", ".join(Path(name).name for name in options.lora)} if options.lora else {}),
-    }
-    # "auto" asks nobody about a prompt that is one of the grammar.
-    rewriting = rewriter.results[-1] if rewriter is not None and rewriter.results else None
-    known = facts | ({} if rewriting is None else drawn_facts(rewriting))
-    write_image(
-        image,
-        out,
-        {} if options.no_metadata else {"Software": "tagmoe", **{name: str(value) for name, value in known.items()}},
+    studio = Studio(
+        asked=asked,
+        prompt=text,
+        pipeline=pipeline,
+        plan=plan,
+        reports=reports,
+        steps=steps,
+        cfg=cfg,
+        size=None if width is None or height is None else (width, height),
+        preset=chosen,
+        mask=painted,
+        rewriter=rewriter,
+        page=page,
+        single=single,
     )
-    log(f"{image.width}x{image.height}, seed {output.seeds[0]}, {facts['steps']} steps, {seconds:.1f} s")
-    explained = {} if page is None else page.write(pipeline, output, references, known)
-    print_result(
-        {
-            "output": str(out),
-            **{name: value for name, value in facts.items() if name != "lora"},
-            "width": image.width,
-            "height": image.height,
-            "seconds": round(seconds, 3),
-            "memory_plan": plan.name,
-            **explained,
-            **({} if rewriting is None else {"rewriting": rewriting.as_json()}),
-            **({"lora": [report.as_json() for report in reports]} if reports else {}),
-        },
-        str(out),
-        as_json=options.as_json,
-    )
+    with nullcontext() if rewriter is None else closing(rewriter), step_bar("drawing") as bar:
+        if bar is not None:
+            done = itertools.count(1)
+            studio.on_step = lambda: bar(next(done), count * steps)
+        if single:
+            seed, file = jobs[0].results[0]
+            result = studio.draw(jobs[0], early or [], seed, file)
+        else:
+            result = draw_all(studio, jobs, early)
+    if single and out == STREAM:
+        return
+    written = [result["output"]] if single else [one["output"] for one in result["results"]]
+    if written or options.as_json:
+        print_result(result, "\n".join(written), as_json=options.as_json)
+    if not single and result["failed"]:
+        raise TagMoEError(f"{len(result['failed'])} of {count} results are missing; the reasons are above.")
+
+
+def _checked(asked: Asked, *, edits: bool) -> str:
+    """The prompt. Raises UsageError where something is missing or does not go together."""
+    if asked.prompt is None:
+        raise UsageError("There is no --prompt (or -p); say what to draw or to change, e.g. -p 'make the circle red'.")
+    if not asked.prompt.strip():
+        raise UsageError("The prompt is empty; say what to draw or what to change, e.g. -p 'make the circle red'.")
+    if edits and not asked.pictures:
+        raise UsageError("There is no IMAGE to edit; name a picture, or use tagmoe generate. See tagmoe edit --help.")
+    if asked.mask is not None and asked.size != "match":
+        raise UsageError("--size does not go with --mask: the result has the size of the picture; leave --size out.")
+    return asked.prompt
+
+
+def check_result(file: Path, options: DrawOptions) -> None:
+    """Refuse the one result of a command before any work starts. Raises as `check_output_file` does."""
+    if file != STREAM:
+        check_output_file(file, force=options.force)
+        return
+    if options.as_json:
+        raise UsageError("--json and -o - both write to stdout; leave one of them out.")
+    if sys.stdout.isatty():
+        raise UsageError("-o - writes the bytes of a picture, and stdout is a terminal; use a pipe, or name a file.")
+
+
+def check_results(out: Path, jobs: Sequence[Job]) -> None:
+    """Refuse the place of several results before any work starts. Raises UsageError."""
+    first = jobs[0].results[0][1]
+    if first.parent != out:
+        check_output_name(first)
+    elif out.exists() and not out.is_dir():
+        raise UsageError(f"The output {str(out)!r} is a file, and this makes several; give the name of a folder.")
+    elif not out.parent.is_dir():
+        raise UsageError(f"There is no folder {str(out.parent)!r} for the output; create it or choose another.")
+
+
+def draw_all(studio: Studio, jobs: Sequence[Job], early: Sequence[Source] | None) -> dict[str, Any]:
+    """Draw several results, and say of each that cannot be drawn why not. A finished one of an earlier run is kept.
+
+    early: the sources of a single job. Returns the facts for --json: the results, what was kept and what failed.
+    """
+    from tagmoe.cli.sources import read_source
+
+    told: dict[str, Any] = {"results": [], "kept": [], "failed": []}
+    folder, force = jobs[0].results[0][1].parent, studio.asked.options.force
+    made = not folder.exists()
+    if made:
+        make_folder(folder)
+    try:
+        for job in jobs:
+            try:
+                sources = [read_source(picture) for picture in job.pictures] if early is None else early
+            except TagMoEError as error:
+                for _, file in job.results:
+                    _fail(told, file, error)
+                continue
+            for seed, file in job.results:
+                try:
+                    if file.exists() and not force and studio.is_made(file, sources, seed):
+                        log(f"{file}: kept, an earlier run made it in the same way")
+                        told["kept"].append(str(file))
+                        continue
+                    check_output_file(file, force=force)
+                    told["results"].append(studio.draw(job, sources, seed, file))
+                except TagMoEError as error:
+                    _fail(told, file, error)
+                finally:
+                    release_output(file)
+    finally:
+        if made and not any(folder.iterdir()):
+            folder.rmdir()
+    return told
+
+
+def _fail(told: dict[str, Any], file: Path, error: TagMoEError) -> None:
+    log(f"{file}: failed: {error}")
+    told["failed"].append({"output": str(file), "error": str(error)})
 
 
 def parse_size(size: str) -> tuple[int | None, int | None]:

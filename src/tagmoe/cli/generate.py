@@ -1,4 +1,4 @@
-"""`tagmoe generate`: a picture from text alone."""
+"""`tagmoe generate`: pictures from text alone."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 
 from tagmoe.cli.draw import DrawOptions, draw
-from tagmoe.cli.options import Out, Prompt, takes
+from tagmoe.cli.options import DrawPrompt, Out, takes
 
 
 @takes(DrawOptions)
 def generate(
-    prompt: Prompt,
+    *,
+    prompt: DrawPrompt = None,
     out: Out,
     options: DrawOptions,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT of the output; by default the model's own.")] = None,
@@ -21,4 +22,4 @@ def generate(
 
     Example: tagmoe generate -p "a red circle at the top left" -o out.png
     """
-    draw([], prompt, out, size or "match", options)
+    draw([], prompt, out, size or "match", options, edits=False)

@@ -34,7 +34,30 @@ Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps; by defa
 Cfg = Annotated[
     float | None, typer.Option(min=0, help="Guidance scale; 1 or less for none; by default the model's own.")
 ]
-Seed = Annotated[int | None, typer.Option(min=0, help="Seed of the noise; by default a new one, which is printed.")]
+Seeds = Annotated[
+    str | None,
+    typer.Option(
+        "--seed",
+        metavar="SEEDS",
+        help="Seed of the noise, or one for each result: a range (0-7) or a list (1,5,9). By default a new one, which "
+        "is printed.",
+    ),
+]
+NumImages = Annotated[
+    int | None,
+    typer.Option("--num-images", min=1, help="Results of each picture, with seeds from --seed on or new ones."),
+]
+NegativePrompt = Annotated[
+    str | None, typer.Option("--negative-prompt", help="What the picture shall not be like; needs --cfg above 1.")
+]
+Replay = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        metavar="PICTURE",
+        help="Repeat what a result says about how it was made; options that are given too override it.",
+    ),
+]
 FixedSeed = Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; by default 1 for TagWorld.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
@@ -56,10 +79,18 @@ MemoryChoice = Annotated[
     Memory, typer.Option("--memory", help="Device memory to plan for: auto (what is free), or a card of this size.")
 ]
 Size = Annotated[str, typer.Option(help="WIDTHxHEIGHT of the output, or match for the first picture's shape.")]
+DrawPrompt = Annotated[
+    str | None, typer.Option("--prompt", "-p", help="What to draw or to change; needed without --from.")
+]
 Prompt = Annotated[str, typer.Option("--prompt", "-p", help="What to draw or to change.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Picture to write: .png, .jpg, .webp, .bmp or .tif.")]
+Out = Annotated[
+    Path,
+    typer.Option(
+        "--out", "-o", help="Picture to write: .png, .jpg, .webp, .bmp or .tif; a folder; or - for PNG to stdout."
+    ),
+]
 NoMetadata = Annotated[
-    bool, typer.Option("--no-metadata", help="Leave prompt, seed, steps and model out of the PNG file.")
+    bool, typer.Option("--no-metadata", help="Leave out of the picture how it was made (prompt, seed, model, sources).")
 ]
 Explain = Annotated[
     Path | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shlex
@@ -12,8 +13,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tagmoe.errors import UsageError
-from tagmoe.files.claim import Claim, claim
+from tagmoe.errors import TagMoEError, UsageError
+from tagmoe.files.claim import Claim, claim, reason_of
 from tagmoe.files.resumable import Written, size_text
 
 if TYPE_CHECKING:
@@ -65,6 +66,14 @@ def check_output_file(
     Raises UsageError for an unknown extension, a missing folder, a file that exists without `force`, and a name that
     another command writes. Raises TagMoEError where nothing can be written.
     """
+    check_output_name(path, extensions=extensions, kind=kind)
+    if path.exists() and not force:
+        raise _exists(path)
+    _take(path, force=force)
+
+
+def check_output_name(path: Path, *, extensions: Collection[str] = tuple(FORMATS), kind: str = "picture") -> None:
+    """Raise UsageError for an output file of an unknown extension or in a missing folder, and for a folder."""
     if path.suffix.lower() not in extensions:
         raise UsageError(
             f"The output {str(path)!r} has the extension {path.suffix!r}; use one of {', '.join(extensions)}."
@@ -73,24 +82,22 @@ def check_output_file(
         raise UsageError(f"The output {str(path)!r} is a folder; give the name of a {kind} file.")
     if not path.parent.is_dir():
         raise UsageError(f"There is no folder {str(path.parent)!r} for the output; create it or choose another.")
-    if path.exists() and not force:
-        raise _exists(path)
-    _take(path, force=force)
 
 
 def write_image(image: Image, path: Path, metadata: Mapping[str, str]) -> None:
-    """Write a picture to the output that `check_output_file` took; `metadata` becomes text chunks of a PNG file."""
-    from PIL.PngImagePlugin import PngInfo
+    """Write a picture to the output that `check_output_file` took, or as PNG to stdout for "-".
 
-    options: dict[str, Any] = {}
+    `metadata` is put into the picture as `tagmoe.cli.metadata` says.
+    """
+    from tagmoe.cli.metadata import save_options
+
+    if str(path) == "-":
+        buffer = io.BytesIO()
+        image.save(buffer, format="PNG", **save_options("PNG", metadata))
+        sys.stdout.buffer.write(buffer.getvalue())
+        return
     kind = FORMATS[path.suffix.lower()]
-    if kind == "PNG" and metadata:
-        info = PngInfo()
-        for name, value in metadata.items():
-            info.add_text(name, value)
-        options["pnginfo"] = info
-    elif kind in ("JPEG", "WEBP"):
-        options["quality"] = 95
+    options = save_options(kind, metadata)
     _taken(path).write(lambda place: image.save(place, format=kind, **options))
 
 
@@ -112,6 +119,20 @@ def write_folder(path: Path, make: Callable[[Path], Any]) -> Any:
 def new_folder(path: Path) -> AbstractContextManager[Path]:
     """A temporary folder, which becomes the output that `check_output_folder` took when the block succeeds."""
     return _taken(path).fill()
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder for several results. Raises TagMoEError where it cannot be made."""
+    try:
+        path.mkdir()
+    except OSError as error:
+        raise TagMoEError(f"The folder {str(path)!r} cannot be made ({reason_of(error)}).") from None
+
+
+def release_output(path: Path) -> None:
+    """Give up the name of one output, which has been written or has failed."""
+    if path in _claims:
+        _claims.pop(path).release()
 
 
 def release_outputs() -> None:

@@ -19,6 +19,11 @@ def count_bar(title: str) -> AbstractContextManager[Progress | None]:
     return _passing_bar(title, "MofNCompleteColumn", "rows", "TimeElapsedColumn", "TimeRemainingColumn")
 
 
+def step_bar(title: str) -> AbstractContextManager[Progress | None]:
+    """Yields a callback (denoising steps done, total), or None when stderr is no terminal."""
+    return _passing_bar(title, "MofNCompleteColumn", "steps", "TimeElapsedColumn", "TimeRemainingColumn")
+
+
 @contextmanager
 def _passing_bar(title: str, *columns: str) -> Iterator[Progress | None]:
     """A bar that disappears at its end. columns: words, and names of classes of rich.progress (slow to import)."""

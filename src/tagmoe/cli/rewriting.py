@@ -135,16 +135,12 @@ def logged(rewriter: Rewriter) -> Callable[[str, Sequence[Image]], str]:
 
 
 def unasked(rewriter: Rewriter, accepts: Callable[[str], object]) -> Callable[[str, Sequence[Image]], str]:
-    """The rewriter of "auto": a prompt of the grammar is used as it is, at once; of another, one line says the outcome.
+    """The rewriter of "auto", with a line on stderr about each call.
 
     accepts: raises UsageError for a prompt that the model refuses. The error then also says why it was not rewritten.
     """
 
     def rewrite(instruction: str, images: Sequence[Image]) -> str:
-        from tagmoe.world.rules import is_instruction
-
-        if is_instruction(instruction):
-            return instruction
         text = rewriter(instruction, images)
         result = rewriter.results[-1]
         if result.status == "fallback":

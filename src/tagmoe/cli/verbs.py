@@ -31,7 +31,7 @@ VERBS = {
         "demo",
         "Edit held-out pictures of every task, judge them from their pixels, and write a report of one page.",
     ),
-    "edit": Verb("edit", "edit", "Edit one or several pictures by an instruction."),
+    "edit": Verb("edit", "edit", "Edit a picture, or several into one or each by itself, by an instruction."),
     "generate": Verb("generate", "generate", "Generate a picture from text."),
     "rewrite": Verb("rewrite", "rewrite", "Print the words that `tagmoe edit --rewrite` would use for an instruction."),
     "train": Verb(

@@ -24,6 +24,7 @@ from tagmoe.data.order.rows import Size, bucket_name
 from tagmoe.data.store.engine import Engine, run
 from tagmoe.data.store.store import Filling, Store
 from tagmoe.errors import DataError, ImageError, UsageError
+from tagmoe.pictures import load_mask
 
 ARRAY = pa.struct([("data", pa.large_binary()), ("shape", pa.list_(pa.int32()))])
 FIELDS = (
@@ -230,7 +231,7 @@ def _decoded(values: Mapping[str, Any], row: _Row, encoder: Encoder) -> list[Ima
     masks = [item for item in given if item["role"] == "mask"]
     if masks:
         try:
-            cells = [_cells(encoder.decode(item["data"]), found[0].size, encoder.multiple) for item in masks]
+            cells = [_cells(load_mask(item["data"]), found[0].size, encoder.multiple) for item in masks]
             row.mask = np.asarray(np.stack(cells).any(axis=0), dtype=np.uint8)
         except ImageError as error:
             row.fail("mask", error, usable=True)
@@ -239,8 +240,7 @@ def _decoded(values: Mapping[str, Any], row: _Row, encoder: Encoder) -> list[Ima
 
 def _cells(mask: Image.Image, size: Size, multiple: int) -> np.ndarray:
     """(rows, columns) of bool: the cells of the token grid with a white pixel. The mask is cropped like the target."""
-    white = mask.convert("L").point(lambda value: 255 if value >= 128 else 0)
-    pixels: np.ndarray = np.asarray(fit(white, size, Image.Resampling.BOX)) > 0
+    pixels: np.ndarray = np.asarray(fit(mask, size, Image.Resampling.BOX)) > 0
     rows, columns = size[1] // multiple, size[0] // multiple
     return np.asarray(pixels.reshape(rows, multiple, columns, multiple).any(axis=(1, 3)))
 

@@ -48,6 +48,7 @@ from tagmoe.pipeline.encoding import EncodingMixin, Text
 from tagmoe.pipeline.folder import ALIGNMENT, check_model_folder, pipeline_folder, read_alignment
 from tagmoe.pipeline.guidance import first_samples, guide, stack_texts
 from tagmoe.pipeline.lora import LoraLoaderMixin
+from tagmoe.pipeline.masking import make_masking
 from tagmoe.pipeline.release import explain_release, release_parts
 from tagmoe.pipeline.single_frame import fast_single_frame
 from tagmoe.pipeline.tensors import nest_images
@@ -208,6 +209,7 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
         image: Any = None,
         negative_prompt: str | list[str] | None = None,
         *,
+        mask_image: Any = None,
         height: int | None = None,
         width: int | None = None,
         reference_area: int | None = None,
@@ -233,10 +235,13 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
 
         prompt: a text, or a list of texts for a batch. image: None, one picture, or a list of references for the one
         prompt; with a list of prompts, one picture for all of them or one list of references for each. `load_image`
-        says what a picture may be. height, width: by default the first reference's aspect at the default area.
-        reference_area: pixels of a reference after resizing, by default those of the output. true_cfg_scale: guidance,
-        off at 1 or below. seed: image i of the batch gets seed + i, or entry i of a list. latents: noise tokens
-        (B, T, C). return_routing: "stats" or "full". rewriter: (instruction, references) -> the prompt to use.
+        says what a picture may be. mask_image: one mask, or one for each prompt, white where the first reference may
+        change; the result then has that reference's size and its pixels elsewhere (`tagmoe.pipeline.masking`; output as
+        "pil" only). negative_prompt: needs guidance. height, width: by default the first reference's aspect at the
+        default area. reference_area: pixels of a reference after resizing, by default those of the output.
+        true_cfg_scale: guidance, off at 1 or below. seed: image i of the batch gets seed + i, or entry i of a list.
+        latents: noise tokens (B, T, C). return_routing: "stats" or "full". rewriter: (instruction, references) -> the
+        prompt to use.
         Raises UsageError for a bad argument and ImageError for a bad picture.
         """
         steps = check_steps(num_inference_steps, self.config, self.scheduler.config)
@@ -244,6 +249,8 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
         repeats = check_count("num_images_per_prompt", num_images_per_prompt)
         if output_type not in OUTPUT_TYPES:
             raise UsageError(f"output_type is {output_type!r}; give one of {', '.join(OUTPUT_TYPES)}.")
+        if mask_image is not None and output_type != "pil":
+            raise UsageError(f'output_type is {output_type!r}; with mask_image give "pil", as results keep their size.')
         unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
         if unknown:
             raise UsageError(f"A callback cannot get {', '.join(sorted(unknown))}; it can get 'latents'.")
@@ -278,6 +285,8 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
                     negatives, negative_prompt_embeds, negative_prompt_embeds_mask, samples, "negative_prompt_embeds"
                 )
             )
+        elif negative_prompt is not None or negative_prompt_embeds is not None:
+            logger.warning("The negative prompt has no effect: true_cfg_scale is %g, so there is no guidance.", scale)
         embeds, mask = stack_texts(conditions, repeats)
         grids, reference_tokens = [grid], None
         if first is not None:
@@ -288,6 +297,18 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
                 reference_tokens.expand(batch, -1, -1) if shared else reference_tokens.repeat_interleave(repeats, dim=0)
             )
 
+        masking = None
+        if mask_image is not None:
+            masking = make_masking(
+                mask_image,
+                references,
+                samples=samples,
+                repeats=repeats,
+                grid=grid[1:],
+                encode=lambda pixels: self.pack_latents(self.encode_images(pixels)),
+                noise=latents,
+                cell=self.size_multiple,
+            )
         timesteps = self._timesteps(steps, latents.shape[1], device)
         forwards = len(conditions)
         routing: list[Any] | None = None if return_routing is None else []
@@ -318,6 +339,8 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
                 if routing is not None:
                     routing.append(first_samples(output.routing, batch))
                 latents = self.scheduler.step(velocity, t, latents, return_dict=False, **noise)[0]
+                if masking is not None:
+                    latents = masking.blend(latents, float(self.scheduler.sigmas[i + 1]))
                 if callback_on_step_end is not None:
                     inputs = {"latents": latents} if callback_on_step_end_tensor_inputs else {}
                     latents = (callback_on_step_end(self, i, t, inputs) or {}).get("latents", latents)
@@ -332,6 +355,8 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
         if output_type != "latent":
             pixels = self.decode(self.unpack_latents(latents, height, width))
             images = self.image_processor.postprocess(pixels, output_type=output_type)
+        if masking is not None:
+            images = masking.paste(images)
         self.maybe_free_model_hooks()
         if not return_dict:
             return (images,)

@@ -16,7 +16,7 @@ from tagmoe.config import DataConfig, RunConfig
 from tagmoe.data.order.sampler import Draw, Sampler, SourceRows, wording
 from tagmoe.errors import DataError, ImageError, TrainingError, UsageError
 from tagmoe.extras import require
-from tagmoe.pictures import load_image
+from tagmoe.pictures import load_image, load_mask
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.pipeline.tensors import images_to_tensor
 from tagmoe.tags import TAGS
@@ -194,7 +194,7 @@ class StoredSamples:
         edited = torch.full((rows, columns), not masks)
         for mask in masks:
             try:
-                image = load_image(mask.data).convert("L")
+                image = load_mask(mask.data)
             except ImageError as error:
                 raise self._unusable(record, error) from error
             image = image.resize((columns * multiple, rows * multiple), Image.Resampling.NEAREST)

@@ -8,7 +8,7 @@ import math
 from PIL import Image
 
 from tagmoe.errors import UsageError
-from tagmoe.pictures import load_image, read_header
+from tagmoe.pictures import is_plain, load_image, read_header
 
 SHOWN = ("png", "jpg", "webp")
 """The formats that every server reads."""
@@ -20,14 +20,14 @@ SMALL_PIXELS = 128 * 128
 def capped(data: bytes, pixels: int) -> bytes:
     """PNG, JPEG or WebP bytes of an encoded picture, upright and with at most `pixels` pixels.
 
-    Bytes that already fit come back unchanged, and only their header is read. Others are decoded (the first frame, on
-    white), scaled down with their aspect kept, and encoded as JPEG, or as PNG when small. Raises ImageError for a
-    picture that cannot be read, UsageError for a cap below one pixel.
+    Plain pictures that already fit come back unchanged, and only their header is read. Others are decoded (the first
+    frame, on white, in sRGB), scaled down with their aspect kept, and encoded as JPEG, or as PNG when small. Raises
+    ImageError for a picture that cannot be read, UsageError for a cap below one pixel.
     """
     if pixels < 1:
         raise UsageError(f"The cap is {pixels} pixels; give at least 1.")
     header = read_header(data)
-    if header.upright and header.extension in SHOWN and header.width * header.height <= pixels:
+    if header.extension in SHOWN and header.width * header.height <= pixels and is_plain(data):
         return data
     size = fitting_size(header.width, header.height, pixels)
     return encoded(load_image(data, draft=size), size, Image.Resampling.LANCZOS)

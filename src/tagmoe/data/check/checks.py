@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from tagmoe.data.check.shift import measure_shift
 from tagmoe.data.store.record import PARTIAL
 from tagmoe.errors import ImageError
-from tagmoe.pictures import EXCHANGING, TOO_LARGE, load_image, open_picture, orientation, to_rgb
+from tagmoe.pictures import TOO_LARGE, load_image, load_mask, open_picture, upright_rgb, upright_size
 from tagmoe.tags import TAGS, TaskDescriptor
 
 VERSION = 1
@@ -152,7 +152,7 @@ def picture_findings(picture: Mapping[str, Any]) -> tuple[list[Finding], View | 
     role = picture["role"]
     try:
         with open_picture(picture["data"]) as image:
-            size = _upright_size(image)
+            size = upright_size(image)
             found = size_findings(role, size)
             recorded = (picture["width"], picture["height"])
             # Some sources record the size before the EXIF rotation, others after it.
@@ -232,36 +232,28 @@ def mask_findings(data: bytes, ground: View | None) -> list[Finding]:
     """The findings of a mask (white where the edit is) for the picture that it belongs to."""
     try:
         with open_picture(data) as image:
-            size = _upright_size(image)
-            brightest = int(np.asarray(image.convert("L")).max())
+            size = upright_size(image)
+        is_empty = load_mask(data).getbbox() is None
     except ImageError as error:
         return [Finding("huge" if str(error) == TOO_LARGE else "undecodable", f"mask: {error}")]
     found = []
     if ground is not None and size != (ground.width, ground.height):
         sizes = f"{size[0]}x{size[1]} and {ground.width}x{ground.height}"
         found.append(Finding("mask size", f"mask and picture have {sizes}"))
-    if brightest <= 127:
-        found.append(Finding("empty mask", f"its brightest pixel is {brightest} of 255"))
+    if is_empty:
+        found.append(Finding("empty mask", "no opaque pixel is brighter than middle grey"))
     return found
 
 
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    return image.size[::-1] if orientation(image) in EXCHANGING else image.size
-
-
 def _view(image: Image.Image, size: tuple[int, int]) -> View:
-    turn, factor = orientation(image), 1
+    factor = 1
     while max(size) // (2 * factor) >= COPY_SIDE:
         factor *= 2
     before = image.size
     if factor > 1:
         image.draft("RGB", (before[0] // factor, before[1] // factor))
-    image.load()
     left = factor // max(1, round(before[0] / image.size[0]))
-    copy = to_rgb(image)
+    copy = upright_rgb(image)
     if left > 1:
         copy = copy.reduce(left)
-    if turn != 1:
-        copy.getexif()[0x0112] = turn
-        copy = ImageOps.exif_transpose(copy)
     return View(*size, np.asarray(copy), factor)

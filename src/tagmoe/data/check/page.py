@@ -9,7 +9,7 @@ from tagmoe.data.check import checks
 from tagmoe.data.check.validate import Summary
 from tagmoe.data.store.store import Store
 from tagmoe.errors import ImageError
-from tagmoe.pictures import data_address, load_image
+from tagmoe.pictures import data_address, load_image, load_mask
 from tagmoe.report.pages import page_environment
 
 SIDE = 200
@@ -60,14 +60,14 @@ def shown_picture(item: Mapping[str, Any]) -> dict[str, Any]:
         "role": item["role"],
         "size": f"{width} x {height}",
         "small": max(width, height) <= SMALL,
-        "address": picture_address(item["data"]),
+        "address": picture_address(item["data"], is_mask=item["role"] == "mask"),
     }
 
 
-def picture_address(data: bytes) -> str | None:
+def picture_address(data: bytes, *, is_mask: bool = False) -> str | None:
     """A small copy to be put into the page; None for what cannot be decoded or is too large to be."""
     try:
-        small = load_image(data, draft=(SIDE, SIDE))
+        small = load_mask(data) if is_mask else load_image(data, draft=(SIDE, SIDE))
     except ImageError:
         return None
     small.thumbnail((SIDE, SIDE))

@@ -13,11 +13,9 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from PIL import ImageOps
-
 from tagmoe.data.sources.option_values import yes_or_no
 from tagmoe.data.sources.parquet_rows import Column, ParquetRow
-from tagmoe.data.sources.pixels import decoded, encoded_like, has_alpha
+from tagmoe.data.sources.pixels import decoded, encoded_like, holes
 from tagmoe.data.sources.published_parquet import PublishedParquet, picture_in
 from tagmoe.data.sources.skipped import HELD_OUT, NO_ID, instruction
 from tagmoe.data.sources.source import Licence
@@ -75,11 +73,10 @@ class MagicBrush(PublishedParquet):
         rows = image.height // BOTTOM
         if not self._crops or not rows:
             return image
-        pixels = decoded(image, "L" if image.role == "mask" else "RGB")
+        pixels = decoded(image)
         return encoded_like(pixels.crop((0, 0, image.width, image.height - rows)), image, image.role)
 
 
 def _mask(image: Picture) -> Picture:
-    if not has_alpha(image):
-        return image
-    return encoded_like(ImageOps.invert(decoded(image, "RGBA").getchannel("A")), image, "mask")
+    hole = holes(image)
+    return image if hole is None else encoded_like(hole, image, "mask")

@@ -9,25 +9,35 @@ from PIL import Image, ImageOps
 from tagmoe.data.store.fields import UnusableRow
 from tagmoe.data.store.record import Picture, Role
 from tagmoe.errors import ImageError
-from tagmoe.pictures import open_picture
+from tagmoe.pictures import load_image, load_mask, open_picture, upright_picture
 
 JPEG_QUALITY = 95
 """Quality for pictures that were JPEG before; without chroma subsampling. As PNG, 200,000 pairs would be 300 GB."""
 
 
-def decoded(picture: Picture, mode: str = "RGB") -> Image.Image:
-    """The upright pixels. Raises UnusableRow when the bytes are cut off or damaged."""
+def decoded(picture: Picture) -> Image.Image:
+    """The upright pixels: of a mask by the rules of `load_mask` (L), of others by those of `load_image` (RGB).
+
+    Raises UnusableRow when the bytes are cut off or damaged.
+    """
     try:
-        with open_picture(picture.data) as image:
-            return ImageOps.exif_transpose(image).convert(mode)
+        return load_mask(picture.data) if picture.role == "mask" else load_image(picture.data)
     except ImageError:
         raise UnusableRow("damaged picture") from None
 
 
-def has_alpha(picture: Picture) -> bool:
-    """Whether the header says that pixels may be transparent."""
-    with open_picture(picture.data) as image:
-        return image.has_transparency_data
+def holes(picture: Picture) -> Image.Image | None:
+    """Where a picture is transparent, upright (L, 255 there); None where it has no transparency.
+
+    Raises UnusableRow when the bytes are cut off or damaged.
+    """
+    try:
+        with open_picture(picture.data) as image:
+            if not image.has_transparency_data:
+                return None
+            return ImageOps.invert(upright_picture(image).convert("RGBA").getchannel("A"))
+    except ImageError:
+        raise UnusableRow("damaged picture") from None
 
 
 def encoded_like(image: Image.Image, like: Picture, role: Role) -> Picture:

@@ -102,7 +102,7 @@ class VitonHD:
         )
 
     def _images(self, target: Picture, garment: Picture, mask: Picture) -> tuple[Picture, ...]:
-        worn = decoded(mask, "L").point(lambda value: 255 if value >= 128 else 0)
+        worn = decoded(mask)
         person = decoded(target)
         if worn.size != person.size:
             raise UnusableRow(OTHER_SIZE)

@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tagmoe.data.store.record import Picture, Record
 from tagmoe.errors import ImageError
-from tagmoe.pictures import load_image
+from tagmoe.pictures import load_image, load_mask
 from tagmoe.report.colours import LIGHT
 from tagmoe.tags import TAGS, TaskDescriptor
 
@@ -49,7 +49,7 @@ def picture_sheet(record: Record) -> Image.Image:
 def _tile(picture: Picture) -> Image.Image | str:
     """The picture at most TILE large, or why it cannot be shown."""
     try:
-        flat = load_image(picture.data)
+        flat = load_mask(picture.data) if picture.role == "mask" else load_image(picture.data)
     except ImageError as error:
         return f"{len(picture.data)} bytes that cannot be decoded ({error})"
     scale = TILE / max(flat.size)

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from tagmoe.errors import ImageError, UsageError, VocabularyError
 from tagmoe.laboratory.routing.recorder import RoutingCase, image_digest
-from tagmoe.pictures import load_image
+from tagmoe.pictures import load_image, load_mask
 from tagmoe.routing.recording import Facts
 from tagmoe.tags import TaskDescriptor
 
@@ -78,8 +77,7 @@ def _case(text: str, path: Path, number: int, seed: int) -> RoutingCase:
 
 
 def _mask(path: Path) -> np.ndarray:
-    image: Image.Image = load_image(path)
-    mask = np.asarray(image.convert("L")) >= 128
+    mask = np.asarray(load_mask(path)) > 0
     if not mask.any():
         raise ImageError(f"The mask {str(path)!r} is black all over; it must be white where the edit may change.")
     return mask
