@@ -42,6 +42,7 @@ from tagmoe.cli.vlm_options import VLMName
 from tagmoe.errors import UsageError
 from tagmoe.pipeline.packaged import picture_path
 from tagmoe.rewrite.rewriter import SECONDS
+from tagmoe.sentences import counted
 from tagmoe.weights.presets import find_preset
 
 if TYPE_CHECKING:
@@ -84,7 +85,9 @@ def draw(pictures: Sequence[Path], prompt: str, out: Path, size: str, options: D
     check_output_file(out, force=options.force)
     if options.lora_scale and len(options.lora_scale) != len(options.lora or ()):
         given, needed = len(options.lora_scale), len(options.lora or ())
-        raise UsageError(f"--lora-scale is given {given} times and --lora {needed} times; give one for each.")
+        raise UsageError(
+            f"--lora-scale is given {counted(given, 'time')} and --lora {counted(needed, 'time')}; give one for each."
+        )
     check_model(options.model)
     check_backend(options.rewrite, options.vlm_model)
     page = None if options.explain is None else prepare_page(options.explain, options.model, force=options.force)
@@ -140,10 +143,11 @@ def draw(pictures: Sequence[Path], prompt: str, out: Path, size: str, options: D
     output = cast("TagMoEPipelineOutput", answer)
     seconds = time.perf_counter() - started
     image = output.images[0]
+    steps_taken = pipeline.config.default_steps if steps is None else steps
     facts = {
         "prompt": output.prompts[0],
         "seed": output.seeds[0],
-        "steps": pipeline.config.default_steps if steps is None else steps,
+        "steps": steps_taken,
         "cfg": pipeline.config.default_cfg if cfg is None else cfg,
         "model": model_name(options.model),
         **({} if options.preset is None else {"preset": options.preset}),
@@ -156,7 +160,7 @@ def draw(pictures: Sequence[Path], prompt: str, out: Path, size: str, options: D
         out,
         {} if options.no_metadata else {"Software": "tagmoe", **{name: str(value) for name, value in told.items()}},
     )
-    log(f"{image.width}x{image.height}, seed {output.seeds[0]}, {facts['steps']} steps, {seconds:.1f} s")
+    log(f"{image.width}x{image.height}, seed {output.seeds[0]}, {counted(steps_taken, 'step')}, {seconds:.1f} s")
     explained = {} if page is None else page.write(pipeline, output, references, told)
     print_result(
         {

@@ -16,7 +16,7 @@ def edit(
     images: Annotated[
         list[Path],
         typer.Argument(
-            metavar="IMAGE...", help="One or several pictures; example:scene and example:person are in the package."
+            metavar="IMAGE", help="One or several pictures; example:scene and example:person are in the package."
         ),
     ],
     prompt: Prompt,
