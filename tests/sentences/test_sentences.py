@@ -8,15 +8,12 @@ from tagmoe.errors import MissingError, TagMoEError, UsageError
 from tagmoe.sentences import LIMIT, LONGEST, counted, cut, cut_values, reason_of
 
 
-@pytest.mark.parametrize(
-    "value", ["x" * 10**6, "a b " * 10**5, "it's " * 10**5, "\\" * 10**5, "\n" * 10**5, '"' * 10**5]
-)
+@pytest.mark.parametrize("value", [text * 10**5 for text in ("x", "a b ", "it's ", "\\", "\n", '"')])
 def test_every_error_cuts_its_values(value: str) -> None:
     message = str(UsageError(f"The model's option 'first/' is {value!r}, but the user's 'other' is {value}; give one."))
     assert len(message) <= LONGEST
     assert message.startswith("The model's option 'first/' is ")
-    if "'" not in value and " " not in value:
-        assert len(message) < 3 * LIMIT + 100
+    assert len(str(UsageError(f"The option is {value!r}; give another."))) < LIMIT + 50
 
 
 def test_what_is_short_stays() -> None:

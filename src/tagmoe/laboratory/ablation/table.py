@@ -220,7 +220,8 @@ def phrase(estimate: Estimate | None, column: Column) -> str:
     if estimate.over_seeds is not None:
         text += f"{',' if estimate.over_cases else ''} {interval(estimate.over_seeds, column)} over seeds"
         text += " and cases" if estimate.cases else ""
-    return f"{text}; {estimate.agreeing} of {counted(estimate.seeds, 'seed')} agree"
+    agree = "agrees" if len(estimate.seeds) == 1 else "agree"
+    return f"{text}; {estimate.agreeing} of {counted(estimate.seeds, 'seed')} {agree}"
 
 
 def interval(found: Interval[float], column: Column) -> str:
