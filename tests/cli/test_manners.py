@@ -190,3 +190,23 @@ def test_an_ascii_locale(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr.decode()
         assert done.stdout.decode().strip() in (f"{tmp_path}/{name}", f"{tmp_path}/t\\xeate.png")
         assert (tmp_path / name).is_file()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("edit", "{}", "-p", "a", "-o", "a.png"),
+        ("edit", "example:scene", "-p", "make the star blue", "-o", "{}.png"),
+        ("generate", "-p", "a red circle", "-o", "a.png", "-m", "{}"),
+        ("train", "{}"),
+        ("ablation", "run", "{}", "-o", "a"),
+        ("upcycle", "{}", "out", "--num-moe-blocks", 1),
+        ("routing", "report", "{}", "-o", "page"),
+        ("data", "stats", "{}"),
+    ],
+)
+def test_a_path_that_is_too_long_is_one_sentence(tagmoe, tmp_path, monkeypatch, words: tuple[object, ...]) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = tagmoe(*(str(word).format("z" * 20_000) for word in words))
+    outcome.refused(2, "zzz...zzz", "File name too long")
+    assert len(outcome.err) < 400

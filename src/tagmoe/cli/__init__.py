@@ -6,6 +6,7 @@ arguments come at once.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -141,6 +142,10 @@ def _explain(error: Exception) -> int:
     if isinstance(error, TagMoEError):
         log(f"error: {error}")
         return error.exit_code
+    if isinstance(error, OSError) and error.filename is not None:
+        # The system refuses a path that is too long, or that may not be read, wherever it is touched first.
+        log(cut_values(f"error: {os.fsdecode(error.filename)!r} cannot be used: {reason_of(error)}."))
+        return UsageError.exit_code if error.errno in (errno.ENAMETOOLONG, errno.ELOOP) else 1
     # Errors of the argument parser. typer has its own copy of click, so there is no single class to test for.
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
         log(f"error: {cut_values(_parser_message(error))}")

@@ -25,4 +25,4 @@ def parse_yaml(text: str, title: str, model: type[Model]) -> Model:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(f"{title} is wrong: {wrong_field(error, model)}.") from None
+        raise ConfigError(f"{title} cannot be used: {wrong_field(error, model)}.") from None
