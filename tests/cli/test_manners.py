@@ -208,5 +208,5 @@ def test_an_ascii_locale(tmp_path: Path) -> None:
 def test_a_path_that_is_too_long_is_one_sentence(tagmoe, tmp_path, monkeypatch, words: tuple[object, ...]) -> None:
     monkeypatch.chdir(tmp_path)
     outcome = tagmoe(*(str(word).format("z" * 20_000) for word in words))
-    outcome.refused(2, "zzz...zzz", "File name too long")
+    outcome.refused(2, "zzz", "File name too long")
     assert len(outcome.err) < 400

@@ -73,10 +73,15 @@ def check_model(model: Path | None) -> Path:
         raise UsageError(f"The model {str(model)!r} is a file; give the folder of a pipeline (with model_index.json).")
     if not model.is_dir() and REPOSITORY.fullmatch(str(model)):
         return _from_hub(str(model))
-    folder = model_folder(model)
-    if folder != model:
-        _log_once(f"{str(model)!r} is the folder of a training run; the model in it, {str(folder)!r}, is used.")
-    return folder
+    return model_of_run(model)
+
+
+def model_of_run(folder: Path) -> Path:
+    """`folder`, or the model that the folder of a training run holds; a line says so. Raises as `model_folder` does."""
+    found = model_folder(folder)
+    if found != folder:
+        _log_once(f"{str(folder)!r} is the folder of a training run; the model in it, {str(found)!r}, is used.")
+    return found
 
 
 @cache

@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 
 import typer
 
+from tagmoe.cli.models import model_of_run
 from tagmoe.cli.options import AsJson, FixedSeed, Force
 from tagmoe.cli.output import check_output_folder, log, print_result, written_text
 from tagmoe.cli.progress import byte_bar
 from tagmoe.errors import UsageError
 from tagmoe.files.hub import local_folder
 from tagmoe.files.resumable import NOTE
-from tagmoe.pipeline.model_folder import model_folder
 
 TRANSFORMER_FILES = ("config.json", "diffusion_pytorch_model*", NOTE)
 PIPELINE_FILES = (
@@ -69,7 +69,7 @@ def upcycle(
 
     After a kill, the same command resumes and keeps finished files.
     """
-    source = model_folder(source)
+    source = model_of_run(source)
     is_pipeline = (source / "model_index.json").is_file()
     check_output_folder(target, force=force, ours=PIPELINE_FILES if is_pipeline else TRANSFORMER_FILES)
     apart = (source.resolve(), target.resolve())

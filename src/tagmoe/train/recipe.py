@@ -91,7 +91,9 @@ def train(config: RunConfig, *, validator: Validator, resume: bool = False, cons
     stored = None if config.data is None else StoredRows.open(config.data, encoder)
     check_tasks(config)
     with _run_folder(folder, settings, resume):
-        run = Run(config, folder, settings, versions(), console or Console(stderr=True), _inputs(config))
+        run = Run(
+            config, folder, settings, versions(), console or Console(stderr=True, soft_wrap=True), _inputs(config)
+        )
         try:
             return _train(run, parts or train_components(run), validator, stored)
         except (OSError, SafetensorError) as error:

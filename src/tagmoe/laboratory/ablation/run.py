@@ -46,7 +46,7 @@ def run_jobs(bases: Sequence[Job], work: Sequence[Job], *, jobs: int = 1, consol
     after the running step and stop. Raises ResultError when a folder holds a job with other settings, and
     KeyboardInterrupt after Ctrl-C.
     """
-    console = console or Console(stderr=True)
+    console = console or Console(stderr=True, soft_wrap=True)
     for job in (*bases, *work):
         job.write()
     outcome = Outcome()

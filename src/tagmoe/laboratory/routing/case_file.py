@@ -60,7 +60,7 @@ def _case(text: str, path: Path, number: int, seed: int) -> RoutingCase:
         sources = tuple(load_image(path.parent / name) for name in line.images)
         mask = None if line.mask is None else _mask(path.parent / line.mask)
     except ValidationError as error:
-        reason = wrong_field(error, _Line) if error.errors()[0]["loc"] else "it is no JSON object"
+        reason = wrong_field(error, _Line) if error.errors()[0]["loc"] else "the line is no JSON object"
     except (ImageError, VocabularyError) as error:
         reason = str(error).rstrip(".")
     except (ValueError, RecursionError) as error:
