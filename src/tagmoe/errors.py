@@ -14,11 +14,19 @@ TagMoEError                 1   what was wrong (with its value), what is allowed
 
 from __future__ import annotations
 
+from tagmoe.sentences import cut_values
+
 
 class TagMoEError(Exception):
-    """Base of all errors meant for the user: printed as one sentence, never as a traceback."""
+    """Base of all errors meant for the user: printed as one sentence, never as a traceback.
+
+    A value that the message quotes may be a whole file, so every value is cut here, once for all errors.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(cut_values(message))
 
 
 class UsageError(TagMoEError):

@@ -25,6 +25,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from tagmoe.colour_space import is_srgb, to_srgb
 from tagmoe.errors import ImageError
+from tagmoe.sentences import cut
 
 # Only formats that Pillow decodes in this process: for EPS it would start another program. JPEG includes MPO.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
@@ -276,7 +277,7 @@ def resize_image(image: Image.Image, height: int, width: int) -> Image.Image:
 def _path(source: Any) -> Path:
     name = os.fspath(source)
     if isinstance(name, str) and name.lower().startswith(("http://", "https://", "data:")):
-        raise ImageError(f"{shorten(name)!r} is a URL and nothing is fetched; download the picture and give its path.")
+        raise ImageError(f"{cut(name)!r} is a URL and nothing is fetched; download the picture and give its path.")
     path = Path(os.fsdecode(name)).expanduser()
     if path.is_dir():
         raise ImageError(f"{str(path)!r} is a folder, not a picture; give the path of a picture file.")
@@ -295,13 +296,13 @@ def _refuse_to_open(path: Path | None, source: Any, error: Exception) -> NoRetur
         sentence = f"{str(path)!r} is not a picture that can be read; use PNG, JPEG, WebP, AVIF, BMP, GIF or TIFF."
     else:
         reason = "damaged picture header"
-        why = shorten(str(error)) or type(error).__name__
+        why = cut(str(error)) or type(error).__name__
         sentence = f"{str(path)!r} cannot be opened ({why}); give a readable picture file."
     raise ImageError(reason if path is None else sentence) from None
 
 
 def _damaged(name: str, error: Exception) -> str:
-    reason = shorten(str(error)) or type(error).__name__
+    reason = cut(str(error)) or type(error).__name__
     return f"{name} is damaged or incomplete ({reason}); save or download the picture again."
 
 
@@ -377,8 +378,3 @@ def _check_size(width: int, height: int, name: str, *, short: bool = False) -> N
     else:
         return
     raise ImageError(reason if short else sentence)
-
-
-def shorten(text: str, limit: int = 80) -> str:
-    """The text for an error message, cut at `limit` characters."""
-    return text if len(text) <= limit else text[: limit - 3] + "..."

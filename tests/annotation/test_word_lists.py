@@ -38,9 +38,9 @@ def test_every_list_is_used(name: str) -> None:
         ("colours: [", "'w.yaml' cannot be read as YAML"),
         ("- red", "'w.yaml' is no mapping; it has people, face_words"),
         ("people: [a]\npeople: [b]", "'people' is given twice"),
-        (text_with(colour=["red"]), "a wrong 'colour': extra inputs"),
-        (text_with(colours=[]), "a wrong 'colours'"),
-        (text_with(colours=[1]), "a wrong 'colours.0'"),
+        (text_with(colour=["red"]), "'colour' is unknown"),
+        (text_with(colours=[]), "'colours' is"),
+        (text_with(colours=[1]), "'colours.0' is 1, which must be a text"),
         (text_with(colours=["red", "red"]), "'red' is given twice"),
         (text_with(colours=["Red"]), "'Red' is empty or not in lower case"),
         (text_with(colours=[""]), "'' is empty"),
@@ -56,7 +56,7 @@ def test_what_is_wrong_with_a_file_is_one_sentence(text: str, message: str) -> N
 
 def test_a_missing_list_is_named() -> None:
     lists = {name: list(words) for name, words in PACKAGED.items() if name != "places"}
-    with pytest.raises(ConfigError, match="a wrong 'places': field required"):
+    with pytest.raises(ConfigError, match="'places' is missing"):
         parse_words(yaml.safe_dump(lists), "w.yaml")
 
 

@@ -66,9 +66,9 @@ def test_rows_that_fail_are_said_and_asked_again(tagmoe, store, server):
     assert failed.code == 1
     assert "39 ok" in failed.out
     assert "1 failed" in failed.out
-    assert "tags for training set in 39 rows; 1 rows are left" in failed.out
+    assert "tags for training set in 39 rows; left: 1 row" in failed.out
     done = tagmoe(*command(store, server, "--replace-tags"))
-    assert "1 rows annotated as 'vlm' (1 ok)" in done.out
+    assert "1 row annotated as 'vlm' (1 ok)" in done.out
     assert done.code == 0
 
 

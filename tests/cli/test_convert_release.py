@@ -64,9 +64,9 @@ def test_the_result_as_json_and_as_text(tagmoe, source, base, whole, weights, tm
     assert [path.name for path in tmp_path.iterdir()] == ["ours"]
 
     outcome = tagmoe("convert-release", source, base, tmp_path / "again")
-    assert outcome.err == ""
-    assert "7 kept for analysis, 2 dropped" in outcome.out
-    assert all(name in outcome.out for name in BIAS)
+    assert outcome.out == f"{tmp_path / 'again'}\n"
+    assert "7 kept for analysis, 2 dropped" in outcome.err
+    assert all(name in outcome.err for name in BIAS)
 
 
 def test_the_converted_folder_edits(tagmoe, source, base, picture, tmp_path) -> None:

@@ -23,9 +23,9 @@ def store(tmp_path):
 def test_validate_says_what_it_found_and_exits_with_1(tagmoe, store):
     done = tagmoe("data", "validate", store, "--workers", 1)
     assert done.code == 1
-    assert "1 of 3 records are unsound" in done.out
+    assert "unsound: 1 of 3 records" in done.out
     assert sound(1).id in done.out
-    assert "3 records were checked now" in done.err
+    assert "checked now: 3 records" in done.err
     data = json.loads(tagmoe("data", "validate", store, "--workers", 1, "--json").out)
     assert (data["records"], data["unsound"], data["checked"]) == (3, 1, 0)
     assert data["checks"] == {"empty instruction": {"records": 1, "datasets": {"made": 1}, "first_ids": [sound(1).id]}}

@@ -29,9 +29,10 @@ def test_import_says_what_it_did(tagmoe, edits, tmp_path) -> None:
     assert (first.code, first.err) == (0, "")
     assert (data["accepted"], data["skipped"], data["rows"]) == (6, {"line that is no JSON": 1}, 7)
     assert (data["source"], data["licence"], data["records"], data["already"]) == ("jsonl", "MIT", 6, False)
-    again = tagmoe(*command).out.splitlines()
-    assert again[0] == str(tmp_path / "s")
-    assert again[1] == "this source had been imported before; nothing was added"
+    second = tagmoe(*command)
+    assert second.out == f"{tmp_path / 's'}\n"
+    again = second.err.splitlines()
+    assert again[0] == "this source had been imported before; nothing was added"
     assert again[-1] == "1 skipped: 1 line that is no JSON"
 
 

@@ -82,7 +82,7 @@ def test_another_writer(tagmoe, store, made, verb):
 
 
 def test_encoding_ends_and_says_so(tagmoe, store):
-    assert "12 rows encoded, 0 fragments are left" in tagmoe("data", "encode", store).out
+    assert "12 rows encoded, left: 0 fragments" in tagmoe("data", "encode", store).out
     assert "0 rows encoded" in tagmoe("data", "encode", store).out
     tagmoe("data", "encode", store, "--sizes", "64x").refused(2, "'64x'")
     tagmoe("data", "encode", store, "--sizes", "32x32").refused(1, "another encoder", "--again")

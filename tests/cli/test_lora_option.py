@@ -36,7 +36,7 @@ def test_a_lora_changes_the_picture_and_is_reported(tagmoe, model, lora, tmp_pat
     plain, _ = picture_of(tagmoe, model, tmp_path / "plain.png")
     changed, outcome = picture_of(tagmoe, model, tmp_path / "lora.png", "--lora", lora)
     assert not np.array_equal(plain, changed)
-    assert "1 layers loaded, 1 broadcast to 4 layers of experts, 0 dropped" in outcome.err
+    assert "1 layer loaded, 1 broadcast to 4 layers of experts, 0 dropped" in outcome.err
     (report,) = json.loads(outcome.out)["lora"]
     assert (report["loaded"], report["broadcast"], report["experts"], report["dropped"]) == (1, 1, 4, [])
     assert Image.open(tmp_path / "lora.png").text["lora"] == "style.safetensors"
@@ -46,7 +46,7 @@ def test_a_lora_changes_the_picture_and_is_reported(tagmoe, model, lora, tmp_pat
 
 def test_mistakes_with_loras(tagmoe, model, lora, tmp_path) -> None:
     command = ("generate", "-p", "a red circle", "-o", tmp_path / "out.png", "-m", model)
-    tagmoe(*command, "--lora-scale", 0.5).refused(2, "--lora-scale is given 1 times and --lora 0 times")
+    tagmoe(*command, "--lora-scale", 0.5).refused(2, "--lora-scale is given 1 time and --lora 0 times")
     tagmoe(*command, "--lora", tmp_path / "none.safetensors").refused(3, "none.safetensors")
     assert not (tmp_path / "out.png").exists()
 
@@ -54,7 +54,7 @@ def test_mistakes_with_loras(tagmoe, model, lora, tmp_path) -> None:
 @pytest.mark.parametrize("strength", ["nan", "inf", "-inf"])
 def test_a_strength_that_is_no_number_is_refused_before_the_model_is_loaded(tagmoe, model, lora, tmp_path, strength):
     command = ("generate", "-p", "one circle", "-m", model, "-o", tmp_path / "a.png", "--lora", lora)
-    tagmoe(*command, "--lora-scale", strength).refused(2, f"--lora-scale is {strength}; give a finite number")
+    tagmoe(*command, "--lora-scale", strength).refused(2, f"--lora-scale is {strength}; give a finite number from")
     assert not (tmp_path / "a.png").exists()
 
 

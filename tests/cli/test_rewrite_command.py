@@ -173,7 +173,7 @@ def test_a_wrong_key_and_no_server_are_said_in_one_line(tagmoe: Any, server: Ser
     ],
 )
 def test_bad_input(tagmoe: Any, arguments: tuple[str, ...], code: int, part: str) -> None:
-    done = tagmoe("rewrite", "-p", RAW, *arguments)
+    done = tagmoe("rewrite", *(() if "-p" in arguments else ("-p", RAW)), *arguments)
     done.refused(code, part)
     assert "secret" not in done.err
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "src" / "tagmoe"
 LEVELS = (
+    ("sentences",),
     ("errors",),
     ("colour_space", "extras"),
     ("config", "editor", "files", "intervals", "pictures", "report"),

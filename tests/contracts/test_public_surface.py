@@ -48,6 +48,7 @@ def parameters(command: Any) -> dict[str, Any]:
         " ".join(sorted([*parameter.opts, *parameter.secondary_opts])): {
             "takes": kind(parameter.type_descriptor.annotation),
             "least": parameter.min,
+            "most": parameter.max,
             "default": str(parameter.default),
             "required": parameter.required,
             "many": parameter.multiple or parameter.nargs != 1,

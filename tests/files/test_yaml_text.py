@@ -104,7 +104,7 @@ def test_a_text_that_looks_like_something_else_stays_a_text(text: str) -> None:
     [
         ("moe=", "gives no value; write null"),
         ("optimizer.lr=yes", "'yes' means different things"),
-        ("optimizer.lr=true", "is true; it is no switch"),
+        ("optimizer.lr=true", "'optimizer.lr' is true; give a number above 0"),
         ("save_every=010", "'010' means"),
         ("save_every=1:30", "'1:30' means"),
         ("dense=None", "write null"),

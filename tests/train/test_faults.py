@@ -18,6 +18,7 @@ from support.training_runs import metrics, weights
 
 from tagmoe.config import OptimizerConfig, RunConfig
 from tagmoe.errors import CheckpointError, ConfigError, TrainingError
+from tagmoe.sentences import counted
 from tagmoe.train import checkpoint, loop
 from tagmoe.train.checkpoint import list_checkpoints, save_checkpoint
 from tagmoe.train.optimizer import learning_rate_factor, short_warm_up
@@ -250,4 +251,4 @@ def test_the_learning_rate_ends_near_zero_and_a_peak_that_is_not_reached_is_said
     sentence = short_warm_up("base", total, config)
     assert (sentence is None) == (max(rates) == 1.0)
     if sentence:
-        assert f"warmup_steps {warm_up} and {total} steps" in sentence
+        assert f"warmup_steps {warm_up} and {counted(total, 'step')}" in sentence

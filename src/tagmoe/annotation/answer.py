@@ -17,6 +17,7 @@ import pyarrow as pa
 from tagmoe.data.store.record import PARTIAL, TagProvenance
 from tagmoe.data.store.store import Store
 from tagmoe.errors import UsageError
+from tagmoe.sentences import counted
 from tagmoe.tags import TAGS
 from tagmoe.vlm.question import STATUSES, Status
 
@@ -62,7 +63,10 @@ class Annotation:
         if (self.tags is None) == (self.status == "ok"):
             raise UsageError(f"An annotation with the status {self.status!r} has the tags {self.tags!r}.")
         if self.probabilities is not None and len(self.probabilities) != len(TAGS):
-            raise UsageError(f"An annotation has {len(self.probabilities)} probabilities; there are {len(TAGS)} tags.")
+            raise UsageError(
+                f"An annotation has {counted(self.probabilities, 'probability', 'probabilities')}; there are "
+                f"{counted(TAGS, 'tag')}."
+            )
 
     def to_row(self) -> dict[str, Any]:
         """The annotation as a value of ANNOTATION."""

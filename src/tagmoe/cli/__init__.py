@@ -6,18 +6,23 @@ arguments come at once.
 
 from __future__ import annotations
 
+import errno
+import io
 import os
+import re
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import typer
 
 from tagmoe import __version__
 from tagmoe.cli.verbs import LazyGroup
-from tagmoe.errors import TagMoEError
+from tagmoe.errors import TagMoEError, UsageError
+from tagmoe.sentences import cut, cut_values, reason_of
 
 INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
@@ -45,8 +50,29 @@ def root(
         typer.echo(ctx.get_help())
 
 
+class _Stdout(io.FileIO):
+    """The standard output. When it takes nothing more (a full disk, a reader such as head that has gone), that is an
+    error of ours, and what follows is dropped: Python would try again when it ends."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            raise TagMoEError(f"The result could not be printed: {reason_of(error)}.") from None
+
+
 def main() -> None:
     """The console script: run and exit."""
+    if sys.stdout is None:
+        # The next file that is opened would take the place of the closed stdout.
+        log("error: The standard output is closed, so nothing could be printed; send it to a file.")
+        sys.exit(1)
+    raw = _Stdout(sys.stdout.fileno(), "w", closefd=False)
+    # A name may hold characters that the locale has not: they are written as their numbers.
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(raw), sys.stdout.encoding, "backslashreplace", line_buffering=raw.isatty()
+    )
     sys.exit(run(sys.argv[1:]))
 
 
@@ -57,12 +83,9 @@ def run(arguments: Sequence[str]) -> int:
     if debug:
         os.environ["TAGMOE_DEBUG"] = "1"
     try:
+        _check_words(arguments)
         code = app([word for word in arguments if word != "--debug"], prog_name="tagmoe", standalone_mode=False)
         sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader of a pipe (such as head) has gone. Without this, Python would complain again when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:
@@ -85,13 +108,33 @@ def log(sentence: str) -> None:
     output.log(sentence)
 
 
+def _check_words(arguments: Sequence[str]) -> None:
+    """Refuse what is no text. Python passes on the bytes of such a word as characters that no file or model takes."""
+    for word in arguments:
+        if any("\ud800" <= letter <= "\udfff" for letter in word):
+            raise UsageError(
+                f"The argument {word!r} is no text in UTF-8; write it in UTF-8, and where it is, use a locale such as "
+                "LC_ALL=C.UTF-8."
+            )
+
+
 def _parser_message(error: Any) -> str:
-    """The argument parser's error as one sentence. It adds the wrong value, which typer omits for pydantic's errors."""
+    """The argument parser's error as one sentence. Of a wrong value it says what is taken, not pydantic's words."""
     message = " ".join(error.format_message().split()).rstrip(".")
-    refused = getattr(error.__cause__, "errors", None)
-    given = f" (given: {refused()[0]['input']})" if refused is not None else ""
+    if refused := getattr(error.__cause__, "errors", None):
+        from tagmoe.config.describe import takes
+
+        name = error.param.opts[0] if error.param.opts[0].startswith("-") else f"the argument {error.param.opts[0]}"
+        wanted = takes(
+            error.param.type_descriptor.annotation, [SimpleNamespace(ge=error.param.min, le=error.param.max)]
+        )
+        given = str(refused()[0]["input"])
+        if given.strip("+-").lower() in ("nan", "inf", "infinity"):
+            wanted = wanted.replace("a number", "a finite number")
+        shown = given if re.fullmatch(r"[+-]?[\w.]+", given) else repr(given)
+        message = f"{name} is {cut(shown)}; give {wanted.removesuffix(', or null')}"
     place = error.ctx.command_path if getattr(error, "ctx", None) is not None else "tagmoe"
-    return f'{message}{given}; see "{place} --help".'
+    return f'{message}; see "{place} --help".'
 
 
 def _explain(error: Exception) -> int:
@@ -99,10 +142,13 @@ def _explain(error: Exception) -> int:
     if isinstance(error, TagMoEError):
         log(f"error: {error}")
         return error.exit_code
+    if isinstance(error, OSError) and error.filename is not None:
+        # The system refuses a path that is too long, or that may not be read, wherever it is touched first.
+        log(cut_values(f"error: {os.fsdecode(error.filename)!r} cannot be used: {reason_of(error)}."))
+        return UsageError.exit_code if error.errno in (errno.ENAMETOOLONG, errno.ELOOP) else 1
     # Errors of the argument parser. typer has its own copy of click, so there is no single class to test for.
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-        log(f"error: {_parser_message(error)}")
+        log(f"error: {cut_values(_parser_message(error))}")
         return int(error.exit_code)
-    message = " ".join(str(error).split()) or type(error).__name__
-    log(f"internal error: {type(error).__name__}: {message}; run again with --debug to see where.")
+    log(f"internal error: {type(error).__name__}: {reason_of(error)}; run again with --debug to see where.")
     return 1

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tagmoe.cli.models import quiet_libraries
-from tagmoe.cli.options import AsJson, Force
+from tagmoe.cli.options import MOST_CASES, MOST_PROCESSES, AsJson, Force
 from tagmoe.cli.output import check_output_folder, log, print_result, write_folder
 from tagmoe.cli.verbs import make_group
 from tagmoe.errors import UsageError
@@ -26,8 +26,10 @@ Recipes = Annotated[
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs and results; a later call resumes them.")]
 Seeds = Annotated[str, typer.Option(help="Seeds, separated by commas.")]
-Jobs = Annotated[int, typer.Option(min=1, help="Processes at once, each with the recipe's threads.")]
-Cases = Annotated[int, typer.Option(min=1, help="Held-out cases of each task.")]
+Jobs = Annotated[
+    int, typer.Option(min=1, max=MOST_PROCESSES, help="Processes at once, each with the recipe's threads.")
+]
+Cases = Annotated[int, typer.Option(min=1, max=MOST_CASES, help="Held-out cases of each task.")]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of all arms; may be repeated.")
 ]

@@ -60,10 +60,9 @@ def convert_release(
         "seconds": round(seconds, 3),
         "kept": list(written.kept),
     }
-    lines = (
-        str(target),
+    about = (
         "keys: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()),
         *(f"dropped: {name} (stored, but the authors' forward never adds it)" for name in done.plan.dropped),
         written_text(written, seconds),
     )
-    print_result(facts, "\n".join(lines), as_json=as_json)
+    print_result(facts, str(target), as_json=as_json, about=about)

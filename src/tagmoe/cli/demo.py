@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tagmoe.cli.models import check_model, load_model, model_name
-from tagmoe.cli.options import AsJson, Cfg, FixedSeed, Force, Model, Steps, Threads
+from tagmoe.cli.options import MOST_CASES, AsJson, Cfg, FixedSeed, Force, Model, Steps, Threads
 from tagmoe.cli.output import check_output_folder, log, print_result, typed_command, write_folder
 from tagmoe.cli.progress import lasting_bar
 
@@ -26,7 +26,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write: report.html and results.json.")] = Path(
         "demo"
     ),
-    cases: Annotated[int, typer.Option(min=1, help="Cases of each of the 25 tasks.")] = DEFAULT_CASES,
+    cases: Annotated[int, typer.Option(min=1, max=MOST_CASES, help="Cases of each of the 25 tasks.")] = DEFAULT_CASES,
     model: Model = None,
     steps: Steps = None,
     cfg: Cfg = None,

@@ -46,6 +46,7 @@ from tagmoe.cli.rewriting import (
 from tagmoe.cli.vlm_options import VLMName
 from tagmoe.errors import TagMoEError, UsageError
 from tagmoe.rewrite.rewriter import SECONDS
+from tagmoe.sentences import counted
 from tagmoe.weights.presets import find_preset
 
 if TYPE_CHECKING:
@@ -113,7 +114,9 @@ def draw(
         check_results(out, jobs)
     if options.lora_scale and len(options.lora_scale) != len(options.lora or ()):
         given, needed = len(options.lora_scale), len(options.lora or ())
-        raise UsageError(f"--lora-scale is given {given} times and --lora {needed} times; give one for each.")
+        raise UsageError(
+            f"--lora-scale is given {counted(given, 'time')} and --lora {counted(needed, 'time')}; give one for each."
+        )
     check_model(options.model)
     check_backend(options.rewrite, options.vlm_model)
     if options.explain is not None and not single:

@@ -11,6 +11,7 @@ from tagmoe.cli.models import check_model, model_name
 from tagmoe.cli.output import check_output_file, log, write_text
 from tagmoe.errors import CheckpointError, MissingError, UsageError
 from tagmoe.files.json_files import read_object
+from tagmoe.sentences import counted
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -99,7 +100,8 @@ def prepare_page(path: Path, model: Path | None, *, force: bool) -> Page:
         return Page(path, None, str(error), None)
     if config is not None and config.get("num_experts") not in (None, alignment.num_experts):
         raise CheckpointError(
-            f"The alignment weights in {str(folder)!r} are for {alignment.num_experts} experts and the transformer has "
+            f"The alignment weights in {str(folder)!r} are for {counted(alignment.num_experts, 'expert')} and the "
+            "transformer has "
             f"{config['num_experts']}; copy or train the model again."
         )
     return Page(path, alignment, "", TagsRight.load(folder))

@@ -23,6 +23,7 @@ from tagmoe.pipeline.memory.plans import BUDGETS, PLANS, RESERVE, MemoryPlan, ch
 from tagmoe.pipeline.memory.room import Room, memory_room
 from tagmoe.pipeline.memory.sizes import GB, ModelSizes, full_size, read_sizes
 from tagmoe.pipeline.packaged import packaged_folder
+from tagmoe.sentences import counted
 from tagmoe.weights.shards import read_file
 
 PACKAGES = (
@@ -83,10 +84,13 @@ def _tags(as_json: bool) -> None:
 
 
 def _settings(as_json: bool) -> None:
-    from tagmoe.config import setting_names
+    from tagmoe.config import settings
 
-    names = setting_names()
-    print_result({"settings": names}, "\n".join(names), as_json=as_json)
+    known = settings()
+    widths = [max(len(getattr(setting, column)) for setting in known) for column in ("name", "takes")]
+    lines = [f"{s.name:<{widths[0]}}  {s.takes:<{widths[1]}}  {s.default}" for s in known]
+    facts = {"settings": [setting.name for setting in known], "details": [asdict(setting) for setting in known]}
+    print_result(facts, "\n".join(lines), as_json=as_json)
 
 
 def _words(as_json: bool) -> None:
@@ -106,7 +110,7 @@ def _installation(as_json: bool) -> None:
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = "not installed"
-    devices = [f"cpu, {os.cpu_count()} cores, {torch.get_num_threads()} threads"]
+    devices = [f"cpu, {counted(os.cpu_count() or 1, 'core')}, {counted(torch.get_num_threads(), 'thread')}"]
     devices += [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     try:
         packaged_folder()

@@ -9,14 +9,17 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tagmoe.cli.output import log
 from tagmoe.errors import CheckpointError, UsageError
+from tagmoe.files.hub import REPOSITORY
 from tagmoe.pipeline.memory.plans import PLANS, MemoryPlan, choose_plan
 from tagmoe.pipeline.memory.room import memory_room
 from tagmoe.pipeline.memory.sizes import GB, read_sizes
+from tagmoe.pipeline.model_folder import model_folder
 from tagmoe.pipeline.packaged import packaged_folder
 
 if TYPE_CHECKING:
@@ -60,12 +63,39 @@ def quiet_libraries() -> None:
 
 
 def check_model(model: Path | None) -> Path:
-    """The folder to load. Raises MissingError or UsageError at once, before anything heavy is imported."""
+    """The folder to load, of a training run the model in it. A hub name that is no folder here is downloaded.
+
+    Raises MissingError or UsageError; for a folder at once, before anything heavy is imported.
+    """
     if model is None:
         return packaged_folder()
     if model.is_file():
         raise UsageError(f"The model {str(model)!r} is a file; give the folder of a pipeline (with model_index.json).")
-    return model
+    if not model.is_dir() and REPOSITORY.fullmatch(str(model)):
+        return _from_hub(str(model))
+    return model_of_run(model)
+
+
+def model_of_run(folder: Path) -> Path:
+    """`folder`, or the model that the folder of a training run holds; a line says so. Raises as `model_folder` does."""
+    found = model_folder(folder)
+    if found != folder:
+        _log_once(f"{str(folder)!r} is the folder of a training run; the model in it, {str(found)!r}, is used.")
+    return found
+
+
+@cache
+def _from_hub(name: str) -> Path:
+    """The hub's repository as a folder. It is asked for several times in a command, and looked up once."""
+    log(f"There is no folder {name!r} here, so the repository of that name on the hub is used.")
+    from tagmoe.pipeline.folder import pipeline_folder
+
+    return pipeline_folder(name)
+
+
+@cache
+def _log_once(sentence: str) -> None:
+    log(sentence)
 
 
 def model_name(model: Path | None) -> str:

@@ -12,6 +12,10 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
+MOST_PROCESSES = 1024
+"""Upper bound of processes and threads: beyond it a machine stands still. Every number has one, to catch slips."""
+MOST_CASES = 10_000
+MOST_ROWS = 10**12
 Memory = Literal["auto", "24gb", "48gb", "80gb"]
 """Values of --memory: those of `tagmoe.pipeline.memory.plans.CHOICES`."""
 
@@ -28,11 +32,18 @@ RayAddress = Annotated[
     str | None, typer.Option("--address", help="Ray cluster to use; by default one is started here.")
 ]
 Model = Annotated[
-    Path | None, typer.Option("--model", "-m", help="Folder of a pipeline; by default the packaged TagWorld model.")
+    Path | None,
+    typer.Option(
+        "--model", "-m", help="Folder of a pipeline or of a training run, or hub name; by default the packaged model."
+    ),
 ]
-Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps; by default the model's own.")]
+Steps = Annotated[int | None, typer.Option(min=1, max=1000, help="Denoising steps; by default the model's own.")]
 Cfg = Annotated[
-    float | None, typer.Option(min=0, help="Guidance scale; 1 or less for none; by default the model's own.")
+    float | None, typer.Option(min=0, max=100, help="Guidance scale; 1 or less for none; by default the model's own.")
+]
+FixedSeed = Annotated[int, typer.Option(min=0, max=2**62, help="Seed of all random numbers.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, max=MOST_PROCESSES, help="Processor threads; by default 1 for TagWorld.")
 ]
 Seeds = Annotated[
     str | None,
@@ -45,7 +56,9 @@ Seeds = Annotated[
 ]
 NumImages = Annotated[
     int | None,
-    typer.Option("--num-images", min=1, help="Results of each picture, with seeds from --seed on or new ones."),
+    typer.Option(
+        "--num-images", min=1, max=10_000, help="Results of each picture, with seeds from --seed on or new ones."
+    ),
 ]
 NegativePrompt = Annotated[
     str | None, typer.Option("--negative-prompt", help="What the picture shall not be like; needs --cfg above 1.")
@@ -58,8 +71,6 @@ Replay = Annotated[
         help="Repeat what a result says about how it was made; options that are given too override it.",
     ),
 ]
-FixedSeed = Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads; by default 1 for TagWorld.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 PresetName = Annotated[
@@ -73,7 +84,8 @@ Lora = Annotated[
     ),
 ]
 LoraScale = Annotated[
-    list[float] | None, typer.Option("--lora-scale", help="Strength of each --lora, in the same order; by default 1.")
+    list[float] | None,
+    typer.Option("--lora-scale", min=-100, max=100, help="Strength of each --lora, in the same order; by default 1."),
 ]
 MemoryChoice = Annotated[
     Memory, typer.Option("--memory", help="Device memory to plan for: auto (what is free), or a card of this size.")

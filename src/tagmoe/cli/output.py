@@ -8,14 +8,15 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tagmoe.errors import TagMoEError, UsageError
-from tagmoe.files.claim import Claim, claim, reason_of
+from tagmoe.files.claim import Claim, claim
 from tagmoe.files.resumable import Written, size_text
+from tagmoe.sentences import counted, reason_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,18 +35,25 @@ _claims: dict[Path, Claim] = {}
 
 
 def log(text: str) -> None:
-    """Print one line for people on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Print one line for people on stderr. A stderr that is full or closed stops no work."""
+    if sys.stderr is not None:
+        with suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
 
 
 def written_text(written: Written, seconds: float) -> str:
     """What a command wrote on the disk in that time, for people."""
-    kept = f", {len(written.kept)} finished files kept" if written.kept else ""
+    kept = f", {counted(written.kept, 'finished file')} kept" if written.kept else ""
     return f"{size_text(written.nbytes_now)} written in {seconds:.1f} s{kept}"
 
 
-def print_result(data: Mapping[str, Any], text: str, *, as_json: bool) -> None:
-    """Print the result on stdout: `data` as one JSON object, or `text`."""
+def print_result(data: Mapping[str, Any], text: str, *, as_json: bool, about: Sequence[str] = ()) -> None:
+    """Print the result on stdout: `data` as one JSON object, or `text`.
+
+    about: lines about the result, for people, on stderr. `data` holds the same, so --json does without them.
+    """
+    for line in () if as_json else about:
+        log(line)
     print(json.dumps(data) if as_json else text)
 
 

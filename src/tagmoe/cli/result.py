@@ -17,6 +17,7 @@ from tagmoe.cli.output import FORMATS, log, write_image
 from tagmoe.cli.rewriting import AUTO, drawn_facts, logged, unasked
 from tagmoe.cli.sources import Source
 from tagmoe.errors import ImageError
+from tagmoe.sentences import counted
 
 if TYPE_CHECKING:
     from tagmoe.cli.explain import Page
@@ -68,7 +69,7 @@ class Studio:
         image = output.images[0]
         self._write(image, file, told | self._record(sources, size, file))
         name = "" if self.single else f"{file}: "
-        log(f"{name}{image.width}x{image.height}, seed {seed}, {self.steps} steps, {seconds:.1f} s")
+        log(f"{name}{image.width}x{image.height}, seed {seed}, {counted(self.steps, 'step')}, {seconds:.1f} s")
         images = [source.image for source in sources]
         explained = {} if self.page is None else self.page.write(self.pipeline, output, images, told)
         return {

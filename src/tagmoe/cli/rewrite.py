@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def rewrite(
     prompt: Prompt,
     images: Annotated[
-        list[Path] | None, typer.Argument(metavar="[IMAGE...]", help="The pictures to edit; none for text to image.")
+        list[Path] | None, typer.Argument(metavar="IMAGE", help="The pictures to edit; none for text to image.")
     ] = None,
     backend: Annotated[
         str | None,

@@ -34,7 +34,9 @@ Rewrite = Annotated[
 ]
 RewriteTimeout = Annotated[
     float,
-    typer.Option("--rewrite-timeout", min=0.1, help="Seconds for all attempts; then the prompt is used as it is."),
+    typer.Option(
+        "--rewrite-timeout", min=0.1, max=86_400, help="Seconds for all attempts; then the prompt is used as it is."
+    ),
 ]
 RewriteCaching = Annotated[
     bool, typer.Option("--rewrite-cache/--no-rewrite-cache", help="Cache answers, and reuse those of earlier calls.")

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tagmoe.cli.models import check_model, load_model, model_name, plan_memory, quiet_libraries
-from tagmoe.cli.options import AsJson, Cfg, FixedSeed, Force, MemoryChoice, Model, Steps, Threads
+from tagmoe.cli.options import MOST_CASES, AsJson, Cfg, FixedSeed, Force, MemoryChoice, Model, Steps, Threads
 from tagmoe.cli.output import check_output_folder, log, new_folder, print_result, typed_command, write_folder
 from tagmoe.cli.progress import lasting_bar
 from tagmoe.cli.verbs import make_group
 from tagmoe.errors import UsageError
 from tagmoe.files.json_files import read_object
 from tagmoe.files.resumable import size_text
+from tagmoe.sentences import counted
 
 if TYPE_CHECKING:
     from tagmoe.laboratory.routing.recorder import RoutingCase
@@ -35,23 +36,25 @@ app = make_group("Record what the experts do, and show it (paper Fig. 6).")
 def record(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write: the recording.")],
     model: Model = None,
-    cases: Annotated[int, typer.Option(min=1, help="TagWorld cases of each task.")] = DEFAULT_CASES,
+    cases: Annotated[int, typer.Option(min=1, max=MOST_CASES, help="TagWorld cases of each task.")] = DEFAULT_CASES,
     tasks: Annotated[str | None, typer.Option(help="TagWorld tasks, separated by commas; by default all 25.")] = None,
     source: Annotated[
         Path | None,
-        typer.Option("--from", help='Your own cases instead: a JSONL file of {"instruction", "images", "task"?, ...}.'),
+        typer.Option("--from", help='Your own cases instead: a JSONL file of {"instruction", "images", "task"?}.'),
     ] = None,
     controls: Annotated[
         int, typer.Option(min=0, max=100, help="TagWorld pictures that each get the same 18 instructions; 0 for none.")
     ] = DEFAULT_CONTROLS,
     interventions: Annotated[
-        int, typer.Option(min=0, help="Cases of each task drawn again with each expert off, and forced.")
+        int,
+        typer.Option(min=0, max=MOST_CASES, help="Cases of each task drawn again with each expert off, and forced."),
     ] = 0,
     steps: Steps = None,
     cfg: Cfg = None,
     seed: FixedSeed = 0,
     case_mb: Annotated[
-        float, typer.Option(min=0.001, help="Most MB for the tokens of a case; larger ones keep only some steps.")
+        float,
+        typer.Option(min=0.001, max=1e6, help="Most MB for the tokens of a case; larger ones keep only some steps."),
     ] = 32.0,
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Mark the model as untrained in the report.")
@@ -93,7 +96,10 @@ def record(
         writer.close(switched)
         nbytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     seconds = time.perf_counter() - started
-    log(f"{len(chosen)} cases, {size_text(nbytes)}, {seconds:.1f} s; see them: tagmoe routing report {out} -o report")
+    log(
+        f"{counted(chosen, 'case')}, {size_text(nbytes)}, {seconds:.1f} s; see them: tagmoe routing report {out} -o "
+        "report"
+    )
     data = {"recording": str(out), "cases": len(chosen), "bytes": nbytes, "seconds": round(seconds, 3)}
     print_result(data, str(out), as_json=as_json)
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from tagmoe.cli.models import model_of_run
 from tagmoe.cli.options import AsJson, FixedSeed, Force
 from tagmoe.cli.output import check_output_folder, log, print_result, written_text
 from tagmoe.cli.progress import byte_bar
@@ -42,15 +43,23 @@ def upcycle(
         Path, typer.Argument(metavar="SRC", help="Dense transformer folder, pipeline with one, or hub name owner/name.")
     ],
     target: Annotated[Path, typer.Argument(metavar="DST", help="Folder to write, of the same kind.")],
-    num_moe_blocks: Annotated[int, typer.Option(min=1, help="L: how many of the last blocks become mixtures.")],
-    num_experts: Annotated[int, typer.Option(min=2, help="N: experts in each.")] = 4,
-    top_k: Annotated[int, typer.Option(min=1, help="A: experts that a token goes to.")] = 1,
+    num_moe_blocks: Annotated[
+        int, typer.Option(min=1, max=1000, help="L: how many of the last blocks become mixtures.")
+    ],
+    num_experts: Annotated[int, typer.Option(min=2, max=1024, help="N: experts in each.")] = 4,
+    top_k: Annotated[int, typer.Option(min=1, max=1024, help="A: experts that a token goes to.")] = 1,
     gate: Annotated[Gate, typer.Option(help="mlp as in the paper, linear as in the authors' release.")] = "mlp",
-    gate_hidden: Annotated[int | None, typer.Option(min=1, help="Width of the mlp gate; by default dim / 4.")] = None,
+    gate_hidden: Annotated[
+        int | None, typer.Option(min=1, max=2**16, help="Width of the mlp gate; by default dim / 4.")
+    ] = None,
     mode: Annotated[Mode, typer.Option(help="exact equals the dense model at step 0; plain copies.")] = "exact",
-    noise: Annotated[float, typer.Option(min=0, help="Noise on the experts, as a share of the weights' spread.")] = 0.0,
+    noise: Annotated[
+        float, typer.Option(min=0, max=100, help="Noise on the experts, as a share of the weights' spread.")
+    ] = 0.0,
     dtype: Annotated[Dtype | None, typer.Option(help="Dtype of the output; by default as in the source.")] = None,
-    max_shard_gb: Annotated[float, typer.Option(min=0.001, help="Largest weight file to write, in GB.")] = 10.0,
+    max_shard_gb: Annotated[
+        float, typer.Option(min=0.001, max=1e6, help="Largest weight file to write, in GB.")
+    ] = 10.0,
     seed: FixedSeed = 0,
     drift: Annotated[bool, typer.Option(help="Measure the step-0 drift where the model fits in memory.")] = True,
     force: Force = False,
@@ -60,6 +69,7 @@ def upcycle(
 
     After a kill, the same command resumes and keeps finished files.
     """
+    source = model_of_run(source)
     is_pipeline = (source / "model_index.json").is_file()
     check_output_folder(target, force=force, ours=PIPELINE_FILES if is_pipeline else TRANSFORMER_FILES)
     apart = (source.resolve(), target.resolve())
@@ -120,6 +130,7 @@ def upcycle(
             "kept": list(written.kept),
             **vars(settings),
         },
-        f"{target}\n{drift_text}\n{written_text(written, seconds)}",
+        str(target),
         as_json=as_json,
+        about=(drift_text, written_text(written, seconds)),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import wraps
@@ -63,12 +64,39 @@ VERBS = {
 }
 
 
-def refuse_nonfinite(command: Any) -> None:
-    """Make a command, and the commands of a group, refuse an option that is NaN or infinite; the parser takes both."""
+def make_strict(command: Any) -> None:
+    """Make a command, and the commands of a group, refuse what the parser takes: see the two functions below."""
     for inner in getattr(command, "commands", {}).values():
-        refuse_nonfinite(inner)
-    if command.callback is None:
-        return
+        make_strict(inner)
+    refuse_twice(command)
+    if command.callback is not None:
+        refuse_nonfinite(command)
+
+
+def refuse_twice(command: Any) -> None:
+    """Refuse an option that is given twice and takes one value; the parser drops all but the last."""
+    make = command.make_parser
+
+    def make_parser(ctx: Any) -> Any:
+        parser = make(ctx)
+        parse = parser.parse_args
+
+        def parse_args(args: list[str]) -> Any:
+            parsed = parse(args)
+            for param, times in Counter(parsed[2]).items():
+                if times > 1 and not param.multiple and not ctx.resilient_parsing:
+                    often = "twice" if times == 2 else f"{times} times"
+                    raise UsageError(f"{param.opts[0]} is given {often}; give it once.")
+            return parsed
+
+        parser.parse_args = parse_args
+        return parser
+
+    command.make_parser = make_parser
+
+
+def refuse_nonfinite(command: Any) -> None:
+    """Refuse an option that is NaN or infinite."""
     options = {param.name: param.opts[0] for param in command.params}
     run = command.callback
 
@@ -100,7 +128,7 @@ class _Commands(Mapping[str, Any]):
                 app.command()(found)
                 command = typer.main.get_command(app)
             command.name = name
-            refuse_nonfinite(command)
+            make_strict(command)
             self._made[name] = command
         return self._made[name]
 

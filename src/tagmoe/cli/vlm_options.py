@@ -29,10 +29,15 @@ _NAME_HELP = "Name of the vision-language model on the server."
 ServedModel = Annotated[str | None, typer.Option("--model", "-m", metavar="NAME", help=_NAME_HELP)]
 VLMName = Annotated[str | None, typer.Option("--vlm-model", metavar="NAME", help=_NAME_HELP)]
 """For verbs whose --model is a pipeline."""
-Concurrency = Annotated[int, typer.Option(min=1, help="Questions asked at the same time.")]
-Timeout = Annotated[float, typer.Option(min=0.1, help="Seconds to wait for one answer before it is asked again.")]
+Concurrency = Annotated[int, typer.Option(min=1, max=10_000, help="Questions asked at the same time.")]
+Timeout = Annotated[
+    float, typer.Option(min=0.1, max=86_400, help="Seconds to wait for one answer before it is asked again.")
+]
 Pixels = Annotated[
-    int, typer.Option(min=1, help="Most pixels of a picture sent to the model; larger ones are scaled down.")
+    int,
+    typer.Option(
+        min=1, max=64 * 10**6, help="Most pixels of a picture sent to the model; larger ones are scaled down."
+    ),
 ]
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tagmoe.errors import TagMoEError, UsageError
+from tagmoe.sentences import reason_of
 
 Identity = tuple[int, int, int] | None
 # What file systems without locks or hard links answer.
@@ -187,7 +188,7 @@ def _refused(path: Path, error: OSError) -> TagMoEError:
     if isinstance(error, FileExistsError):
         return UsageError(f"The output {str(path)!r} was written by another program just now; choose another.")
     if error.errno in (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ):
-        return UsageError(f"The output {path.name[:40]!r}... has a name that cannot be used ({reason_of(error)}).")
+        return UsageError(f"The output {path.name!r} has a name that cannot be used ({reason_of(error)}).")
     return TagMoEError(f"Nothing can be written in {str(path.parent)!r} ({reason_of(error)}).")
 
 
@@ -212,11 +213,6 @@ def _locked(note: Path, path: Path) -> int | None:
             if os.stat(note).st_ino == os.fstat(handle).st_ino:
                 return handle
         os.close(handle)
-
-
-def reason_of(error: OSError) -> str:
-    """Why the system refused, in its words."""
-    return " ".join((error.strerror or str(error) or type(error).__name__).split())[:200]
 
 
 def _remove(path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tagmoe.errors import CheckpointError
+from tagmoe.sentences import reason_of
 
 
 def read_object(file: Path) -> dict[str, Any]:
@@ -18,7 +19,7 @@ def read_object(file: Path) -> dict[str, Any]:
             f"The model folder is incomplete: {str(file)!r} is missing; copy or download it again."
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:100]
+        reason = reason_of(error)
         raise CheckpointError(f"{str(file)!r} is damaged ({reason}); copy or download it again.") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{str(file)!r} is damaged (no JSON object); copy or download it again.")

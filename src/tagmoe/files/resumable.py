@@ -21,6 +21,7 @@ from typing import Any
 
 from tagmoe.errors import CheckpointError, TagMoEError, UsageError
 from tagmoe.files.atomic import put_in_place
+from tagmoe.sentences import reason_of
 
 NOTE = "unfinished.json"
 CHUNK = 4 << 20
@@ -104,7 +105,7 @@ def write_folder(
             shutil.rmtree(partial, ignore_errors=True)
             raise
         except OSError as error:
-            raise TagMoEError(f"The output folder {str(target)!r} cannot be made ({_reason(error)}).") from error
+            raise TagMoEError(f"The output folder {str(target)!r} cannot be made ({reason_of(error)}).") from error
         finally:
             planned = {partial / file.name for file in files}
             if partial.is_dir() and planned.isdisjoint(_files(partial)):
@@ -137,7 +138,7 @@ def read_chunks(file: Path, start: int, nbytes: int, chunk: int = CHUNK) -> Iter
                     raise CheckpointError(f"The file {str(file)!r} became shorter while it was read; run again.")
                 yield data
     except OSError as error:
-        raise CheckpointError(f"The file {str(file)!r} cannot be read ({_reason(error)}).") from error
+        raise CheckpointError(f"The file {str(file)!r} cannot be read ({reason_of(error)}).") from error
 
 
 def _check_target(target: Path, replace: bool) -> None:
@@ -158,7 +159,7 @@ def _claimed(partial: Path, target: Path) -> Iterator[int]:
             )
         note = os.open(partial / NOTE, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise TagMoEError(f"Nothing can be written in {str(target.parent)!r} ({_reason(error)}).") from error
+        raise TagMoEError(f"Nothing can be written in {str(target.parent)!r} ({reason_of(error)}).") from error
     try:
         fcntl.flock(note, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Another process may have finished in between; then this is the lock of a folder that was renamed.
@@ -271,7 +272,7 @@ def _copy_range(piece: ByteRange, output: int, count: Callable[[int], None]) -> 
         try:
             source = os.open(piece.file, os.O_RDONLY)
         except OSError as error:
-            raise CheckpointError(f"The file {str(piece.file)!r} cannot be read ({_reason(error)}).") from error
+            raise CheckpointError(f"The file {str(piece.file)!r} cannot be read ({reason_of(error)}).") from error
         try:
             while left:
                 copied = os.copy_file_range(source, output, min(left, KERNEL_CHUNK), offset_src=start)
@@ -307,7 +308,3 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or " ".join(str(error).split()) or type(error).__name__

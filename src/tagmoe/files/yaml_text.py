@@ -12,7 +12,9 @@ from typing import Any
 import yaml
 
 from tagmoe.errors import ConfigError
+from tagmoe.sentences import cut, reason_of
 
+MOST_DIGITS = 1000
 FLOAT = r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
 # Tag, plain texts of version 1.2's core schema, their first characters. The first that fits counts.
 RESOLVERS = (
@@ -43,7 +45,7 @@ def read_yaml(text: str, title: str) -> Any:
         line = f" (line {error.problem_mark.line + 1})" if error.problem_mark is not None else ""
         raise ConfigError(f"{title} cannot be read as YAML: {error.problem}{line}.") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{title} cannot be read as YAML: {' '.join(str(error).split())[:200]}.") from None
+        raise ConfigError(f"{title} cannot be read as YAML: {reason_of(error)}.") from None
 
 
 def write_yaml(value: Any) -> str:
@@ -75,7 +77,10 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        return int(self.construct_scalar(node), 0)
+        text = self.construct_scalar(node)
+        if len(text) > MOST_DIGITS:
+            raise _problem(f"{cut(text)!r} is a number of {len(text):,} digits", node)
+        return int(text, 0)
 
     def construct_yaml_str(self, node: yaml.ScalarNode) -> str:
         for pattern, instead in AMBIGUOUS if node.style is None else ():

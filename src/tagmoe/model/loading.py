@@ -11,6 +11,7 @@ from torch import nn
 
 from tagmoe.errors import CheckpointError, MissingError, TagMoEError, UsageError
 from tagmoe.files.hub import local_folder
+from tagmoe.sentences import LIMIT, cut
 from tagmoe.weights.shards import MODEL_FILES
 
 HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
@@ -106,4 +107,4 @@ def _check_folder(folder: Path) -> None:
 
 def first_line(error: Exception) -> str:
     """What an error of a library says, without its details."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return cut((str(error).strip().splitlines() or [type(error).__name__])[0], 2 * LIMIT)

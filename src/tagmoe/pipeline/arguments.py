@@ -16,6 +16,7 @@ import torch
 
 from tagmoe.errors import UsageError
 from tagmoe.pictures import fit_size
+from tagmoe.sentences import counted
 
 Rewriter = Callable[[str, list[PIL.Image.Image]], str]
 # The release's preset sizes reach from 1:4 to 4:1. An output that takes its reference's aspect stays within that.
@@ -117,7 +118,8 @@ def check_negatives(negative: Any, embeds: torch.Tensor | None, samples: int) ->
     texts = [negative] * samples if negative is None or isinstance(negative, str) else list(negative)
     if len(texts) != samples or not all(text is None or isinstance(text, str) for text in texts):
         raise UsageError(
-            f"negative_prompt has {len(texts)} entries for {samples} prompts; give one text, or one for each."
+            f"negative_prompt has {counted(texts, 'entry', 'entries')} for {counted(samples, 'prompt')}; give one "
+            "text, or one for each."
         )
     # The release replaces an empty negative prompt by one space.
     return [text or " " for text in texts]
@@ -134,7 +136,7 @@ def check_words(text: str, known_words: Sequence[str]) -> None:
     examples = [example for example in EXAMPLES if known.issuperset(split_words(example))]
     can_do = f"It can do, for example, {' or '.join(map(repr, examples))}" if examples else "use other words"
     raise UsageError(
-        f"This model knows a vocabulary of {len(known_words)} words, and {', '.join(hints[:5])} "
+        f"This model knows a vocabulary of {counted(known_words, 'word')}, and {', '.join(hints[:5])} "
         f"{'is' if len(hints) == 1 else 'are'} not among them{'.' if examples else ';'} {can_do}."
     )
 
@@ -163,7 +165,8 @@ def make_generators(seed: Any, generator: Any, batch: int) -> tuple[list[torch.G
         generators = list(generator) if isinstance(generator, list | tuple) else [generator] * batch
         if len(generators) != batch or not all(isinstance(one, torch.Generator) for one in generators):
             raise UsageError(
-                f"generator has {len(generators)} entries for {batch} images; give one, or one for each image."
+                f"generator has {counted(generators, 'entry', 'entries')} for {counted(batch, 'image')}; give one, "
+                "or one for each image."
             )
         return generators, [one.initial_seed() for one in generators]
     if seed is None:
@@ -176,7 +179,10 @@ def make_generators(seed: Any, generator: Any, batch: int) -> tuple[list[torch.G
         if not is_whole(one) or not 0 <= one < 2**63:
             raise UsageError(f"seed is {one!r}; give a whole number from 0 to 2^63 - 1, or a list of them.")
     if len(seeds) != batch:
-        raise UsageError(f"seed has {len(seeds)} entries for {batch} images; give one number, or one for each image.")
+        raise UsageError(
+            f"seed has {counted(seeds, 'entry', 'entries')} for {counted(batch, 'image')}; give one number, or one "
+            "for each image."
+        )
     return [torch.Generator().manual_seed(int(one)) for one in seeds], [int(one) for one in seeds]
 
 

@@ -16,6 +16,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Q
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 from tagmoe.errors import UsageError
+from tagmoe.sentences import counted
 
 # The special tokens that Qwen2.5-VL's code and chat templates use, in Qwen's order.
 SPECIAL_TOKENS = (
@@ -82,7 +83,9 @@ def make_text_encoder(
     """
     head_dim, rest = divmod(hidden_size, num_heads)
     if rest or head_dim % 2:
-        raise UsageError(f"hidden_size {hidden_size} over {num_heads} heads is no even head size; change one of them.")
+        raise UsageError(
+            f"hidden_size {hidden_size} over {counted(num_heads, 'head')} is no even head size; change one of them."
+        )
     half = head_dim // 2
     temporal = half // 4
     height = (half - temporal) // 2

@@ -12,6 +12,7 @@ from tagmoe.errors import UsageError
 from tagmoe.pictures import fit_size, resize_image
 from tagmoe.pipeline.arguments import check_words, normal_spelling
 from tagmoe.pipeline.tensors import images_to_tensor
+from tagmoe.sentences import counted
 
 WIDEST_REFERENCE = 16
 
@@ -74,7 +75,8 @@ class EncodingMixin:
         ids = self._token_ids(text)
         if len(ids) > self.config.max_prompt_tokens:
             raise UsageError(
-                f"The prompt has {len(ids)} tokens; at most {self.config.max_prompt_tokens} are allowed: shorten it."
+                f"The prompt has {counted(ids, 'token')}; at most {self.config.max_prompt_tokens} are allowed: "
+                "shorten it."
             )
         return ids
 

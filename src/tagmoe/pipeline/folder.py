@@ -25,8 +25,8 @@ from tagmoe.errors import CheckpointError, MissingError
 from tagmoe.files.hub import local_folder
 from tagmoe.files.json_files import read_object
 from tagmoe.model.loading import first_line
-from tagmoe.pictures import shorten
 from tagmoe.pipeline.arguments import is_whole
+from tagmoe.sentences import cut, reason_of
 
 ALIGNMENT = "alignment.safetensors"
 LIBRARIES = ("diffusers", "transformers", "tagmoe")
@@ -115,7 +115,7 @@ def check_model_folder(folder: Path, *, given: Collection[str] = (), variant: st
         )
     for name, (fits, wanted) in OPTIONS.items():
         if name in entries and name not in given and not fits(entries[name]):
-            raise CheckpointError(f"{str(index)!r} has {name} {shorten(repr(entries[name]))}; it must be {wanted}.")
+            raise CheckpointError(f"{str(index)!r} has {name} {cut(repr(entries[name]))}; it must be {wanted}.")
     for name, kind in PARTS.items():
         if name not in given:
             _check_part(folder / name, _class_of(index, name, entries.get(name), kind), variant)
@@ -137,13 +137,13 @@ def _class_of(index: Path, name: str, entry: Any, kind: type) -> type:
     allowed = f"it must be [library, class] with a {kind.__name__} of {', '.join(LIBRARIES)}"
     is_pair = isinstance(entry, list) and len(entry) == 2 and all(isinstance(word, str) for word in entry)
     if not is_pair or entry[0] not in LIBRARIES or entry[1].startswith("_"):
-        raise CheckpointError(f"{str(index)!r} has {name} {shorten(repr(entry))}; {allowed}.")
+        raise CheckpointError(f"{str(index)!r} has {name} {cut(repr(entry))}; {allowed}.")
     try:
         part_class = getattr(importlib.import_module(entry[0]), entry[1])
     except (ImportError, AttributeError):
         raise CheckpointError(f"{str(index)!r} names {entry[0]}.{entry[1]}, which is not installed.") from None
     if not isinstance(part_class, type) or not issubclass(part_class, kind):
-        raise CheckpointError(f"{str(index)!r} has {name} {shorten(repr(entry))}; {allowed}.")
+        raise CheckpointError(f"{str(index)!r} has {name} {cut(repr(entry))}; {allowed}.")
     return part_class
 
 
@@ -172,7 +172,7 @@ def _check_weights(part: Path, part_class: Any, variant: str | None) -> None:
                 shapes |= {key: tensors.get_slice(key).get_shape() for key in tensors.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
-                f"{str(file)!r} is damaged or cut short ({error}); copy or download it again."
+                f"{str(file)!r} is damaged or cut short ({reason_of(error)}); copy or download it again."
             ) from None
     # Quantised files hold packed weights under other keys. Only their own loader can tell whether they fit.
     if "quantization_config" in config:

@@ -24,6 +24,7 @@ from tagmoe.errors import CheckpointError, UsageError
 from tagmoe.extras import require
 from tagmoe.model.loading import HUB_OPTIONS
 from tagmoe.pipeline.lora_file import LoraFile, LoraLayer, read_lora
+from tagmoe.sentences import counted
 
 logger = logging.get_logger(__name__)
 
@@ -55,7 +56,8 @@ class LoraReport:
         dropped = f" ({', '.join(self.dropped[:3])}{', ...' if len(self.dropped) > 3 else ''})" if self.dropped else ""
         low, high = (f"{strength:.4g}" for strength in self.strengths)
         return (
-            f"LoRA {self.adapter!r}: {self.loaded} layers loaded, {self.broadcast} broadcast to {self.experts} layers "
+            f"LoRA {self.adapter!r}: {counted(self.loaded, 'layer')} loaded, {self.broadcast} broadcast to "
+            f"{counted(self.experts, 'layer')} "
             f"of experts, {len(self.dropped)} dropped{dropped}; strength {low if low == high else f'{low} to {high}'} "
             f"(alpha: {self.alpha})"
         )

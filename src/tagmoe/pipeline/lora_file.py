@@ -26,6 +26,7 @@ from torch import Tensor
 
 from tagmoe.errors import CheckpointError, MissingError, UsageError
 from tagmoe.files.hub import local_folder, repository_files
+from tagmoe.sentences import cut, reason_of
 
 ADAPTER_CONFIG = "adapter_config.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -117,7 +118,7 @@ def read_lora(
             weights = {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118
         config = json.loads(path.read_text("utf-8")) if (path := _config_beside(file)) else {}
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{label} is damaged ({_short(error)}); copy or download it again.") from error
+        raise CheckpointError(f"{label} is damaged ({reason_of(error)}); copy or download it again.") from error
     return _parse(label, weights, header, config, modules)
 
 
@@ -256,7 +257,7 @@ def _alphas(label: str, header: Mapping[str, str], config: Any) -> list[tuple[st
     try:
         adapter = json.loads(header.get(LORA_ADAPTER_METADATA_KEY, "{}"))
     except ValueError as error:
-        raise CheckpointError(f"{label} has a damaged header ({_short(error)}); save it again.") from error
+        raise CheckpointError(f"{label} has a damaged header ({reason_of(error)}); save it again.") from error
     if not isinstance(adapter, dict) or not isinstance(config, dict):
         raise CheckpointError(f"{label} has settings that are no JSON object; save it again.")
     for settings in (own := _of_transformer(adapter)), config:
@@ -304,9 +305,5 @@ def _finite(label: str, stated: Any) -> float:
     except (TypeError, ValueError):
         alpha = math.nan
     if not math.isfinite(alpha) or alpha == 0:
-        raise CheckpointError(f"{label} gives alpha as {str(stated)[:40]!r}; it must be a number other than 0.")
+        raise CheckpointError(f"{label} gives alpha as {cut(str(stated))!r}; it must be a number other than 0.")
     return alpha
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from tagmoe.errors import CheckpointError, UsageError
 from tagmoe.model.loading import check_finite
 from tagmoe.model.transformer import TagMoETransformer2DModel
+from tagmoe.sentences import reason_of
 from tagmoe.weights.presets import RELEASE
 from tagmoe.weights.release import (
     Piece,
@@ -112,6 +113,6 @@ def _read(pieces: tuple[Piece, ...], entries: Mapping[str, Entry]) -> Iterator[t
                 part = opened[file].get_slice(piece.source)
                 value = part[:] if piece.rows is None else part[piece.rows[0] : piece.rows[1]]
             except (SafetensorError, OSError) as error:
-                reason = " ".join(str(error).split()) or type(error).__name__
+                reason = reason_of(error)
                 raise CheckpointError(f"{str(file)!r} cannot be read ({reason}); copy or download it again.") from None
             yield piece.name, value.T.contiguous() if piece.transposed else value

@@ -11,6 +11,7 @@ from PIL import Image
 
 from tagmoe.errors import UsageError
 from tagmoe.pictures import load_image
+from tagmoe.sentences import counted
 
 
 def nest_images(image: Any, samples: int, is_batch: bool) -> list[list[Image.Image]]:
@@ -30,7 +31,8 @@ def nest_images(image: Any, samples: int, is_batch: bool) -> list[list[Image.Ima
         return [[load_image(entry) for entry in image]]
     if not all(isinstance(entry, list | tuple) for entry in image) or len(image) != samples:
         raise UsageError(
-            f"image has {len(image)} entries for {samples} prompts; with a list of prompts give one picture for all of "
+            f"image has {counted(image, 'entry', 'entries')} for {counted(samples, 'prompt')}; with a list of "
+            "prompts give one picture for all of "
             "them, or a list with one list of references for each prompt."
         )
     counts = sorted({len(entry) for entry in image})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping
+
+from tagmoe.sentences import counted
 
 
 def percent(share: float | None, digits: int = 0) -> str:
@@ -49,12 +51,6 @@ def thousands(number: int) -> str:
 def short_count(number: int) -> str:
     """A count that a narrow cell has room for: 9999, 12k, 3.4m."""
     return str(number) if number < 10_000 else f"{number / 1000:.0f}k" if number < 1e6 else f"{number / 1e6:.1f}m"
-
-
-def counted(things: int | Sized, noun: str) -> str:
-    """How many: "1 case", "1,200 cases"; of a number, or of a list's items."""
-    number = len(things) if isinstance(things, Sized) else things
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def named(values: Mapping[str, object]) -> str:

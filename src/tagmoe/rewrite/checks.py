@@ -11,6 +11,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
 
+from tagmoe.sentences import counted
+
 LONGEST = 1200
 """The most characters of a rewritten instruction, except for a long original (`is_short`)."""
 # Pairs of every usual style. Straight and typographic single quotes are apostrophes too, so they count as quotes only
@@ -145,7 +147,11 @@ def is_a_text(raw: str, rewritten: str) -> str | None:
 def is_short(raw: str, rewritten: str) -> str | None:
     """It has at most LONGEST characters, or twice the original's where that is more."""
     limit = max(LONGEST, 2 * len(raw))
-    return None if len(rewritten) <= limit else f"it has {len(rewritten)} characters, and at most {limit} are allowed"
+    return (
+        None
+        if len(rewritten) <= limit
+        else f"it has {counted(rewritten, 'character')}, and at most {limit} are allowed"
+    )
 
 
 def is_plain(raw: str, rewritten: str) -> str | None:

@@ -18,6 +18,7 @@ from tagmoe.errors import TagMoEError, VocabularyError
 from tagmoe.rewrite.cache import RewriteCache
 from tagmoe.rewrite.checks import problems
 from tagmoe.rewrite.prompt import PROMPT_VERSION, rewrite_question
+from tagmoe.sentences import reason_of
 from tagmoe.tags import TaskDescriptor
 from tagmoe.vlm.question import VLM, Answer, Attachment
 
@@ -127,7 +128,7 @@ class InstructionRewriter:
         except TagMoEError as error:
             result = self._fallback(instruction, str(error))
         except Exception as error:
-            result = self._fallback(instruction, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            result = self._fallback(instruction, f"{type(error).__name__}: {reason_of(error)}")
         return replace(result, attempts=len(asked), seconds=time.monotonic() - started)
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ from tagmoe.report.numbers import percent, percent_between
 from tagmoe.report.pages import page_environment
 from tagmoe.routing.predicted_tags import PredictedTags
 from tagmoe.routing.tags_right import TagsRight
+from tagmoe.sentences import counted
 from tagmoe.tags import TAG_NAMES, TaskDescriptor
 
 MAX_GRID = 40
@@ -223,7 +224,8 @@ def rightness(right: TagsRight | None) -> str:
     )
     between = percent_between(right.exact_low, right.exact_high, 1)
     return (
-        f"On {right.cases} test cases of this model (seed {right.seed}, {right.steps} steps, guidance {right.cfg:g}) "
+        f"On {counted(right.cases, 'test case')} of this model (seed {right.seed}, {counted(right.steps, 'step')}, "
+        f"guidance {right.cfg:g}) "
         f"the predicted set is exactly right in {percent(right.exact, 1)} (95 % interval {between}), F1 of "
         f"single tags {right.f1:.2f}. Always answering the most frequent set is right in "
         f"{percent(right.baseline_exact, 1)}, F1 {right.baseline_f1:.2f}. {verdict}"

@@ -17,6 +17,7 @@ from tagmoe.routing.findings import Findings, MaskFinding, Missing, Steps
 from tagmoe.routing.predictability import Accuracy
 from tagmoe.routing.regions import Region
 from tagmoe.routing.specialization import MutualInformation
+from tagmoe.sentences import counted
 
 Figure = str | Missing
 Found = TypeVar("Found")
@@ -90,12 +91,19 @@ def _accuracy(found: Findings) -> Figure:
     rows = []
     n, length = found.experts, found.layers * found.experts
     for name, one in (
-        (f"all layers: {length} numbers", found.accuracy_layers),
-        (f"g of Eq. 3: {n} numbers", found.accuracy_signature),
+        (f"all layers: {counted(length, 'number')}", found.accuracy_layers),
+        (f"g of Eq. 3: {counted(n, 'number')}", found.accuracy_signature),
         ("same pictures, one left out", found.controlled.accuracy),
     ):
         if isinstance(one, Accuracy):
-            rows.append((f"{name}\n{one.tasks} tasks, {one.cases} cases", one.value, one.permuted, one.permuted_high))
+            rows.append(
+                (
+                    f"{name}\n{counted(one.tasks, 'task')}, {counted(one.cases, 'case')}",
+                    one.value,
+                    one.permuted,
+                    one.permuted_high,
+                )
+            )
     if rows:
         return figures.accuracies(rows)
     return found.accuracy_layers if isinstance(found.accuracy_layers, Missing) else Missing("There are too few cases.")

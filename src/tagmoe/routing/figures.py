@@ -12,6 +12,7 @@ from tagmoe.report.numbers import percent
 from tagmoe.report.svg import ACCENT, INK, LINE, SOFT, as_svg, grid, legend_below, quiet, subplots
 from tagmoe.routing.heatmaps import layer_names, short
 from tagmoe.routing.specialization import MutualInformation
+from tagmoe.sentences import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -117,7 +118,7 @@ def contrast_bars(rows: Sequence[tuple[str, float, float, float, int]]) -> Figur
         one.text(high, i, f"  {value:.4f}", va="center", fontsize=8.5)
     one.set(
         yticks=y,
-        yticklabels=[f"{row[0]} ({row[4]} pairs)" for row in rows],
+        yticklabels=[f"{row[0]} ({counted(row[4], 'pair')})" for row in rows],
         xlim=(0, 1.18 * max(row[3] for row in rows) or 1.0),
         xlabel="total variation between signatures, mean over layers",
     )

@@ -24,6 +24,7 @@ from tagmoe.routing.specialization import (
     tag_table,
 )
 from tagmoe.routing.summary import CaseSummary, summarise
+from tagmoe.sentences import counted
 
 NO_TASK = "(no task given)"
 
@@ -259,8 +260,9 @@ def _thinned(cases: list[CaseSummary]) -> str | None:
     short = [one.case for one in cases if len(one.case.kept) < len(one.case.timesteps)]
     if not short:
         return None
-    first = f"{len(short[0].kept)} of {len(short[0].timesteps)} steps"
+    first = f"{len(short[0].kept)} of {counted(short[0].timesteps, 'step')}"
     return (
-        f"For {len(short)} of {len(cases)} cases the tokens of some steps only were kept (of the first such: {first}); "
+        f"For {len(short)} of {counted(cases, 'case')} the tokens of some steps only were kept (of the first such: "
+        f"{first}); "
         "token maps and mask figures are means over those, shares are of all steps."
     )

@@ -14,10 +14,12 @@ import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
+from tagmoe.config.describe import wrong_field
 from tagmoe.errors import ImageError, ResultError
 from tagmoe.model.routing import RoutingTrace
 from tagmoe.pictures import open_picture
 from tagmoe.routing.recording import ABOUT, CASES, FORMAT, INTERVENTIONS, Case, Header, Interventions
+from tagmoe.sentences import counted, reason_of
 
 T = TypeVar("T")
 
@@ -69,7 +71,7 @@ class Recording:
             with safe_open(self.folder / case.tokens, framework="numpy") as shard:
                 found = {name: shard.get_tensor(f"{case.id}.{name}") for name in names}
         except (OSError, SafetensorError) as error:
-            raise self._damaged(case.tokens, " ".join(str(error).split())[:100]) from None
+            raise self._damaged(case.tokens, reason_of(error)) from None
         shape = self.header.shape
         steps, images, tokens = len(case.timesteps), len(case.grids), sum(prod(grid) for grid in case.grids)
         wanted = {
@@ -97,7 +99,7 @@ class Recording:
             with open_picture(self.folder / name, formats=("PNG",)) as image:
                 return np.asarray(image)
         except ImageError as error:
-            raise self._damaged(name, " ".join(str(error).split())[:100]) from None
+            raise self._damaged(name, reason_of(error)) from None
 
     def _damaged(self, name: str, reason: str) -> ResultError:
         return ResultError(f"The recording's file {str(self.folder / name)!r} is damaged ({reason}); record again.")
@@ -117,12 +119,14 @@ def read_recording(folder: Path) -> Recording:
         path = folder / name
         found = path.stat().st_size if path.is_file() else None
         if found != size:
-            state = "is missing" if found is None else f"has {found} of {size} bytes"
+            state = "is missing" if found is None else f"has {found} of {counted(size, 'byte')}"
             raise ResultError(f"The recording {str(folder)!r} is not whole: {name} {state}; copy it again, or record.")
     cases = _parse(folder / CASES, lambda text: tuple(Case.model_validate_json(line) for line in text.splitlines()))
     _check_names(folder, header, cases)
     if len(cases) != header.cases:
-        raise ResultError(f"The recording {str(folder)!r} has {len(cases)} of {header.cases} cases; record again.")
+        raise ResultError(
+            f"The recording {str(folder)!r} has {len(cases)} of {counted(header.cases, 'case')}; record again."
+        )
     interventions = None
     if INTERVENTIONS in header.files:
         interventions = _parse(folder / INTERVENTIONS, Interventions.model_validate_json)
@@ -150,10 +154,9 @@ def _parse(path: Path, read: Callable[[str], T]) -> T:
             f"The recording {str(path.parent)!r} is of format {error} and this version reads {FORMAT}; record again."
         ) from None
     except ValidationError as error:
-        first = error.errors()[0]
-        reason = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+        reason = wrong_field(error)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:100]
+        reason = reason_of(error)
     raise ResultError(f"The recording's file {str(path)!r} is damaged ({reason}); record again.")
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from markupsafe import Markup
 
 from tagmoe.report.colours import rgb, series_colour
-from tagmoe.report.numbers import counted, percent, points
+from tagmoe.report.numbers import percent, points
 from tagmoe.report.pages import Tile, page_environment
 from tagmoe.report.svg import inline
 from tagmoe.routing.effects import Effect, Effects
@@ -25,6 +25,7 @@ from tagmoe.routing.predictability import Accuracy
 from tagmoe.routing.reading import Recording
 from tagmoe.routing.specialization import MutualInformation
 from tagmoe.routing.tables import csv_tables, plain
+from tagmoe.sentences import counted
 
 PAGE, DATA, FIGURES = "report.html", "report.json", "figures"
 FILES = (PAGE, DATA, FIGURES, "*.csv")
@@ -107,7 +108,7 @@ def tiles(found: Findings) -> list[Tile]:
     made = []
     for words, one in (("g alone", found.accuracy_signature), ("on equal pictures", found.controlled.accuracy)):
         if isinstance(one, Accuracy):
-            beside = f"{percent(one.permuted)} shuffled; {one.tasks} tasks"
+            beside = f"{percent(one.permuted)} shuffled; {counted(one.tasks, 'task')}"
             made.append(Tile(percent(one.value), f"task read off {words}", beside))
     if isinstance(found.information, MutualInformation):
         info = found.information

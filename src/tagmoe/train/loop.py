@@ -20,7 +20,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from tagmoe.config import OptimizerConfig, RunConfig
@@ -39,6 +38,7 @@ from tagmoe.train.checkpoint import (
 )
 from tagmoe.train.optimizer import learning_rate_factor, make_optimizers, set_learning_rate, short_warm_up
 from tagmoe.train.precision import autocast, resolve_precision
+from tagmoe.train.progress import shown
 
 Report = dict[str, float]
 
@@ -229,8 +229,8 @@ def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
         )
 
     parameters = [p for module in stage.modules.values() for p in module.parameters() if p.requires_grad]
-    with _progress(run, stage.name) as (progress, bar), _interruptible() as asked, run.metrics(stage.name, step) as log:
-        progress.update(bar, total=stage.steps, completed=step)
+    showing = shown(run.console, stage.name, step, stage.steps)
+    with showing as show, _interruptible() as asked, run.metrics(stage.name, step) as log:
         while step < stage.steps:
             started = time.perf_counter()
             set_learning_rate(optimizers, learning_rate_factor(step, stage.steps, stage.optimizer))
@@ -243,7 +243,7 @@ def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
             _update_average(ema, flat_parameters(stage.modules), decay)
             report["seconds"] = time.perf_counter() - started
             log(step, {key: round(value, 6) for key, value in report.items()})
-            progress.update(bar, completed=step, terms=_terms(report))
+            show(step, report, optimizers[0].param_groups[0]["lr"])
             last_step = step == stage.steps
             if asked or last_step or step % config.save_every == 0:
                 save()
@@ -308,26 +308,3 @@ def _update_average(ema: dict[str, Tensor], current: Mapping[str, Tensor], decay
     torch._foreach_lerp_([ema[name] for name in floating], [current[name] for name in floating], 1 - decay)
     for name in current.keys() - set(floating):
         ema[name].copy_(current[name])
-
-
-def _terms(report: Report) -> str:
-    return " ".join(
-        f"{name} {value:.4f}"
-        for name, value in report.items()
-        if name not in ("seconds", "grad_norm") and "/" not in name
-    )
-
-
-@contextmanager
-def _progress(run: Run, name: str) -> Iterator[tuple[Progress, Any]]:
-    progress = Progress(
-        TextColumn(name),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[terms]}"),
-        TimeRemainingColumn(),
-        console=run.console,
-        disable=not run.console.is_terminal,
-    )
-    with progress:
-        yield progress, progress.add_task(name, total=None, terms="")

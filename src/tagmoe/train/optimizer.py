@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim._muon import _adjust_lr
 
 from tagmoe.config import OptimizerConfig
+from tagmoe.sentences import counted
 from tagmoe.train.precision import has_bf16
 
 
@@ -97,7 +98,8 @@ def short_warm_up(name: str, total: int, config: OptimizerConfig) -> str | None:
     if peak == 1.0:
         return None
     return (
-        f"{name}: with optimizer.warmup_steps {config.warmup_steps} and {total} steps, the learning rate reaches "
+        f"{name}: with optimizer.warmup_steps {config.warmup_steps} and {counted(total, 'step')}, the learning rate "
+        "reaches "
         f"{peak:.0%} of its peak at most."
     )
 

@@ -33,12 +33,16 @@ from tagmoe.model.cpu.attention import RealRoPEAttnProcessor
 from tagmoe.model.transformer import TagMoETransformer2DModel
 from tagmoe.model.upcycle import upcycle
 from tagmoe.pipeline.components import make_scheduler
+from tagmoe.pipeline.folder import ALIGNMENT
+from tagmoe.pipeline.model_folder import RECORD, model_folder
 from tagmoe.pipeline.packaged import packaged_folder
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.pipeline.training_range import WORLD as TAGWORLD_NAME
+from tagmoe.sentences import reason_of
 from tagmoe.train.checkpoint import file_hash, of_module
 from tagmoe.train.components_folder import Components, train_components
 from tagmoe.train.loop import Run, run_stage
+from tagmoe.train.mixture import load_mixture, named_folder, restore_alignment, with_mixture
 from tagmoe.train.stage import FlowStage, Validator
 from tagmoe.train.stored import TAGWORLD, StoredRows, batch_kinds, check_rows, newest_version
 from tagmoe.train.stream import check_tasks
@@ -49,7 +53,6 @@ PACKAGES = ("tagmoe", "torch", "diffusers", "transformers", "numpy")
 DEFAULT_STEPS = 12
 DEFAULT_CFG = 3.0
 MAX_PROMPT_TOKENS = 64
-RECORD = "config.resolved.yaml"
 LOCK = ".lock"
 ABSENT = "not set"
 # Settings that a resumed run may change, as no weight depends on them. Not threads: they change the order of sums.
@@ -75,7 +78,7 @@ def train(config: RunConfig, *, validator: Validator, resume: bool = False, cons
     folder = Path(config.output_dir)
     if not resume:
         _check_new(folder)
-    config = _pinned(config, _recorded(folder) if resume else {})
+    config = _pinned(with_mixture(config), _recorded(folder) if resume else {})
     settings = config.model_dump(mode="json")
     if resume:
         _check_resumable(folder, settings)
@@ -88,13 +91,15 @@ def train(config: RunConfig, *, validator: Validator, resume: bool = False, cons
     stored = None if config.data is None else StoredRows.open(config.data, encoder)
     check_tasks(config)
     with _run_folder(folder, settings, resume):
-        run = Run(config, folder, settings, versions(), console or Console(stderr=True), _inputs(config))
+        run = Run(
+            config, folder, settings, versions(), console or Console(stderr=True, soft_wrap=True), _inputs(config)
+        )
         try:
             return _train(run, parts or train_components(run), validator, stored)
         except (OSError, SafetensorError) as error:
             # safetensors hides the system's error number in a sentence.
             full = getattr(error, "errno", None) in FULL or "os error 28" in str(error)
-            reason = "the disk is full" if full else " ".join(str(error).split())[:200]
+            reason = "the disk is full" if full else reason_of(error)
             begun = (folder / "metrics.jsonl").exists()
             rest = "add --resume to the same command to go on from the last checkpoint" if begun else "start it again"
             raise TrainingError(
@@ -113,9 +118,7 @@ def _pinned(config: RunConfig, recorded: Mapping[str, Any]) -> RunConfig:
 
 def _train(run: Run, parts: Components, validator: Validator, stored: StoredRows | None) -> Path:
     config = run.config
-    dense = _transformer(config, parts)
-    if config.compile:
-        dense.compile_repeated_blocks()
+    transformer = _transformer(config, parts) if config.mixture is None else load_mixture(config, parts)
     own_cache = run.folder / "cache"
     cache = own_cache if config.cache_dir is None else Path(config.cache_dir).expanduser()
     stage = partial(
@@ -124,15 +127,19 @@ def _train(run: Run, parts: Components, validator: Validator, stored: StoredRows
     any_words = stored is not None and set(stored.sources) != {TAGWORLD}
     pipeline_of = partial(assemble, parts=parts, any_words=any_words, trained_on=_range(config, stored))
     if stored is not None:
-        check_rows(stored, config, pipeline_of(dense).size_multiple)
-    text_to_image = config.base.model_copy(update={"text_to_image_every": 1})
-    if config.dense is None:
-        base = stage("base", pipeline_of(dense), text_to_image, validator=lambda *_: {})
-        dense.load_state_dict(of_module(run_stage(base, run), "transformer"))
-
-    transformer = dense if config.moe is None else _upcycled(dense, config.moe, config)
+        check_rows(stored, config, pipeline_of(transformer).size_multiple)
+    if config.mixture is None:
+        text_to_image = config.base.model_copy(update={"text_to_image_every": 1})
+        if config.dense is None:
+            base = stage("base", pipeline_of(transformer), text_to_image, validator=lambda *_: {})
+            transformer.load_state_dict(of_module(run_stage(base, run), "transformer"))
+        if config.moe is not None:
+            transformer = _upcycled(transformer, config.moe, config)
     pipeline = pipeline_of(transformer)
-    ema = run_stage(stage("unified", pipeline, config.unified, validator=validator), run)
+    unified = stage("unified", pipeline, config.unified, validator=validator)
+    if config.mixture is not None and not restore_alignment(unified.objective, config):
+        run.console.print(f"The mixture {config.mixture!r} has no {ALIGNMENT}: W_tag and H_pred start anew.")
+    ema = run_stage(unified, run)
     transformer.load_state_dict(of_module(ema, "transformer"))
     target = run.folder / "model"
     save_model(pipeline, target, alignment=of_module(ema, "objective") or None)  # a dense model has none
@@ -202,7 +209,7 @@ def save_model(pipeline: TagMoEPipeline, folder: Path, *, alignment: Mapping[str
 
 
 def _components_folder(source: str) -> Path:
-    return packaged_folder() if source == "packaged" else Path(source).expanduser()
+    return packaged_folder() if source == "packaged" else model_folder(Path(source).expanduser())
 
 
 def _inputs(config: RunConfig) -> dict[str, str]:
@@ -211,12 +218,15 @@ def _inputs(config: RunConfig) -> dict[str, str]:
     if config.components is not None:
         folders["components"] = (_components_folder(config.components), ("vae", "text_encoder", "tokenizer"))
     if config.dense is not None:
-        folders["dense"] = (Path(config.dense).expanduser(), ("transformer",))
+        folders["dense"] = (named_folder(config.dense, "dense"), ("transformer",))
+    if config.mixture is not None:
+        folders["mixture"] = (named_folder(config.mixture, "mixture"), ("transformer", ALIGNMENT))
     return {name: _content_hash(folder, parts) for name, (folder, parts) in folders.items()}
 
 
 def _content_hash(folder: Path, parts: Sequence[str]) -> str:
-    files = sorted(path for part in parts for path in (folder / part).rglob("*") if path.is_file())
+    found = (path for part in parts for path in (folder / part, *(folder / part).rglob("*")))
+    files = sorted(path for path in found if path.is_file())
     lines = [f"{path.relative_to(folder).as_posix()} {file_hash(path)}" for path in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -253,15 +263,14 @@ def _transformer(config: RunConfig, parts: Components) -> TagMoETransformer2DMod
     if config.dense is not None:
         _start_from(dense, config.dense)
     dense.set_attn_processor(RealRoPEAttnProcessor())
+    if config.compile:
+        dense.compile_repeated_blocks()
     return dense
 
 
 def _start_from(transformer: TagMoETransformer2DModel, source: str) -> None:
     """Copy the weights of a dense model folder. Raises MissingError or ConfigError naming the folder."""
-    folder = Path(source).expanduser()
-    if not folder.is_dir():
-        raise MissingError(f"There is no model folder {source!r}, which the setting 'dense' names; train it first.")
-    trained = TagMoEPipeline.from_pretrained(folder, dtype=torch.float32).transformer
+    trained = TagMoEPipeline.from_pretrained(named_folder(source, "dense"), dtype=torch.float32).transformer
     # Settings of mixtures such as expert_scale may differ. Only those that build a dense model must agree.
     wanted, found = transformer.config, trained.config
     for name in ("num_layers", "num_attention_heads", "attention_head_dim", "joint_attention_dim", "num_moe_blocks"):
@@ -333,7 +342,7 @@ def _shown(value: Any) -> str:
 
 
 def _unusable(folder: Path, error: Exception) -> UsageError:
-    reason = getattr(error, "strerror", None) or str(error)
+    reason = reason_of(error)
     return UsageError(f"The output folder {str(folder)!r} cannot be used ({reason}); choose another output_dir.")
 
 

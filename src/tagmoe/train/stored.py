@@ -19,6 +19,7 @@ from tagmoe.extras import require
 from tagmoe.pictures import load_image, load_mask
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.pipeline.tensors import images_to_tensor
+from tagmoe.sentences import counted
 from tagmoe.tags import TAGS
 from tagmoe.train.batch import Batch
 
@@ -269,7 +270,8 @@ def _check_tags(sources: Mapping[str, SourceRows], rows: StoredRows) -> None:
         missing = sum(int(np.isin(numbers, rows.untagged).sum()) for numbers in source.rows.values())
         if missing:
             raise TrainingError(
-                f"{missing} of the {len(source)} rows of the data set {name!r} have no tags, which the alignment loss "
+                f"{missing} of the {counted(source, 'row')} of the data set {name!r} have no tags, which the "
+                "alignment loss "
                 "needs; annotate them, leave the data set out of 'data.weights', or set 'loss.lambda_align' to 0."
             )
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from tagmoe.errors import ImageError
+from tagmoe.sentences import counted
 from tagmoe.vlm.answers import answer_of
 from tagmoe.vlm.question import Answer, Attachment, Question, object_schema
 
@@ -124,7 +125,7 @@ def read_reply(reply: Mapping[str, Any], question: Question) -> Answer:
         return Answer("refused", text, reason="The server's content filter stopped the answer.")
     answer = answer_of(text, question)
     if finish == "length" and not (question.choices and answer.status == "ok"):
-        return Answer("invalid", text, reason=f"The answer was cut off at {question.max_tokens} tokens.")
+        return Answer("invalid", text, reason=f"The answer was cut off at {counted(question.max_tokens, 'token')}.")
     if answer.status == "ok" and question.choices:
         return replace(answer, probabilities=choice_probabilities(first.get("logprobs"), question.choices))
     return answer

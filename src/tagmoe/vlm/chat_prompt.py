@@ -15,6 +15,7 @@ from PIL import Image
 
 from tagmoe.errors import ImageError, UsageError
 from tagmoe.pictures import load_image
+from tagmoe.sentences import counted
 from tagmoe.vlm.question import Attachment, Question
 
 # Placeholders for a question's texts in a rendered chat template. No template and no text of ours contains them.
@@ -66,7 +67,8 @@ class ChatPrompts:
         limit = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
         if limit is not None and len(ids) + question.max_tokens > limit:
             raise Refused(
-                f"The question has {len(ids)} tokens with its pictures and {question.max_tokens} of the answer, but "
+                f"The question has {counted(ids, 'token')} with its pictures and {question.max_tokens} of the "
+                "answer, but "
                 f"{self._name!r} takes at most {limit} together; use fewer or smaller pictures."
             )
         # the hook of an offloaded model names the device that it runs on

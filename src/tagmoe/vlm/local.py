@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,8 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from tagmoe.errors import CheckpointError, MissingError, UsageError
+from tagmoe.files.json_files import read_object
+from tagmoe.sentences import counted
 from tagmoe.vlm.answers import answer_of, validator_of
 from tagmoe.vlm.chat_prompt import ChatPrompts, Prompt, Refused
 from tagmoe.vlm.decoding import Grammars, Sampling
@@ -88,7 +89,7 @@ class LocalVLM:
                 f"The model in {str(folder)!r} cannot be read ({_line(error)}); copy or download it again."
             ) from error
         if not tokenizer.chat_template and (path / "chat_template.json").is_file():
-            tokenizer.chat_template = json.loads((path / "chat_template.json").read_text())["chat_template"]
+            tokenizer.chat_template = _chat_template(path / "chat_template.json")
         return cls(
             model.eval().to(device), tokenizer, name=name or path.resolve().name, image_processor=image_processor
         )
@@ -156,7 +157,7 @@ class LocalVLM:
         )[0, prompt.ids.shape[1] :].tolist()
         text = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         if not ids or ids[-1] not in self._ends:
-            return Answer("invalid", text, reason=f"The answer was cut off at {question.max_tokens} tokens.")
+            return Answer("invalid", text, reason=f"The answer was cut off at {counted(question.max_tokens, 'token')}.")
         return answer_of(text, question)
 
     def _choose(self, question: Question, prompt: Prompt) -> Answer:
@@ -235,6 +236,13 @@ def _read_image_processor(path: Path, here: Mapping[str, Any]) -> Any:
     from transformers import AutoImageProcessor
 
     return AutoImageProcessor.from_pretrained(path, backend="pil", **here)
+
+
+def _chat_template(file: Path) -> str:
+    template = read_object(file).get("chat_template")
+    if not isinstance(template, str):
+        raise CheckpointError(f"{str(file)!r} holds no chat_template; copy or download it again.")
+    return template
 
 
 def _line(error: Exception) -> str:

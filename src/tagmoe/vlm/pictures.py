@@ -9,6 +9,7 @@ from PIL import Image
 
 from tagmoe.errors import UsageError
 from tagmoe.pictures import is_plain, load_image, read_header
+from tagmoe.sentences import counted
 
 SHOWN = ("png", "jpg", "webp")
 """The formats that every server reads."""
@@ -25,7 +26,7 @@ def capped(data: bytes, pixels: int) -> bytes:
     ImageError for a picture that cannot be read, UsageError for a cap below one pixel.
     """
     if pixels < 1:
-        raise UsageError(f"The cap is {pixels} pixels; give at least 1.")
+        raise UsageError(f"The cap is {counted(pixels, 'pixel')}; give at least 1.")
     header = read_header(data)
     if header.extension in SHOWN and header.width * header.height <= pixels and is_plain(data):
         return data

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tagmoe.errors import ConfigError
+from tagmoe.sentences import counted
 
 GATE_KINDS = ("mlp", "linear")
 UPCYCLE_MODES = ("exact", "plain")
@@ -111,7 +112,8 @@ def mixture_settings(
         raise ConfigError(f"The upcycling noise is {noise}; give 0 or more.")
     if present.get("num_moe_blocks"):
         raise ConfigError(
-            f"The model to upcycle already has {present['num_moe_blocks']} mixture blocks; start from a dense model."
+            f"The model to upcycle already has {counted(present['num_moe_blocks'], 'mixture block')}; start from a "
+            "dense model."
         )
     if not 1 <= num_moe_blocks <= num_layers:
         raise ConfigError(f"num_moe_blocks is {num_moe_blocks}; give a number from 1 to num_layers = {num_layers}.")

@@ -22,6 +22,7 @@ from typing import Any
 from tagmoe.errors import CheckpointError, MissingError
 from tagmoe.files.hub import SUFFIXES, local_folder
 from tagmoe.files.json_files import read_object
+from tagmoe.sentences import counted
 from tagmoe.weights.layout import DENSE_DEFAULTS, ffn_layout
 from tagmoe.weights.shards import PICKLES, STEM, Entry, read_entries, read_file, read_files
 
@@ -176,7 +177,7 @@ def plan_release(
     if blocks != list(range(layers - len(blocks), layers)):
         raise CheckpointError(
             f"{source!r} has mixtures in the blocks {_listed(map(str, blocks))}, which are not the last ones of the "
-            f"{layers} blocks of the base; give the base that it was trained from."
+            f"{counted(layers, 'block')} of the base; give the base that it was trained from."
         )
     router_shape = tensors[f"transformer_blocks.{blocks[0]}.img_mlp.router.layer.weight"].shape
     num_experts = router_shape[0] if len(router_shape) == 2 else 0

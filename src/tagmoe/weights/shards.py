@@ -18,6 +18,7 @@ from typing import Any
 from tagmoe.errors import CheckpointError, MissingError
 from tagmoe.files.json_files import names_once, read_object
 from tagmoe.files.resumable import ByteRange, Made, PlannedFile, read_chunks
+from tagmoe.sentences import counted, reason_of
 
 STEM = "diffusion_pytorch_model"
 # the files of a model folder, as patterns
@@ -173,9 +174,9 @@ def read_file(file: Path) -> dict[str, Entry]:
             raise _damaged(file, f"the tensor {entry.name!r} does not begin where the one before ends")
         end += entry.nbytes
     if size < end:
-        raise _damaged(file, f"cut short: {size} bytes where the header says {end}")
+        raise _damaged(file, f"cut short: {counted(size, 'byte')} where the header says {end}")
     if size > end:
-        raise _damaged(file, f"{size - end} bytes after the last tensor")
+        raise _damaged(file, f"{counted(size - end, 'byte')} after the last tensor")
     return {entry.name: entry for entry in entries}
 
 
@@ -271,7 +272,7 @@ def _read_header(file: Path) -> tuple[dict[str, Any], bytes]:
             f"The model folder is incomplete: {str(file)!r} is missing; copy or download it again."
         ) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(file, str(error)[:100]) from error
+        raise _damaged(file, reason_of(error)) from error
     if not isinstance(header, dict):
         raise _damaged(file, "its header is no JSON object")
     return header, text

@@ -229,7 +229,7 @@ def test_what_cannot_be_compared_is_refused_in_words(store, tmp_path):
         first=lambda record: truth(record) if record.id == sound(0).id else None,
         second=lambda record: truth(record) if record.id == sound(1).id else Annotation("failed", reason="no"),
     )
-    with pytest.raises(UsageError, match=r"'first' \(1 rows\) and 'second' \(1 rows\) have no rows in common"):
+    with pytest.raises(UsageError, match=r"'first' \(1 row\) and 'second' \(1 row\) have no rows in common"):
         agree(halves, "first", "second")
 
 

@@ -50,8 +50,9 @@ def refine(server, store, tmp_path, capsys):
     def call(*arguments, endpoint=True):
         server.set(faults={}, rules=SCRIPT) if endpoint is True else None
         server.clear()
-        where = ("--endpoint", server.url, "--vlm-model", "tiny-vlm") if endpoint else ()
-        given = ("data", "refine", store.uri, "--gold", "people", *where, *arguments)
+        usual = {"--gold": "people"} | ({"--endpoint": server.url, "--vlm-model": "tiny-vlm"} if endpoint else {})
+        others = [word for name, value in usual.items() if name not in arguments for word in (name, value)]
+        given = ("data", "refine", store.uri, *others, *arguments)
         capsys.readouterr()
         code = run([str(item) for item in given])
         return (code, *capsys.readouterr())

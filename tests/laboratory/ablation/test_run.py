@@ -16,13 +16,13 @@ import yaml
 from rich.console import Console
 from support.tiny_training import SETTINGS, write_components
 
-from tagmoe.errors import ResultError
+from tagmoe.errors import MissingError, ResultError, TagMoEError, UsageError
 from tagmoe.laboratory.ablation.arms import load_arms
 from tagmoe.laboratory.ablation.interference import FAMILIES, family_jobs, summarise
 from tagmoe.laboratory.ablation.job import Job, arm_job, base_job, do, read_job
 from tagmoe.laboratory.ablation.measure import Plan
 from tagmoe.laboratory.ablation.results import read_result
-from tagmoe.laboratory.ablation.run import Outcome, failed, run_jobs
+from tagmoe.laboratory.ablation.run import Failure, Outcome, failed, run_jobs
 
 PLAN = Plan(per_task=1, steps=1, cfg=1.0, curve_cases=0, tasks=("recolour", "style"))
 QUIET = Console(quiet=True)
@@ -216,3 +216,9 @@ def _children(out: Path) -> list[int]:
             if b"tagmoe.laboratory.ablation.job" in words and any(word.startswith(str(out).encode()) for word in words):
                 found.append(int(entry.name))
     return found
+
+
+def test_the_command_fails_as_its_job_did(arms: Path, tmp_path: Path) -> None:
+    job = jobs_of(arms, tmp_path, "align")[1][0]
+    kinds = {code: type(failed(Outcome(failed=[Failure(job, "a reason", code)]))) for code in (1, 2, 3, -9)}
+    assert kinds == {1: TagMoEError, 2: UsageError, 3: MissingError, -9: TagMoEError}

@@ -194,7 +194,7 @@ def test_words_follow_from_the_numbers() -> None:
         "3 of 3 seeds agree"
     )
     once = Estimate(-0.00002, (0,), (-0.00002,), 0)
-    assert phrase(once, FLOW) == "not resolved: -0.00002; 1 of 1 seeds agree"
+    assert phrase(once, FLOW) == "not resolved: -0.00002; 1 of 1 seed agrees"
     assert phrase(None, FLOW) == "missing"
     assert Column("x").format_change(-0.0001) == "0.0"
     below = Estimate(-0.1, (0,), (-0.1,), 40, Interval(40, -0.1, -0.2, -0.05))

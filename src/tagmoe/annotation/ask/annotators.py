@@ -15,6 +15,7 @@ from tagmoe.annotation.rules.rule_set import RuleSet
 from tagmoe.data.store.record import Record
 from tagmoe.errors import ImageError, UsageError
 from tagmoe.pictures import load_image
+from tagmoe.sentences import counted
 from tagmoe.vlm.pictures import capped
 from tagmoe.vlm.question import VLM, Answer, Attachment, Question
 
@@ -85,7 +86,9 @@ class VLMAnnotator:
         if not 1 <= votes <= MOST_VOTES:
             raise UsageError(f"The number of votes is {votes}; give 1 to {MOST_VOTES}.")
         if per_tag and votes > 1:
-            raise UsageError(f"{votes} votes and a question for each tag were asked for; take one of the two.")
+            raise UsageError(
+                f"{counted(votes, 'vote')} and a question for each tag were asked for; take one of the two."
+            )
         self._vlm, self._rules, self._pixels = vlm, rules, pixels
         self._votes, self._per_tag, self.seed = votes, per_tag, seed
 

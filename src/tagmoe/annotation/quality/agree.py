@@ -30,6 +30,7 @@ from tagmoe.data.store.record import SCHEMA, Record, from_row
 from tagmoe.data.store.store import Store
 from tagmoe.errors import ImageError, UsageError
 from tagmoe.intervals import Bootstrap, Interval
+from tagmoe.sentences import counted
 from tagmoe.tags import TAG_NAMES
 
 PICTURES = 2000
@@ -148,7 +149,8 @@ def agree(
         agreement = reading.tally.result(gold=gold, bootstrap=bootstrap)
     except UsageError:
         raise UsageError(
-            f"The annotators {a!r} ({sides[0].answered} rows) and {b!r} ({sides[1].answered} rows) have no rows in "
+            f"The annotators {a!r} ({counted(sides[0].answered, 'row')}) and {b!r} "
+            f"({counted(sides[1].answered, 'row')}) have no rows in "
             f"common in the store {store.uri!r}; annotate the same rows with both."
         ) from None
     looked_at = reading.sampled()

@@ -15,6 +15,7 @@ from tagmoe.data.store.store import Store
 from tagmoe.intervals import GROUPS, Interval
 from tagmoe.report.numbers import percent, percent_near_ends, with_interval
 from tagmoe.report.pages import Tile, page_environment
+from tagmoe.sentences import counted
 from tagmoe.tags import RULES, TAG_NAMES, TIERS
 
 KINDS = 14
@@ -69,7 +70,7 @@ def render(store: Store, report: AgreeReport, files: Iterable[str]) -> str:
 def _facts(store: Store, report: AgreeReport) -> list[tuple[str, str]]:
     """What was compared, as names and values."""
     agreement = report.agreement
-    rows = [("store", f"{store.uri.rsplit('/', 1)[-1]}, {report.rows:,} rows")]
+    rows = [("store", f"{store.uri.rsplit('/', 1)[-1]}, {counted(report.rows, 'row')}")]
     for side in report.sides:
         parts = [", ".join(f"{status} {number:,}" for status, number in side.statuses.most_common())]
         for kind, names in (("model", side.models), ("rules", side.versions)):
@@ -77,7 +78,7 @@ def _facts(store: Store, report: AgreeReport) -> list[tuple[str, str]]:
             parts += [f"{kind} {', '.join(found)}"] if found else []
         rows.append((side.name, "; ".join(parts)))
     groups = "groups of root pictures" if agreement.roots == GROUPS else "root pictures"
-    drawn = f"95 %, {agreement.draws:,} draws of {agreement.roots:,} {groups}, seed {agreement.seed}"
+    drawn = f"95 %, {counted(agreement.draws, 'draw')} of {agreement.roots:,} {groups}, seed {agreement.seed}"
     return [*rows, ("intervals", drawn)]
 
 
@@ -85,7 +86,7 @@ def headline(report: AgreeReport) -> str:
     """The result in one sentence."""
     agreement = report.agreement
     equal = percent_near_ends(agreement.exact.value)
-    text = f"On {agreement.rows:,} rows that both answered, the sets of tags are equal in {equal}"
+    text = f"On {counted(agreement.rows, 'row')} that both answered, the sets of tags are equal in {equal}"
     if agreement.gold is not None and agreement.micro_f1 is not None:
         return f"{text}; against gold, F1 is {figure(agreement.micro_f1)}."
     return f"{text}; alpha (MASI) is {figure(agreement.alpha_masi)}."

@@ -23,6 +23,7 @@ from PIL import Image
 from tagmoe.errors import ImageError
 from tagmoe.extras import require
 from tagmoe.pictures import load_image
+from tagmoe.sentences import counted
 from tagmoe.tags import TAG_NAMES, TAGS
 
 FOLDS = 5
@@ -91,7 +92,9 @@ def find_label_issues(features_ND: np.ndarray, sets: Sequence[int], roots: Seque
     rows = len(features_ND)
     folds = min(FOLDS, len(set(roots)))
     if rows < MIN_ROWS or folds < 2:
-        return LabelIssues(rows, reason=f"{rows} rows of {len(set(roots))} pictures are too few for a probe")
+        return LabelIssues(
+            rows, reason=f"{counted(rows, 'row')} of {counted(len(set(roots)), 'picture')} are too few for a probe"
+        )
     labels_NK = np.array([[bits >> tag & 1 for tag in range(len(TAGS))] for bits in sets], dtype=bool)
     # Leave out tags that almost no row or almost every row has: the probe cannot learn them.
     used = [tag for tag in range(len(TAGS)) if folds <= labels_NK[:, tag].sum() <= rows - folds]

@@ -36,6 +36,7 @@ from tagmoe.data.store.store import Store
 from tagmoe.errors import DataError, UsageError
 from tagmoe.files.atomic import write_whole
 from tagmoe.intervals import Bootstrap
+from tagmoe.sentences import counted
 from tagmoe.tags import index
 from tagmoe.vlm.question import Question
 
@@ -254,7 +255,8 @@ def _annotated(
     if failed:
         reason = failed[0].rstrip(".")
         raise DataError(
-            f"{len(failed)} of {len(gold.rows)} rows could not be asked ({reason[:200]}); nothing was decided, and the "
+            f"{len(failed)} of {counted(gold.rows, 'row')} could not be asked ({reason[:200]}); nothing was decided, "
+            "and the "
             "same command asks only these again."
         )
     return found, asked

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from tagmoe.config.describe import wrong_field
 from tagmoe.errors import ConfigError
 from tagmoe.files.yaml_text import read_yaml
 
@@ -24,6 +25,4 @@ def parse_yaml(text: str, title: str, model: type[Model]) -> Model:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"]))
-        raise ConfigError(f"{title} has a wrong {place!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}.") from None
+        raise ConfigError(f"{title} cannot be used: {wrong_field(error, model)}.") from None

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tagmoe.annotation.rules.parse import parse_yaml
 from tagmoe.errors import ConfigError, VocabularyError
+from tagmoe.sentences import reason_of
 from tagmoe.tags import TAGS, TaskDescriptor, tag
 
 TIERS = ("scope", "type", "preservation")
@@ -125,7 +126,7 @@ def load_rules(path: Path) -> RuleSet:
             raise ConfigError(f"The rule set {str(path)!r} has more than {MAX_BYTES:,} bytes; that is no rule set.")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "no text in UTF-8"
+        reason = reason_of(error)
         raise ConfigError(f"The rule set {str(path)!r} cannot be read ({reason}).") from None
     return parse_rules(text, str(path))
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from tagmoe.cli.data.named_numbers import named_numbers
-from tagmoe.cli.options import AsJson, Force
+from tagmoe.cli.options import MOST_ROWS, AsJson, Force
 from tagmoe.cli.output import check_output_folder, log, print_result, write_folder
 from tagmoe.cli.progress import count_bar
 from tagmoe.extras import require
+from tagmoe.sentences import counted
 
 if TYPE_CHECKING:
     from tagmoe.annotation.quality.agree import AgreeReport
@@ -33,7 +34,10 @@ def agree(
         Path | None, typer.Option("--out", "-o", help="Folder to write: a page with pictures, and tables.")
     ] = None,
     pictures: Annotated[
-        int, typer.Option(min=0, help="Rows whose pictures are looked at, for pixel evidence and label issues.")
+        int,
+        typer.Option(
+            min=0, max=MOST_ROWS, help="Rows whose pictures are looked at, for pixel evidence and label issues."
+        ),
     ] = 2000,
     fail_under: Annotated[
         list[str] | None,
@@ -63,7 +67,10 @@ def agree(
         write_folder(out, partial(write_report, opened, report))
         log(f"tables, and the rows to look at with pictures: {out / PAGE}")
     if report.by_definition:
-        log(f"in {report.by_definition} rows the canonical tags came from the other annotator, so they must agree.")
+        log(
+            f"in {counted(report.by_definition, 'row')} the canonical tags came from the other annotator, so they "
+            "must agree."
+        )
     figures = figures_of(report)
     missed = _missed(figures, limits)
     print_result({**data_of(report), "store": store, "missed": missed}, _text(report), as_json=as_json)
@@ -99,7 +106,7 @@ def _text(report: AgreeReport) -> str:
             lines.append(f"{line}{'' if ac1 is None else f'{ac1:.2f}'}{'' if f1 is None else f'  {f1:.2f}'}")
     for side in report.sides:
         issues = 0 if side.issues is None else len(side.issues.issues)
-        lines.append(f"{side.name}: {side.rules.faulty} of {side.rules.rows} rows break a rule")
+        lines.append(f"{side.name}: a rule is broken in {side.rules.faulty} of {counted(side.rules.rows, 'row')}")
         looked = f"of {len(report.looked_at)} looked at, pixels speak against {side.evidence.faulty}"
         lines += [f"  {looked}, a probe doubts {issues}"] if report.looked_at else []
     return "\n".join(lines)

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tagmoe.cli.options import AsJson, Engine, EngineName, FixedSeed, RayAddress
+from tagmoe.cli.options import MOST_PROCESSES, MOST_ROWS, AsJson, Engine, EngineName, FixedSeed, RayAddress
 from tagmoe.cli.output import print_result
 from tagmoe.cli.progress import count_bar
 from tagmoe.cli.vlm_options import Concurrency, Endpoints, Pixels, ServedModel, Timeout, need_vlm_extra, open_vlm
 from tagmoe.errors import UsageError
+from tagmoe.sentences import counted
 
 if TYPE_CHECKING:
     from tagmoe.annotation.ask.annotators import Annotator
@@ -53,7 +54,9 @@ def annotate(
     rules: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Rule set (YAML) for the model; by default the packaged one.")
     ] = None,
-    votes: Annotated[int, typer.Option(min=1, help="Times to ask a model for each row; shares are probabilities.")] = 1,
+    votes: Annotated[
+        int, typer.Option(min=1, max=100, help="Times to ask a model for each row; shares are probabilities.")
+    ] = 1,
     per_tag: Annotated[
         bool, typer.Option("--per-tag", help="Ask a model for each tag, yes or no, with its probability.")
     ] = False,
@@ -63,9 +66,9 @@ def annotate(
     replace_tags: Annotated[
         bool, typer.Option("--replace-tags", help="Replace tags for training that came from elsewhere.")
     ] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Most rows to ask in this run.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, max=MOST_ROWS, help="Most rows to ask in this run.")] = None,
     engine: Engine = EngineName.local,
-    workers: Annotated[int, typer.Option(min=1, help="Processes; one is enough for a server.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, max=MOST_PROCESSES, help="Processes; one is enough for a server.")] = 1,
     address: RayAddress = None,
     concurrency: Concurrency = 16,
     timeout: Timeout = 120,
@@ -161,10 +164,10 @@ def _data(store: str, name: str, result: Outcome) -> dict[str, Any]:
 def _text(store: str, name: str, result: Outcome) -> str:
     rows = sum(result.asked.values())
     by_status = ", ".join(f"{count:,} {status}" for status, count in sorted(result.asked.items()))
-    lines = [f"{store}: {rows:,} rows annotated as {name!r}" + (f" ({by_status})" if rows else "")]
+    lines = [f"{store}: {counted(rows, 'row')} annotated as {name!r}" + (f" ({by_status})" if rows else "")]
     if result.known:
-        lines.append(f"{result.known:,} answers were there from a run that was stopped")
-    lines.append(f"tags for training set in {result.tagged:,} rows; {result.left:,} rows are left")
+        lines.append(f"{counted(result.known, 'answer')} found from a run that was stopped")
+    lines.append(f"tags for training set in {counted(result.tagged, 'row')}; left: {counted(result.left, 'row')}")
     for (status, reason), count in result.reasons.most_common(REASONS_SHOWN):
         lines.append(f"{count:>8,}  {status}: {reason[:160]}")
     return "\n".join(lines)

@@ -9,12 +9,16 @@ import typer
 
 from tagmoe.cli.options import AsJson
 from tagmoe.cli.output import print_result
+from tagmoe.sentences import counted
 
 
 def clean(
     store: Annotated[str, typer.Argument(metavar="STORE", help="Store to clean.")],
     older_than: Annotated[
-        float, typer.Option(metavar="DAYS", min=0, help="Remove versions older than this, even those that a run uses.")
+        float,
+        typer.Option(
+            metavar="DAYS", min=0, max=36_500, help="Remove versions older than this, even those that a run uses."
+        ),
     ] = 14,
     as_json: AsJson = False,
 ) -> None:
@@ -27,7 +31,8 @@ def clean(
     opened = Store.open(store)
     with opened.writing():
         done = opened.clean(timedelta(days=older_than))
-    text = f"{store}: {done.versions:,} old versions and {done.files:,} files removed, {done.bytes / 1e6:,.1f} MB"
+    removed = f"{counted(done.versions, 'old version')} and {counted(done.files, 'file')} removed"
+    text = f"{store}: {removed}, {done.bytes / 1e6:,.1f} MB"
     print_result(
         {"store": store, "versions": done.versions, "files": done.files, "bytes": done.bytes}, text, as_json=as_json
     )

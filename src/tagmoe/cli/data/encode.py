@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tagmoe.cli.models import check_model, quiet_libraries
-from tagmoe.cli.options import AsJson, Engine, EngineName, Model, RayAddress, Threads
+from tagmoe.cli.options import MOST_PROCESSES, MOST_ROWS, AsJson, Engine, EngineName, Model, RayAddress, Threads
 from tagmoe.cli.output import print_result
 from tagmoe.cli.progress import count_bar
 from tagmoe.errors import UsageError
+from tagmoe.sentences import counted
 from tagmoe.weights.presets import RELEASE
 
 if TYPE_CHECKING:
@@ -32,20 +33,23 @@ def encode(
     store: Annotated[str, typer.Argument(metavar="STORE", help="Store to encode.")],
     model: Model = None,
     engine: Engine = EngineName.local,
-    workers: Annotated[int, typer.Option(min=1, help="Processes, each with its own copy of the model.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, max=MOST_PROCESSES, help="Processes, each with its own copy of the model.")
+    ] = 1,
     address: RayAddress = None,
     sizes: Annotated[
         str | None,
         typer.Option(
-            metavar="WxH,WxH,...",
-            help="Sizes of the buckets, or release for its 33. By default those, or a small model's one square.",
+            metavar="SIZES",
+            help="Buckets as WxH,WxH, or release for its 33; by default those, or a small model's one square.",
         ),
     ] = None,
     dtype: Annotated[
         DtypeName | None, typer.Option(help="Dtype of the model; by default bfloat16 on a GPU. Columns are float16.")
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Stop after the import batch in which this many rows are reached.")
+        int | None,
+        typer.Option(min=1, max=MOST_ROWS, help="Stop after the import batch in which this many rows are reached."),
     ] = None,
     again: Annotated[bool, typer.Option("--again", help="Drop the encoded columns and start again.")] = False,
     threads: Threads = None,
@@ -91,10 +95,12 @@ def encode(
         "fragments_left": result.left,
         "sizes": fingerprint["sizes"],
     }
-    lines = [f"{store}: {result.rows:,} rows encoded, {result.left:,} fragments are left"]
+    lines = [f"{store}: {counted(result.rows, 'row')} encoded, left: {counted(result.left, 'fragment')}"]
     if result.errors:
         parts = ", ".join(f"{part} {count:,}" for part, count in sorted(result.errors.items()))
-        lines.append(f"{result.unusable:,} rows cannot be trained on; not encoded: {parts} (reasons in encoded_error)")
+        lines.append(
+            f"{counted(result.unusable, 'row')} cannot be trained on; not encoded: {parts} (reasons in encoded_error)"
+        )
     print_result(data, "\n".join(lines), as_json=as_json)
 
 

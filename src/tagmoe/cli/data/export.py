@@ -13,6 +13,7 @@ from tagmoe.cli.options import AsJson, Force
 from tagmoe.cli.output import check_output_folder, new_folder, print_result
 from tagmoe.cli.progress import count_bar
 from tagmoe.files.resumable import size_text
+from tagmoe.sentences import counted
 
 
 class Format(StrEnum):
@@ -32,7 +33,7 @@ def export(
     where: Annotated[
         str | None, typer.Option(metavar="SQL", help="Export only rows that match, as \"dataset = 'ultraedit'\".")
     ] = None,
-    shard_mb: Annotated[float, typer.Option(min=0.001, help="MB of pictures in one file.")] = 512.0,
+    shard_mb: Annotated[float, typer.Option(min=0.001, max=1e6, help="MB of pictures in one file.")] = 512.0,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -50,8 +51,12 @@ def export(
     with new_folder(out) as partial, count_bar(f"export {kind.value}") as progress:
         done = write(opened, partial, kind.value, where=where, shard_bytes=int(shard_mb * 2**20), progress=progress)
     seconds = time.perf_counter() - started
+    about = (
+        f"{counted(done.records, 'record')}, {counted(done.files, 'file')}, {size_text(done.bytes)}, in {seconds:.1f} s"
+    )
     print_result(
         {"output": str(out), "format": kind.value, **vars(done), "seconds": round(seconds, 3)},
-        f"{out}\n{done.records:,} records, {done.files:,} files, {size_text(done.bytes)}, in {seconds:.1f} s",
+        str(out),
         as_json=as_json,
+        about=(about,),
     )

@@ -15,6 +15,7 @@ from tagmoe.cli.progress import count_bar
 from tagmoe.data.sources.registry import KINDS, open_source
 from tagmoe.errors import UsageError
 from tagmoe.files.resumable import size_text
+from tagmoe.sentences import counted
 
 
 def import_(
@@ -36,13 +37,15 @@ def import_(
         typer.Option("--map", metavar="FIELD=COLUMN", help="Column of a Parquet file for a field; may be repeated."),
     ] = None,
     instruction: Annotated[str | None, typer.Option(help="Instruction of pairs that have no text file.")] = None,
-    count: Annotated[int | None, typer.Option(min=1, help="Samples to make, for kinds that generate them.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of generated samples.")] = None,
+    count: Annotated[
+        int | None, typer.Option(min=1, max=10**9, help="Samples to make, for kinds that generate them.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**62, help="Seed of generated samples.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Another option of this kind.")
     ] = None,
-    batch_rows: Annotated[int, typer.Option(min=1, help="Records written at once.")] = 1024,
-    batch_mb: Annotated[float, typer.Option(min=0.001, help="MB of pictures written at once.")] = 256.0,
+    batch_rows: Annotated[int, typer.Option(min=1, max=10**6, help="Records written at once.")] = 1024,
+    batch_mb: Annotated[float, typer.Option(min=0.001, max=1e5, help="MB of pictures written at once.")] = 256.0,
     as_json: AsJson = False,
 ) -> None:
     """Fill a store with a data set; the same command goes on after a kill, and adds nothing twice.
@@ -93,19 +96,20 @@ def import_(
         )
     seconds = time.perf_counter() - started
     skipped = sum(found.skipped.values())
-    lines = [target]
+    about = []
     if found.already:
-        lines.append("this source had been imported before; nothing was added")
+        about.append("this source had been imported before; nothing was added")
     elif found.resumed:
-        lines.append(f"went on after row {found.resumed:,} of an earlier import")
-    lines.append(
-        f"{found.accepted:,} records of {found.rows:,} rows, {size_text(found.bytes)} of pictures, in {seconds:.1f} s"
+        about.append(f"went on after row {found.resumed:,} of an earlier import")
+    about.append(
+        f"{counted(found.accepted, 'record')} of {counted(found.rows, 'row')}, {size_text(found.bytes)} of pictures, "
+        f"in {seconds:.1f} s"
     )
     if skipped:
         reasons = sorted(found.skipped.items(), key=lambda item: (-item[1], item[0]))
-        lines.append(f"{skipped:,} skipped: " + ", ".join(f"{number:,} {reason}" for reason, number in reasons))
+        about.append(f"{skipped:,} skipped: " + ", ".join(f"{number:,} {reason}" for reason, number in reasons))
     data = {"store": target, "source": source.name, "licence": source.licence.name, **vars(found)}
-    print_result(data | {"records": len(store), "seconds": round(seconds, 3)}, "\n".join(lines), as_json=as_json)
+    print_result(data | {"records": len(store), "seconds": round(seconds, 3)}, target, as_json=as_json, about=about)
 
 
 def _assigned(given: Sequence[str] | None, option: str) -> dict[str, str]:

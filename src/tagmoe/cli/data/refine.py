@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tagmoe.cli.options import AsJson, FixedSeed
+from tagmoe.cli.options import MOST_ROWS, AsJson, FixedSeed
 from tagmoe.cli.output import check_output_file, log, print_result, write_text
 from tagmoe.cli.progress import count_bar
 from tagmoe.cli.vlm_options import Concurrency, Endpoints, Pixels, Timeout, VLMName, need_vlm_extra, open_vlm
 from tagmoe.errors import DataError, TagMoEError, UsageError
+from tagmoe.sentences import counted
 
 if TYPE_CHECKING:
     from tagmoe.annotation.quality.gold import Change
@@ -37,11 +38,13 @@ def refine(
         bool, typer.Option("--propose", help="Let the model write new rules from its mistakes, without a trial.")
     ] = False,
     tags: Annotated[int, typer.Option(min=1, max=18, help="With --propose: tags to improve, the worst first.")] = 3,
-    limit: Annotated[int | None, typer.Option(min=1, help="Gold rows to try, drawn at random; by default all.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, max=MOST_ROWS, help="Gold rows to try, drawn at random; by default all.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder of decisions and answers; by default beside NEW.yaml.")
     ] = None,
-    votes: Annotated[int, typer.Option(min=1, help="Times to ask for each row, as in `annotate`.")] = 1,
+    votes: Annotated[int, typer.Option(min=1, max=100, help="Times to ask for each row, as in `annotate`.")] = 1,
     per_tag: Annotated[bool, typer.Option("--per-tag", help="Ask for each tag, as in `annotate`.")] = False,
     concurrency: Concurrency = 16,
     timeout: Timeout = 120,
@@ -147,7 +150,8 @@ def _data(decision: Decision) -> dict[str, Any]:
 def _text(decision: Decision) -> str:
     comparison = decision.comparison
     lines = [
-        f"{comparison.rows} gold rows, {comparison.pairs} inverse pairs; {decision.asked} rows asked by the new rules, "
+        f"{counted(comparison.rows, 'gold row')}, {counted(comparison.pairs, 'inverse pair')}; "
+        f"{counted(decision.asked, 'row')} asked by the new rules, "
         f"{decision.reused} known",
         f"{'':26}{'before':>8}{'after':>8}  difference",
     ]

@@ -11,6 +11,7 @@ import typer
 from tagmoe.cli.options import AsJson, Force
 from tagmoe.cli.output import check_output_file, print_result, write_text
 from tagmoe.cli.progress import count_bar
+from tagmoe.sentences import counted
 
 if TYPE_CHECKING:
     from tagmoe.data.statistics import Statistics
@@ -46,7 +47,7 @@ def stats(
         "imports": list(found.imports),
         "plot": None if plot is None else str(plot),
     }
-    print_result(data, "\n".join([f"{store}: {found.records:,} records", *_table(found)]), as_json=as_json)
+    print_result(data, "\n".join([f"{store}: {counted(found.records, 'record')}", *_table(found)]), as_json=as_json)
 
 
 def draw(found: Statistics) -> str:
@@ -88,7 +89,9 @@ def _table(found: Statistics) -> list[str]:
     for note in found.imports:
         state = "finished" if note["finished"] else "not finished"
         skipped = sum(note["skipped"].values())
-        lines.append(f"  {note['source']}: {note['accepted']:,} of {note['rows']:,} rows, {skipped:,} skipped, {state}")
+        lines.append(
+            f"  {note['source']}: {note['accepted']:,} of {counted(note['rows'], 'row')}, {skipped:,} skipped, {state}"
+        )
         lines += [f"    {count:,} {reason}" for reason, count in sorted(note["skipped"].items())]
     return lines
 

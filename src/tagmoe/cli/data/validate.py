@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tagmoe.cli.options import AsJson, Force
+from tagmoe.cli.options import MOST_PROCESSES, AsJson, Force
 from tagmoe.cli.output import check_output_file, log, print_result, write_text
 from tagmoe.cli.progress import count_bar
+from tagmoe.sentences import counted
 
 if TYPE_CHECKING:
     from tagmoe.data.check.validate import Summary
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 def validate(
     store: Annotated[str, typer.Argument(metavar="STORE", help="Folder or object-store address of a store.")],
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; by default one for each processor core.")
+        int | None, typer.Option(min=1, max=MOST_PROCESSES, help="Processes; by default one for each processor core.")
     ] = None,
     again: Annotated[bool, typer.Option("--again", help="Check all records again, not only unchecked ones.")] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Page to write (.html), with pictures.")] = None,
@@ -41,7 +42,7 @@ def validate(
     with count_bar("checking") as progress:
         checked = run(opened, workers=workers or len(os.sched_getaffinity(0)), again=again, progress=progress)
     summary = summarise(opened)
-    log(f"{checked} records were checked now, {summary.records - checked} before.")
+    log(f"checked now: {counted(checked, 'record')}; before: {summary.records - checked:,}.")
     if out is not None:
         from tagmoe.data.check.page import render
 
@@ -69,7 +70,7 @@ def validate(
 def _text(summary: Summary) -> str:
     from tagmoe.data.check.checks import CHECKS
 
-    lines = [f"{summary.unsound} of {summary.records} records are unsound"]
+    lines = [f"unsound: {summary.unsound:,} of {counted(summary.records, 'record')}"]
     for name, counts in summary.most_common():
         lines.append(f"  {name:<18}{counts.total():>8}  {CHECKS[name]}")
         lines += [f"{'':20}{count:>8}  {dataset}" for dataset, count in sorted(counts.items())]

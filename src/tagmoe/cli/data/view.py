@@ -37,4 +37,4 @@ def view(
             for role, picture in (*((item.role, item) for item in record.images), ("target", record.target))
         ],
     }
-    print_result(data, f"{out}\n{record.id}: {record.instruction}", as_json=as_json)
+    print_result(data, str(out), as_json=as_json, about=(f"{record.id}: {record.instruction}",))

@@ -17,6 +17,7 @@ from tagmoe.data.check.shift import measure_shift
 from tagmoe.data.store.record import PARTIAL
 from tagmoe.errors import ImageError
 from tagmoe.pictures import TOO_LARGE, load_image, load_mask, open_picture, upright_rgb, upright_size
+from tagmoe.sentences import counted
 from tagmoe.tags import TAGS, TaskDescriptor
 
 VERSION = 1
@@ -131,7 +132,7 @@ def text_findings(instructions: Sequence[str], rewritten: str | None = None) -> 
         found.append(Finding("empty instruction", "an instruction has no text"))
     longest = max(map(len, texts))
     if longest > MAX_CHARACTERS:
-        found.append(Finding("long instruction", f"an instruction has {longest} characters"))
+        found.append(Finding("long instruction", f"an instruction has {counted(longest, 'character')}"))
     return found
 
 

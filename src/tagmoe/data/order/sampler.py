@@ -23,6 +23,7 @@ import numpy as np
 
 from tagmoe.data.order.apportion import Apportion, hash64
 from tagmoe.errors import DataError, UsageError
+from tagmoe.sentences import counted
 
 LARGEST_WEIGHT = 1e9
 
@@ -108,7 +109,8 @@ class Sampler:
         """
         if world_size < 1 or self.batch % world_size:
             raise UsageError(
-                f"A global batch of {self.batch} samples cannot be shared evenly by {world_size} ranks; choose a batch "
+                f"A global batch of {counted(self.batch, 'sample')} cannot be shared evenly by "
+                f"{counted(world_size, 'rank')}; choose a batch "
                 f"that {world_size} divides."
             )
         if not 0 <= rank < world_size or number < 0:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tagmoe.errors import UsageError
+from tagmoe.sentences import reason_of
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 PARQUET_ROWS = 16
@@ -31,7 +32,7 @@ def benchmark_pictures(path: Path) -> frozenset[str]:
             return frozenset(_listed(path))
         found = frozenset(_in_folder(path))
     except (OSError, pa.ArrowException) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        reason = reason_of(error)
         raise UsageError(f"The benchmark pictures of {str(path)!r} cannot be read ({reason}).") from None
     if not found:
         raise UsageError(f"The folder {str(path)!r} has no pictures and no Parquet files; name that of a benchmark.")

@@ -11,6 +11,7 @@ from typing import Any
 from tagmoe.data.store.fields import UnusableRow
 from tagmoe.data.store.record import Picture, Role
 from tagmoe.errors import DataError, ImageError
+from tagmoe.sentences import reason_of
 
 MARK_BYTES = 65_536
 MAX_FILE_BYTES = 256 << 20
@@ -37,7 +38,7 @@ def reading(
     try:
         yield
     except errors as error:
-        raise DataError(f"{str(file)!r} {complaint.format(' '.join(str(error).split())[:100])}.") from None
+        raise DataError(f"{str(file)!r} {complaint.format(reason_of(error))}.") from None
 
 
 def picture(data: bytes, role: Role = "source") -> Picture:

@@ -19,6 +19,7 @@ from tagmoe.data.store.known_ids import KnownIds
 from tagmoe.data.store.record import Record
 from tagmoe.data.store.store import IMPORT_NOTE, Store
 from tagmoe.errors import DataError, UsageError
+from tagmoe.sentences import reason_of
 
 BATCH_ROWS = 1024
 BATCH_BYTES = 256 << 20
@@ -163,7 +164,7 @@ def _rows(source: Source, start: int) -> Iterator[Row]:
     try:
         yield from source.rows(start)
     except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = reason_of(error)
         raise DataError(f"The source {source.name!r} cannot be read ({reason}); check its files.") from error
 
 

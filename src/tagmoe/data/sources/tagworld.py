@@ -12,6 +12,7 @@ from PIL import Image
 from tagmoe.data.sources.source import Licence, Row
 from tagmoe.data.store.record import Picture, Record, Role, TagProvenance, record_id
 from tagmoe.errors import UsageError
+from tagmoe.sentences import counted
 from tagmoe.world import SIZE, TASKS, Sample, sample
 from tagmoe.world.sample import Split
 
@@ -35,7 +36,9 @@ class TagWorldSource:
 
     def __init__(self, count: int, seed: int = 0, tasks: str | None = None) -> None:
         if count < 1 or seed < 0:
-            raise UsageError(f"TagWorld cannot give {count} samples of seed {seed}; give 1 or more, and a seed from 0.")
+            raise UsageError(
+                f"TagWorld cannot give {counted(count, 'sample')} of seed {seed}; give 1 or more, and a seed from 0."
+            )
         self._count, self._seed = count, seed
         self._tasks = None if tasks is None else _names(tasks)
 

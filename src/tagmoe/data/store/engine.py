@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 
 from tagmoe.errors import TagMoEError, UsageError
 from tagmoe.extras import require
+from tagmoe.sentences import reason_of
 
 Work = Callable[[int], Any]
 Engine = Literal["local", "ray"]
@@ -74,7 +75,7 @@ def _do(work: Work, fragment: int) -> Done:
     except TagMoEError as error:
         return Done(fragment, error=str(error))
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = reason_of(error)
         return Done(fragment, error=f"Fragment {fragment} failed with {type(error).__name__}: {reason}.")
 
 
@@ -223,5 +224,5 @@ def _connect(workers: int, address: str | None) -> tuple[Any, bool]:
             )
     except (ConnectionError, OSError, RuntimeError, TimeoutError, ValueError) as error:
         where = "could not be started" if address is None else f"at {address!r} could not be reached"
-        raise UsageError(f"Ray {where}: {' '.join(str(error).split())[:300]}.") from error
+        raise UsageError(f"Ray {where}: {reason_of(error)}.") from error
     return ray, True

@@ -11,6 +11,7 @@ from pathlib import Path
 import lance
 
 from tagmoe.errors import DataError
+from tagmoe.sentences import LIMIT, cut
 
 TABLE = "records.lance"
 LOCK = "writer.lock"
@@ -89,4 +90,4 @@ def as_data_error(uri: str, action: str) -> Iterator[None]:
             reason = "the disk is full; free some space and run the same command again"
         elif "ermission denied" in reason or "os error 13" in reason or "os error 30" in reason:
             reason = "permission denied"
-        raise DataError(f"The store {uri!r} cannot be {action}: {reason[:300]}.") from error
+        raise DataError(f"The store {uri!r} cannot be {action}: {cut(reason, 2 * LIMIT)}.") from error

@@ -8,6 +8,7 @@ from tagmoe.data.store.record import Picture, Record
 from tagmoe.errors import ImageError
 from tagmoe.pictures import load_image, load_mask
 from tagmoe.report.colours import LIGHT
+from tagmoe.sentences import counted
 from tagmoe.tags import TAGS, TaskDescriptor
 
 TILE = 320
@@ -51,7 +52,7 @@ def _tile(picture: Picture) -> Image.Image | str:
     try:
         flat = load_mask(picture.data) if picture.role == "mask" else load_image(picture.data)
     except ImageError as error:
-        return f"{len(picture.data)} bytes that cannot be decoded ({error})"
+        return f"{counted(picture.data, 'byte')} that cannot be decoded ({error})"
     scale = TILE / max(flat.size)
     # Small pictures are enlarged pixel by pixel, as a sheet is to show what is there.
     method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tagmoe.config import COMMON, RunConfig, apply_override, check_config
+from tagmoe.config import COMMON, RunConfig, apply_overrides, check_config
 from tagmoe.errors import ConfigError, UsageError
 from tagmoe.files.yaml_text import read_yaml
+from tagmoe.sentences import reason_of
 
 # Settings that an arm may change. The others make arms comparable: data, steps, optimizer, base and the flow loss.
 FREE = {
@@ -66,9 +67,7 @@ def load_arms(folder: Path, names: Sequence[str] | None = None, overrides: Seque
     if unknown:
         raise UsageError(f"Unknown arm {', '.join(unknown)}; {str(folder)!r} has {', '.join(known)}.")
     common = _mapping(folder / COMMON)
-    for override in overrides:
-        apply_override(common, override)
-    check_config(common)
+    check_config(common, apply_overrides(common, overrides))
     return [_load(folder / f"{name}.yaml", common) for name in dict.fromkeys(names or known)]
 
 
@@ -102,7 +101,7 @@ def _mapping(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The file {str(path)!r} cannot be read as YAML: {' '.join(str(error).split())}.") from error
+        raise ConfigError(f"The file {str(path)!r} cannot be read as YAML: {reason_of(error)}.") from error
     data = read_yaml(text, f"The file {str(path)!r}")
     if not isinstance(data, dict):
         raise ConfigError(f"The file {str(path)!r} holds no settings; it must be a mapping.")

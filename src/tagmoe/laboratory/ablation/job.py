@@ -29,6 +29,7 @@ from tagmoe.errors import ResultError
 from tagmoe.files.atomic import write_whole
 from tagmoe.laboratory.ablation.arms import FREE, Arm, common_digest
 from tagmoe.laboratory.ablation.results import BASE, NAME
+from tagmoe.sentences import counted
 
 EVERY = 20
 """The result keeps the loss terms of every n-th step."""
@@ -191,7 +192,7 @@ def _measure(job: Job, plan: Any) -> None:
         common=job.common,
         settings=_portable(config),
         versions=versions(),
-        machine=f"{platform.machine()}, {os.cpu_count()} cores",
+        machine=f"{platform.machine()}, {counted(os.cpu_count() or 1, 'core')}",
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         seconds={"training": round(sum(s["seconds"] for s in steps), 1), "editing": round(seconds, 1)},
         samples=config.unified.steps * config.unified.batch * config.unified.accumulate,

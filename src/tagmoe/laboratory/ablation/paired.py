@@ -17,6 +17,7 @@ import numpy as np
 
 from tagmoe.errors import UsageError
 from tagmoe.intervals import LEVEL, Bootstrap, Interval, t_interval
+from tagmoe.sentences import counted
 
 Verdict = Literal["resolved", "resolved for these seeds", "not resolved"]
 _NORMAL = NormalDist()
@@ -67,7 +68,9 @@ def estimate(values_SC: np.ndarray, seeds: Sequence[int], bootstrap: Bootstrap) 
     None when no case has the quantity. Raises UsageError for other shapes, and for a case that only some seeds have.
     """
     if values_SC.ndim != 2 or not seeds or len(values_SC) != len(seeds):
-        raise UsageError(f"The values have the shape {values_SC.shape}; give one row for each of {len(seeds)} seeds.")
+        raise UsageError(
+            f"The values have the shape {values_SC.shape}; give one row for each of {counted(seeds, 'seed')}."
+        )
     absent_SC = np.isnan(values_SC)
     if (absent_SC != absent_SC[0]).any():
         raise UsageError("A case has the quantity in one seed and not in another; give the same cases for all.")

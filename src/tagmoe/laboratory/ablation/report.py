@@ -26,9 +26,9 @@ from tagmoe.laboratory.ablation.table import (
     phrase,
 )
 from tagmoe.report.csv_text import csv_text
-from tagmoe.report.numbers import counted
 from tagmoe.report.pages import Tile, page_environment
 from tagmoe.report.svg import inline
+from tagmoe.sentences import counted
 
 FILES = ("report.html", "ablation.json", "runs.csv", "differences.csv", "*.svg")
 SOUGHT = 0.02

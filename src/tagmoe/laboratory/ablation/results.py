@@ -8,9 +8,11 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from tagmoe.config.describe import wrong_field
 from tagmoe.errors import ResultError
 from tagmoe.files.atomic import write_whole
 from tagmoe.routing.recording import Part
+from tagmoe.sentences import reason_of
 
 NAME = "result.json"
 BASE = "base"
@@ -98,8 +100,9 @@ def read_result(path: Path) -> Result:
     try:
         return Result.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise ResultError(f"The result {str(path)!r} is not one of this version: {name}: {first['msg']}.") from error
+        wrong = wrong_field(error, Result)
+        raise ResultError(f"The result {str(path)!r} is not one of this version: {wrong}.") from error
     except (OSError, ValueError) as error:
-        raise ResultError(f"The result {str(path)!r} cannot be read ({error}); run the arm again.") from error
+        raise ResultError(
+            f"The result {str(path)!r} cannot be read ({reason_of(error)}); run the arm again."
+        ) from error

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from tagmoe.errors import TagMoEError
+from tagmoe.errors import MissingError, TagMoEError, UsageError
 from tagmoe.laboratory.ablation.job import Job
+from tagmoe.sentences import counted
 
 MEASURING = 0.15
 """Share of an arm's time that goes to editing and judging its cases, for the estimate of the time left."""
@@ -27,6 +28,7 @@ class Failure:
 
     job: Job
     reason: str
+    code: int
 
 
 @dataclass
@@ -44,7 +46,7 @@ def run_jobs(bases: Sequence[Job], work: Sequence[Job], *, jobs: int = 1, consol
     after the running step and stop. Raises ResultError when a folder holds a job with other settings, and
     KeyboardInterrupt after Ctrl-C.
     """
-    console = console or Console(stderr=True)
+    console = console or Console(stderr=True, soft_wrap=True)
     for job in (*bases, *work):
         job.write()
     outcome = Outcome()
@@ -74,7 +76,7 @@ def _run(waiting: list[Job], jobs: int, outcome: Outcome, show: Callable[[], Non
                 if process.returncode == 0 and job.finished:
                     console.print(f"{name}: done in {minutes:.1f} min; {len(running) + len(waiting)} to go")
                 else:
-                    outcome.failed.append(Failure(job, _last_line(job, process.returncode)))
+                    outcome.failed.append(Failure(job, _last_line(job, process.returncode), process.returncode))
                     console.print(f"{name}: failed after {minutes:.1f} min: {outcome.failed[-1].reason}")
     except KeyboardInterrupt:
         # The terminal sent Ctrl-C to the children too. Wait until they have saved and ended.
@@ -122,7 +124,7 @@ def _bar(jobs: Sequence[Job], console: Console) -> Iterator[Callable[[], None]]:
             if progress.disable:
                 return
             done = sum(job.finished for job in jobs)
-            progress.update(task, completed=units_done(), description=f"{done} of {len(jobs)} jobs")
+            progress.update(task, completed=units_done(), description=f"{done} of {counted(jobs, 'job')}")
 
         yield show
 
@@ -133,7 +135,9 @@ def failed(outcome: Outcome) -> TagMoEError | None:
         return None
     first = outcome.failed[0]
     others = f", and {len(outcome.failed) - 1} more" if len(outcome.failed) > 1 else ""
-    return TagMoEError(
+    # What is missing or misused for a job is so for the command.
+    kind = {error.exit_code: error for error in (TagMoEError, UsageError, MissingError)}.get(first.code, TagMoEError)
+    return kind(
         f"{first.job.arm} seed {first.job.config.seed} failed{others}: {first.reason}; the same command goes on with "
         "what is not finished."
     )

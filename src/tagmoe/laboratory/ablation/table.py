@@ -24,6 +24,7 @@ from tagmoe.laboratory.ablation.paired import (
     spread,
 )
 from tagmoe.laboratory.ablation.results import Result
+from tagmoe.sentences import counted
 
 Outcome = Literal["held", "held for these seeds", "not resolved", "opposite for these seeds", "opposite", "missing"]
 MINUS = "-"
@@ -215,11 +216,12 @@ def phrase(estimate: Estimate | None, column: Column) -> str:
     unit = f" {column.unit}" if column.unit in ("points", "nats") else ""
     text = f"{estimate.verdict}: {column.format_change(estimate.value)}{unit}"
     if estimate.over_cases is not None:
-        text += f" {interval(estimate.over_cases, column)} over {estimate.cases} cases"
+        text += f" {interval(estimate.over_cases, column)} over {counted(estimate.cases, 'case')}"
     if estimate.over_seeds is not None:
         text += f"{',' if estimate.over_cases else ''} {interval(estimate.over_seeds, column)} over seeds"
         text += " and cases" if estimate.cases else ""
-    return f"{text}; {estimate.agreeing} of {len(estimate.seeds)} seeds agree"
+    agree = "agrees" if len(estimate.seeds) == 1 else "agree"
+    return f"{text}; {estimate.agreeing} of {counted(estimate.seeds, 'seed')} {agree}"
 
 
 def interval(found: Interval[float], column: Column) -> str:

@@ -9,10 +9,12 @@ from typing import Annotated
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from tagmoe.config.describe import wrong_field
 from tagmoe.errors import ImageError, UsageError, VocabularyError
 from tagmoe.laboratory.routing.recorder import RoutingCase, image_digest
 from tagmoe.pictures import load_image, load_mask
 from tagmoe.routing.recording import Facts
+from tagmoe.sentences import reason_of
 from tagmoe.tags import TaskDescriptor
 
 
@@ -57,13 +59,11 @@ def _case(text: str, path: Path, number: int, seed: int) -> RoutingCase:
         sources = tuple(load_image(path.parent / name) for name in line.images)
         mask = None if line.mask is None else _mask(path.parent / line.mask)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"]) or "the line"
-        reason = f"{name}: {first['msg']}"
+        reason = wrong_field(error, _Line) if error.errors()[0]["loc"] else "the line is no JSON object"
     except (ImageError, VocabularyError) as error:
         reason = str(error).rstrip(".")
-    except ValueError as error:
-        reason = f"no JSON: {' '.join(str(error).split())[:80]}"
+    except (ValueError, RecursionError) as error:
+        reason = f"no JSON: {reason_of(error)}"
     else:
         facts = Facts(
             instruction=line.instruction,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from tagmoe.errors import TagMoEError
 from tagmoe.pipeline.memory.sizes import GB, ModelSizes, PartSize
+from tagmoe.sentences import counted
 
 # Values that are live at the peak of a forward. Each factor is multiplied by the tokens (or pixels) times the width.
 # For the autoencoder, PIXEL_VALUES are added for each pixel. Measured: 14.0 to 14.8 for the transformer in bf16, 15.0
@@ -169,14 +170,16 @@ def fits(plan: MemoryPlan, sizes: ModelSizes, budget_bytes: float, host_bytes: f
 
 
 def _weights(what: str, part: PartSize, form: str, value: int) -> Line:
-    rest = f"at {value} bytes"
+    rest = f"at {counted(value, 'byte')}"
     if part.stored is not None:
         how = "quantised in the file"
     elif form == "full":
-        how = f"{part.parameters:,} parameters {rest}"
+        how = f"{counted(part.parameters, 'parameter')} {rest}"
     else:
         per_value = {"8-bit": "1 byte and a scale of 4 a row", "4-bit": "half a byte and a scale of 4 for 64 values"}
-        how = f"{part.quantised:,} parameters at {per_value[form]}, {part.parameters - part.quantised:,} {rest}"
+        how = (
+            f"{counted(part.quantised, 'parameter')} at {per_value[form]}, {part.parameters - part.quantised:,} {rest}"
+        )
     return Line(what, part.bytes_as(form, value), how)
 
 
@@ -186,7 +189,7 @@ def _activations(plan: MemoryPlan, sizes: ModelSizes, value: int) -> list[Line]:
     tokens = sizes.batch * (sizes.image_tokens + sizes.text_tokens)
     denoise, how = TRANSFORMER_VALUES * tokens * sizes.width * value, f"{TRANSFORMER_VALUES} values"
     if plan.transformer == "8-bit":
-        denoise, how = denoise + INT8_BYTES * tokens * sizes.width, f"{how} and {INT8_BYTES} bytes"
+        denoise, how = denoise + INT8_BYTES * tokens * sizes.width, f"{how} and {counted(INT8_BYTES, 'byte')}"
     elif plan.transformer == "4-bit":
         denoise, how = (
             denoise + sizes.transformer.largest_weight * value,
@@ -205,7 +208,8 @@ def _activations(plan: MemoryPlan, sizes: ModelSizes, value: int) -> list[Line]:
         Line(
             "activations, transformer",
             denoise,
-            f"estimate: {how} for each of {tokens} tokens ({sizes.batch} samples) and {sizes.width} channels",
+            f"estimate: {how} for each of {tokens} tokens ({counted(sizes.batch, 'sample')}) and {sizes.width} "
+            "channels",
         ),
         Line(
             "activations, encoder",

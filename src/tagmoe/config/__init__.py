@@ -1,0 +1,49 @@
+"""The settings of a training run: the schema, what excludes what, reading a recipe, and the settings in words."""
+
+from tagmoe.config.describe import Setting, setting_names, settings
+from tagmoe.config.load import (
+    COMMON,
+    RECIPES,
+    apply_overrides,
+    check_config,
+    find_arms,
+    find_recipe,
+    load_config,
+    packaged_arms,
+    packaged_recipes,
+)
+from tagmoe.config.schema import (
+    AutoencoderConfig,
+    DataConfig,
+    LossConfig,
+    MoEConfig,
+    OptimizerConfig,
+    RunConfig,
+    StageConfig,
+    TextEncoderConfig,
+    TransformerConfig,
+)
+
+__all__ = [
+    "COMMON",
+    "RECIPES",
+    "AutoencoderConfig",
+    "DataConfig",
+    "LossConfig",
+    "MoEConfig",
+    "OptimizerConfig",
+    "RunConfig",
+    "Setting",
+    "StageConfig",
+    "TextEncoderConfig",
+    "TransformerConfig",
+    "apply_overrides",
+    "check_config",
+    "find_arms",
+    "find_recipe",
+    "load_config",
+    "packaged_arms",
+    "packaged_recipes",
+    "setting_names",
+    "settings",
+]

@@ -1,0 +1,110 @@
+"""Settings that exclude each other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tagmoe.config.schema import RunConfig
+
+# Copies of constants of tags and world, which this layer may not import. A test keeps them equal.
+NUM_TAGS = 18
+PICTURE_SIZE = 64
+# The transformer packs 2x2 latents into one token.
+PATCH_SIZE = 2
+
+
+class Misfits(ValueError):
+    """Settings that exclude each other. sentences: one for each pair."""
+
+    def __init__(self, sentences: list[str]) -> None:
+        super().__init__(" ".join(sentences))
+        self.sentences = sentences
+
+
+def misfits(config: RunConfig) -> list[str]:
+    """One sentence for each pair of settings that exclude each other."""
+    moe, dit, loss, text = config.moe, config.transformer, config.loss, config.text_encoder
+    axes, levels = dit.axes_dims_rope, config.autoencoder.dim_mult
+    # every level but the first halves the picture, and the transformer then packs 2x2 latents into a token
+    allowed = [n for n in range(1, PICTURE_SIZE) if PICTURE_SIZE % (PATCH_SIZE * 2 ** (n - 1)) == 0]
+    checks = [
+        (
+            config.dense is not None and config.base.steps > 0,
+            f"The setting 'dense' names a trained base, {config.dense!r}, but 'base.steps' is {config.base.steps}; set "
+            "'base.steps' to 0, or leave 'dense' out.",
+        ),
+        *_misfits_of_mixture(config),
+    ]
+    # With a finished mixture these are read from its folder, and its sizes fit together.
+    if moe is not None and config.mixture is None:
+        checks += [
+            (
+                moe.top_k > moe.num_experts,
+                f"The setting 'moe.top_k' is {moe.top_k}, but 'moe.num_experts' is {moe.num_experts}; a token cannot "
+                "use more experts than there are.",
+            ),
+            (
+                moe.num_moe_blocks > dit.num_layers,
+                f"The setting 'moe.num_moe_blocks' is {moe.num_moe_blocks}, but 'transformer.num_layers' is "
+                f"{dit.num_layers}; a model cannot have more mixture blocks than layers.",
+            ),
+        ]
+    checks += [
+        (
+            any(axis < 2 or axis % 2 for axis in axes) or sum(axes) != dit.attention_head_dim,
+            f"The setting 'transformer.axes_dims_rope' is {list(axes)}; it must be three even numbers from 2 that add "
+            f"up to 'transformer.attention_head_dim', which is {dit.attention_head_dim}.",
+        ),
+        (
+            loss.tag_embedding == "frozen-orthogonal" and loss.semantic_dim < NUM_TAGS,
+            f"The setting 'loss.semantic_dim' is {loss.semantic_dim}, but 'frozen-orthogonal' needs at least "
+            f"{NUM_TAGS}, one dimension a tag; raise it or set 'loss.tag_embedding' to 'learned'.",
+        ),
+        (
+            text.hidden_size % (2 * text.num_heads) > 0,
+            f"The setting 'text_encoder.hidden_size' is {text.hidden_size}; it must be a multiple of "
+            f"{2 * text.num_heads}, so that 'text_encoder.num_heads' = {text.num_heads} heads have an even size.",
+        ),
+        (
+            text.num_heads % text.num_kv_heads > 0,
+            f"The setting 'text_encoder.num_kv_heads' is {text.num_kv_heads}; it must divide "
+            f"'text_encoder.num_heads', which is {text.num_heads}.",
+        ),
+        (
+            len(levels) not in allowed or min(levels) < 1,
+            f"The setting 'autoencoder.dim_mult' is {list(levels)}; it must be {allowed[0]} to {allowed[-1]} "
+            f"numbers from 1 (4 of them make {PICTURE_SIZE}x{PICTURE_SIZE} pictures 4x4 tokens).",
+        ),
+    ]
+    for name, stage in (("base", config.base), ("unified", config.unified)):
+        checks += [
+            (
+                config.data is None and stage.text_to_image_every is None,
+                f"The setting '{name}.text_to_image_every' is null, which needs 'data.store'; give a number.",
+            ),
+            (
+                config.data is not None and stage.edit_tasks is not None,
+                f"The setting '{name}.edit_tasks' chooses among TagWorld's stream, but 'data.store' is given; fill a "
+                "store with those tasks, or leave 'data' out.",
+            ),
+        ]
+    checks.append(
+        (
+            config.data is not None and loss.align_tags == "other-task",
+            "The setting 'loss.align_tags' is 'other-task', a control on TagWorld's stream, but 'data.store' is given; "
+            "leave one of them out.",
+        )
+    )
+    return [sentence for misfit, sentence in checks if misfit]
+
+
+def _misfits_of_mixture(config: RunConfig) -> list[tuple[bool, str]]:
+    given = f"The setting 'mixture' names a finished mixture, {config.mixture!r}, but"
+    checks = [
+        (config.dense is not None, f"{given} 'dense' names a base, {config.dense!r}; leave one of them out."),
+        (config.base.steps > 0, f"{given} 'base.steps' is {config.base.steps}; set 'base.steps' to 0."),
+        (config.moe is None, f"{given} 'moe' is null, which makes a dense model; leave 'moe' out."),
+        (config.components is None, f"{given} 'components' is null, which trains others; leave 'components' out."),
+    ]
+    return [(config.mixture is not None and misfit, sentence) for misfit, sentence in checks]

@@ -1,0 +1,214 @@
+"""The settings of a training run: one YAML file, checked against this schema, changed by `--set a.b=c`.
+
+Every default says where it comes from: [paper 4.1], [release], or [ours] (docs/decisions.md, docs/log.md).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from tagmoe.config.fit import Misfits, misfits
+
+LARGEST_SEED = 2**62
+"""A stage adds its step number to the seed, and torch takes seeds below 2**64."""
+# Bounds that only catch slips. Nothing beyond them can be meant, and much of it would fill the memory or never end.
+MOST_STEPS = 10**8
+MOST_SAMPLES = 10**9
+WIDEST = 2**16
+DEEPEST = 1000
+MOST_THREADS = 1024
+
+
+class Settings(BaseModel):
+    """A frozen block of settings that refuses names it does not know and numbers that are not finite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """pydantic would take true for the number 1."""
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and kind is not bool:
+            raise PydanticCustomError("no_switch", "it is no switch")
+        return value
+
+
+class AutoencoderConfig(Settings):
+    """The Qwen-Image autoencoder at TagWorld size: factor 8, so a 64x64 picture is 8x8 latents, 4x4 tokens. [ours]"""
+
+    base_dim: int = Field(8, ge=4, le=WIDEST)
+    z_dim: int = Field(16, ge=1, le=WIDEST)
+    dim_mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: int = Field(1, ge=1, le=DEEPEST)
+    steps: int = Field(8000, ge=1, le=MOST_STEPS)
+    decoder_steps: int = Field(0, ge=0, le=MOST_STEPS)
+    """Further steps of the decoder alone."""
+    batch: int = Field(16, ge=1, le=WIDEST)
+    lr: float = Field(3e-3, gt=0)
+    lambda_kl: float = Field(1e-5, ge=0)
+    latent_noise: float = Field(0.05, ge=0)
+    """Gaussian noise on the latents while training, so that small errors of the transformer decode to small errors."""
+
+
+class TextEncoderConfig(Settings):
+    """The Qwen2.5-VL text encoder at TagWorld size, trained to predict the facts that an instruction states. [ours]"""
+
+    vocab_size: int = Field(512, ge=264, le=10**6)
+    hidden_size: int = Field(128, ge=16, le=WIDEST)
+    num_layers: int = Field(2, ge=1, le=DEEPEST)
+    num_heads: int = Field(4, ge=1, le=WIDEST)
+    num_kv_heads: int = Field(2, ge=1, le=WIDEST)
+    intermediate_size: int = Field(256, ge=16, le=10 * WIDEST)
+    steps: int = Field(3000, ge=1, le=MOST_STEPS)
+    batch: int = Field(128, ge=1, le=WIDEST)
+    lr: float = Field(3e-3, gt=0)
+
+
+class TransformerConfig(Settings):
+    """The dense diffusion transformer. [ours: size]"""
+
+    num_layers: int = Field(6, ge=1, le=DEEPEST)
+    num_attention_heads: int = Field(4, ge=1, le=WIDEST)
+    attention_head_dim: int = Field(32, ge=4, le=WIDEST)
+    axes_dims_rope: tuple[int, int, int] = (8, 12, 12)
+
+
+class MoEConfig(Settings):
+    """The mixture that replaces the image FFN of the last blocks."""
+
+    num_moe_blocks: int = Field(3, ge=1, le=DEEPEST)
+    """L. Paper: the last 10 of 60; here half of the blocks. [ours]"""
+    num_experts: int = Field(4, ge=2, le=1024)
+    """N. [paper 4.1]"""
+    top_k: int = Field(1, ge=1, le=1024)
+    """A. [paper 4.1]"""
+    gate: Literal["mlp", "linear"] = "mlp"
+    """mlp [paper 4.1], linear [release]."""
+    mode: Literal["exact", "plain"] = "exact"
+    """How the experts start. exact: scaled, so that the mixture equals the dense FFN at step 0. plain: not. [ours]"""
+
+
+class LossConfig(Settings):
+    """Eq. (5) and the flow matching it adds to."""
+
+    lambda_lbl: float = Field(0.01, ge=0)
+    """[release]"""
+    lambda_align: float = Field(0.1, ge=0)
+    """The paper prints no value. [ours]"""
+    semantic_dim: int = Field(128, ge=1, le=WIDEST)
+    """Width of W_tag: the model's hidden size. [paper 3.3.1]"""
+    head_hidden: int = Field(256, ge=1, le=WIDEST)
+    head_layers: Literal[2, 3] = 2
+    """[paper 3.3.3]; the release has 3."""
+    tag_embedding: Literal["learned", "frozen-orthogonal"] = "frozen-orthogonal"
+    """learned is the paper's [paper 3.3.1]; on TagWorld it collapses and scored 1.2 points lower. [ours]"""
+    align_target: Literal["grad", "stop-grad"] = "grad"
+    """Whether the gradient of L_align also reaches W_tag. [paper: learnable]"""
+    align_tags: Literal["own", "shuffled", "other-task"] = "own"
+    """The tags that L_align sees: the sample's own, or a control. shuffled: those of another sample of the batch.
+    other-task: always those of one other task. [ours]"""
+    edit_weight: float = Field(1.0, gt=0)
+    """Weight in L_flow of the tokens that the edit may change. The others only copy the source and weigh 1. [ours]"""
+    timestep_density: Literal["uniform", "logit-normal"] = "logit-normal"
+    timestep_mean: float = 0.0
+    timestep_std: float = Field(1.0, gt=0)
+    timestep_shift: float = Field(1.0, gt=0)
+
+
+class OptimizerConfig(Settings):
+    """Muon for the matrices of the blocks, AdamW for the rest; warm-up, constant, linear decay to zero. [ours]"""
+
+    name: Literal["muon", "adamw"] = "muon"
+    muon_lr: float = Field(8e-3, gt=0)
+    lr: float = Field(1.5e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    warmup_steps: int = Field(100, ge=0, le=MOST_STEPS)
+    decay_share: float = Field(0.4, ge=0, le=1)
+    """Share of the steps, at the end, over which the rate falls linearly to zero."""
+    grad_clip: float = Field(1.0, gt=0)
+    ema_decay: float = Field(0.999, ge=0, lt=1)
+
+
+class StageConfig(Settings):
+    """One stage of training the transformer."""
+
+    steps: int = Field(..., ge=0, le=MOST_STEPS)
+    batch: int = Field(64, ge=1, le=WIDEST)
+    accumulate: int = Field(1, ge=1, le=WIDEST)
+    """Micro-batches a step."""
+    text_to_image_every: int | None = Field(8, ge=0, le=MOST_STEPS)
+    """Every n-th step takes a text-to-image batch, the others an editing batch. 1: text-to-image only. 0: editing only.
+    null, allowed with a store: the weights of its data sets decide."""
+    edit_tasks: tuple[str, ...] | None = None
+    """Train on these editing tasks alone, by default on all of them."""
+    condition_dropout: float = Field(0.1, ge=0, lt=1)
+    """Share of samples whose instruction is replaced by the empty one, for classifier-free guidance."""
+    unique_samples: int = Field(100_000, ge=1, le=MOST_SAMPLES)
+    """Number of different samples. Each is encoded once and seen again every epoch: encoding costs more than a step."""
+
+
+class DataConfig(Settings):
+    """A store of records to train on (`tagmoe data import`). [ours]"""
+
+    store: str = Field(..., min_length=1)
+    """Folder, or address in an object store."""
+    version: int | None = Field(None, ge=1)
+    """Version of the store's table. By default a run takes the newest at its start and keeps it."""
+    weights: dict[str, Annotated[float, Field(ge=0)]] | None = None
+    """Share of the samples for each data set; the sum is free. A data set that is not named is left out. By default a
+    data set weighs as much as it has rows."""
+    rewritten_share: float = Field(0.5, ge=0, le=1)
+    """Share of samples that use the rewritten instruction if they have one. The others use one of the raw ones."""
+
+
+class RunConfig(Settings):
+    """Everything that defines a run: dense text-to-image base, exact upcycling, unified training. [paper 4.1]"""
+
+    output_dir: str = Field(..., min_length=1)
+    seed: int = Field(0, ge=0, le=LARGEST_SEED)
+    components: str | None = "packaged"
+    """Where the frozen autoencoder, tokenizer and text encoder come from: "packaged", a model folder, or null to train
+    them first."""
+    dense: str | None = None
+    """A model folder, or the folder of its run, with the dense transformer to start from, in place of stage base."""
+    # Left out of a dump when it is null, so that other runs keep the hash from before it existed.
+    mixture: str | None = Field(None, exclude_if=lambda mixture: mixture is None)
+    """A finished mixture, as a model folder or the folder of its run, whose unified training goes on. Experts, gates,
+    W_tag and H_pred come from it, and so do the settings `transformer`, `moe` and those of the head in `loss`;
+    `components` are its own where the recipe names none."""
+    cache_dir: str | None = None
+    """Folder of encoded pictures, shared by runs. By default a run keeps them in its own folder until it finishes."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 autocast where the processor computes in bf16, else fp32."""
+    threads: int | None = Field(None, ge=1, le=MOST_THREADS)
+    compile: bool = False
+    """Compile the transformer's blocks: a minute or two at the start (needs a C++ compiler), then 1.5 times faster."""
+    save_every: int = Field(500, ge=1, le=MOST_STEPS)
+    validate_every: int = Field(1000, ge=1, le=MOST_STEPS)
+    validation_cases: int = Field(2, ge=1, le=10**4)
+    """Cases of each task edited and judged at each validation."""
+    keep_checkpoints: int = Field(2, ge=1, le=10**6)
+    tensorboard: bool = False
+    autoencoder: AutoencoderConfig = AutoencoderConfig()
+    text_encoder: TextEncoderConfig = TextEncoderConfig()
+    transformer: TransformerConfig = TransformerConfig()
+    moe: MoEConfig | None = MoEConfig()
+    """null: the model stays dense, and L_flow is the whole loss."""
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    # Left out of a dump when it is null, so that runs without a store keep the hash from before stores existed.
+    data: DataConfig | None = Field(None, exclude_if=lambda data: data is None)
+    """null: the endless stream of TagWorld."""
+    base: StageConfig
+    unified: StageConfig
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> RunConfig:
+        """Check settings against each other now; a run would otherwise fail hours later, at the stage concerned."""
+        if found := misfits(self):
+            raise Misfits(found)
+        return self

@@ -1,0 +1,113 @@
+"""Go on with a finished mixture: its settings and weights, in place of a dense base and upcycling."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+
+from tagmoe.config import RunConfig
+from tagmoe.config.describe import in_yaml
+from tagmoe.errors import ConfigError, MissingError
+from tagmoe.files.json_files import read_object
+from tagmoe.losses.objective import Objective
+from tagmoe.model.cpu.attention import RealRoPEAttnProcessor
+from tagmoe.model.transformer import TagMoETransformer2DModel
+from tagmoe.pipeline.folder import ALIGNMENT, read_alignment
+from tagmoe.pipeline.model_folder import model_folder
+from tagmoe.pipeline.pipeline import TagMoEPipeline
+from tagmoe.train.components_folder import Components
+from tagmoe.weights.shards import read_file
+
+TRANSFORMER = ("num_layers", "num_attention_heads", "attention_head_dim", "axes_dims_rope")
+MOE = ("num_moe_blocks", "num_experts", "top_k", "gate")
+
+
+def named_folder(source: str, setting: str) -> Path:
+    """The model folder that a setting names, by itself or by its run. Raises MissingError where there is none."""
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        raise MissingError(f"There is no model folder {source!r}, which the setting {setting!r} names; train it first.")
+    return model_folder(folder)
+
+
+def with_mixture(config: RunConfig) -> RunConfig:
+    """The config with what its mixture decides: `transformer`, `moe`, the head in `loss`, and `components` by default.
+
+    Raises MissingError without the folder, and ConfigError for a dense model and for settings that contradict it: all
+    are named. A config without `mixture` is returned as it is.
+    """
+    if config.mixture is None:
+        return config
+    folder = named_folder(config.mixture, "mixture")
+    problems: list[str] = []
+    changes: dict[str, Any] = {}
+    for block, values in _settings(folder, config.mixture).items():
+        given = getattr(config, block)
+        changes[block] = given.model_copy(update=values)
+        problems += _contradictions(block, given, values, config.mixture)
+    if problems:
+        raise ConfigError(" ".join(problems))
+    if "components" not in config.model_fields_set:
+        changes["components"] = str(folder)
+    return config.model_copy(update=changes)
+
+
+def load_mixture(config: RunConfig, parts: Components) -> TagMoETransformer2DModel:
+    """The transformer of a config's mixture, in fp32. Raises ConfigError where `components` do not fit it."""
+    assert config.mixture is not None
+    folder = named_folder(config.mixture, "mixture")
+    transformer = TagMoEPipeline.from_pretrained(folder, dtype=torch.float32).transformer
+    wanted = {
+        "joint_attention_dim": parts.text_encoder.config.text_config.hidden_size,
+        "in_channels": 4 * parts.vae.config.z_dim,
+    }
+    for name, value in wanted.items():
+        if transformer.config[name] != value:
+            raise ConfigError(
+                f"The setting 'components' names parts for a transformer whose {name} is {value}, but that of the "
+                f"mixture {config.mixture!r} is {transformer.config[name]}; leave 'components' out."
+            )
+    transformer.set_attn_processor(RealRoPEAttnProcessor())
+    if config.compile:
+        transformer.compile_repeated_blocks()
+    return transformer
+
+
+def restore_alignment(objective: Objective, config: RunConfig) -> bool:
+    """Copy W_tag and H_pred of a config's mixture into the objective. False where its folder has none."""
+    assert config.mixture is not None
+    tensors = read_alignment(named_folder(config.mixture, "mixture"))
+    if tensors is None:
+        return False
+    objective.load_state_dict({name: value.float() for name, value in tensors.items()})
+    return True
+
+
+def _settings(folder: Path, source: str) -> dict[str, dict[str, Any]]:
+    """By block, the settings that the model in a folder was trained with, as far as its files tell."""
+    saved = read_object(folder / "transformer" / "config.json")
+    if not saved.get("num_moe_blocks"):
+        raise ConfigError(f"The setting 'mixture' names {source!r}, a dense model; name it by the setting 'dense'.")
+    found = {"transformer": {name: saved[name] for name in TRANSFORMER}, "moe": {name: saved[name] for name in MOE}}
+    found["transformer"]["axes_dims_rope"] = tuple(saved["axes_dims_rope"])
+    if (folder / ALIGNMENT).is_file():
+        shapes = {name: entry.shape for name, entry in read_file(folder / ALIGNMENT).items()}
+        found["loss"] = {
+            "semantic_dim": shapes["tag_embedding.weight"][1],
+            "head_hidden": shapes["router_head.net.0.weight"][0],
+            "head_layers": 3 if "router_head.net.4.weight" in shapes else 2,
+        }
+    return found
+
+
+def _contradictions(block: str, given: BaseModel, values: dict[str, Any], source: str) -> list[str]:
+    """A sentence for each setting that the recipe itself gives, and that the mixture has otherwise."""
+    return [
+        f"The setting '{block}.{name}' is {in_yaml(getattr(given, name))}, but the mixture {source!r} has "
+        f"{in_yaml(value)}; leave it out."
+        for name, value in values.items()
+        if name in given.model_fields_set and getattr(given, name) != value
+    ]
