@@ -49,6 +49,10 @@ class RouterStats(BaseOutput):
     mean_probs_LBN: torch.Tensor
     counts_LBN: torch.Tensor
 
+    def __repr__(self) -> str:
+        layers, batch, experts = self.counts_LBN.shape
+        return f"RouterStats(layers={layers}, batch={batch}, experts={experts})"
+
 
 @dataclass
 class RoutingTrace(BaseOutput):
@@ -61,6 +65,14 @@ class RoutingTrace(BaseOutput):
     scores_LBTN: torch.Tensor
     expert_ids_LBTA: torch.Tensor
     grids: tuple[Grid, ...]
+
+    def __repr__(self) -> str:
+        layers, batch, tokens, experts = self.scores_LBTN.shape
+        top_k = self.expert_ids_LBTA.shape[-1]
+        return (
+            f"RoutingTrace(layers={layers}, batch={batch}, tokens={tokens}, experts={experts}, top_k={top_k}, "
+            f"grids={self.grids})"
+        )
 
     def stats(self) -> RouterStats:
         """The statistics that `return_routing="stats"` would have given."""
