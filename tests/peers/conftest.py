@@ -57,7 +57,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if side is None or (report.when != "call" and report.passed):
         return report
     key = key_of(item)
-    OUTCOMES[side][key] = outcome = "differs" if hasattr(report, "wasxfail") else report.outcome
+    is_expected_failure = report.skipped and hasattr(report, "wasxfail")
+    OUTCOMES[side][key] = outcome = "differs" if is_expected_failure else report.outcome
     stock = OUTCOMES["stock"].get(key)
     if outcome == "failed" and stock == "failed":
         report.outcome, report.wasxfail = "skipped", "stock fails" if side == "stock" else "stock fails too"

@@ -83,7 +83,7 @@ def _edit(pipeline: TagMoEPipeline, samples: Sequence[Sample], **options: Any) -
 
     console = Console(stderr=True)
     columns = (TextColumn("editing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    has_experts = bool(getattr(pipeline.transformer.config, "num_moe_blocks", 0))
+    has_experts = bool(getattr(pipeline.part("transformer").config, "num_moe_blocks", 0))
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("editing", total=len(samples))
         return edit(

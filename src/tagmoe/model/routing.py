@@ -1,7 +1,9 @@
 """The decisions of the gates, which the model returns as data beside its output (paper 4.3, 4.5).
 
 Two sizes: `RouterStats` (a few hundred bytes, all that the losses of Eq. 3-5 need) and `RoutingTrace` (every token,
-for figures). Both are pytrees of tensors, so checkpointing, DDP and FSDP see their gradients.
+for figures). Both are pytrees of tensors, so checkpointing, DDP and FSDP see their gradients. Their fields are never
+left out. They have defaults because hooks of accelerate make an output anew from one dict, which `BaseOutput` then
+takes apart only where the other fields have them.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ class RouterStats(BaseOutput):
     """
 
     mean_probs_LBN: torch.Tensor
-    counts_LBN: torch.Tensor
+    counts_LBN: torch.Tensor = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         layers, batch, experts = self.counts_LBN.shape
@@ -63,8 +65,8 @@ class RoutingTrace(BaseOutput):
     """
 
     scores_LBTN: torch.Tensor
-    expert_ids_LBTA: torch.Tensor
-    grids: tuple[Grid, ...]
+    expert_ids_LBTA: torch.Tensor = None  # type: ignore[assignment]
+    grids: tuple[Grid, ...] = ()
 
     def __repr__(self) -> str:
         layers, batch, tokens, experts = self.scores_LBTN.shape

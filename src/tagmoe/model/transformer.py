@@ -57,6 +57,15 @@ def takes_guidance(model: QwenImageTransformer2DModel) -> bool:
     return "guidance" in inspect.signature(model.time_text_embed.forward).parameters
 
 
+def check_guidance(model: QwenImageTransformer2DModel) -> None:
+    """Raise UsageError for a guidance-distilled model without a layer for the scale. One of its own forward may do."""
+    own_forward = type(model).forward not in (QwenImageTransformer2DModel.forward, TagMoETransformer2DModel.forward)
+    if model.config.guidance_embeds and not takes_guidance(model) and not own_forward:
+        raise UsageError(
+            "The transformer has guidance_embeds, but no layer for a guidance scale; use a class that has one."
+        )
+
+
 @dataclass
 class TagMoETransformerOutput(BaseOutput):
     """sample (B, T, out): the predicted velocity of every image token. routing: what `return_routing` asked for."""

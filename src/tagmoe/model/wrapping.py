@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-# Of torch.compile, of DataParallel and DistributedDataParallel, of FullyShardedDataParallel, of activation checkpointing.
+# Of torch.compile, of (distributed) data parallelism, of fully sharded data parallelism, of activation checkpointing.
 WRAPPED = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
