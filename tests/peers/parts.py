@@ -60,7 +60,6 @@ def our_parts() -> dict[str, Any]:
 
 def picture_processor(tokenizer: Any) -> Any:
     """A processor that treats pictures as Qwen2-VL's does. That one also needs torchvision, for videos."""
-    tokenizer.image_token = "<|image_pad|>"
-    tokenizer.image_token_id = tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    tokenizer._set_model_specific_special_tokens({"image_token": "<|image_pad|>"})
     pictures = Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=28 * 28 * 64)
     return PaddleOCRVLProcessor(image_processor=pictures, tokenizer=tokenizer)

@@ -3,7 +3,7 @@
 Two sizes: `RouterStats` (a few hundred bytes, all that the losses of Eq. 3-5 need) and `RoutingTrace` (every token,
 for figures). Both are pytrees of tensors, so checkpointing, DDP and FSDP see their gradients. Their fields are never
 left out. They have defaults because hooks of accelerate make an output anew from one dict, which `BaseOutput` then
-takes apart only where the other fields have them.
+takes apart only where the other fields are None.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class RoutingTrace(BaseOutput):
 
     scores_LBTN: torch.Tensor
     expert_ids_LBTA: torch.Tensor = None  # type: ignore[assignment]
-    grids: tuple[Grid, ...] = ()
+    grids: tuple[Grid, ...] = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         layers, batch, tokens, experts = self.scores_LBTN.shape
