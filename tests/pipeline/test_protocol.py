@@ -220,6 +220,28 @@ def test_a_flat_list_is_one_picture_for_each_prompt(tiny_pipeline: Any) -> None:
     torch.testing.assert_close(given, flat)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"prompt_embeds": [1, 2]}, "prompt_embeds is of type list"),
+        ({"prompt_embeds": torch.zeros(1, 2, 32), "prompt_embeds_mask": [1, 1]}, "prompt_embeds_mask is of type list"),
+        ({"prompt": PROMPT, "negative_prompt_embeds": 3}, "negative_prompt_embeds is of type int"),
+        ({"prompt": PROMPT, "negative_prompt_embeds_mask": torch.ones(1, 2)}, "without negative_prompt_embeds"),
+        ({"prompt": PROMPT, "callback_on_step_end": 3}, "callback_on_step_end is of type int"),
+    ],
+)
+def test_what_is_of_another_type_is_one_sentence(tiny_pipeline: Any, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        tiny_pipeline(**options)
+
+
+def test_a_callback_may_ask_for_no_tensor(tiny_pipeline: Any) -> None:
+    given: list[Any] = []
+    options = {"callback_on_step_end": lambda *call: given.append(call[3]), "callback_on_step_end_tensor_inputs": None}
+    assert torch.equal(tokens(tiny_pipeline, PROMPT, **options), tokens(tiny_pipeline, PROMPT))
+    assert given == [{}, {}, {}]
+
+
 class GuidedEmbedding(QwenTimestepProjEmbeddings):
     """A time embedding with a place for the guidance scale."""
 

@@ -117,6 +117,18 @@ def test_a_lora_on_a_wrapped_transformer_comes_and_goes(tmp_path: Path, wrap: Ca
     torch.testing.assert_close(tokens(pipe), before)
 
 
+@pytest.mark.parametrize("wrap", [torch.compile, distributed_module, nn.DataParallel])
+def test_a_wrapped_part_changes_its_dtype_and_its_pipeline(wrap: Callable[[Any], Any]) -> None:
+    pipe = build_pipeline()
+    pipe.transformer = wrap(pipe.transformer)
+    wrapped = pipe.transformer
+    assert pipe.to(torch.bfloat16).transformer is wrapped
+    assert unwrapped(wrapped).dtype == torch.bfloat16
+    wanted = tokens(build_pipeline().to(torch.bfloat16))
+    assert torch.equal(tokens(pipe), wanted)
+    assert torch.equal(tokens(TagMoEPipeline.from_pipe(pipe, dtype=torch.bfloat16)), wanted)
+
+
 def test_a_switched_expert_shows_through_a_wrapper(tiny_pipeline: Any) -> None:
     pipe = build_pipeline()
     pipe.transformer = distributed_module(pipe.transformer)

@@ -96,6 +96,12 @@ def check_count(name: str, value: Any) -> int:
     return int(value)
 
 
+def check_tensor(name: str, value: Any) -> None:
+    """Raise UsageError for what is no tensor with a dimension for the batch."""
+    if not isinstance(value, torch.Tensor) or value.ndim == 0:
+        raise UsageError(f"{name} is of type {type(value).__name__}; give a tensor with one row a prompt.")
+
+
 def check_numbers(name: str, tensor: torch.Tensor) -> None:
     """Raise UsageError when a tensor that a user gave holds NaN or infinity."""
     if not tensor.isfinite().all():
@@ -109,6 +115,7 @@ def check_prompts(prompt: Any, prompt_embeds: torch.Tensor | None, *, blank: boo
     for a prompt that is empty or no text.
     """
     if prompt_embeds is not None:
+        check_tensor("prompt_embeds", prompt_embeds)
         if prompt is not None:
             raise UsageError("Both prompt and prompt_embeds are given; give one of them.")
         return [""] * prompt_embeds.shape[0]

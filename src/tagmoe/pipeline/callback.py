@@ -10,8 +10,10 @@ import torch
 from tagmoe.errors import UsageError
 
 
-def check_callback_inputs(names: Collection[str], known: Collection[str]) -> None:
-    """Raise UsageError when a callback asks for tensors that it cannot get."""
+def check_callback(callback: Any, names: Collection[str], known: Collection[str]) -> None:
+    """Raise UsageError for a callback that cannot be called, or one that asks for tensors that it cannot get."""
+    if callback is not None and not callable(callback):
+        raise UsageError(f"callback_on_step_end is of type {type(callback).__name__}; give a function.")
     if unknown := sorted(set(names) - set(known)):
         raise UsageError(f"A callback cannot get {', '.join(unknown)}; it can get {', '.join(known)}.")
 

@@ -11,7 +11,14 @@ import torch
 from tagmoe.errors import UsageError
 from tagmoe.model.wrapping import unwrapped
 from tagmoe.pictures import fit_size, resize_image
-from tagmoe.pipeline.arguments import check_count, check_numbers, check_prompts, check_words, normal_spelling
+from tagmoe.pipeline.arguments import (
+    check_count,
+    check_numbers,
+    check_prompts,
+    check_tensor,
+    check_words,
+    normal_spelling,
+)
 from tagmoe.pipeline.tensors import images_to_tensor
 
 WIDEST_REFERENCE = 16
@@ -91,6 +98,7 @@ class EncodingMixin:
                 raise UsageError(f"{kind}prompt_embeds_mask is given without {kind}prompt_embeds; give both of them.")
             return self._encode_texts(prompts, longest)
         name, samples = f"{kind}prompt_embeds", len(prompts)
+        check_tensor(name, embeds)
         if mask is None:
             mask = torch.ones(embeds.shape[:2], dtype=torch.bool)
         known = None if self.transformer is None else self.part("transformer").config.joint_attention_dim
@@ -98,6 +106,7 @@ class EncodingMixin:
             raise UsageError(
                 f"{name} has shape {tuple(embeds.shape)}; give ({samples}, tokens, {known or 'channels'})."
             )
+        check_tensor(f"{name}_mask", mask)
         if mask.shape != embeds.shape[:2]:
             raise UsageError(f"{name} has shape {tuple(embeds.shape)} and its mask {tuple(mask.shape)}; let them fit.")
         check_numbers(name, embeds)
@@ -135,7 +144,7 @@ class EncodingMixin:
         return self.tokenizer(text, add_special_tokens=False).input_ids if text else []
 
     def _prompt_ids(self, text: str, longest: int | None = None) -> list[int]:
-        for token in self.tokenizer.all_special_tokens:
+        for token in self.part("tokenizer").all_special_tokens:
             if token in text:
                 raise UsageError(f"The prompt contains the control token {token!r}; remove it.")
         if self.config.known_words is not None:

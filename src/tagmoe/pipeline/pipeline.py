@@ -44,7 +44,7 @@ from tagmoe.pipeline.arguments import (
     make_generators,
     rewrite,
 )
-from tagmoe.pipeline.callback import after_step, check_callback_inputs
+from tagmoe.pipeline.callback import after_step, check_callback
 from tagmoe.pipeline.encoding import EncodingMixin
 from tagmoe.pipeline.folder import check_model_folder, pipeline_folder, read_alignment
 from tagmoe.pipeline.guidance import first_samples, guidance_input, guide, stack_texts
@@ -212,7 +212,7 @@ class TagMoEPipeline(PipelineProtocol, EncodingMixin, LoraLoaderMixin):
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable[..., dict[str, Any] | None] | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        callback_on_step_end_tensor_inputs: Sequence[str] | None = ("latents",),
         return_routing: str | None = None,
         rewriter: Rewriter | None = None,
     ) -> TagMoEPipelineOutput | tuple[Any]:
@@ -242,7 +242,8 @@ class TagMoEPipeline(PipelineProtocol, EncodingMixin, LoraLoaderMixin):
             self.part("vae")
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        check_callback_inputs(callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
+        wanted = callback_on_step_end_tensor_inputs or ()
+        check_callback(callback_on_step_end, wanted, self._callback_tensor_inputs)
         check_return_routing(model, return_routing)
 
         prompts = check_prompts(prompt, prompt_embeds)
@@ -321,7 +322,7 @@ class TagMoEPipeline(PipelineProtocol, EncodingMixin, LoraLoaderMixin):
                 latents = scheduler.step(velocity, t, latents, return_dict=False, **noise)[0]
                 if callback_on_step_end is not None:
                     tensors = {"latents": latents, "prompt_embeds": embeds[:batch]}
-                    inputs = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+                    inputs = {name: tensors[name] for name in wanted}
                     changed = after_step(callback_on_step_end(self, i, t, inputs), tensors)
                     latents, embeds = changed["latents"], torch.cat([changed["prompt_embeds"], embeds[batch:]])
                 bar.update()

@@ -93,6 +93,11 @@ class PipelineProtocol(DiffusionPipeline):
             for name, part in wrapped.items():
                 setattr(self, name, part)
 
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """diffusers' `to`: move the parts, or change their dtype, in place. Wrappers stay."""
+        with self.bare_parts():
+            return super().to(*args, **kwargs)
+
     def save_pretrained(self, save_directory: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
         """diffusers' `save_pretrained`; `alignment` goes into alignment.safetensors beside model_index.json.
 
