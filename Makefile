@@ -8,7 +8,7 @@ FITS   := -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)
 # the first interpreter that runs and is 3.11 or 3.12
 PYTHON ?= $(shell for p in python3 python3.11 python3.12; do $$p $(FITS) 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo test test-all lint check bench docs setup clean
+.PHONY: demo test test-all test-peers lint check bench docs setup clean
 
 demo: $(READY)
 	$(VENV)/bin/tagmoe demo --out demo --force
@@ -18,6 +18,11 @@ test: $(READY)
 
 test-all: $(READY)
 	$(PY) -m pytest -m 'slow or not slow' --timeout=1800
+
+# diffusers' own tests against our classes, beside its own; they are in no package, so a checkout is needed
+test-peers: $(READY)
+	@test -d "$(DIFFUSERS)/tests" || echo "skipped: give make test-peers DIFFUSERS=<checkout of diffusers at the installed version>"
+	@test ! -d "$(DIFFUSERS)/tests" || DIFFUSERS_CHECKOUT="$(abspath $(DIFFUSERS))" $(PY) -m pytest tests/peers
 
 lint: $(READY)
 	$(VENV)/bin/ruff check src tests benchmarks tools docs

@@ -107,7 +107,7 @@ def edited(saved: Path, folder: Path, **changes: Any) -> Path:
         ("vae", ["diffusers", "logging"]),
         ("vae", ["diffusers", "NoSuchAutoencoder"]),
         ("vae", ["diffusers", ["AutoencoderKLQwenImage"]]),
-        ("vae", [None, None]),
+        ("vae", ["diffusers", None]),
         ("vae", "diffusers"),
         ("transformer", ["tagmoe", "TagMoEPipeline"]),
         ("text_encoder", ["transformers", "pipeline"]),

@@ -46,7 +46,7 @@ def demo(
 
     samples = draw_cases(cases, seed)
     started = time.perf_counter()
-    has_experts = bool(getattr(pipeline.transformer.config, "num_moe_blocks", 0))
+    has_experts = bool(getattr(pipeline.part("transformer").config, "num_moe_blocks", 0))
     with lasting_bar("editing", len(samples)) as done:
         edits = edit(pipeline, samples, return_routing=has_experts, on_batch=done, steps=steps, cfg=cfg, seed=seed)
     seconds = time.perf_counter() - started

@@ -1,7 +1,9 @@
 """The decisions of the gates, which the model returns as data beside its output (paper 4.3, 4.5).
 
 Two sizes: `RouterStats` (a few hundred bytes, all that the losses of Eq. 3-5 need) and `RoutingTrace` (every token,
-for figures). Both are pytrees of tensors, so checkpointing, DDP and FSDP see their gradients.
+for figures). Both are pytrees of tensors, so checkpointing, DDP and FSDP see their gradients. Their fields are never
+left out. They have defaults because hooks of accelerate make an output anew from one dict, which `BaseOutput` then
+takes apart only where the other fields are None.
 """
 
 from __future__ import annotations
@@ -46,7 +48,11 @@ class RouterStats(BaseOutput):
     """
 
     mean_probs_LBN: torch.Tensor
-    counts_LBN: torch.Tensor
+    counts_LBN: torch.Tensor = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        layers, batch, experts = self.counts_LBN.shape
+        return f"RouterStats(layers={layers}, batch={batch}, experts={experts})"
 
 
 @dataclass
@@ -58,8 +64,16 @@ class RoutingTrace(BaseOutput):
     """
 
     scores_LBTN: torch.Tensor
-    expert_ids_LBTA: torch.Tensor
-    grids: tuple[Grid, ...]
+    expert_ids_LBTA: torch.Tensor = None  # type: ignore[assignment]
+    grids: tuple[Grid, ...] = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        layers, batch, tokens, experts = self.scores_LBTN.shape
+        top_k = self.expert_ids_LBTA.shape[-1]
+        return (
+            f"RoutingTrace(layers={layers}, batch={batch}, tokens={tokens}, experts={experts}, top_k={top_k}, "
+            f"grids={self.grids})"
+        )
 
     def stats(self) -> RouterStats:
         """The statistics that `return_routing="stats"` would have given."""

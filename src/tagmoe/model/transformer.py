@@ -5,6 +5,7 @@ Names here are diffusers' own, because LoRA, offload and caches of the ecosystem
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, replace
 from math import ceil, prod
 from typing import Any
@@ -26,6 +27,43 @@ from tagmoe.model.moe import MoE
 from tagmoe.model.routing import RouterStats, RoutingTrace, router_stats, token_grids
 
 RETURN_ROUTING = (None, "stats", "full")
+
+
+def check_return_routing(model: QwenImageTransformer2DModel, return_routing: str | None) -> None:
+    """Raise UsageError when a model cannot return this routing.
+
+    That is so for an unknown kind, for a model without mixture blocks, with a step cache, which skips blocks, and under
+    context parallelism, where every process sees a part of the tokens.
+    """
+    if return_routing not in RETURN_ROUTING:
+        raise UsageError(f'return_routing is {return_routing!r}; give None, "stats" or "full".')
+    if return_routing is None:
+        return
+    if not getattr(model.config, "num_moe_blocks", 0):
+        raise UsageError(f"return_routing is {return_routing!r} but this model has no mixture blocks; pass None.")
+    if model.is_cache_enabled:
+        raise UsageError(
+            f"return_routing is {return_routing!r} while a step cache skips blocks; call disable_cache() first."
+        )
+    if getattr(model._parallel_config, "context_parallel_config", None) is not None:
+        raise UsageError(
+            f"return_routing is {return_routing!r} under context parallelism, where a process sees only a part of the "
+            "tokens; pass None."
+        )
+
+
+def takes_guidance(model: QwenImageTransformer2DModel) -> bool:
+    """Whether the time embedding has a place for a guidance scale. That of diffusers' Qwen-Image has none."""
+    return "guidance" in inspect.signature(model.time_text_embed.forward).parameters
+
+
+def check_guidance(model: QwenImageTransformer2DModel) -> None:
+    """Raise UsageError for a guidance-distilled model without a layer for the scale. One of its own forward may do."""
+    own_forward = type(model).forward not in (QwenImageTransformer2DModel.forward, TagMoETransformer2DModel.forward)
+    if model.config.guidance_embeds and not takes_guidance(model) and not own_forward:
+        raise UsageError(
+            "The transformer has guidance_embeds, but no layer for a guidance scale; use a class that has one."
+        )
 
 
 @dataclass
@@ -210,19 +248,25 @@ class TagMoETransformer2DModel(StrictLoadingMixin, QwenImageTransformer2DModel):
         (B, S), 1 for real tokens. timestep (B,) in [0, 1]. return_routing "stats" gives `RouterStats`, "full" a
         `RoutingTrace`. With return_dict=False: (sample,) or (sample, routing).
 
-        Raises UsageError for an unknown return_routing, or one asked of a model without mixture blocks or with a step
-        cache that would skip them.
+        Raises UsageError for a return_routing that `check_return_routing` refuses, and for a missing or useless input.
         """
-        self._check_return_routing(return_routing)
+        check_return_routing(self, return_routing)
         if timestep is None or img_shapes is None:
             raise UsageError("The transformer needs timestep and img_shapes; pass both.")
+        if self.config.use_additional_t_cond and additional_t_cond is None:
+            raise UsageError("This transformer has use_additional_t_cond; pass additional_t_cond, one number a sample.")
+        if guidance is not None and not takes_guidance(self):
+            raise UsageError("This transformer has no layer for a guidance scale; pass guidance=None.")
         hidden_states = self.img_in(hidden_states)
         timestep = timestep.to(hidden_states.dtype)
         modulate_index = None
         if self.zero_cond_t:
             timestep = torch.cat([timestep, timestep * 0], dim=0)
             modulate_index = torch.tensor(
-                [[0] * prod(sample[0]) + [1] * sum(prod(shape) for shape in sample[1:]) for sample in img_shapes],
+                [
+                    [0] * prod(target) + [1] * sum(map(prod, references))
+                    for target, *references in (token_grids([sample]) for sample in img_shapes)
+                ],
                 device=timestep.device,
                 dtype=torch.int,
             )
@@ -274,16 +318,6 @@ class TagMoETransformer2DModel(StrictLoadingMixin, QwenImageTransformer2DModel):
         if return_dict:
             return TagMoETransformerOutput(sample=sample, routing=gathered)
         return (sample,) if gathered is None else (sample, gathered)
-
-    def _check_return_routing(self, return_routing: str | None) -> None:
-        if return_routing not in RETURN_ROUTING:
-            raise UsageError(f'return_routing is {return_routing!r}; give None, "stats" or "full".')
-        if return_routing is not None and self.config.num_moe_blocks == 0:
-            raise UsageError(f"return_routing is {return_routing!r} but this model has no mixture blocks; pass None.")
-        if return_routing is not None and self.is_cache_enabled:
-            raise UsageError(
-                f"return_routing is {return_routing!r} while a step cache skips blocks; call disable_cache() first."
-            )
 
     @staticmethod
     def _gather_routing(

@@ -39,7 +39,7 @@ def check_steps(steps: Any, config: Mapping[str, Any], scheduler: Mapping[str, A
 def check_scale(scale: Any, config: Mapping[str, Any]) -> float:
     """The guidance scale, by default the model's. Raises UsageError unless it is a finite number of 0 or more."""
     scale = config["default_cfg"] if scale is None else scale
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale) or scale < 0:
+    if not is_number(scale) or scale < 0:
         raise UsageError(f"true_cfg_scale is {scale!r}; give a finite number, 0 or more (1 or less: no guidance).")
     return float(scale)
 
@@ -79,11 +79,31 @@ def is_whole(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
+def is_number(value: Any) -> bool:
+    """Whether this is a finite number, of Python or NumPy; True and False are not."""
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_variant(config: Mapping[str, Any]) -> None:
+    """Raise UsageError for the config of a transformer that this pipeline cannot run."""
+    if config.get("use_additional_t_cond"):
+        raise UsageError(
+            "The transformer has use_additional_t_cond, so it belongs to Qwen-Image-Layered; this pipeline runs "
+            "Qwen-Image and its editing models."
+        )
+
+
 def check_count(name: str, value: Any) -> int:
     """A whole number of 1 or more. Raises UsageError that names the argument."""
     if not is_whole(value) or value < 1:
         raise UsageError(f"{name} is {value!r}; give a whole number, 1 or more.")
     return int(value)
+
+
+def check_tensor(name: str, value: Any) -> None:
+    """Raise UsageError for what is no tensor with a dimension for the batch."""
+    if not isinstance(value, torch.Tensor) or value.ndim == 0:
+        raise UsageError(f"{name} is of type {type(value).__name__}; give a tensor with one row a prompt.")
 
 
 def check_numbers(name: str, tensor: torch.Tensor) -> None:
@@ -92,12 +112,14 @@ def check_numbers(name: str, tensor: torch.Tensor) -> None:
         raise UsageError(f"{name} holds numbers that are not finite; give other ones.")
 
 
-def check_prompts(prompt: Any, prompt_embeds: torch.Tensor | None) -> list[str]:
+def check_prompts(prompt: Any, prompt_embeds: torch.Tensor | None, *, blank: bool = False) -> list[str]:
     """The prompts as a list; with embeddings, one empty prompt for each.
 
-    Raises UsageError when both or neither are given, and for a prompt that is empty or no text.
+    blank: allow empty texts too, which are encoded for guidance. Raises UsageError when both or neither are given, and
+    for a prompt that is empty or no text.
     """
     if prompt_embeds is not None:
+        check_tensor("prompt_embeds", prompt_embeds)
         if prompt is not None:
             raise UsageError("Both prompt and prompt_embeds are given; give one of them.")
         return [""] * prompt_embeds.shape[0]
@@ -106,7 +128,7 @@ def check_prompts(prompt: Any, prompt_embeds: torch.Tensor | None) -> list[str]:
     prompts = [prompt] if isinstance(prompt, str) else prompt
     if not isinstance(prompts, list | tuple) or not all(isinstance(text, str) for text in prompts):
         raise UsageError(f"prompt is of type {type(prompt).__name__}; give a text or a list of texts.")
-    if not prompts or not all(text.strip() for text in prompts):
+    if not prompts or not (blank or all(text.strip() for text in prompts)):
         raise UsageError("The prompt is empty; say what to draw or what to change.")
     return list(prompts)
 

@@ -9,8 +9,16 @@ import PIL.Image
 import torch
 
 from tagmoe.errors import UsageError
+from tagmoe.model.wrapping import unwrapped
 from tagmoe.pictures import fit_size, resize_image
-from tagmoe.pipeline.arguments import check_words, normal_spelling
+from tagmoe.pipeline.arguments import (
+    check_count,
+    check_numbers,
+    check_prompts,
+    check_tensor,
+    check_words,
+    normal_spelling,
+)
 from tagmoe.pipeline.tensors import images_to_tensor
 from tagmoe.sentences import counted
 
@@ -24,25 +32,95 @@ class EncodingMixin:
     """A pipeline's encoding and decoding, with its autoencoder, tokenizer and text encoder."""
 
     config: Any
+    transformer: Any
     vae: Any
     text_encoder: Any
     tokenizer: Any
-    patch_size: int
-    size_multiple: int
+    part: Any
     _execution_device: Any
 
+    @property
+    def vae_scale_factor(self) -> int:
+        """Pixels a side of a latent; that of Qwen-Image, 8, without an autoencoder."""
+        return 8 if self.vae is None else 2 ** len(unwrapped(self.vae).temperal_downsample)
+
+    @property
+    def patch_size(self) -> int:
+        """Latents a side of a token; that of Qwen-Image, 2, without a transformer."""
+        return 2 if self.transformer is None else int(unwrapped(self.transformer).config.patch_size)
+
+    @property
+    def size_multiple(self) -> int:
+        """Pixels a side of a token. Sizes of pictures are multiples of it."""
+        return self.vae_scale_factor * self.patch_size
+
     @torch.no_grad()
-    def encode_prompt(self, prompt: str | Sequence[str]) -> Text:
+    def encode_prompt(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        device: torch.device | str | None = None,
+        num_images_per_prompt: int = 1,
+        prompt_embeds: torch.Tensor | None = None,
+        prompt_embeds_mask: torch.Tensor | None = None,
+        max_sequence_length: int | None = None,
+        image: Any = None,
+    ) -> Text:
         """The conditioning of prompts: embeddings (B, S, D), zero where padded, and the mask (B, S) of real tokens.
 
-        The template's tokens before the prompt are dropped, as in Qwen-Image (34 of them there). With known words, the
-        spelling is normalised first (`tagmoe.pipeline.arguments.normal_spelling`). Raises UsageError for control
-        tokens, unknown words and too long prompts.
+        Only the tokenizer and the text encoder are needed. The template's tokens before the prompt are dropped, as in
+        Qwen-Image (34 of them there). With known words, the spelling is normalised first
+        (`tagmoe.pipeline.arguments.normal_spelling`). device: of the result, by default where the pipeline computes.
+        num_images_per_prompt: how often each row is repeated. prompt_embeds, with its mask, is taken instead of prompt.
+        max_sequence_length: longer prompts are cut to so many tokens, as in diffusers; without it they are refused.
+        image: not used, as this text encoder reads the prompt alone; diffusers' editing pipelines have it.
+        Raises UsageError for control tokens, unknown words and too long prompts.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        repeats = check_count("num_images_per_prompt", num_images_per_prompt)
+        prompts = check_prompts(prompt, prompt_embeds, blank=True)
+        prompt_embeds, prompt_embeds_mask = self._text(prompts, prompt_embeds, prompt_embeds_mask, max_sequence_length)
+        where = device or self._execution_device
+        prompt_embeds = prompt_embeds.repeat_interleave(repeats, dim=0).to(where)
+        prompt_embeds_mask = prompt_embeds_mask.repeat_interleave(repeats, dim=0).to(where)
+        return prompt_embeds, prompt_embeds_mask
+
+    def _text(
+        self,
+        prompts: list[str],
+        embeds: torch.Tensor | None,
+        mask: torch.Tensor | None,
+        longest: int | None,
+        kind: str = "",
+    ) -> Text:
+        """Given embeddings, checked, or those of the prompts, and their mask; cut to `longest` tokens."""
+        if longest is not None:
+            check_count("max_sequence_length", longest)
+        if embeds is None:
+            if mask is not None:
+                raise UsageError(f"{kind}prompt_embeds_mask is given without {kind}prompt_embeds; give both of them.")
+            return self._encode_texts(prompts, longest)
+        name, samples = f"{kind}prompt_embeds", len(prompts)
+        check_tensor(name, embeds)
+        if mask is None:
+            mask = torch.ones(embeds.shape[:2], dtype=torch.bool)
+        known = None if self.transformer is None else self.part("transformer").config.joint_attention_dim
+        if embeds.ndim != 3 or len(embeds) != samples or embeds.shape[2] != (known or embeds.shape[2]):
+            raise UsageError(
+                f"{name} has shape {tuple(embeds.shape)}; give ({samples}, tokens, {known or 'channels'})."
+            )
+        check_tensor(f"{name}_mask", mask)
+        if mask.shape != embeds.shape[:2]:
+            raise UsageError(f"{name} has shape {tuple(embeds.shape)} and its mask {tuple(mask.shape)}; let them fit.")
+        check_numbers(name, embeds)
+        device = self._execution_device
+        return embeds[:, :longest].to(device), mask[:, :longest].to(device).bool()
+
+    def _encode_texts(self, prompts: list[str], longest_kept: int | None) -> Text:
+        self.part("tokenizer"), self.part("text_encoder")
         before, after = self.config.prompt_template.split("{}")
         prefix, suffix = self._token_ids(before), self._token_ids(after)
-        rows = [prefix + self._prompt_ids(text) + suffix for text in prompts]
+        # The text encoder is causal, so the tokens that are kept do not depend on those that are cut.
+        end = None if longest_kept is None else len(prefix) + longest_kept
+        rows = [(prefix + self._prompt_ids(text, longest_kept) + suffix)[:end] for text in prompts]
         longest = max(len(row) for row in rows)
         device, padding = self._execution_device, self.tokenizer.pad_token_id
         ids = torch.tensor([row + [padding] * (longest - len(row)) for row in rows], device=device)
@@ -65,14 +143,14 @@ class EncodingMixin:
     def _token_ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids if text else []
 
-    def _prompt_ids(self, text: str) -> list[int]:
-        for token in self.tokenizer.all_special_tokens:
+    def _prompt_ids(self, text: str, longest: int | None = None) -> list[int]:
+        for token in self.part("tokenizer").all_special_tokens:
             if token in text:
                 raise UsageError(f"The prompt contains the control token {token!r}; remove it.")
         if self.config.known_words is not None:
             check_words(text, self.config.known_words)
             text = normal_spelling(text)
-        ids = self._token_ids(text)
+        ids = self._token_ids(text)[:longest]
         if len(ids) > self.config.max_prompt_tokens:
             raise UsageError(
                 f"The prompt has {counted(ids, 'token')}; at most {self.config.max_prompt_tokens} are allowed: "
@@ -86,17 +164,19 @@ class EncodingMixin:
 
         They are the mode of the autoencoder's distribution, not a sample, so that encoding is deterministic.
         """
-        frames = pixels_BCHW.to(self._execution_device, self.vae.dtype).unsqueeze(2)
-        latents = self.vae.encode(frames).latent_dist.mode().squeeze(2).float()
+        vae = self.part("vae")
+        frames = pixels_BCHW.to(self._execution_device, vae.dtype).unsqueeze(2)
+        latents = vae.encode(frames).latent_dist.mode().squeeze(2).float()
         mean, std = self._latent_statistics(latents.device)
         return (latents - mean) / std
 
     @torch.no_grad()
     def decode(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
         """RGB pixels (B, 3, H*f, W*f) in [-1, 1], fp32, of normalised latents (B, z, H, W)."""
+        vae = self.part("vae")
         mean, std = self._latent_statistics(latents_BCHW.device)
-        latents = (latents_BCHW.float() * std + mean).to(self.vae.dtype)
-        return self.vae.decode(latents.unsqueeze(2)).sample.squeeze(2).float()
+        latents = (latents_BCHW.float() * std + mean).to(vae.dtype)
+        return vae.decode(latents.unsqueeze(2)).sample.squeeze(2).float()
 
     def pack_latents(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
         """Image tokens (B, T, z * p * p), row by row, of latents (B, z, h, w); p is the patch size, 2."""
@@ -114,7 +194,7 @@ class EncodingMixin:
         return patches.permute(0, 3, 1, 4, 2, 5).reshape(batch, channels // (p * p), rows * p, columns * p)
 
     def _latent_statistics(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        config = self.vae.config
+        config = self.part("vae").config
         mean, std = (
             torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (config.latents_mean, config.latents_std)
         )

@@ -25,7 +25,7 @@ from tagmoe.errors import CheckpointError, MissingError
 from tagmoe.files.hub import local_folder
 from tagmoe.files.json_files import read_object
 from tagmoe.model.loading import first_line
-from tagmoe.pipeline.arguments import is_whole
+from tagmoe.pipeline.arguments import check_variant, is_whole
 from tagmoe.sentences import cut, reason_of
 
 ALIGNMENT = "alignment.safetensors"
@@ -94,12 +94,14 @@ def pipeline_folder(source: Any, **options: Any) -> Path:
     return local_folder(path, **options)
 
 
-def check_model_folder(folder: Path, *, given: Collection[str] = (), variant: str | None = None) -> None:
-    """Refuse a pipeline folder that would not load completely. Of weight files only the headers are read.
+def check_model_folder(folder: Path, *, given: Collection[str] = (), variant: str | None = None) -> list[str]:
+    """Refuse a pipeline folder that would not load completely, and name the parts that it was saved without.
+
+    Of weight files only the headers are read.
 
     This check is needed because diffusers and transformers only warn about missing weights, and then run on random
     ones. Components in `given` are not checked. Raises MissingError when the folder does not exist, and CheckpointError
-    naming the file for everything else.
+    naming the file for everything else. Raises UsageError for a variant of Qwen-Image that the pipeline cannot run.
     """
     if not folder.is_dir():
         raise MissingError(
@@ -116,9 +118,14 @@ def check_model_folder(folder: Path, *, given: Collection[str] = (), variant: st
     for name, (fits, wanted) in OPTIONS.items():
         if name in entries and name not in given and not fits(entries[name]):
             raise CheckpointError(f"{str(index)!r} has {name} {cut(repr(entries[name]))}; it must be {wanted}.")
+    missing = [name for name in PARTS if name not in given and entries.get(name) == [None, None]]
+    found: set[str | None] = set()
     for name, kind in PARTS.items():
-        if name not in given:
-            _check_part(folder / name, _class_of(index, name, entries.get(name), kind), variant)
+        if name not in given and name not in missing:
+            found.add(_check_part(folder / name, _class_of(index, name, entries.get(name), kind), variant))
+    if variant is not None and variant not in found:
+        raise CheckpointError(f"{str(folder)!r} has no weights of variant {variant!r}; load it without variant.")
+    return missing
 
 
 def read_alignment(folder: Path) -> dict[str, torch.Tensor] | None:
@@ -147,24 +154,30 @@ def _class_of(index: Path, name: str, entry: Any, kind: type) -> type:
     return part_class
 
 
-def _check_part(part: Path, part_class: Any, variant: str | None) -> None:
+def _check_part(part: Path, part_class: Any, variant: str | None) -> str | None:
+    """The variant of the part's weights; where a part has none of the wanted variant, its plain weights are used."""
     if not part.is_dir():
         raise CheckpointError(f"The model folder is incomplete: {str(part)!r} is missing; copy or download it again.")
     for file in sorted(part.glob("*.json")):
         read_object(file)
     if issubclass(part_class, nn.Module):
-        _check_weights(part, part_class, variant)
+        return _check_weights(part, part_class, variant)
     elif issubclass(part_class, SchedulerMixin):
         read_object(part / part_class.config_name)
     elif not (part / "vocab.json").is_file():
         # Without either file transformers makes a tokenizer of one token, in silence.
         read_object(part / "tokenizer.json")
+    return None
 
 
-def _check_weights(part: Path, part_class: Any, variant: str | None) -> None:
+def _check_weights(part: Path, part_class: Any, variant: str | None) -> str | None:
     config = read_object(part / "config.json")
+    if issubclass(part_class, QwenImageTransformer2DModel):
+        check_variant(config)
     is_transformers = issubclass(part_class, PreTrainedModel)
     files = _weight_files(part, "model" if is_transformers else "diffusion_pytorch_model", variant)
+    if variant is not None and f".{variant}" not in files[0].name:
+        variant = None
     shapes: dict[str, list[int]] = {}
     for file in files:
         try:
@@ -176,7 +189,7 @@ def _check_weights(part: Path, part_class: Any, variant: str | None) -> None:
             ) from None
     # Quantised files hold packed weights under other keys. Only their own loader can tell whether they fit.
     if "quantization_config" in config:
-        return
+        return variant
     if is_transformers:
         # Old checkpoints use other names than the model. So transformers maps them itself, without reading weights.
         shows_bars = transformers_logging.is_progress_bar_enabled()
@@ -212,6 +225,7 @@ def _check_weights(part: Path, part_class: Any, variant: str | None) -> None:
     ]
     if problems:
         raise CheckpointError(f"The weights {str(files[0])!r} do not fit their config.json; {'; '.join(problems)}.")
+    return variant
 
 
 def _weight_files(part: Path, stem: str, variant: str | None) -> list[Path]:

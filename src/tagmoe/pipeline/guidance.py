@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 import torch
+from diffusers.utils import logging
 from torch.nn.functional import pad
 
+from tagmoe.errors import UsageError
+from tagmoe.pipeline.arguments import is_number
 from tagmoe.pipeline.encoding import Text
+
+logger = logging.get_logger(__name__)
 
 
 def stack_texts(conditions: list[Text], repeats: int) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -18,6 +24,22 @@ def stack_texts(conditions: list[Text], repeats: int) -> tuple[torch.Tensor, tor
     masks = torch.cat([pad(mask, (0, longest - mask.shape[1])) for _, mask in conditions])
     no_padding = bool(masks.all())
     return embeds.repeat_interleave(repeats, dim=0), None if no_padding else masks.repeat_interleave(repeats, dim=0)
+
+
+def guidance_input(
+    config: Mapping[str, Any], scale: Any, batch: int, device: torch.device | None = None
+) -> torch.Tensor | None:
+    """The guidance (B,) that a guidance-distilled transformer takes, fp32; None for any other, which ignores the scale.
+
+    Raises UsageError when such a model gets no scale, and for a scale that is no finite number.
+    """
+    if scale is not None and not is_number(scale):
+        raise UsageError(f"guidance_scale is {scale!r}; give a finite number.")
+    if not config.get("guidance_embeds"):
+        return None
+    if scale is None:
+        raise UsageError("This model is guidance-distilled; give guidance_scale.")
+    return torch.full([batch], float(scale), device=device)
 
 
 def guide(conditional: torch.Tensor, unconditional: torch.Tensor, scale: float, rescale: bool) -> torch.Tensor:

@@ -6,6 +6,7 @@ upcycling made. For trained experts it is an approximation, because the LoRA was
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections import Counter
@@ -67,10 +68,34 @@ class LoraReport:
         return {**asdict(self), "dropped": list(self.dropped), "strengths": list(self.strengths)}
 
 
+def _on_bare_parts(name: str) -> Any:
+    """A method of diffusers that runs on the parts without wrappers: in silence it passes over the wrapped ones."""
+    method = getattr(QwenImageLoraLoaderMixin, name)
+
+    @functools.wraps(method)
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with self.bare_parts():
+            return method(self, *args, **kwargs)
+
+    return run
+
+
 class LoraLoaderMixin(QwenImageLoraLoaderMixin):
     """diffusers' LoRA methods for `TagMoEPipeline`. `load_lora_weights` also handles experts."""
 
     transformer: QwenImageTransformer2DModel
+    bare_parts: Any
+    part: Any
+
+    unload_lora_weights = _on_bare_parts("unload_lora_weights")
+    unfuse_lora = _on_bare_parts("unfuse_lora")
+    disable_lora = _on_bare_parts("disable_lora")
+    enable_lora = _on_bare_parts("enable_lora")
+    delete_adapters = _on_bare_parts("delete_adapters")
+    get_active_adapters = _on_bare_parts("get_active_adapters")
+    get_list_adapters = _on_bare_parts("get_list_adapters")
+    set_lora_device = _on_bare_parts("set_lora_device")
+    enable_lora_hotswap = _on_bare_parts("enable_lora_hotswap")
 
     def load_lora_weights(
         self,
@@ -102,7 +127,7 @@ class LoraLoaderMixin(QwenImageLoraLoaderMixin):
             raise UsageError(
                 f"{unknown[0]!r} is no option of load_lora_weights; give {', '.join((*FILE_OPTIONS, *HUB_OPTIONS))}."
             )
-        transformer = unwrapped(self.transformer)
+        transformer = self.part("transformer")
         file = read_lora(pretrained_model_name_or_path_or_dict, module_names(transformer), **file_options)
         in_use = getattr(transformer, "peft_config", {})
         if adapter_name is None:
@@ -128,12 +153,14 @@ class LoraLoaderMixin(QwenImageLoraLoaderMixin):
     def set_adapters(self, adapter_names: list[str] | str, adapter_weights: Any = None) -> None:
         """diffusers' `set_adapters`; strengths must be finite numbers. Raises UsageError."""
         check_strengths(adapter_weights)
-        super().set_adapters(adapter_names, adapter_weights)
+        with self.bare_parts():
+            super().set_adapters(adapter_names, adapter_weights)
 
     def fuse_lora(self, components: list[str] | None = None, lora_scale: float = 1.0, **options: Any) -> None:
         """diffusers' `fuse_lora`; the strength must be a finite number. Raises UsageError."""
         check_strengths(lora_scale)
-        super().fuse_lora(components or ["transformer"], lora_scale, **options)
+        with self.bare_parts():
+            super().fuse_lora(components or ["transformer"], lora_scale, **options)
 
 
 def check_strengths(strengths: Any) -> None:
@@ -143,15 +170,6 @@ def check_strengths(strengths: Any) -> None:
             check_strengths(inner)
     elif strengths is not None and not math.isfinite(strengths):
         raise UsageError(f"The strength of a LoRA is {strengths}; give a finite number.")
-
-
-def unwrapped(module: Any) -> Any:
-    """The module that `torch.compile` or a distributed wrapper holds."""
-    for name in ("_orig_mod", "module"):
-        inner = getattr(module, "_modules", {}).get(name)
-        if inner is not None and len(module._modules) == 1:
-            return unwrapped(inner)
-    return module
 
 
 def module_names(transformer: nn.Module) -> list[str]:

@@ -12,24 +12,23 @@ from __future__ import annotations
 import inspect
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import diffusers
-import numpy as np
 import torch
-from diffusers import AutoencoderKLQwenImage, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers import AutoencoderKLQwenImage, FlowMatchEulerDiscreteScheduler
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.models import QwenImageTransformer2DModel
-from diffusers.pipelines.qwenimage.pipeline_qwenimage import calculate_shift
 from diffusers.utils import BaseOutput, logging
-from safetensors.torch import save_file
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from tagmoe.errors import CheckpointError, TagMoEError, UsageError
 from tagmoe.model.loading import HUB_OPTIONS, check_finite
+from tagmoe.model.transformer import TagMoETransformer2DModel, check_guidance, check_return_routing
+from tagmoe.model.wrapping import unwrapped
 from tagmoe.pipeline.arguments import (
     LARGEST_SIDE_FACTOR,
     Rewriter,
@@ -41,15 +40,19 @@ from tagmoe.pipeline.arguments import (
     check_prompts,
     check_scale,
     check_steps,
+    check_variant,
     make_generators,
     rewrite,
 )
-from tagmoe.pipeline.encoding import EncodingMixin, Text
-from tagmoe.pipeline.folder import ALIGNMENT, check_model_folder, pipeline_folder, read_alignment
-from tagmoe.pipeline.guidance import first_samples, guide, stack_texts
+from tagmoe.pipeline.callback import after_step, check_callback
+from tagmoe.pipeline.encoding import EncodingMixin
+from tagmoe.pipeline.folder import check_model_folder, pipeline_folder, read_alignment
+from tagmoe.pipeline.guidance import first_samples, guidance_input, guide, stack_texts
 from tagmoe.pipeline.lora import LoraLoaderMixin
 from tagmoe.pipeline.masking import make_masking
+from tagmoe.pipeline.protocol import PipelineProtocol
 from tagmoe.pipeline.release import explain_release, release_parts
+from tagmoe.pipeline.schedule import check_sigmas, set_timesteps, timestep_scale
 from tagmoe.pipeline.single_frame import fast_single_frame
 from tagmoe.pipeline.tensors import nest_images
 from tagmoe.pipeline.training_range import far_from_training
@@ -76,23 +79,24 @@ class TagMoEPipelineOutput(BaseOutput):
     routing: list[Any] | None = None
 
 
-class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
+class TagMoEPipeline(PipelineProtocol, EncodingMixin, LoraLoaderMixin):
     """Generate a picture from text, or edit 1..n reference pictures by an instruction.
 
     Settings that belong to a checkpoint (template, known words, defaults) are saved in its model_index.json.
     known_words: all words that a model of a small vocabulary was trained on. Prompts with other words are refused.
     trained_on: {"pictures": the data set or world, "sizes": [[width, height], ...]}. A call that is far from what it
     learned from gives a warning; see `tagmoe.pipeline.training_range`.
+
+    A part may be None: see `tagmoe.pipeline.protocol`. Raises UsageError for parts that do not fit together, and for a
+    transformer of a variant that this pipeline cannot run.
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
-    _callback_tensor_inputs = ["latents"]  # noqa: RUF012
-    # W_tag and H_pred that were trained with this model, by their names in `Objective`. Inference does not need them.
-    alignment: Mapping[str, torch.Tensor] | None = None
+    _callback_tensor_inputs = ["latents", "prompt_embeds"]  # noqa: RUF012
 
     def __init__(
         self,
-        transformer: QwenImageTransformer2DModel,
+        transformer: QwenImageTransformer2DModel | TagMoETransformer2DModel,
         vae: AutoencoderKLQwenImage,
         text_encoder: Qwen2_5_VLForConditionalGeneration,
         tokenizer: Qwen2Tokenizer,
@@ -112,7 +116,7 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
             )
         self.register_modules(
             transformer=transformer,
-            vae=fast_single_frame(vae),
+            vae=None if vae is None else fast_single_frame(vae),
             text_encoder=text_encoder,
             tokenizer=tokenizer,
             scheduler=scheduler,
@@ -126,17 +130,19 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
             default_size=default_size,
             trained_on=trained_on,
         )
-        self.vae_scale_factor = 2 ** len(vae.temperal_downsample)
-        self.patch_size = transformer.config.patch_size
-        self.size_multiple = self.vae_scale_factor * self.patch_size
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.size_multiple)
-        self._interrupt = False
-        token_channels = vae.config.z_dim * self.patch_size**2
-        if transformer.config.in_channels != token_channels:
-            raise UsageError(
-                f"The transformer takes tokens of {transformer.config.in_channels} channels but this autoencoder gives "
-                f"{token_channels}; use parts that were trained together."
-            )
+        if transformer is None:
+            return
+        config = unwrapped(transformer).config
+        check_variant(config)
+        check_guidance(unwrapped(transformer))
+        if vae is not None:
+            channels = unwrapped(vae).config.z_dim * self.patch_size**2
+            if config.in_channels != channels:
+                raise UsageError(
+                    f"The transformer takes tokens of {config.in_channels} channels but this autoencoder gives "
+                    f"{channels}; use parts that were trained together."
+                )
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> TagMoEPipeline:
@@ -156,44 +162,21 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
         else:
             folder, kwargs, alignment = release_parts(source, base, kwargs, hub)
         try:
-            check_model_folder(folder, given=kwargs.keys(), variant=kwargs.get("variant"))
+            missing = check_model_folder(folder, given=kwargs.keys(), variant=kwargs.get("variant"))
         except CheckpointError as error:
             raise explain_release(folder, error) from None
         # Without this, diffusers would load a pickle where safetensors are missing, and a pickle can run code.
-        pipeline = super().from_pretrained(str(folder), **(kwargs | {"use_safetensors": True}))
+        pipeline = super().from_pretrained(str(folder), **(dict.fromkeys(missing) | kwargs | {"use_safetensors": True}))
         for name in ("vae", "text_encoder"):
-            if name not in kwargs:
+            if name not in kwargs and name not in missing:
                 check_finite(getattr(pipeline, name), str(folder / name))
         pipeline.alignment = alignment if base is not None else read_alignment(folder)
         return pipeline
-
-    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """diffusers' `save_pretrained`; `alignment` goes into alignment.safetensors beside model_index.json."""
-        super().save_pretrained(save_directory, *args, **kwargs)
-        if self.alignment:
-            weights = {name: value.contiguous() for name, value in self.alignment.items()}
-            save_file(weights, Path(save_directory) / ALIGNMENT, metadata={"format": "pt"})
-
-    @classmethod
-    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """diffusers' choice of arguments for the constructor, without components of other Qwen-Image pipelines.
-
-        Qwen-Image's editing pipelines name a `processor`, which is not needed here. A warning about it would only
-        confuse.
-        """
-        known = cls._get_init_keys(cls)
-        ours = {name: value for name, value in config_dict.items() if name in known or name.startswith("_")}
-        return super().extract_init_dict(ours, **kwargs)
 
     @property
     def largest_side(self) -> int:
         """Pixels of the longest side that a call may ask for."""
         return LARGEST_SIDE_FACTOR * int(self.config.default_size)
-
-    @property
-    def interrupt(self) -> bool:
-        """True once a callback or another thread has set `_interrupt`; then the remaining steps are skipped."""
-        return self._interrupt
 
     def progress_bar(self, iterable: Any = None, total: int | None = None) -> Any:
         """diffusers' progress bar; without a terminal it is off unless configured otherwise."""
@@ -219,6 +202,10 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
         seed: int | list[int] | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         num_images_per_prompt: int = 1,
+        sigmas: Sequence[float] | None = None,
+        guidance_scale: float | None = None,
+        max_sequence_length: int | None = None,
+        attention_kwargs: dict[str, Any] | None = None,
         latents: torch.Tensor | None = None,
         prompt_embeds: torch.Tensor | None = None,
         prompt_embeds_mask: torch.Tensor | None = None,
@@ -227,35 +214,44 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable[..., dict[str, Any] | None] | None = None,
-        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        callback_on_step_end_tensor_inputs: Sequence[str] | None = ("latents",),
         return_routing: str | None = None,
         rewriter: Rewriter | None = None,
     ) -> TagMoEPipelineOutput | tuple[Any]:
         """Generate (when `image` is None) or edit. Argument names are diffusers' own.
 
         prompt: a text, or a list of texts for a batch. image: None, one picture, or a list of references for the one
-        prompt; with a list of prompts, one picture for all of them or one list of references for each. `load_image`
-        says what a picture may be. mask_image: one mask, or one for each prompt, white where the first reference may
-        change; the result then has that reference's size and its pixels elsewhere (`tagmoe.pipeline.masking`; output as
-        "pil" only). negative_prompt: needs guidance. height, width: by default the first reference's aspect at the
-        default area. reference_area: pixels of a reference after resizing, by default those of the output.
-        true_cfg_scale: guidance, off at 1 or below. seed: image i of the batch gets seed + i, or entry i of a list.
-        latents: noise tokens (B, T, C). return_routing: "stats" or "full". rewriter: (instruction, references) -> the
-        prompt to use.
-        Raises UsageError for a bad argument and ImageError for a bad picture.
+        prompt; with a list of prompts, one picture for all of them, one for each, or one list of references for each.
+        `load_image` says what a picture may be. mask_image: one mask, or one for each prompt, white where the first
+        reference may change; the result then has that reference's size and its pixels elsewhere
+        (`tagmoe.pipeline.masking`; output as "pil" only). negative_prompt: needs guidance. height, width: by default
+        the first reference's aspect at the default area. reference_area: pixels of a reference after resizing, by
+        default those of the output. true_cfg_scale: guidance, off at 1 or below. seed: image i of the batch gets
+        seed + i, or entry i of a list. sigmas: noise levels of the steps, before the scheduler's shift; they replace
+        num_inference_steps. guidance_scale: for guidance-distilled models. max_sequence_length: longer prompts are cut
+        to so many tokens; without it they are refused. latents: noise tokens (B, T, C). return_routing: "stats" or
+        "full". rewriter: (instruction, references) -> the prompt to use.
+        Raises UsageError for a bad argument or a missing part, ImageError for a bad picture.
         """
-        steps = check_steps(num_inference_steps, self.config, self.scheduler.config)
+        model, scheduler = self.part("transformer"), self.part("scheduler")
+        sigmas = check_sigmas(sigmas)
+        steps = check_steps(num_inference_steps if sigmas is None else len(sigmas), self.config, scheduler.config)
         scale = check_scale(true_cfg_scale, self.config)
+        guidance_input(model.config, guidance_scale, 1)
+        if attention_kwargs is not None and not isinstance(attention_kwargs, dict):
+            raise UsageError(f"attention_kwargs is of type {type(attention_kwargs).__name__}; give a dict.")
         repeats = check_count("num_images_per_prompt", num_images_per_prompt)
         if output_type not in OUTPUT_TYPES:
             raise UsageError(f"output_type is {output_type!r}; give one of {', '.join(OUTPUT_TYPES)}.")
         if mask_image is not None and output_type != "pil":
             raise UsageError(f'output_type is {output_type!r}; with mask_image give "pil", as results keep their size.')
-        unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
-        if unknown:
-            raise UsageError(f"A callback cannot get {', '.join(sorted(unknown))}; it can get 'latents'.")
-        if return_routing is not None and not getattr(self.transformer.config, "num_moe_blocks", 0):
-            raise UsageError(f"return_routing is {return_routing!r} but this model has no mixture blocks; pass None.")
+        if output_type != "latent" or image is not None:
+            self.part("vae")
+        if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
+            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+        wanted = callback_on_step_end_tensor_inputs or ()
+        check_callback(callback_on_step_end, wanted, self._callback_tensor_inputs)
+        check_return_routing(model, return_routing)
 
         prompts = check_prompts(prompt, prompt_embeds)
         samples = len(prompts) if prompt_embeds is None else prompt_embeds.shape[0]
@@ -272,18 +268,17 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
         if sentence := far_from_training(self.config, [p for row in references for p in row], (width, height)):
             logger.warning(sentence)
         batch = samples * repeats
-        device, dtype = self._execution_device, self.transformer.dtype
+        device, dtype = self._execution_device, model.dtype
         generators, seeds = make_generators(seed, generator, batch)
         grid = self._grid(height, width)
         latents = self._start_latents(latents, batch, grid, generators).to(device)
 
-        conditions = [self._text(prompts, prompt_embeds, prompt_embeds_mask, samples, "prompt_embeds")]
+        length = max_sequence_length
+        conditions = [self._text(prompts, prompt_embeds, prompt_embeds_mask, length)]
         if scale > 1:
             negatives = check_negatives(negative_prompt, negative_prompt_embeds, samples)
             conditions.append(
-                self._text(
-                    negatives, negative_prompt_embeds, negative_prompt_embeds_mask, samples, "negative_prompt_embeds"
-                )
+                self._text(negatives, negative_prompt_embeds, negative_prompt_embeds_mask, length, "negative_")
             )
         elif negative_prompt is not None or negative_prompt_embeds is not None:
             logger.warning("The negative prompt has no effect: true_cfg_scale is %g, so there is no guidance.", scale)
@@ -309,27 +304,33 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
                 noise=latents,
                 cell=self.size_multiple,
             )
-        timesteps = self._timesteps(steps, latents.shape[1], device)
+        timesteps = set_timesteps(scheduler, steps, sigmas, latents.shape[1], device)
+        levels = timesteps / timestep_scale(scheduler)
         forwards = len(conditions)
         routing: list[Any] | None = None if return_routing is None else []
-        options = {} if return_routing is None else {"return_routing": return_routing}
+        options: dict[str, Any] = {} if return_routing is None else {"return_routing": return_routing}
         # A stochastic scheduler draws noise in each step. It must come from the call's generators.
-        is_random = "generator" in inspect.signature(self.scheduler.step).parameters
+        is_random = "generator" in inspect.signature(scheduler.step).parameters
         noise: dict[str, Any] = {"generator": generators} if is_random else {}
         self._interrupt = False
+        self._num_timesteps = len(timesteps)
+        self._guidance_scale, self._attention_kwargs = guidance_scale, attention_kwargs or {}
         with self.progress_bar(total=len(timesteps)) as bar:
             for i, t in enumerate(timesteps):
                 if self._interrupt:
                     continue
+                self._current_timestep = t
                 tokens = latents if reference_tokens is None else torch.cat([latents, reference_tokens], dim=1)
-                with self.transformer.cache_context("cond_uncond" if forwards == 2 else "cond"):
+                with model.cache_context("cond_uncond" if forwards == 2 else "cond"):
                     # One forward for both conditions: half the kernel launches, and every weight is read once a step.
                     output = self.transformer(
                         hidden_states=tokens.to(dtype).repeat(forwards, 1, 1),
-                        timestep=(t / 1000).expand(batch * forwards),
+                        timestep=levels[i].expand(batch * forwards),
                         encoder_hidden_states=embeds.to(dtype),
                         encoder_hidden_states_mask=mask,
                         img_shapes=[grids] * (batch * forwards),
+                        guidance=guidance_input(model.config, self._guidance_scale, batch * forwards, device),
+                        attention_kwargs=self._attention_kwargs,
                         return_dict=True,
                         **options,
                     )
@@ -338,17 +339,20 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
                     velocity = guide(velocity[:batch], velocity[batch:], scale, cfg_rescale)
                 if routing is not None:
                     routing.append(first_samples(output.routing, batch))
-                latents = self.scheduler.step(velocity, t, latents, return_dict=False, **noise)[0]
+                latents = scheduler.step(velocity, t, latents, return_dict=False, **noise)[0]
                 if masking is not None:
-                    latents = masking.blend(latents, float(self.scheduler.sigmas[i + 1]))
+                    latents = masking.blend(latents, float(levels[i + 1]) if i + 1 < len(levels) else 0.0)
                 if callback_on_step_end is not None:
-                    inputs = {"latents": latents} if callback_on_step_end_tensor_inputs else {}
-                    latents = (callback_on_step_end(self, i, t, inputs) or {}).get("latents", latents)
+                    tensors = {"latents": latents, "prompt_embeds": embeds[:batch]}
+                    inputs = {name: tensors[name] for name in wanted}
+                    changed = after_step(callback_on_step_end(self, i, t, inputs), tensors)
+                    latents, embeds = changed["latents"], torch.cat([changed["prompt_embeds"], embeds[batch:]])
                 bar.update()
 
+        self._current_timestep = None
         if not latents.isfinite().all():
             raise TagMoEError(
-                f"The result holds numbers that are not finite (transformer in {str(self.transformer.dtype)[6:]}), so "
+                f"The result holds numbers that are not finite (transformer in {str(dtype)[6:]}), so "
                 "there is no picture; check the weights and LoRAs, or load the model in bf16 or fp32."
             )
         images: Any = latents
@@ -364,23 +368,6 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
             images=images, seeds=seeds, prompts=[p for p in prompts for _ in range(repeats)], routing=routing
         )
 
-    def _text(
-        self, prompts: list[str], embeds: torch.Tensor | None, mask: torch.Tensor | None, samples: int, name: str
-    ) -> Text:
-        if embeds is None:
-            return self.encode_prompt(prompts)
-        device = self._execution_device
-        if mask is None:
-            mask = torch.ones(embeds.shape[:2], dtype=torch.bool)
-        channels = self.transformer.config.joint_attention_dim
-        if embeds.shape != (samples, embeds.shape[1], channels) or mask.shape != embeds.shape[:2]:
-            raise UsageError(
-                f"{name} has shape {tuple(embeds.shape)} and its mask {tuple(mask.shape)}; give ({samples}, tokens, "
-                f"{channels}) and ({samples}, tokens)."
-            )
-        check_numbers(name, embeds)
-        return embeds.to(device), mask.to(device).bool()
-
     def _start_latents(
         self,
         latents: torch.Tensor | None,
@@ -388,7 +375,7 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
         grid: tuple[int, int, int],
         generators: list[torch.Generator],
     ) -> torch.Tensor:
-        channels, p = self.transformer.config.in_channels, self.patch_size
+        channels, p = self.part("transformer").config.in_channels, self.patch_size
         if latents is not None:
             wanted = (batch, math.prod(grid), channels)
             if tuple(latents.shape) != wanted:
@@ -401,22 +388,8 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
             torch.stack([torch.randn(shape, generator=one, device=one.device).cpu() for one in generators])
         )
 
-    def _timesteps(self, steps: int, tokens: int, device: torch.device) -> torch.Tensor:
-        config = self.scheduler.config
-        options = {}
-        if config.get("use_dynamic_shifting", False):
-            options["mu"] = calculate_shift(
-                tokens,
-                config.get("base_image_seq_len", 256),
-                config.get("max_image_seq_len", 4096),
-                config.get("base_shift", 0.5),
-                config.get("max_shift", 1.15),
-            )
-        self.scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), device=device, **options)
-        self.scheduler.set_begin_index(0)
-        return self.scheduler.timesteps
-
 
 # DiffusionPipeline.from_pretrained looks for the class that model_index.json names among diffusers' own. With this it
-# opens our folders once tagmoe is imported; W_tag and H_pred (`alignment`) come with our `from_pretrained` only.
-diffusers.TagMoEPipeline = TagMoEPipeline
+# opens our folders once tagmoe is imported; W_tag and H_pred (`alignment`) come with our `from_pretrained` only. Its
+# tests look for pipelines among those of `diffusers.pipelines`.
+diffusers.TagMoEPipeline = diffusers.pipelines.TagMoEPipeline = TagMoEPipeline

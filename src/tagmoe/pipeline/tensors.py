@@ -17,7 +17,7 @@ from tagmoe.sentences import counted
 def nest_images(image: Any, samples: int, is_batch: bool) -> list[list[Image.Image]]:
     """The references of each prompt: one inner list when all prompts share them, [[]] without references.
 
-    With `is_batch` a flat list is refused, because it could be the references of every prompt, or one for each.
+    With `is_batch` a flat list is one reference for each prompt, as in diffusers, and must be as long as the prompts.
     Raises UsageError when the numbers do not fit.
     """
     if image is None:
@@ -29,11 +29,12 @@ def nest_images(image: Any, samples: int, is_batch: bool) -> list[list[Image.Ima
     nested = any(isinstance(entry, list | tuple) for entry in image)
     if not nested and not is_batch:
         return [[load_image(entry) for entry in image]]
+    if not nested:
+        image = [[entry] for entry in image]
     if not all(isinstance(entry, list | tuple) for entry in image) or len(image) != samples:
         raise UsageError(
-            f"image has {counted(image, 'entry', 'entries')} for {counted(samples, 'prompt')}; with a list of "
-            "prompts give one picture for all of "
-            "them, or a list with one list of references for each prompt."
+            f"image has {counted(image, 'entry', 'entries')} for {counted(samples, 'prompt')}; with a list of prompts "
+            "give one picture for all of them, one for each, or one list of references for each."
         )
     counts = sorted({len(entry) for entry in image})
     if counts[0] == 0 or len(counts) > 1:

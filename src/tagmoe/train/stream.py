@@ -79,7 +79,7 @@ class EncodedSamples:
         self.dropout = dropout
         self.pictures = 1 if self.tasks == TEXT_TO_IMAGE else 2
         grid = SIZE // pipeline.size_multiple
-        channels = pipeline.transformer.config.in_channels
+        channels = pipeline.part("transformer").config.in_channels
         rounded = -(-unique // CHUNK) * CHUNK
         folder.mkdir(parents=True, exist_ok=True)
         stem = folder / f"{name}-{_fingerprint(pipeline, self.tasks, seed)}"

@@ -147,7 +147,7 @@ class Measured:
 
 def edit_cases(pipeline: TagMoEPipeline, samples: Sequence[Sample], plan: Plan) -> Measured:
     """Edit (or generate) all cases. Case i has the noise of seed plan.seed + i in every arm."""
-    sparse = bool(pipeline.transformer.config.num_moe_blocks)
+    sparse = bool(pipeline.part("transformer").config.num_moe_blocks)
     shares: dict[int, np.ndarray] = {}
     signatures: dict[int, np.ndarray] = {}
 

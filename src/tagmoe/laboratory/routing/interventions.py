@@ -44,7 +44,7 @@ def run_interventions(
     cases: by their id in the recording. on_condition: called with the numbers of finished and of all conditions. Raises
     UsageError as `intervene` does.
     """
-    config = pipeline.transformer.config
+    config = pipeline.part("transformer").config
     changes = all_interventions(config.num_moe_blocks, config.num_experts)
     members = list(cases.values())
     shown = _shown(cases)
