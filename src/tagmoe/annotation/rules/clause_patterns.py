@@ -88,7 +88,8 @@ def clause_sources(w: SimpleNamespace) -> dict[str, str]:
             r"from|and|onto|with)\b)|"
             rf"\b(?:flip|mirror|rotate|turn|straighten|tilt|resize|rescale|stretch|scale) {w.whole}"
             r"(?: (?:horizontally|vertically|upside|by|\d|clockwise|counter|sideways|to)\b|$)|"
-            rf"\b(?:rotate|turn) (?!.*camera)(?!{w.whole} (?:into|to))[^,]*\b(?:degrees|clockwise|upside down|\d+°)|"
+            rf"\b(?:rotate|turn) (?!.*camera)(?!{w.whole} (?:into|to))"
+            r"[^,]*\b(?:degrees|clockwise|upside down|\d+\u00b0)|"
             rf"\bkeep (?:only|just)\b|\bonly keep\b|\bleave only\b|"
             rf"^(?:generate|create|imagine|produce|synthesi[sz]e|make|draw|render)(?: me)? (?:an? )(?:new "
             rf")?(?:[\w-]+ )?"
@@ -113,7 +114,8 @@ def clause_sources(w: SimpleNamespace) -> dict[str, str]:
             r"sits|stands|has)\b)"
         ),
         "hidden_command": (
-            r", (?:adding|removing|replacing|changing|turning|putting|giving) (?!.*\b(?:wrinkles|gr[ae]y))"
+            r"\b(?:except|apart from|other than|but not)\b|^clear .* of (?!the)|, (?:adding|removing|replacing|"
+            r"changing|turning|putting|giving) (?!.*\b(?:wrinkles|gr[ae]y))"
         ),
         "from_map": (
             rf"\b(?:turn|convert|transform|render|make|change) (?:the|this|an?) (?:[\w-]+ )?{w.maps}\b.* (?:in)?to\b|"

@@ -98,7 +98,7 @@ def command_sources(w: SimpleNamespace) -> dict[str, str]:
             rf"slightly )?{w.tones}\b|"
             r"\b(?:turn|switch|change) (?:on |off |down |up )?(?:the |all the )?(?:street |room |stage )?lights?\b|"
             r"^(?:what if |as if |if )?(?:it|there)(?:'s| is| was| were| should be| could be)? (?:now )?(?:a |an "
-            rf")?{w.lights}\b|\blet it (?:rain|snow)\b|\bmake it (?:rain|snow)\b"
+            rf")?{w.lights}\b|\bmake it snow\b"
         ),
         "style_whole": (
             rf"\b{w.whole}(?: (?:to|into|as|look|looks|like|be|were|was|is|a|an|the|should|could|it|more|in|back|by))* "
@@ -170,7 +170,6 @@ def command_sources(w: SimpleNamespace) -> dict[str, str]:
             r"underneath|in front|between|against|above|below|from|across|on top|underwater|outdoors|indoors|"
             r"outside)\b).*)$"
         ),
-        "camera": r"\b(?:camera|viewpoint|viewer|perspective)\b",
         "into_clothes": r"^(?:in|into) (?:an? |some |his |her |the )?",
         "new_place": rf"\b{w.place}",
         "known_goal": (
@@ -279,4 +278,5 @@ def command_sources(w: SimpleNamespace) -> dict[str, str]:
         "colours_whole": (rf"^(?:colou?ri[sz]e|add colou?rs? to) (?:{w.whole}|the|this)\b"),
         "and_back": (r"\band back$"),
         "eyes": (r"^(?:open|close|shut)\b.*\beyes?\b"),
+        "new_thing_below": (r"\b(?:in|on|with|at) an? "),
     }

@@ -59,7 +59,8 @@ def _replacement(text: str) -> Command | None:
         return aspect
     if old.is_whole or has("look_only", new):
         return UNSURE
-    replaced = Operation("replace", things(text), worn=has("garment", old.head))
+    amount: Things = "several" if has("two_pairs", text) else things(text)
+    replaced = Operation("replace", amount, worn=has("garment", old.head))
     return Command((replaced,), person_stays_without(old))
 
 
@@ -71,7 +72,7 @@ def _removal(text: str) -> Command | None:
     place = text[found.end() :].strip()
     gone = phrase(f"{what} from {place}" if place else what)
     face = person_stays_without(gone)
-    if has("facial_hair", gone.head) or has("background_noun", gone.head):
+    if any(has(name, gone.head) for name in ("facial_hair", "background_noun", "bare_light")):
         return UNSURE
     if has("style_noun", gone.head) and not gone.tail:
         return Command((_STYLE,), False)
@@ -86,7 +87,7 @@ def _removal(text: str) -> Command | None:
 
 
 def _cast(cast: Phrase, face: bool) -> Command:
-    """A shadow, a reflection or a glow: of one thing, or all of them."""
+    """The light of a shadow or a glow: at one place, or all of them."""
     if cast.tail and not has("whole_place", cast.tail):
         return Command((Operation("light"),), face)
     return Command((_LIGHT,), face) if has("plural_or_mass", cast.head) else UNSURE
@@ -114,6 +115,8 @@ def _added(what: str, text: str) -> Command:
         return Command((Operation("pose"),), face)
     if has("cast_noun", new.head):
         return _cast(new, face)
+    if has("falling_weather", new.head):
+        return UNSURE
     if has("light_noun", new.head) or has("weather_noun", new.head):
         everywhere = not new.tail or has("whole_place", new.tail) or has("falling", new.tail)
         return Command((_LIGHT,), face) if everywhere else UNSURE
@@ -214,6 +217,8 @@ def _act(text: str) -> Command | None:
         return Command((_BACKGROUND,), person_stays(text)) if has("stays_somewhere", found["new"]) else UNSURE
     if not has("who_last", who.head):
         return None
+    if has("new_thing_below", found["new"]):
+        return UNSURE
     return Command((Operation("pose", things(f"make {found['what']}")),), person_stays(text))
 
 
@@ -252,14 +257,20 @@ def _aspect(old: Phrase, new: str, text: str) -> Command | None:
         return Command((_BACKGROUND,), face) if has("thing", new) else UNSURE
     if has("season_noun", old.head) or (has("weather_name", old.head) and has("season", new)):
         return Command(_SEASON, face)
-    if has("light_noun", old.head) or old.head == "the light" or (has("time_of_day", f"{old.head} {old.tail}")):
-        return Command((_LIGHT if whole or has("time_of_day", f"{old.head} {old.tail}") else Operation("light"),), face)
+    if has("time_of_day", f"{old.head} {old.tail}"):
+        return Command((_LIGHT,), face)
+    if has("light_noun", old.head) or old.head == "the light":
+        return Command((_LIGHT if whole else Operation("light"),), face)
+    if has("cast_noun", old.head):
+        return _cast(old, face)
+    if has("moment_last", old.head) and has("moment_last", new):
+        return Command((_LIGHT,), face)
     if has("style_noun", old.head):
         return Command((_STYLE,), False) if whole else UNSURE
     if has("view_noun", old.head):
         return Command((_VIEW,), face)
     if has("expression_noun", old.head) or has("pose_noun", old.head):
-        return Command((Operation("pose", amount),), True)
+        return Command((Operation("pose", amount),), not has("animals", text))
     if has("text_noun", old.head) or "QUOTE" in new:
         return Command((_ATTRIBUTE if has("look_only", new) else Operation("text"),), face)
     if has("size_noun", old.head):
@@ -278,7 +289,7 @@ def _aspect(old: Phrase, new: str, text: str) -> Command | None:
 def _whole_change(old: Phrase, new: str) -> Command | None:
     face = person_stays(old.tail)
     styled = has("styled", new)
-    if (styled and has("moment", new)) or (has("weather_state", new) and new not in ("snow", "rain")):
+    if (styled and has("moment", new)) or (has("weather_state", new) and new != "snow"):
         return UNSURE
     if styled or (has("drawn", old.head) and has("photo_last", new)):
         return Command((_STYLE,), face)
@@ -310,12 +321,16 @@ def _thing_change(old: Phrase, new: str, amount: Things) -> Command | None:
             amount = "pair"
         return Command((Operation("attribute", amount, resized=has("size_only", new)),), face)
     if has("garment", old.head):
-        return Command((Operation("replace", amount, worn=True),), True) if has("thing", new) else UNSURE
+        return (
+            Command((Operation("replace", amount, worn=True),), person_stays_without(old))
+            if has("thing", new)
+            else UNSURE
+        )
     if has("place_last", old.head):
         return Command((_BACKGROUND,), face) if has("place_last", phrase(new).head) else UNSURE
     if has("feeling", new) and has("who_last", old.head):
         return Command((Operation("pose", amount),), face)
-    if has("person_as_drawn", new) and old.is_person:
+    if old.is_person and (has("person_as_drawn", new) or has("disguise", new)):
         return UNSURE
     if has("thing", new) and not has("instead_look", new):
         return Command((Operation("replace", amount),), person_stays_without(old))

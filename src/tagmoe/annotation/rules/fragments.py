@@ -25,7 +25,8 @@ def fragments_of(words: WordLists) -> SimpleNamespace:
     )
     # Words that stand between a noun and what describes it.
     w.after_noun = (
-        rf"(?:{w.prepositions}|who|that|which|whose|and|or|as|(?!{w.nouns_in_ing}\b)\w{{2,}}ing|{w.participles})"
+        rf"(?:{w.prepositions}|who|that|which|whose|and|or|as|he|she|they|the|his|(?!{w.nouns_in_ing}\b)\w{{2,}}ing|"
+        rf"{w.participles})"
     )
     w.known = r"(?:the|this|that|these|those|his|her|their|my|your|both|all)"
     w.shade = (

@@ -16,6 +16,7 @@ def noun_sources(w: SimpleNamespace) -> dict[str, str]:
             rf"\b(?:the|his|her|their) (?:[\w-]+ )?(?:face|head)\b"
         ),
         "beside_person": (
+            rf"^(?:he|she|they|the (?:[\w-]+ )?{w.people}) |"
             r"\b(?:behind|beside|next to|near|in front of|(?:left|right|side|back) of|between|around|by|against|"
             r"above|below|"
             r"facing|from|close to|away from|toward|towards|hugging|hiding) (?:(?:the|an?|this|that|his|her|their|"
@@ -134,4 +135,10 @@ def noun_sources(w: SimpleNamespace) -> dict[str, str]:
         "falling": (r"^(?:coming|shining|streaming|falling|pouring|from)\b"),
         "bare_word": (r"^[\w-]+$"),
         "alone_look": (r"^(?:the )?(?:colou?r|hue|tint|material|texture|pattern|finish)$"),
+        "bare_light": (r"^(?:the |all the )?(?:lights?|lighting|sunlight|sun)$"),
+        "two_pairs": (r"\b(?:with|by|for|into) .+ and (?:the|his|her) .+ (?:with|by|for|into) "),
+        "depiction": (rf"\b(?:{w.images}|poster|statue|portrait|bust|print|billboard|doll|figurine)$"),
+        "moment_last": (rf"\b(?:{w.lights})$"),
+        "falling_weather": (r"\b(?:rain|snow|snowfall|storm|thunderstorm|blizzard|hail)$"),
+        "disguise": (r"\b(?:zombie|skeleton|vampire|werewolf|clown|superhero|knight|king|queen|princess|pirate)s?$"),
     }

@@ -46,6 +46,9 @@ def person_stays_without(gone: Phrase) -> bool:
     """Whether somebody stays when this is taken away, or when this is new."""
     if gone.is_person:
         return person_beside(gone.tail)
+    if _has("depiction", gone.head):
+        # The person is on a picture in the picture.
+        return _has("owner", gone.head)
     known = _has("owner", gone.head) or _has("known_person", gone.tail) or person_beside(gone.tail)
     # Headwear implies a face, unless it is an animal's or lies elsewhere.
     worn = _has("face_words", gone.head) and not _has("animals", f"{gone.head} {gone.tail}")
