@@ -12,13 +12,14 @@ from dataclasses import replace
 
 from tagmoe.annotation.answer import Annotation
 from tagmoe.annotation.rules.evidence import Evidence, measure
-from tagmoe.annotation.rules.words import Operation, Reading, Things, read
+from tagmoe.annotation.rules.operations import Operation, Things
+from tagmoe.annotation.rules.words import Reading, read
 from tagmoe.data.sources.native_tasks import Edit, edit_of
 from tagmoe.data.store.record import Record
 from tagmoe.errors import ImageError
 from tagmoe.tags import TaskDescriptor
 
-VERSION = "1"
+VERSION = "2"
 """Raise this with every change of the answers; rows of an older version are asked again."""
 
 _STRUCTURE, _BACKGROUND = "structure preservation", "background preservation"
@@ -65,6 +66,7 @@ _LOCAL_AREA = 0.4
 _NO_STRUCTURE = 0.2
 """If the edges agree less than this after a change of style, the structure is not preserved."""
 _UNTOLD = "the words tell no operation that the rules know"
+_OPEN = "the words leave open how much is edited, and the pixels are not used"
 
 
 def annotate(record: Record, *, native_task: bool = True, pixels: bool = True) -> Annotation:
@@ -92,12 +94,24 @@ def annotate(record: Record, *, native_task: bool = True, pixels: bool = True) -
         if not camera_moved:
             return _refused("; ".join(filter(None, (operations, note))), words, evidence)
         operations = (Operation("viewpoint", "whole"),)
+    if evidence is None and _is_open(operations, words):
+        return _refused("; ".join(filter(None, (_OPEN, note))), words, evidence)
     return _answer(_descriptor(operations, words, evidence), words, evidence, note)
+
+
+def _is_open(operations: Sequence[Operation], words: Reading) -> bool:
+    """Whether only pixels can tell the scope."""
+    if any(operation.things == "whole" for operation in operations):
+        return False
+    return words.again or any(operation.things in ("pair", "it") for operation in operations)
 
 
 def _by_pictures(roles: Sequence[str], words: Reading, edit: Edit | None) -> TaskDescriptor | None:
     """The tags, if the roles of the pictures determine them; None for an edit of a source."""
     if edit == "control map" or (roles and set(roles) == {"reference"} and words.control_map):
+        return _FROM_MAP
+    if edit is None and set(roles) == {"source"} and words.from_map:
+        # The source is the map itself.
         return _FROM_MAP
     if not roles or edit == "generate":
         return _GENERATION
@@ -136,7 +150,7 @@ def _operations(words: Reading, edit: Edit | None) -> tuple[Operation, ...] | st
     if words.operations and things == "one" and words.operations[0].things != "whole":
         things = words.operations[0].things
     first = words.operations[0] if words.operations else Operation(edit)
-    return (Operation(edit, things, worn=first.worn, resized=first.resized, gone=first.gone),)
+    return (Operation(edit, things, worn=first.worn, resized=first.resized),)
 
 
 def _descriptor(operations: Sequence[Operation], words: Reading, evidence: Evidence | None) -> TaskDescriptor:
@@ -147,7 +161,7 @@ def _descriptor(operations: Sequence[Operation], words: Reading, evidence: Evide
         kept.discard(_BACKGROUND)
     if _LOOK in types and evidence is not None and evidence.edges_kept < _NO_STRUCTURE:
         kept.discard(_STRUCTURE)
-    if words.face and _LOOK not in types and not any(operation.gone for operation in operations):
+    if words.face and _LOOK not in types:
         kept |= {_IDENTITY, _FACE}
     return TaskDescriptor.from_tags((scope, *types, *sorted(kept)))
 
@@ -157,6 +171,8 @@ def _kept(operation: Operation) -> frozenset[str]:
     if operation.worn:
         # A hat changes the outline of a head, so structure is not preserved; the person stays the same.
         return (kept - {_STRUCTURE}) | {_IDENTITY}
+    if operation.edit == "light" and operation.things != "whole":
+        return kept | {_BACKGROUND}
     return kept - {_STRUCTURE} if operation.resized else kept
 
 
@@ -165,12 +181,12 @@ def _scope(operations: Sequence[Operation], evidence: Evidence | None) -> str:
         return "viewpoint editing"
     if any(operation.edit in _WHOLE and operation.things == "whole" for operation in operations):
         return "global editing"
-    if any(operation.things == "whole" for operation in operations):
+    if any(operation.things in ("whole", "it") for operation in operations):
         is_local = evidence is not None and evidence.changed_area < _LOCAL_AREA
         return "local editing" if is_local else "global editing"
     if any(operation.things == "several" for operation in operations):
         return "multi region editing"
-    open_number = len(operations) > 1 or any(operation.things == "some" for operation in operations)
+    open_number = len(operations) > 1 or any(operation.things in ("some", "pair") for operation in operations)
     if open_number and evidence is not None:
         apart = evidence.regions > 1 and not evidence.whole_picture
         return "multi region editing" if apart else "local editing"

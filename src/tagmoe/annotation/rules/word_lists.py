@@ -50,6 +50,21 @@ NAMES = (
     "other_verbs",
     "numbers",
     "singular_in_s",
+    "prepositions",
+    "participles",
+    "nouns_in_ing",
+    "no_comparatives",
+    "graded",
+    "sizes",
+    "seasons",
+    "hair",
+    "makeup",
+    "facial_hair",
+    "maps",
+    "refused",
+    "vague",
+    "grounds",
+    "gestures",
 )
 """The lists of `words.yaml`; each entry is a regular expression."""
 Words = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_checked)]
