@@ -43,9 +43,9 @@ def server(process: Server) -> Server:
     return process
 
 
-def ask(server: Server, *questions: Question, check: bool = False) -> list[Answer]:
+def ask(where: Server | list[str], *questions: Question, check: bool = False) -> list[Answer]:
     async def main() -> list[Answer]:
-        client = ChatServers([server.url], "tiny-vlm", attempts=2)
+        client = ChatServers([where.url] if isinstance(where, Server) else where, "tiny-vlm", attempts=2)
         try:
             if check:
                 await client.check()
@@ -220,3 +220,46 @@ def test_a_key_or_model_that_is_lost_after_the_check_is_no_usage_error(server: S
     with pytest.raises(DataError, match=words):
         ask(server, CHOICE, CHOICE, check=True)
     assert server.counts()["requests"] == 2
+
+
+def together(urls: list[str], count: int) -> list[Answer]:
+    async def main() -> list[Answer]:
+        client = ChatServers(urls, "tiny-vlm", attempts=3, concurrency=8)
+        try:
+            return await asyncio.gather(
+                *(client.ask(Question((f"Question {number}.",), schema=SCHEMA)) for number in range(count))
+            )
+        finally:
+            await client.close()
+
+    return asyncio.run(main())
+
+
+def test_questions_that_are_asked_together_learn_from_one(server: Server) -> None:
+    body = {"detail": "Extra inputs are not permitted"}
+    server.set(reject=["response_format"], reject_as={"status": 422, "body": body}, rules=[{"content": VALUE}])
+    assert {answer.status for answer in together([server.url], 24)} == {"ok"}
+    assert server.counts()["requests"] <= 24 + 8 + 2 * len(OPTIONAL)
+
+
+def test_words_that_change_cost_few_trials(server: Server) -> None:
+    server.set(
+        rules=[
+            {"contains": f"Question {n}.", "status": 400, "body": {"error": f"unknown argument {'x' * n}"}}
+            for n in range(24)
+        ]
+    )
+    assert {answer.status for answer in together([server.url], 24)} == {"refused"}
+    assert server.counts()["requests"] <= 24 + 3 * 2 * len(OPTIONAL)
+
+
+def test_what_one_server_refuses_another_may_answer(server: Server) -> None:
+    with fault_server(rules=[{"status": 402, "body": {"error": {"message": "no credit"}}}]) as poor:
+        server.set(rules=[{"content": VALUE}])
+        assert {answer.status for answer in together([poor.url, server.url], 40)} == {"ok"}
+        poor.clear()
+        # of questions one after the other it gets a few only
+        assert {answer.status for answer in ask([poor.url, server.url], *[ASKED] * 20)} == {"ok"}
+        assert poor.counts()["requests"] < 10
+        server.set(rules=[{"status": 400, "body": {"error": "flagged"}}])
+        assert {answer.status for answer in together([poor.url, server.url], 4)} == {"refused"}

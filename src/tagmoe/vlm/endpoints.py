@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ class Endpoint:
 
     unsupported_fields: fields of a request that the server refused; later requests leave them out. accepted: the sets
     of fields of the requests that it answered. tried: refusals after which all optional fields were tried in vain.
-    saw_pictures: whether it ever answered a question with pictures.
+    learning: held by the question that tries them. saw_pictures: whether it ever answered a question with pictures.
     """
 
     def __init__(self, address: str) -> None:
@@ -30,6 +31,7 @@ class Endpoint:
         self.unsupported_fields: set[str] = set()
         self.accepted: set[frozenset[str]] = set()
         self.tried: set[str] = set()
+        self.learning = asyncio.Lock()
         self.saw_pictures = False
         self._failed_at = 0.0
         self.worked()

@@ -33,6 +33,8 @@ LIST_SECONDS = 30.0
 """The most seconds to wait for a connection, and for the list of models."""
 MOST_WORDS = 2000
 """Characters of a refusal that are kept."""
+MOST_TRIALS = 3
+"""Refusals of one server after which all optional fields are tried in vain; then it is believed."""
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 60.0
 """Seconds before the second attempt, and the most before any. Pauses double and are jittered; Retry-After wins."""
@@ -130,22 +132,34 @@ class ChatServers:
         except ImageError as error:
             return Answer("refused", reason=str(error), attempts=0)
         failure = _Failed("")
-        for attempt in range(1, self._attempts + 1):
+        refusals: dict[Endpoint, _Refused] = {}
+        attempt = 0
+        while attempt < self._attempts:
+            attempt += 1
             self._opened()
             try:
                 async with self._free:
-                    reply, left_out = await self._reply(messages, question)
+                    endpoint = choose([one for one in self._endpoints if one not in refusals])
+                    reply, left_out = await self._reply(endpoint, messages, question)
             except _Failed as error:
                 failure = error
             except _Refused as error:
-                return Answer("refused", error.text, reason=error.reason, attempts=attempt)
+                # another server may answer: the account of this one may be empty
+                refusals[endpoint] = error
+                if len(refusals) == len(self._endpoints):
+                    break
+                continue
             else:
+                for other in refusals:
+                    other.failed(time.monotonic(), gone=True)
                 answer = read_reply(reply, question)
                 notes = (*answer.notes, *(f"asked without {name}, which the server refuses" for name in left_out))
                 return replace(answer, attempts=attempt, notes=notes)
             if attempt < self._attempts:
                 await asyncio.sleep(self._pause(attempt, failure.wait))
-        return Answer("failed", reason=failure.reason, attempts=self._attempts)
+        for refusal in refusals.values():
+            return Answer("refused", refusal.text, reason=refusal.reason, attempts=attempt)
+        return Answer("failed", reason=failure.reason, attempts=attempt)
 
     async def check(self) -> None:
         """Ask the servers for their models. Raises UsageError for a problem that would fail every question.
@@ -179,6 +193,7 @@ class ChatServers:
         self._loop, self._free = loop, asyncio.Semaphore(self._concurrency)
         for endpoint in self._endpoints:
             endpoint.in_flight = 0
+            endpoint.learning = asyncio.Lock()
         headers = {"Content-Type": "application/json"}
         if self._key is not None:
             headers["Authorization"] = f"Bearer {self._key}"
@@ -189,15 +204,17 @@ class ChatServers:
         )
         return self._session
 
-    async def _reply(self, messages: Sequence[bytes], question: Question) -> tuple[Mapping[str, Any], list[str]]:
+    async def _reply(
+        self, endpoint: Endpoint, messages: Sequence[bytes], question: Question
+    ) -> tuple[Mapping[str, Any], list[str]]:
         """The server's reply to one attempt, and the optional fields that the question had to do without.
 
         A field that the server blames is left out, and the question is sent again. Once such a question is answered,
         the field is left out of all later ones.
         """
-        endpoint = choose(self._endpoints)
         left_out: frozenset[str] = frozenset()
         while True:
+            known = frozenset(endpoint.unsupported_fields)
             try:
                 return await self._without(endpoint, left_out, messages, question)
             except _Failed as error:
@@ -208,25 +225,37 @@ class ChatServers:
                 if error.field is not None:
                     left_out |= {error.field}
                 elif error.of_fields and not left_out:
-                    return await self._without_some(endpoint, messages, question, error)
+                    return await self._without_some(endpoint, known, messages, question, error)
                 else:
                     raise
 
     async def _without_some(
-        self, endpoint: Endpoint, messages: Sequence[bytes], question: Question, refusal: _Refused
+        self,
+        endpoint: Endpoint,
+        known: frozenset[str],
+        messages: Sequence[bytes],
+        question: Question,
+        refusal: _Refused,
     ) -> tuple[Mapping[str, Any], list[str]]:
-        """The reply without the fields that a refusal blames and does not name. Raises the refusal if none helps, and
-        at once where the server has answered such fields or was tried with these words before."""
-        sent = frozenset(fields_of(self._model, question, endpoint.unsupported_fields))
-        words = re.sub(r"[0-9]+", "0", refusal.reason)
-        if endpoint.accepts(sent) or words in endpoint.tried:
-            raise refusal
-        endpoint.tried.add(words)
-        for left_out in without(sent):
-            try:
-                return await self._without(endpoint, left_out, messages, question)
-            except _Refused:
-                continue
+        """The reply without the fields that a refusal blames and does not name.
+
+        known: the unsupported fields that were known before. Raises the refusal if no field helps, and at once where
+        the server has answered such fields or was tried with these words before.
+        """
+        async with endpoint.learning:
+            if endpoint.unsupported_fields != known:
+                # another question has found out meanwhile
+                return await self._without(endpoint, frozenset(), messages, question)
+            sent = frozenset(fields_of(self._model, question, known))
+            words = re.sub(r"[0-9]+", "0", refusal.reason)
+            if endpoint.accepts(sent) or words in endpoint.tried or len(endpoint.tried) >= MOST_TRIALS:
+                raise refusal
+            endpoint.tried.add(words)
+            for left_out in without(sent):
+                try:
+                    return await self._without(endpoint, left_out, messages, question)
+                except _Refused:
+                    continue
         raise refusal
 
     async def _without(

@@ -142,7 +142,7 @@ class TextAsker:
 
 
 class RewriteAsker(TextAsker):
-    """Asks for a better wording of the instruction, by the prompt that is used at inference."""
+    """Asks for a better wording of the instruction, by the prompt that is used at inference (paper 3.2)."""
 
     def _version(self) -> str:
         return f"rewrite {PROMPT_VERSION}"
