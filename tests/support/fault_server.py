@@ -21,11 +21,14 @@ Settings (all optional, the JSON object of --script, POST /settings, `fault_serv
     faults       {name of FAULTS: rate}; drawn from (seed, request, number of times that this request came), so that a
                  repeat is drawn anew and the order of the requests changes nothing
     retry_after  value of the header Retry-After with 429 and 503; "date:SECONDS" makes an HTTP date of it, null none
-    reject       fields of the request that are answered with 400, as by a server that does not know them
+    reject       fields of the request that are refused, as by a server that does not know them
+    reject_as    how: {"status": number, "body": JSON in which NAME stands for the field}
     logprobs     false: no log-probabilities, as by a server that has none
     rules        list; the first that fits decides. {"contains": text in the words of the request, "picture": SHA-256 of
                  one of its pictures, "fault": name, "times": only the first N times that the request comes,
-                 "content": the answer, text as it is and other values as JSON, "probabilities": {word: p} for choices}
+                 "content": the answer, text as it is and other values as JSON, "probabilities": {word: p} for choices,
+                 "after": only from the request of this number on, "status": the status of a refusal with "body" (JSON),
+                 "message": fields of the message, where ANSWER stands for the answer}
 Without a rule with content the answer is made from the schema (drawn from the request), or is the first choice, or
 "ok". GET /counts: requests, successes (whole answers to a client that was still there, of any content but those of
 REFUSED and BROKEN), repeats_after_success, images, schemas, choices, most_in_flight, faults by name, statuses, and
@@ -79,6 +82,12 @@ class Settings:
     faults: dict[str, float] = field(default_factory=dict)
     retry_after: str | None = "0.05"
     reject: list[str] = field(default_factory=list)
+    reject_as: dict[str, Any] = field(
+        default_factory=lambda: {
+            "status": 400,
+            "body": {"error": {"message": "Unexpected fields in the request: {'NAME'}", "code": 400}},
+        }
+    )
     logprobs: bool = True
     rules: list[dict[str, Any]] = field(default_factory=list)
 
@@ -168,6 +177,8 @@ class Scripted:
         if settings.latency:
             await asyncio.sleep(settings.latency)
         refused = self._refused(request, body, pictures)
+        if refused is None and "status" in rule:
+            refused = web.json_response(rule["body"], status=rule["status"])
         if fault in LOST and refused is None:
             return await _lose(request, fault)
         if refused is None and fault in ERRORS:
@@ -195,7 +206,8 @@ class Scripted:
             return _error(404, f"The model `{body.get('model')}` does not exist.")
         for name in self.settings.reject:
             if name in body:
-                return _error(400, f"Unexpected fields in the request: {{'{name}'}}")
+                text = json.dumps(self.settings.reject_as["body"]).replace("NAME", name)
+                return web.json_response(text=text, status=self.settings.reject_as["status"])
         if pictures and not self.settings.vision:
             return _error(400, f"{body['model']} is not a multimodal model")
         return None
@@ -206,7 +218,8 @@ class Scripted:
         text = "\n".join(words)
         digests = {hashlib.sha256(data).hexdigest() for data in pictures}
         for rule in self.settings.rules:
-            if rule.get("contains", "") in text and ("picture" not in rule or rule["picture"] in digests):
+            late = self.counts.totals["requests"] > rule.get("after", 0)
+            if late and rule.get("contains", "") in text and ("picture" not in rule or rule["picture"] in digests):
                 return rule
         return {}
 
@@ -268,6 +281,7 @@ def _completion(body: Mapping[str, Any], rule: Mapping[str, Any], fault: str | N
     elif fault == "content_filter":
         message["content"] = ""
         finish = "content_filter"
+    message |= json.loads(json.dumps(rule.get("message", {})).replace('"ANSWER"', json.dumps(text)))
     reply: dict[str, Any] = {"index": 0, "message": message, "finish_reason": finish}
     if body.get("logprobs") and scored:
         likely = rule.get("probabilities") or {text: 0.75, **dict.fromkeys((c for c in choices if c != text), 0.125)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
@@ -45,7 +45,8 @@ class Annotation:
     tags: ascending indices of the vocabulary, None unless the status is ok (tags that break rules of the vocabulary are
     ok). probabilities: of each of the 18 tags, or None. reason: one sentence why the status is not ok, else usually
     empty. raw: the unparsed answer. key: digest of everything that the answer depends on; if it changes, the row is
-    asked again.
+    asked again. by_server: whether it is a server's word, which may be about its account and not about the row. notes:
+    as in `Answer`. Neither of these two is kept in the column.
     """
 
     status: Status
@@ -56,6 +57,8 @@ class Annotation:
     key: str = ""
     model: str = ""
     rules_version: str = ""
+    by_server: bool = field(default=False, compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
@@ -70,7 +73,8 @@ class Annotation:
 
     def to_row(self) -> dict[str, Any]:
         """The annotation as a value of ANNOTATION."""
-        return vars(self) | {"tags": None if self.tags is None else sorted(self.tags)}
+        row = {name: getattr(self, name) for name in ANNOTATION.names}
+        return row | {"tags": None if self.tags is None else sorted(self.tags)}
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Annotation:

@@ -59,7 +59,9 @@ VERBS = {
     "routing": Verb("routing", "app", "Record what the experts do, and show it (paper Fig. 6)."),
     "ablation": Verb("ablation", "app", "Train arms of the paper's ablation over seeds, and compare them (Table 4)."),
     "data": Verb(
-        "data", "app", "Fill, look at, check, enlarge, annotate, encode, export and clean a store of training data."
+        "data",
+        "app",
+        "Fill, look at, check, enlarge, annotate, rewrite, encode, export and clean a store of training data.",
     ),
 }
 

@@ -26,7 +26,12 @@ Endpoints = Annotated[
     ),
 ]
 _NAME_HELP = "Name of the vision-language model on the server."
-ServedModel = Annotated[str | None, typer.Option("--model", "-m", metavar="NAME", help=_NAME_HELP)]
+ServedModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model", "-m", metavar="NAME", help=f"{_NAME_HELP[:-1]}; without --endpoint the folder of a Qwen-VL model."
+    ),
+]
 VLMName = Annotated[str | None, typer.Option("--vlm-model", metavar="NAME", help=_NAME_HELP)]
 """For verbs whose --model is a pipeline."""
 Concurrency = Annotated[int, typer.Option(min=1, max=10_000, help="Questions asked at the same time.")]
@@ -54,6 +59,8 @@ def open_vlm(
     Servers are checked first: one must be reachable, accept the key and have the model. Raises UsageError otherwise,
     and MissingError without the extra. It must not be called inside an event loop.
     """
+    if not endpoints and model and Path(model).expanduser().is_dir():
+        endpoints = [model]
     if not endpoints:
         raise UsageError(
             "No vision-language model is given; give --endpoint URL of a server, or the folder of a Qwen-VL model."

@@ -20,7 +20,7 @@ from tagmoe.rewrite.checks import problems
 from tagmoe.rewrite.prompt import PROMPT_VERSION, rewrite_question
 from tagmoe.sentences import reason_of
 from tagmoe.tags import TaskDescriptor
-from tagmoe.vlm.question import VLM, Answer, Attachment
+from tagmoe.vlm.question import VLM, Answer, Attachment, Question
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -143,7 +143,7 @@ class InstructionRewriter:
     async def _rewrite(self, raw: str, images: Sequence[Image], asked: list[Answer]) -> Rewriting:
         pictures = [attachment_of(image, self._pixels) for image in images]
 
-        def question(wrong: Sequence[str] = (), before: str = "", attempt: int = 1) -> Any:
+        def question(wrong: Sequence[str] = (), before: str = "", attempt: int = 1) -> Question:
             return rewrite_question(
                 raw, pictures, known_words=self._known_words, problems=wrong, before=before, attempt=attempt
             )
@@ -152,29 +152,16 @@ class InstructionRewriter:
         kept = None if self._cache is None else self._cache.read(key)
         if kept is not None and not self._wrong(raw, kept):
             return replace(self._result(raw, kept), cached=True)
-        wrong: list[str] = []
-        before = ""
-        for attempt in range(1, self._attempts + 1):
-            # Counted before the wait, so that a question that hangs is counted too.
-            asked.append(Answer("failed"))
-            answer = await self.vlm.ask(question(wrong, before, attempt))
-            if answer.status in ("failed", "refused"):
-                # The client has already retried where that helps, and a refusal would only be repeated.
-                return self._fallback(raw, answer.reason or f"the model's answer was {answer.status}")
-            before = answer.text
-            wrong = self._wrong(raw, answer.value) if answer.status == "ok" else [answer.reason or "it was no answer"]
-            if not wrong:
-                if self._cache is not None:
-                    self._cache.write(key, answer.value)
-                return self._result(raw, answer.value)
-        return self._fallback(raw, f"no answer of {self._attempts} could be used; of the last, {'; '.join(wrong)}")
+        answer = await ask_again(self.vlm, question, lambda value: self._wrong(raw, value), self._attempts, asked)
+        if answer.status != "ok":
+            return self._fallback(raw, answer.reason or f"the model's answer was {answer.status}")
+        if self._cache is not None:
+            self._cache.write(key, answer.value)
+        return self._result(raw, answer.value)
 
     def _wrong(self, raw: str, value: Any) -> list[str]:
-        """The problems of an answer; empty when it may be used."""
-        if not _fits(value):
-            return ["it does not fit the schema"]
-        text = value["rewritten"].strip()
-        found = problems(raw, text)
+        found = wording_problems(raw, value)
+        text = "" if found else value["rewritten"].strip()
         if not found and self._accepts is not None and text != raw:
             try:
                 self._accepts(text)
@@ -184,7 +171,7 @@ class InstructionRewriter:
 
     def _result(self, raw: str, value: Mapping[str, Any]) -> Rewriting:
         text = value["rewritten"].strip()
-        same = not value["changed"] or " ".join(text.split()) == " ".join(raw.split())
+        same = is_same(raw, value)
         return Rewriting(
             raw,
             raw if same else text,
@@ -209,6 +196,45 @@ class InstructionRewriter:
             self._loop = asyncio.new_event_loop()
             threading.Thread(target=_run, args=(self._loop,), name="rewriter", daemon=True).start()
         return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+
+async def ask_again(
+    vlm: VLM,
+    question: Callable[[Sequence[str], str, int], Question],
+    problems_of: Callable[[Any], list[str]],
+    attempts: int,
+    asked: list[Answer] | None = None,
+) -> Answer:
+    """The first answer without problems; invalid after so many attempts; the answer itself if it failed or was refused.
+
+    question: the question by the problems of the last answer, the text of that answer, and the number of the attempt.
+    problems_of: the problems of a value that fits the schema. asked: gets an entry for each question, before the wait.
+    """
+    wrong: list[str] = []
+    answer = Answer("invalid", reason="it was not asked for", attempts=0)
+    for attempt in range(1, attempts + 1):
+        if asked is not None:
+            # Counted before the wait, so that a question that hangs is counted too.
+            asked.append(Answer("failed"))
+        answer = await vlm.ask(question(wrong, answer.text, attempt))
+        if answer.status in ("failed", "refused"):
+            # The client has already retried where that helps, and a refusal would only be repeated.
+            return answer
+        wrong = problems_of(answer.value) if answer.status == "ok" else [answer.reason or "it was no answer"]
+        if not wrong:
+            return answer
+    reason = f"no answer of {attempts} could be used; of the last, {'; '.join(wrong)}"
+    return replace(answer, status="invalid", value=None, reason=reason)
+
+
+def wording_problems(raw: str, value: Any) -> list[str]:
+    """The problems of an answer to `rewrite_question`; empty when it may be used."""
+    return problems(raw, value["rewritten"].strip()) if _fits(value) else ["it does not fit the schema"]
+
+
+def is_same(raw: str, value: Mapping[str, Any]) -> bool:
+    """Whether an answer to `rewrite_question` leaves the instruction as it is."""
+    return not value["changed"] or value["rewritten"].split() == raw.split()
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:

@@ -12,19 +12,9 @@ from typing import Any
 
 from tagmoe.errors import ImageError
 from tagmoe.sentences import counted
-from tagmoe.vlm.answers import answer_of
+from tagmoe.vlm.answers import answer_of, of_reasoning
 from tagmoe.vlm.question import Answer, Attachment, Question, object_schema
 
-OPTIONAL = (
-    "structured_outputs",
-    "response_format",
-    "top_logprobs",
-    "logprobs",
-    "chat_template_kwargs",
-    "seed",
-    "max_tokens",
-)
-"""Fields that a server may not support. If it refuses one by name, the question is sent again without that field."""
 TOP_LOGPROBS = 20
 """The most that vLLM and OpenAI return."""
 
@@ -69,10 +59,8 @@ def _kind(data: bytes) -> bytes:
     raise ImageError("A picture of the question is no PNG, JPEG or WebP file.")
 
 
-def body_of(
-    model: str, messages: Sequence[bytes], question: Question, unsupported_fields: Container[str] = ()
-) -> bytes:
-    """The body of a request, without the fields that the server does not support."""
+def fields_of(model: str, question: Question, unsupported_fields: Container[str] = ()) -> dict[str, Any]:
+    """All fields of a request but its messages, without those that the server does not support."""
     values: dict[str, Any] = {"model": model, "temperature": question.temperature, "seed": question.seed}
     # reasoning models would otherwise spend the tokens of the answer on their thoughts
     values["chat_template_kwargs"] = {"enable_thinking": False}
@@ -88,12 +76,16 @@ def body_of(
             del values["top_logprobs"]
     elif question.schema is not None:
         values["response_format"] = _format("answer", question.schema)
+    return {name: value for name, value in values.items() if name not in unsupported_fields}
+
+
+def body_of(fields: Mapping[str, Any], messages: Sequence[bytes], question: Question) -> bytes:
+    """The body of a request with these fields. A schema that none of them holds is told in words."""
     wanted = choice_schema(question.choices) if question.choices else question.schema
-    if wanted is not None and "response_format" in unsupported_fields and "structured_outputs" not in values:
-        # a server without structured output is told the schema in words
+    if wanted is not None and "response_format" not in fields and "structured_outputs" not in fields:
         words = f"Answer with JSON alone, of this schema: {json.dumps(wanted)}"
         messages = [*messages[:-1], b",", _text(words), messages[-1]]
-    head = json.dumps({name: value for name, value in values.items() if name not in unsupported_fields})
+    head = json.dumps(dict(fields))
     return b"".join((head[:-1].encode(), b',"messages":', *messages, b"}"))
 
 
@@ -111,24 +103,80 @@ def has_pictures(question: Question) -> bool:
     return any(isinstance(part, Attachment) for part in question.parts)
 
 
+def completion_of(data: bytes) -> dict[str, Any] | None:
+    """The chat completion in the body of a reply; None if there is none with a message."""
+    try:
+        reply = json.loads(data)
+        message = reply["choices"][0]["message"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return reply if isinstance(message, Mapping) else None
+
+
+def status_inside(data: bytes) -> int:
+    """The status of an error that came with the status 200: its code, 502 if it has none; 200 if it is no error."""
+    try:
+        error = json.loads(data)["error"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return 200
+    codes = [error.get("code"), error.get("status")] if isinstance(error, Mapping) else []
+    return next((code for code in codes if isinstance(code, int) and 400 <= code < 600), 502)
+
+
 def read_reply(reply: Mapping[str, Any], question: Question) -> Answer:
-    """The answer in a server's reply, given as parsed JSON."""
+    """The answer in a server's reply, given as parsed JSON.
+
+    Servers put an answer into the content, into a tool call or, with a parser of another model, into the reasoning.
+    """
     first = reply["choices"][0]
     message, finish = first["message"], first.get("finish_reason")
-    content = message["content"]
-    if isinstance(content, list):
-        content = "".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
-    text = content if isinstance(content, str) else ""
+    content = _words(message.get("content"))
     if message.get("refusal"):
-        return Answer("refused", text, reason=f"The model refused: {str(message['refusal'])[:200]}")
+        return Answer(
+            "refused",
+            content or str(message["refusal"]),
+            reason=f"The model refused: {str(message['refusal'])[:200]}",
+        )
     if finish == "content_filter":
-        return Answer("refused", text, reason="The server's content filter stopped the answer.")
-    answer = answer_of(text, question)
+        return Answer("refused", content, reason="The server's content filter stopped the answer.")
+    answer = _first_answer(content, message, question)
     if finish == "length" and not (question.choices and answer.status == "ok"):
-        return Answer("invalid", text, reason=f"The answer was cut off at {counted(question.max_tokens, 'token')}.")
+        limit = counted(question.max_tokens, "token")
+        return Answer("invalid", answer.text, reason=f"The answer was cut off at {limit}.")
     if answer.status == "ok" and question.choices:
         return replace(answer, probabilities=choice_probabilities(first.get("logprobs"), question.choices))
     return answer
+
+
+def _first_answer(content: str, message: Mapping[str, Any], question: Question) -> Answer:
+    """The first answer that fits: of the content, of a tool call, of the reasoning where nothing else was said."""
+    answers = [answer_of(content, question)] if content.strip() else []
+    if question.schema is not None or question.choices:
+        answers += [answer_of(text, question) for text in _tool_arguments(message)]
+    reasoning = _words(message.get("reasoning_content")) or _words(message.get("reasoning"))
+    if not answers and reasoning:
+        answers = [of_reasoning(reasoning, question)]
+    fitting = (answer for answer in answers if answer.status == "ok")
+    return next(fitting, answers[0] if answers else answer_of("", question))
+
+
+def _words(content: Any) -> str:
+    """The text of a message's content: a text, parts of which some are text, or an answer as a JSON object."""
+    if isinstance(content, list):
+        parts = (part for part in content if isinstance(part, Mapping) and isinstance(part.get("text"), str))
+        return "".join(part["text"] for part in parts if part.get("type") not in ("thinking", "reasoning"))
+    if isinstance(content, Mapping):
+        return json.dumps(content)
+    return content if isinstance(content, str) else ""
+
+
+def _tool_arguments(message: Mapping[str, Any]) -> list[str]:
+    """The arguments of the functions that a message calls, as JSON text."""
+    calls = [message.get("function_call")]
+    for call in message.get("tool_calls") or ():
+        calls.append(call.get("function") if isinstance(call, Mapping) else None)
+    given = [call.get("arguments") for call in calls if isinstance(call, Mapping)]
+    return [text for text in map(_words, given) if text.strip()]
 
 
 def choice_probabilities(logprobs: Any, choices: Sequence[str]) -> dict[str, float] | None:

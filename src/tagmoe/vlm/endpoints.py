@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Sequence
@@ -19,14 +20,18 @@ LONGEST_REST = 60.0
 class Endpoint:
     """One address. url: without a slash at its end. in_flight: requests that it has now.
 
-    unsupported_fields: fields of a request that the server refused; later requests leave them out. saw_pictures:
-    whether it ever answered a question with pictures.
+    unsupported_fields: fields of a request that the server refused; later requests leave them out. accepted: the sets
+    of fields of the requests that it answered. tried: refusals after which all optional fields were tried in vain.
+    learning: held by the question that tries them. saw_pictures: whether it ever answered a question with pictures.
     """
 
     def __init__(self, address: str) -> None:
         self.url = base_url(address)
         self.in_flight = 0
         self.unsupported_fields: set[str] = set()
+        self.accepted: set[frozenset[str]] = set()
+        self.tried: set[str] = set()
+        self.learning = asyncio.Lock()
         self.saw_pictures = False
         self._failed_at = 0.0
         self.worked()
@@ -38,6 +43,10 @@ class Endpoint:
     def rests(self) -> bool:
         """Whether it is left alone now."""
         return time.monotonic() < self._rests_until
+
+    def accepts(self, fields: frozenset[str]) -> bool:
+        """Whether it has answered a request that had all of these fields."""
+        return any(fields <= accepted for accepted in self.accepted)
 
     def worked(self) -> None:
         """Note that the server answered, whatever the answer was."""

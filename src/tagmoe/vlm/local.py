@@ -126,7 +126,7 @@ class LocalVLM:
                     return self._choose(question, prompt)
                 return self._write(question, prompt, stop)
         except Refused as error:
-            return Answer("refused", reason=str(error))
+            return Answer("refused", reason=str(error), attempts=0)
         except RuntimeError as error:
             # mostly out of memory: the next question may have smaller pictures
             return Answer("failed", reason=f"The model {self._name!r} failed: {_line(error)}.")

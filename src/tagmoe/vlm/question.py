@@ -70,9 +70,10 @@ class Question:
 class Answer:
     """The outcome of a question.
 
-    text: what the model wrote, as it came. value: the parsed answer that fits the schema, the chosen word, or the text
-    where neither was asked for; None unless ok. reason: one sentence, why it is not ok. attempts: requests made.
-    probabilities: of each of the question's choices, where they were asked for and can be had.
+    text: what the model or a refusing server wrote, as it came. value: the parsed answer that fits the schema, the
+    chosen word, or the text where neither was asked for; None unless ok. reason: one sentence, why it is not ok.
+    attempts: requests made; 0 if nothing was asked. probabilities: of each of the question's choices, where they were
+    asked for and can be had. notes: what was mended in the answer, and fields of the request that were left out.
     """
 
     status: Status
@@ -81,6 +82,7 @@ class Answer:
     reason: str = ""
     attempts: int = 1
     probabilities: Mapping[str, float] | None = None
+    notes: tuple[str, ...] = ()
 
 
 class VLM(Protocol):
@@ -91,7 +93,8 @@ class VLM(Protocol):
         """Name of the model, as it stands in the provenance of its answers."""
 
     async def ask(self, question: Question) -> Answer:
-        """The answer. Raises UsageError only for settings that can never work (a wrong key, a text-only model)."""
+        """The answer. Raises UsageError only for settings that can never work (a wrong key, a text-only model), and
+        DataError when a server takes a key or a model no more that it took before."""
 
     async def close(self) -> None:
         """Close connections and release the model."""

@@ -1,7 +1,8 @@
 """Asking servers that speak OpenAI's chat completions with pictures: vLLM, SGLang, `transformers serve`, hosted ones.
 
 A passing failure (no connection, a timeout, a server error, too many requests) is retried. What the model or the server
-says about one question becomes the answer to that question. A setting that can never work raises an error at once.
+says about one question becomes the answer to that question. A setting that can never work raises an error at once. A
+refusal may be that of an account: whoever keeps refusals asks the control question first (`tagmoe.vlm.control`).
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from tagmoe.errors import ImageError, UsageError
+from tagmoe.errors import DataError, ImageError, TagMoEError, UsageError
 from tagmoe.extras import require
-from tagmoe.vlm.chat import OPTIONAL, body_of, has_pictures, messages_of, read_reply
+from tagmoe.vlm.chat import body_of, completion_of, fields_of, has_pictures, messages_of, read_reply, status_inside
+from tagmoe.vlm.dialect import blamed_field, may_blame_fields, without
 from tagmoe.vlm.endpoints import Endpoint, choose
 from tagmoe.vlm.question import Answer, Question
 
@@ -29,6 +31,10 @@ SHORTEST_SECRET = 8
 CONNECT_SECONDS = 10.0
 LIST_SECONDS = 30.0
 """The most seconds to wait for a connection, and for the list of models."""
+MOST_WORDS = 2000
+"""Characters of a refusal that are kept."""
+MOST_TRIALS = 3
+"""Refusals of one server after which all optional fields are tried in vain; then it is believed."""
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 60.0
 """Seconds before the second attempt, and the most before any. Pauses double and are jittered; Retry-After wins."""
@@ -40,20 +46,29 @@ _TEXT_ONLY = re.compile(
 _OTHER_MODEL = re.compile(r"pinned to|model.{0,80}(not exist|not found)", re.IGNORECASE)
 
 
+_PAID = re.compile(r"insufficient|billing|credit|balance|payment|hard limit", re.IGNORECASE)
+"""Reasons of a 429 that no wait mends."""
+
+
 @dataclass(eq=False)
 class _Failed(Exception):
-    """No answer came, but a retry may help. wait: seconds that the server asked for."""
+    """No answer came, but a retry may help. wait: seconds that the server asked for. field: the optional field that the
+    server blames, if any."""
 
     reason: str
     wait: float = 0.0
+    field: str | None = None
 
 
+@dataclass(eq=False)
 class _Refused(Exception):
-    """The server will not answer this question, now or later."""
+    """The server will not answer this question. text: its words. field: the optional field that it blames. of_fields:
+    whether it may blame a field without naming it."""
 
-
-class _Unknown(Exception):
-    """The server does not support a field of the request, which the message names."""
+    reason: str
+    text: str
+    field: str | None = None
+    of_fields: bool = False
 
 
 class ChatServers:
@@ -95,6 +110,7 @@ class ChatServers:
         self._session: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._free = asyncio.Semaphore(concurrency)
+        self._checked = False
 
     def __repr__(self) -> str:
         return f"ChatServers({[endpoint.url for endpoint in self._endpoints]}, {self._model!r})"
@@ -108,28 +124,42 @@ class ChatServers:
         """The answer of one server, checked against the question's schema or choices.
 
         Raises UsageError when no question can be answered: the key or the model is wrong, the address serves no chat
-        completions, the model takes no pictures, the schema is invalid.
+        completions, the model takes no pictures, the schema is invalid. Raises DataError when key and model passed
+        `check` and the server takes them no more.
         """
         try:
             messages = messages_of(question)
         except ImageError as error:
             return Answer("refused", reason=str(error), attempts=0)
         failure = _Failed("")
-        for attempt in range(1, self._attempts + 1):
+        refusals: dict[Endpoint, _Refused] = {}
+        attempt = 0
+        while attempt < self._attempts:
+            attempt += 1
             self._opened()
             try:
                 async with self._free:
-                    reply = await self._reply(messages, question)
+                    endpoint = choose([one for one in self._endpoints if one not in refusals])
+                    reply, left_out = await self._reply(endpoint, messages, question)
             except _Failed as error:
                 failure = error
             except _Refused as error:
-                return Answer("refused", reason=str(error), attempts=attempt)
+                # another server may answer: the account of this one may be empty
+                refusals[endpoint] = error
+                if len(refusals) == len(self._endpoints):
+                    break
+                continue
             else:
+                for other in refusals:
+                    other.failed(time.monotonic(), gone=True)
                 answer = read_reply(reply, question)
-                return answer if attempt == 1 else replace(answer, attempts=attempt)
+                notes = (*answer.notes, *(f"asked without {name}, which the server refuses" for name in left_out))
+                return replace(answer, attempts=attempt, notes=notes)
             if attempt < self._attempts:
                 await asyncio.sleep(self._pause(attempt, failure.wait))
-        return Answer("failed", reason=failure.reason, attempts=self._attempts)
+        for refusal in refusals.values():
+            return Answer("refused", refusal.text, reason=refusal.reason, attempts=attempt)
+        return Answer("failed", reason=failure.reason, attempts=attempt)
 
     async def check(self) -> None:
         """Ask the servers for their models. Raises UsageError for a problem that would fail every question.
@@ -144,6 +174,7 @@ class ChatServers:
         for endpoint, names in zip(self._endpoints, results, strict=True):
             if not isinstance(names, _Failed) and names and not self._is_among(names):
                 raise UsageError(self._other_model(endpoint, names))
+        self._checked = True
 
     async def close(self) -> None:
         """Close all connections."""
@@ -162,6 +193,7 @@ class ChatServers:
         self._loop, self._free = loop, asyncio.Semaphore(self._concurrency)
         for endpoint in self._endpoints:
             endpoint.in_flight = 0
+            endpoint.learning = asyncio.Lock()
         headers = {"Content-Type": "application/json"}
         if self._key is not None:
             headers["Authorization"] = f"Bearer {self._key}"
@@ -172,56 +204,118 @@ class ChatServers:
         )
         return self._session
 
-    async def _reply(self, messages: Sequence[bytes], question: Question) -> Mapping[str, Any]:
-        """The server's reply to one attempt. Each field that the server refuses costs one more request."""
-        endpoint = choose(self._endpoints)
-        while True:
-            body = body_of(self._model, messages, question, endpoint.unsupported_fields)
-            try:
-                return await self._post(endpoint, body, question)
-            except _Unknown as error:
-                endpoint.unsupported_fields.add(str(error))
+    async def _reply(
+        self, endpoint: Endpoint, messages: Sequence[bytes], question: Question
+    ) -> tuple[Mapping[str, Any], list[str]]:
+        """The server's reply to one attempt, and the optional fields that the question had to do without.
 
-    async def _post(self, endpoint: Endpoint, body: bytes, question: Question) -> Mapping[str, Any]:
+        A field that the server blames is left out, and the question is sent again. Once such a question is answered,
+        the field is left out of all later ones.
+        """
+        left_out: frozenset[str] = frozenset()
+        while True:
+            known = frozenset(endpoint.unsupported_fields)
+            try:
+                return await self._without(endpoint, left_out, messages, question)
+            except _Failed as error:
+                if error.field is None:
+                    raise
+                left_out |= {error.field}
+            except _Refused as error:
+                if error.field is not None:
+                    left_out |= {error.field}
+                elif error.of_fields and not left_out:
+                    return await self._without_some(endpoint, known, messages, question, error)
+                else:
+                    raise
+
+    async def _without_some(
+        self,
+        endpoint: Endpoint,
+        known: frozenset[str],
+        messages: Sequence[bytes],
+        question: Question,
+        refusal: _Refused,
+    ) -> tuple[Mapping[str, Any], list[str]]:
+        """The reply without the fields that a refusal blames and does not name.
+
+        known: the unsupported fields that were known before. Raises the refusal if no field helps, and at once where
+        the server has answered such fields or was tried with these words before.
+        """
+        async with endpoint.learning:
+            if endpoint.unsupported_fields != known:
+                # another question has found out meanwhile
+                return await self._without(endpoint, frozenset(), messages, question)
+            sent = frozenset(fields_of(self._model, question, known))
+            words = re.sub(r"[0-9]+", "0", refusal.reason)
+            if endpoint.accepts(sent) or words in endpoint.tried or len(endpoint.tried) >= MOST_TRIALS:
+                raise refusal
+            endpoint.tried.add(words)
+            for left_out in without(sent):
+                try:
+                    return await self._without(endpoint, left_out, messages, question)
+                except _Refused:
+                    continue
+        raise refusal
+
+    async def _without(
+        self, endpoint: Endpoint, left_out: frozenset[str], messages: Sequence[bytes], question: Question
+    ) -> tuple[Mapping[str, Any], list[str]]:
+        """The reply to a question without these fields, which are remembered as unsupported if it is an answer."""
+        unsupported = endpoint.unsupported_fields | left_out
+        fields = fields_of(self._model, question, unsupported)
+        reply = await self._post(endpoint, body_of(fields, messages, question), question, fields)
+        endpoint.unsupported_fields |= left_out
+        endpoint.accepted.add(frozenset(fields))
+        return reply, sorted(frozenset(fields_of(self._model, question)) - frozenset(fields))
+
+    async def _post(
+        self, endpoint: Endpoint, body: bytes, question: Question, fields: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
         status, data, wait = await self._send(endpoint, "POST", "/chat/completions", body)
         if status == 200:
-            try:
-                reply = json.loads(data)
-                reply["choices"][0]["message"]["content"]
-            except (ValueError, LookupError, TypeError):
-                raise _Failed(f"The server at {endpoint.url} sent something other than an answer.") from None
-            endpoint.saw_pictures = endpoint.saw_pictures or has_pictures(question)
-            return dict(reply)
+            reply = completion_of(data)
+            if reply is not None:
+                endpoint.saw_pictures = endpoint.saw_pictures or has_pictures(question)
+                return reply
+            status = status_inside(data)
+            if status == 200:
+                raise _Failed(f"The server at {endpoint.url} sent something other than an answer.")
         message = self._message(data)
-        if status in (408, 429) or status >= 500:
-            raise _Failed(f"The server at {endpoint.url} answered {status}{message}.", wait)
-        if status in (401, 403):
-            raise UsageError(self._wrong_key(endpoint, status))
-        if status in (400, 422):
-            for name in OPTIONAL:
-                sent = name not in endpoint.unsupported_fields and f'"{name}":'.encode() in body
-                if sent and re.search(rf"\b{name}\b", message):
-                    raise _Unknown(name)
-            if has_pictures(question) and not endpoint.saw_pictures and _TEXT_ONLY.search(message):
-                raise UsageError(
-                    f"The model {self._model!r} at {endpoint.url} takes no pictures ({message.lstrip(': ')}); use a "
-                    "vision-language model."
-                )
+        field = None if status in (401, 408, 429) else blamed_field(data, message, fields)
+        text = data.decode("utf-8", "replace")[:MOST_WORDS]
+        if status == 408 or (status == 429 and not _PAID.search(text)) or (status >= 500 and status != 501):
+            raise _Failed(f"The server at {endpoint.url} answered {status}{message}.", wait, field)
+        if status == 401:
+            raise self._unusable(self._wrong_key(endpoint, status))
+        reason = f"The server refused the question with {status}{message}."
+        if field is not None:
+            raise _Refused(reason, text, field)
+        blind = has_pictures(question) and not endpoint.saw_pictures and _TEXT_ONLY.search(message)
+        if blind and status in (400, 415, 422):
+            raise UsageError(
+                f"The model {self._model!r} at {endpoint.url} takes no pictures ({message.lstrip(': ')}); use a "
+                "vision-language model."
+            )
         if status in (404, 405) or _OTHER_MODEL.search(message):
             names = await self._models(endpoint)
             if not isinstance(names, _Failed) and names and not self._is_among(names):
-                raise UsageError(self._other_model(endpoint, names))
+                raise self._unusable(self._other_model(endpoint, names))
         if status in (404, 405) or "pinned to" in message:
-            raise UsageError(
+            raise self._unusable(
                 f"The server at {endpoint.url} answered {status}{message} to chat completions for the model "
                 f"{self._model!r}; correct --endpoint (it often ends with /v1) or the model."
             )
         if status < 400:
-            raise UsageError(
+            raise self._unusable(
                 f"The server at {endpoint.url} answered {status}, a redirection, which is not followed; give the "
                 "address that it leads to."
             )
-        raise _Refused(f"The server refused the question with {status}{message}.")
+        raise _Refused(reason, text, of_fields=may_blame_fields(status, message))
+
+    def _unusable(self, sentence: str) -> TagMoEError:
+        """The error of a server that answers no question. The settings are not at fault if they passed the check."""
+        return DataError(sentence) if self._checked else UsageError(sentence)
 
     async def _models(self, endpoint: Endpoint) -> list[str] | _Failed:
         """The names of models that a server lists, empty if it has no list; or the failure to reach it."""
@@ -232,7 +326,7 @@ class ChatServers:
                 # a retry does not help where no server is; it may help against an error of the server
                 return error
             if status in (401, 403):
-                raise UsageError(self._wrong_key(endpoint, status))
+                raise self._unusable(self._wrong_key(endpoint, status))
             if status not in (408, 429) and status < 500:
                 break
             if attempt == self._attempts:
@@ -316,7 +410,7 @@ class ChatServers:
             for name in ("error", "message", "detail"):
                 if isinstance(value, Mapping) and value.get(name):
                     value = value[name]
-            text = value if isinstance(value, str) else json.dumps(value)
+            text = value if isinstance(value, str) else json.dumps(value) if value else ""
         except ValueError:
             if text.lstrip().startswith("<"):
                 return ""

@@ -50,7 +50,7 @@ def refine(server, store, tmp_path, capsys):
     def call(*arguments, endpoint=True):
         server.set(faults={}, rules=SCRIPT) if endpoint is True else None
         server.clear()
-        usual = {"--gold": "people"} | ({"--endpoint": server.url, "--vlm-model": "tiny-vlm"} if endpoint else {})
+        usual = {"--gold": "people"} | ({"--endpoint": server.url, "--model": "tiny-vlm"} if endpoint else {})
         others = [word for name, value in usual.items() if name not in arguments for word in (name, value)]
         given = ("data", "refine", store.uri, *others, *arguments)
         capsys.readouterr()
@@ -175,7 +175,7 @@ def test_the_key_stands_nowhere(refine, server, store, tmp_path, monkeypatch):
         (("--rules", "2.yaml", "--gold", "nobody"), 2, ("no annotator 'nobody'",)),
         (("--rules", "2.yaml", "--annotator", "people"), 2, ("both 'people'",)),
         (("--rules", "2.yaml", "--annotator", "No Name"), 2, ("No Name",)),
-        (("--rules", "2.yaml", "--vlm-model", "other"), 2, ("other",)),
+        (("--rules", "2.yaml", "--model", "other"), 2, ("other",)),
     ],
 )
 def test_bad_input_is_one_sentence(refine, tmp_path, monkeypatch, arguments, code, parts):
@@ -195,3 +195,16 @@ def test_nobody_to_ask(refine, tmp_path):
     code, _, err = refine("--rules", two, endpoint=False)
     assert code == 2
     assert "--endpoint" in err
+
+
+def test_an_account_without_credit_decides_nothing_and_its_rows_are_asked_again(refine, server, tmp_path):
+    two = rules_file(tmp_path / "2.yaml", "2", "Better words.")
+    body = {"error": {"message": "no credit"}}
+    server.set(faults={}, rules=[{"after": 3, "status": 402, "body": body}, *SCRIPT])
+    code, out, err = refine("--rules", two, endpoint="as set")
+    assert (code, out) == (1, "")
+    assert "no credit" in err
+    assert len(err.strip().splitlines()) == 1
+    code, out, err = refine("--rules", two, "--json")
+    assert code == 0, err
+    assert server.counts()["requests"] == 2 * ROWS - 3

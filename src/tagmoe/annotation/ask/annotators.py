@@ -2,72 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, Protocol, get_args
 
 from tagmoe.annotation.answer import Annotation
 from tagmoe.annotation.ask import prompt
+from tagmoe.annotation.ask.asker import PIXELS, Asker, row_key
 from tagmoe.annotation.rules.rule_set import RuleSet
 from tagmoe.data.store.record import Record
 from tagmoe.errors import ImageError, UsageError
 from tagmoe.pictures import load_image
 from tagmoe.sentences import counted
+from tagmoe.vlm.control import control_question
 from tagmoe.vlm.pictures import capped
 from tagmoe.vlm.question import VLM, Answer, Attachment, Question
 
 AnnotatorKind = Literal["vlm", "rules", "oracle"]
 ANNOTATORS: tuple[AnnotatorKind, ...] = get_args(AnnotatorKind)
-PIXELS = 1024 * 1024
-"""Default for the largest number of pixels of a picture that a model is shown; larger pictures are scaled down."""
 MOST_VOTES = 25
 
 
-class Annotator(Protocol):
-    """Gives tags to records.
-
-    settings: JSON values on which all answers depend; with the record they determine the key of an answer.
-    `annotate` raises UsageError for settings that cannot work. Any problem of a record becomes a status.
-    """
-
-    @property
-    def model(self) -> str:
-        """Name of the model, for the provenance of the tags."""
+class Annotator(Asker[Annotation], Protocol):
+    """Gives tags to records."""
 
     @property
     def rules_version(self) -> str:
         """Version of the rule set, for the provenance of the tags."""
-
-    @property
-    def seed(self) -> int:
-        """Seed of the sampling, for the provenance of the tags."""
-
-    @property
-    def settings(self) -> Mapping[str, Any]: ...
-
-    async def annotate(self, record: Record) -> Annotation:
-        """The tags of a record, or another status and its reason."""
-
-    async def close(self) -> None: ...
-
-
-def settings_digest(settings: Mapping[str, Any]) -> str:
-    """A digest of the settings, 12 hexadecimal digits, with which the keys of all their annotations begin."""
-    return hashlib.sha256(json.dumps(dict(settings), sort_keys=True).encode()).hexdigest()[:12]
-
-
-def row_key(record: Record, settings: Mapping[str, Any]) -> str:
-    """A digest of everything that an annotation depends on: `settings_digest`, then pictures, words and native task.
-
-    Records in a store never change, so comparing the first digits is enough to find rows that must be asked again.
-    """
-    pictures = [[picture.role, picture.digest] for picture in record.images]
-    values = [pictures, record.target.digest, record.instruction, record.native_task]
-    content = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-    return settings_digest(settings) + content[:20]
 
 
 class VLMAnnotator:
@@ -91,6 +54,7 @@ class VLMAnnotator:
             )
         self._vlm, self._rules, self._pixels = vlm, rules, pixels
         self._votes, self._per_tag, self.seed = votes, per_tag, seed
+        self._refused: Question | None = None
 
     @property
     def model(self) -> str:
@@ -123,22 +87,29 @@ class VLMAnnotator:
         try:
             questions = self._shrunk(questions)
         except ImageError as error:
-            return self._annotation(record, Answer("refused", reason=str(error), attempts=0))
+            unasked = Answer("refused", reason=str(error), attempts=0)
+            return self._annotation(record, unasked, [unasked])
         # Ask one after the other: servers cache the pictures of the last question, and many rows run at once anyway.
         answers = []
         for question in questions:
             answers.append(await self._vlm.ask(question))
+            if answers[-1].status == "refused":
+                self._refused = question
             if self._per_tag and answers[-1].status != "ok":
                 break
         good = [answer for answer in answers if answer.status == "ok"]
         if len(good) < len(questions) if self._per_tag else 2 * len(good) <= len(questions):
             bad = Counter(answer.status for answer in answers if answer.status != "ok").most_common(1)[0][0]
-            return self._annotation(record, next(answer for answer in answers if answer.status == bad))
-        raw = good[0].text if len(good) == 1 else json.dumps([answer.text for answer in good])
+            return self._annotation(record, next(answer for answer in answers if answer.status == bad), answers)
         if len(questions) == 1:
-            return self._annotation(record, replace(good[0], text=raw), prompt.tags_of(good[0].value))
+            return self._annotation(record, good[0], answers, prompt.tags_of(good[0].value))
         tags, probabilities = (prompt.yes_of if self._per_tag else prompt.votes_of)(good)
-        return self._annotation(record, replace(good[0], text=raw), tags, probabilities)
+        return self._annotation(record, good[0], answers, tags, probabilities)
+
+    async def control(self) -> Answer:
+        if self._refused is None:
+            return Answer("ok", attempts=0)
+        return await self._vlm.ask(control_question(self._refused))
 
     async def close(self) -> None:
         await self._vlm.close()
@@ -161,10 +132,21 @@ class VLMAnnotator:
         self,
         record: Record,
         answer: Answer,
+        answers: Sequence[Answer],
         tags: tuple[int, ...] | None = None,
         probabilities: tuple[float, ...] | None = None,
     ) -> Annotation:
-        found = Annotation(answer.status, tags=tags, probabilities=probabilities, reason=answer.reason, raw=answer.text)
+        """The annotation of a deciding answer. Its raw text is that of all answers, as JSON if several."""
+        texts = [one.text for one in answers]
+        found = Annotation(
+            answer.status,
+            tags=tags,
+            probabilities=probabilities,
+            reason=answer.reason,
+            raw=texts[0] if len(texts) == 1 else json.dumps(texts),
+            by_server=answer.attempts > 0,
+            notes=tuple(dict.fromkeys(note for one in answers for note in one.notes)),
+        )
         return _signed(found, record, self)
 
 
@@ -182,6 +164,9 @@ class _WithoutModel:
 
     async def annotate(self, record: Record) -> Annotation:
         return _signed(self._tags(record), record, self)
+
+    async def control(self) -> Answer:
+        return Answer("ok", attempts=0)
 
     async def close(self) -> None:
         return None

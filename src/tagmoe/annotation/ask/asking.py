@@ -17,13 +17,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from tagmoe.annotation.answer import ANNOTATION, Annotation, column_of, first_rows, take_tags
-from tagmoe.annotation.ask.annotators import Annotator, settings_digest
+from tagmoe.annotation.answer import PREFIX, first_rows
+from tagmoe.annotation.ask.asker import Asker, RowAnswer, settings_digest
+from tagmoe.annotation.ask.doubts import Doubts
 from tagmoe.annotation.ask.ledger import Ledger
-from tagmoe.data.store.record import PROVENANCE, SCHEMA, Record
+from tagmoe.annotation.ask.plan import AskPlan
+from tagmoe.data.store.record import Record
 from tagmoe.data.store.store import Filling, Store
-from tagmoe.errors import DataError, TagMoEError, UsageError
-from tagmoe.vlm.question import STATUSES, Status
+from tagmoe.errors import DataError, TagMoEError
 
 READ_ROWS = 16
 """Records whose pictures are read at a time."""
@@ -32,39 +33,13 @@ GIVE_UP_AFTER = 20
 LEDGERS = "annotating"
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Settings of a run.
-
-    name: of the annotator, for its column. retry: statuses to ask again, beside "failed", which is always asked again.
-    in_flight: rows asked at the same time. replace_tags: replace canonical tags that others gave, too (`take_tags`).
-    ledgers: folder for uncommitted answers; by default in the store, or in the user's cache for a store in an object
-    store.
-    """
-
-    name: str
-    retry: frozenset[Status] = frozenset()
-    in_flight: int = 16
-    replace_tags: bool = False
-    ledgers: Path | None = None
-
-    def __post_init__(self) -> None:
-        column_of(self.name)
-        if self.in_flight < 1:
-            raise UsageError(f"The number of rows in flight is {self.in_flight}; give 1 or more.")
-        unknown = sorted(set(self.retry) - set(STATUSES))
-        if unknown or "ok" in self.retry:
-            named = unknown[0] if unknown else "ok"
-            raise UsageError(f"The status to ask again is {named!r}; it is one of invalid, refused, failed.")
-
-
 @dataclass
 class Outcome:
     """What a run did.
 
     asked: number of rows asked, by status. reasons: number of rows by (status, reason), where the status is not ok.
-    known: rows whose answer came from a ledger. tagged: rows whose canonical tags were set. left: rows that are still
-    to be asked.
+    known: rows whose answer came from a ledger. tagged: rows whose columns for training were set. left: rows that are
+    still to be asked. notes: number of rows by what was mended in their answer or left out of their question.
     """
 
     asked: Counter[str] = field(default_factory=Counter)
@@ -72,6 +47,7 @@ class Outcome:
     known: int = 0
     tagged: int = 0
     left: int = 0
+    notes: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: Outcome) -> None:
         """Add the counts of a part of the run; `left` is known only at the end."""
@@ -79,6 +55,7 @@ class Outcome:
         self.reasons.update(other.reasons)
         self.known += other.known
         self.tagged += other.tagged
+        self.notes.update(other.notes)
 
 
 @dataclass(frozen=True)
@@ -94,11 +71,12 @@ class AnnotatedFragment:
 
 
 class Asking:
-    """Asks one annotator for rows of a store, in the process that made it."""
+    """Asks for rows of a store, in the process that made it."""
 
-    def __init__(self, store: Store, annotator: Annotator, plan: Plan) -> None:
+    def __init__(self, store: Store, annotator: Asker[Any], plan: AskPlan[Any]) -> None:
         self._store, self._annotator, self._plan = store, annotator, plan
         self._failed_in_a_row = 0
+        self._doubts = Doubts(annotator.control)
         self._at_work: set[_Fragment] = set()
         # One event loop for all fragments: the annotator's connections belong to a loop.
         self._runner = asyncio.Runner()
@@ -150,6 +128,7 @@ class Asking:
                         await slots.acquire()
                         task = group.create_task(self._ask(fragment, row, record, count, finished))
                         task.add_done_callback(lambda _: slots.release())
+            await self._doubts.settle()
         except BaseExceptionGroup as error:
             raise _first(error) from None
         finally:
@@ -169,33 +148,43 @@ class Asking:
         count: Callable[[int], None],
         finished: asyncio.Queue[AnnotatedFragment | None],
     ) -> None:
+        def keep() -> None:
+            fragment.add(row, found)
+            count(1)
+            if not fragment.pending:
+                finished.put_nowait(self._finish(fragment))
+
+        before = self._doubts.count
         found = await self._annotator.annotate(record)
-        fragment.add(row, found)
-        count(1)
+        await self._doubts.weigh(found, before, keep)
         self._failed_in_a_row = self._failed_in_a_row + 1 if found.status == "failed" else 0
         if self._failed_in_a_row >= GIVE_UP_AFTER:
             raise DataError(
                 f"{GIVE_UP_AFTER} rows failed in a row, the last with this reason: {found.reason.rstrip('.')}. The "
                 "answers so far are kept; run the same command again when the server answers."
             )
-        if not fragment.pending:
-            finished.put_nowait(self._finish(fragment))
 
 
 class _Fragment:
     """A fragment at work. wanted: its rows to ask, at most `limit`. pending: number of them without an answer yet."""
 
     def __init__(
-        self, store: Store, number: int, first_row: int, annotator: Annotator, plan: Plan, limit: int | None
+        self,
+        store: Store,
+        number: int,
+        first_row: int,
+        annotator: Asker[Any],
+        plan: AskPlan[Any],
+        limit: int | None,
     ) -> None:
         self._store, self._number, self._first_row = store, number, first_row
-        self._column, self._plan, self._seed = column_of(plan.name), plan, annotator.seed
+        self._column, self._plan, self._seed = plan.column, plan, annotator.seed
         self._rows = [
             row
-            for batch in store.fragment(number, [self._column, "tags", "tag_provenance"], rows=8192)
+            for batch in store.fragment(number, [self._column, *plan.beside, *plan.reads], rows=8192)
             for row in batch.to_pylist()
         ]
-        self._ledger = Ledger(ledger_folder(store, plan), number)
+        self._ledger = Ledger(ledger_folder(store, plan), number, plan.read)
         prefix = settings_digest(annotator.settings)
         # Ignore answers of the ledger that were given under other settings, or that failed: their rows are asked again.
         self._answers = {
@@ -207,7 +196,9 @@ class _Fragment:
         self.wanted = [
             row
             for row, values in enumerate(self._rows)
-            if row not in self._answers and _is_stale(values[self._column], prefix, plan)
+            if row not in self._answers
+            and _is_stale(values[self._column], prefix, plan)
+            and (plan.only is None or plan.only[first_row + row])
         ][:limit]
         self.pending = len(self.wanted)
 
@@ -217,11 +208,12 @@ class _Fragment:
             some = self.wanted[start : start + READ_ROWS]
             yield from zip(some, self._store.records([self._first_row + row for row in some]), strict=True)
 
-    def add(self, row: int, found: Annotation) -> None:
+    def add(self, row: int, found: RowAnswer) -> None:
         """Keep an answer in the ledger, and count it."""
         self._ledger.add(row, found)
         self._answers[row] = found
         self._outcome.asked[found.status] += 1
+        self._outcome.notes.update(found.notes)
         if found.status != "ok":
             self._outcome.reasons[found.status, found.reason] += 1
         self.pending -= 1
@@ -234,13 +226,11 @@ class _Fragment:
         """Write the new columns to a file. The ledger stays until they are committed."""
         for row, found in self._answers.items():
             values = self._rows[row]
+            self._outcome.tagged += self._plan.take(values, found, self._seed)
             values[self._column] = found.to_row()
-            self._outcome.tagged += take_tags(
-                values, found, self._plan.name, self._seed, replace_tags=self._plan.replace_tags
-            )
-        kinds: dict[str, pa.DataType] = {self._column: ANNOTATION}
+        kinds: dict[str, pa.DataType] = {self._column: self._plan.kind}
         if self._outcome.tagged:
-            kinds |= {"tags": SCHEMA.field("tags").type, "tag_provenance": PROVENANCE}
+            kinds |= self._plan.beside
         table = pa.table(
             {name: pa.array([values[name] for values in self._rows], kind) for name, kind in kinds.items()}
         )
@@ -248,30 +238,37 @@ class _Fragment:
         return AnnotatedFragment(self._number, self._store.prepare(self._number, table), self._outcome)
 
 
-def _asked_again(plan: Plan) -> set[str]:
+def _asked_again(plan: AskPlan[Any]) -> set[str]:
     return {"failed", *plan.retry}
 
 
-def _is_stale(value: Any, prefix: str, plan: Plan) -> bool:
+def _is_stale(value: Any, prefix: str, plan: AskPlan[Any]) -> bool:
     return value is None or not value["key"].startswith(prefix) or value["status"] in _asked_again(plan)
 
 
-def stale_rows(column: str, annotator: Annotator, plan: Plan) -> str:
-    """The rows to ask, as an SQL filter; `_is_stale` says the same of one value."""
+def stale_rows(store: Store, annotator: Asker[Any], plan: AskPlan[Any]) -> dict[int, int]:
+    """Number of rows to ask, by fragment. The SQL filter says of all rows what `_is_stale` says of one value."""
     prefix = settings_digest(annotator.settings)
+    if plan.only is not None:
+        counts = {}
+        for number, first in first_rows(store).items():
+            rows = (row[plan.column] for batch in store.fragment(number, [plan.column]) for row in batch.to_pylist())
+            counts[number] = sum(plan.only[first + i] and _is_stale(row, prefix, plan) for i, row in enumerate(rows))
+        return {number: int(count) for number, count in counts.items() if count}
     statuses = ", ".join(f"'{status}'" for status in sorted(_asked_again(plan)))
-    name = f"`{column}`"
-    return f"{name} IS NULL OR {name}.`key` NOT LIKE '{prefix}%' OR {name}.`status` IN ({statuses})"
+    name = f"`{plan.column}`"
+    return store.rows_where(f"{name} IS NULL OR {name}.`key` NOT LIKE '{prefix}%' OR {name}.`status` IN ({statuses})")
 
 
-def ledger_folder(store: Store, plan: Plan) -> Path:
+def ledger_folder(store: Store, plan: AskPlan[Any]) -> Path:
     """The folder of the ledgers of this plan."""
+    name = plan.column.removeprefix(PREFIX)
     if plan.ledgers is not None:
-        return plan.ledgers / plan.name
+        return plan.ledgers / name
     if "://" not in store.uri:
-        return Path(store.uri) / LEDGERS / plan.name
+        return Path(store.uri) / LEDGERS / name
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "tagmoe" / LEDGERS / hashlib.sha256(store.uri.encode()).hexdigest()[:16] / plan.name
+    return cache / "tagmoe" / LEDGERS / hashlib.sha256(store.uri.encode()).hexdigest()[:16] / name
 
 
 def _first(group: BaseExceptionGroup) -> BaseException:

@@ -6,29 +6,31 @@ There is one file of JSON lines for each fragment. If a kill left half a line, i
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from tagmoe.annotation.answer import Annotation
+from tagmoe.annotation.ask.asker import RowAnswer
 from tagmoe.errors import DataError, UsageError
 
 
 class Ledger:
-    """The answers of one fragment by row. Raises DataError where nothing can be read or written."""
+    """The answers of one fragment by row. read: makes an answer of its values. Raises DataError where nothing can be
+    read or written."""
 
-    def __init__(self, folder: Path, fragment: int) -> None:
+    def __init__(self, folder: Path, fragment: int, read: Callable[[Mapping[str, Any]], RowAnswer]) -> None:
         self._path = folder / f"fragment-{fragment}.jsonl"
+        self._read = read
         self._file: IO[bytes] | None = None
 
-    def answers(self) -> dict[int, Annotation]:
+    def answers(self) -> dict[int, RowAnswer]:
         """The answers in the file, by row."""
         try:
-            return _read(self._path) if self._path.exists() else {}
+            return self._lines() if self._path.exists() else {}
         except OSError as error:
             raise self._lost(error) from error
 
-    def add(self, row: int, annotation: Annotation) -> None:
+    def add(self, row: int, found: RowAnswer) -> None:
         """Save an answer. It is not buffered, so a killed process loses none; a power cut may lose the last ones."""
         try:
             if self._file is None:
@@ -38,7 +40,7 @@ class Ledger:
                 self._file = self._path.open("ab", buffering=0)
                 if torn:
                     self._file.write(b"\n")
-            self._file.write(json.dumps([row, annotation.to_row()]).encode() + b"\n")
+            self._file.write(json.dumps([row, found.to_row()]).encode() + b"\n")
         except OSError as error:
             raise self._lost(error) from error
 
@@ -61,14 +63,13 @@ class Ledger:
     def _lost(self, error: OSError) -> DataError:
         return DataError(f"Answers cannot be saved in {str(self._path)!r} ({error.strerror or error}).")
 
-
-def _read(path: Path) -> dict[int, Annotation]:
-    found: dict[int, Annotation] = {}
-    for line in path.read_bytes().splitlines():
-        try:
-            row, values = json.loads(line)
-            if isinstance(row, int) and isinstance(values, Mapping):
-                found[row] = Annotation.from_row(values)
-        except (ValueError, TypeError, KeyError, UsageError):
-            continue
-    return found
+    def _lines(self) -> dict[int, RowAnswer]:
+        found: dict[int, RowAnswer] = {}
+        for line in self._path.read_bytes().splitlines():
+            try:
+                row, values = json.loads(line)
+                if isinstance(row, int) and isinstance(values, Mapping):
+                    found[row] = self._read(values)
+            except (ValueError, TypeError, KeyError, UsageError):
+                continue
+        return found

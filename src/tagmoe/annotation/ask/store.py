@@ -1,4 +1,4 @@
-"""Annotating a store: every record gets an annotator's answer in the column `annotation_NAME` (paper 3.2).
+"""Asking for a store: every record gets an answer, such as tags in the column `annotation_NAME` (paper 3.2).
 
 From an answer to the column, in one direction:
 1. `Asking` asks for many rows at once, in this process or in each worker of an engine.
@@ -18,18 +18,17 @@ from typing import Any
 
 import pyarrow as pa
 
-from tagmoe.annotation.answer import ANNOTATION, column_of
-from tagmoe.annotation.ask.annotators import Annotator
+from tagmoe.annotation.ask.asker import Asker
 from tagmoe.annotation.ask.asking import (
     GIVE_UP_AFTER,
     AnnotatedFragment,
     Asking,
     Outcome,
-    Plan,
     ledger_folder,
     stale_rows,
 )
 from tagmoe.annotation.ask.ledger import Ledger
+from tagmoe.annotation.ask.plan import AskPlan, Plan
 from tagmoe.data.store.engine import Done, Engine, run
 from tagmoe.data.store.store import Store
 from tagmoe.errors import DataError
@@ -39,8 +38,8 @@ __all__ = ["GIVE_UP_AFTER", "AnnotateWork", "Outcome", "Plan", "annotate_store"]
 
 def annotate_store(
     store: Store,
-    make: Callable[[], Annotator],
-    plan: Plan,
+    make: Callable[[], Asker[Any]],
+    plan: AskPlan[Any],
     *,
     engine: Engine = "local",
     workers: int = 1,
@@ -48,21 +47,19 @@ def annotate_store(
     limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Outcome:
-    """Ask for every row that has no answer under the annotator's settings. After a kill, the same call resumes.
+    """Ask for every row that has no answer under the asker's settings. After a kill, the same call resumes.
 
-    make: makes the annotator, in each process; with several processes it must pickle. limit: rows to ask; several
+    make: makes who is asked, in each process; with several processes it must pickle. limit: rows to ask; several
     processes finish the fragment in which it is reached. progress: called with rows done and all.
 
-    Raises UsageError for settings that cannot work. Raises DataError when the server does not answer any more, or when
-    nothing can be written; the answers so far are kept.
+    Raises UsageError for settings that cannot work. Raises DataError when the server answers no question any more, not
+    even a harmless one, or when nothing can be written; the answers so far are kept.
     """
-    column = column_of(plan.name)
     result = Outcome()
     annotator = make()
-    stale = stale_rows(column, annotator, plan)
     with store.writing(), closing(Asking(store, annotator, plan)) as asking:
-        store.declare([pa.field(column, ANNOTATION)])
-        waiting = store.rows_where(stale)
+        store.declare([pa.field(plan.column, plan.kind)])
+        waiting = stale_rows(store, annotator, plan)
         count = _counter(progress, sum(waiting.values()), limit)
         if engine == "local" and workers == 1:
             fragments = asking.fragments(list(waiting), limit, count)
@@ -73,9 +70,9 @@ def annotate_store(
         with closing(fragments):
             for fragment in fragments:
                 store.commit(fragment.filling)
-                Ledger(ledger_folder(store, plan), fragment.number).remove()
+                Ledger(ledger_folder(store, plan), fragment.number, plan.read).remove()
                 result.add(fragment.outcome)
-        result.left = sum(store.rows_where(stale).values())
+        result.left = sum(stale_rows(store, annotator, plan).values())
     return result
 
 
@@ -93,12 +90,12 @@ def _from_workers(
 
 @dataclass
 class AnnotateWork:
-    """Annotates a fragment of the store at `uri` as it was at `version`: the `work` of an engine."""
+    """Asks for a fragment of the store at `uri` as it was at `version`: the `work` of an engine."""
 
     uri: str
     version: int
-    make: Callable[[], Annotator]
-    plan: Plan
+    make: Callable[[], Asker[Any]]
+    plan: AskPlan[Any]
     _asking: Asking | None = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:

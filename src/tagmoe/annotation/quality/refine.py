@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ from tagmoe.annotation.answer import (
     read_annotations,
     take_tags,
 )
-from tagmoe.annotation.ask.annotators import Annotator, row_key
+from tagmoe.annotation.ask.annotators import Annotator
+from tagmoe.annotation.ask.asker import row_key
+from tagmoe.annotation.ask.doubts import Doubts
 from tagmoe.annotation.quality.agreement import ABSENT, as_bits
 from tagmoe.annotation.quality.gold import Change, Comparison, GoldSet, compare
 from tagmoe.annotation.quality.propose import Mistake, next_version, proposal_question, worst_tags
@@ -65,11 +68,15 @@ class Version:
     def of(cls, annotator: Annotator, rules: RuleSet, runner: asyncio.Runner) -> Version:
         """The version of an annotator that uses these rules; it is asked in the event loop of `runner`."""
 
-        async def one(record: Record, keep: Callable[[Annotation], None]) -> None:
-            keep(await annotator.annotate(record))
+        async def one(record: Record, doubts: Doubts, keep: Callable[[Annotation], None]) -> None:
+            before = doubts.count
+            found = await annotator.annotate(record)
+            await doubts.weigh(found, before, partial(keep, found))
 
         async def together(records: Sequence[Record], keep: Callable[[Annotation], None]) -> None:
-            await asyncio.gather(*(one(record, keep) for record in records))
+            doubts = Doubts(annotator.control)
+            await asyncio.gather(*(one(record, doubts, keep) for record in records))
+            await doubts.settle()
 
         return cls(
             name=rules.version,

@@ -1,4 +1,4 @@
-"""`tagmoe data`: import, look at, check, enlarge, annotate, encode, export and clean a store of training data."""
+"""`tagmoe data`: import, look at, check, enlarge, annotate, rewrite, encode, export and clean a store of records."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tagmoe.cli.data.export import export
 from tagmoe.cli.data.importing import import_
 from tagmoe.cli.data.invert import invert
 from tagmoe.cli.data.refine import refine
+from tagmoe.cli.data.rewrite import rewrite
 from tagmoe.cli.data.stats import stats
 from tagmoe.cli.data.validate import validate
 from tagmoe.cli.data.view import view
@@ -27,7 +28,7 @@ app = typer.Typer(cls=PlainGroup, rich_markup_mode=None)
 
 @app.callback(invoke_without_command=True)
 def data(ctx: typer.Context) -> None:
-    """Fill, look at, check, enlarge, annotate, encode, export and clean a store of training data."""
+    """Fill, look at, check, enlarge, annotate, rewrite, encode, export and clean a store of training data."""
     if ctx.invoked_subcommand is None:
         typer.echo(ctx.get_help())
 
@@ -44,5 +45,5 @@ def _of_store(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 app.command("import")(_of_store(import_))
-for _verb in (export, stats, view, validate, invert, annotate, agree, refine, encode, clean):
+for _verb in (export, stats, view, validate, invert, annotate, rewrite, agree, refine, encode, clean):
     app.command()(_of_store(_verb))

@@ -11,7 +11,7 @@ import typer
 from tagmoe.cli.options import MOST_ROWS, AsJson, FixedSeed
 from tagmoe.cli.output import check_output_file, log, print_result, write_text
 from tagmoe.cli.progress import count_bar
-from tagmoe.cli.vlm_options import Concurrency, Endpoints, Pixels, Timeout, VLMName, need_vlm_extra, open_vlm
+from tagmoe.cli.vlm_options import Concurrency, Endpoints, Pixels, ServedModel, Timeout, need_vlm_extra, open_vlm
 from tagmoe.errors import DataError, TagMoEError, UsageError
 from tagmoe.sentences import counted
 
@@ -30,7 +30,7 @@ def refine(
         Path | None, typer.Option(metavar="OLD.yaml", help="The current rules; by default the packaged ones.")
     ] = None,
     endpoint: Endpoints = None,
-    vlm_model: VLMName = None,
+    model: ServedModel = None,
     annotator: Annotated[
         str, typer.Option(metavar="NAME", help="Annotator whose answers are reused, and which gets the adopted ones.")
     ] = "vlm",
@@ -55,7 +55,7 @@ def refine(
     """Compare two rule sets on gold tags; exits with 1, changing nothing, if gold F1 or inverse-consistency falls.
 
     Only rows that the changed rules affect are asked again. Example:
-    tagmoe data refine my/store --rules two.yaml --against one.yaml --gold people --endpoint URL --vlm-model NAME
+    tagmoe data refine my/store --rules two.yaml --against one.yaml --gold people --endpoint URL --model NAME
     """
     need_vlm_extra()
     from tagmoe.annotation.ask.annotators import VLMAnnotator
@@ -75,7 +75,7 @@ def refine(
     opened = Store.open(store)
     gold_rows = gold_set(opened, gold, limit, judged=annotator)
     folder = _folder(out if out is not None else rules.parent / f"{rules.stem}-decisions")
-    vlm = open_vlm(endpoint or [], vlm_model, concurrency=concurrency, timeout=timeout)
+    vlm = open_vlm(endpoint or [], model, concurrency=concurrency, timeout=timeout)
     options: dict[str, Any] = {"pixels": pixels, "votes": votes, "per_tag": per_tag, "seed": seed}
     with asyncio.Runner() as runner, count_bar("asking") as progress:
         try:

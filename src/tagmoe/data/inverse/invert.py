@@ -2,7 +2,8 @@
 
 HQ-Edit (`inverse_edit`), ImgEdit, Paint-by-Inpaint (adding, made by removing) and NHR-Edit have published such records.
 The rules: the forward edit must be good; no inverse of an inverse; one inverse a parent; a limited share of each task;
-no instruction that is uncertain. A record whose inverse needs a look at the pictures waits for a VLM, and is counted.
+no instruction that is uncertain. A record whose inverse needs a look at the pictures waits for the text of a VLM in the
+column `inverse_text`, and is counted.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from tagmoe.data.inverse.tagworld import inverse_of
 from tagmoe.data.inverse.text import map_of, photograph_of, removal_of
@@ -53,6 +56,10 @@ WAITING: dict[Edit, str] = {
     "text": "text: what was written must be read",
 }
 """Tasks whose inverse instruction needs a look at the pictures, and why."""
+TEXTS = "inverse_text"
+"""The column with the instructions that a VLM wrote for records that wait (`tagmoe.annotation.ask.texts`)."""
+OPPOSITE: dict[Edit | None, str] = {"add": "remove", "remove": "add"}
+"""Native tasks of inverses whose task is another one."""
 UNKNOWN = "the source names no task that is known"
 OVER_SHARE = "over the share of inverses"
 PICTURES = "not exactly one picture to edit"
@@ -123,6 +130,11 @@ def invert(
         return _Run(store, rules, write=False).run(progress)
     with store.writing():
         return _Run(store, rules, write=True).run(progress)
+
+
+def waiting_rows(store: Store, rules: Rules) -> np.ndarray:
+    """(rows,) of bool: the records that wait for a VLM, and those whose text it wrote already."""
+    return _Run(store, rules, write=False).waits()
 
 
 def inverse_id(dataset: str, parent: str) -> str:
@@ -205,7 +217,7 @@ def inverted(parent: Record, inverse: Inverse) -> Record | None:
 
 class _Candidate(NamedTuple):
     row: int
-    edit: Edit
+    edit: Edit | None
     inverse: Inverse | None
     checked: bool
 
@@ -216,6 +228,8 @@ class _Run:
     def __init__(self, store: Store, rules: Rules, *, write: bool) -> None:
         self._store, self._rules, self._write = store, rules, write
         self._rows = len(store)
+        # once a VLM was asked, the records that wait are those that it will be asked again
+        self._asked = TEXTS in store.columns
         self._known = KnownIds(store)
         self._outcome = Outcome()
         self._buffer: list[Record] = []
@@ -223,7 +237,7 @@ class _Run:
         self._waiting_ids: set[str] = set()
         ratio = rules.share / (1 - rules.share)
         self._forward, self._used = self._counts()
-        self._ratio = {edit: ratio * WEIGHT.get(edit, 1.0) for edit in self._forward}
+        self._ratio = {edit: ratio * (WEIGHT.get(edit, 1.0) if edit else 1.0) for edit in self._forward}
 
     def run(self, progress: Callable[[int, int], None] | None) -> Outcome:
         candidates: list[_Candidate] = []
@@ -243,9 +257,25 @@ class _Run:
         self._flush()
         return self._outcome
 
+    def waits(self) -> np.ndarray:
+        found = np.zeros(self._rows, dtype=bool)
+        done = 0
+        for batch in self._scan():
+            have = self._inverted(batch)
+            for number, row in enumerate(batch, start=done):
+                child, edit = inverse_id(row["dataset"], row["id"]), edit_of(row["dataset"], row["native_task"])
+                if row["operation"] != "inverse" and child not in have and self._in_share(child, edit):
+                    found[number] = isinstance(judged(row, self._rules), Waits)
+            done += len(batch)
+        return found
+
+    def _in_share(self, child: str, edit: Edit | None) -> bool:
+        """Whether the id of an inverse is among those that the share of its task lets in."""
+        return int(child[:8], 16) < self._ratio[edit] * 2**32
+
     def _scan(self) -> Iterator[list[dict[str, Any]]]:
         names = ["id", "dataset", "native_task", "licence", "operation", "instruction", "instructions"]
-        names += ["caption_source", "quality", *(["quarantine"] if "quarantine" in self._store.columns else [])]
+        names += ["caption_source", "quality", *({"quarantine", TEXTS} & {*self._store.columns})]
         for batch in self._store.scan(names, rows=SCAN_ROWS):
             yield batch.to_pylist()
 
@@ -253,15 +283,15 @@ class _Run:
         """Ids of the inverses of these records that are in the store."""
         return self._known.among([inverse_id(row["dataset"], row["id"]) for row in batch])
 
-    def _counts(self) -> tuple[Counter[Edit], Counter[Edit]]:
+    def _counts(self) -> tuple[Counter[Edit | None], Counter[Edit | None]]:
         """By task: records that are no inverses, and how many of them have an inverse."""
-        forward: Counter[Edit] = Counter()
-        used: Counter[Edit] = Counter()
+        forward: Counter[Edit | None] = Counter()
+        used: Counter[Edit | None] = Counter()
         for batch in self._scan():
             have = self._inverted(batch)
             for row in batch:
                 edit = edit_of(row["dataset"], row["native_task"])
-                if edit is not None and row["operation"] != "inverse":
+                if row["operation"] != "inverse":
                     forward[edit] += 1
                     used[edit] += inverse_id(row["dataset"], row["id"]) in have
         return forward, used
@@ -275,11 +305,13 @@ class _Run:
         else:
             said = judged(row, self._rules)
             edit = edit_of(row["dataset"], row["native_task"])
+            if isinstance(said, Waits) and row.get(TEXTS) is not None:
+                said = _written(said, edit, row)
             if isinstance(said, Refused):
                 self._outcome.refused[said.reason] += 1
-            elif isinstance(said, Waits) or edit is None:
-                self._outcome.waiting[said.reason if isinstance(said, Waits) else UNKNOWN] += 1
-            elif int(child[:8], 16) >= self._ratio[edit] * 2**32:
+            elif isinstance(said, Waits) and (not self._asked or self._in_share(child, edit)):
+                self._outcome.waiting[said.reason] += 1
+            elif isinstance(said, Waits) or not self._in_share(child, edit):
                 self._outcome.refused[OVER_SHARE] += 1
             else:
                 return _Candidate(number, edit, said, row.get("quarantine") is not None)
@@ -308,7 +340,7 @@ class _Run:
                 self._outcome.refused[OVER_SHARE] += 1
             else:
                 self._used[edit] += 1
-                self._outcome.made[f"{parent.native_task} -> {record.native_task}"] += 1
+                self._outcome.made[f"{parent.native_task or 'unknown'} -> {record.native_task or 'unknown'}"] += 1
                 self._outcome.unchecked += not candidate.checked
                 self._keep(record)
 
@@ -325,6 +357,19 @@ class _Run:
             self._store.append(self._buffer)
             self._known.add([record.id for record in self._buffer])
         self._buffer, self._bytes, self._waiting_ids = [], 0, set()
+
+
+def _written(waits: Waits, edit: Edit | None, row: Mapping[str, Any]) -> Inverse | Waits | Refused:
+    """The inverse of a record that waits, by the text that a VLM wrote; or why there is none."""
+    given = row[TEXTS]
+    match given["status"]:
+        case "ok":
+            return Inverse(OPPOSITE.get(edit, row["native_task"]), given["text"])
+        case "failed":
+            return waits
+        case _ if given["reason"] == PICTURES:
+            return Refused(PICTURES)
+    return Refused(f"the VLM wrote no text that can be used: {given['status']}")
 
 
 def _of_tagworld(parent: Record) -> Inverse | Waits | Refused:
