@@ -22,6 +22,8 @@ test-all: $(READY)
 # diffusers' own tests against our classes, beside its own; they are in no package, so a checkout is needed
 test-peers: $(READY)
 	@test -d "$(DIFFUSERS)/tests" || echo "skipped: give make test-peers DIFFUSERS=<checkout of diffusers at the installed version>"
+	@test ! -d "$(DIFFUSERS)/tests" || \
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt parameterized requests-mock
 	@test ! -d "$(DIFFUSERS)/tests" || DIFFUSERS_CHECKOUT="$(abspath $(DIFFUSERS))" $(PY) -m pytest tests/peers
 
 lint: $(READY)

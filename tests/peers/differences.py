@@ -7,5 +7,6 @@ NO_VARIANT = "a folder without the wanted files is a CheckpointError of one sent
 DIFFERENCES = {
     "Generate::test_loading_with_incorrect_variants_raises_error": NO_VARIANT,
     "Edit::test_loading_with_incorrect_variants_raises_error": NO_VARIANT,
+    "Common::test_loading_with_incorrect_variants_raises_error": NO_VARIANT,
     "Model::test_from_save_pretrained_variant": NO_VARIANT,
 }
