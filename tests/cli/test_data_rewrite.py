@@ -129,7 +129,7 @@ def test_rows_that_fail_are_said(tagmoe, store, server):
     done = tagmoe(*command("rewrite", store, server, "--limit", 8))
     assert done.code == 1
     assert "1 failed" in done.out
-    assert "17 rows are left" in done.out
+    assert "left: 17 rows" in done.out
 
 
 @pytest.mark.slow

@@ -71,7 +71,7 @@ def test_options_override_what_is_recorded(tagmoe, model, scene, tmp_path) -> No
     Image.open(scene).rotate(90).save(tmp_path / "turned.png")
     assert tagmoe(*command[:1], tmp_path / "turned.png", *command[1:]).code == 0
     assert json.loads(read_facts(other)["sources"])[0]["path"] == "turned.png"
-    outcome = tagmoe(*command[:-2], "--num-images", 2, "--force", "-o", tmp_path / "more")
+    outcome = tagmoe(*command[:3], *command[5:-2], "--num-images", 2, "--force", "-o", tmp_path / "more")
     assert len(outcome.out.split()) == 2, outcome.err
 
 

@@ -69,8 +69,8 @@ def test_whatever_is_imported_is_installed_with_tagmoe_or_by_an_extra() -> None:
     packages = imported()
     assert len(packages) > 20
     assert optional <= packages
-    # what transformers and diffusers load their models with, and a part of Jinja
-    core = CORE | {"huggingface-hub", "markupsafe"}
+    # what transformers and diffusers load their models with, and parts of Jinja and pydantic
+    core = CORE | {"huggingface-hub", "markupsafe", "pydantic-core"}
     assert {name for name in packages - optional if not PROVIDERS.get(name, set()) & core} == set()
 
 

@@ -193,7 +193,8 @@ def test_nesting_of_references(picture: Image.Image) -> None:
     assert [len(row) for row in nest_images(picture, 3, is_batch=True)] == [1]
     assert [len(row) for row in nest_images([picture, picture], 1, is_batch=False)] == [2]
     assert [len(row) for row in nest_images([[picture], [picture]], 2, is_batch=True)] == [1, 1]
-    for bad in ([], [picture, picture], [[picture]], [[picture], []], [[picture], picture], [[picture], [picture] * 2]):
+    assert [len(row) for row in nest_images([picture, picture], 2, is_batch=True)] == [1, 1]
+    for bad in ([], [picture] * 3, [[picture]], [[picture], []], [[picture], picture], [[picture], [picture] * 2]):
         with pytest.raises(UsageError):
             nest_images(bad, 2, is_batch=True)
 

@@ -50,9 +50,9 @@ class StrictLoadingMixin:
         except (ValueError, RuntimeError) as error:
             if "expected shape" not in str(error) and "size mismatch" not in str(error):
                 raise
-            raise CheckpointError(
-                f"The weights in {folder} do not fit its config: {first_line(error).split('. If you want')[0]}."
-            ) from error
+            # What follows is advice on how to load them all the same.
+            why = str(error).strip().partition(" If you want")[0].rstrip(".,")
+            raise CheckpointError(f"The weights in {folder} do not fit its config: {why}.") from error
         missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
         if missing or unexpected:
             raise CheckpointError(

@@ -14,6 +14,7 @@ from tagmoe.cli.data.asking import AskOptions, asked_data, asked_lines
 from tagmoe.cli.options import AsJson, FixedSeed, takes
 from tagmoe.cli.output import print_result
 from tagmoe.errors import UsageError
+from tagmoe.sentences import counted
 
 if TYPE_CHECKING:
     from tagmoe.annotation.ask.annotators import Annotator
@@ -87,7 +88,7 @@ def annotate(
         make = RuleAnnotator if kind is AnnotatorName.rules else OracleAnnotator
     result = options.ask(Store.open(store), make, plan, "annotate")
     data = {"store": store, "annotator": plan.name, **asked_data(result), "tags_set": result.tagged}
-    done, taken = f"annotated as {plan.name!r}", f"tags for training set in {result.tagged:,} rows"
+    done, taken = f"annotated as {plan.name!r}", f"tags for training set in {counted(result.tagged, 'row')}"
     print_result(data, "\n".join(asked_lines(store, result, done, taken)), as_json=as_json)
     if result.asked["failed"]:
         raise typer.Exit(1)

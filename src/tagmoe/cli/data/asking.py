@@ -13,6 +13,7 @@ import typer
 from tagmoe.cli.options import MOST_PROCESSES, MOST_ROWS, Engine, EngineName, RayAddress
 from tagmoe.cli.progress import count_bar
 from tagmoe.cli.vlm_options import Concurrency, Endpoints, Pixels, ServedModel, Timeout, need_vlm_extra, open_vlm
+from tagmoe.sentences import counted
 
 if TYPE_CHECKING:
     from tagmoe.annotation.ask.asker import Asker
@@ -113,10 +114,11 @@ def asked_lines(store: str, result: Outcome, done: str, taken: str) -> list[str]
     """The same in lines. done: what rows are now. taken: a sentence without its full stop on the rows that were set."""
     rows = sum(result.asked.values())
     by_status = ", ".join(f"{count:,} {status}" for status, count in sorted(result.asked.items()))
-    lines = [f"{store}: {rows:,} rows {done}" + (f" ({by_status})" if rows else "")]
+    lines = [f"{store}: {counted(rows, 'row')} {done}" + (f" ({by_status})" if rows else "")]
     if result.known:
-        lines.append(f"{result.known:,} answers were there from a run that was stopped")
-    lines.append(f"{taken}; {result.left:,} rows are left" if taken else f"{result.left:,} rows are left")
+        lines.append(f"{counted(result.known, 'answer')} found from a run that was stopped")
+    left = f"left: {counted(result.left, 'row')}"
+    lines.append(f"{taken}; {left}" if taken else left)
     for (status, reason), count in result.reasons.most_common(REASONS_SHOWN):
         lines.append(f"{count:>8,}  {status}: {reason[:160]}")
     return lines + [f"{count:>8,}  {note}" for note, count in result.notes.most_common(REASONS_SHOWN)]
