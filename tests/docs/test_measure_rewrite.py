@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support.tools import load_tool
 
 from tagmoe.world import TASKS, sample, words
-
-FILE = Path(__file__).parents[2] / "tools" / "measure_rewrite.py"
 
 
 @pytest.fixture(scope="module")
 def script() -> Any:
-    spec = importlib.util.spec_from_file_location("measure_rewrite", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("measure_rewrite")
 
 
 def test_the_forms_take_turns_over_all_tasks_and_are_the_same_each_time(script: Any) -> None:

@@ -109,10 +109,10 @@ class Studio:
 
     def _call(self, job: Job, sources: Sequence[Source], size: tuple[int, int], seed: int) -> TagMoEPipelineOutput:
         rewriter = None if job in self._rewritten or not self._rewrites() else self.rewriter
-        told = None
+        rewrite = None
         if rewriter is not None:
             auto = self.asked.options.rewrite == AUTO
-            told = unasked(rewriter, self.pipeline.check_prompt) if auto else logged(rewriter)
+            rewrite = unasked(rewriter, self.pipeline.check_prompt) if auto else logged(rewriter)
 
         def count(*_: Any) -> dict[str, Any]:
             self.on_step()
@@ -129,7 +129,7 @@ class Studio:
             true_cfg_scale=self.cfg,
             seed=seed,
             return_routing=None if self.page is None else "full",
-            rewriter=told,
+            rewriter=rewrite,
             callback_on_step_end=count,
             callback_on_step_end_tensor_inputs=(),
         )

@@ -188,9 +188,7 @@ class Mentions:
             self._ground(kind, value)
         elif joined and after is not None:
             after.after.append((kind, value))
-        elif before is not None or after is not None:
-            noun = before or after
-            assert noun is not None
+        elif (noun := before or after) is not None:
             noun.after.append((kind, value))
         else:
             self.loose.append((kind, value))

@@ -141,8 +141,8 @@ def _subject(said: Mentions, scene: Scene) -> Iterator[str]:
         return
     kind = "person" if scene.face is not None else "thing"
     pattern = next((p for p in said.patterns if p != "plain"), "plain")
-    where = _whole_place(places[0], at)
-    yield f"put this {kind} at the {where} on {background_phrase(Background(grounds[0], pattern))}"
+    height, side = _filled(places[0], at)
+    yield f"put this {kind} at the {height} {side} on {background_phrase(Background(grounds[0], pattern))}"
 
 
 def _ground(said: Mentions, scene: Scene) -> Iterator[str]:
@@ -335,12 +335,8 @@ def _changed(said: Mentions, scene: Scene, thing: Mention, place: int) -> Iterat
             yield f"make {ref} {goal[-1]}"
 
 
-def _whole_place(said: Place, at: int) -> str:
-    height, side = PLACES[at].split()
-    return f"{said[0] or height} {said[1] or side}"
-
-
 def _filled(said: Place, at: int) -> Place:
+    """The place that is said; a height or side that is not said is that of the cell `at`."""
     height, side = PLACES[at].split()
     return said[0] or height, said[1] or side
 

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from support.tools import load_tool
 
-ROOT = Path(__file__).parents[3]
 FOLDER = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("measure_judged", ROOT / "tools" / "measure_judged.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("measure_judged")
 
 
 def test_at_most_2_percent_are_wrong_and_20_percent_refused(tool: ModuleType) -> None:

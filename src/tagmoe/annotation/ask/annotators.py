@@ -10,13 +10,12 @@ from typing import Any, Literal, Protocol, get_args
 
 from tagmoe.annotation.answer import Annotation
 from tagmoe.annotation.ask import prompt
-from tagmoe.annotation.ask.asker import PIXELS, Asker, row_key
+from tagmoe.annotation.ask.asker import PIXELS, Asker, ModelAsker, row_key
 from tagmoe.annotation.rules.rule_set import RuleSet
 from tagmoe.data.store.record import Record
 from tagmoe.errors import ImageError, UsageError
 from tagmoe.pictures import load_image
 from tagmoe.sentences import counted
-from tagmoe.vlm.control import control_question
 from tagmoe.vlm.pictures import capped
 from tagmoe.vlm.question import VLM, Answer, Attachment, Question
 
@@ -33,7 +32,7 @@ class Annotator(Asker[Annotation], Protocol):
         """Version of the rule set, for the provenance of the tags."""
 
 
-class VLMAnnotator:
+class VLMAnnotator(ModelAsker):
     """Asks a vision-language model: once, `votes` times, or once for each tag (`per_tag`)."""
 
     def __init__(
@@ -52,13 +51,9 @@ class VLMAnnotator:
             raise UsageError(
                 f"{counted(votes, 'vote')} and a question for each tag were asked for; take one of the two."
             )
-        self._vlm, self._rules, self._pixels = vlm, rules, pixels
+        super().__init__(vlm)
+        self._rules, self._pixels = rules, pixels
         self._votes, self._per_tag, self.seed = votes, per_tag, seed
-        self._refused: Question | None = None
-
-    @property
-    def model(self) -> str:
-        return self._vlm.model
 
     @property
     def rules_version(self) -> str:
@@ -105,14 +100,6 @@ class VLMAnnotator:
             return self._annotation(record, good[0], answers, prompt.tags_of(good[0].value))
         tags, probabilities = (prompt.yes_of if self._per_tag else prompt.votes_of)(good)
         return self._annotation(record, good[0], answers, tags, probabilities)
-
-    async def control(self) -> Answer:
-        if self._refused is None:
-            return Answer("ok", attempts=0)
-        return await self._vlm.ask(control_question(self._refused))
-
-    async def close(self) -> None:
-        await self._vlm.close()
 
     def _shrunk(self, questions: list[Question]) -> list[Question]:
         """The questions with pictures of at most `pixels` pixels; equal pictures are scaled once."""

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar
 
 from tagmoe.data.store.record import Record
-from tagmoe.vlm.question import Answer, Status
+from tagmoe.vlm.control import control_question
+from tagmoe.vlm.question import VLM, Answer, Question, Status
 
 PIXELS = 1024 * 1024
 """Default for the largest number of pixels of a picture that a model is shown; larger pictures are scaled down."""
@@ -61,6 +62,27 @@ class Asker(Protocol[Found]):
         """The answer to the control question of the last refusal (`tagmoe.vlm.control`)."""
 
     async def close(self) -> None: ...
+
+
+class ModelAsker:
+    """What all who ask a model do alike. A subclass notes in `_refused` the question that was refused last."""
+
+    def __init__(self, vlm: VLM) -> None:
+        self._vlm = vlm
+        self._refused: Question | None = None
+
+    @property
+    def model(self) -> str:
+        return self._vlm.model
+
+    async def control(self) -> Answer:
+        """The answer to the control question of the last refusal; ok if nothing was refused."""
+        if self._refused is None:
+            return Answer("ok", attempts=0)
+        return await self._vlm.ask(control_question(self._refused))
+
+    async def close(self) -> None:
+        await self._vlm.close()
 
 
 def settings_digest(settings: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tagmoe.annotation.ask.asker import PIXELS, row_key
+from tagmoe.annotation.ask.asker import PIXELS, ModelAsker, row_key
 from tagmoe.annotation.ask.inverse_prompt import INVERSE_VERSION, inverse_question
 from tagmoe.annotation.ask.plan import AskPlan
 from tagmoe.data.inverse.invert import PICTURES, TEXTS
@@ -23,9 +23,8 @@ from tagmoe.errors import ImageError, UsageError
 from tagmoe.rewrite import checks
 from tagmoe.rewrite.prompt import PROMPT_VERSION, rewrite_question
 from tagmoe.rewrite.rewriter import ATTEMPTS, ask_again, is_same, wording_problems
-from tagmoe.vlm.control import control_question
 from tagmoe.vlm.pictures import capped
-from tagmoe.vlm.question import VLM, Answer, Attachment, Question, Status
+from tagmoe.vlm.question import VLM, Attachment, Question, Status
 
 REWRITING = "rewriting"
 """The column of the answers that `instruction_rewritten` was set from."""
@@ -61,18 +60,14 @@ class TextAnswer:
         return cls(**row)
 
 
-class TextAsker:
+class TextAsker(ModelAsker):
     """Asks a model for one text for each record. pixels: cap of a picture as the model sees it."""
 
     seed = 0
 
     def __init__(self, vlm: VLM, *, pixels: int = PIXELS) -> None:
-        self._vlm, self._pixels = vlm, pixels
-        self._refused: Question | None = None
-
-    @property
-    def model(self) -> str:
-        return self._vlm.model
+        super().__init__(vlm)
+        self._pixels = pixels
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -103,14 +98,6 @@ class TextAsker:
             text="" if answer.status == "ok" else None,
         )
         return self._signed(self._of_value(record, found, answer.value) if answer.status == "ok" else found, record)
-
-    async def control(self) -> Answer:
-        if self._refused is None:
-            return Answer("ok", attempts=0)
-        return await self._vlm.ask(control_question(self._refused))
-
-    async def close(self) -> None:
-        await self._vlm.close()
 
     def _signed(self, found: TextAnswer, record: Record) -> TextAnswer:
         return replace(found, key=row_key(record, self.settings), model=self.model)
@@ -201,16 +188,24 @@ class InverseAsker(TextAsker):
 
 
 @dataclass(frozen=True)
-class RewritePlan(AskPlan[TextAnswer]):
+class _TextPlan(AskPlan[TextAnswer]):
+    """A plan whose answers are texts."""
+
+    @property
+    def kind(self) -> pa.DataType:
+        return TEXT
+
+    def read(self, row: Mapping[str, Any]) -> TextAnswer:
+        return TextAnswer.from_row(row)
+
+
+@dataclass(frozen=True)
+class RewritePlan(_TextPlan):
     """Better wordings, for `instruction_rewritten`. The rows of `rows_to_rewrite` are asked."""
 
     @property
     def column(self) -> str:
         return REWRITING
-
-    @property
-    def kind(self) -> pa.DataType:
-        return TEXT
 
     @property
     def beside(self) -> Mapping[str, pa.DataType]:
@@ -219,9 +214,6 @@ class RewritePlan(AskPlan[TextAnswer]):
     @property
     def reads(self) -> tuple[str, ...]:
         return ("instruction",)
-
-    def read(self, row: Mapping[str, Any]) -> TextAnswer:
-        return TextAnswer.from_row(row)
 
     def take(self, values: dict[str, Any], found: TextAnswer, seed: int) -> bool:
         """A wording that is the instruction itself leaves `instruction_rewritten` empty."""
@@ -234,7 +226,7 @@ class RewritePlan(AskPlan[TextAnswer]):
 
 
 @dataclass(frozen=True)
-class InversePlan(AskPlan[TextAnswer]):
+class InversePlan(_TextPlan):
     """Texts of inverse edits, which `invert` reads. The rows of `waiting_rows` are asked."""
 
     @property
@@ -242,15 +234,8 @@ class InversePlan(AskPlan[TextAnswer]):
         return TEXTS
 
     @property
-    def kind(self) -> pa.DataType:
-        return TEXT
-
-    @property
     def beside(self) -> Mapping[str, pa.DataType]:
         return {}
-
-    def read(self, row: Mapping[str, Any]) -> TextAnswer:
-        return TextAnswer.from_row(row)
 
     def take(self, values: dict[str, Any], found: TextAnswer, seed: int) -> bool:
         return False

@@ -1,0 +1,19 @@
+"""The scripts of tools/, which are in no package, as modules."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+FOLDER = Path(__file__).parents[2] / "tools"
+
+
+def load_tool(name: str) -> ModuleType:
+    """The script tools/<name>.py, without running its `main`."""
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
