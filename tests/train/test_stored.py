@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from support.stored_changes import changed
 from support.tiny_training import TAGWORLD_SEED
 from support.training_runs import KILLED_RUN, make_stage, metrics, weights
 
@@ -31,15 +32,6 @@ from tagmoe.train.batch import Batch
 from tagmoe.train.stage import FlowStage
 from tagmoe.train.stored import StoredRows, StoredSamples
 from tagmoe.train.stream import EDITING, TEXT_TO_IMAGE, EncodedSamples
-
-
-def changed(store: Path, target: Path, change: Callable[[Record], Record]) -> Path:
-    """A copy of a store with other records."""
-    records = Store.open(store).records(range(len(Store.open(store))))
-    made = Store.create(target)
-    with made.writing():
-        made.append([change(record) for record in records])
-    return target
 
 
 def numbers(store: Path, batch: Batch) -> list[int]:

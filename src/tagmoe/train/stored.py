@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,6 +68,30 @@ class StoredRows:
         column = None if encoded is None else BUCKETS
         sources = rows_by_bucket(store, weights=settings.weights, bucket_column=column)
         return cls(store, sources, settings, untagged_rows(store), encoded)
+
+    @property
+    def used(self) -> list[str]:
+        """Names of the data sets that samples are drawn from."""
+        return [name for name, source in self.sources.items() if source.weight > 0 and len(source)]
+
+    def texts(self) -> Iterator[tuple[int, list[str], str | None]]:
+        """(row number, raw wordings, rewritten instruction) of each row of `used`; no picture is read."""
+        from tagmoe.data.order.rows import TEXT_ROWS
+
+        used = np.zeros(len(self.store), dtype=bool)
+        for name in self.used:
+            for rows in self.sources[name].rows.values():
+                used[rows] = True
+        number = 0
+        for batch in self.store.scan(["instruction", "instructions", "instruction_rewritten"], rows=TEXT_ROWS):
+            for values in batch.to_pylist():
+                if used[number]:
+                    yield (
+                        number,
+                        [values["instruction"], *(values["instructions"] or ())],
+                        values["instruction_rewritten"],
+                    )
+                number += 1
 
     def of_kind(self, kind: str) -> dict[str, SourceRows]:
         """The rows without references ("generate"), with references ("edit"), or "all", by data set.
