@@ -177,6 +177,9 @@ class DataConfig(Settings):
     data set weighs as much as it has rows."""
     rewritten_share: float = Field(0.5, ge=0, le=1)
     """Share of samples that use the rewritten instruction if they have one. The others use one of the raw ones."""
+    long_prompts: Literal["truncate", "skip"] = "truncate"
+    """What happens to a wording of more tokens than the model reads: cut to its first ones, or left out (a row without
+    other wordings, too). An encoded store keeps what `tagmoe data encode --long-prompts` did."""
 
 
 class RunConfig(Settings):

@@ -32,14 +32,17 @@ FIELDS = (
     pa.field("encoded_target", ARRAY),
     pa.field("encoded_references", pa.list_(ARRAY)),
     pa.field("encoded_instruction", ARRAY),
+    pa.field("encoded_instructions", pa.list_(ARRAY)),
     pa.field("encoded_rewritten", ARRAY),
     pa.field("encoded_mask", ARRAY),
     pa.field("encoded_error", pa.string()),
 )
 """encoded_bucket: "64x64 64x64", width x height of the target and then of each reference, as `bucket_name`; empty for
 a row that cannot be trained on. encoded_target, encoded_references: normalised latents (z, h, w). encoded_instruction,
-encoded_rewritten: embeddings (S, D). encoded_mask: (rows, columns) of the token grid as bytes, 1 where the edit may
-change the picture; null where the row has no mask. encoded_error: why something is missing, null where nothing is.
+encoded_instructions, encoded_rewritten: embeddings (S, D) of the instruction, of its further wordings and of the
+rewritten one, as far as they can be encoded; a row that can be trained on has one of the first two. encoded_mask:
+(rows, columns) of the token grid as bytes, 1 where the edit may change the picture; null where the row has no mask.
+encoded_error: why something is missing, null where nothing is.
 """
 COLUMNS = tuple(item.name for item in FIELDS)
 INDICATOR = "encoded_bucket"
@@ -47,7 +50,7 @@ NOTE = "encode"
 BLANK_NOTE = "encode.blank"
 BLANK = " "
 """The text that stands for a dropped instruction; its embedding is in a note of the store."""
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raise this when a change of the code makes the same encoder give other columns."""
 READ_ROWS = 16
 BATCH_PIXELS = 4 * 1024 * 1024
@@ -84,10 +87,22 @@ class Encoder(Protocol):
         """The embedding (S, D), float32, of each text. Raises UsageError when a text cannot be encoded."""
         ...
 
+    def is_cut(self, text: str) -> bool:
+        """Whether a text that can be encoded is too long, so that only its beginning is."""
+        ...
+
 
 def nearest_size(width: int, height: int, sizes: Sequence[Size]) -> Size:
-    """The (width, height) in `sizes` whose aspect is nearest to that of the picture; of two, the narrower."""
-    return min(sizes, key=lambda size: (abs(width / height - size[0] / size[1]), size))
+    """The (width, height) in `sizes` whose aspect is nearest to that of the picture.
+
+    Of two aspects the narrower wins, and of two sizes with one aspect that of the nearest area.
+    """
+
+    def distance(size: Size) -> tuple[float, float, int, Size]:
+        aspect = size[0] / size[1]
+        return abs(width / height - aspect), aspect, abs(width * height - size[0] * size[1]), size
+
+    return min(sizes, key=distance)
 
 
 def fit(picture: Image.Image, size: Size, method: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:
@@ -102,13 +117,18 @@ def fit(picture: Image.Image, size: Size, method: Image.Resampling = Image.Resam
 
 @dataclass
 class _Row:
-    """A row at work. latents: by number, 0 for the target. texts, embeddings: of "instruction" and "rewritten"."""
+    """A row at work.
+
+    latents: by number, 0 for the target. texts, embeddings: of "instruction", "rewritten" and its further wordings,
+    "wording 0", "wording 1" and so on. cut: texts of which only the beginning is encoded.
+    """
 
     sizes: list[Size] = field(default_factory=list)
     latents: dict[int, np.ndarray] = field(default_factory=dict)
     texts: Mapping[str, str | None] = field(default_factory=dict)
     embeddings: dict[str, np.ndarray] = field(default_factory=dict)
     mask: np.ndarray | None = None
+    cut: int = 0
     errors: list[str] = field(default_factory=list)
     usable: bool = True
 
@@ -173,7 +193,8 @@ class EncodeWork:
         rows = encode_fragment(store, fragment, encoder)
         errors = Counter(error.split(":")[0] for row in rows for error in row.errors)
         unusable = sum(not row.usable for row in rows)
-        return EncodedFragment(store.prepare(fragment, _table(rows)), len(rows), unusable, dict(errors), blank)
+        cut = sum(row.cut for row in rows)
+        return EncodedFragment(store.prepare(fragment, _table(rows)), len(rows), unusable, dict(errors), cut, blank)
 
 
 @dataclass(frozen=True)
@@ -181,13 +202,15 @@ class EncodedFragment:
     """An encoded fragment.
 
     filling: its new columns, not yet committed. rows: their number. unusable: rows that cannot be trained on. errors:
-    how often a part could not be encoded, by part. blank: the embedding of BLANK.
+    how often a part could not be encoded, by part. cut: texts of which only the beginning is encoded. blank: the
+    embedding of BLANK.
     """
 
     filling: Filling
     rows: int
     unusable: int
     errors: Mapping[str, int]
+    cut: int
     blank: np.ndarray
 
 
@@ -195,10 +218,13 @@ def encode_fragment(store: Store, fragment: int, encoder: Encoder) -> list[_Row]
     """Encode the rows of a fragment. WAITING_PIXELS bounds the decoded pixels in memory; all latents are kept."""
     rows: list[_Row] = []
     pictures = _Pictures(encoder)
-    columns = ["instruction", "instruction_rewritten", "images", "target"]
+    columns = ["instruction", "instructions", "instruction_rewritten", "images", "target"]
     for batch in store.fragment(fragment, columns, rows=READ_ROWS):
         for values in batch.to_pylist():
-            row = _Row(texts={"instruction": values["instruction"], "rewritten": values["instruction_rewritten"]})
+            further = {f"wording {i}": text for i, text in enumerate(values["instructions"] or ())}
+            row = _Row(
+                texts={"instruction": values["instruction"], "rewritten": values["instruction_rewritten"], **further}
+            )
             rows.append(row)
             for index, picture in enumerate(_decoded(values, row, encoder)):
                 row.sizes.append(picture.size)
@@ -259,9 +285,12 @@ def _encode_texts(rows: Sequence[_Row], encoder: Encoder) -> None:
         for text, found in zip(batch, _embeddings(batch, encoder), strict=True):
             for row, part in wanted[text]:
                 if isinstance(found, str):
-                    row.fail(part, found, usable=part == "rewritten")
+                    row.fail(part.split()[0], found, usable=True)
                 else:
                     row.embeddings[part] = found
+                    row.cut += encoder.is_cut(text)
+    for row in rows:
+        row.usable = row.usable and any(part != "rewritten" for part in row.embeddings)
 
 
 def _embeddings(texts: list[str], encoder: Encoder) -> list[np.ndarray | str]:
@@ -287,12 +316,14 @@ def _values(row: _Row) -> dict[str, Any]:
     """The columns of a row; those that are not named are null, as all but its errors are if it is not usable."""
     error = "; ".join(row.errors) or None
     if not row.usable:
-        return {"encoded_bucket": "", "encoded_references": [], "encoded_error": error}
+        return {"encoded_bucket": "", "encoded_references": [], "encoded_instructions": [], "encoded_error": error}
+    further = row.embeddings.keys() - {"instruction", "rewritten"}
     return {
         "encoded_bucket": bucket_name(row.sizes[0], row.sizes[1:]),
         "encoded_target": _packed(row.latents.get(0)),
         "encoded_references": [_packed(row.latents[i]) for i in range(1, len(row.sizes))],
         "encoded_instruction": _packed(row.embeddings.get("instruction")),
+        "encoded_instructions": [_packed(row.embeddings[part]) for part in row.texts if part in further],
         "encoded_rewritten": _packed(row.embeddings.get("rewritten")),
         "encoded_mask": _packed(row.mask),
         "encoded_error": error,
@@ -307,13 +338,15 @@ class Encoded:
     """What a run did.
 
     fragments, rows: encoded by this run. unusable: those rows that cannot be trained on. errors: how often a part could
-    not be encoded, by part. before: fragments that were encoded already. left: fragments that are not encoded yet.
+    not be encoded, by part. cut: texts of which only the beginning is encoded. before: fragments that were encoded
+    already. left: fragments that are not encoded yet.
     """
 
     fragments: int = 0
     rows: int = 0
     unusable: int = 0
     errors: Counter[str] = field(default_factory=Counter)
+    cut: int = 0
     before: int = 0
     left: int = 0
 
@@ -399,3 +432,4 @@ def _commit(store: Store, done: EncodedFragment, result: Encoded) -> None:
     result.rows += done.rows
     result.unusable += done.unusable
     result.errors.update(done.errors)
+    result.cut += done.cut

@@ -31,17 +31,17 @@ class EncodingMixin:
     _execution_device: Any
 
     @torch.no_grad()
-    def encode_prompt(self, prompt: str | Sequence[str]) -> Text:
+    def encode_prompt(self, prompt: str | Sequence[str], *, truncate: bool = False) -> Text:
         """The conditioning of prompts: embeddings (B, S, D), zero where padded, and the mask (B, S) of real tokens.
 
         The template's tokens before the prompt are dropped, as in Qwen-Image (34 of them there). With known words, the
-        spelling is normalised first (`tagmoe.pipeline.arguments.normal_spelling`). Raises UsageError for control
-        tokens, unknown words and too long prompts.
+        spelling is normalised first (`tagmoe.pipeline.arguments.normal_spelling`). truncate: cut a prompt of more than
+        `max_prompt_tokens` to its first ones. Raises UsageError for control tokens, unknown words and too long prompts.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         before, after = self.config.prompt_template.split("{}")
         prefix, suffix = self._token_ids(before), self._token_ids(after)
-        rows = [prefix + self._prompt_ids(text) + suffix for text in prompts]
+        rows = [prefix + self._prompt_ids(text, truncate) + suffix for text in prompts]
         longest = max(len(row) for row in rows)
         device, padding = self._execution_device, self.tokenizer.pad_token_id
         ids = torch.tensor([row + [padding] * (longest - len(row)) for row in rows], device=device)
@@ -59,24 +59,31 @@ class EncodingMixin:
 
     def check_prompt(self, prompt: str) -> None:
         """Raise UsageError for what `encode_prompt` refuses: control tokens, unknown words, too many tokens."""
-        self._prompt_ids(prompt)
+        self._prompt_ids(prompt, truncate=False)
+
+    def is_long(self, prompt: str) -> bool:
+        """Whether a prompt has more than `max_prompt_tokens` tokens. Raises UsageError for what no prompt may hold."""
+        return len(self._allowed_ids(prompt)) > self.config.max_prompt_tokens
 
     def _token_ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids if text else []
 
-    def _prompt_ids(self, text: str) -> list[int]:
+    def _prompt_ids(self, text: str, truncate: bool) -> list[int]:
+        ids = self._allowed_ids(text)
+        if len(ids) > self.config.max_prompt_tokens and not truncate:
+            raise UsageError(
+                f"The prompt has {len(ids)} tokens; at most {self.config.max_prompt_tokens} are allowed: shorten it."
+            )
+        return ids[: self.config.max_prompt_tokens]
+
+    def _allowed_ids(self, text: str) -> list[int]:
         for token in self.tokenizer.all_special_tokens:
             if token in text:
                 raise UsageError(f"The prompt contains the control token {token!r}; remove it.")
         if self.config.known_words is not None:
             check_words(text, self.config.known_words)
             text = normal_spelling(text)
-        ids = self._token_ids(text)
-        if len(ids) > self.config.max_prompt_tokens:
-            raise UsageError(
-                f"The prompt has {len(ids)} tokens; at most {self.config.max_prompt_tokens} are allowed: shorten it."
-            )
-        return ids
+        return self._token_ids(text)
 
     @torch.no_grad()
     def encode_images(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:

@@ -29,14 +29,17 @@ from tagmoe.weights.presets import RELEASE
 from tagmoe.weights.shards import read_files
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+LONG_PROMPTS = ("truncate", "skip")
+"""What happens to a wording of too many tokens: cut to its first ones, or not encoded."""
 READ_BYTES = 1 << 24
 
 
 class PipelineEncoder:
-    """An `Encoder` over a pipeline. sizes: (width, height) of the buckets."""
+    """An `Encoder` over a pipeline. sizes: (width, height) of the buckets. long_prompts: one of LONG_PROMPTS."""
 
-    def __init__(self, pipeline: TagMoEPipeline, sizes: Sequence[Size]) -> None:
+    def __init__(self, pipeline: TagMoEPipeline, sizes: Sequence[Size], long_prompts: str) -> None:
         self.pipeline = pipeline
+        self.truncates = long_prompts == "truncate"
         self.sizes = tuple(sizes)
         self.multiple = pipeline.size_multiple
 
@@ -50,9 +53,13 @@ class PipelineEncoder:
 
     def encode_texts(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Embeddings (S, D), float32, without padding. Raises UsageError for a text that the pipeline refuses."""
-        embeddings, mask = self.pipeline.encode_prompt(list(texts))
+        embeddings, mask = self.pipeline.encode_prompt(list(texts), truncate=self.truncates)
         lengths = mask.sum(dim=1).tolist()
         return [values[:length].float().cpu().numpy() for values, length in zip(embeddings, lengths, strict=True)]
+
+    def is_cut(self, text: str) -> bool:
+        """Whether `encode_texts` cuts this text."""
+        return self.truncates and self.pipeline.is_long(text)
 
 
 class _Encoding(TagMoEPipeline):
@@ -64,13 +71,18 @@ class _Encoding(TagMoEPipeline):
 
 
 def encoder_of(
-    folder: Path, sizes: Sequence[Size] | None = None, dtype: str | None = None, threads: int | None = None
+    folder: Path,
+    sizes: Sequence[Size] | None = None,
+    dtype: str | None = None,
+    threads: int | None = None,
+    long_prompts: str | None = None,
 ) -> tuple[partial[Encoder], dict[str, Any]]:
     """A function that loads the encoder, which can be pickled for workers, and the encoder's fingerprint.
 
     No weights are loaded here. sizes: (width, height) of the buckets, by default `default_sizes`. dtype: a key of
     DTYPES, by default bfloat16 on a GPU, else float32. threads: threads of torch, by default 1 for TagWorld, else
-    torch's choice. Raises UsageError for sizes that the model cannot encode, and the errors of `check_model_folder`.
+    torch's choice. long_prompts: one of LONG_PROMPTS, by default the first. Raises UsageError for sizes that the model
+    cannot encode, and the errors of `check_model_folder`.
     """
     check_model_folder(folder)
     index = read_object(folder / "model_index.json")
@@ -81,7 +93,9 @@ def encoder_of(
     _check_sizes(chosen, _size_multiple(folder))
     if threads is None and index.get("known_words") is not None:
         threads = 1
-    return partial(_load, folder.resolve(), chosen, dtype, threads), _fingerprint(folder, index, chosen, dtype)
+    long_prompts = long_prompts or LONG_PROMPTS[0]
+    fingerprint = {**_fingerprint(folder, index, chosen, dtype), "long_prompts": long_prompts}
+    return partial(_load, folder.resolve(), chosen, dtype, threads, long_prompts), fingerprint
 
 
 def default_sizes(index: dict[str, Any]) -> list[Size]:
@@ -90,7 +104,7 @@ def default_sizes(index: dict[str, Any]) -> list[Size]:
     return list(RELEASE.sizes) if side >= min(RELEASE.square) else [(side, side)]
 
 
-def _load(folder: Path, sizes: list[Size], dtype: str, threads: int | None) -> Encoder:
+def _load(folder: Path, sizes: list[Size], dtype: str, threads: int | None, long_prompts: str) -> Encoder:
     if threads is not None:
         torch.set_num_threads(threads)
     with torch.device("meta"):
@@ -99,7 +113,7 @@ def _load(folder: Path, sizes: list[Size], dtype: str, threads: int | None) -> E
     if torch.cuda.is_available():
         pipeline.vae.to("cuda")
         pipeline.text_encoder.to("cuda")
-    return PipelineEncoder(pipeline, sizes)
+    return PipelineEncoder(pipeline, sizes, long_prompts)
 
 
 def _size_multiple(folder: Path) -> int:

@@ -1,4 +1,4 @@
-"""Whether the model can read the prompts that a run trains on."""
+"""Whether the model can read the prompts that a run trains on, said before the first step."""
 
 from __future__ import annotations
 
@@ -6,10 +6,16 @@ from dataclasses import replace
 
 from rich.console import Console
 
+from tagmoe.config import RunConfig
+from tagmoe.errors import UsageError
 from tagmoe.pipeline.arguments import split_words
+from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.train.components_folder import Components
-from tagmoe.train.stored import StoredRows
-from tagmoe.world import words
+from tagmoe.train.stored import BUCKETS, StoredRows, is_readable
+from tagmoe.world import sample, words
+
+STREAM_SAMPLES = 500
+"""Of TagWorld's endless stream this many instructions are read."""
 
 
 def with_words(parts: Components, stored: StoredRows | None, console: Console) -> Components:
@@ -39,3 +45,48 @@ def with_words(parts: Components, stored: StoredRows | None, console: Console) -
         "takes any words."
     )
     return replace(parts, settings={**parts.settings, "known_words": None})
+
+
+def check_prompts(
+    pipeline: TagMoEPipeline, stored: StoredRows | None, config: RunConfig, console: Console
+) -> StoredRows | None:
+    """The rows that have a wording which samples may use; what is cut or left out is counted and printed.
+
+    Wordings of too many tokens are cut or left out by the setting `data.long_prompts`. Wordings with a control token of
+    the model are left out. Of TagWorld's stream long instructions are cut.
+    """
+    limit = pipeline.config.max_prompt_tokens
+    if stored is None:
+        count = min(STREAM_SAMPLES, max(config.base.unique_samples, config.unified.unique_samples))
+        long = sum(pipeline.is_long(sample(config.seed, index).instruction) for index in range(count))
+        if long:
+            console.print(f"{long} of {count} instructions of TagWorld have more than {limit} tokens; they are cut.")
+        return None
+    if stored.encoded is not None:
+        empty = sum(stored.store.rows_where(f"{BUCKETS} = ''").values())
+        if empty:
+            console.print(f"{empty} rows could not be encoded (see the column encoded_error), and are left out.")
+        return stored
+    policy = stored.settings.long_prompts
+    every = long = refused = 0
+    reason, without = "", []
+    for row, raw, rewritten in stored.texts():
+        for text in (*raw, *([] if rewritten is None else [rewritten])):
+            every += 1
+            try:
+                long += pipeline.is_long(text)
+            except UsageError as error:
+                refused += 1
+                reason = reason or str(error)
+        if not any(is_readable(pipeline, text, policy) for text in raw):
+            without.append(row)
+    if long:
+        done = "cut to that" if policy == "truncate" else "left out"
+        console.print(
+            f"{long} of {every} prompts have more than {limit} tokens; they are {done} (data.long_prompts: {policy})."
+        )
+    if refused:
+        console.print(f"{refused} of {every} prompts are left out, as the model refuses them: {reason}")
+    if without:
+        console.print(f"{len(without)} rows have no other wording, and are left out.")
+    return stored.without(without) if without else stored

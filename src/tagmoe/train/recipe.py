@@ -37,7 +37,7 @@ from tagmoe.pipeline.training_range import WORLD as TAGWORLD_NAME
 from tagmoe.train.checkpoint import file_hash, of_module
 from tagmoe.train.components_folder import Components, components_path, read_components, train_components
 from tagmoe.train.loop import Run, run_stage
-from tagmoe.train.prompts import with_words
+from tagmoe.train.prompts import check_prompts, with_words
 from tagmoe.train.stage import FlowStage, Validator
 from tagmoe.train.stored import TAGWORLD, StoredRows, batch_kinds, check_rows, newest_version
 from tagmoe.train.stream import check_tasks
@@ -117,6 +117,7 @@ def _train(run: Run, parts: Components, validator: Validator, stored: StoredRows
         dense.compile_repeated_blocks()
     own_cache = run.folder / "cache"
     cache = own_cache if config.cache_dir is None else Path(config.cache_dir).expanduser()
+    stored = check_prompts(assemble(dense, parts), stored, config, run.console)
     stage = partial(
         FlowStage, loss=config.loss, optimizer=config.optimizer, seed=config.seed, cache=cache, stored=stored
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,8 @@ TAGWORLD = "tagworld"
 """The data set whose vocabulary is known in advance."""
 BUCKETS = "encoded_bucket"
 """A store is encoded when it has this column (`tagmoe.data.encode.INDICATOR`)."""
+BLANK = " "
+"""The text that stands for a dropped instruction."""
 KINDS = {"generate": "text-to-image", "edit": "editing", "all": "any"}
 """Kinds of batches, and the name of their rows in error messages."""
 
@@ -93,6 +95,15 @@ class StoredRows:
                     )
                 number += 1
 
+    def without(self, rows: Sequence[int]) -> StoredRows:
+        """The same without the rows of these numbers. Data sets without weights in the settings weigh less then."""
+        sources = {}
+        for name, source in self.sources.items():
+            kept = {bucket: numbers[~np.isin(numbers, rows)] for bucket, numbers in source.rows.items()}
+            count = float(sum(map(len, kept.values())))
+            sources[name] = SourceRows(count if self.settings.weights is None else source.weight, kept)
+        return replace(self, sources=sources)
+
     def of_kind(self, kind: str) -> dict[str, SourceRows]:
         """The rows without references ("generate"), with references ("edit"), or "all", by data set.
 
@@ -140,8 +151,12 @@ class StoredSamples:
         return self._of_pictures(drawn) if self.rows.encoded is None else self._of_columns(drawn, self.rows.encoded)
 
     def _of_columns(self, drawn: Draw, encoded: EncodedStore) -> Batch:
-        rewritten = (drawn.choice < self.rows.settings.rewritten_share).tolist()
-        found = encoded.read(drawn.rows.tolist(), rewritten=rewritten, blank=drawn.blank.tolist())
+        found = encoded.read(
+            drawn.rows.tolist(),
+            choice=drawn.choice.tolist(),
+            share=self.rows.settings.rewritten_share,
+            blank=drawn.blank.tolist(),
+        )
         pictures = [torch.from_numpy(array).float() for array in (found.target, *found.references)]
         tokens = [self.pipeline.pack_latents(latents) for latents in pictures]
         patch = self.pipeline.patch_size
@@ -187,19 +202,18 @@ class StoredSamples:
 
     def _text(self, records: Sequence[Record], drawn: Draw) -> tuple[Tensor, Tensor]:
         share = self.rows.settings.rewritten_share
-        texts = [
-            " " if blank else wording(choice, r.instruction, r.instructions, r.instruction_rewritten, share=share)
-            for r, blank, choice in zip(records, drawn.blank.tolist(), drawn.choice.tolist(), strict=True)
-        ]
-        try:
-            return self.pipeline.encode_prompt(texts)
-        except UsageError:
-            for record, text in zip(records, texts, strict=True):
-                try:
-                    self.pipeline.encode_prompt(text)
-                except UsageError as error:
-                    raise self._unusable(record, error) from error
-            raise
+        texts = []
+        for record, blank, choice in zip(records, drawn.blank.tolist(), drawn.choice.tolist(), strict=True):
+            raw = self._readable(record.instruction, *record.instructions)
+            if not raw:
+                raise self._unusable(record, "the model reads none of its wordings")
+            rewritten = next(iter(self._readable(record.instruction_rewritten)), None)
+            texts.append(BLANK if blank else wording(choice, raw[0], tuple(raw[1:]), rewritten, share=share))
+        return self.pipeline.encode_prompt(texts, truncate=True)
+
+    def _readable(self, *texts: str | None) -> list[str]:
+        policy = self.rows.settings.long_prompts
+        return [text for text in texts if text is not None and is_readable(self.pipeline, text, policy)]
 
     def _pixels(self, record: Record, data: bytes, size: tuple[int, int]) -> Image.Image:
         try:
@@ -234,6 +248,14 @@ class StoredSamples:
         )
 
 
+def is_readable(pipeline: TagMoEPipeline, text: str, long_prompts: str) -> bool:
+    """Whether samples may use this wording: it holds nothing that no prompt may hold, and is not too long to use."""
+    try:
+        return not pipeline.is_long(text) or long_prompts == "truncate"
+    except UsageError:
+        return False
+
+
 def batch_kinds(text_to_image_every: int | None) -> list[str]:
     """The kinds of batches that a stage with this setting takes."""
     if text_to_image_every is None:
@@ -256,7 +278,7 @@ def _fingerprint(store: Store, components: Path) -> Mapping[str, Any]:
 
     noted = store.note(NOTE) or {}
     sizes = [(int(width), int(height)) for width, height in noted.get("sizes", ())]
-    return encoder_of(components, sizes or None, noted.get("dtype"))[1]
+    return encoder_of(components, sizes or None, noted.get("dtype"), long_prompts=noted.get("long_prompts"))[1]
 
 
 def check_rows(rows: StoredRows, config: RunConfig, multiple: int) -> None:

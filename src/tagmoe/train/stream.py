@@ -114,7 +114,7 @@ class EncodedSamples:
         samples = [sample(self.seed, index, task=self.tasks) for index in indices]
         latents = torch.from_numpy(np.stack([self._encoded(index) for index in indices])).float()
         texts = [" " if empty else drawn.instruction for drawn, empty in zip(samples, blank, strict=True)]
-        text_BSD, mask_BS = self.pipeline.encode_prompt(texts)
+        text_BSD, mask_BS = self.pipeline.encode_prompt(texts, truncate=True)
         grid = SIZE // self.pipeline.size_multiple
         side = SIZE // grid
         masks = torch.from_numpy(np.stack([drawn.mask for drawn in samples]))

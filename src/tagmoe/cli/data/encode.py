@@ -28,6 +28,13 @@ class DtypeName(StrEnum):
     bfloat16 = "bfloat16"
 
 
+class LongPrompts(StrEnum):
+    """Values of --long-prompts, equal to `tagmoe.train.encoder.LONG_PROMPTS`."""
+
+    truncate = "truncate"
+    skip = "skip"
+
+
 def encode(
     store: Annotated[str, typer.Argument(metavar="STORE", help="Store to encode.")],
     model: Model = None,
@@ -44,6 +51,9 @@ def encode(
     dtype: Annotated[
         DtypeName | None, typer.Option(help="Dtype of the model; by default bfloat16 on a GPU. Columns are float16.")
     ] = None,
+    long_prompts: Annotated[
+        LongPrompts, typer.Option(help="Cut wordings of more tokens than the model reads, or leave them out.")
+    ] = LongPrompts.truncate,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Stop after the import batch in which this many rows are reached.")
     ] = None,
@@ -68,7 +78,9 @@ def encode(
 
     if threads is None and (workers > 1 or engine is EngineName.ray):
         threads = 1
-    load, fingerprint = encoder_of(folder, chosen, None if dtype is None else dtype.value, threads)
+    load, fingerprint = encoder_of(
+        folder, chosen, None if dtype is None else dtype.value, threads, long_prompts=long_prompts.value
+    )
     with count_bar("encode") as progress:
         result = encode_store(
             opened,
@@ -86,6 +98,7 @@ def encode(
         "rows": result.rows,
         "unusable_rows": result.unusable,
         "errors": dict(sorted(result.errors.items())),
+        "cut_prompts": result.cut,
         "fragments": result.fragments,
         "fragments_before": result.before,
         "fragments_left": result.left,
@@ -95,6 +108,8 @@ def encode(
     if result.errors:
         parts = ", ".join(f"{part} {count:,}" for part, count in sorted(result.errors.items()))
         lines.append(f"{result.unusable:,} rows cannot be trained on; not encoded: {parts} (reasons in encoded_error)")
+    if result.cut:
+        lines.append(f"{result.cut:,} prompts have more tokens than the model reads, and are cut (--long-prompts)")
     print_result(data, "\n".join(lines), as_json=as_json)
 
 

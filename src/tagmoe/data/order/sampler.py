@@ -17,7 +17,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from tagmoe.data.order.apportion import Apportion, hash64
 from tagmoe.errors import DataError, UsageError
 
 LARGEST_WEIGHT = 1e9
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -175,9 +176,9 @@ def uniform(seed: int, purpose: str, numbers: np.ndarray) -> np.ndarray:
 
 
 def wording(
-    choice: float, instruction: str, further: tuple[str, ...] = (), rewritten: str | None = None, *, share: float = 0.0
-) -> str:
-    """The wording of the instruction that a sample uses.
+    choice: float, instruction: T, further: tuple[T, ...] = (), rewritten: T | None = None, *, share: float = 0.0
+) -> T:
+    """The wording of the instruction that a sample uses: one of the texts, or of their embeddings.
 
     choice: random number in [0, 1). share: probability of the rewritten instruction, if there is one. Otherwise the
     instruction and its further wordings have equal probability.
