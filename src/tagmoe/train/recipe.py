@@ -127,16 +127,24 @@ def _train(run: Run, parts: Components, validator: Validator, stored: StoredRows
     text_to_image = config.base.model_copy(update={"text_to_image_every": 1})
     if config.dense is None:
         base = stage("base", pipeline_of(dense), text_to_image, validator=_no_judge)
+        _print_all(base.notes(), run)
         dense.load_state_dict(of_module(run_stage(base, run), "transformer"))
 
     transformer = dense if config.moe is None else _upcycled(dense, config.moe, config)
     pipeline = pipeline_of(transformer)
-    ema = run_stage(stage("unified", pipeline, config.unified, validator=validator), run)
+    unified = stage("unified", pipeline, config.unified, validator=validator)
+    _print_all(unified.notes(), run)
+    ema = run_stage(unified, run)
     transformer.load_state_dict(of_module(ema, "transformer"))
     target = run.folder / "model"
     save_model(pipeline, target, alignment=of_module(ema, "objective") or None)  # a dense model has none
     shutil.rmtree(own_cache, ignore_errors=True)
     return target
+
+
+def _print_all(sentences: Sequence[str], run: Run) -> None:
+    for sentence in sentences:
+        run.console.print(sentence)
 
 
 def _no_judge(*_: object) -> dict[str, float]:
