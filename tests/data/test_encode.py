@@ -17,8 +17,9 @@ from PIL import Image
 from support.encoded_stores import SEED, make_store, png, record
 from support.stored_content import content_hash
 
-from tagmoe.data.encode import BLANK, COLUMNS, INDICATOR, encode_store, fit, nearest_size
+from tagmoe.data.encode import BLANK, COLUMNS, INDICATOR, encode_store
 from tagmoe.data.encoded_rows import EncodedStore
+from tagmoe.data.encoder import fit, nearest_size
 from tagmoe.data.store.store import Store
 from tagmoe.errors import CheckpointError, DataError, UsageError
 from tagmoe.pipeline.packaged import load_packaged, packaged_folder

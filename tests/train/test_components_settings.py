@@ -19,6 +19,7 @@ from tagmoe.config import RunConfig
 from tagmoe.data.encode import encode_store
 from tagmoe.data.encoded_rows import EncodedStore
 from tagmoe.data.store.store import Store
+from tagmoe.pictures import load_image
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.train.components_folder import SETTINGS
 from tagmoe.train.encoder import encoder_of
@@ -31,6 +32,9 @@ STATED = {
     "default_steps": 7,
     "default_cfg": 1.5,
     "default_size": 32,
+    "picture_template": "<|im_start|>look at {} and draw<|im_end|>",
+    "picture_mark": "<|vision_start|><|image_pad|><|vision_end|>",
+    "picture_area": 4096,
 }
 SHORT = {"base": {"steps": 0}, "unified": {"steps": 1}}
 
@@ -81,7 +85,9 @@ def test_the_model_reads_a_prompt_as_the_encoded_store_has_it(
         run_training(config(components=str(stating), data={"store": str(place)}, **SHORT))
     )
     stored = EncodedStore(Store.open(place)).read([0]).text.astype(np.float32)
-    own, _ = model.encode_prompt(Store.open(place).records([0])[0].instruction)
+    record = Store.open(place).records([0])[0]
+    seen = [load_image(picture.data) for picture in record.images if picture.role != "mask"]
+    own, _ = model.encode_prompt(record.instruction, pictures=[seen])
     assert stored.shape == tuple(own.shape)
     assert np.allclose(stored, own.float().numpy(), atol=0.05)  # the model is saved in bf16
     cosine = (stored * own.float().numpy()).sum() / np.linalg.norm(stored) / float(own.float().norm())

@@ -56,6 +56,9 @@ class EncodedStore:
             raise DataError(f"Nothing in the store {self.store.uri!r} is encoded; run 'tagmoe data encode' on it.")
         return np.frombuffer(base64.b64decode(self._blank["data"]), np.float16).reshape(self._blank["shape"])
 
+    def _blank_of(self, row: Mapping[str, Any]) -> np.ndarray:
+        return self.blank if row["encoded_blank"] is None else _array(row["encoded_blank"])
+
     def read(
         self,
         rows: Sequence[int],
@@ -70,7 +73,7 @@ class EncodedStore:
         choose the wording as in `wording`. By default it is the first. blank: for each row, whether its instruction is
         dropped. Raises DataError for rows of several buckets or not encoded rows.
         """
-        names = ["bucket", "target", "references", "instruction", "instructions", "rewritten", "mask"]
+        names = ["bucket", "target", "references", "instruction", "instructions", "rewritten", "blank", "mask"]
         found = self.store.take(rows, ["id", "tags", *(f"encoded_{name}" for name in names)]).to_pylist()
         buckets = {row[INDICATOR] for row in found}
         if len(buckets) != 1 or not all(buckets):
@@ -79,7 +82,9 @@ class EncodedStore:
                 f"{self.store.uri!r}; rows with none cannot be used."
             )
         given = zip(found, choice or [0.0] * len(found), blank or [False] * len(found), strict=True)
-        text, mask = _padded([self.blank if dropped else _text(row, number, share) for row, number, dropped in given])
+        text, mask = _padded(
+            [self._blank_of(row) if drop else _text(row, number, share) for row, number, drop in given]
+        )
         return EncodedRows(
             ids=[row["id"] for row in found],
             tags=[row["tags"] for row in found],

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import PIL.Image
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from tagmoe.errors import UsageError
 from tagmoe.pictures import fit_size, resize_image
 from tagmoe.pipeline.arguments import check_words, normal_spelling
+from tagmoe.pipeline.seen_pictures import SeenPictures, marks_of, see
 from tagmoe.pipeline.tensors import images_to_tensor
 
 WIDEST_REFERENCE = 16
@@ -31,21 +33,42 @@ class EncodingMixin:
     _execution_device: Any
 
     @torch.no_grad()
-    def encode_prompt(self, prompt: str | Sequence[str], *, truncate: bool = False) -> Text:
+    def encode_prompt(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        pictures: Sequence[Sequence[PIL.Image.Image]] | None = None,
+        truncate: bool = False,
+    ) -> Text:
         """The conditioning of prompts: embeddings (B, S, D), zero where padded, and the mask (B, S) of real tokens.
 
         The template's tokens before the prompt are dropped, as in Qwen-Image (34 of them there). With known words, the
-        spelling is normalised first (`tagmoe.pipeline.arguments.normal_spelling`). truncate: cut a prompt of more than
-        `max_prompt_tokens` to its first ones. Raises UsageError for control tokens, unknown words and too long prompts.
+        spelling is normalised first (`tagmoe.pipeline.arguments.normal_spelling`).
+
+        pictures: the references of each prompt. A model with a `picture_template` sees them, and their tokens stand
+        before the prompt's; another model reads the prompt alone. truncate: cut a prompt of more than
+        `max_prompt_tokens` to its first ones. Raises UsageError for control tokens, unknown words, too long prompts and
+        pictures wider than 1:16.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        before, after = self.config.prompt_template.split("{}")
-        prefix, suffix = self._token_ids(before), self._token_ids(after)
-        rows = [prefix + self._prompt_ids(text, truncate) + suffix for text in prompts]
-        longest = max(len(row) for row in rows)
+        seen_by = pictures if pictures is not None and self.config.picture_template is not None else [()] * len(prompts)
+        seen, counts = self._see([picture for row in seen_by for picture in row])
+        rows = [
+            self._row_ids(text, [next(counts) for _ in own], truncate)
+            for text, own in zip(prompts, seen_by, strict=True)
+        ]
+        longest = max(len(ids) for ids, _ in rows)
         device, padding = self._execution_device, self.tokenizer.pad_token_id
-        ids = torch.tensor([row + [padding] * (longest - len(row)) for row in rows], device=device)
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
+        ids = torch.tensor([row + [padding] * (longest - len(row)) for row, _ in rows], device=device)
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row, _ in rows], device=device)
+        options: dict[str, Any] = {}
+        if seen is not None:
+            options = {
+                "pixel_values": seen.patches_PC.to(device, self.text_encoder.dtype),
+                "image_grid_thw": seen.grids_N3.to(device),
+                # Without it transformers gives the pictures the positions of a text, which the model did not learn.
+                "mm_token_type_ids": (ids == self.text_encoder.config.image_token_id).int(),
+            }
         hidden = self.text_encoder(
             input_ids=ids,
             attention_mask=mask,
@@ -53,9 +76,26 @@ class EncodingMixin:
             use_cache=False,
             # The logits are not used. Computing one position instead of all saves a (B, S, vocabulary) tensor.
             logits_to_keep=1,
+            **options,
         ).hidden_states[-1]
-        kept = mask[:, len(prefix) :].bool()
-        return hidden[:, len(prefix) :] * kept.unsqueeze(-1), kept
+        texts = [one[start : len(row)] for one, (row, start) in zip(hidden, rows, strict=True)]
+        kept = pad_sequence([torch.ones(len(text), dtype=torch.bool, device=device) for text in texts], True)
+        return pad_sequence(texts, True), kept
+
+    def _see(self, pictures: list[PIL.Image.Image]) -> tuple[SeenPictures | None, Iterator[int]]:
+        """What the vision tower takes, and the number of tokens of one picture after the other."""
+        if not pictures:
+            return None, iter(())
+        _check_aspects(pictures)
+        seen = see(pictures, self.config.picture_area, self.text_encoder.config)
+        return seen, iter(seen.tokens)
+
+    def _row_ids(self, text: str, tokens: list[int], truncate: bool) -> tuple[list[int], int]:
+        """The token ids of a prompt beside pictures of these numbers of tokens, and how many of them are dropped."""
+        template = self.config.picture_template if tokens else self.config.prompt_template
+        before, after = template.split("{}")
+        prefix, marks = self._token_ids(before), self._token_ids(marks_of(self.config.picture_mark, tokens))
+        return prefix + marks + self._prompt_ids(text, truncate) + self._token_ids(after), len(prefix)
 
     def check_prompt(self, prompt: str) -> None:
         """Raise UsageError for what `encode_prompt` refuses: control tokens, unknown words, too many tokens."""
@@ -129,11 +169,7 @@ class EncodingMixin:
         self, references: list[list[PIL.Image.Image]], area: int
     ) -> tuple[torch.Tensor, list[tuple[int, int, int]]]:
         """Reference tokens (samples, T, C), one image after the other, and the token grid of each."""
-        for picture in (picture for pictures in references for picture in pictures):
-            if max(picture.size) > WIDEST_REFERENCE * min(picture.size):
-                raise UsageError(
-                    f"A reference is {picture.width}x{picture.height}; at most 1:{WIDEST_REFERENCE} is allowed: crop."
-                )
+        _check_aspects([picture for pictures in references for picture in pictures])
         sizes = [[fit_size(*picture.size, area, self.size_multiple) for picture in pictures] for pictures in references]
         if any(other != sizes[0] for other in sizes):
             raise UsageError(
@@ -149,3 +185,11 @@ class EncodingMixin:
 
     def _grid(self, height: int, width: int) -> tuple[int, int, int]:
         return 1, height // self.size_multiple, width // self.size_multiple
+
+
+def _check_aspects(pictures: Sequence[PIL.Image.Image]) -> None:
+    for picture in pictures:
+        if max(picture.size) > WIDEST_REFERENCE * min(picture.size):
+            raise UsageError(
+                f"A reference is {picture.width}x{picture.height}; at most 1:{WIDEST_REFERENCE} is allowed: crop."
+            )

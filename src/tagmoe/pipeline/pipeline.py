@@ -19,6 +19,7 @@ from typing import Any
 
 import diffusers
 import numpy as np
+import PIL.Image
 import torch
 from diffusers import AutoencoderKLQwenImage, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers.image_processor import VaeImageProcessor
@@ -29,6 +30,7 @@ from safetensors.torch import save_file
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from tagmoe.errors import CheckpointError, TagMoEError, UsageError
+from tagmoe.files.json_files import read_object
 from tagmoe.model.loading import HUB_OPTIONS, check_finite
 from tagmoe.pipeline.arguments import (
     LARGEST_SIDE_FACTOR,
@@ -50,6 +52,7 @@ from tagmoe.pipeline.guidance import first_samples, guide, stack_texts
 from tagmoe.pipeline.lora import LoraLoaderMixin
 from tagmoe.pipeline.masking import make_masking
 from tagmoe.pipeline.release import explain_release, release_parts
+from tagmoe.pipeline.seen_pictures import NUMBERED_MARK, SEEN_AREA, picture_options
 from tagmoe.pipeline.single_frame import fast_single_frame
 from tagmoe.pipeline.tensors import nest_images
 from tagmoe.pipeline.training_range import far_from_training
@@ -80,7 +83,10 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
     """Generate a picture from text, or edit 1..n reference pictures by an instruction.
 
     Settings that belong to a checkpoint (template, known words, defaults) are saved in its model_index.json.
-    known_words: all words that a model of a small vocabulary was trained on. Prompts with other words are refused.
+    picture_template: of prompts beside references, which the text encoder then sees (`tagmoe.pipeline.seen_pictures`);
+    None: it reads the prompt alone. picture_mark, picture_area: the mark of a picture in the prompt, and the pixels of
+    the picture that is seen. known_words: all words that a model of a small vocabulary was trained on. Prompts with
+    other words are refused.
     trained_on: {"pictures": the data set or world, "sizes": [[width, height], ...]}. A call that is far from what it
     learned from gives a warning; see `tagmoe.pipeline.training_range`.
     """
@@ -104,12 +110,14 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
         default_cfg: float = 4.0,
         default_size: int = 1024,
         trained_on: Any = None,
+        picture_template: str | None = None,
+        picture_mark: str = NUMBERED_MARK,
+        picture_area: int = SEEN_AREA,
     ):
         super().__init__()
-        if prompt_template.count("{}") != 1:
-            raise UsageError(
-                f"prompt_template {prompt_template!r} must hold the place of the prompt, {{}}, exactly once."
-            )
+        for name, template in (("prompt_template", prompt_template), ("picture_template", picture_template)):
+            if template is not None and template.count("{}") != 1:
+                raise UsageError(f"{name} {template!r} must hold the place of the prompt, {{}}, exactly once.")
         self.register_modules(
             transformer=transformer,
             vae=fast_single_frame(vae),
@@ -125,6 +133,9 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
             default_cfg=default_cfg,
             default_size=default_size,
             trained_on=trained_on,
+            picture_template=picture_template,
+            picture_mark=picture_mark,
+            picture_area=picture_area,
         )
         self.vae_scale_factor = 2 ** len(vae.temperal_downsample)
         self.patch_size = transformer.config.patch_size
@@ -159,6 +170,8 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
             check_model_folder(folder, given=kwargs.keys(), variant=kwargs.get("variant"))
         except CheckpointError as error:
             raise explain_release(folder, error) from None
+        if base is None:
+            kwargs = picture_options(read_object(folder / "model_index.json")) | kwargs
         # Without this, diffusers would load a pickle where safetensors are missing, and a pickle can run code.
         pipeline = super().from_pretrained(str(folder), **(kwargs | {"use_safetensors": True}))
         for name in ("vae", "text_encoder"):
@@ -277,12 +290,13 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
         grid = self._grid(height, width)
         latents = self._start_latents(latents, batch, grid, generators).to(device)
 
-        conditions = [self._text(prompts, prompt_embeds, prompt_embeds_mask, samples, "prompt_embeds")]
+        seen = [references[i % len(references)] for i in range(samples)]
+        conditions = [self._text(prompts, seen, prompt_embeds, prompt_embeds_mask, "prompt_embeds")]
         if scale > 1:
             negatives = check_negatives(negative_prompt, negative_prompt_embeds, samples)
             conditions.append(
                 self._text(
-                    negatives, negative_prompt_embeds, negative_prompt_embeds_mask, samples, "negative_prompt_embeds"
+                    negatives, seen, negative_prompt_embeds, negative_prompt_embeds_mask, "negative_prompt_embeds"
                 )
             )
         elif negative_prompt is not None or negative_prompt_embeds is not None:
@@ -365,10 +379,16 @@ class TagMoEPipeline(DiffusionPipeline, EncodingMixin, LoraLoaderMixin):
         )
 
     def _text(
-        self, prompts: list[str], embeds: torch.Tensor | None, mask: torch.Tensor | None, samples: int, name: str
+        self,
+        prompts: list[str],
+        seen: list[list[PIL.Image.Image]],
+        embeds: torch.Tensor | None,
+        mask: torch.Tensor | None,
+        name: str,
     ) -> Text:
+        samples = len(seen)
         if embeds is None:
-            return self.encode_prompt(prompts)
+            return self.encode_prompt(prompts, pictures=seen)
         device = self._execution_device
         if mask is None:
             mask = torch.ones(embeds.shape[:2], dtype=torch.bool)

@@ -16,7 +16,8 @@ import numpy as np
 import PIL.Image
 import torch
 
-from tagmoe.data.encode import CODE_VERSION, Encoder
+from tagmoe.data.encode import CODE_VERSION
+from tagmoe.data.encoder import Encoder
 from tagmoe.data.order.rows import Size
 from tagmoe.errors import UsageError
 from tagmoe.files.json_files import read_object
@@ -24,6 +25,7 @@ from tagmoe.model.transformer import TagMoETransformer2DModel
 from tagmoe.pictures import load_image
 from tagmoe.pipeline.folder import check_model_folder
 from tagmoe.pipeline.pipeline import TagMoEPipeline
+from tagmoe.pipeline.seen_pictures import picture_options
 from tagmoe.pipeline.tensors import images_to_tensor
 from tagmoe.weights.presets import RELEASE
 from tagmoe.weights.shards import read_files
@@ -51,9 +53,16 @@ class PipelineEncoder:
         """Normalised latents (B, z, h, w), float32."""
         return self.pipeline.encode_images(images_to_tensor(pictures)).cpu().numpy()
 
-    def encode_texts(self, texts: Sequence[str]) -> list[np.ndarray]:
+    @property
+    def sees_pictures(self) -> bool:
+        """Whether the embedding of a text depends on the references beside it."""
+        return self.pipeline.config.picture_template is not None
+
+    def encode_texts(
+        self, texts: Sequence[str], pictures: Sequence[Sequence[PIL.Image.Image]] | None = None
+    ) -> list[np.ndarray]:
         """Embeddings (S, D), float32, without padding. Raises UsageError for a text that the pipeline refuses."""
-        embeddings, mask = self.pipeline.encode_prompt(list(texts), truncate=self.truncates)
+        embeddings, mask = self.pipeline.encode_prompt(list(texts), pictures=pictures, truncate=self.truncates)
         lengths = mask.sum(dim=1).tolist()
         return [values[:length].float().cpu().numpy() for values, length in zip(embeddings, lengths, strict=True)]
 
@@ -135,6 +144,9 @@ def _check_sizes(sizes: Sequence[Size], multiple: int) -> None:
 def _fingerprint(folder: Path, index: dict[str, Any], sizes: Sequence[Size], dtype: str) -> dict[str, Any]:
     """Digests by component, so that an error can name what differs. Names and shards of weight files do not matter."""
     prompt = [index.get(name) for name in ("prompt_template", "max_prompt_tokens", "known_words")]
+    seen = picture_options(index)
+    if seen.get("picture_template") is not None:
+        prompt.append(sorted(seen.items()))
     return {
         "vae": _digest_of_weights(folder / "vae"),
         "text_encoder": _digest_of_weights(folder / "text_encoder"),

@@ -229,13 +229,15 @@ class StoredSamples:
         sizes = bucket_sizes(drawn.bucket)
         grids = [(height // multiple, width // multiple) for width, height in sizes]
         pictures = [[record.target, *(p for p in record.images if p.role != "mask")] for record in records]
-        columns = (
+        columns = [
             [self._pixels(record, own[place].data, size) for record, own in zip(records, pictures, strict=True)]
             for place, size in enumerate(sizes)
-        )
+        ]
         tokens = [self.pipeline.pack_latents(self.pipeline.encode_images(images_to_tensor(c))) for c in columns]
         latents = [one.half().float() for one in tokens]  # rounded to fp16, as cached and stored latents are
-        text_BSD, mask_BS = self._text(records, drawn)
+        text_BSD, mask_BS = self._text(
+            records, drawn, [[column[place] for column in columns[1:]] for place in range(len(records))]
+        )
         return Batch(
             samples=[record.id for record in records],
             target_BTC=latents[0],
@@ -248,7 +250,9 @@ class StoredSamples:
             share=drawn.share,
         )
 
-    def _text(self, records: Sequence[Record], drawn: Draw) -> tuple[Tensor, Tensor]:
+    def _text(
+        self, records: Sequence[Record], drawn: Draw, seen: Sequence[Sequence[Image.Image]]
+    ) -> tuple[Tensor, Tensor]:
         share = self.rows.settings.rewritten_share
         texts = []
         for record, blank, choice in zip(records, drawn.blank.tolist(), drawn.choice.tolist(), strict=True):
@@ -257,7 +261,7 @@ class StoredSamples:
                 raise self._unusable(record, "the model reads none of its wordings")
             rewritten = next(iter(self._readable(record.instruction_rewritten)), None)
             texts.append(BLANK if blank else wording(choice, raw[0], tuple(raw[1:]), rewritten, share=share))
-        return self.pipeline.encode_prompt(texts, truncate=True)
+        return self.pipeline.encode_prompt(texts, pictures=seen, truncate=True)
 
     def _readable(self, *texts: str | None) -> list[str]:
         policy = self.rows.settings.long_prompts

@@ -18,7 +18,7 @@ from tagmoe.errors import UsageError
 from tagmoe.weights.presets import RELEASE
 
 if TYPE_CHECKING:
-    from tagmoe.data.encode import Encoder, Size
+    from tagmoe.data.encoder import Encoder, Size
 
 
 class DtypeName(StrEnum):
