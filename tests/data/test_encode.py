@@ -17,8 +17,9 @@ from PIL import Image
 from support.encoded_stores import SEED, make_store, png, record
 from support.stored_content import content_hash
 
-from tagmoe.data.encode import BLANK, COLUMNS, INDICATOR, encode_store, fit, nearest_size
+from tagmoe.data.encode import BLANK, COLUMNS, INDICATOR, encode_store
 from tagmoe.data.encoded_rows import EncodedStore
+from tagmoe.data.encoder import fit, nearest_size
 from tagmoe.data.store.store import Store
 from tagmoe.errors import CheckpointError, DataError, UsageError
 from tagmoe.pipeline.packaged import load_packaged, packaged_folder
@@ -142,7 +143,7 @@ def test_what_cannot_be_encoded_is_counted_and_the_rest_is_there(tmp_path, packa
     reader = EncodedStore(store)
     with pytest.raises(DataError, match="rows with none"):
         reader.read([0])
-    own = reader.read([5], rewritten=[True])
+    own = reader.read([5], share=1.0)
     other = reader.read([6])
     assert np.array_equal(own.text, other.text)
     assert reader.read([4]).edited is None
@@ -181,6 +182,34 @@ def test_a_picture_is_scaled_and_cut_in_the_middle():
     same = Image.fromarray(pixels)
     assert fit(same, (100, 40)) is same
     assert all(nearest_size(*size, RELEASE.sizes) == RELEASE.nearest(*size) for size in ((640, 480), (1, 9), (3, 3)))
+
+
+def test_of_sizes_with_one_aspect_the_nearest_area_wins():
+    sizes = [(512, 512), (1024, 1024), (256, 512), (512, 1024)]
+    for picture, wanted in (
+        ((1000, 1000), (1024, 1024)),
+        ((500, 520), (512, 512)),
+        ((3000, 3000), (1024, 1024)),
+        ((20, 20), (512, 512)),
+        ((500, 1000), (512, 1024)),
+        ((250, 500), (256, 512)),
+    ):
+        assert nearest_size(*picture, sizes) == nearest_size(*picture, sizes[::-1]) == wanted
+
+
+def test_a_row_is_trained_on_when_one_of_its_wordings_is_encoded(tmp_path, packaged):
+    changes = {
+        0: {"instructions": ("make the circle red", "a zeppelin")},
+        1: {"instruction": "a zeppelin", "instructions": ("make the circle red",)},
+        2: {"instruction": "a zeppelin", "instruction_rewritten": "make the circle red"},
+    }
+    store = make_store(tmp_path / "s", (3,), changes)
+    result = encode_store(store, *packaged)
+    assert (result.unusable, result.errors) == (1, {"wording": 1, "instruction": 2})
+    reader = EncodedStore(store)
+    texts = [reader.read([row], choice=[choice]).text for row, choice in ((0, 0.9), (1, 0.0), (1, 0.9))]
+    assert all(np.array_equal(texts[0], text) for text in texts)
+    assert not np.array_equal(texts[0], reader.read([0]).text)
 
 
 def test_a_stale_cache_is_refused_and_made_anew(tmp_path, packaged):

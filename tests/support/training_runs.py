@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from tagmoe.config import RunConfig
 from tagmoe.model.upcycle import upcycle
-from tagmoe.train.recipe import _frozen, _transformer, assemble
+from tagmoe.train.components_folder import read_components
+from tagmoe.train.recipe import _transformer, assemble
 from tagmoe.train.stage import FlowStage
 
 KILLED_RUN = """
@@ -48,7 +49,7 @@ def weights(model: Path) -> dict[str, bytes]:
 def make_stage(config: RunConfig, folder: Path) -> FlowStage:
     """The unified stage of a config, upcycled from an untrained dense model whose adaLN is opened."""
     assert config.components is not None
-    parts = _frozen(config.components)
+    parts = read_components(config.components)
     dense = _transformer(config, parts)
     torch.manual_seed(0)
     for parameter in dense.parameters():  # adaLN-zero blocks would send no gradient to the gates yet

@@ -15,7 +15,8 @@ from tagmoe.config import RunConfig, check_config
 from tagmoe.errors import ConfigError, MissingError, TrainingError
 from tagmoe.model.upcycle import upcycle
 from tagmoe.pipeline.pipeline import TagMoEPipeline
-from tagmoe.train.recipe import _frozen, _transformer, assemble
+from tagmoe.train.components_folder import read_components
+from tagmoe.train.recipe import _transformer, assemble
 from tagmoe.train.stage import FlowStage, aligned_tags
 from tagmoe.train.stream import EDITING, EncodedSamples
 from tagmoe.world import TASKS, mistaken_tags, sample
@@ -29,7 +30,7 @@ def dense(config: RunConfig, **changes: Any) -> RunConfig:
 
 
 def make_stage(config: RunConfig, folder: Path) -> FlowStage:
-    parts = _frozen(config.components or "")
+    parts = read_components(config.components or "")
     return FlowStage(
         "unified", assemble(_transformer(config, parts), parts), config.unified, config.loss, config.optimizer,
         seed=0, cache=folder, validator=lambda *_: {},
@@ -128,7 +129,7 @@ def test_the_kind_of_tags_reaches_the_loss(config: Make, tmp_path: Path) -> None
     def alignment(kind: str) -> float:
         settings = config(loss={"align_tags": kind, "lambda_align": 1.0}).model_dump(mode="json")
         checked = check_config(settings)
-        parts = _frozen(checked.components or "")
+        parts = read_components(checked.components or "")
         assert checked.moe is not None
         mixture = upcycle(
             _transformer(checked, parts), **checked.moe.model_dump(), generator=torch.Generator().manual_seed(0)

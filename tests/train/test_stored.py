@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from support.stored_changes import changed
 from support.tiny_training import TAGWORLD_SEED
 from support.training_runs import KILLED_RUN, make_stage, metrics, weights
 
@@ -31,15 +32,6 @@ from tagmoe.train.batch import Batch
 from tagmoe.train.stage import FlowStage
 from tagmoe.train.stored import StoredRows, StoredSamples
 from tagmoe.train.stream import EDITING, TEXT_TO_IMAGE, EncodedSamples
-
-
-def changed(store: Path, target: Path, change: Callable[[Record], Record]) -> Path:
-    """A copy of a store with other records."""
-    records = Store.open(store).records(range(len(Store.open(store))))
-    made = Store.create(target)
-    with made.writing():
-        made.append([change(record) for record in records])
-    return target
 
 
 def numbers(store: Path, batch: Batch) -> list[int]:
@@ -258,8 +250,8 @@ def test_rewritten_instructions_come_in_their_share(
     store = changed(tagworld, tmp_path / "store", rewritten)
     pipeline = make_stage(config(), tmp_path).pipeline
     texts: list[str] = []
-    encode = pipeline.encode_prompt
-    pipeline.encode_prompt = lambda given: texts.extend(given) or encode(given)
+    encode = pipeline.encode_texts
+    pipeline.encode_texts = lambda given, *seen, **options: texts.extend(given) or encode(given, *seen, **options)
     for share, wanted in ((0.0, {"draw a red circle"}), (1.0, {"draw a blue square"})):
         rows = StoredRows.open(DataConfig(store=str(store), rewritten_share=share))
         StoredSamples(pipeline, rows, "edit", batch=8, seed=0, dropout=0).draw(0)
@@ -311,9 +303,6 @@ def test_a_damaged_record_is_named(
     )
     with pytest.raises(DataError, match=r"The record [0-9a-f]{32} of the store .* cannot be trained on .*validate"):
         run_training(config(data={"store": str(store)}))
-    long = changed(tagworld, tmp_path / "long", lambda r: replace(r, instruction="draw a red circle " * 40))
-    with pytest.raises(DataError, match=r"The record [0-9a-f]{32} .* \(The prompt has \d+ tokens"):
-        run_training(config("run-long", data={"store": str(long)}))
 
 
 def test_quarantined_rows_are_not_trained_on(tagworld: Path, tmp_path: Path) -> None:

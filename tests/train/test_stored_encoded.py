@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.stored_changes import changed
 from support.tiny_training import TAGWORLD_SEED
 from support.training_runs import make_stage, metrics
 
@@ -42,7 +44,7 @@ def test_an_encoded_store_gives_the_batches_of_its_pictures(
         rows = StoredRows.open(DataConfig(store=str(place)), folder)
         both.append(StoredSamples(pipeline, rows, kind, batch=8, seed=0, dropout=0.4))
         if folder is not None:
-            pipeline.encode_images = pipeline.encode_prompt = None  # nothing is encoded any more
+            pipeline.encode_images = pipeline.encode_texts = None  # nothing is encoded any more
         both.append(both.pop().draw(2))
     pictures, columns = both
     assert pictures.samples == columns.samples
@@ -83,3 +85,32 @@ def test_what_another_encoder_made_is_not_trained_on(
     import_source(Store.open(store), TagWorldSource(3, TAGWORLD_SEED + 1))
     with pytest.raises(DataError, match=r"3 rows of the store .* have no 'encoded_bucket' yet"):
         StoredRows.open(settings, Path(components))
+
+
+def test_every_wording_is_trained_on_as_before_encoding(
+    tagworld: Path, components: str, config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    texts = ("draw a red circle", "make the circle red", "remove the hat")
+    place = changed(
+        tagworld,
+        tmp_path / "store",
+        lambda record: replace(record, instruction=texts[0], instructions=texts[1:], instruction_rewritten=None),
+    )
+    pipeline = make_stage(config(), tmp_path).pipeline
+    own = {text: pipeline.encode_prompt(text)[0][0] for text in texts}
+
+    def counts(folder: Path | None) -> list[str]:
+        rows = StoredRows.open(DataConfig(store=str(place)), folder)
+        samples = StoredSamples(pipeline, rows, "edit", batch=8, seed=0, dropout=0)
+        drawn = []
+        for batch in (samples.draw(number) for number in range(12)):
+            for text, mask in zip(batch.text_BSD, batch.mask_BS, strict=True):
+                near = {t: float((text[mask] - v).abs().max()) for t, v in own.items() if len(v) == mask.sum()}
+                drawn.append(min(near, key=lambda t: near[t]))
+        return drawn
+
+    before = counts(None)
+    load, fingerprint = encoder_of(Path(components), threads=1)
+    encode_store(Store.open(place), load, fingerprint)
+    assert counts(Path(components)) == before
+    assert all(before.count(text) >= 20 for text in texts)

@@ -163,6 +163,14 @@ class DataConfig(Settings):
     data set weighs as much as it has rows."""
     rewritten_share: float = Field(0.5, ge=0, le=1)
     """Share of samples that use the rewritten instruction if they have one. The others use one of the raw ones."""
+    long_prompts: Literal["truncate", "skip"] = "truncate"
+    """What happens to a wording of more tokens than the model reads: cut to its first ones, or left out (a row without
+    other wordings, too). An encoded store keeps what `tagmoe data encode --long-prompts` did."""
+    rare_buckets: Literal["weight", "skip"] = "weight"
+    """What happens to rows whose picture sizes fewer rows share than a batch has. weight: a batch has each of them
+    once, and its gradient counts by their number. skip: they are left out."""
+    validation_rows: int = Field(256, ge=0, le=10**6)
+    """Rows of the store's split "validation", at most, whose loss is measured at each validation. 0: none."""
 
 
 class RunConfig(Settings):

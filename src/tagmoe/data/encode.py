@@ -14,12 +14,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from tagmoe.data.encoder import Encoder, fit, mask_cells, nearest_size
 from tagmoe.data.order.rows import Size, bucket_name
 from tagmoe.data.store.engine import Engine, run
 from tagmoe.data.store.store import Filling, Store
@@ -32,14 +33,19 @@ FIELDS = (
     pa.field("encoded_target", ARRAY),
     pa.field("encoded_references", pa.list_(ARRAY)),
     pa.field("encoded_instruction", ARRAY),
+    pa.field("encoded_instructions", pa.list_(ARRAY)),
     pa.field("encoded_rewritten", ARRAY),
+    pa.field("encoded_blank", ARRAY),
     pa.field("encoded_mask", ARRAY),
     pa.field("encoded_error", pa.string()),
 )
 """encoded_bucket: "64x64 64x64", width x height of the target and then of each reference, as `bucket_name`; empty for
 a row that cannot be trained on. encoded_target, encoded_references: normalised latents (z, h, w). encoded_instruction,
-encoded_rewritten: embeddings (S, D). encoded_mask: (rows, columns) of the token grid as bytes, 1 where the edit may
-change the picture; null where the row has no mask. encoded_error: why something is missing, null where nothing is.
+encoded_instructions, encoded_rewritten: embeddings (S, D) of the instruction, of its further wordings and of the
+rewritten one, as far as they can be encoded; a row that can be trained on has one of the first two. Where the text
+encoder sees the references, they are in all of these. encoded_blank: then BLANK beside them, else null. encoded_mask:
+(rows, columns) of the token grid as bytes, 1 where the edit may change the picture; null where the row has no mask.
+encoded_error: why something is missing, null where nothing is.
 """
 COLUMNS = tuple(item.name for item in FIELDS)
 INDICATOR = "encoded_bucket"
@@ -47,7 +53,7 @@ NOTE = "encode"
 BLANK_NOTE = "encode.blank"
 BLANK = " "
 """The text that stands for a dropped instruction; its embedding is in a note of the store."""
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raise this when a change of the code makes the same encoder give other columns."""
 READ_ROWS = 16
 BATCH_PIXELS = 4 * 1024 * 1024
@@ -56,59 +62,28 @@ MOST_PICTURES = 128
 WAITING_PIXELS = 8 * BATCH_PIXELS
 """Pixels of decoded pictures that may wait until the batch of their size is full."""
 BATCH_TEXTS = 32
+BATCH_SEEN = 8
+"""As BATCH_TEXTS, of texts beside pictures that the text encoder sees."""
 FAILURES_AT_ONCE = 3
 """If this many fragments fail before any succeeds, the run stops."""
 
 
-class Encoder(Protocol):
-    """The model that encodes.
-
-    sizes: (width, height) of the buckets. multiple: side of a token in pixels; all sizes are multiples of it.
-    """
-
-    @property
-    def sizes(self) -> Sequence[Size]: ...
-
-    @property
-    def multiple(self) -> int: ...
-
-    def decode(self, data: bytes) -> Image.Image:
-        """The upright RGB picture of encoded bytes. Raises ImageError."""
-        ...
-
-    def encode_pictures(self, pictures: Sequence[Image.Image]) -> np.ndarray:
-        """Normalised latents (B, z, h, w), float32, of B RGB pictures of one size."""
-        ...
-
-    def encode_texts(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The embedding (S, D), float32, of each text. Raises UsageError when a text cannot be encoded."""
-        ...
-
-
-def nearest_size(width: int, height: int, sizes: Sequence[Size]) -> Size:
-    """The (width, height) in `sizes` whose aspect is nearest to that of the picture; of two, the narrower."""
-    return min(sizes, key=lambda size: (abs(width / height - size[0] / size[1]), size))
-
-
-def fit(picture: Image.Image, size: Size, method: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:
-    """Crop a picture in the middle to the aspect of `size`, and scale it to `size`."""
-    if picture.size == size:
-        return picture
-    scale = min(picture.width / size[0], picture.height / size[1])
-    width, height = scale * size[0], scale * size[1]
-    left, top = (picture.width - width) / 2, (picture.height - height) / 2
-    return picture.resize(size, method, box=(left, top, left + width, top + height))
-
-
 @dataclass
 class _Row:
-    """A row at work. latents: by number, 0 for the target. texts, embeddings: of "instruction" and "rewritten"."""
+    """A row at work.
+
+    latents: by number, 0 for the target. texts, embeddings: of "instruction", "rewritten" and its further wordings,
+    "wording 0", "wording 1" and so on; where pictures are seen also of "blank". seen: the references, until the texts
+    beside them are encoded. cut: texts of which only the beginning is encoded.
+    """
 
     sizes: list[Size] = field(default_factory=list)
     latents: dict[int, np.ndarray] = field(default_factory=dict)
     texts: Mapping[str, str | None] = field(default_factory=dict)
     embeddings: dict[str, np.ndarray] = field(default_factory=dict)
     mask: np.ndarray | None = None
+    seen: tuple[Image.Image, ...] = ()
+    cut: int = 0
     errors: list[str] = field(default_factory=list)
     usable: bool = True
 
@@ -173,7 +148,8 @@ class EncodeWork:
         rows = encode_fragment(store, fragment, encoder)
         errors = Counter(error.split(":")[0] for row in rows for error in row.errors)
         unusable = sum(not row.usable for row in rows)
-        return EncodedFragment(store.prepare(fragment, _table(rows)), len(rows), unusable, dict(errors), blank)
+        cut = sum(row.cut for row in rows)
+        return EncodedFragment(store.prepare(fragment, _table(rows)), len(rows), unusable, dict(errors), cut, blank)
 
 
 @dataclass(frozen=True)
@@ -181,13 +157,15 @@ class EncodedFragment:
     """An encoded fragment.
 
     filling: its new columns, not yet committed. rows: their number. unusable: rows that cannot be trained on. errors:
-    how often a part could not be encoded, by part. blank: the embedding of BLANK.
+    how often a part could not be encoded, by part. cut: texts of which only the beginning is encoded. blank: the
+    embedding of BLANK.
     """
 
     filling: Filling
     rows: int
     unusable: int
     errors: Mapping[str, int]
+    cut: int
     blank: np.ndarray
 
 
@@ -195,16 +173,28 @@ def encode_fragment(store: Store, fragment: int, encoder: Encoder) -> list[_Row]
     """Encode the rows of a fragment. WAITING_PIXELS bounds the decoded pixels in memory; all latents are kept."""
     rows: list[_Row] = []
     pictures = _Pictures(encoder)
-    columns = ["instruction", "instruction_rewritten", "images", "target"]
+    columns = ["instruction", "instructions", "instruction_rewritten", "images", "target"]
     for batch in store.fragment(fragment, columns, rows=READ_ROWS):
+        start = len(rows)
         for values in batch.to_pylist():
-            row = _Row(texts={"instruction": values["instruction"], "rewritten": values["instruction_rewritten"]})
+            further = {f"wording {i}": text for i, text in enumerate(values["instructions"] or ())}
+            row = _Row(
+                texts={"instruction": values["instruction"], "rewritten": values["instruction_rewritten"], **further}
+            )
             rows.append(row)
-            for index, picture in enumerate(_decoded(values, row, encoder)):
+            found = _decoded(values, row, encoder)
+            if encoder.sees_pictures and found[1:]:
+                row.texts = {**row.texts, "blank": BLANK}
+                row.seen = tuple(found[1:])
+            for index, picture in enumerate(found):
                 row.sizes.append(picture.size)
                 pictures.add(row, index, picture)
+        if encoder.sees_pictures:
+            # Now, because the pictures of a whole fragment do not fit into memory.
+            _encode_texts(rows[start:], encoder)
     pictures.finish()
-    _encode_texts(rows, encoder)
+    if not encoder.sees_pictures:
+        _encode_texts(rows, encoder)
     return rows
 
 
@@ -231,47 +221,61 @@ def _decoded(values: Mapping[str, Any], row: _Row, encoder: Encoder) -> list[Ima
     masks = [item for item in given if item["role"] == "mask"]
     if masks:
         try:
-            cells = [_cells(load_mask(item["data"]), found[0].size, encoder.multiple) for item in masks]
+            cells = [mask_cells(load_mask(item["data"]), found[0].size, encoder.multiple) for item in masks]
             row.mask = np.asarray(np.stack(cells).any(axis=0), dtype=np.uint8)
         except ImageError as error:
             row.fail("mask", error, usable=True)
     return found
 
 
-def _cells(mask: Image.Image, size: Size, multiple: int) -> np.ndarray:
-    """(rows, columns) of bool: the cells of the token grid with a white pixel. The mask is cropped like the target."""
-    pixels: np.ndarray = np.asarray(fit(mask, size, Image.Resampling.BOX)) > 0
-    rows, columns = size[1] // multiple, size[0] // multiple
-    return np.asarray(pixels.reshape(rows, multiple, columns, multiple).any(axis=(1, 3)))
+@dataclass(frozen=True)
+class _Text:
+    """A text to encode, with the number of the row whose pictures are seen beside it; None without pictures."""
+
+    text: str
+    row: int | None
 
 
 def _encode_texts(rows: Sequence[_Row], encoder: Encoder) -> None:
-    """Encode the texts of all usable rows; equal texts are encoded once."""
-    wanted: dict[str, list[tuple[_Row, str]]] = {}
-    for row in rows:
+    """Encode the texts of all usable rows; equal texts are encoded once where no pictures are seen beside them."""
+    wanted: dict[_Text, list[tuple[_Row, str]]] = {}
+    for number, row in enumerate(rows):
         for part, text in row.texts.items():
             if row.usable and text is not None:
-                wanted.setdefault(text, []).append((row, part))
+                wanted.setdefault(_Text(text, number if row.seen else None), []).append((row, part))
     # Sort by length: padding costs compute too.
-    texts = sorted(wanted, key=lambda text: (len(text), text))
-    for start in range(0, len(texts), BATCH_TEXTS):
-        batch = texts[start : start + BATCH_TEXTS]
-        for text, found in zip(batch, _embeddings(batch, encoder), strict=True):
-            for row, part in wanted[text]:
-                if isinstance(found, str):
-                    row.fail(part, found, usable=part == "rewritten")
-                else:
-                    row.embeddings[part] = found
+    keys = sorted(wanted, key=lambda key: (key.row is None, len(key.text), key.text, key.row or 0))
+    alone = [key for key in keys if key.row is None]
+    beside = [key for key in keys if key.row is not None]
+    for group, size in ((alone, BATCH_TEXTS), (beside, BATCH_SEEN)):
+        for start in range(0, len(group), size):
+            batch = group[start : start + size]
+            seen = [() if key.row is None else rows[key.row].seen for key in batch]
+            found = _embeddings([key.text for key in batch], seen, encoder)
+            for key, embedding in zip(batch, found, strict=True):
+                for row, part in wanted[key]:
+                    _keep(row, part, embedding, encoder.is_cut(key.text) if not isinstance(embedding, str) else False)
+    for row in rows:
+        row.usable = row.usable and any(part not in ("rewritten", "blank") for part in row.embeddings)
+        row.seen = ()
 
 
-def _embeddings(texts: list[str], encoder: Encoder) -> list[np.ndarray | str]:
-    """The embedding of each text, or the reason why it has none."""
+def _keep(row: _Row, part: str, embedding: np.ndarray | str, is_cut: bool) -> None:
+    if isinstance(embedding, str):
+        row.fail(part.split()[0], embedding, usable=True)
+    else:
+        row.embeddings[part] = embedding
+        row.cut += is_cut
+
+
+def _embeddings(texts: list[str], seen: Sequence[Sequence[Image.Image]], encoder: Encoder) -> list[np.ndarray | str]:
+    """The embedding of each text beside its pictures, or the reason why it has none."""
     try:
-        found = [halved(values) for values in encoder.encode_texts(texts)]
+        found = [halved(values) for values in encoder.encode_texts(texts, seen)]
     except UsageError as error:
         if len(texts) == 1:
             return [str(error)]
-        return [found for text in texts for found in _embeddings([text], encoder)]
+        return [one for text, own in zip(texts, seen, strict=True) for one in _embeddings([text], [own], encoder)]
     return [values if np.isfinite(values).all() else "its embedding does not fit float16" for values in found]
 
 
@@ -287,13 +291,16 @@ def _values(row: _Row) -> dict[str, Any]:
     """The columns of a row; those that are not named are null, as all but its errors are if it is not usable."""
     error = "; ".join(row.errors) or None
     if not row.usable:
-        return {"encoded_bucket": "", "encoded_references": [], "encoded_error": error}
+        return {"encoded_bucket": "", "encoded_references": [], "encoded_instructions": [], "encoded_error": error}
+    further = row.embeddings.keys() - {"instruction", "rewritten", "blank"}
     return {
         "encoded_bucket": bucket_name(row.sizes[0], row.sizes[1:]),
         "encoded_target": _packed(row.latents.get(0)),
         "encoded_references": [_packed(row.latents[i]) for i in range(1, len(row.sizes))],
         "encoded_instruction": _packed(row.embeddings.get("instruction")),
+        "encoded_instructions": [_packed(row.embeddings[part]) for part in row.texts if part in further],
         "encoded_rewritten": _packed(row.embeddings.get("rewritten")),
+        "encoded_blank": _packed(row.embeddings.get("blank")),
         "encoded_mask": _packed(row.mask),
         "encoded_error": error,
     }
@@ -307,13 +314,15 @@ class Encoded:
     """What a run did.
 
     fragments, rows: encoded by this run. unusable: those rows that cannot be trained on. errors: how often a part could
-    not be encoded, by part. before: fragments that were encoded already. left: fragments that are not encoded yet.
+    not be encoded, by part. cut: texts of which only the beginning is encoded. before: fragments that were encoded
+    already. left: fragments that are not encoded yet.
     """
 
     fragments: int = 0
     rows: int = 0
     unusable: int = 0
     errors: Counter[str] = field(default_factory=Counter)
+    cut: int = 0
     before: int = 0
     left: int = 0
 
@@ -399,3 +408,4 @@ def _commit(store: Store, done: EncodedFragment, result: Encoded) -> None:
     result.rows += done.rows
     result.unusable += done.unusable
     result.errors.update(done.errors)
+    result.cut += done.cut

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tagmoe.data.encode import BLANK_NOTE, INDICATOR, check_fingerprint
+from tagmoe.data.order.sampler import wording
 from tagmoe.data.store.store import Store
 from tagmoe.errors import DataError
 
@@ -55,15 +56,24 @@ class EncodedStore:
             raise DataError(f"Nothing in the store {self.store.uri!r} is encoded; run 'tagmoe data encode' on it.")
         return np.frombuffer(base64.b64decode(self._blank["data"]), np.float16).reshape(self._blank["shape"])
 
+    def _blank_of(self, row: Mapping[str, Any]) -> np.ndarray:
+        return self.blank if row["encoded_blank"] is None else _array(row["encoded_blank"])
+
     def read(
-        self, rows: Sequence[int], *, rewritten: Sequence[bool] | None = None, blank: Sequence[bool] | None = None
+        self,
+        rows: Sequence[int],
+        *,
+        choice: Sequence[float] | None = None,
+        share: float = 0.0,
+        blank: Sequence[bool] | None = None,
     ) -> EncodedRows:
         """The rows of these numbers, in this order; they must be of one bucket.
 
-        rewritten: for each row, whether to use the embedding of the rewritten instruction, if there is one. blank: for
-        each row, whether its instruction is dropped. Raises DataError for rows of several buckets or not encoded rows.
+        choice, share: for each row a random number in [0, 1), and the probability of the rewritten instruction; they
+        choose the wording as in `wording`. By default it is the first. blank: for each row, whether its instruction is
+        dropped. Raises DataError for rows of several buckets or not encoded rows.
         """
-        names = ["bucket", "target", "references", "instruction", "rewritten", "mask"]
+        names = ["bucket", "target", "references", "instruction", "instructions", "rewritten", "blank", "mask"]
         found = self.store.take(rows, ["id", "tags", *(f"encoded_{name}" for name in names)]).to_pylist()
         buckets = {row[INDICATOR] for row in found}
         if len(buckets) != 1 or not all(buckets):
@@ -71,9 +81,10 @@ class EncodedStore:
                 f"A batch is of one bucket, and rows of {sorted(map(str, buckets))[:4]} were asked of the store "
                 f"{self.store.uri!r}; rows with none cannot be used."
             )
-        never = [False] * len(found)
-        given = zip(found, rewritten or never, blank or never, strict=True)
-        text, mask = _padded([self.blank if dropped else _text(row, wanted) for row, wanted, dropped in given])
+        given = zip(found, choice or [0.0] * len(found), blank or [False] * len(found), strict=True)
+        text, mask = _padded(
+            [self._blank_of(row) if drop else _text(row, number, share) for row, number, drop in given]
+        )
         return EncodedRows(
             ids=[row["id"] for row in found],
             tags=[row["tags"] for row in found],
@@ -93,8 +104,11 @@ def _array(value: Mapping[str, Any], dtype: type = np.float16) -> np.ndarray:
     return np.frombuffer(value["data"], dtype).reshape(value["shape"])
 
 
-def _text(row: Mapping[str, Any], wanted: bool) -> np.ndarray:
-    return _array((wanted and row["encoded_rewritten"]) or row["encoded_instruction"])
+def _text(row: Mapping[str, Any], choice: float, share: float) -> np.ndarray:
+    own = row["encoded_instruction"]
+    first, *further = (own, *row["encoded_instructions"]) if own is not None else row["encoded_instructions"]
+    chosen: Mapping[str, Any] = wording(choice, first, tuple(further), row["encoded_rewritten"], share=share)
+    return _array(chosen)
 
 
 def _padded(texts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

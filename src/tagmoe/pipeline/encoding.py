@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import PIL.Image
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from tagmoe.errors import UsageError
 from tagmoe.model.wrapping import unwrapped
@@ -19,7 +20,8 @@ from tagmoe.pipeline.arguments import (
     check_words,
     normal_spelling,
 )
-from tagmoe.pipeline.tensors import images_to_tensor
+from tagmoe.pipeline.seen_pictures import SeenPictures, marks_of, see
+from tagmoe.pipeline.tensors import images_to_tensor, nest_images
 from tagmoe.sentences import counted
 
 WIDEST_REFERENCE = 16
@@ -72,12 +74,15 @@ class EncodingMixin:
         (`tagmoe.pipeline.arguments.normal_spelling`). device: of the result, by default where the pipeline computes.
         num_images_per_prompt: how often each row is repeated. prompt_embeds, with its mask, is taken instead of prompt.
         max_sequence_length: longer prompts are cut to so many tokens, as in diffusers; without it they are refused.
-        image: not used, as this text encoder reads the prompt alone; diffusers' editing pipelines have it.
-        Raises UsageError for control tokens, unknown words and too long prompts.
+        image: the references, as in a call; a model with a `picture_template` sees them, another one reads the prompt
+        alone. Raises UsageError for control tokens, unknown words, too long prompts and pictures wider than 1:16.
         """
         repeats = check_count("num_images_per_prompt", num_images_per_prompt)
         prompts = check_prompts(prompt, prompt_embeds, blank=True)
-        prompt_embeds, prompt_embeds_mask = self._text(prompts, prompt_embeds, prompt_embeds_mask, max_sequence_length)
+        references = nest_images(image, len(prompts), is_batch=not isinstance(prompt, str) and len(prompts) > 1)
+        prompt_embeds, prompt_embeds_mask = self._text(
+            prompts, prompt_embeds, prompt_embeds_mask, max_sequence_length, references
+        )
         where = device or self._execution_device
         prompt_embeds = prompt_embeds.repeat_interleave(repeats, dim=0).to(where)
         prompt_embeds_mask = prompt_embeds_mask.repeat_interleave(repeats, dim=0).to(where)
@@ -89,15 +94,20 @@ class EncodingMixin:
         embeds: torch.Tensor | None,
         mask: torch.Tensor | None,
         longest: int | None,
+        references: list[list[PIL.Image.Image]],
         kind: str = "",
     ) -> Text:
-        """Given embeddings, checked, or those of the prompts, and their mask; cut to `longest` tokens."""
+        """Given embeddings, checked, or those of the prompts beside their references, and their mask.
+
+        They are cut to `longest` tokens. references: one list for each prompt, or one for all of them.
+        """
         if longest is not None:
             check_count("max_sequence_length", longest)
         if embeds is None:
             if mask is not None:
                 raise UsageError(f"{kind}prompt_embeds_mask is given without {kind}prompt_embeds; give both of them.")
-            return self._encode_texts(prompts, longest)
+            beside = references * len(prompts) if len(references) == 1 else references
+            return self.encode_texts(prompts, beside, longest=longest)
         name, samples = f"{kind}prompt_embeds", len(prompts)
         check_tensor(name, embeds)
         if mask is None:
@@ -114,17 +124,41 @@ class EncodingMixin:
         device = self._execution_device
         return embeds[:, :longest].to(device), mask[:, :longest].to(device).bool()
 
-    def _encode_texts(self, prompts: list[str], longest_kept: int | None) -> Text:
+    @torch.no_grad()
+    def encode_texts(
+        self,
+        texts: Sequence[str],
+        pictures: Sequence[Sequence[PIL.Image.Image]] | None = None,
+        *,
+        truncate: bool = False,
+        longest: int | None = None,
+    ) -> Text:
+        """The conditioning of texts beside the RGB references of each: embeddings (B, S, D) and the mask (B, S).
+
+        A model with a `picture_template` sees the pictures, and their tokens stand before the text's; another model
+        reads the text alone. truncate: cut a text of more than `max_prompt_tokens` to its first ones. longest: cut text
+        and end of the template to so many tokens. Raises UsageError as `encode_prompt` does.
+        """
         self.part("tokenizer"), self.part("text_encoder")
-        before, after = self.config.prompt_template.split("{}")
-        prefix, suffix = self._token_ids(before), self._token_ids(after)
-        # The text encoder is causal, so the tokens that are kept do not depend on those that are cut.
-        end = None if longest_kept is None else len(prefix) + longest_kept
-        rows = [(prefix + self._prompt_ids(text, longest_kept) + suffix)[:end] for text in prompts]
-        longest = max(len(row) for row in rows)
+        if pictures is None or self.config.picture_template is None:
+            pictures = [()] * len(texts)
+        seen, counts = self._see([picture for own in pictures for picture in own])
+        rows = [
+            self._row_ids(text, [next(counts) for _ in own], truncate, longest)
+            for text, own in zip(texts, pictures, strict=True)
+        ]
+        width = max(len(row) for row, _ in rows)
         device, padding = self._execution_device, self.tokenizer.pad_token_id
-        ids = torch.tensor([row + [padding] * (longest - len(row)) for row in rows], device=device)
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
+        ids = torch.tensor([row + [padding] * (width - len(row)) for row, _ in rows], device=device)
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row, _ in rows], device=device)
+        options: dict[str, Any] = {}
+        if seen is not None:
+            options = {
+                "pixel_values": seen.patches_PC.to(device, self.text_encoder.dtype),
+                "image_grid_thw": seen.grids_N3.to(device),
+                # Without it transformers gives the pictures the positions of a text, which the model did not learn.
+                "mm_token_type_ids": (ids == unwrapped(self.text_encoder).config.image_token_id).int(),
+            }
         hidden = self.text_encoder(
             input_ids=ids,
             attention_mask=mask,
@@ -132,31 +166,59 @@ class EncodingMixin:
             use_cache=False,
             # The logits are not used. Computing one position instead of all saves a (B, S, vocabulary) tensor.
             logits_to_keep=1,
+            **options,
         ).hidden_states[-1]
-        kept = mask[:, len(prefix) :].bool()
-        return hidden[:, len(prefix) :] * kept.unsqueeze(-1), kept
+        kept = [states[start : len(row)] for states, (row, start) in zip(hidden, rows, strict=True)]
+        real = [torch.ones(len(states), dtype=torch.bool, device=device) for states in kept]
+        return pad_sequence(kept, batch_first=True), pad_sequence(real, batch_first=True)
+
+    def _see(self, pictures: list[PIL.Image.Image]) -> tuple[SeenPictures | None, Iterator[int]]:
+        """What the vision tower takes, and the number of tokens of one picture after the other."""
+        if not pictures:
+            return None, iter(())
+        _check_aspects(pictures)
+        seen = see(pictures, self.config.picture_area, unwrapped(self.text_encoder).config)
+        return seen, iter(seen.tokens)
+
+    def _row_ids(
+        self, text: str, picture_tokens: list[int], truncate: bool, longest: int | None
+    ) -> tuple[list[int], int]:
+        """The token ids of a text beside pictures of so many tokens, and how many of them are dropped.
+
+        The text encoder is causal, so the tokens that are kept do not depend on those that are cut at the end.
+        """
+        template = self.config.picture_template if picture_tokens else self.config.prompt_template
+        before, after = template.split("{}")
+        prefix, marks = self._token_ids(before), self._token_ids(marks_of(self.config.picture_mark, picture_tokens))
+        words = (self._prompt_ids(text, truncate, longest) + self._token_ids(after))[:longest]
+        return prefix + marks + words, len(prefix)
 
     def check_prompt(self, prompt: str) -> None:
         """Raise UsageError for what `encode_prompt` refuses: control tokens, unknown words, too many tokens."""
         self._prompt_ids(prompt)
 
+    def is_long(self, prompt: str) -> bool:
+        """Whether a prompt has more than `max_prompt_tokens` tokens. Raises UsageError for what no prompt may hold."""
+        return len(self._allowed_ids(prompt)) > self.config.max_prompt_tokens
+
     def _token_ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids if text else []
 
-    def _prompt_ids(self, text: str, longest: int | None = None) -> list[int]:
+    def _prompt_ids(self, text: str, truncate: bool = False, longest: int | None = None) -> list[int]:
+        ids = self._allowed_ids(text)[:longest]
+        most = self.config.max_prompt_tokens
+        if len(ids) > most and not truncate:
+            raise UsageError(f"The prompt has {counted(ids, 'token')}; at most {most} are allowed: shorten it.")
+        return ids[:most]
+
+    def _allowed_ids(self, text: str) -> list[int]:
         for token in self.part("tokenizer").all_special_tokens:
             if token in text:
                 raise UsageError(f"The prompt contains the control token {token!r}; remove it.")
         if self.config.known_words is not None:
             check_words(text, self.config.known_words)
             text = normal_spelling(text)
-        ids = self._token_ids(text)[:longest]
-        if len(ids) > self.config.max_prompt_tokens:
-            raise UsageError(
-                f"The prompt has {counted(ids, 'token')}; at most {self.config.max_prompt_tokens} are allowed: "
-                "shorten it."
-            )
-        return ids
+        return self._token_ids(text)
 
     @torch.no_grad()
     def encode_images(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
@@ -204,11 +266,7 @@ class EncodingMixin:
         self, references: list[list[PIL.Image.Image]], area: int
     ) -> tuple[torch.Tensor, list[tuple[int, int, int]]]:
         """Reference tokens (samples, T, C), one image after the other, and the token grid of each."""
-        for picture in (picture for pictures in references for picture in pictures):
-            if max(picture.size) > WIDEST_REFERENCE * min(picture.size):
-                raise UsageError(
-                    f"A reference is {picture.width}x{picture.height}; at most 1:{WIDEST_REFERENCE} is allowed: crop."
-                )
+        _check_aspects([picture for pictures in references for picture in pictures])
         sizes = [[fit_size(*picture.size, area, self.size_multiple) for picture in pictures] for pictures in references]
         if any(other != sizes[0] for other in sizes):
             raise UsageError(
@@ -224,3 +282,11 @@ class EncodingMixin:
 
     def _grid(self, height: int, width: int) -> tuple[int, int, int]:
         return 1, height // self.size_multiple, width // self.size_multiple
+
+
+def _check_aspects(pictures: Sequence[PIL.Image.Image]) -> None:
+    for picture in pictures:
+        if max(picture.size) > WIDEST_REFERENCE * min(picture.size):
+            raise UsageError(
+                f"A reference is {picture.width}x{picture.height}; at most 1:{WIDEST_REFERENCE} is allowed: crop."
+            )

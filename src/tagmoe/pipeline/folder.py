@@ -26,6 +26,7 @@ from tagmoe.files.hub import local_folder
 from tagmoe.files.json_files import read_object
 from tagmoe.model.loading import first_line
 from tagmoe.pipeline.arguments import check_variant, is_whole
+from tagmoe.pipeline.seen_pictures import PAD
 from tagmoe.sentences import cut, reason_of
 
 ALIGNMENT = "alignment.safetensors"
@@ -45,6 +46,14 @@ def _is_count(value: Any) -> bool:
 
 def _is_template(value: Any) -> bool:
     return isinstance(value, str) and value.count("{}") == 1
+
+
+def _is_template_or_none(value: Any) -> bool:
+    return value is None or _is_template(value)
+
+
+def _is_mark(value: Any) -> bool:
+    return isinstance(value, str) and value.count(PAD) == 1
 
 
 def _is_scale(value: Any) -> bool:
@@ -67,6 +76,9 @@ def _is_range(value: Any) -> bool:
 
 OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "prompt_template": (_is_template, "a text with {} once"),
+    "picture_template": (_is_template_or_none, "null or a text with {} once"),
+    "picture_mark": (_is_mark, "a text with <|image_pad|> once"),
+    "picture_area": (_is_count, "a whole number of 1 or more"),
     "max_prompt_tokens": (_is_count, "a whole number of 1 or more"),
     "known_words": (_is_words, "null or a list of words"),
     "default_steps": (_is_count, "a whole number of 1 or more"),

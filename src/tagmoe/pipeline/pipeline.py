@@ -26,6 +26,7 @@ from diffusers.utils import BaseOutput, logging
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from tagmoe.errors import CheckpointError, TagMoEError, UsageError
+from tagmoe.files.json_files import read_object
 from tagmoe.model.loading import HUB_OPTIONS, check_finite
 from tagmoe.model.transformer import TagMoETransformer2DModel, check_guidance, check_return_routing
 from tagmoe.model.wrapping import unwrapped
@@ -53,6 +54,7 @@ from tagmoe.pipeline.masking import make_masking
 from tagmoe.pipeline.protocol import PipelineProtocol
 from tagmoe.pipeline.release import explain_release, release_parts
 from tagmoe.pipeline.schedule import check_sigmas, set_timesteps, timestep_scale
+from tagmoe.pipeline.seen_pictures import NUMBERED_MARK, SEEN_AREA, picture_options
 from tagmoe.pipeline.single_frame import fast_single_frame
 from tagmoe.pipeline.tensors import nest_images
 from tagmoe.pipeline.training_range import far_from_training
@@ -83,7 +85,10 @@ class TagMoEPipeline(PipelineProtocol, EncodingMixin, LoraLoaderMixin):
     """Generate a picture from text, or edit 1..n reference pictures by an instruction.
 
     Settings that belong to a checkpoint (template, known words, defaults) are saved in its model_index.json.
-    known_words: all words that a model of a small vocabulary was trained on. Prompts with other words are refused.
+    picture_template: of prompts beside references, which the text encoder then sees (`tagmoe.pipeline.seen_pictures`);
+    None: it reads the prompt alone. picture_mark, picture_area: the mark of a picture in the prompt, and the pixels of
+    the picture that is seen. known_words: all words that a model of a small vocabulary was trained on. Prompts with
+    other words are refused.
     trained_on: {"pictures": the data set or world, "sizes": [[width, height], ...]}. A call that is far from what it
     learned from gives a warning; see `tagmoe.pipeline.training_range`.
 
@@ -108,12 +113,14 @@ class TagMoEPipeline(PipelineProtocol, EncodingMixin, LoraLoaderMixin):
         default_cfg: float = 4.0,
         default_size: int = 1024,
         trained_on: Any = None,
+        picture_template: str | None = None,
+        picture_mark: str = NUMBERED_MARK,
+        picture_area: int = SEEN_AREA,
     ):
         super().__init__()
-        if prompt_template.count("{}") != 1:
-            raise UsageError(
-                f"prompt_template {prompt_template!r} must hold the place of the prompt, {{}}, exactly once."
-            )
+        for name, template in (("prompt_template", prompt_template), ("picture_template", picture_template)):
+            if template is not None and template.count("{}") != 1:
+                raise UsageError(f"{name} {template!r} must hold the place of the prompt, {{}}, exactly once.")
         self.register_modules(
             transformer=transformer,
             vae=None if vae is None else fast_single_frame(vae),
@@ -129,6 +136,9 @@ class TagMoEPipeline(PipelineProtocol, EncodingMixin, LoraLoaderMixin):
             default_cfg=default_cfg,
             default_size=default_size,
             trained_on=trained_on,
+            picture_template=picture_template,
+            picture_mark=picture_mark,
+            picture_area=picture_area,
         )
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.size_multiple)
         if transformer is None:
@@ -165,6 +175,8 @@ class TagMoEPipeline(PipelineProtocol, EncodingMixin, LoraLoaderMixin):
             missing = check_model_folder(folder, given=kwargs.keys(), variant=kwargs.get("variant"))
         except CheckpointError as error:
             raise explain_release(folder, error) from None
+        if base is None:
+            kwargs = picture_options(read_object(folder / "model_index.json")) | kwargs
         # Without this, diffusers would load a pickle where safetensors are missing, and a pickle can run code.
         pipeline = super().from_pretrained(str(folder), **(dict.fromkeys(missing) | kwargs | {"use_safetensors": True}))
         for name in ("vae", "text_encoder"):
@@ -274,11 +286,13 @@ class TagMoEPipeline(PipelineProtocol, EncodingMixin, LoraLoaderMixin):
         latents = self._start_latents(latents, batch, grid, generators).to(device)
 
         length = max_sequence_length
-        conditions = [self._text(prompts, prompt_embeds, prompt_embeds_mask, length)]
+        conditions = [self._text(prompts, prompt_embeds, prompt_embeds_mask, length, references)]
         if scale > 1:
             negatives = check_negatives(negative_prompt, negative_prompt_embeds, samples)
             conditions.append(
-                self._text(negatives, negative_prompt_embeds, negative_prompt_embeds_mask, length, "negative_")
+                self._text(
+                    negatives, negative_prompt_embeds, negative_prompt_embeds_mask, length, references, "negative_"
+                )
             )
         elif negative_prompt is not None or negative_prompt_embeds is not None:
             logger.warning("The negative prompt has no effect: true_cfg_scale is %g, so there is no guidance.", scale)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,7 +22,7 @@ class Batch:
     samples: samples of TagWorld's stream, or ids of records. target_BTC: packed, normalised latents of the target.
     reference_BTC: those of all references in order; None without references. text_BSD, mask_BS: text embeddings and
     their mask. tags_BK: zeros and ones. edited_BT: True where the edit may change the picture. grids: (rows, columns)
-    of tokens of the target, then of each reference.
+    of tokens of the target, then of each reference. share: B as a share of a full batch; its gradient counts by it.
     """
 
     samples: Sequence[Sample] | Sequence[str]
@@ -33,6 +33,7 @@ class Batch:
     tags_BK: Tensor
     edited_BT: Tensor
     grids: tuple[tuple[int, int], ...]
+    share: float = 1.0
 
 
 class Samples(Protocol):
@@ -43,16 +44,18 @@ class Samples(Protocol):
         ...
 
 
-def draw_noise(target_BTC: Tensor, number: int, loss: LossConfig, *, seed: int, name: str) -> tuple[Tensor, Tensor]:
-    """The noise (B, T, C) and the time (B,) of the targets of batch `number`, in fp32.
+def draw_noise(
+    target_BTC: Tensor, numbers: Iterable[int], loss: LossConfig, *, seed: int, name: str
+) -> tuple[Tensor, Tensor]:
+    """The noise (B, T, C) and the time (B,) of the targets of samples `numbers`, in fp32.
 
     Each sample has its own generator, seeded by its number. So the noise does not depend on how a large batch is split
     into micro-batches and ranks. name: the stage and the kind of batch, which also seed the noise.
     """
     generator = torch.Generator()
     noise_BTC, t_B = torch.empty(target_BTC.shape), torch.empty(len(target_BTC))
-    for place in range(len(target_BTC)):
-        generator.manual_seed(hash64(seed, name, number * len(target_BTC) + place))
+    for place, number in enumerate(numbers):
+        generator.manual_seed(hash64(seed, name, number))
         t_B[place] = sample_timesteps(
             1,
             density=loss.timestep_density,

@@ -16,7 +16,8 @@ import numpy as np
 import PIL.Image
 import torch
 
-from tagmoe.data.encode import CODE_VERSION, Encoder
+from tagmoe.data.encode import CODE_VERSION
+from tagmoe.data.encoder import Encoder
 from tagmoe.data.order.rows import Size
 from tagmoe.errors import UsageError
 from tagmoe.files.json_files import read_object
@@ -24,19 +25,23 @@ from tagmoe.model.transformer import TagMoETransformer2DModel
 from tagmoe.pictures import load_image
 from tagmoe.pipeline.folder import check_model_folder
 from tagmoe.pipeline.pipeline import TagMoEPipeline
+from tagmoe.pipeline.seen_pictures import picture_options
 from tagmoe.pipeline.tensors import images_to_tensor
 from tagmoe.weights.presets import RELEASE
 from tagmoe.weights.shards import read_files
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+LONG_PROMPTS = ("truncate", "skip")
+"""What happens to a wording of too many tokens: cut to its first ones, or not encoded."""
 READ_BYTES = 1 << 24
 
 
 class PipelineEncoder:
-    """An `Encoder` over a pipeline. sizes: (width, height) of the buckets."""
+    """An `Encoder` over a pipeline. sizes: (width, height) of the buckets. long_prompts: one of LONG_PROMPTS."""
 
-    def __init__(self, pipeline: TagMoEPipeline, sizes: Sequence[Size]) -> None:
+    def __init__(self, pipeline: TagMoEPipeline, sizes: Sequence[Size], long_prompts: str) -> None:
         self.pipeline = pipeline
+        self.truncates = long_prompts == "truncate"
         self.sizes = tuple(sizes)
         self.multiple = pipeline.size_multiple
 
@@ -48,11 +53,22 @@ class PipelineEncoder:
         """Normalised latents (B, z, h, w), float32."""
         return self.pipeline.encode_images(images_to_tensor(pictures)).cpu().numpy()
 
-    def encode_texts(self, texts: Sequence[str]) -> list[np.ndarray]:
+    @property
+    def sees_pictures(self) -> bool:
+        """Whether the embedding of a text depends on the references beside it."""
+        return self.pipeline.config.picture_template is not None
+
+    def encode_texts(
+        self, texts: Sequence[str], pictures: Sequence[Sequence[PIL.Image.Image]] | None = None
+    ) -> list[np.ndarray]:
         """Embeddings (S, D), float32, without padding. Raises UsageError for a text that the pipeline refuses."""
-        embeddings, mask = self.pipeline.encode_prompt(list(texts))
+        embeddings, mask = self.pipeline.encode_texts(texts, pictures, truncate=self.truncates)
         lengths = mask.sum(dim=1).tolist()
         return [values[:length].float().cpu().numpy() for values, length in zip(embeddings, lengths, strict=True)]
+
+    def is_cut(self, text: str) -> bool:
+        """Whether `encode_texts` cuts this text."""
+        return self.truncates and self.pipeline.is_long(text)
 
 
 class _Encoding(TagMoEPipeline):
@@ -64,13 +80,18 @@ class _Encoding(TagMoEPipeline):
 
 
 def encoder_of(
-    folder: Path, sizes: Sequence[Size] | None = None, dtype: str | None = None, threads: int | None = None
+    folder: Path,
+    sizes: Sequence[Size] | None = None,
+    dtype: str | None = None,
+    threads: int | None = None,
+    long_prompts: str | None = None,
 ) -> tuple[partial[Encoder], dict[str, Any]]:
     """A function that loads the encoder, which can be pickled for workers, and the encoder's fingerprint.
 
     No weights are loaded here. sizes: (width, height) of the buckets, by default `default_sizes`. dtype: a key of
     DTYPES, by default bfloat16 on a GPU, else float32. threads: threads of torch, by default 1 for TagWorld, else
-    torch's choice. Raises UsageError for sizes that the model cannot encode, and the errors of `check_model_folder`.
+    torch's choice. long_prompts: one of LONG_PROMPTS, by default the first. Raises UsageError for sizes that the model
+    cannot encode, and the errors of `check_model_folder`.
     """
     check_model_folder(folder)
     index = read_object(folder / "model_index.json")
@@ -81,7 +102,9 @@ def encoder_of(
     _check_sizes(chosen, _size_multiple(folder))
     if threads is None and index.get("known_words") is not None:
         threads = 1
-    return partial(_load, folder.resolve(), chosen, dtype, threads), _fingerprint(folder, index, chosen, dtype)
+    long_prompts = long_prompts or LONG_PROMPTS[0]
+    fingerprint = {**_fingerprint(folder, index, chosen, dtype), "long_prompts": long_prompts}
+    return partial(_load, folder.resolve(), chosen, dtype, threads, long_prompts), fingerprint
 
 
 def default_sizes(index: dict[str, Any]) -> list[Size]:
@@ -90,7 +113,7 @@ def default_sizes(index: dict[str, Any]) -> list[Size]:
     return list(RELEASE.sizes) if side >= min(RELEASE.square) else [(side, side)]
 
 
-def _load(folder: Path, sizes: list[Size], dtype: str, threads: int | None) -> Encoder:
+def _load(folder: Path, sizes: list[Size], dtype: str, threads: int | None, long_prompts: str) -> Encoder:
     if threads is not None:
         torch.set_num_threads(threads)
     with torch.device("meta"):
@@ -99,7 +122,7 @@ def _load(folder: Path, sizes: list[Size], dtype: str, threads: int | None) -> E
     if torch.cuda.is_available():
         pipeline.vae.to("cuda")
         pipeline.text_encoder.to("cuda")
-    return PipelineEncoder(pipeline, sizes)
+    return PipelineEncoder(pipeline, sizes, long_prompts)
 
 
 def _size_multiple(folder: Path) -> int:
@@ -121,6 +144,9 @@ def _check_sizes(sizes: Sequence[Size], multiple: int) -> None:
 def _fingerprint(folder: Path, index: dict[str, Any], sizes: Sequence[Size], dtype: str) -> dict[str, Any]:
     """Digests by component, so that an error can name what differs. Names and shards of weight files do not matter."""
     prompt = [index.get(name) for name in ("prompt_template", "max_prompt_tokens", "known_words")]
+    seen = picture_options(index)
+    if seen.get("picture_template") is not None:
+        prompt.append(sorted(seen.items()))
     return {
         "vae": _digest_of_weights(folder / "vae"),
         "text_encoder": _digest_of_weights(folder / "text_encoder"),

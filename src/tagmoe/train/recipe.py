@@ -25,34 +25,29 @@ from torch import Tensor
 
 from tagmoe.config import MoEConfig, RunConfig
 from tagmoe.data.order.rows import bucket_sizes
-from tagmoe.errors import ConfigError, MissingError, TrainingError, UsageError
+from tagmoe.errors import ConfigError, TrainingError, UsageError
 from tagmoe.files.atomic import put_in_place, write_whole
 from tagmoe.files.resumable import FULL
 from tagmoe.files.yaml_text import read_yaml, write_yaml
 from tagmoe.model.cpu.attention import RealRoPEAttnProcessor
 from tagmoe.model.transformer import TagMoETransformer2DModel
 from tagmoe.model.upcycle import upcycle
-from tagmoe.pipeline.components import make_scheduler
 from tagmoe.pipeline.folder import ALIGNMENT
-from tagmoe.pipeline.model_folder import RECORD, model_folder
-from tagmoe.pipeline.packaged import packaged_folder
+from tagmoe.pipeline.model_folder import RECORD
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.pipeline.training_range import WORLD as TAGWORLD_NAME
 from tagmoe.sentences import reason_of
 from tagmoe.train.checkpoint import file_hash, of_module
-from tagmoe.train.components_folder import Components, train_components
+from tagmoe.train.components_folder import Components, components_path, read_components, train_components
 from tagmoe.train.loop import Run, run_stage
 from tagmoe.train.mixture import load_mixture, named_folder, restore_alignment, with_mixture
+from tagmoe.train.prompts import check_prompts, with_words
 from tagmoe.train.stage import FlowStage, Validator
 from tagmoe.train.stored import TAGWORLD, StoredRows, batch_kinds, check_rows, newest_version
 from tagmoe.train.stream import check_tasks
-from tagmoe.train.text_encoder import TEMPLATE
-from tagmoe.world import SIZE, words
+from tagmoe.world import SIZE
 
 PACKAGES = ("tagmoe", "torch", "diffusers", "transformers", "numpy")
-DEFAULT_STEPS = 12
-DEFAULT_CFG = 3.0
-MAX_PROMPT_TOKENS = 64
 LOCK = ".lock"
 ABSENT = "not set"
 # Settings that a resumed run may change, as no weight depends on them. Not threads: they change the order of sums.
@@ -85,9 +80,9 @@ def train(config: RunConfig, *, validator: Validator, resume: bool = False, cons
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     # Checked before the folder is made, so that a recipe that names missing components can simply be run again.
-    parts = None if config.components is None else _frozen(config.components)
+    parts = None if config.components is None else read_components(config.components)
     # Components that this run trains itself cannot have encoded the store.
-    encoder = None if config.components is None else _components_folder(config.components)
+    encoder = None if config.components is None else components_path(config.components)
     stored = None if config.data is None else StoredRows.open(config.data, encoder)
     check_tasks(config)
     with _run_folder(folder, settings, resume):
@@ -118,20 +113,25 @@ def _pinned(config: RunConfig, recorded: Mapping[str, Any]) -> RunConfig:
 
 def _train(run: Run, parts: Components, validator: Validator, stored: StoredRows | None) -> Path:
     config = run.config
+    parts = with_words(parts, stored, run.console)
+    if stored is not None and TAGWORLD not in stored.used:
+        run.console.print("The store has no pictures of TagWorld, so its oracle does not judge the model.")
+        validator = _no_judge
     transformer = _transformer(config, parts) if config.mixture is None else load_mixture(config, parts)
     own_cache = run.folder / "cache"
     cache = own_cache if config.cache_dir is None else Path(config.cache_dir).expanduser()
+    stored = check_prompts(assemble(transformer, parts), stored, config, run.console)
     stage = partial(
         FlowStage, loss=config.loss, optimizer=config.optimizer, seed=config.seed, cache=cache, stored=stored
     )
-    any_words = stored is not None and set(stored.sources) != {TAGWORLD}
-    pipeline_of = partial(assemble, parts=parts, any_words=any_words, trained_on=_range(config, stored))
+    pipeline_of = partial(assemble, parts=parts, trained_on=_range(config, stored))
     if stored is not None:
         check_rows(stored, config, pipeline_of(transformer).size_multiple)
     if config.mixture is None:
         text_to_image = config.base.model_copy(update={"text_to_image_every": 1})
         if config.dense is None:
-            base = stage("base", pipeline_of(transformer), text_to_image, validator=lambda *_: {})
+            base = stage("base", pipeline_of(transformer), text_to_image, validator=_no_judge)
+            _print_all(base.notes(), run)
             transformer.load_state_dict(of_module(run_stage(base, run), "transformer"))
         if config.moe is not None:
             transformer = _upcycled(transformer, config.moe, config)
@@ -139,12 +139,22 @@ def _train(run: Run, parts: Components, validator: Validator, stored: StoredRows
     unified = stage("unified", pipeline, config.unified, validator=validator)
     if config.mixture is not None and not restore_alignment(unified.objective, config):
         run.console.print(f"The mixture {config.mixture!r} has no {ALIGNMENT}: W_tag and H_pred start anew.")
+    _print_all(unified.notes(), run)
     ema = run_stage(unified, run)
     transformer.load_state_dict(of_module(ema, "transformer"))
     target = run.folder / "model"
     save_model(pipeline, target, alignment=of_module(ema, "objective") or None)  # a dense model has none
     shutil.rmtree(own_cache, ignore_errors=True)
     return target
+
+
+def _print_all(sentences: Sequence[str], run: Run) -> None:
+    for sentence in sentences:
+        run.console.print(sentence)
+
+
+def _no_judge(*_: object) -> dict[str, float]:
+    return {}
 
 
 def _upcycled(dense: TagMoETransformer2DModel, moe: MoEConfig, config: RunConfig) -> TagMoETransformer2DModel:
@@ -170,22 +180,16 @@ def assemble(
     transformer: QwenImageTransformer2DModel,
     parts: Components,
     *,
-    any_words: bool = False,
     trained_on: Mapping[str, Any] | None = None,
 ) -> TagMoEPipeline:
-    """A TagWorld pipeline of these components. any_words: it accepts words that TagWorld does not use."""
+    """A pipeline of these components, with their settings and scheduler."""
     return TagMoEPipeline(
         transformer=transformer,
         vae=parts.vae,
         text_encoder=parts.text_encoder,
         tokenizer=parts.tokenizer,
-        scheduler=make_scheduler(),
-        prompt_template=TEMPLATE,
-        max_prompt_tokens=MAX_PROMPT_TOKENS,
-        known_words=None if any_words else sorted(words()),
-        default_steps=DEFAULT_STEPS,
-        default_cfg=DEFAULT_CFG,
-        default_size=SIZE,
+        scheduler=parts.scheduler,
+        **parts.settings,
         trained_on=trained_on,
     )
 
@@ -208,15 +212,11 @@ def save_model(pipeline: TagMoEPipeline, folder: Path, *, alignment: Mapping[str
     put_in_place(new, folder)
 
 
-def _components_folder(source: str) -> Path:
-    return packaged_folder() if source == "packaged" else model_folder(Path(source).expanduser())
-
-
 def _inputs(config: RunConfig) -> dict[str, str]:
     """SHA-256 of the parts that a run takes from other folders, by setting."""
     folders: dict[str, tuple[Path, Sequence[str]]] = {}
     if config.components is not None:
-        folders["components"] = (_components_folder(config.components), ("vae", "text_encoder", "tokenizer"))
+        folders["components"] = (components_path(config.components), ("vae", "text_encoder", "tokenizer"))
     if config.dense is not None:
         folders["dense"] = (named_folder(config.dense, "dense"), ("transformer",))
     if config.mixture is not None:
@@ -229,19 +229,6 @@ def _content_hash(folder: Path, parts: Sequence[str]) -> str:
     files = sorted(path for path in found if path.is_file())
     lines = [f"{path.relative_to(folder).as_posix()} {file_hash(path)}" for path in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _frozen(source: str) -> Components:
-    folder = _components_folder(source)
-    if not folder.is_dir():
-        raise MissingError(
-            f"There is no components folder {source!r}, which the recipe names; train it first with "
-            '"tagmoe train tagworld/components", or set components to packaged.'
-        )
-    pipeline = TagMoEPipeline.from_pretrained(folder, dtype=torch.float32)
-    for part in (pipeline.vae, pipeline.text_encoder):
-        part.eval().requires_grad_(False)
-    return Components(pipeline.vae, pipeline.tokenizer, pipeline.text_encoder)
 
 
 def _transformer(config: RunConfig, parts: Components) -> TagMoETransformer2DModel:

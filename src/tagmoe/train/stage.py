@@ -17,14 +17,15 @@ from torch import Tensor, nn
 from tagmoe.config import LossConfig, OptimizerConfig, StageConfig
 from tagmoe.errors import DataError
 from tagmoe.losses.balance import expert_load
-from tagmoe.losses.flow import interpolate
+from tagmoe.losses.flow import flow_loss, interpolate
 from tagmoe.losses.objective import Objective
 from tagmoe.model.routing import RouterStats
 from tagmoe.pipeline.pipeline import TagMoEPipeline
+from tagmoe.sentences import counted
 from tagmoe.train.batch import Batch, Samples, draw_noise
 from tagmoe.train.expert_load import ExpertLoad
 from tagmoe.train.loop import Report
-from tagmoe.train.stored import StoredRows, StoredSamples, batch_kinds
+from tagmoe.train.stored import StoredRows, StoredSamples, batch_kinds, held_out_draws
 from tagmoe.train.stream import EDITING, TEXT_TO_IMAGE, EncodedSamples
 from tagmoe.world import Sample, mistaken_tags
 
@@ -94,6 +95,7 @@ class FlowStage:
         # Opened now, so that a store without the needed rows is refused early. A stream encodes when it is first read.
         kinds = batch_kinds(config.text_to_image_every) if stored is not None and config.steps else []
         self._samples: dict[str, Samples] = {kind: self._open(kind) for kind in kinds}
+        self._held_out = [] if stored is None else held_out_draws(stored, kinds, config.batch)
         self._load = ExpertLoad(self.transformer.config.num_moe_blocks, self.transformer.config.num_experts)
         # The next micro-batch is drawn (rendered and encoded) while the current one trains.
         self._drawer = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"draw-{name}")
@@ -180,7 +182,9 @@ class FlowStage:
         number = nth * self.accumulate + micro
         batch = self._samples[kind].draw(number)
         name = f"{self.name} {kind}"
-        return batch, *draw_noise(batch.target_BTC, number, self.loss_config, seed=self.seed, name=name)
+        first = number * self.config.batch
+        numbers = range(first, first + len(batch.target_BTC))
+        return batch, *draw_noise(batch.target_BTC, numbers, self.loss_config, seed=self.seed, name=name)
 
     def loss(self, step: int, micro: int) -> tuple[Tensor, Report]:
         """Eq. (5) on one micro-batch. The micro-batches of a step must be asked for in order."""
@@ -213,7 +217,7 @@ class FlowStage:
                 report[f"load/{layer}_min"] = float(load_N.min())
             report["tags/effective_rank"] = float(self.objective.tag_embedding.effective_rank())
             report["tags/mean_cosine"] = float(self.objective.tag_embedding.mean_cosine())
-        return terms.total, report
+        return terms.total * batch.share, report
 
     def _predict(self, drawn: Draw) -> tuple[Tensor, RouterStats | None]:
         """The predicted velocity of the target's tokens, and the router statistics of a mixture model."""
@@ -233,11 +237,48 @@ class FlowStage:
         return output.sample[:, :target_tokens], output.routing
 
     def validate(self, step: int, folder: Path) -> Report:
-        """Edit test cases with the averaged weights and let the oracle judge them."""
+        """The validator's scores of the averaged weights, and "held_out_flow": L_flow on held-out rows of the store."""
         # The autoencoder keeps state while it encodes, so this thread must wait until the drawing thread is done.
         if self._ahead is not None:
             self._ahead[1].result()
         self.transformer.eval()
         scores = self.validator(self.pipeline, step, folder)
+        if self._held_out:
+            scores = {**scores, "held_out_flow": self._held_out_loss()}
         self.transformer.train()
         return scores
+
+    def notes(self) -> list[str]:
+        """What happens to rows of the store in this stage, in sentences; none without a store."""
+        if self._stored is None or not self.config.steps:
+            return []
+        rare = [(bucket, rows) for _, one in self._stored_samples() for bucket, rows in one.sampler.rare_rows.items()]
+        count, notes = sum(len(draw.rows) for draw in self._held_out), []
+        if rare:
+            done = "left out" if self._stored.settings.rare_buckets == "skip" else "once in a batch, which counts less"
+            notes.append(
+                f"{self.name}: {counted(rare, 'bucket')} of fewer rows than a batch of {self.config.batch}; "
+                f"{counted(sum(rows for _, rows in rare), 'row')} {done} (data.rare_buckets)."
+            )
+        if count:
+            notes.append(
+                f"{self.name}: the loss on {counted(count, 'row')} of the split validation is logged as held_out_flow."
+            )
+        elif self._stored.settings.validation_rows:
+            notes.append(f"{self.name}: the store has no rows in its split validation, so there is no held-out loss.")
+        return notes
+
+    @torch.no_grad()
+    def _held_out_loss(self) -> float:
+        """Mean of L_flow over the held-out rows, each with its own noise and time, the same at every step."""
+        samples = self._stored_samples()[0][1]
+        total, count = 0.0, 0
+        for drawn in self._held_out:
+            batch = samples.read(drawn)
+            noise_BTC, t_B = draw_noise(
+                batch.target_BTC, drawn.numbers.tolist(), self.loss_config, seed=0, name="held out"
+            )
+            prediction_BTC, _ = self._predict((batch, noise_BTC, t_B))
+            total += len(t_B) * float(flow_loss(prediction_BTC, batch.target_BTC, noise_BTC))
+            count += len(t_B)
+        return total / count

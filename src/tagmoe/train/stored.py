@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from tagmoe.config import DataConfig, RunConfig
-from tagmoe.data.order.sampler import Draw, Sampler, SourceRows, wording
+from tagmoe.data.order.sampler import Draw, Sampler, SourceRows, uniform, wording
 from tagmoe.errors import DataError, ImageError, TrainingError, UsageError
 from tagmoe.extras import require
 from tagmoe.pictures import load_image, load_mask
@@ -32,6 +33,9 @@ TAGWORLD = "tagworld"
 """The data set whose vocabulary is known in advance."""
 BUCKETS = "encoded_bucket"
 """A store is encoded when it has this column (`tagmoe.data.encode.INDICATOR`)."""
+BLANK = " "
+"""The text that stands for a dropped instruction."""
+SPLITS = ("train", "validation")
 KINDS = {"generate": "text-to-image", "edit": "editing", "all": "any"}
 """Kinds of batches, and the name of their rows in error messages."""
 
@@ -40,11 +44,13 @@ KINDS = {"generate": "text-to-image", "edit": "editing", "all": "any"}
 class StoredRows:
     """A store at one version, with the rows of its data sets that a run trains on. untagged: rows without tags.
 
+    held_out: the rows of the split "validation", which no run trains on.
     encoded: reads the store's encoded columns; None where pictures are encoded when a batch is drawn.
     """
 
     store: Store
     sources: Mapping[str, SourceRows]
+    held_out: Mapping[str, SourceRows]
     settings: DataConfig
     untagged: np.ndarray
     encoded: EncodedStore | None
@@ -57,7 +63,7 @@ class StoredRows:
         or that was encoded incompletely or by another encoder.
         """
         require("data", "lance", "pyarrow", purpose="A store of data")
-        from tagmoe.data.order.rows import rows_by_bucket, untagged_rows
+        from tagmoe.data.order.rows import rows_by_split, untagged_rows
         from tagmoe.data.store.store import Store
 
         store = Store.open(settings.store, version=settings.version)
@@ -67,8 +73,46 @@ class StoredRows:
 
             encoded = EncodedStore(store, _fingerprint(store, components))
         column = None if encoded is None else BUCKETS
-        sources = rows_by_bucket(store, weights=settings.weights, bucket_column=column)
-        return cls(store, sources, settings, untagged_rows(store), encoded)
+        splits = rows_by_split(store, SPLITS, weights=settings.weights, bucket_column=column)
+        train, held_out = (splits[split] for split in SPLITS)
+        return cls(store, train, held_out, settings, untagged_rows(store), encoded)
+
+    @property
+    def used(self) -> list[str]:
+        """Names of the data sets that samples are drawn from."""
+        return [name for name, source in self.sources.items() if source.weight > 0 and len(source)]
+
+    def texts(self) -> Iterator[tuple[int, list[str], str | None]]:
+        """(row number, raw wordings, rewritten instruction) of each row of `used`; no picture is read."""
+        from tagmoe.data.order.rows import TEXT_ROWS
+
+        used = np.zeros(len(self.store), dtype=bool)
+        for sources in (self.sources, self.held_out):
+            for rows in (rows for source in sources.values() if source.weight > 0 for rows in source.rows.values()):
+                used[rows] = True
+        number = 0
+        for batch in self.store.scan(["instruction", "instructions", "instruction_rewritten"], rows=TEXT_ROWS):
+            for values in batch.to_pylist():
+                if used[number]:
+                    yield (
+                        number,
+                        [values["instruction"], *(values["instructions"] or ())],
+                        values["instruction_rewritten"],
+                    )
+                number += 1
+
+    def without(self, rows: Sequence[int]) -> StoredRows:
+        """The same without the rows of these numbers. Data sets without weights in the settings weigh less then."""
+
+        def rest(sources: Mapping[str, SourceRows]) -> dict[str, SourceRows]:
+            kept = {}
+            for name, source in sources.items():
+                left = {bucket: numbers[~np.isin(numbers, rows)] for bucket, numbers in source.rows.items()}
+                count = float(sum(map(len, left.values())))
+                kept[name] = SourceRows(count if self.settings.weights is None else source.weight, left)
+            return kept
+
+        return replace(self, sources=rest(self.sources), held_out=rest(self.held_out))
 
     def of_kind(self, kind: str) -> dict[str, SourceRows]:
         """The rows without references ("generate"), with references ("edit"), or "all", by data set.
@@ -78,7 +122,7 @@ class StoredRows:
         """
         found = {}
         for name, source in self.sources.items():
-            kept = {b: r for b, r in source.rows.items() if kind == "all" or (" " in b) == (kind == "edit")}
+            kept = _of_kind(source, kind)
             if source.weight > 0 and any(map(len, kept.values())):
                 # Without weights in the settings, data sets weigh by their number of such rows.
                 weight = source.weight if self.settings.weights is not None else float(sum(map(len, kept.values())))
@@ -89,6 +133,33 @@ class StoredRows:
                 "of the stage to 0 or its 'text_to_image_every' to what there is (0: editing only)."
             )
         return found
+
+
+def _of_kind(source: SourceRows, kind: str) -> dict[str, np.ndarray]:
+    return {b: r for b, r in source.rows.items() if kind == "all" or (" " in b) == (kind == "edit")}
+
+
+def held_out_draws(rows: StoredRows, kinds: Sequence[str], batch: int) -> list[Draw]:
+    """Batches of the held-out rows of these kinds; of more than `data.validation_rows`, always the same ones."""
+    every = [
+        (bucket, name, row)
+        for name, source in rows.held_out.items()
+        if source.weight > 0
+        for kind in kinds
+        for bucket, numbers in _of_kind(source, kind).items()
+        for row in numbers.tolist()
+    ]
+    order = np.argsort(uniform(0, "held out", np.array([row for *_, row in every], dtype=np.int64)), kind="stable")
+    chosen = sorted(every[place] for place in order[: rows.settings.validation_rows].tolist())
+    draws = []
+    for bucket, group in groupby(chosen, key=lambda one: one[0]):
+        members = list(group)
+        for start in range(0, len(members), batch):
+            part = members[start : start + batch]
+            numbers = np.array([row for *_, row in part], dtype=np.int64)
+            blank, choice = np.zeros(len(part), dtype=bool), uniform(0, "wording", numbers)
+            draws.append(Draw(bucket, numbers, tuple(name for _, name, _ in part), numbers, blank, choice))
+    return draws
 
 
 class StoredSamples:
@@ -109,16 +180,30 @@ class StoredSamples:
     ) -> None:
         self.pipeline = pipeline
         self.rows = rows
-        self.sampler = Sampler(rows.of_kind(kind), batch=batch, seed=seed, dropout=dropout, version=rows.store.version)
+        self.sampler = Sampler(
+            rows.of_kind(kind),
+            batch=batch,
+            seed=seed,
+            dropout=dropout,
+            version=rows.store.version,
+            rare=rows.settings.rare_buckets,
+        )
 
     def draw(self, number: int) -> Batch:
         """Batch `number` of the sampler. Raises DataError naming the record that cannot be trained on."""
-        drawn = self.sampler.draw(number)
+        return self.read(self.sampler.draw(number))
+
+    def read(self, drawn: Draw) -> Batch:
+        """The batch of these rows. Raises DataError naming the record that cannot be used."""
         return self._of_pictures(drawn) if self.rows.encoded is None else self._of_columns(drawn, self.rows.encoded)
 
     def _of_columns(self, drawn: Draw, encoded: EncodedStore) -> Batch:
-        rewritten = (drawn.choice < self.rows.settings.rewritten_share).tolist()
-        found = encoded.read(drawn.rows.tolist(), rewritten=rewritten, blank=drawn.blank.tolist())
+        found = encoded.read(
+            drawn.rows.tolist(),
+            choice=drawn.choice.tolist(),
+            share=self.rows.settings.rewritten_share,
+            blank=drawn.blank.tolist(),
+        )
         pictures = [torch.from_numpy(array).float() for array in (found.target, *found.references)]
         tokens = [self.pipeline.pack_latents(latents) for latents in pictures]
         patch = self.pipeline.patch_size
@@ -134,6 +219,7 @@ class StoredSamples:
             tags_BK=_multi_hot(found.tags),
             edited_BT=edited_BT,
             grids=tuple((latents.shape[2] // patch, latents.shape[3] // patch) for latents in pictures),
+            share=drawn.share,
         )
 
     def _of_pictures(self, drawn: Draw) -> Batch:
@@ -144,13 +230,15 @@ class StoredSamples:
         sizes = bucket_sizes(drawn.bucket)
         grids = [(height // multiple, width // multiple) for width, height in sizes]
         pictures = [[record.target, *(p for p in record.images if p.role != "mask")] for record in records]
-        columns = (
+        columns = [
             [self._pixels(record, own[place].data, size) for record, own in zip(records, pictures, strict=True)]
             for place, size in enumerate(sizes)
-        )
+        ]
         tokens = [self.pipeline.pack_latents(self.pipeline.encode_images(images_to_tensor(c))) for c in columns]
         latents = [one.half().float() for one in tokens]  # rounded to fp16, as cached and stored latents are
-        text_BSD, mask_BS = self._text(records, drawn)
+        text_BSD, mask_BS = self._text(
+            records, drawn, [[column[place] for column in columns[1:]] for place in range(len(records))]
+        )
         return Batch(
             samples=[record.id for record in records],
             target_BTC=latents[0],
@@ -160,23 +248,25 @@ class StoredSamples:
             tags_BK=_multi_hot([record.tags for record in records]),
             edited_BT=torch.stack([self._edited(record, grids[0]) for record in records]),
             grids=tuple(grids),
+            share=drawn.share,
         )
 
-    def _text(self, records: Sequence[Record], drawn: Draw) -> tuple[Tensor, Tensor]:
+    def _text(
+        self, records: Sequence[Record], drawn: Draw, seen: Sequence[Sequence[Image.Image]]
+    ) -> tuple[Tensor, Tensor]:
         share = self.rows.settings.rewritten_share
-        texts = [
-            " " if blank else wording(choice, r.instruction, r.instructions, r.instruction_rewritten, share=share)
-            for r, blank, choice in zip(records, drawn.blank.tolist(), drawn.choice.tolist(), strict=True)
-        ]
-        try:
-            return self.pipeline.encode_prompt(texts)
-        except UsageError:
-            for record, text in zip(records, texts, strict=True):
-                try:
-                    self.pipeline.encode_prompt(text)
-                except UsageError as error:
-                    raise self._unusable(record, error) from error
-            raise
+        texts = []
+        for record, blank, choice in zip(records, drawn.blank.tolist(), drawn.choice.tolist(), strict=True):
+            raw = self._readable(record.instruction, *record.instructions)
+            if not raw:
+                raise self._unusable(record, "the model reads none of its wordings")
+            rewritten = next(iter(self._readable(record.instruction_rewritten)), None)
+            texts.append(BLANK if blank else wording(choice, raw[0], tuple(raw[1:]), rewritten, share=share))
+        return self.pipeline.encode_texts(texts, seen, truncate=True)
+
+    def _readable(self, *texts: str | None) -> list[str]:
+        policy = self.rows.settings.long_prompts
+        return [text for text in texts if text is not None and is_readable(self.pipeline, text, policy)]
 
     def _pixels(self, record: Record, data: bytes, size: tuple[int, int]) -> Image.Image:
         try:
@@ -211,6 +301,14 @@ class StoredSamples:
         )
 
 
+def is_readable(pipeline: TagMoEPipeline, text: str, long_prompts: str) -> bool:
+    """Whether samples may use this wording: it holds nothing that no prompt may hold, and is not too long to use."""
+    try:
+        return not pipeline.is_long(text) or long_prompts == "truncate"
+    except UsageError:
+        return False
+
+
 def batch_kinds(text_to_image_every: int | None) -> list[str]:
     """The kinds of batches that a stage with this setting takes."""
     if text_to_image_every is None:
@@ -233,7 +331,7 @@ def _fingerprint(store: Store, components: Path) -> Mapping[str, Any]:
 
     noted = store.note(NOTE) or {}
     sizes = [(int(width), int(height)) for width, height in noted.get("sizes", ())]
-    return encoder_of(components, sizes or None, noted.get("dtype"))[1]
+    return encoder_of(components, sizes or None, noted.get("dtype"), long_prompts=noted.get("long_prompts"))[1]
 
 
 def check_rows(rows: StoredRows, config: RunConfig, multiple: int) -> None:
@@ -244,6 +342,8 @@ def check_rows(rows: StoredRows, config: RunConfig, multiple: int) -> None:
     """
     if config.base.steps:
         _check_sizes(rows.of_kind("generate"), multiple, rows.settings.store)
+    if rows.settings.validation_rows:
+        _check_sizes(rows.held_out, multiple, rows.settings.store)
     for kind in batch_kinds(config.unified.text_to_image_every) if config.unified.steps else ():
         sources = rows.of_kind(kind)
         _check_sizes(sources, multiple, rows.settings.store)

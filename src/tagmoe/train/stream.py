@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from tagmoe.config import RunConfig
 from tagmoe.data.order.sampler import uniform
@@ -114,7 +115,8 @@ class EncodedSamples:
         samples = [sample(self.seed, index, task=self.tasks) for index in indices]
         latents = torch.from_numpy(np.stack([self._encoded(index) for index in indices])).float()
         texts = [" " if empty else drawn.instruction for drawn, empty in zip(samples, blank, strict=True)]
-        text_BSD, mask_BS = self.pipeline.encode_prompt(texts)
+        seen = [[Image.fromarray(drawn.sources[0])] if self.pictures == 2 else [] for drawn in samples]
+        text_BSD, mask_BS = self.pipeline.encode_texts(texts, seen, truncate=True)
         grid = SIZE // self.pipeline.size_multiple
         side = SIZE // grid
         masks = torch.from_numpy(np.stack([drawn.mask for drawn in samples]))

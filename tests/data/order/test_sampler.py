@@ -277,3 +277,43 @@ def test_processes_with_other_hash_seeds_agree() -> None:
     }  # fmt: skip
     assert len(outputs) == 1
     assert "True" in outputs.pop()
+
+
+RARE = {
+    "a": SourceRows(1, {"x": np.arange(3), "y": np.arange(3, 103)}),
+    "b": SourceRows(1, {"x": np.arange(103, 105), "z": np.arange(105, 106), "y": np.arange(106, 199)}),
+}
+
+
+def test_a_rare_bucket_has_each_row_once_in_a_batch_which_counts_less() -> None:
+    sampler = Sampler(RARE, batch=8, seed=4, rare="weight")
+    assert sampler.rare_rows == {"x": 5, "z": 1}
+    assert sampler.digest != Sampler(RARE, batch=8, seed=4).digest
+    drawn = [sampler.draw(number) for number in range(2000)]
+    for draw in drawn:
+        assert len(draw.rows) == {"x": 5, "y": 8, "z": 1}[draw.bucket]
+        assert draw.bucket == "y" or len({*draw.rows.tolist()}) == len(draw.rows)
+        assert draw.share == len(draw.rows) / 8
+        assert all(row in RARE[s].rows[draw.bucket] for s, row in zip(draw.sources, draw.rows, strict=True))
+    rows = Counter(row for draw in drawn for row in draw.rows.tolist())
+    assert len(rows) == 199
+    assert max(rows.values()) < 1.2 * min(rows.values())  # weights by rows: every row is seen alike
+    for number in (draw for draw in range(200) if drawn[draw].bucket != "y"):
+        parts = [sampler.draw(number, rank=rank, world_size=4) for rank in range(4)]
+        assert sum(part.share for part in parts) == pytest.approx(4 * drawn[number].share)
+        assert [r for part in parts if part.share for r in part.rows] == drawn[number].rows.tolist()
+        assert all(len(part.rows) for part in parts)
+
+
+def test_rare_buckets_can_be_left_out() -> None:
+    sampler = Sampler(RARE, batch=8, seed=4, rare="skip")
+    assert {sampler.draw(number).bucket for number in range(300)} == {"y"}
+    assert len(sampler) == 193
+    with pytest.raises(UsageError, match="Every bucket has fewer rows than a batch of 500"):
+        Sampler(RARE, batch=500, seed=4, rare="skip")
+
+
+def test_without_rare_buckets_the_order_is_the_same_under_every_policy() -> None:
+    sources = {"a": SourceRows(1, {"x": np.arange(50)})}
+    digests = {Sampler(sources, batch=8, seed=1, rare=rare).digest for rare in ("repeat", "weight", "skip")}
+    assert len(digests) == 1

@@ -19,7 +19,7 @@ from tagmoe.sentences import counted
 from tagmoe.weights.presets import RELEASE
 
 if TYPE_CHECKING:
-    from tagmoe.data.encode import Encoder, Size
+    from tagmoe.data.encoder import Encoder, Size
 
 
 class DtypeName(StrEnum):
@@ -27,6 +27,13 @@ class DtypeName(StrEnum):
 
     float32 = "float32"
     bfloat16 = "bfloat16"
+
+
+class LongPrompts(StrEnum):
+    """Values of --long-prompts, equal to `tagmoe.train.encoder.LONG_PROMPTS`."""
+
+    truncate = "truncate"
+    skip = "skip"
 
 
 def encode(
@@ -47,6 +54,9 @@ def encode(
     dtype: Annotated[
         DtypeName | None, typer.Option(help="Dtype of the model; by default bfloat16 on a GPU. Columns are float16.")
     ] = None,
+    long_prompts: Annotated[
+        LongPrompts, typer.Option(help="Cut wordings of more tokens than the model reads, or leave them out.")
+    ] = LongPrompts.truncate,
     limit: Annotated[
         int | None,
         typer.Option(min=1, max=MOST_ROWS, help="Stop after the import batch in which this many rows are reached."),
@@ -72,7 +82,9 @@ def encode(
 
     if threads is None and (workers > 1 or engine is EngineName.ray):
         threads = 1
-    load, fingerprint = encoder_of(folder, chosen, None if dtype is None else dtype.value, threads)
+    load, fingerprint = encoder_of(
+        folder, chosen, None if dtype is None else dtype.value, threads, long_prompts=long_prompts.value
+    )
     with count_bar("encode") as progress:
         result = encode_store(
             opened,
@@ -90,6 +102,7 @@ def encode(
         "rows": result.rows,
         "unusable_rows": result.unusable,
         "errors": dict(sorted(result.errors.items())),
+        "cut_prompts": result.cut,
         "fragments": result.fragments,
         "fragments_before": result.before,
         "fragments_left": result.left,
@@ -100,6 +113,10 @@ def encode(
         parts = ", ".join(f"{part} {count:,}" for part, count in sorted(result.errors.items()))
         lines.append(
             f"{counted(result.unusable, 'row')} cannot be trained on; not encoded: {parts} (reasons in encoded_error)"
+        )
+    if result.cut:
+        lines.append(
+            f"{counted(result.cut, 'prompt')} with more tokens than the model reads: cut to that (--long-prompts)"
         )
     print_result(data, "\n".join(lines), as_json=as_json)
 

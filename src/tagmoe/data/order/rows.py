@@ -35,7 +35,18 @@ def rows_by_bucket(
     split: str = "train",
     bucket_column: str | None = None,
 ) -> dict[str, SourceRows]:
-    """By data set, its weight and its rows of a split.
+    """The rows of one split, as in `rows_by_split`."""
+    return rows_by_split(store, (split,), weights=weights, bucket_column=bucket_column)[split]
+
+
+def rows_by_split(
+    store: Store,
+    splits: Sequence[str],
+    *,
+    weights: Mapping[str, float] | None = None,
+    bucket_column: str | None = None,
+) -> dict[str, dict[str, SourceRows]]:
+    """By split and data set, its weight and its rows.
 
     weights: by data set; data sets that are not named are left out. By default the weight is the number of rows. Rows
     in quarantine are left out; rows that were not validated are kept. Masks do not count as references.
@@ -44,7 +55,7 @@ def rows_by_bucket(
     follows from the sizes of the pictures, which makes Lance read the pictures, too (it reads a list of structs whole).
     Raises UsageError for a data set that the store does not have, and DataError for rows with null in the column.
     """
-    found: dict[str, dict[str, array[int]]] = {}
+    found: dict[str, dict[str, dict[str, array[int]]]] = {}
     of_pictures = ["target.width", "target.height", "images"]
     columns = ["dataset", "split", *(of_pictures if bucket_column is None else [bucket_column])]
     if "quarantine" in store.columns:
@@ -54,10 +65,10 @@ def rows_by_bucket(
         buckets = _buckets(batch) if bucket_column is None else batch[bucket_column].to_pylist()
         kept = zip(batch["dataset"].to_pylist(), batch["split"].to_pylist(), _quarantined(batch), strict=True)
         for row, ((dataset, side, is_bad), bucket) in enumerate(zip(kept, buckets, strict=True), start):
-            rows = found.setdefault(dataset, {})
-            if side == split and not is_bad and (weights is None or dataset in weights):
+            rows = found.setdefault(dataset, {name: {} for name in splits})
+            if side in splits and not is_bad and (weights is None or dataset in weights):
                 if bucket:
-                    rows.setdefault(bucket, array("q")).append(row)
+                    rows[side].setdefault(bucket, array("q")).append(row)
                 missing += bucket is None
         start += len(batch)
     if missing:
@@ -71,12 +82,15 @@ def rows_by_bucket(
             f"The store {store.uri!r} has no data set {unknown[0]!r}; it has {', '.join(sorted(found)) or 'none'}."
         )
     return {
-        name: SourceRows(
-            float(sum(map(len, rows.values()))) if weights is None else weights[name],
-            {bucket: np.array(numbers, dtype=np.int64) for bucket, numbers in sorted(rows.items())},
-        )
-        for name, rows in sorted(found.items())
-        if weights is None or name in weights
+        split: {
+            name: SourceRows(
+                float(sum(map(len, rows[split].values()))) if weights is None else weights[name],
+                {bucket: np.array(numbers, dtype=np.int64) for bucket, numbers in sorted(rows[split].items())},
+            )
+            for name, rows in sorted(found.items())
+            if weights is None or name in weights
+        }
+        for split in splits
     }
 
 

@@ -8,6 +8,9 @@ the sample number to the row; each is computed directly, without the samples bef
 2. the source of each slot of that bucket's batches, by the sources' shares of it, and how many slots it had before;
 3. that count is a pass over the source's rows of the bucket and an offset in it; every pass is another permutation.
 
+A bucket with fewer rows than a batch cannot fill one without repeats. By policy (RARE) its batches repeat rows, or have
+each of its rows once and count less in the gradient, or it is left out.
+
 So a run can resume at any batch, also with another number of ranks: the global batches stay the same.
 """
 
@@ -17,7 +20,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -26,6 +29,8 @@ from tagmoe.errors import DataError, UsageError
 from tagmoe.sentences import counted
 
 LARGEST_WEIGHT = 1e9
+Rare = Literal["repeat", "weight", "skip"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,9 @@ class Draw:
     """One rank's part of a global batch; the arrays have one entry for each sample.
 
     numbers: global sample numbers. sources: names of the sources. rows: row numbers. blank: whether the instruction is
-    dropped. choice: random numbers in [0, 1) that choose among a record's wordings (`wording`).
+    dropped. choice: random numbers in [0, 1) that choose among a record's wordings (`wording`). share: the samples as a
+    share of those of a full batch, by which their gradient counts; 0 for a rank that a small batch leaves without any,
+    which then has one of them.
     """
 
     bucket: str
@@ -57,6 +64,7 @@ class Draw:
     rows: np.ndarray
     blank: np.ndarray
     choice: np.ndarray
+    share: float = 1.0
 
 
 class Sampler:
@@ -65,12 +73,23 @@ class Sampler:
     batch: samples of a global batch, over all ranks. dropout: share of samples whose instruction is dropped. version:
     of the store that the rows were read from. Sources of weight 0 are left out.
 
+    rare: of buckets with fewer rows than a batch. "repeat": their batches have rows several times. "weight": each of
+    their batches has all their rows once, and they come more often by the same factor, so that data sets keep their
+    shares of the samples. "skip": they are left out. `rare_rows` has the number of rows of each such bucket.
+
     Each pass over a source and bucket has every row once. If a source has fewer rows than its part of a batch, one
     batch has rows of several passes. Raises UsageError for settings that cannot work.
     """
 
     def __init__(
-        self, sources: Mapping[str, SourceRows], *, batch: int, seed: int, dropout: float = 0.0, version: int = 0
+        self,
+        sources: Mapping[str, SourceRows],
+        *,
+        batch: int,
+        seed: int,
+        dropout: float = 0.0,
+        version: int = 0,
+        rare: Rare = "repeat",
     ) -> None:
         if batch < 1:
             raise UsageError(f"The batch is {batch}; give 1 or more samples.")
@@ -88,11 +107,17 @@ class Sampler:
         self.sources = {name: sources[name] for name in sorted(sources) if sources[name].weight > 0}
         if not self.sources:
             raise UsageError("There is no row to train on; give at least one source with rows a weight above 0.")
+        self.rare, self.rare_rows = rare, self._rare_rows()
+        if rare == "skip":
+            self._leave_out()
         mass: dict[str, dict[str, float]] = {}
         for name, source in self.sources.items():
             for bucket, rows in source.rows.items():
                 if len(rows):
                     mass.setdefault(bucket, {})[name] = source.weight * len(rows) / len(source)
+        if rare == "weight":
+            for bucket, count in self.rare_rows.items():
+                mass[bucket] = {name: part * batch / count for name, part in mass[bucket].items()}
         self._buckets = Apportion({b: math.fsum(parts.values()) for b, parts in mass.items()}, seed=seed)
         self._mixes = {bucket: Apportion(parts, seed=seed, name=bucket) for bucket, parts in mass.items()}
         self._orders: dict[tuple[str, str], tuple[int, np.ndarray]] = {}
@@ -116,6 +141,8 @@ class Sampler:
         if not 0 <= rank < world_size or number < 0:
             raise UsageError(f"There is no rank {rank} of {world_size} or no batch {number}; both count from 0.")
         bucket, nth = self._buckets.locate(number)
+        if self.rare == "weight" and bucket in self.rare_rows:
+            return self._small(number, bucket, nth, rank, world_size)
         mix, part = self._mixes[bucket], self.batch // world_size
         places = [mix.locate(nth * self.batch + slot) for slot in range(rank * part, (rank + 1) * part)]
         numbers = np.arange(rank * part, (rank + 1) * part, dtype=np.int64) + number * self.batch
@@ -142,6 +169,44 @@ class Sampler:
                 )
         return int(state["batch"])
 
+    def _rare_rows(self) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        for source in self.sources.values():
+            for bucket, rows in source.rows.items():
+                counts[bucket] = counts.get(bucket, 0) + len(rows)
+        return {bucket: count for bucket, count in sorted(counts.items()) if 0 < count < self.batch}
+
+    def _leave_out(self) -> None:
+        sources = {
+            name: SourceRows(source.weight, {b: rows for b, rows in source.rows.items() if b not in self.rare_rows})
+            for name, source in self.sources.items()
+        }
+        self.sources = {name: source for name, source in sources.items() if len(source)}
+        if not self.sources:
+            raise UsageError(
+                f"Every bucket has fewer rows than a batch of {self.batch}, and such buckets are left out; choose a "
+                "smaller batch, or count them by weight."
+            )
+
+    def _small(self, number: int, bucket: str, nth: int, rank: int, world_size: int) -> Draw:
+        """A rank's part of a batch that has each row of its bucket once."""
+        every = [(name, row) for name, source in self.sources.items() for row in source.rows.get(bucket, ())]
+        start, end = (len(every) * place // world_size for place in (rank, rank + 1))
+        share = (end - start) * world_size / self.batch
+        slots = np.arange(start, end) if end > start else np.array([min(start, len(every) - 1)])
+        order = permutation(len(every), self.seed, "", bucket, nth)
+        drawn = [every[int(place)] for place in order[slots]]
+        numbers = slots.astype(np.int64) + number * self.batch
+        return Draw(
+            bucket=bucket,
+            numbers=numbers,
+            sources=tuple(source for source, _ in drawn),
+            rows=np.array([row for _, row in drawn], dtype=np.int64),
+            blank=uniform(self.seed, "dropout", numbers) < self.dropout,
+            choice=uniform(self.seed, "wording", numbers),
+            share=share,
+        )
+
     def _row(self, source: str, bucket: str, count: int) -> int:
         rows = self.sources[source].rows[bucket]
         number, offset = divmod(count, len(rows))
@@ -153,6 +218,8 @@ class Sampler:
 
     def _digest(self) -> str:
         digest = hashlib.sha256(repr((self.batch, self.dropout)).encode())
+        if self.rare_rows and self.rare != "repeat":
+            digest.update(self.rare.encode())
         for name, source in self.sources.items():
             digest.update(repr((name, float(source.weight))).encode())
             for bucket, rows in sorted(source.rows.items()):
@@ -177,9 +244,9 @@ def uniform(seed: int, purpose: str, numbers: np.ndarray) -> np.ndarray:
 
 
 def wording(
-    choice: float, instruction: str, further: tuple[str, ...] = (), rewritten: str | None = None, *, share: float = 0.0
-) -> str:
-    """The wording of the instruction that a sample uses.
+    choice: float, instruction: T, further: tuple[T, ...] = (), rewritten: T | None = None, *, share: float = 0.0
+) -> T:
+    """The wording of the instruction that a sample uses: one of the texts, or of their embeddings.
 
     choice: random number in [0, 1). share: probability of the rewritten instruction, if there is one. Otherwise the
     instruction and its further wordings have equal probability.

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -68,7 +69,9 @@ class FlowSamples:
     def __init__(self, pipeline: TagMoEPipeline, samples: Sequence[Sample], *, seed: int) -> None:
         self.target_BTC = _encode(pipeline, [case.target for case in samples])
         self.reference_BTC = _encode(pipeline, [case.sources[0] for case in samples])
-        self.text_BSD, self.mask_BS = pipeline.encode_prompt([case.instruction for case in samples])
+        self.text_BSD, self.mask_BS = pipeline.encode_texts(
+            [case.instruction for case in samples], [[Image.fromarray(case.sources[0])] for case in samples]
+        )
         self.noise_BTC = torch.randn(self.target_BTC.shape, generator=torch.Generator().manual_seed(seed))
 
     def loss(self, pipeline: TagMoEPipeline, t_B: Tensor, part: slice) -> Tensor:
