@@ -216,3 +216,16 @@ def test_diffusers_own_loader_opens_a_saved_folder(tmp_path: Path) -> None:
     ours = TagMoEPipeline.from_pretrained(tmp_path)
     first, second = (pipe("remove the triangle", seed=1, output_type="latent").images for pipe in (opened, ours))
     assert torch.equal(first, second)
+
+
+def test_a_saved_folder_says_how_to_open_it_and_keeps_a_card_of_its_own(tmp_path: Path) -> None:
+    pipeline = build_pipeline()
+    pipeline.save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    config = pipeline.transformer.config
+    assert f"TAG-MoE with {config.num_experts} experts in {config.num_moe_blocks} blocks" in card
+    assert "TagMoEPipeline.from_pretrained" in card
+    assert "tagmoe edit" in card
+    (tmp_path / "README.md").write_text("mine")
+    pipeline.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"

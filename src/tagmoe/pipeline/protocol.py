@@ -18,6 +18,7 @@ from torch import nn
 
 from tagmoe.errors import UsageError
 from tagmoe.model.wrapping import unwrapped
+from tagmoe.pipeline.card import card_of
 from tagmoe.pipeline.folder import ALIGNMENT
 
 # What to do instead, where a part is missing.
@@ -102,7 +103,8 @@ class PipelineProtocol(DiffusionPipeline):
         """diffusers' `save_pretrained`; `alignment` goes into alignment.safetensors beside model_index.json.
 
         Weights always become safetensors, whatever `safe_serialization` says: `from_pretrained` reads no pickle, which
-        can run code. Missing parts are null in model_index.json, and loaded as missing.
+        can run code. Missing parts are null in model_index.json, and loaded as missing. A README.md that says how to
+        open the folder is added where there is none.
         """
         # diffusers warns about parts that it cannot save unless they are optional. A missing part is not worth that.
         self._optional_components = [name for name, part in self.components.items() if part is None]
@@ -114,6 +116,9 @@ class PipelineProtocol(DiffusionPipeline):
         if self.alignment:
             weights = {name: value.contiguous() for name, value in self.alignment.items()}
             save_file(weights, Path(save_directory) / ALIGNMENT, metadata={"format": "pt"})
+        card = Path(save_directory) / "README.md"
+        if not card.exists():
+            card.write_text(card_of(self.config, unwrapped(self.transformer)), encoding="utf-8")
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Any:
