@@ -193,6 +193,7 @@ def test_quick_commands_print_the_fields_that_are_written_down(tmp_path: Path) -
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_all_commands_print_the_fields_and_the_demo_its_verdicts(tmp_path: Path) -> None:
     held = json.loads(SNAPSHOT.read_text())
     results = printed(tmp_path, PRINTING)

@@ -7,13 +7,16 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from tagmoe.errors import UsageError
 from tagmoe.intervals import Bootstrap, Interval
 from tagmoe.laboratory.ablation.paired import (
     Estimate,
     cases_needed,
+    detectable_difference,
     estimate,
+    f_test,
     half_width,
     holm,
     seed_estimate,
@@ -244,3 +247,31 @@ def test_holm_against_the_textbook() -> None:
 def test_what_cannot_be_is_refused(mistake: object) -> None:
     with pytest.raises(UsageError, match=r"give|between"):
         mistake()  # type: ignore[operator]
+
+
+def test_f_of_arms_and_seeds_against_the_sums_of_squares() -> None:
+    """Two-way analysis of variance without replication, from its textbook sums."""
+    rng = np.random.default_rng(0)
+    values_AS = rng.normal(size=(5, 3)) + np.array([3.0, -2.0, 0.5])
+    found = f_test(values_AS)
+    grand, by_arm, by_seed = values_AS.mean(), values_AS.mean(axis=1), values_AS.mean(axis=0)
+    total = ((values_AS - grand) ** 2).sum()
+    arms, seeds = 3 * ((by_arm - grand) ** 2).sum(), 5 * ((by_seed - grand) ** 2).sum()
+    assert found is not None
+    assert found.freedom == (4, 8)
+    assert found.value == pytest.approx((arms / 4) / ((total - arms - seeds) / 8))
+    assert found.p == pytest.approx(scipy.stats.f.sf(found.value, 4, 8))
+    assert f_test([[1.0, 2.0]]) is None
+    assert f_test([[1.0], [2.0]]) is None
+
+
+def test_the_detectable_difference_is_found_in_eight_of_ten_experiments() -> None:
+    rng = np.random.default_rng(1)
+    pairs = rng.normal(scale=0.01, size=(400, 4))
+    found = detectable_difference(pairs)
+    assert found is not None
+    drawn = rng.normal(found, pairs.var(axis=1, ddof=1).mean() ** 0.5, size=(20_000, 4))
+    significant = scipy.stats.ttest_1samp(drawn, 0, axis=1).pvalue < 0.05
+    assert significant.mean() == pytest.approx(0.8, abs=0.01)
+    assert detectable_difference([[0.1], [0.2]]) is None
+    assert detectable_difference([]) is None

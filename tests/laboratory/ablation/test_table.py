@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -184,6 +185,35 @@ def test_less_loss_is_better(make_result: Make) -> None:
         results += [with_loss("moe", s, moe) for s in range(3)]
         summary = summarise(of(*results), "dense", draws=DRAWS)
         assert next(c for c in summary.claims if c.column == FLOW and c.first == "moe").outcome == outcome
+
+
+def test_a_claim_among_many_is_resolved_only_after_holm(make_result: Make) -> None:
+    """A difference that is resolved alone, and is one of many claims, holds for these seeds at most."""
+    estimate = Estimate(0.1, (0, 1), (0.1, 0.1), 50, Interval(50, 0.1, 0.05, 0.15), Interval(2, 0.1, 0.01, 0.2), 0.03)
+    claim = Claim("Table 4", "moe", "dense", SUCCESS, estimate, p_adjusted=0.6)
+    assert estimate.verdict == "resolved"
+    assert claim.outcome == "held for these seeds"
+    assert claim.finding.startswith("resolved for these seeds: ")
+    assert claim.finding.endswith("; p = 0.03, after Holm 0.6")
+    assert replace(claim, p_adjusted=0.04).outcome == "held"
+    once = replace(claim, estimate=replace(estimate, over_cases=None))
+    assert once.outcome == "not resolved"
+
+
+def test_arms_that_differ_are_left_out_of_the_second_f_test(make_result: Make) -> None:
+    rng = np.random.default_rng(5)
+    results = []
+    for seed in range(3):
+        drawn = rng.random(50) < 0.5
+        for arm in ("moe", "dense", "align"):
+            verdicts = (drawn ^ (rng.random(50) < 0.05)) & (arm != "align")
+            results.append(with_success(make_result, arm, seed, verdicts.tolist()))
+    summary = summarise(of(*results), "moe", draws=DRAWS)
+    assert summary.all_arms is not None
+    assert summary.like_arms is not None
+    assert (summary.all_arms.arms, summary.like_arms.arms) == (3, 2)
+    assert summary.all_arms.p < 0.001 < summary.like_arms.p
+    assert summary.detectable is not None
 
 
 def test_words_follow_from_the_numbers() -> None:

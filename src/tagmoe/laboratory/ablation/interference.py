@@ -1,7 +1,8 @@
 """Measure whether tasks interfere. Paper 1 and 3.1 name task interference as the reason for the mixture.
 
 There are two measurements. Training: each family of tasks is trained alone, and all are trained together, dense and
-sparse, from the same base and with equal steps for each task. Gradients: the cosine between tasks' gradients of L_flow
+sparse, from the same base and with as many samples of each task. So a family alone has fewer optimizer steps, and what
+is better together need not be help of other tasks. Gradients: the cosine between tasks' gradients of L_flow
 in the image FFNs of the late blocks. Where it is negative, a step for one task undoes a step for the other.
 """
 

@@ -13,12 +13,16 @@ from typing import Literal
 import numpy as np
 
 from tagmoe.errors import UsageError
-from tagmoe.intervals import Bootstrap, Interval
+from tagmoe.intervals import LEVEL, Bootstrap, Interval
 from tagmoe.laboratory.ablation.collection import QUANTITIES, Collection
 from tagmoe.laboratory.ablation.paired import (
     Estimate,
+    FTest,
     Spread,
+    Verdict,
+    detectable_difference,
     estimate,
+    f_test,
     holm,
     seed_estimate,
     spread,
@@ -114,6 +118,7 @@ class Claim:
     """The claim that `first` is better than `second` in `column`, and what was measured.
 
     source: the place in the paper, or that it is our control. metrics: those of Table 4 that the column stands for.
+    p_adjusted: the p-value of no difference after Holm over all claims of a page, for new seeds and cases.
     """
 
     source: str
@@ -122,16 +127,26 @@ class Claim:
     column: Column
     estimate: Estimate | None
     metrics: tuple[str, ...] = ()
+    p_adjusted: float | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the sign is resolved among so many claims: among twenty that are nothing, one looks so alone."""
+        if self.estimate is None or self.estimate.verdict != "resolved":
+            return "not resolved" if self.estimate is None else self.estimate.verdict
+        if self.p_adjusted is not None and self.p_adjusted <= 1 - LEVEL:
+            return "resolved"
+        return "not resolved" if self.estimate.over_cases is None else "resolved for these seeds"
 
     @property
     def outcome(self) -> Outcome:
         """Whether the sign that was found here is the one of the claim."""
         if self.estimate is None:
             return "missing"
-        if self.estimate.verdict == "not resolved":
+        if self.verdict == "not resolved":
             return "not resolved"
         same = self.estimate.value * self.column.better > 0
-        if self.estimate.verdict == "resolved":
+        if self.verdict == "resolved":
             return "held" if same else "opposite"
         return "held for these seeds" if same else "opposite for these seeds"
 
@@ -147,10 +162,22 @@ class Claim:
         first, second = (PAPER_ARMS.get(arm, arm) for arm in (self.first, self.second))
         return f"{first} has {degree} {self.column.name} than {second}"
 
+    @property
+    def finding(self) -> str:
+        """What was measured, in one line, with its p-value alone and among all claims."""
+        words = phrase(self.estimate, self.column, self.verdict)
+        if self.estimate is None or self.estimate.p is None or self.p_adjusted is None:
+            return words
+        return f"{words}; p = {self.estimate.p:.2g}, after Holm {self.p_adjusted:.2g}"
+
 
 @dataclass(frozen=True)
 class Summary:
-    """Everything that a page shows. columns: those of any arm. comparisons: differences shown, without the tasks'."""
+    """Everything that a page shows. columns: those of any arm. comparisons: differences shown, without the tasks'.
+
+    all_arms, like_arms: F tests of no difference in success between all arms, and between those whose difference to the
+    baseline is not resolved. detectable: the difference in success that so many seeds show (`detectable_difference`).
+    """
 
     collection: Collection
     baseline: str
@@ -160,6 +187,9 @@ class Summary:
     comparisons: int
     draws: int
     columns: tuple[Column, ...]
+    all_arms: FTest | None = None
+    like_arms: FTest | None = None
+    detectable: float | None = None
 
     def row(self, arm: str) -> Row | None:
         """The row of an arm, None where it has no results."""
@@ -180,15 +210,20 @@ def summarise(collection: Collection, baseline: str, *, draws: int = 10_000) -> 
     others = [row for row in rows if row.differences.get("success") is not None]
     p_values = {row.arm: p for row in others if (p := row.differences["success"].p) is not None}  # type: ignore[union-attr]
     adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+    by_arm = {row.arm: row.means["success"].by_seed for row in rows if row.means["success"] and not row.missing_seeds}
+    apart = {row.arm for row in others if row.differences["success"].verdict == "resolved"}  # type: ignore[union-attr]
     return Summary(
         collection=collection,
         baseline=baseline,
         rows=tuple(replace(row, p_success=adjusted.get(row.arm)) for row in rows),
-        claims=tuple(_claims(collection, bootstrap)),
+        claims=_among_all(list(_claims(collection, bootstrap))),
         spreads={arm: _spread(collection, arm, baseline) for arm in order if arm in {row.arm for row in others}},
         comparisons=sum(estimate is not None for row in rows for estimate in row.differences.values()),
         draws=draws,
         columns=tuple(column for column in COLUMNS if any(row.means[column.name] for row in rows)),
+        all_arms=f_test(list(by_arm.values())),
+        like_arms=f_test([values for arm, values in by_arm.items() if arm not in apart]),
+        detectable=detectable_difference([row.differences["success"].by_seed for row in others]),  # type: ignore[union-attr]
     )
 
 
@@ -209,12 +244,15 @@ def compare(
     return None if one is None or two is None else _estimate(one - two, seeds, bootstrap)
 
 
-def phrase(estimate: Estimate | None, column: Column) -> str:
-    """A difference with its verdict and intervals, in one line: "resolved: +3.1 points [1.2, 5.0], ..."."""
+def phrase(estimate: Estimate | None, column: Column, verdict: Verdict | None = None) -> str:
+    """A difference with its verdict and intervals, in one line: "resolved: +3.1 points [1.2, 5.0], ...".
+
+    verdict: by default that of the estimate alone.
+    """
     if estimate is None:
         return "missing"
     unit = f" {column.unit}" if column.unit in ("points", "nats") else ""
-    text = f"{estimate.verdict}: {column.format_change(estimate.value)}{unit}"
+    text = f"{verdict or estimate.verdict}: {column.format_change(estimate.value)}{unit}"
     if estimate.over_cases is not None:
         text += f" {interval(estimate.over_cases, column)} over {counted(estimate.cases, 'case')}"
     if estimate.over_seeds is not None:
@@ -291,6 +329,13 @@ def _claims(collection: Collection, bootstrap: Bootstrap) -> Iterator[Claim]:
     for first, second in CONTROLS:
         yield claim("our control", first, second, SUCCESS)
         yield claim("our control", first, second, INFORMATION)
+
+
+def _among_all(claims: list[Claim]) -> tuple[Claim, ...]:
+    """The claims with their p-values after Holm over all of them."""
+    tested = {place: claim.estimate.p for place, claim in enumerate(claims) if claim.estimate and claim.estimate.p}
+    adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
+    return tuple(replace(claim, p_adjusted=adjusted.get(place)) for place, claim in enumerate(claims))
 
 
 def _spread(collection: Collection, arm: str, baseline: str) -> Spread:
