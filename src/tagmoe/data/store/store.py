@@ -92,9 +92,10 @@ class Store:
         with as_data_error(uri, "made"):
             if is_local(uri):
                 Path(uri).mkdir(parents=True, exist_ok=True)
-            table = lance.write_dataset(
-                schema.empty_table(), table_uri(uri), mode="create", data_storage_version="stable"
-            )
+            # Not `write_dataset`: when another process is first, that tries again and replaces what it finds. This
+            # commit is tried once: of several processes one makes the store, and the others get an error.
+            operation = LanceOperation.Overwrite(schema, [])
+            table = lance.LanceDataset.commit(table_uri(uri), operation, read_version=0, max_retries=0)
         return cls(uri, table)
 
     @classmethod
@@ -127,8 +128,14 @@ class Store:
 
     @classmethod
     def open_or_create(cls, uri: str | Path) -> Store:
-        """Open the store at `uri`, or create it when there is none."""
-        return cls.open(uri) if is_store(full_uri(uri)) else cls.create(uri)
+        """Open the store at `uri`, or create it when there is none; also when another process does so meanwhile."""
+        if not is_store(full_uri(uri)):
+            try:
+                return cls.create(uri)
+            except DataError:
+                if not is_store(full_uri(uri)):
+                    raise
+        return cls.open(uri)
 
     def __len__(self) -> int:
         return int(self._table.count_rows())
