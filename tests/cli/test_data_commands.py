@@ -32,7 +32,9 @@ def test_import_says_what_it_did(tagmoe, edits, tmp_path) -> None:
     again = tagmoe(*command).out.splitlines()
     assert again[0] == str(tmp_path / "s")
     assert again[1] == "this source had been imported before; nothing was added"
-    assert again[-1] == "1 skipped: 1 line that is no JSON"
+    assert again[3:5] == ["1 skipped: 1 line that is no JSON", "  line that is no JSON: edits.jsonl:7"]
+    assert again[5].startswith("  all of them: ")
+    assert data["skipped_rows"] == [{"row": 7, "origin": "edits.jsonl:7", "reason": "line that is no JSON"}]
 
 
 def test_import_options_reach_the_source(tagmoe, tmp_path) -> None:

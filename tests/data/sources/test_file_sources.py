@@ -237,7 +237,7 @@ def test_a_name_that_is_no_text_still_comes_in(tmp_path):
         (folder / side / os.fsdecode(b"z\xff.png")).write_bytes(picture_bytes(5))
     *_, last = PairsSource(folder, instruction="x").rows()
     assert last.records[0].origin == "z\\udcff.png"
-    assert PairsSource(folder).fingerprint() != PairsSource(folder, instruction="x").fingerprint()
+    assert PairsSource(folder).identity() != PairsSource(folder, instruction="x").identity()
 
 
 def test_a_folder_without_pairs(tmp_path):

@@ -44,6 +44,9 @@ class Stopping:
         self.inner, self.row, self.error = inner, row, error
         self.name, self.licence = inner.name, inner.licence
 
+    def identity(self):
+        return self.inner.identity()
+
     def fingerprint(self):
         return self.inner.fingerprint()
 
@@ -311,6 +314,7 @@ from tagmoe.data.store.store import Store
 
 class Made:
     name, licence = "made", Licence("MIT")
+    def identity(self): return {}
     def fingerprint(self): return {}
     def __len__(self): return 20_000
     def rows(self, start=0):

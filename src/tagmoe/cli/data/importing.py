@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,14 @@ from tagmoe.cli.progress import count_bar
 from tagmoe.data.sources.registry import KINDS, open_source
 from tagmoe.errors import UsageError
 from tagmoe.files.resumable import size_text
+
+if TYPE_CHECKING:
+    from tagmoe.data.sources.importing import Imported
+
+
+SHOWN_ROWS = 1000
+"""Most skipped rows in --json; the file beside the store has all of them."""
+SHOWN_PLACES = 3
 
 
 def import_(
@@ -43,9 +51,14 @@ def import_(
     ] = None,
     batch_rows: Annotated[int, typer.Option(min=1, help="Records written at once.")] = 1024,
     batch_mb: Annotated[float, typer.Option(min=0.001, help="MB of pictures written at once.")] = 256.0,
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Replace records whose rows have changed since their import.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Fill a store with a data set; the same command goes on after a kill, and adds nothing twice.
+
+    Run again after the end, it takes in rows that were skipped and can be read now. Exits with 1 if no row came in.
 
     Example: tagmoe data import jsonl my/edits.jsonl my/store --licence CC-BY-4.0
     """
@@ -66,7 +79,7 @@ def import_(
         },
     }
     from tagmoe.data.sources.benchmark_pictures import benchmark_pictures
-    from tagmoe.data.sources.importing import check_licence, import_source
+    from tagmoe.data.sources.importing import KNOWN, check_licence, import_source
     from tagmoe.data.store.store import Store
 
     # Check everything first, so that a refused import leaves no empty store.
@@ -89,10 +102,10 @@ def import_(
             refused_pictures=refused,
             batch_rows=batch_rows,
             batch_bytes=int(batch_mb * 2**20),
+            refresh=refresh,
             progress=progress,
         )
     seconds = time.perf_counter() - started
-    skipped = sum(found.skipped.values())
     lines = [target]
     if found.already:
         lines.append("this source had been imported before; nothing was added")
@@ -101,11 +114,48 @@ def import_(
     lines.append(
         f"{found.accepted:,} records of {found.rows:,} rows, {size_text(found.bytes)} of pictures, in {seconds:.1f} s"
     )
-    if skipped:
-        reasons = sorted(found.skipped.items(), key=lambda item: (-item[1], item[0]))
-        lines.append(f"{skipped:,} skipped: " + ", ".join(f"{number:,} {reason}" for reason, number in reasons))
+    lines += [*_changes(found), *_skipped(found)]
     data = {"store": target, "source": source.name, "licence": source.licence.name, **vars(found)}
+    data["skipped_rows"] = [item._asdict() for item in found.skipped_rows[:SHOWN_ROWS]]
     print_result(data | {"records": len(store), "seconds": round(seconds, 3)}, "\n".join(lines), as_json=as_json)
+    if found.rows and not found.accepted and set(found.skipped) - {KNOWN}:
+        raise typer.Exit(1)
+
+
+def _changes(found: Imported) -> list[str]:
+    lines = []
+    if found.replaced:
+        lines.append(
+            f"{found.replaced:,} records replaced, as their rows have changed; check and encode the store again"
+        )
+    if found.changed:
+        lines.append(
+            f"{len(found.changed):,} rows have changed since their import ({_some(found.changed)}); add --refresh to "
+            "replace their records"
+        )
+    return lines
+
+
+def _skipped(found: Imported) -> list[str]:
+    """How many rows gave no record, and where the first ones of each reason are."""
+    if not found.skipped:
+        return []
+    places: dict[str, list[str]] = {}
+    for item in found.skipped_rows:
+        places.setdefault(item.reason, []).append(item.origin)
+    reasons = sorted(found.skipped.items(), key=lambda item: (-item[1], item[0]))
+    lines = [
+        f"{sum(found.skipped.values()):,} skipped: " + ", ".join(f"{number:,} {reason}" for reason, number in reasons)
+    ]
+    lines += [f"  {reason}: {_some(places[reason])}" for reason, _ in reasons if reason in places]
+    if found.skipped_file:
+        lines.append(f"  all of them: {found.skipped_file}; the same command takes in what can be read by then")
+    return lines
+
+
+def _some(places: Sequence[str]) -> str:
+    more = len(places) - SHOWN_PLACES
+    return ", ".join(places[:SHOWN_PLACES]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _assigned(given: Sequence[str] | None, option: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -35,7 +36,7 @@ class JsonlSource:
     """
 
     def __init__(self, path: Path, name: str = "jsonl", licence: str | None = None) -> None:
-        self.name = name
+        self.name, self._path = name, path
         self._files = [path] if path.is_file() else sorted(path.glob("*.jsonl"))
         if not self._files:
             raise DataError(f"The folder {str(path)!r} has no *.jsonl file; give a JSONL file or a folder of them.")
@@ -43,14 +44,18 @@ class JsonlSource:
         self.licence = Licence.named(licence or self._first_licence())
         self._lines: int | None = None
 
-    def fingerprint(self) -> Mapping[str, Any]:
-        """JSON values that identify the files and options."""
+    def identity(self) -> Mapping[str, Any]:
+        """JSON values for the place and the options."""
         return {
             "kind": "jsonl",
-            "files": marks(self._files),
+            "path": str(self._path.resolve()),
             "name": self.name,
             "licence": self._default_licence,
         }
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """JSON values that identify the state of the files."""
+        return {"kind": "jsonl", "files": marks(self._files)}
 
     def rows(self, start: int = 0) -> Iterator[Row]:
         """One row for each line that is not blank. `start` counts lines; pictures of lines before it are not read."""
@@ -61,7 +66,9 @@ class JsonlSource:
                 for line, text in enumerate(_lines(handle), 1):
                     number += 1
                     if number > start and text:
-                        yield row(number, partial(self._record, text, folder, f"{file.name}:{line}"))
+                        origin = f"{file.name}:{line}"
+                        make = partial(self._record, text, folder, origin)
+                        yield row(number, make, origin=origin, files=_files(text, folder), key=text)
 
     def __len__(self) -> int:
         """Number of lines; for large files an estimate from the length of the first lines."""
@@ -100,6 +107,15 @@ class JsonlSource:
         target = picture_of_file(_inside(folder, fields["output_image"]))
         images = [picture_of_file(_inside(folder, path), role) for path, role in zip(paths, roles, strict=True)]
         return from_fields(fields, images, target, dataset=self.name, licence=self._default_licence, origin=origin)
+
+
+def _files(text: bytes, folder: Path) -> list[Path]:
+    """The picture files that a line names."""
+    with suppress(UnusableRow, TypeError):
+        fields = _object(text)
+        names = [*(fields.get("input_images") or ()), fields.get("output_image")]
+        return [folder / name for name in names if isinstance(name, str)]
+    return []
 
 
 def _lines(handle: BinaryIO) -> Iterator[bytes]:

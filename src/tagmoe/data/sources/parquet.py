@@ -46,11 +46,14 @@ class ParquetSource:
         self.licence = Licence.named(licence or self._first_licence())
 
     def fingerprint(self) -> Mapping[str, Any]:
-        """JSON values that identify the files and options."""
+        """JSON values that identify the state of the files."""
+        return self._rows.fingerprint()
+
+    def identity(self) -> Mapping[str, Any]:
+        """JSON values for the place and the options."""
         return {
             "kind": "parquet",
             "path": str(self._path.resolve()),
-            **self._rows.fingerprint(),
             "name": self.name,
             "licence": self._default_licence,
             "map": list(self._map.items()),
@@ -59,7 +62,7 @@ class ParquetSource:
     def rows(self, start: int = 0) -> Iterator[Row]:
         """One row for each row of the files; files and row groups that end before `start` are not read."""
         for found in self._rows.read(start):
-            yield row(found.next, partial(self._record, found))
+            yield row(found.next, partial(self._record, found), origin=found.origin, files=[found.path])
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from tagmoe.data.sources.files import marks, reading
-from tagmoe.data.sources.parquet_rows import BATCH_ROWS, Column, ParquetRow, python_values
+from tagmoe.data.sources.parquet_rows import Column, ParquetRow, python_values
 from tagmoe.errors import DataError
 
 STATE, SPLITS = "state.json", "dataset_dict.json"
@@ -64,10 +65,15 @@ class SavedRows:
                     found = batch.select([name for name in empty if name in batch.schema.names])
                     begin = min(max(0, start - number), len(batch))
                     number += begin
-                    for at in range(begin, len(batch), BATCH_ROWS):
-                        for values in python_values(found.slice(at, BATCH_ROWS)):
-                            number += 1
-                            yield ParquetRow(number, empty | values, f"{file.name}:{number - first - 1}", split)
+                    for at in range(begin, len(batch)):
+                        number += 1
+                        load = partial(_values, found.slice(at, 1), empty)
+                        yield ParquetRow(number, f"{file.name}:{number - first - 1}", split, file, load)
+
+
+def _values(row: pa.RecordBatch, empty: dict[str, Any]) -> dict[str, Any]:
+    (values,) = python_values(row)
+    return empty | values
 
 
 @contextmanager

@@ -66,6 +66,9 @@ class VitonHD:
     def __len__(self) -> int:
         return len(self._lines)
 
+    def identity(self) -> Mapping[str, Any]:
+        return {"source": NAME, "path": str(self._path.resolve()), "options": {"layout": self._layout}}
+
     def fingerprint(self) -> Mapping[str, Any]:
         lists = [self._path / name for name in (TRAIN, TEST, f"train/{TAGGED}")]
         found = marks([file for file in lists if file.exists()])
@@ -73,7 +76,17 @@ class VitonHD:
 
     def rows(self, start: int = 0) -> Iterator[Row]:
         for number in range(start, len(self)):
-            yield row(number + 1, partial(self._record, *self._lines[number]))
+            file, line = self._lines[number]
+            make = partial(self._record, file, line)
+            files = [] if file == TEST else self._files(line)
+            yield row(number + 1, make, origin=f"{file}:{line.split(maxsplit=1)[0]}", files=files, key=line.encode())
+
+    def _files(self, line: str) -> list[Path]:
+        """The pictures of a pair and the list of names, where the line names one."""
+        name = Path(line.split()[0]).name
+        train = self._path / "train"
+        worn = train / "agnostic-mask" / f"{Path(name).stem}_mask.png"
+        return [train / "image" / name, train / "cloth" / name, worn, train / TAGGED]
 
     def _record(self, file: str, line: str) -> Record:
         if file == TEST:

@@ -240,6 +240,28 @@ class Store:
             raise another_writer(self.uri)
         self._stepped(before)
 
+    def replace(self, records: Mapping[int, Record]) -> None:
+        """Put other records into rows, by row number: one commit for each fragment.
+
+        The columns that were added to the store are emptied in these rows, as they belong to the old records. Raises
+        UsageError for a number out of range.
+        """
+        self._must_write()
+        start = 0
+        for number in self.fragments():
+            end = start + self.fragment_rows(number)
+            here = {row - start: record for row, record in records.items() if start <= row < end}
+            if here:
+                batches = self.fragment(number, self.columns)
+                rows = [row for batch in batches for row in batch.to_pylist()]
+                for place, record in here.items():
+                    rows[place] = dict.fromkeys(self.columns) | to_row(record)
+                self.fill(number, pa.Table.from_pylist(rows, schema=self.schema))
+            start = end
+        beyond = [row for row in records if not 0 <= row < start]
+        if beyond:
+            raise UsageError(f"The store {self.uri!r} has rows 0 to {start - 1}; {beyond[0]} is none of them.")
+
     def note(self, name: str) -> dict[str, Any] | None:
         """The newest note of this name, such as the progress of an import or the fingerprint of a column."""
         return self.notes(name).get(name)
