@@ -43,6 +43,8 @@ _HF_SCHEMA = pa.schema(
         ("dataset", pa.string()),
         ("instruction", pa.string()),
         ("instructions", pa.list_(pa.string())),
+        ("languages", pa.list_(pa.string())),
+        ("turn", pa.int32()),
         ("instruction_rewritten", pa.string()),
         ("caption_source", pa.string()),
         ("caption_target", pa.string()),
@@ -106,7 +108,7 @@ def export(
 
 
 def _records(store: Store, where: str | None) -> Iterator[Record]:
-    for batch in store.scan(SCHEMA.names, where=where, rows=SCAN_ROWS):
+    for batch in store.scan(store.record_columns, where=where, rows=SCAN_ROWS):
         for row in batch.to_pylist():
             yield from_row(row)
 

@@ -142,7 +142,7 @@ class StoredSamples:
         multiple = self.pipeline.size_multiple
         sizes = bucket_sizes(drawn.bucket)
         grids = [(height // multiple, width // multiple) for width, height in sizes]
-        pictures = [[record.target, *(p for p in record.images if p.role != "mask")] for record in records]
+        pictures = [[record.target, *record.inputs] for record in records]
         columns = (
             [self._pixels(record, own[place].data, size) for record, own in zip(records, pictures, strict=True)]
             for place, size in enumerate(sizes)

@@ -41,7 +41,14 @@ def import_(
     ] = None,
     columns: Annotated[
         list[str] | None,
-        typer.Option("--map", metavar="FIELD=COLUMN", help="Column of a Parquet file for a field; may be repeated."),
+        typer.Option("--map", metavar="FIELD=COLUMN", help="Column that a field is read from; may be repeated."),
+    ] = None,
+    constants: Annotated[
+        list[str] | None,
+        typer.Option("--constant", metavar="FIELD=VALUE", help="Value of a field for all rows; may be repeated."),
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Folder or tar of the pictures, if not beside the rows.")
     ] = None,
     instruction: Annotated[str | None, typer.Option(help="Instruction of pairs that have no text file.")] = None,
     count: Annotated[int | None, typer.Option(min=1, help="Samples to make, for kinds that generate them.")] = None,
@@ -74,6 +81,8 @@ def import_(
                 ("count", count),
                 ("seed", seed),
                 ("map", _assigned(columns, "--map")),
+                ("constants", _assigned(constants, "--constant")),
+                ("root", root),
             )
             if value not in (None, {})
         },
@@ -114,8 +123,14 @@ def import_(
     lines.append(
         f"{found.accepted:,} records of {found.rows:,} rows, {size_text(found.bytes)} of pictures, in {seconds:.1f} s"
     )
+    unused, ignored = dict(getattr(source, "unused", {})), list(getattr(source, "ignored", ()))
     lines += [*_changes(found), *_skipped(found)]
+    if unused:
+        lines.append("columns not read: " + ", ".join(f"{key} ({number:,})" for key, number in sorted(unused.items())))
+    if ignored:
+        lines.append(f"files not read: {_some(ignored)}")
     data = {"store": target, "source": source.name, "licence": source.licence.name, **vars(found)}
+    data |= {"unused_columns": unused, "ignored_files": ignored}
     data["skipped_rows"] = [item._asdict() for item in found.skipped_rows[:SHOWN_ROWS]]
     print_result(data | {"records": len(store), "seconds": round(seconds, 3)}, "\n".join(lines), as_json=as_json)
     if found.rows and not found.accepted and set(found.skipped) - {KNOWN}:

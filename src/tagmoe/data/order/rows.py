@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from tagmoe.data.order.sampler import SourceRows
+from tagmoe.data.store.record import NO_INPUTS
 from tagmoe.data.store.store import SCAN_ROWS, Store
 from tagmoe.errors import DataError, UsageError
 
@@ -103,4 +104,6 @@ def _buckets(batch: pa.RecordBatch) -> Iterator[str]:
     end = 0
     for target, count in zip(targets, batch["images"].value_lengths().to_pylist(), strict=True):
         start, end = end, end + (count or 0)
-        yield bucket_name(target, [(width, height) for role, width, height in images[start:end] if role != "mask"])
+        yield bucket_name(
+            target, [(width, height) for role, width, height in images[start:end] if role not in NO_INPUTS]
+        )

@@ -177,6 +177,12 @@ class _Values:
         return self._empty | self._rows[number - self._first]
 
 
+def first_schema(path: Path) -> pa.Schema:
+    """The columns of the first file. Raises DataError when there is none, or it is damaged."""
+    with _opened(_parquet_files(path)[0]) as opened:
+        return opened.schema_arrow
+
+
 def python_values(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     """The rows of a batch as Python values."""
     try:

@@ -25,24 +25,29 @@ def is_saved(path: Path) -> bool:
     return (path / STATE).is_file() or (path / SPLITS).is_file()
 
 
+def saved_schema(path: Path) -> pa.Schema:
+    """The columns of the first file. Raises DataError when there is none, or it is damaged."""
+    for file, _ in _data_files(path):
+        with _opened(file) as reader:
+            return reader.schema
+    return pa.schema([])
+
+
 class SavedRows:
     """The rows of all splits, in the order of the data set. It has the methods of `ParquetRows`."""
 
     def __init__(self, path: Path, columns: Sequence[Column], *, advice: str) -> None:
         """advice: what to do about a missing column, for the error. Raises DataError for missing or damaged files."""
         self._columns = columns
-        splits = _state(path / SPLITS).get("splits", ()) if (path / SPLITS).is_file() else ("",)
         self._files: list[tuple[Path, str, int]] = []
-        for split in splits:
-            for item in _state(path / split / STATE).get("_data_files", ()):
-                file = path / split / Path(item["filename"]).name
-                with _opened(file) as reader:
-                    names = reader.schema.names
-                    missing = [column.name for column in columns if column.required and column.name not in names]
-                    if missing:
-                        known = ", ".join(names[:12])
-                        raise DataError(f"{str(file)!r} has no column {missing[0]!r}, only {known}; {advice}.")
-                    self._files.append((file, split, sum(len(batch) for batch in reader)))
+        for file, split in _data_files(path):
+            with _opened(file) as reader:
+                names = reader.schema.names
+                missing = [column.name for column in columns if column.required and column.name not in names]
+                if missing:
+                    known = ", ".join(names[:12])
+                    raise DataError(f"{str(file)!r} has no column {missing[0]!r}, only {known}; {advice}.")
+                self._files.append((file, split, sum(len(batch) for batch in reader)))
 
     def __len__(self) -> int:
         return sum(count for _, _, count in self._files)
@@ -69,6 +74,13 @@ class SavedRows:
                         number += 1
                         load = partial(_values, found.slice(at, 1), empty)
                         yield ParquetRow(number, f"{file.name}:{number - first - 1}", split, file, load)
+
+
+def _data_files(path: Path) -> Iterator[tuple[Path, str]]:
+    splits = _state(path / SPLITS).get("splits", ()) if (path / SPLITS).is_file() else ("",)
+    for split in splits:
+        for item in _state(path / split / STATE).get("_data_files", ()):
+            yield path / split / Path(item["filename"]).name, split
 
 
 def _values(row: pa.RecordBatch, empty: dict[str, Any]) -> dict[str, Any]:

@@ -151,6 +151,11 @@ class Store:
         return tuple(self._table.schema.names)
 
     @property
+    def record_columns(self) -> tuple[str, ...]:
+        """The columns of SCHEMA that the store has; a store of an older version gets the others when it is written."""
+        return tuple(name for name in SCHEMA.names if name in self.columns)
+
+    @property
     def schema(self) -> pa.Schema:
         """Names and types of all columns."""
         return self._table.schema
@@ -184,7 +189,7 @@ class Store:
 
     def records(self, rows: Sequence[int]) -> list[Record]:
         """Records by row number, with their pictures."""
-        return [from_row(row) for row in self.take(rows, SCHEMA.names).to_pylist()]
+        return [from_row(row) for row in self.take(rows, self.record_columns).to_pylist()]
 
     def record(self, name: str) -> Record:
         """The record with this id, or with an id that begins so. Raises UsageError for no such record or several."""
@@ -192,7 +197,7 @@ class Store:
             raise UsageError(f"{name!r} is no id; ids are 32 hexadecimal digits, and their beginning will do.")
         where = f"id = '{name}'" if len(name) == 32 else f"id LIKE '{name}%'"
         with as_data_error(self.uri, "read"):
-            found = self._table.to_table(columns=list(SCHEMA.names), filter=where, limit=2).to_pylist()
+            found = self._table.to_table(columns=list(self.record_columns), filter=where, limit=2).to_pylist()
         if not found:
             raise UsageError(f"The store {self.uri!r} has no record {name!r}.")
         if len({row["id"] for row in found}) > 1:
@@ -216,6 +221,7 @@ class Store:
                 # A killed writer leaves notes in the properties of its last commit only.
                 self._noted = self._newest_properties()
                 self._settle_notes()
+                self.declare([field for field in SCHEMA if field.name not in self.columns])
                 yield self
                 self._settle_notes()
                 self._clear_steps()
