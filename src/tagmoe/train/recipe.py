@@ -89,6 +89,8 @@ def train(config: RunConfig, *, validator: Validator, resume: bool = False, cons
     check_tasks(config)
     with _run_folder(folder, settings, resume):
         run = Run(config, folder, settings, versions(), console or Console(stderr=True), _inputs(config))
+        if stored is not None and stored.quarantined:
+            run.console.print(f"{stored.quarantined:,} rows of the store are in quarantine and are not trained on.")
         try:
             return _train(run, parts or train_components(run), validator, stored)
         except (OSError, SafetensorError) as error:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tagmoe.cli.data.assigned import assigned
 from tagmoe.cli.options import AsJson
 from tagmoe.cli.output import print_result
 from tagmoe.cli.progress import count_bar
@@ -71,7 +72,7 @@ def import_(
     """
     path, target = _places(kind, places)
     options: dict[str, Any] = {
-        **_assigned(settings, "--set"),
+        **assigned(settings, "--set"),
         **{
             key: value
             for key, value in (
@@ -80,8 +81,8 @@ def import_(
                 ("instruction", instruction),
                 ("count", count),
                 ("seed", seed),
-                ("map", _assigned(columns, "--map")),
-                ("constants", _assigned(constants, "--constant")),
+                ("map", assigned(columns, "--map")),
+                ("constants", assigned(constants, "--constant")),
                 ("root", root),
             )
             if value not in (None, {})
@@ -171,19 +172,6 @@ def _skipped(found: Imported) -> list[str]:
 def _some(places: Sequence[str]) -> str:
     more = len(places) - SHOWN_PLACES
     return ", ".join(places[:SHOWN_PLACES]) + (f" and {more:,} more" if more > 0 else "")
-
-
-def _assigned(given: Sequence[str] | None, option: str) -> dict[str, str]:
-    """{name: value} of repeated NAME=VALUE options. Raises UsageError without =, and for a name that is given twice."""
-    found: dict[str, str] = {}
-    for text in given or ():
-        key, equals, value = text.partition("=")
-        if not equals or not key or not value:
-            raise UsageError(f"{option} {text!r} is not understood; write {option} NAME=VALUE.")
-        if key in found:
-            raise UsageError(f"{option} gives {key!r} twice; give it once.")
-        found[key] = value
-    return found
 
 
 def _places(kind: str, places: Sequence[str]) -> tuple[Path | None, str]:

@@ -81,6 +81,13 @@ def rows_by_bucket(
     }
 
 
+def quarantined_rows(store: Store) -> int:
+    """Number of rows that quarantine keeps out."""
+    if "quarantine" not in store.columns:
+        return 0
+    return sum(sum(_quarantined(batch)) for batch in store.scan(["quarantine"], rows=TEXT_ROWS))
+
+
 def untagged_rows(store: Store) -> np.ndarray:
     """Numbers of the rows without tags."""
     found, start = [np.zeros(0, dtype=np.int64)], 0
