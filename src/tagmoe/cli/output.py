@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tagmoe.errors import TagMoEError, UsageError
 from tagmoe.files.claim import Claim, claim, reason_of
 from tagmoe.files.resumable import Written, size_text
+from tagmoe.report.printable import printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,7 +36,7 @@ _claims: dict[Path, Claim] = {}
 
 def log(text: str) -> None:
     """Print one line for people on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def written_text(written: Written, seconds: float) -> str:
@@ -46,7 +47,7 @@ def written_text(written: Written, seconds: float) -> str:
 
 def print_result(data: Mapping[str, Any], text: str, *, as_json: bool) -> None:
     """Print the result on stdout: `data` as one JSON object, or `text`."""
-    print(json.dumps(data) if as_json else text)
+    print(json.dumps(data) if as_json else printable(text))
 
 
 def typed_command(otherwise: str) -> str:

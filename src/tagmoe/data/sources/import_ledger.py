@@ -23,6 +23,7 @@ from tagmoe.data.sources.source import Row, Source
 from tagmoe.data.store.location import is_local
 from tagmoe.errors import DataError
 from tagmoe.files.atomic import write_whole
+from tagmoe.files.json_lines import json_line
 
 FOLDER = "imports"
 UNKNOWN = 0
@@ -148,7 +149,7 @@ class Ledger:
 
 
 def _line(item: Skipped) -> str:
-    return json.dumps(item._asdict()) + "\n"
+    return json_line(item._asdict())
 
 
 def _read(file: Path) -> Iterator[Skipped]:

@@ -26,6 +26,7 @@ from tagmoe.data.sources.skipped import instruction, row
 from tagmoe.data.sources.source import Licence, Row, Source
 from tagmoe.data.store.fields import UnusableRow, content_key
 from tagmoe.data.store.record import Record, record_id
+from tagmoe.files.json_lines import lines_of
 
 LICENCE = Licence("none")
 NAME = "instruct-pix2pix"
@@ -145,7 +146,7 @@ def _read_metadata(folder: Path) -> dict[str, dict[str, Any]]:
     """The scores of each seed. Damaged lines are ignored: scores are not trained on."""
     found = {}
     try:
-        lines = (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = lines_of((folder / "metadata.jsonl").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     for line in lines:

@@ -28,6 +28,7 @@ from tagmoe.data.sources.source import Licence, Row
 from tagmoe.data.store.fields import UnusableRow
 from tagmoe.data.store.record import Picture, Record, Role, record_id
 from tagmoe.errors import DataError
+from tagmoe.files.json_lines import lines_of
 
 NAME = "viton-hd"
 LAYOUTS = ("references", "canvas")
@@ -140,7 +141,7 @@ def _picture(file: Path, role: Role, missing: str) -> Picture:
 
 def _lines(file: Path) -> list[str]:
     with reading(file, "cannot be read ({})"):
-        return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line for line in lines_of(file.read_text(encoding="utf-8")) if line.strip()]
 
 
 def _garment_names(file: Path) -> dict[str, str]:
