@@ -64,13 +64,13 @@ def test_import_refuses_benchmark_pictures(tagmoe, edits, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "parts"),
     [
-        (("json", "{edits}", "{new}"), 2, ("'json'", "jsonl, parquet, pairs")),
+        (("json", "{edits}", "{new}"), 2, ("'json'", "jsonl, parquet, webdataset, pairs")),
         (("jsonl", "{new}"), 2, ("takes PATH STORE",)),
         (("jsonl", "{edits}", "{new}", "more"), 2, ("takes PATH STORE",)),
         (("jsonl", "{edits}", "{new}"), 2, ("--licence NAME", "--accept-licence none")),
         (("jsonl", "{none}", "{new}", "--licence", "MIT"), 2, ("nothing at",)),
-        (("jsonl", "{folder}", "{new}", "--licence", "MIT"), 1, ("no *.jsonl file",)),
-        (("jsonl", "{edits}", "{new}", "--licence", "MIT", "--map", "a=b"), 2, ("no option 'map'",)),
+        (("jsonl", "{folder}", "{new}", "--licence", "MIT"), 1, ("no *.jsonl or *.json file",)),
+        (("jsonl", "{edits}", "{new}", "--licence", "MIT", "--map", "a=b"), 2, ("--map a=", "nothing of a record")),
         (("jsonl", "{edits}", "{new}", "--licence", "MIT", "--set", "a=b"), 2, ("no option 'a'",)),
         (("jsonl", "{edits}", "{new}", "--set", "a"), 2, ("--set 'a'", "NAME=VALUE")),
         (("jsonl", "{edits}", "{new}", "--set", "a=b", "--set", "a=c"), 2, ("'a' twice",)),

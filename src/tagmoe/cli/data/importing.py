@@ -40,6 +40,12 @@ def import_(
         list[Path] | None,
         typer.Option(metavar="PATH", help="Benchmark folder, or list of SHA-256, whose pictures are not imported."),
     ] = None,
+    benchmark_distance: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=0.5, help="Share of hash bits by which a picture may differ from one of a benchmark; 0: bytes."
+        ),
+    ] = 0.22,
     columns: Annotated[
         list[str] | None,
         typer.Option("--map", metavar="FIELD=COLUMN", help="Column that a field is read from; may be repeated."),
@@ -88,7 +94,7 @@ def import_(
             if value not in (None, {})
         },
     }
-    from tagmoe.data.sources.benchmark_pictures import benchmark_pictures
+    from tagmoe.data.sources.benchmark_pictures import BenchmarkPictures, benchmark_pictures
     from tagmoe.data.sources.importing import KNOWN, check_licence, import_source
     from tagmoe.data.store.store import Store
 
@@ -101,7 +107,9 @@ def import_(
             "the data, add --accept-licence none."
         )
     check_licence(source, accepted)
-    refused = frozenset().union(*map(benchmark_pictures, benchmark or ()))
+    refused = BenchmarkPictures.union(
+        [benchmark_pictures(place, looks=benchmark_distance > 0) for place in benchmark or ()], benchmark_distance
+    )
     store = Store.open_or_create(target)
     started = time.perf_counter()
     with count_bar(f"import {kind}") as progress:

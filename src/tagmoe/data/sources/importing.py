@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tagmoe.data.sources.benchmark_pictures import BenchmarkPictures
 from tagmoe.data.sources.import_ledger import Ledger, Skipped
 from tagmoe.data.sources.source import Licence, Row, Source
 from tagmoe.data.store.known_ids import KnownIds
@@ -29,6 +30,8 @@ NOTE_AFTER = 20_000
 """Native rows after which the position is saved, even if no batch of records is full."""
 KNOWN = "already in the store"
 BENCHMARK = "benchmark picture"
+LIKE_BENCHMARK = "picture like one of a benchmark"
+NO_PICTURES = BenchmarkPictures()
 
 
 @dataclass(frozen=True)
@@ -81,11 +84,11 @@ class State:
 class Limits:
     """What an import refuses, and how large its batches are.
 
-    accepted_licences: restricted ones that may come in. refused_pictures: SHA-256 of those that may not.
+    accepted_licences: restricted ones that may come in. refused_pictures: those that may not.
     """
 
     accepted_licences: Collection[str] = ()
-    refused_pictures: Collection[str] = ()
+    refused_pictures: BenchmarkPictures = NO_PICTURES
     batch_rows: int = BATCH_ROWS
     batch_bytes: int = BATCH_BYTES
 
@@ -94,8 +97,10 @@ class Limits:
         accepted, refused = self.accepted_licences, self.refused_pictures
         if record.licence not in accepted and Licence.named(record.licence).restricted:
             return f"licence {record.licence} not accepted"
-        if refused and any(picture.digest in refused for picture in (*record.images, record.target)):
+        if any(map(refused.has, (*record.images, record.target))):
             return BENCHMARK
+        if any(refused.has_like(picture) for picture in (*record.images, record.target) if picture.role != "mask"):
+            return LIKE_BENCHMARK
         return None
 
 
@@ -104,7 +109,7 @@ def import_source(
     source: Source,
     *,
     accepted_licences: Collection[str] = (),
-    refused_pictures: Collection[str] = (),
+    refused_pictures: BenchmarkPictures = NO_PICTURES,
     batch_rows: int = BATCH_ROWS,
     batch_bytes: int = BATCH_BYTES,
     refresh: bool = False,
@@ -112,7 +117,7 @@ def import_source(
 ) -> Imported:
     """Append the records of a source to a store. If an earlier call did not finish, the import resumes there.
 
-    refused_pictures: SHA-256, in hexadecimal, of pictures that must not be trained on; a record with one is skipped.
+    refused_pictures: pictures that must not be trained on; a record with one, or with one like it, is skipped.
     batch_rows, batch_bytes: records, or bytes of pictures, after which a batch is written. refresh: replace records
     whose rows have changed since their import. progress: called with the native rows done and all.
 
@@ -189,9 +194,9 @@ def check_licence(source: Source, accepted: Collection[str]) -> None:
         )
 
 
-def note_name(source: Source, accepted: Collection[str], refused: Collection[str]) -> str:
+def note_name(source: Source, accepted: Collection[str], refused: BenchmarkPictures) -> str:
     """Name of the note with the progress. Another place, options, licences or refused pictures give another name."""
-    conditions = [dict(source.identity()), sorted(set(accepted)), _digest(sorted(set(refused)))]
+    conditions = [dict(source.identity()), sorted(set(accepted)), _digest(refused.conditions())]
     return IMPORT_NOTE + _digest(conditions)[:32]
 
 

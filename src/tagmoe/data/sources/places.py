@@ -7,8 +7,10 @@ Nothing outside is read, and nothing is downloaded. A folder of the cache of the
 from __future__ import annotations
 
 import os
+import stat
 import tarfile
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -33,35 +35,40 @@ class Folder:
     """A folder and all below it. A path that begins with a slash must lie in it, too."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._real = Path(os.path.realpath(path))
-        self._allowed = (self._real, *_blobs(path))
+        self._real = os.path.realpath(path)
+        self._allowed = tuple(f"{folder}{os.sep}" for folder in (self._real, *map(str, _blobs(path))))
+        # A row asks for the file of a name and then for its bytes.
+        self._inside = lru_cache(256)(self._found)
 
     def read(self, name: str) -> bytes:
         path = self._inside(name)
         try:
-            if not path.is_file():
+            about = os.stat(path)
+            if not stat.S_ISREG(about.st_mode):
                 raise UnusableRow("missing picture file")
-            if path.stat().st_size > MAX_FILE_BYTES:
+            if about.st_size > MAX_FILE_BYTES:
                 raise UnusableRow("picture file of more than 256 MB")
-            return path.read_bytes()
+            with open(path, "rb") as handle:
+                return handle.read()
+        except FileNotFoundError:
+            raise UnusableRow("missing picture file") from None
         except (OSError, ValueError):
-            # ValueError: a path with a zero byte
             raise UnusableRow("picture file that cannot be read") from None
 
     def file(self, name: str) -> Path | None:
         try:
-            return self._inside(name)
+            return Path(self._inside(name))
         except UnusableRow:
             return None
 
-    def _inside(self, name: str) -> Path:
+    def _found(self, name: str) -> str:
         """The file of this path, through links. Raises UnusableRow when it lies outside the folder."""
         try:
-            path = Path(os.path.realpath(self._real / name))
+            path = os.path.realpath(os.path.join(self._real, name))
         except (OSError, ValueError):
+            # ValueError: a path with a zero byte
             raise UnusableRow("bad path of a picture") from None
-        if not any(path.is_relative_to(folder) for folder in self._allowed):
+        if not f"{path}{os.sep}".startswith(self._allowed):
             raise UnusableRow("path of a picture outside the folder")
         return path
 
