@@ -10,7 +10,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "src" / "tagmoe"
 LEVELS = (
     ("errors",),
-    ("colour_space", "extras"),
+    ("colour_space", "extras", "picture_header"),
     ("config", "editor", "files", "intervals", "pictures", "report"),
     ("tags",),
     ("weights",),

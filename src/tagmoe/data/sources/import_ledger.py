@@ -52,12 +52,12 @@ class Ledger:
             plain = re.sub(r"[^A-Za-z0-9._-]+", "-", source.name)[:60]
             self._file = Path(uri) / FOLDER / f"{plain}-{name.rpartition('/')[2][:12]}"
             with _Said(self._file):
-                self.skipped = list(_read(self.list))
+                self.skipped = list(_read(self.file_of_skipped))
                 if self._rows.exists():
                     self._digests.frombytes(self._rows.read_bytes()[: self._rows.stat().st_size // 8 * 8])
 
     @property
-    def list(self) -> Path:
+    def file_of_skipped(self) -> Path:
         """The file of skipped rows."""
         assert self._file is not None
         return self._file.with_name(self._file.name + ".skipped.jsonl")
@@ -65,7 +65,7 @@ class Ledger:
     @property
     def path(self) -> str | None:
         """The file of skipped rows, if there are any."""
-        return str(self.list) if self._file is not None and self.skipped else None
+        return str(self.file_of_skipped) if self._file is not None and self.skipped else None
 
     def begin(self, position: int) -> None:
         """Forget what was remembered of rows behind this position, which were not committed."""
@@ -121,7 +121,7 @@ class Ledger:
         with _Said(self._file):
             self._file.parent.mkdir(exist_ok=True)
             if self._unwritten < len(self.skipped):
-                with self.list.open("a", encoding="utf-8") as lines:
+                with self.file_of_skipped.open("a", encoding="utf-8") as lines:
                     lines.writelines(map(_line, self.skipped[self._unwritten :]))
             with self._rows.open("ab") as handle:
                 written = handle.tell() // 8
@@ -136,9 +136,9 @@ class Ledger:
             self._file.parent.mkdir(exist_ok=True)
             self.skipped.sort()
             if self.skipped:
-                write_whole(self.list, "".join(map(_line, self.skipped)))
+                write_whole(self.file_of_skipped, "".join(map(_line, self.skipped)))
             else:
-                self.list.unlink(missing_ok=True)
+                self.file_of_skipped.unlink(missing_ok=True)
             write_whole(self._rows, self._digests.tobytes())
         self._unwritten = len(self.skipped)
 

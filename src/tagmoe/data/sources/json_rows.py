@@ -42,13 +42,14 @@ def items(file: Path) -> Iterator[tuple[int, bytes]]:
             return
         head = handle.read(CHUNK)
         start = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
-        text = io.TextIOWrapper(_Rest(head, handle), encoding="utf-8-sig", errors="surrogateescape")
+        rest = io.BufferedReader(_Rest(head, handle))
+        text = io.TextIOWrapper(rest, encoding="utf-8-sig", errors="surrogateescape")
         if start == b"[":
             yield from enumerate(_array(file, text))
         elif start == b"{" and not _is_lines(head):
             yield from _object_items(file, text)
         else:
-            yield from enumerate(_lines(_Rest(head, handle)), 1)
+            yield from enumerate(_lines(rest), 1)
 
 
 def object_of(text: bytes) -> dict[str, Any]:
@@ -82,13 +83,12 @@ def _opened(file: Path) -> IO[bytes]:
     return gzip.open(file, "rb") if file.name.lower().endswith(".gz") else file.open("rb")  # type: ignore[return-value]
 
 
-def _lines(handle: IO[bytes]) -> Iterator[bytes]:
+def _lines(handle: IO[bytes] | io.BufferedReader) -> Iterator[bytes]:
     """Lines without blanks at their ends. A line of more than 16 MB is cut: it is no JSON then, and is skipped."""
-    buffered = io.BufferedReader(handle) if isinstance(handle, io.RawIOBase) else handle
-    while text := buffered.readline(MAX_LINE):
+    while text := handle.readline(MAX_LINE):
         rest = text
         while len(rest) == MAX_LINE and not rest.endswith(b"\n"):
-            rest = buffered.readline(MAX_LINE)
+            rest = handle.readline(MAX_LINE)
         yield text.strip()
 
 

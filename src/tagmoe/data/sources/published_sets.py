@@ -90,7 +90,7 @@ class X2Edit(WebdatasetSource):
 
     A sample has KEY.json, KEY.1.0.jpg (before) and KEY.2.jpg (after); some folders say .1.jpg. The JSON gives the
     instruction as instruction, instruction_en or caption_en, in Chinese as instruction_zh or caption_zh, and the task
-    as task, label_fine or label. Columns: src/custom_dataset_512.py of OPPO-Mente-Lab/X2Edit (223e40c, read
+    as task, label_fine or label. Columns: the reader `custom_dataset_512` of OPPO-Mente-Lab/X2Edit (223e40c, read
     2026-11-30). Licence: card of OPPOer/X2Edit-Dataset.
     """
 

@@ -81,8 +81,9 @@ class Row:
         return self._made
 
     def __eq__(self, other: object) -> bool:
-        same = isinstance(other, Row)
-        return same and (self.next, self.records, self.skipped) == (other.next, other.records, other.skipped)
+        if not isinstance(other, Row):
+            return False
+        return (self.next, self.records, self.skipped) == (other.next, other.records, other.skipped)
 
     __hash__ = None  # type: ignore[assignment]
 
