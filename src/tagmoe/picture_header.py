@@ -28,7 +28,7 @@ def _png(data: bytes) -> tuple[int, int, str] | None:
     if len(data) < 33 or data[8:16] != b"\x00\x00\x00\rIHDR" or zlib.crc32(data[12:29]) != int.from_bytes(data[29:33]):
         return None
     width, height, depth, colour, method, filtering, interlacing = struct.unpack(">IIBBBBB", data[16:29])
-    if depth != 8 or colour not in _PNG_COLOURS or method or filtering or interlacing > 1:
+    if not (width and height) or depth != 8 or colour not in _PNG_COLOURS or method or filtering or interlacing > 1:
         return None
     place, has_pixels = 33, False
     while place + 8 <= len(data):
@@ -54,7 +54,7 @@ def _jpeg(data: bytes) -> tuple[int, int, str] | None:
         marker = data[place + 1]
         if marker in _FRAMES:
             depth, height, width, parts = struct.unpack(">BHHB", data[place + 4 : place + 10])
-            return (width, height, "jpg") if depth == 8 and parts in (1, 3) else None
+            return (width, height, "jpg") if width and height and depth == 8 and parts in (1, 3) else None
         # The data of EXIF and XMP may turn the picture.
         if marker not in _SEGMENTS or marker == _APP1:
             return None

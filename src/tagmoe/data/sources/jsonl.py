@@ -43,9 +43,9 @@ class JsonlSource:
         path: Path,
         name: str = "jsonl",
         licence: str | None = None,
-        root: str | Path | None = None,
         map: Mapping[str, str] | None = None,
         constants: Mapping[str, str] | None = None,
+        root: str | Path | None = None,
     ) -> None:
         """Raises DataError when there is no JSON file, and UsageError for a wrong map or root."""
         self.name, self._path = name, path

@@ -31,7 +31,7 @@ class PublishedJson(JsonlSource):
 
     def __init__(self, path: Path, *, root: str | Path | None = None) -> None:
         """root: folder or tar of the pictures, if they do not lie beside the JSON files."""
-        super().__init__(path, self.kind, self.terms.name, root, self.map, self.constants)
+        super().__init__(path, self.kind, self.terms.name, self.map, self.constants, root)
         self.licence = self.terms
 
     def json_files(self, path: Path) -> list[Path]:

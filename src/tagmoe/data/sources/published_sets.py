@@ -41,7 +41,7 @@ class ImgEdit(ParquetSource):
 
     def __init__(self, path: Path, *, root: str | Path | None = None) -> None:
         """root: folder or tar of the pictures, if they do not lie below the folder that is given."""
-        super().__init__(path, self.kind, self.terms.name, root, self.columns, optional=True, more=("data",))
+        super().__init__(path, self.kind, self.terms.name, self.columns, root=root, optional=True, more=("data",))
         self.licence = self.terms
 
     def _row(self, found: ParquetRow) -> Row:
@@ -81,7 +81,7 @@ class ScaleEdit(ParquetSource):
     }
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, self.kind, self.terms.name, None, self.columns)
+        super().__init__(path, self.kind, self.terms.name, self.columns)
         self.licence = self.terms
 
 
