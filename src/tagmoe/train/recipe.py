@@ -38,7 +38,7 @@ from tagmoe.pipeline.model_folder import RECORD, model_folder
 from tagmoe.pipeline.packaged import packaged_folder
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.pipeline.training_range import WORLD as TAGWORLD_NAME
-from tagmoe.sentences import reason_of
+from tagmoe.sentences import counted, reason_of
 from tagmoe.train.checkpoint import file_hash, of_module
 from tagmoe.train.components_folder import Components, train_components
 from tagmoe.train.loop import Run, run_stage
@@ -94,6 +94,8 @@ def train(config: RunConfig, *, validator: Validator, resume: bool = False, cons
         run = Run(
             config, folder, settings, versions(), console or Console(stderr=True, soft_wrap=True), _inputs(config)
         )
+        if stored is not None and stored.quarantined:
+            run.console.print(f"not trained on: {counted(stored.quarantined, 'row')} of the store in quarantine.")
         try:
             return _train(run, parts or train_components(run), validator, stored)
         except (OSError, SafetensorError) as error:

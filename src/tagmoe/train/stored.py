@@ -40,6 +40,7 @@ KINDS = {"generate": "text-to-image", "edit": "editing", "all": "any"}
 class StoredRows:
     """A store at one version, with the rows of its data sets that a run trains on. untagged: rows without tags.
 
+    quarantined: number of the store's rows that quarantine keeps out (`tagmoe data validate`).
     encoded: reads the store's encoded columns; None where pictures are encoded when a batch is drawn.
     """
 
@@ -48,6 +49,7 @@ class StoredRows:
     settings: DataConfig
     untagged: np.ndarray
     encoded: EncodedStore | None
+    quarantined: int = 0
 
     @classmethod
     def open(cls, settings: DataConfig, components: Path | None = None) -> StoredRows:
@@ -57,7 +59,7 @@ class StoredRows:
         or that was encoded incompletely or by another encoder.
         """
         require("data", "lance", "pyarrow", purpose="A store of data")
-        from tagmoe.data.order.rows import rows_by_bucket, untagged_rows
+        from tagmoe.data.order.rows import quarantined_rows, rows_by_bucket, untagged_rows
         from tagmoe.data.store.store import Store
 
         store = Store.open(settings.store, version=settings.version)
@@ -68,7 +70,7 @@ class StoredRows:
             encoded = EncodedStore(store, _fingerprint(store, components))
         column = None if encoded is None else BUCKETS
         sources = rows_by_bucket(store, weights=settings.weights, bucket_column=column)
-        return cls(store, sources, settings, untagged_rows(store), encoded)
+        return cls(store, sources, settings, untagged_rows(store), encoded, quarantined_rows(store))
 
     def of_kind(self, kind: str) -> dict[str, SourceRows]:
         """The rows without references ("generate"), with references ("edit"), or "all", by data set.
@@ -143,7 +145,7 @@ class StoredSamples:
         multiple = self.pipeline.size_multiple
         sizes = bucket_sizes(drawn.bucket)
         grids = [(height // multiple, width // multiple) for width, height in sizes]
-        pictures = [[record.target, *(p for p in record.images if p.role != "mask")] for record in records]
+        pictures = [[record.target, *record.inputs] for record in records]
         columns = (
             [self._pixels(record, own[place].data, size) for record, own in zip(records, pictures, strict=True)]
             for place, size in enumerate(sizes)

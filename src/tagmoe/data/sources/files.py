@@ -17,8 +17,17 @@ MARK_BYTES = 65_536
 MAX_FILE_BYTES = 256 << 20
 
 
+def stamp(file: Path) -> tuple[int, int]:
+    """(bytes, time of the last change in nanoseconds) of a file, of its target if it is a link; (-1, 0) of none."""
+    try:
+        found = file.stat()
+    except (OSError, ValueError):
+        return -1, 0
+    return found.st_size, found.st_mtime_ns
+
+
 def marks(files: Sequence[Path]) -> list[list[Any]]:
-    """Path, size and a digest of the first and last 64 KiB of each file, for a fingerprint.
+    """Path, size, time and a digest of the first and last 64 KiB of each file, for a fingerprint.
 
     Raises DataError when a file cannot be read.
     """
@@ -72,4 +81,4 @@ def _mark(file: Path) -> list[Any]:
             digest.update(handle.read(MARK_BYTES))
     except OSError as error:
         raise DataError(f"The file {str(file)!r} cannot be read ({error.strerror}).") from None
-    return [str(file.resolve()), size, digest.hexdigest()]
+    return [str(file.resolve()), size, stamp(file)[1], digest.hexdigest()]

@@ -22,6 +22,8 @@ FIELDS = (
     "dataset",
     "instruction",
     "instructions",
+    "languages",
+    "turn",
     *TEXTS,
     "native_task",
     "tags",
@@ -50,6 +52,8 @@ def to_fields(record: Record) -> dict[str, Any]:
         "dataset": record.dataset,
         "instruction": record.instruction,
         "instructions": list(record.instructions),
+        "languages": list(record.languages),
+        "turn": record.turn,
         **{name: getattr(record, name) for name in TEXTS},
         "native_task": record.native_task,
         "tags": None if record.tags is None else [TAGS[index].name for index in sorted(record.tags)],
@@ -80,6 +84,8 @@ def from_fields(
     """
     if not isinstance(fields.get("instruction"), str):
         raise UnusableRow("no instruction")
+    if fields.get("languages") and len(fields["languages"]) != 1 + len(fields.get("instructions") or ()):
+        raise _bad("languages")
     own = _text(fields, "dataset", dataset)
     return Record(
         id=_id(fields, own, images, target),
@@ -89,6 +95,8 @@ def from_fields(
         licence=_text(fields, "licence", "") or licence,
         images=tuple(images),
         instructions=_texts(fields, "instructions"),
+        languages=_texts(fields, "languages"),
+        turn=_turn(fields),
         instruction_rewritten=_optional(fields, "instruction_rewritten"),
         caption_source=_optional(fields, "caption_source"),
         caption_target=_optional(fields, "caption_target"),
@@ -161,6 +169,15 @@ def _matching(fields: Mapping[str, Any], name: str, pattern: re.Pattern[str]) ->
     if value is not None and not pattern.fullmatch(value):
         raise _bad(name)
     return value
+
+
+def _turn(fields: Mapping[str, Any]) -> int | None:
+    value = fields.get("turn")
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31):
+        return value
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
+        return int(value)
+    raise _bad("turn")
 
 
 def _operation(fields: Mapping[str, Any]) -> Operation:
