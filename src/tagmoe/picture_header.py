@@ -11,6 +11,10 @@ import zlib
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_COLOURS = (0, 2, 3, 4, 6)
+_CHUNK = struct.Struct(">I4s")
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+# Names of texts that hold EXIF or XMP, which may turn the picture.
+_TURNING = (b"XML:com.adobe.xmp\0", b"Raw profile type ")
 # JPEG: baseline, extended and progressive frames; markers with a length that come before them.
 _FRAMES = (0xC0, 0xC1, 0xC2)
 _SEGMENTS = (0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0))
@@ -32,19 +36,19 @@ def _png(data: bytes) -> tuple[int, int, str] | None:
         return None
     place, has_pixels = 33, False
     while place + 8 <= len(data):
-        kind = data[place + 4 : place + 8]
+        length, kind = _CHUNK.unpack_from(data, place)
         # EXIF may also stand behind the pixels, so that all chunks are passed over.
-        if kind == b"eXIf":
+        if kind == b"eXIf" or (kind in _TEXTS and data.startswith(_TURNING, place + 8)):
             return None
         if kind == b"IEND":
             break
-        if not has_pixels and kind != b"IDAT":
-            length = int.from_bytes(data[place : place + 4])
-            chunk = data[place + 4 : place + 8 + length]
-            if zlib.crc32(chunk) != int.from_bytes(data[place + 8 + length : place + 12 + length]):
+        if kind == b"IDAT":
+            has_pixels = True
+        elif not has_pixels:
+            end = place + 8 + length
+            if zlib.crc32(data[place + 4 : end]) != int.from_bytes(data[end : end + 4]):
                 return None
-        has_pixels = has_pixels or kind == b"IDAT"
-        place += 12 + int.from_bytes(data[place : place + 4])
+        place += 12 + length
     return (width, height, "png") if has_pixels else None
 
 

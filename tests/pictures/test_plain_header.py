@@ -8,10 +8,11 @@ import random
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from tagmoe.errors import ImageError
 from tagmoe.picture_header import plain_header
-from tagmoe.pictures import MAX_PIXELS, open_picture, read_header, upright_size
+from tagmoe.pictures import MAX_PIXELS, load_image, open_picture, read_header, upright_size
 
 
 def made(kind: str, mode: str = "RGB", **options) -> bytes:
@@ -19,6 +20,16 @@ def made(kind: str, mode: str = "RGB", **options) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).convert(mode).save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def noted(name: str, text: str) -> PngInfo:
+    found = PngInfo()
+    found.add_itxt(name, text)
+    return found
+
+
+TURNED = 'xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"'
+"""As XMP says it; a PNG may hold it in a text."""
 
 
 def exif() -> Image.Exif:
@@ -32,6 +43,7 @@ PLAIN = {
     "grey png": made("PNG", "L"),
     "palette png": made("PNG", "P"),
     "png with alpha": made("PNG", "RGBA"),
+    "png with a text": made("PNG", pnginfo=noted("Software", "a camera")),
     "jpeg": made("JPEG"),
     "progressive": made("JPEG", progressive=True),
     "grey jpeg": made("JPEG", "L"),
@@ -39,6 +51,8 @@ PLAIN = {
 OTHERS = {
     "turned png": made("PNG", exif=exif()),
     "turned jpeg": made("JPEG", exif=exif()),
+    "png turned by xmp": made("PNG", pnginfo=noted("XML:com.adobe.xmp", TURNED)),
+    "png with a raw profile": made("PNG", pnginfo=noted("Raw profile type exif", "")),
     "one bit": made("PNG", "1"),
     "cmyk": made("JPEG", "CMYK"),
     "webp": made("WEBP"),
@@ -55,6 +69,11 @@ def test_a_plain_picture_has_the_size_that_the_decoder_gives(data):
 @pytest.mark.parametrize("data", OTHERS.values(), ids=list(OTHERS))
 def test_of_any_other_the_decoder_must_say(data):
     assert plain_header(data) is None
+
+
+def test_a_png_that_xmp_turns_has_its_sides_exchanged():
+    data = OTHERS["png turned by xmp"]
+    assert read_header(data)[:2] == load_image(data).size == (37, 53)
 
 
 @pytest.mark.parametrize("data", [PLAIN["png"], PLAIN["jpeg"], OTHERS["turned png"], OTHERS["turned jpeg"]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,8 +19,10 @@ from tagmoe.data.export import export
 from tagmoe.data.sources.importing import import_source
 from tagmoe.data.sources.jsonl import JsonlSource
 from tagmoe.data.sources.parquet import ParquetSource
+from tagmoe.data.sources.places import Folder
 from tagmoe.data.sources.registry import open_source
 from tagmoe.data.sources.webdataset import WebdatasetSource
+from tagmoe.data.store.fields import UnusableRow
 from tagmoe.data.store.record import Record
 from tagmoe.data.store.store import Store
 from tagmoe.errors import DataError, UsageError
@@ -261,6 +264,52 @@ def test_the_cache_of_the_hub_is_links_into_its_blobs(tmp_path):
     assert reasons(JsonlSource(snapshot, map=MAP)) == ["path of a picture outside the folder"]
 
 
+def test_what_a_name_may_lead_to(tmp_path):
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    for folder in (root / "p", outside):
+        folder.mkdir(parents=True)
+        (folder / "a.png").write_bytes(picture_bytes(1))
+    os.mkfifo(root / "pipe.png")
+    links = {"within": "p/a.png", "chain": "within", "out": outside / "a.png", "out-and-in": tmp_path / "back"}
+    links |= {"folder": "p", "folder-out": outside, "loop": "loop", "broken": "p/none.png"}
+    for name, target in links.items():
+        (root / name).symlink_to(target)
+    (tmp_path / "back").symlink_to(root / "p" / "a.png")
+    place = Folder(root)
+    within = ("p/a.png", "./p//a.png", "p/../p/a.png", "within", "chain", "folder/a.png", "folder/../p/a.png")
+    for name in (*within, "out-and-in", str(root / "p" / "a.png")):
+        assert place.read(name) == picture_bytes(1), name
+        assert place.file(name) == str(root.resolve() / "p" / "a.png")
+    outside_names = (
+        "out",
+        "folder-out/a.png",
+        "../outside/a.png",
+        str(outside / "a.png"),
+        "p/../../outside/a.png",
+        "..",
+    )
+    for name in outside_names:
+        with pytest.raises(UnusableRow, match="outside the folder"):
+            place.read(name)
+        assert place.file(name) is None
+    for name, reason in {
+        "none.png": "missing",
+        "none/a.png": "missing",
+        "broken": "missing",
+        "p": "missing",
+        "p/": "missing",
+        ".": "missing",
+        "pipe.png": "missing",
+        "p/a.png/b": "cannot be read",
+        "loop": "cannot be read",
+        "a" * 300: "cannot be read",
+        "a\0b": "bad path",
+        "\ud800": "bad path",
+    }.items():
+        with pytest.raises(UnusableRow, match=reason):
+            place.read(name)
+
+
 def test_parquet_with_paths_base64_and_lists(tmp_path):
     rows = rows_of(tmp_path)
     rows[1]["after"] = base64.b64encode(picture_bytes(9)).decode()
@@ -269,7 +318,7 @@ def test_parquet_with_paths_base64_and_lists(tmp_path):
     found = records(source)
     assert [record.instruction for record in found] == ["edit 0", "edit 1", "edit 2"]
     assert found[1].target.data == picture_bytes(9)
-    assert [file.name for file in next(source.rows()).files] == ["x.parquet", "0a.png", "0b.png"]
+    assert [Path(file).name for file in next(source.rows()).files] == ["x.parquet", "0a.png", "0b.png"]
     assert ParquetSource(tmp_path / "x.parquet", map={"instruction": "text", "target": "after"}).unused == {"before": 3}
 
 

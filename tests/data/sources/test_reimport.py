@@ -18,6 +18,7 @@ from tagmoe.data.sources.pairs import PairsSource
 from tagmoe.data.sources.parquet import ParquetSource
 from tagmoe.data.sources.reimport import CHANGED
 from tagmoe.data.store.store import Store
+from tagmoe.errors import DataError
 
 
 def source(path: Path) -> JsonlSource:
@@ -90,6 +91,60 @@ def test_a_picture_of_the_same_size_is_another_picture(store, edits):
     assert again(store, edits).changed == ("edits.jsonl:3",)
     again(store, edits, refresh=True)
     assert Store.open(store.uri).records([2])[0].target.data == bytes(other)
+
+
+def test_another_picture_with_the_size_and_the_time_of_the_first_is_found(store, edits):
+    file = edits.parent / "pictures" / "2-after.png"
+    before, other = file.stat(), bytearray(file.read_bytes())
+    other[-1] ^= 1
+    file.write_bytes(other)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert again(store, edits).changed == ("edits.jsonl:3",)
+
+
+def test_a_picture_that_changes_while_it_is_imported_is_looked_at_again(tmp_path, edits):
+    file = edits.parent / "pictures" / "9-after.png"
+    new = picture_bytes(50)
+
+    class Changing(JsonlSource):
+        def _record(self, values, place, origin):
+            found = super()._record(values, place, origin)
+            if origin.endswith(":10"):
+                file.write_bytes(new)
+            return found
+
+    store = Store.create(tmp_path / "s")
+    import_source(store, Changing(edits, licence="CC-BY-4.0"))
+    assert again(store, edits).changed == ("edits.jsonl:10",)
+
+
+def test_an_import_with_other_options_replaces_by_id_when_asked_to(store, edits):
+    def named() -> JsonlSource:
+        return JsonlSource(edits, licence="CC-BY-4.0", constants={"native_task": "swap"})
+
+    assert import_source(Store.open(store.uri), named()).skipped == {KNOWN: 10}
+    other = Store.create(Path(store.uri).parent / "other")
+    import_source(other, source(edits))
+    found = import_source(Store.open(other.uri), named(), refresh=True)
+    assert (found.replaced, found.added, len(Store.open(other.uri))) == (10, 0, 10)
+    assert Store.open(other.uri).records([3])[0].native_task == "swap"
+
+
+def test_a_batch_that_cannot_be_written_ends_the_import(tmp_path, edits, monkeypatch):
+    store = Store.create(tmp_path / "s")
+    append = Store.append
+
+    def full(self, records, *, note=None):
+        if len(self) == 4:
+            raise DataError("The disk is full.")
+        append(self, records, note=note)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "append", full)
+        with pytest.raises(DataError, match="full"):
+            import_source(store, source(edits), batch_rows=2)
+    found = again(store, edits)
+    assert (found.resumed, found.accepted, len(Store.open(store.uri))) == (4, 10, 10)
 
 
 def test_a_file_that_was_only_touched_has_not_changed(store, edits):

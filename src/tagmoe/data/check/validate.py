@@ -176,6 +176,8 @@ def _prepare(store: Store, again: bool, policy: checks.Policy) -> None:
     current = {"version": checks.VERSION, "limits": dict(sorted(policy.limits.items()))}
     stale = again or store.note(NOTE) != current
     if stale and QUARANTINE.name in store.columns:
+        # A column of this name and another type is not ours to drop: this refuses it.
+        store.declare([QUARANTINE])
         store.drop([QUARANTINE.name])
     if store.note(NOTE) != current:
         store.set_note(NOTE, current)

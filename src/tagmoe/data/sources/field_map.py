@@ -9,10 +9,11 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from functools import cached_property
 from typing import Any, cast
 
 from tagmoe.data.sources.files import picture
@@ -44,6 +45,7 @@ class FieldMap:
         self.given, self.constants = dict(given or {}), dict(constants or {})
         self.unused: Counter[str] = Counter()
         _check(self.given, self.constants)
+        self._used = {column.split(".")[0] for column in self.columns}.union(self.columns)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -65,7 +67,7 @@ class FieldMap:
             )
         )
 
-    @property
+    @cached_property
     def picture_columns(self) -> tuple[str, ...]:
         """The columns of pictures."""
         if not self.given:
@@ -75,10 +77,10 @@ class FieldMap:
 
     def count(self, values: Iterable[str]) -> None:
         """Count the columns of a row that are not read."""
-        used = {column.split(".")[0] for column in self.columns} | set(self.columns)
-        self.unused.update(name for name in values if name not in used)
+        if more := [name for name in values if name not in self._used]:
+            self.unused.update(more)
 
-    def files(self, values: Mapping[str, Any], place: Place) -> Iterator[Path]:
+    def files(self, values: Mapping[str, Any], place: Place) -> Iterator[str]:
         """The files that the pictures of a row are read from."""
         for value in self._picture_values(values):
             for item in value if isinstance(value, list | tuple) else (value,):
@@ -104,10 +106,10 @@ class FieldMap:
         images: list[Picture] = []
         for field, column in self.given.items():
             value = value_at(values, column)
-            if field.startswith("quality."):
-                fields.setdefault("quality", {})[field.removeprefix("quality.")] = value
-            elif field == "instruction" or field.startswith("instruction."):
-                wordings.append((field.partition(".")[2], value))
+            if field == "target":
+                continue
+            if field in ROLES:
+                images += pictures_in(value, cast(Role, field), place)
             elif field == "input_images":
                 items = value if isinstance(value, list | tuple) else [value]
                 given = [item for item in items if item not in (None, "", b"")]
@@ -115,9 +117,11 @@ class FieldMap:
                     picture(bytes_of(item, place), role)
                     for item, role in zip(given, roles_of(None, len(given)), strict=True)
                 ]
-            elif field in ROLES:
-                images += pictures_in(value, cast(Role, field), place)
-            elif field != "target":
+            elif field == "instruction" or field.startswith("instruction."):
+                wordings.append((field.partition(".")[2], value))
+            elif field.startswith("quality."):
+                fields.setdefault("quality", {})[field.removeprefix("quality.")] = value
+            else:
                 fields[field] = value
         fields |= instructions_of(wordings, fields.get("instructions"))
         found = pictures_in(value_at(values, self.given["target"]), "source", place, what="target")
@@ -150,19 +154,22 @@ def instructions_of(wordings: Sequence[tuple[str, Any]], more: Any = None) -> di
     """
     texts: list[tuple[str, str]] = []
     for language, value in wordings:
-        if isinstance(value, Mapping):
+        if isinstance(value, str):
+            items = [(language, value)]
+        elif isinstance(value, Mapping):
             items = [(str(name), text) for name, text in value.items()]
         elif isinstance(value, list | tuple):
             items = [(language, text) for text in value]
         else:
             items = [(language, value)]
         texts += [(name, text.strip()) for name, text in items if isinstance(text, str) and text.strip()]
-    texts += [("", text) for text in more or () if isinstance(text, str) and text.strip()]
+    others = more if isinstance(more, list | tuple) else (more,)
+    texts += [("", text.strip()) for text in others if isinstance(text, str) and text.strip()]
     texts = list(dict.fromkeys(texts))
     if not texts:
         return {"instruction": None}
-    first, *others = texts
-    found: dict[str, Any] = {"instruction": first[1], "instructions": [text for _, text in others]}
+    first, *further = texts
+    found: dict[str, Any] = {"instruction": first[1], "instructions": [text for _, text in further]}
     if any(language for language, _ in texts):
         found["languages"] = [language for language, _ in texts]
     return found
@@ -181,29 +188,36 @@ def pictures_in(value: Any, role: Role, place: Place, *, what: str | None = None
 
 def bytes_of(value: Any, place: Place) -> bytes:
     """The encoded picture in a value. Raises UnusableRow."""
-    if isinstance(value, Mapping):
-        if value.get("bytes") is not None:
-            value = value["bytes"]
-        elif isinstance(value.get("path"), str):
-            value = value["path"]
-            file = place.file(value)
-            if file is None or not file.exists():
-                raise UnusableRow("picture that is only named in the file")
-        else:
-            raise UnusableRow("row without its picture")
+    if not isinstance(value, str) and isinstance(value, Mapping):
+        value = _of_struct(value, place)
+    if isinstance(value, str) and value:
+        return place.read(value) if _is_path(value) else _of_text(value)
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
-    if not isinstance(value, str) or not value:
-        raise UnusableRow("bad value of a picture")
-    if _is_path(value):
-        return place.read(value)
-    if "://" in value[:32]:
+    raise UnusableRow("bad value of a picture")
+
+
+def _of_struct(value: Mapping[str, Any], place: Place) -> Any:
+    """The bytes of {bytes, path}, or the path where there are none."""
+    if value.get("bytes") is not None:
+        return value["bytes"]
+    if not isinstance(value.get("path"), str):
+        raise UnusableRow("row without its picture")
+    file = place.file(value["path"])
+    if file is None or not os.path.exists(file):
+        raise UnusableRow("picture that is only named in the file")
+    return value["path"]
+
+
+def _of_text(text: str) -> bytes:
+    """The picture in base64, also as a data: URL."""
+    if "://" in text[:32]:
         raise UnusableRow("URL of a picture, and nothing is fetched")
     try:
-        head, comma, text = value.partition(",") if value.startswith("data:") else ("", "", value)
+        head, comma, code = text.partition(",") if text.startswith("data:") else ("", "", text)
         if comma and not head.endswith(";base64"):
             raise UnusableRow("data: URL that is not base64")
-        return base64.b64decode("".join(text.split()), validate=True)
+        return base64.b64decode("".join(code.split()), validate=True)
     except (binascii.Error, ValueError):
         raise UnusableRow("bad base64 of a picture") from None
 

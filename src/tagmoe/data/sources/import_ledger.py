@@ -45,7 +45,7 @@ class Ledger:
         """Raises DataError when the files cannot be read."""
         self.skipped: list[Skipped] = []
         self._digests = array("Q")
-        self._stamps: Callable[[Path], tuple[int, int]] = lru_cache(1024)(stamp)
+        self._stamps: Callable[[str | Path], tuple[int, int, int]] = lru_cache(1024)(stamp)
         self._unwritten = 0
         self._writes = False
         self._file: Path | None = None
@@ -86,25 +86,29 @@ class Ledger:
         return found
 
     def digest(self, row: Row) -> int:
-        """How a row looks now: 64 bits of its key and of the size and time of its files."""
+        """How a row looks now: 64 bits of its key and of the size and times of its files.
+
+        Asked before the row is read, so that a file that changes meanwhile looks otherwise the next time.
+        """
         found = hashlib.blake2b(row.key, digest_size=8)
-        for file in row.files:
-            found.update(repr((str(file), *self._stamps(file))).encode(errors="surrogateescape"))
+        if row.files:
+            files = repr([(str(file), *self._stamps(file)) for file in row.files])
+            found.update(files.encode(errors="surrogateescape"))
         return int.from_bytes(found.digest(), "big") or 1
 
     def has_read(self, row: Row) -> bool:
         """Whether the row was read before."""
         return 0 < row.next <= len(self._digests) and self._digests[row.next - 1] != UNKNOWN
 
-    def is_unchanged(self, row: Row) -> bool:
-        """Whether the row was read before and looks as it did."""
-        return self.has_read(row) and self._digests[row.next - 1] == self.digest(row)
+    def is_unchanged(self, row: Row, digest: int) -> bool:
+        """Whether the row was read before and looked like this."""
+        return self.has_read(row) and self._digests[row.next - 1] == digest
 
-    def note(self, row: Row, reasons: Iterable[str] = ()) -> None:
+    def note(self, row: Row, digest: int, reasons: Iterable[str] = ()) -> None:
         """Remember how a row looked, and why records of it were skipped."""
         if row.next > len(self._digests):
             self._digests.extend([UNKNOWN] * (row.next - len(self._digests)))
-        self._digests[row.next - 1] = self.digest(row)
+        self._digests[row.next - 1] = digest
         self.skip(row, reasons)
 
     def skip(self, row: Row, reasons: Iterable[str]) -> None:

@@ -11,28 +11,37 @@ import hashlib
 import json
 import shlex
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from tagmoe.data.sources.benchmark_pictures import BenchmarkPictures
 from tagmoe.data.sources.import_ledger import Ledger, Skipped
 from tagmoe.data.sources.source import Licence, Row, Source
 from tagmoe.data.store.known_ids import KnownIds
-from tagmoe.data.store.record import Record
+from tagmoe.data.store.record import Record, as_table
 from tagmoe.data.store.store import IMPORT_NOTE, Store
 from tagmoe.errors import DataError, UsageError
 from tagmoe.sentences import reason_of
 
 BATCH_ROWS = 1024
 BATCH_BYTES = 256 << 20
-"""Bytes of pictures after which a batch is written. Writing takes about four times as much memory."""
+"""Bytes of pictures after which a batch is written. Writing takes about four times as much memory, and the next batch
+is read meanwhile."""
 NOTE_AFTER = 20_000
 """Native rows after which the position is saved, even if no batch of records is full."""
 KNOWN = "already in the store"
 BENCHMARK = "benchmark picture"
 LIKE_BENCHMARK = "picture like one of a benchmark"
 NO_PICTURES = BenchmarkPictures()
+
+
+@lru_cache(1024)
+def is_restricted(licence: str) -> bool:
+    """Whether a user must accept the licence of this name."""
+    return Licence.named(licence).restricted
 
 
 @dataclass(frozen=True)
@@ -96,8 +105,10 @@ class Limits:
     def refusal(self, record: Record) -> str | None:
         """Why a record must not come in."""
         accepted, refused = self.accepted_licences, self.refused_pictures
-        if record.licence not in accepted and Licence.named(record.licence).restricted:
+        if record.licence not in accepted and is_restricted(record.licence):
             return f"licence {record.licence} not accepted"
+        if not refused.digests:
+            return None
         if any(map(refused.has, (*record.images, record.target))):
             return BENCHMARK
         if any(refused.has_like(picture) for picture in (*record.images, record.target) if picture.role != "mask"):
@@ -136,7 +147,9 @@ def import_source(
         state = State(now) if note is None else State.from_note(note)
         ledger = Ledger(store.uri, source, name)
         known = any(other.get("identity") == identity for other in store.notes(IMPORT_NOTE).values())
-        if known and (note is None or state.finished or state.fingerprint != now):
+        has_ended = known and (note is None or state.finished or state.fingerprint != now)
+        # With other options it is another import: its records replace those that have their ids.
+        if has_ended or (refresh and note is None and len(store)):
             return look_again(store, source, name, state, ledger, limits, refresh, progress)
         resumed, before = state.rows, state.accepted
         _import(store, source, name, state, ledger, limits, progress)
@@ -154,27 +167,31 @@ def _import(
 ) -> None:
     """Read the rows after the position of the state, to the end."""
     ledger.begin(state.position)
-    batch = Batch(store, KnownIds(store), state, ledger)
-    noted = state.rows
-    for row in rows_of(source, state.position):
-        reasons = list(row.skipped)
-        for record in row.records:
-            reason = limits.refusal(record)
-            if reason:
-                reasons.append(reason)
-            else:
-                batch.add(record, row)
-        ledger.note(row, reasons)
-        state.skipped.update(reasons)
-        state.position, state.rows = row.next, state.rows + 1
-        full = len(batch) >= limits.batch_rows or batch.nbytes >= limits.batch_bytes
-        if full or state.rows - noted >= NOTE_AFTER:
-            batch.write(name, source)
-            noted = state.rows
-        if progress is not None:
-            progress(state.rows, max(len(source), state.rows))
-    state.finished = True
-    batch.write(name, source)
+    known, noted = KnownIds(store), state.rows
+    with Appender(store) as appender:
+        batch = Batch(appender, known, state, ledger)
+        for row in rows_of(source, state.position):
+            looks = ledger.digest(row)
+            reasons = list(row.skipped)
+            for record in row.records:
+                reason = limits.refusal(record)
+                if reason:
+                    reasons.append(reason)
+                else:
+                    batch.add(record, row)
+            ledger.note(row, looks, reasons)
+            if reasons:
+                state.skipped.update(reasons)
+            state.position, state.rows = row.next, state.rows + 1
+            full = len(batch) >= limits.batch_rows or batch.nbytes >= limits.batch_bytes
+            if full or state.rows - noted >= NOTE_AFTER:
+                batch.write(name, source)
+                noted = state.rows
+            if progress is not None:
+                progress(state.rows, max(len(source), state.rows))
+        state.finished = True
+        batch.write(name, source)
+        appender.wait()
     ledger.finish()
 
 
@@ -206,11 +223,43 @@ def fingerprint_of(source: Source) -> str:
     return _digest(dict(source.fingerprint()))
 
 
+class Appender:
+    """Appends batches to a store in a thread, so that the next rows are read meanwhile.
+
+    The store must not be used between `append` and `wait`. Leaving the block waits, so that a batch is written whole
+    also when reading fails.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._thread = ThreadPoolExecutor(1, "append")
+        self._running: Future[None] | None = None
+
+    def __enter__(self) -> Appender:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+    def append(self, records: Sequence[Record], note: tuple[str, Mapping[str, Any]]) -> None:
+        """Begin `Store.append`, after the batch before is written. Raises DataError as that does."""
+        # Made here: a thread that computes in Python would stop the reader at each of its calls of the system.
+        table = as_table(records)
+        self.wait()
+        self._running = self._thread.submit(self._store.append, table, note=note)
+
+    def wait(self) -> None:
+        """Wait until nothing is being written. Raises DataError when the last batch could not be."""
+        running, self._running = self._running, None
+        if running is not None:
+            running.result()
+
+
 class Batch:
     """Records to append as one batch; of several with one id, the first."""
 
-    def __init__(self, store: Store, known: KnownIds, state: State, ledger: Ledger) -> None:
-        self._store, self._known, self._state, self._ledger = store, known, state, ledger
+    def __init__(self, appender: Appender, known: KnownIds, state: State, ledger: Ledger) -> None:
+        self._appender, self._known, self._state, self._ledger = appender, known, state, ledger
         self._records: dict[str, tuple[Record, Row]] = {}
         self.nbytes = 0
 
@@ -227,6 +276,7 @@ class Batch:
 
     def write(self, name: str, source: Source) -> None:
         """Append the records that are not in the store yet, and save the progress with them."""
+        self._appender.wait()
         known = self._known.among(list(self._records))
         for key in known:
             self._skip(self._records[key][1])
@@ -235,7 +285,7 @@ class Batch:
         self._state.bytes += sum(record.nbytes for record in records)
         self._records, self.nbytes = {}, 0
         self._ledger.flush()
-        self._store.append(records, note=(name, self._state.note(source)))
+        self._appender.append(records, (name, self._state.note(source)))
         self._known.add([record.id for record in records])
 
     def _skip(self, row: Row) -> None:

@@ -22,6 +22,7 @@ ENDINGS = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz")
 MAX_LINE = 16 << 20
 """Bytes of a line, or characters of an item of an array."""
 CHUNK = 1 << 20
+_DECODER = json.JSONDecoder(object_pairs_hook=names_once)
 _READ_ERRORS = (OSError, EOFError, gzip.BadGzipFile)
 _LISTS = ("data", "annotations", "items", "samples", "images", "rows", "records", "train")
 
@@ -55,7 +56,7 @@ def items(file: Path) -> Iterator[tuple[int, bytes]]:
 def object_of(text: bytes) -> dict[str, Any]:
     """The JSON object in these bytes. Raises UnusableRow for anything else."""
     try:
-        value = json.loads(text.decode("utf-8-sig"), object_pairs_hook=names_once)
+        value = _DECODER.decode(text.decode().removeprefix("\ufeff"))
     except (ValueError, RecursionError):
         raise UnusableRow("line that is no JSON") from None
     if not isinstance(value, dict):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,7 @@ class ParquetSource:
         return len(self._rows)
 
     def _row(self, found: ParquetRow) -> Row:
-        if not self._names_files():
+        if not self._names_files:
             return row(found.next, partial(self._record, found), origin=found.origin, files=[found.path])
         try:
             samples = self.unfolded(found.values)
@@ -110,6 +110,7 @@ class ParquetSource:
         makers = [partial(self._made, values, found.origin) for values in samples]
         return row(found.next, *makers, origin=found.origin, files=[found.path, *named])
 
+    @cached_property
     def _names_files(self) -> bool:
         """Whether pictures are named by texts. Then a row is read to see which files these are."""
         if self._root is not None or type(self).unfolded is not ParquetSource.unfolded:

@@ -18,6 +18,9 @@ from tagmoe.data.sources.files import MAX_FILE_BYTES, reading
 from tagmoe.data.store.fields import UnusableRow
 from tagmoe.errors import UsageError
 
+MOST_LINKS = 40
+"""Links that lead from one to the next, as the system follows them at most."""
+
 
 class Place(Protocol):
     """What names of pictures are looked up in."""
@@ -26,8 +29,8 @@ class Place(Protocol):
         """The bytes of a file. Raises UnusableRow when there is none, or it lies outside."""
         ...
 
-    def file(self, name: str) -> Path | None:
-        """The file on the disk that holds it; None where the name is none of this place."""
+    def file(self, name: str) -> str | None:
+        """The path of the file on the disk that holds it; None where the name is none of this place."""
         ...
 
 
@@ -35,42 +38,72 @@ class Folder:
     """A folder and all below it. A path that begins with a slash must lie in it, too."""
 
     def __init__(self, path: Path) -> None:
-        self._real = os.path.realpath(path)
+        self._real = os.path.realpath(path).rstrip(os.sep)
         self._allowed = tuple(f"{folder}{os.sep}" for folder in (self._real, *map(str, _blobs(path))))
-        # A row asks for the file of a name and then for its bytes.
+        # Many pictures lie in few folders, so that the links on the way to a folder are followed once.
+        self._folders = lru_cache(4096)(os.path.realpath)
+        # A row asks for the files of its names and then for their bytes.
         self._inside = lru_cache(256)(self._found)
 
     def read(self, name: str) -> bytes:
-        path = self._inside(name)
         try:
-            about = os.stat(path)
-            if not stat.S_ISREG(about.st_mode):
-                raise UnusableRow("missing picture file")
-            if about.st_size > MAX_FILE_BYTES:
-                raise UnusableRow("picture file of more than 256 MB")
-            with open(path, "rb") as handle:
-                return handle.read()
+            # The path has no link at its end any more. O_NONBLOCK: a named pipe must not be waited for.
+            handle = os.open(self._inside(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                about = os.fstat(handle)
+                if not stat.S_ISREG(about.st_mode):
+                    raise UnusableRow("missing picture file")
+                if about.st_size > MAX_FILE_BYTES:
+                    raise UnusableRow("picture file of more than 256 MB")
+                return _whole(handle, about.st_size)
+            finally:
+                os.close(handle)
         except FileNotFoundError:
             raise UnusableRow("missing picture file") from None
         except (OSError, ValueError):
             raise UnusableRow("picture file that cannot be read") from None
 
-    def file(self, name: str) -> Path | None:
+    def file(self, name: str) -> str | None:
         try:
-            return Path(self._inside(name))
+            return self._inside(name)
         except UnusableRow:
             return None
 
     def _found(self, name: str) -> str:
         """The file of this path, through links. Raises UnusableRow when it lies outside the folder."""
         try:
-            path = os.path.realpath(os.path.join(self._real, name))
+            path = self._followed(name if name.startswith(os.sep) else f"{self._real}{os.sep}{name}")
         except (OSError, ValueError):
             # ValueError: a path with a zero byte
             raise UnusableRow("bad path of a picture") from None
         if not f"{path}{os.sep}".startswith(self._allowed):
             raise UnusableRow("path of a picture outside the folder")
         return path
+
+    def _followed(self, path: str) -> str:
+        """What `os.path.realpath` gives, with one look at the disk for a file that is no link."""
+        for _ in range(MOST_LINKS):
+            folder, _, last = path.rpartition(os.sep)
+            if last in ("", os.curdir, os.pardir):
+                return os.path.realpath(path)
+            folder = self._folders(folder or os.sep)
+            path = f"{folder.rstrip(os.sep)}{os.sep}{last}"
+            try:
+                if not stat.S_ISLNK(os.lstat(path).st_mode):
+                    return path
+                path = os.path.join(folder, os.readlink(path))
+            except OSError:
+                # There is no such file, or it cannot be seen; reading it says which.
+                return path
+        return path
+
+
+def _whole(handle: int, size: int) -> bytes:
+    """The first `size` bytes of an open file, or all if it has become shorter; mostly with one call."""
+    data = os.read(handle, size)
+    while len(data) < size and (more := os.read(handle, size - len(data))):
+        data += more
+    return data
 
 
 class Member(NamedTuple):
@@ -95,9 +128,9 @@ class Tars:
         file, member = self._found(name)
         return read_member(file, member)
 
-    def file(self, name: str) -> Path | None:
+    def file(self, name: str) -> str | None:
         found = self._members.get(_plain(name))
-        return None if found is None else found[0]
+        return None if found is None else str(found[0])
 
     def _found(self, name: str) -> tuple[Path, Member]:
         found = self._members.get(_plain(name))
@@ -117,8 +150,8 @@ class Sample:
             raise UnusableRow("missing picture in the sample")
         return read_member(self._file, self._given[name])
 
-    def file(self, name: str) -> Path | None:
-        return self._file if name in self._given else None
+    def file(self, name: str) -> str | None:
+        return str(self._file) if name in self._given else None
 
 
 def place_of(root: Path) -> Place:

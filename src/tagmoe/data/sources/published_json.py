@@ -6,6 +6,7 @@ columns. Licences are those of the cards; "none" where no licence could be read,
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -73,9 +74,10 @@ class PicoBanana(PublishedJson):
             summary = values.get("summarized_text")
             return [{**values, "more": [summary] if summary else None}]
         prompts = values.get("metadata_edit_turn_prompts")
-        given = {item.get("id"): item.get("url") for item in values["files"] if isinstance(item, Mapping)}
-        if not isinstance(prompts, list) or not prompts:
+        files = values["files"]
+        if not isinstance(prompts, list) or not prompts or not isinstance(files, list):
             raise UnusableRow("conversation without its turns")
+        given = {str(item.get("id")): item.get("url") for item in files if isinstance(item, Mapping)}
         # The picture of the last turn is called final_image.
         results = [given.get(f"edit_turn{turn}") for turn in range(1, len(prompts))] + [given.get("final_image")]
         turns = turns_of(prompts, [source, *results])
@@ -211,11 +213,11 @@ class _Either:
     def read(self, name: str) -> bytes:
         return self._of(name).read(name)
 
-    def file(self, name: str) -> Path | None:
+    def file(self, name: str) -> str | None:
         return self._of(name).file(name)
 
     def _of(self, name: str) -> Folder:
-        found = (place for place in self._places if (file := place.file(name)) is not None and file.exists())
+        found = (place for place in self._places if (file := place.file(name)) is not None and os.path.exists(file))
         return next(found, self._places[0])
 
 

@@ -53,9 +53,10 @@ class ImgEdit(ParquetSource):
         turns = values.get("data")
         if turns is None:
             return [{**values, "task": self._task}]
-        if not turns or not all(isinstance(turn, Mapping) for turn in turns):
+        if not turns or not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
             raise UnusableRow("conversation without its turns")
-        first = (turns[0].get("input_images") or [None])[0]
+        sources = turns[0].get("input_images")
+        first = sources[0] if isinstance(sources, list) and sources else None
         return [{**turn, "turn": number, "task": self._task, FIRST: first} for number, turn in enumerate(turns, 1)]
 
 

@@ -13,7 +13,17 @@ from dataclasses import replace
 from typing import Any
 
 from tagmoe.data.sources.import_ledger import Ledger
-from tagmoe.data.sources.importing import KNOWN, Batch, Imported, Limits, State, fingerprint_of, result, rows_of
+from tagmoe.data.sources.importing import (
+    KNOWN,
+    Appender,
+    Batch,
+    Imported,
+    Limits,
+    State,
+    fingerprint_of,
+    result,
+    rows_of,
+)
 from tagmoe.data.sources.source import Row, Source
 from tagmoe.data.store.known_ids import KnownIds
 from tagmoe.data.store.record import SCHEMA, Record, to_row
@@ -41,18 +51,20 @@ def look_again(
     Changed records are replaced with `refresh`, and otherwise counted as skipped. Raises DataError as an import does.
     A kill loses nothing: the next call looks again.
     """
-    again = _Again(store, source, name, before, ledger, limits, refresh)
-    for row in rows_of(source):
-        again.look(row)
-        if progress is not None:
-            progress(again.state.rows, max(len(source), again.state.rows))
-    return again.finish()
+    with Appender(store) as appender:
+        again = _Again(store, appender, source, name, before, ledger, limits, refresh)
+        for row in rows_of(source):
+            again.look(row)
+            if progress is not None:
+                progress(again.state.rows, max(len(source), again.state.rows))
+        return again.finish()
 
 
 class _Again:
     def __init__(
         self,
         store: Store,
+        appender: Appender,
         source: Source,
         name: str,
         before: State,
@@ -60,6 +72,7 @@ class _Again:
         limits: Limits,
         refresh: bool,
     ) -> None:
+        self._appender = appender
         self._store, self._source, self._name, self._limits, self._refresh = store, source, name, limits, refresh
         self._before, self._ledger = before, ledger
         # The rows that a killed import read and did not commit are read again.
@@ -70,7 +83,7 @@ class _Again:
         self._is_new = not before.rows
         self.state = replace(before, rows=0, finished=True, skipped=Counter(), fingerprint=fingerprint_of(source))
         self._ids, self._origins = KnownIds(store), KnownIds(store, ("dataset", "origin"))
-        self._batch = Batch(store, self._ids, self.state, ledger)
+        self._batch = Batch(appender, self._ids, self.state, ledger)
         self._seen: set[str] = set()
         self._deferred: list[tuple[Row, int]] = []
         self._replacements: dict[int, Record] = {}
@@ -80,7 +93,8 @@ class _Again:
     def look(self, row: Row) -> None:
         """Take the records of a row, if it was skipped or looks otherwise than before."""
         self.state.rows, self.state.position = self.state.rows + 1, row.next
-        if row.next not in self._skipped and self._ledger.is_unchanged(row):
+        looks = self._ledger.digest(row)
+        if row.next not in self._skipped and self._ledger.is_unchanged(row, looks):
             return
         self._looked += 1
         had_record = self._ledger.has_read(row) and row.next not in self._without_record
@@ -91,9 +105,9 @@ class _Again:
                 reasons.append(reason)
             else:
                 self._take(record, row, place, may_have_changed=had_record)
-        self._ledger.note(row, reasons)
+        self._ledger.note(row, looks, reasons)
         if len(self._batch) >= self._limits.batch_rows or self._batch.nbytes >= self._limits.batch_bytes:
-            self._batch.write(self._name, self._source)
+            self._write()
 
     def finish(self) -> Imported:
         """Settle what had to wait for the other rows, and save the progress."""
@@ -102,7 +116,7 @@ class _Again:
         self._replace()
         added = self.state.accepted + len(self._batch) - self._before.accepted
         if self._looked or self.state.rows != self._before.rows or not self._before.finished:
-            self._batch.write(self._name, self._source)
+            self._write()
             self._ledger.finish()
             self.state.skipped = Counter(self._ledger.reasons())
             added = self.state.accepted - self._before.accepted
@@ -118,6 +132,10 @@ class _Again:
             replaced=self._replaced,
             changed=tuple(self._changed),
         )
+
+    def _write(self) -> None:
+        self._batch.write(self._name, self._source)
+        self._appender.wait()
 
     def _take(self, record: Record, row: Row, place: int, *, may_have_changed: bool) -> None:
         self._seen.add(record.id)

@@ -20,7 +20,7 @@ def row(
     next_start: int,
     *makers: Callable[[], Record],
     origin: str = "",
-    files: Sequence[Path] = (),
+    files: Sequence[str | Path] = (),
     key: bytes = b"",
 ) -> Row:
     """A Row with the record of each maker, or with the reason where a maker raises UnusableRow.

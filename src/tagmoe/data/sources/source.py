@@ -56,7 +56,7 @@ class Row:
         skipped: Sequence[str] = (),
         *,
         origin: str = "",
-        files: Sequence[Path] = (),
+        files: Sequence[str | Path] = (),
         key: bytes = b"",
         make: Callable[[], tuple[Sequence[Record], Sequence[str]]] | None = None,
     ) -> None:

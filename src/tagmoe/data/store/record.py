@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -201,6 +201,11 @@ def to_row(record: Record) -> dict[str, Any]:
         "images": [_picture_row(picture) for picture in record.images],
         "target": _picture_row(record.target) | {"role": "target"},
     }
+
+
+def as_table(records: Iterable[Record]) -> pa.Table:
+    """The records as a table of SCHEMA."""
+    return pa.Table.from_pylist([to_row(record) for record in records], schema=SCHEMA)
 
 
 def from_row(row: Mapping[str, Any]) -> Record:

@@ -35,7 +35,7 @@ from tagmoe.data.store.location import (
     table_uri,
     writer_lock,
 )
-from tagmoe.data.store.record import SCHEMA, Record, from_row, to_row
+from tagmoe.data.store.record import SCHEMA, Record, as_table, from_row, to_row
 from tagmoe.errors import DataError, UsageError
 
 VERSION = 1
@@ -229,9 +229,14 @@ class Store:
                 self._writing = False
                 self._steps, self._noted = [], {}
 
-    def append(self, records: Iterable[Record], *, note: tuple[str, Mapping[str, Any]] | None = None) -> None:
-        """Add records as one fragment. note: (name, JSON values) to set in the same commit (`Store.note`)."""
-        table = pa.Table.from_pylist([to_row(record) for record in records], schema=SCHEMA)
+    def append(
+        self, records: Iterable[Record] | pa.Table, *, note: tuple[str, Mapping[str, Any]] | None = None
+    ) -> None:
+        """Add records, or a table of SCHEMA, as one fragment.
+
+        note: (name, JSON values) to set in the same commit (`Store.note`).
+        """
+        table = records if isinstance(records, pa.Table) else as_table(records)
         self._must_write()
         before = self.version
         if note is not None:
