@@ -55,6 +55,15 @@ def test_pico_banana(tmp_path):
     assert (pair.instructions, pair.native_task) == (("Make car 10 blue",), "Change an object's attribute")
 
 
+def test_a_store_in_the_folder_of_a_set_is_none_of_its_files(tmp_path):
+    LAYOUTS["pico-banana"][1](tmp_path)
+    store = Store.create(tmp_path / "store")
+    first = import_source(store, open_source("pico-banana", tmp_path), accepted_licences=["CC-BY-NC-ND-4.0"])
+    assert first.skipped_file is not None
+    again = import_source(store, open_source("pico-banana", tmp_path), accepted_licences=["CC-BY-NC-ND-4.0"])
+    assert (again.rows, again.skipped) == (first.rows, first.skipped)
+
+
 def test_sharegpt_4o_image_and_opengpt_4o_image(tmp_path):
     found = published("sharegpt-4o-image", tmp_path)
     assert [[picture.role for picture in record.images] for record in found] == [
@@ -258,6 +267,13 @@ def test_the_cache_of_the_hub_is_links_into_its_blobs(tmp_path):
     (snapshot / "x.jsonl").symlink_to("../../blobs/rows")
     assert len(records(JsonlSource(snapshot, map=MAP))) == 1
     assert len(records(JsonlSource(snapshot / "x.jsonl", map=MAP))) == 1
+    assert len(records(open_source("jsonl", cache, {"map": MAP}))) == 1
+    (cache / "snapshots" / "older").mkdir()
+    with pytest.raises(UsageError, match="2 snapshots"):
+        open_source("jsonl", cache, {"map": MAP})
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("abc")
+    assert len(records(open_source("jsonl", cache, {"map": MAP}))) == 1
     (tmp_path / "secret.png").write_bytes(picture_bytes(5))
     (snapshot / "p" / "0.png").unlink()
     (snapshot / "p" / "0.png").symlink_to(tmp_path / "secret.png")
@@ -337,6 +353,7 @@ def test_an_export_in_tars_comes_back_as_the_same_records(tmp_path):
     assert content_hash(again) == content_hash(store)
     rows = list(source.rows())
     assert list(source.rows(3)) == rows[3:]
+    assert source.unused == {}
 
 
 def test_tars_of_others_are_mapped(tmp_path):
@@ -354,6 +371,10 @@ def test_tars_of_others_are_mapped(tmp_path):
         ("edit 1", "x.tar:a/1"),
     ]
     assert reasons(source) == ["empty picture"]
+    assert source.unused == {}
+    other = WebdatasetSource(tmp_path, map={"instruction": "txt", "target": "output.png"})
+    assert len(records(other)) == 2
+    assert other.unused == {"input.png": 3}
     assert source.ignored == ("list.txt",)
     file.write_bytes(gzip.compress(file.read_bytes()))
     with pytest.raises(DataError, match=r"x\.tar.*no plain tar"):

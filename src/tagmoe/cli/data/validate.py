@@ -12,6 +12,7 @@ from tagmoe.cli.data.assigned import assigned
 from tagmoe.cli.options import MOST_PROCESSES, AsJson, Force
 from tagmoe.cli.output import check_output_file, log, print_result, write_text
 from tagmoe.cli.progress import count_bar
+from tagmoe.report.printable import one_line
 from tagmoe.sentences import counted
 
 if TYPE_CHECKING:
@@ -84,6 +85,6 @@ def _text(summary: Summary) -> str:
     lines = [f"unsound: {summary.unsound:,} of {counted(summary.records, 'record')}"]
     for name, counts in summary.most_common():
         lines.append(f"  {name:<18}{counts.total():>8}  {CHECKS[name]}")
-        lines += [f"{'':20}{count:>8}  {dataset}" for dataset, count in sorted(counts.items())]
+        lines += [f"{'':20}{count:>8}  {one_line(dataset)}" for dataset, count in sorted(counts.items())]
         lines.append(f"{'':30}first: {', '.join(record for _, record in summary.first[name])}")
     return "\n".join(lines)

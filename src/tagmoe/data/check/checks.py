@@ -26,9 +26,9 @@ VERSION = 2
 
 CHECKS: dict[str, str] = {
     "undecodable": "a picture is truncated, damaged or no picture",
-    "tiny": "a picture has a side of less than 64 pixels",
+    "tiny": "a picture has a side of fewer pixels than the limit, by default 64",
     "huge": "a picture has more than 64 megapixels",
-    "extreme aspect": "a picture is more than 4 times as long as wide",
+    "extreme aspect": "a picture is longer for its width than the limit, by default 4 times",
     "recorded size": "a picture has another size than its record says",
     "single colour": "a picture is of one colour, and not an emptied scene",
     "aspect mismatch": "source and target have aspects that differ by more than encoding can crop",
@@ -40,7 +40,7 @@ CHECKS: dict[str, str] = {
     "empty mask": "a mask has no white pixel",
     "no mask": "a mask is a photograph: many of its pixels are neither black nor white",
     "empty instruction": "an instruction has no text",
-    "long instruction": "an instruction has more than 2,000 characters",
+    "long instruction": "an instruction has more characters than the limit, by default 2,000",
     "unknown tag": "a tag is not in the vocabulary, or given twice",
     "tag rules": "the tags break a rule of the vocabulary",
     "duplicate id": "an earlier record has the same id",

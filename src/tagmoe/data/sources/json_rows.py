@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +23,7 @@ ENDINGS = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz")
 MAX_LINE = 16 << 20
 """Bytes of a line, or characters of an item of an array."""
 CHUNK = 1 << 20
+_BLANKS, _BETWEEN = re.compile(r"[ \t\r\n]*+"), re.compile(r"[ \t\r\n,]*+")
 _DECODER = json.JSONDecoder(object_pairs_hook=names_once)
 _READ_ERRORS = (OSError, EOFError, gzip.BadGzipFile)
 _LISTS = ("data", "annotations", "items", "samples", "images", "rows", "records", "train")
@@ -104,26 +106,27 @@ def _is_lines(head: bytes) -> bool:
 def _array(file: Path, text: IO[str]) -> Iterator[bytes]:
     """The items of an array. A break in it is an error of the file: what follows cannot be told apart."""
     decoder = json.JSONDecoder(object_pairs_hook=_shallow)
-    rest, number, is_over = text.read(CHUNK).lstrip()[1:], 0, False
+    # `rest` is cut with every chunk only: with every item, that would copy the chunk each time.
+    rest, at, number, is_over = text.read(CHUNK).lstrip()[1:], 0, 0, False
     while True:
-        rest = rest.lstrip(" \t\r\n,") if number else rest.lstrip()
-        if rest.startswith("]"):
+        at = (_BETWEEN if number else _BLANKS).match(rest, at).end()  # type: ignore[union-attr]
+        if rest.startswith("]", at):
             return
         try:
-            _, end = decoder.raw_decode(rest)
+            _, end = decoder.raw_decode(rest, at)
             if end == len(rest) and not is_over:
                 raise ValueError("the item may go on")
-            yield rest[:end].encode("utf-8", "surrogateescape")
-            rest, number = rest[end:], number + 1
+            yield rest[at:end].encode("utf-8", "surrogateescape")
+            at, number = end, number + 1
         except (ValueError, RecursionError):
             more = text.read(CHUNK)
             is_over = not more
-            if (is_over and not rest.strip()) or is_over or len(rest) > MAX_LINE:
+            if is_over or len(rest) - at > MAX_LINE:
                 raise DataError(
                     f"{str(file)!r} is damaged: its array breaks off or is no JSON after item {number}; copy or "
                     "download it again."
                 ) from None
-            rest += more
+            rest, at = rest[at:] + more, 0
 
 
 def _object_items(file: Path, text: IO[str]) -> Iterator[tuple[int, bytes]]:

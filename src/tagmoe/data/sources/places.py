@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol
 from tagmoe.data.sources.files import MAX_FILE_BYTES, reading
 from tagmoe.data.store.fields import UnusableRow
 from tagmoe.errors import UsageError
+from tagmoe.sentences import counted
 
 MOST_LINKS = 40
 """Links that lead from one to the next, as the system follows them at most."""
@@ -190,6 +191,24 @@ def read_member(file: Path, member: Member) -> bytes:
 
 def _plain(name: str) -> str:
     return name.removeprefix("./").lstrip("/")
+
+
+def snapshot_of(path: Path) -> Path:
+    """The snapshot in a folder of the cache of the hub; any other path as it is.
+
+    Raises UsageError when there are several and the branch `main` is none of them.
+    """
+    if not ((path / "snapshots").is_dir() and (path / "blobs").is_dir()):
+        return path
+    found = sorted(folder for folder in (path / "snapshots").iterdir() if folder.is_dir())
+    main = path / "refs" / "main"
+    if main.is_file():
+        with reading(main, "cannot be read ({})"):
+            newest = main.read_text(encoding="utf-8").strip()
+        found = [folder for folder in found if folder.name == newest] or found
+    if len(found) != 1:
+        raise UsageError(f"{str(path)!r} has {counted(found, 'snapshot')}; give the folder of one of them.")
+    return found[0]
 
 
 def _blobs(path: Path) -> Iterator[Path]:

@@ -17,6 +17,7 @@ from tagmoe.data.sources.jsonl import JsonlSource
 from tagmoe.data.sources.places import Folder, Place
 from tagmoe.data.sources.source import Licence
 from tagmoe.data.store.fields import UnusableRow
+from tagmoe.data.store.location import is_store
 from tagmoe.errors import DataError
 
 SOURCE_MISSING = "source picture that was not downloaded"
@@ -39,7 +40,10 @@ class PublishedJson(JsonlSource):
         """The JSON files of the set: the one that was given, or those of its names below the folder."""
         if path.is_file():
             return [path]
-        found = sorted({file for name in self.names for file in path.rglob(name) if file.is_file() and is_json(file)})
+        names = [*self.names, *(f"{name}.gz" for name in self.names)]
+        given = {file for name in names for file in path.rglob(name) if file.is_file() and is_json(file)}
+        # A store may lie in the folder, too; what it keeps of its imports are no rows.
+        found = sorted(file for file in given if not is_store(str(file.parent.parent)))
         if not found:
             raise DataError(f"{str(path)!r} has none of {', '.join(self.names)}; give the folder that was downloaded.")
         return found

@@ -50,6 +50,10 @@ def open_source(kind: str, path: Path | None = None, options: Mapping[str, Any] 
         raise UsageError(f"There is nothing at {str(path)!r}; check the path.")
     if kind == "tagworld" and "count" not in given:
         raise UsageError("TagWorld has no end; say with --count how many samples to make.")
+    if path is not None:
+        from tagmoe.data.sources.places import snapshot_of
+
+        path = snapshot_of(path)
     opener = getattr(import_module(f"tagmoe.data.sources.{found.module}"), found.opener)
     return opener(path, **given) if found.needs_path else opener(**given)
 

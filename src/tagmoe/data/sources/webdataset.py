@@ -99,10 +99,25 @@ class WebdatasetSource:
 
     def _record(self, file: Path, key: str, found: Mapping[str, Member], origin: str) -> Record:
         values = _columns(file, found)
-        self._fields.count(values)
+        self._fields.count(self._without_pictures_read(values))
         values.setdefault("id", key)
         fields, images, target = self._fields.read(self.adapted(values), Sample(file, found))
         return from_fields(fields, images, target, dataset=self.name, licence=self._default_licence, origin=origin)
+
+    def _without_pictures_read(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The columns without the pictures that are read; of the two names of another picture the longer one."""
+        inputs = values.get("input_images")
+        listed = [values.get("output_image"), *(inputs if isinstance(inputs, list) else ())]
+        found = dict(values)
+        for rest in [name for name, value in values.items() if name == value]:
+            short = _short(rest)
+            found.pop(short, None)
+            by_map = rest in self._fields.columns or short in self._fields.columns
+            if by_map or (rest in listed and not self._fields.given):
+                found.pop(rest, None)
+            else:
+                found[rest] = rest
+        return found
 
     def _first_licence(self) -> str:
         if "licence" in self._fields.constants:
@@ -150,5 +165,10 @@ def _columns(file: Path, found: Mapping[str, Member]) -> dict[str, Any]:
             values[rest] = read_member(file, member).decode("utf-8", "replace").strip()
         elif suffix in PICTURES:
             values[rest] = rest
-            values.setdefault(rest.rpartition(".")[0] or rest, rest)
+            values.setdefault(_short(rest), rest)
     return values
+
+
+def _short(rest: str) -> str:
+    """The name of a picture without its ending."""
+    return rest.rpartition(".")[0] or rest
