@@ -13,7 +13,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "train": ("tensorboard",),
     "lora": ("peft",),
     "memory": ("bitsandbytes",),
-    "data": ("lance", "pyarrow", "webdataset"),
+    "data": ("lance", "pyarrow", "webdataset", "imagehash"),
     "ray": ("ray",),
     "vlm": ("aiohttp", "jsonschema", "llguidance", "sklearn", "cleanlab"),
     "reports": ("matplotlib", "sklearn"),

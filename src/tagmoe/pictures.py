@@ -25,6 +25,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from tagmoe.colour_space import is_srgb, to_srgb
 from tagmoe.errors import ImageError
+from tagmoe.picture_header import plain_header
 from tagmoe.sentences import cut
 
 # Only formats that Pillow decodes in this process: for EPS it would start another program. JPEG includes MPO.
@@ -66,6 +67,10 @@ def read_header(data: bytes) -> Header:
     Raises ImageError for empty bytes, for bytes that are no picture, and for more than 64 megapixels. As in all errors
     about bytes the message is a short fixed text, so that importers can count it as a reason for skipping a row.
     """
+    plain = plain_header(data)
+    if plain is not None:
+        _check_size(plain[0], plain[1], "picture", short=True)
+        return Header(*plain)
     with open_picture(data) as image:
         return Header(*upright_size(image), _EXTENSIONS[image.format or ""])
 

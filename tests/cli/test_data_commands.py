@@ -33,7 +33,9 @@ def test_import_says_what_it_did(tagmoe, edits, tmp_path) -> None:
     assert second.out == f"{tmp_path / 's'}\n"
     again = second.err.splitlines()
     assert again[0] == "this source had been imported before; nothing was added"
-    assert again[-1] == "1 skipped: 1 line that is no JSON"
+    assert again[2:4] == ["1 skipped: 1 line that is no JSON", "  line that is no JSON: edits.jsonl:7"]
+    assert again[4].startswith("  all of them: ")
+    assert data["skipped_rows"] == [{"row": 7, "origin": "edits.jsonl:7", "reason": "line that is no JSON"}]
 
 
 def test_import_options_reach_the_source(tagmoe, tmp_path) -> None:
@@ -63,13 +65,13 @@ def test_import_refuses_benchmark_pictures(tagmoe, edits, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "parts"),
     [
-        (("json", "{edits}", "{new}"), 2, ("'json'", "jsonl, parquet, pairs")),
+        (("json", "{edits}", "{new}"), 2, ("'json'", "jsonl, parquet, webdataset, pairs")),
         (("jsonl", "{new}"), 2, ("takes PATH STORE",)),
         (("jsonl", "{edits}", "{new}", "more"), 2, ("takes PATH STORE",)),
         (("jsonl", "{edits}", "{new}"), 2, ("--licence NAME", "--accept-licence none")),
         (("jsonl", "{none}", "{new}", "--licence", "MIT"), 2, ("nothing at",)),
-        (("jsonl", "{folder}", "{new}", "--licence", "MIT"), 1, ("no *.jsonl file",)),
-        (("jsonl", "{edits}", "{new}", "--licence", "MIT", "--map", "a=b"), 2, ("no option 'map'",)),
+        (("jsonl", "{folder}", "{new}", "--licence", "MIT"), 1, ("no *.jsonl or *.json file",)),
+        (("jsonl", "{edits}", "{new}", "--licence", "MIT", "--map", "a=b"), 2, ("--map a=", "nothing of a record")),
         (("jsonl", "{edits}", "{new}", "--licence", "MIT", "--set", "a=b"), 2, ("no option 'a'",)),
         (("jsonl", "{edits}", "{new}", "--set", "a"), 2, ("--set 'a'", "NAME=VALUE")),
         (("jsonl", "{edits}", "{new}", "--set", "a=b", "--set", "a=c"), 2, ("'a' twice",)),

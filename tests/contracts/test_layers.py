@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "src" / "tagmoe"
 LEVELS = (
     ("sentences",),
     ("errors",),
-    ("colour_space", "extras"),
+    ("colour_space", "extras", "picture_header"),
     ("config", "editor", "files", "intervals", "pictures", "report"),
     ("tags",),
     ("weights",),

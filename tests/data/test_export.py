@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from support.edit_files import picture_bytes
+from support.edit_files import jsonl_folder, picture_bytes
 from support.stored_content import content_hash
 
 from tagmoe.data.export import Format, export
 from tagmoe.data.sources.importing import import_source
+from tagmoe.data.sources.jsonl import JsonlSource
 from tagmoe.data.sources.registry import open_source
 from tagmoe.data.store.record import OPERATIONS, ROLES, Picture, Record, TagProvenance, record_id
 from tagmoe.data.store.store import Store
@@ -187,3 +190,27 @@ def test_what_is_no_picture_still_comes_out(tmp_path):
     store = filled(tmp_path / "s", 1, target=Picture(b"rubbish", 4, 3))
     folder = exported(store, tmp_path / "a", "jsonl")
     assert [path.read_bytes() for path in folder.rglob("*.bin")] == [b"rubbish"]
+
+
+def test_records_in_quarantine_stay_behind_and_findings_and_annotations_are_written(tmp_path):
+    store = Store.create(tmp_path / "s")
+    import_source(store, JsonlSource(jsonl_folder(tmp_path / "e", 4), licence="MIT"))
+    answer = pa.field("annotation_rules", pa.struct([("status", pa.string()), ("tags", pa.list_(pa.int8()))]))
+    with store.writing():
+        (number,) = store.fragments()
+        store.declare([pa.field("quarantine", pa.list_(pa.string())), answer, pa.field("encoded_error", pa.string())])
+        names = pa.array([[], ["tiny"], None, []], pa.list_(pa.string()))
+        answers = pa.array([{"status": "ok", "tags": [1]}, None, None, None], answer.type)
+        store.fill(number, pa.table({"quarantine": names, "annotation_rules": answers}))
+    for kind in ("jsonl", "parquet", "webdataset"):
+        (tmp_path / kind).mkdir()
+        found = export(store, tmp_path / kind, kind)
+        assert (found.records, found.left_out) == (3, 1)
+        (tmp_path / f"all-{kind}").mkdir()
+        assert export(store, tmp_path / f"all-{kind}", kind, quarantined=True).records == 4
+    lines = [json.loads(line) for file in (tmp_path / "all-jsonl").glob("*.jsonl") for line in file.open()]
+    assert [line.get("quarantine") for line in lines] == [[], ["tiny"], None, []]
+    assert lines[0]["annotation_rules"] == {"status": "ok", "tags": [1]}
+    assert not any(name.startswith("encoded_") for line in lines for name in line)
+    (file,) = (tmp_path / "all-parquet").rglob("*.parquet")
+    assert pq.read_table(file)["quarantine"].to_pylist() == [[], ["tiny"], None, []]

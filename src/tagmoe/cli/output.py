@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tagmoe.errors import TagMoEError, UsageError
 from tagmoe.files.claim import Claim, claim
 from tagmoe.files.resumable import Written, size_text
+from tagmoe.report.printable import printable
 from tagmoe.sentences import counted, reason_of
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def log(text: str) -> None:
     """Print one line for people on stderr. A stderr that is full or closed stops no work."""
     if sys.stderr is not None:
         with suppress(OSError):
-            print(text, file=sys.stderr, flush=True)
+            print(printable(text), file=sys.stderr, flush=True)
 
 
 def written_text(written: Written, seconds: float) -> str:
@@ -54,7 +55,7 @@ def print_result(data: Mapping[str, Any], text: str, *, as_json: bool, about: Se
     """
     for line in () if as_json else about:
         log(line)
-    print(json.dumps(data) if as_json else text)
+    print(json.dumps(data) if as_json else printable(text))
 
 
 def typed_command(otherwise: str) -> str:

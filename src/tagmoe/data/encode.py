@@ -23,6 +23,7 @@ from PIL import Image
 from tagmoe.data.encoder import Encoder, fit, mask_cells, nearest_size
 from tagmoe.data.order.rows import Size, bucket_name
 from tagmoe.data.store.engine import Engine, run
+from tagmoe.data.store.record import NO_INPUTS
 from tagmoe.data.store.store import Filling, Store
 from tagmoe.errors import DataError, ImageError, UsageError
 from tagmoe.pictures import load_mask
@@ -210,7 +211,7 @@ def _decoded(values: Mapping[str, Any], row: _Row, encoder: Encoder) -> list[Ima
     given = values["images"] or []
     for part, item in [
         ("target", values["target"]),
-        *(("reference", item) for item in given if item["role"] != "mask"),
+        *(("reference", item) for item in given if item["role"] not in NO_INPUTS),
     ]:
         try:
             picture = encoder.decode(item["data"])

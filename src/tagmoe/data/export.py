@@ -10,9 +10,10 @@ webdataset   train-000000.tar ..., per record ID.json, ID.image0.png ..., ID.tar
 
 from __future__ import annotations
 
+import base64
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,11 +26,14 @@ from tagmoe.data.store.record import QUALITY, SCHEMA, Picture, Record, from_row
 from tagmoe.data.store.store import Store
 from tagmoe.errors import DataError, ImageError
 from tagmoe.extras import require
+from tagmoe.files.json_lines import json_line
 from tagmoe.pictures import read_header
 
 Format = Literal["jsonl", "parquet", "webdataset"]
 FILES = ("*.jsonl", "images", "data", "*.tar")
 """Patterns of the files and folders that an export writes."""
+ENCODED = "encoded_"
+"""Beginning of the names of columns that encoding fills."""
 SHARD_BYTES = 512 << 20
 SCAN_ROWS = 32
 GROUP_ROWS = 100
@@ -43,6 +47,8 @@ _HF_SCHEMA = pa.schema(
         ("dataset", pa.string()),
         ("instruction", pa.string()),
         ("instructions", pa.list_(pa.string())),
+        ("languages", pa.list_(pa.string())),
+        ("turn", pa.int32()),
         ("instruction_rewritten", pa.string()),
         ("caption_source", pa.string()),
         ("caption_target", pa.string()),
@@ -64,11 +70,12 @@ _HF_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: records, files and bytes of all files."""
+    """What was written: records, files and bytes of all files. left_out: records in quarantine."""
 
     records: int
     files: int
     bytes: int
+    left_out: int = 0
 
 
 def export(
@@ -77,57 +84,66 @@ def export(
     kind: Format,
     *,
     where: str | None = None,
+    quarantined: bool = False,
     shard_bytes: int = SHARD_BYTES,
     progress: Callable[[int, int], None] | None = None,
 ) -> Exported:
     """Write records into an empty folder.
 
-    where: SQL filter; by default all records are written. shard_bytes: bytes of pictures after which a new shard
+    where: SQL filter; by default all records are written. quarantined: write records in quarantine, too. Columns of the
+    store beside those of a record, such as `quarantine` and annotations, are written under their names, without those
+    of encoding, which belong to a store. shard_bytes: bytes of pictures after which a new shard
     begins. progress: called with rows done and all.
 
     Raises DataError when no record is kept or the store is damaged, MissingError without webdataset, and OSError when
     the folder cannot be written. The caller must then delete the folder.
     """
-    shards = _Shards(folder, kind, shard_bytes)
-    done = 0
+    extra = [field for field in store.schema if field.name not in SCHEMA.names and not field.name.startswith(ENCODED)]
+    shards = _Shards(folder, kind, shard_bytes, extra)
+    done = left_out = 0
     try:
-        for done, record in enumerate(_records(store, where), 1):
-            shards.add(record)
+        for row in _rows(store, where, extra):
+            if row.get("quarantine") and not quarantined:
+                left_out += 1
+                continue
+            shards.add(from_row(row), {field.name: row[field.name] for field in extra})
+            done += 1
             if progress is not None:
-                progress(done, len(store) if where is None else 0)
+                progress(done + left_out, len(store) if where is None else 0)
     finally:
         shards.close()
     if not done:
-        raise DataError(f"The store {store.uri!r} has no record{'' if where is None else f' where {where}'}.")
+        hidden = f"; {left_out:,} are in quarantine (--with-quarantine)" if left_out else ""
+        raise DataError(f"The store {store.uri!r} has no record{'' if where is None else f' where {where}'}{hidden}.")
     if kind == "parquet":
         _number_shards(folder / "data")
     files = [path for path in folder.rglob("*") if path.is_file()]
-    return Exported(done, len(files), sum(path.stat().st_size for path in files))
+    return Exported(done, len(files), sum(path.stat().st_size for path in files), left_out)
 
 
-def _records(store: Store, where: str | None) -> Iterator[Record]:
-    for batch in store.scan(SCHEMA.names, where=where, rows=SCAN_ROWS):
-        for row in batch.to_pylist():
-            yield from_row(row)
+def _rows(store: Store, where: str | None, extra: Sequence[pa.Field]) -> Iterator[dict[str, Any]]:
+    columns = [*store.record_columns, *(field.name for field in extra)]
+    for batch in store.scan(columns, where=where, rows=SCAN_ROWS):
+        yield from batch.to_pylist()
 
 
 class _Shards:
     """The open shard of each split."""
 
-    def __init__(self, folder: Path, kind: Format, shard_bytes: int) -> None:
-        self._folder, self._kind, self._shard_bytes = folder, kind, shard_bytes
+    def __init__(self, folder: Path, kind: Format, shard_bytes: int, extra: Sequence[pa.Field]) -> None:
+        self._folder, self._kind, self._shard_bytes, self._extra = folder, kind, shard_bytes, extra
         self._open: dict[str, _Shard] = {}
         self._bytes: Counter[str] = Counter()
         self._count: Counter[str] = Counter()
 
-    def add(self, record: Record) -> None:
+    def add(self, record: Record, more: Mapping[str, Any]) -> None:
         split = record.split
         if split in self._open and self._bytes[split] >= self._shard_bytes:
             self._open.pop(split).close()
         if split not in self._open:
-            self._open[split] = _SHARDS[self._kind](self._folder, split, self._count[split])
+            self._open[split] = _SHARDS[self._kind](self._folder, split, self._count[split], self._extra)
             self._bytes[split], self._count[split] = 0, self._count[split] + 1
-        self._open[split].add(record)
+        self._open[split].add(record, more)
         self._bytes[split] += record.nbytes
 
     def close(self) -> None:
@@ -136,17 +152,18 @@ class _Shards:
 
 
 class _JsonlShard:
-    def __init__(self, folder: Path, split: str, number: int) -> None:
+    def __init__(self, folder: Path, split: str, number: int, extra: Sequence[pa.Field]) -> None:
         self._folder = folder
         self._lines = (folder / f"{split}-{number:05d}.jsonl").open("w", encoding="utf-8", newline="\n")
 
-    def add(self, record: Record) -> None:
+    def add(self, record: Record, more: Mapping[str, Any]) -> None:
         line = {
             **_json_fields(record),
+            **_json_values(more),
             "input_images": [self._picture(picture) for picture in record.images],
             "output_image": self._picture(record.target),
         }
-        self._lines.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._lines.write(json_line(line))
 
     def close(self) -> None:
         self._lines.close()
@@ -161,20 +178,22 @@ class _JsonlShard:
 
 
 class _ParquetShard:
-    def __init__(self, folder: Path, split: str, number: int) -> None:
+    def __init__(self, folder: Path, split: str, number: int, extra: Sequence[pa.Field]) -> None:
         (folder / "data").mkdir(exist_ok=True)
-        columns = {field.name: _feature(field.type) for field in _HF_SCHEMA}
+        self._schema = pa.schema([*_HF_SCHEMA, *extra])
+        columns = {field.name: _feature(field.type) for field in self._schema}
         features = json.dumps({"info": {"features": columns}}, sort_keys=True)
-        schema = _HF_SCHEMA.with_metadata({"huggingface": features})
+        schema = self._schema.with_metadata({"huggingface": features})
         self._writer = pyarrow.parquet.ParquetWriter(folder / "data" / f"{split}-{number:05d}.parquet", schema)
         self._rows: list[dict[str, Any]] = []
         self._bytes = 0
 
-    def add(self, record: Record) -> None:
+    def add(self, record: Record, more: Mapping[str, Any]) -> None:
         fields = to_fields(record)
         self._rows.append(
             {
                 **fields,
+                **more,
                 "quality": [{"name": name, "value": value} for name, value in fields["quality"].items()],
                 "input_roles": [picture.role for picture in record.images],
                 "input_images": [_hf_image(picture) for picture in record.images],
@@ -191,12 +210,12 @@ class _ParquetShard:
         self._writer.close()
 
     def _write(self) -> None:
-        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=_HF_SCHEMA))
+        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
         self._rows, self._bytes = [], 0
 
 
 class _TarShard:
-    def __init__(self, folder: Path, split: str, number: int) -> None:
+    def __init__(self, folder: Path, split: str, number: int, extra: Sequence[pa.Field]) -> None:
         require("data", "webdataset", purpose="The format webdataset")
         from webdataset import TarWriter
 
@@ -204,14 +223,14 @@ class _TarShard:
         # encoder=False writes bytes unchanged. A fixed mtime makes equal records give equal files.
         self._tar = TarWriter(self._handle, encoder=False, mtime=0)
 
-    def add(self, record: Record) -> None:
+    def add(self, record: Record, more: Mapping[str, Any]) -> None:
         inputs = {f"image{number}.{_ending(picture)}": picture for number, picture in enumerate(record.images)}
         target = f"target.{_ending(record.target)}"
-        about = {**_json_fields(record), "input_images": list(inputs), "output_image": target}
+        about = {**_json_fields(record), **_json_values(more), "input_images": list(inputs), "output_image": target}
         self._tar.write(
             {
                 "__key__": record.id,
-                "json": json.dumps(about, ensure_ascii=False).encode(),
+                "json": json_line(about).encode(),
                 **{name: picture.data for name, picture in inputs.items()},
                 target: record.target.data,
             }
@@ -232,6 +251,15 @@ def _json_fields(record: Record) -> dict[str, Any]:
     # Keep "tags" always: [] says that no tag applies, null that the record is not annotated.
     given = {name: value for name, value in fields.items() if value not in (None, {}, []) or name == "tags"}
     return {**given, "input_roles": [picture.role for picture in record.images]}
+
+
+def _json_values(more: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of other columns as JSON; those that are null are left out."""
+    return {name: json.loads(json.dumps(value, default=_plain)) for name, value in more.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
 
 
 def _hf_image(picture: Picture) -> dict[str, Any]:

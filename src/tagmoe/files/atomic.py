@@ -8,11 +8,11 @@ import tempfile
 from pathlib import Path
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file beside its place, then move it there: whole or not at all. Raises OSError."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file, a text as UTF-8, beside its place, then move it there: whole or not at all. Raises OSError."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        unfinished.write_text(text, encoding="utf-8")
+        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tagmoe.report.colours import series_colour, style_variables
 from tagmoe.report.numbers import FILTERS
+from tagmoe.report.printable import printable
 
 
 class Tile(NamedTuple):
@@ -26,9 +27,15 @@ def page_environment(package: str) -> Environment:
         loader=ChoiceLoader([PackageLoader(package, "."), PackageLoader("tagmoe.report", ".")]),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {**FILTERS, "expert_colour": series_colour}
     environment.globals["style_variables"] = Markup(style_variables())
     return environment
+
+
+def _shown(value: Any) -> Any:
+    """A text without the characters that cannot be shown. It is escaped after this, unless it is markup."""
+    return type(value)(printable(value)) if isinstance(value, str) else value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 from tagmoe.extras import require
 from tagmoe.report.colours import DARK, LIGHT
+from tagmoe.report.printable import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,8 +90,11 @@ def svg_text(figure: Figure) -> str:
     for axes in figure.axes:
         axes.patch.set_alpha(0.0)
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return _themed(buffer.getvalue())
+    with warnings.catch_warnings():
+        # Text stays text in the file, and a browser has the letters that the font here lacks.
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return _themed(printable(buffer.getvalue()))
 
 
 def inline(svg: str, name: str) -> str:

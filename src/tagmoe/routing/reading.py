@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from tagmoe.config.describe import wrong_field
 from tagmoe.errors import ImageError, ResultError
+from tagmoe.files.json_lines import lines_of
 from tagmoe.model.routing import RoutingTrace
 from tagmoe.pictures import open_picture
 from tagmoe.routing.recording import ABOUT, CASES, FORMAT, INTERVENTIONS, Case, Header, Interventions
@@ -121,7 +122,7 @@ def read_recording(folder: Path) -> Recording:
         if found != size:
             state = "is missing" if found is None else f"has {found} of {counted(size, 'byte')}"
             raise ResultError(f"The recording {str(folder)!r} is not whole: {name} {state}; copy it again, or record.")
-    cases = _parse(folder / CASES, lambda text: tuple(Case.model_validate_json(line) for line in text.splitlines()))
+    cases = _parse(folder / CASES, lambda text: tuple(Case.model_validate_json(line) for line in lines_of(text)))
     _check_names(folder, header, cases)
     if len(cases) != header.cases:
         raise ResultError(

@@ -24,6 +24,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 from safetensors.numpy import save_file
 
+from tagmoe.files.json_lines import as_line
 from tagmoe.model.routing import RoutingTrace
 
 FORMAT = 1
@@ -192,7 +193,7 @@ class RecordingWriter:
             pictures=self._write_pictures(name, pictures),
         )
         with (self.folder / CASES).open("a", encoding="utf-8") as lines:
-            lines.write(case.model_dump_json() + "\n")
+            lines.write(as_line(case.model_dump_json()))
         self.cases += 1
         if sum(value.nbytes for value in self._pending.values()) >= self.shard_bytes:
             self._flush()

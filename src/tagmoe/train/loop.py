@@ -26,6 +26,7 @@ from tagmoe.config import OptimizerConfig, RunConfig
 from tagmoe.errors import TrainingError
 from tagmoe.extras import require
 from tagmoe.files.atomic import write_whole
+from tagmoe.files.json_lines import lines_of
 from tagmoe.train.checkpoint import (
     fill,
     flat_parameters,
@@ -119,7 +120,7 @@ class Run:
         if not path.exists():
             return
         # A killed process may leave an incomplete line.
-        records = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+        records = [line for line in lines_of(path.read_text(encoding="utf-8")) if line.endswith("}")]
         kept = [line for line in records if (r := json.loads(line))["stage"] != stage or r["step"] <= step]
         write_whole(path, "".join(line + "\n" for line in kept))
 

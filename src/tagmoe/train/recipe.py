@@ -36,7 +36,7 @@ from tagmoe.pipeline.folder import ALIGNMENT
 from tagmoe.pipeline.model_folder import RECORD
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.pipeline.training_range import WORLD as TAGWORLD_NAME
-from tagmoe.sentences import reason_of
+from tagmoe.sentences import counted, reason_of
 from tagmoe.train.checkpoint import file_hash, of_module
 from tagmoe.train.components_folder import Components, components_path, read_components, train_components
 from tagmoe.train.loop import Run, run_stage
@@ -89,6 +89,8 @@ def train(config: RunConfig, *, validator: Validator, resume: bool = False, cons
         run = Run(
             config, folder, settings, versions(), console or Console(stderr=True, soft_wrap=True), _inputs(config)
         )
+        if stored is not None and stored.quarantined:
+            run.console.print(f"not trained on: {counted(stored.quarantined, 'row')} of the store in quarantine.")
         try:
             return _train(run, parts or train_components(run), validator, stored)
         except (OSError, SafetensorError) as error:

@@ -45,6 +45,7 @@ class StoredRows:
     """A store at one version, with the rows of its data sets that a run trains on. untagged: rows without tags.
 
     held_out: the rows of the split "validation", which no run trains on.
+    quarantined: number of the store's rows that quarantine keeps out (`tagmoe data validate`).
     encoded: reads the store's encoded columns; None where pictures are encoded when a batch is drawn.
     """
 
@@ -54,6 +55,7 @@ class StoredRows:
     settings: DataConfig
     untagged: np.ndarray
     encoded: EncodedStore | None
+    quarantined: int = 0
 
     @classmethod
     def open(cls, settings: DataConfig, components: Path | None = None) -> StoredRows:
@@ -63,7 +65,7 @@ class StoredRows:
         or that was encoded incompletely or by another encoder.
         """
         require("data", "lance", "pyarrow", purpose="A store of data")
-        from tagmoe.data.order.rows import rows_by_split, untagged_rows
+        from tagmoe.data.order.rows import quarantined_rows, rows_by_split, untagged_rows
         from tagmoe.data.store.store import Store
 
         store = Store.open(settings.store, version=settings.version)
@@ -75,7 +77,7 @@ class StoredRows:
         column = None if encoded is None else BUCKETS
         splits = rows_by_split(store, SPLITS, weights=settings.weights, bucket_column=column)
         train, held_out = (splits[split] for split in SPLITS)
-        return cls(store, train, held_out, settings, untagged_rows(store), encoded)
+        return cls(store, train, held_out, settings, untagged_rows(store), encoded, quarantined_rows(store))
 
     @property
     def used(self) -> list[str]:
@@ -229,7 +231,7 @@ class StoredSamples:
         multiple = self.pipeline.size_multiple
         sizes = bucket_sizes(drawn.bucket)
         grids = [(height // multiple, width // multiple) for width, height in sizes]
-        pictures = [[record.target, *(p for p in record.images if p.role != "mask")] for record in records]
+        pictures = [[record.target, *record.inputs] for record in records]
         columns = [
             [self._pixels(record, own[place].data, size) for record, own in zip(records, pictures, strict=True)]
             for place, size in enumerate(sizes)

@@ -58,7 +58,7 @@ def test_the_column_says_what_was_found(tmp_path, workers):
     assert summary.first["undecodable"] == [(3, sound(3).id)]
 
 
-def test_only_what_is_not_checked_is_checked(tmp_path, monkeypatch):
+def test_only_what_is_not_checked_is_checked(tmp_path):
     store = stored(tmp_path / "s", *mixed())
     validate(store)
     before = content_hash(store)
@@ -66,22 +66,38 @@ def test_only_what_is_not_checked_is_checked(tmp_path, monkeypatch):
     assert content_hash(store) == before
     with store.writing():
         store.append([sound(9), sound(1)])
-    monkeypatch.setattr(checks, "MAX_CHARACTERS", 3)
     assert validate(store) == 2
     # An id of an earlier fragment is found; the fragments before were not looked at again.
-    assert column(store) == [*MIXED, ["long instruction"], ["long instruction", "duplicate id"]]
-    assert validate(store, again=True) == 8
+    assert column(store) == [*MIXED, [], ["duplicate id"]]
+    assert validate(store, policy=checks.Policy.of({"long instruction": "3"})) == 8, "other limits check all"
     assert sum("long instruction" in names for names in column(store)) == 7
+    assert validate(store, policy=checks.Policy.of({"long instruction": "3"})) == 0
+
+
+def test_tags_that_were_set_after_a_validation_are_checked(tmp_path):
+    store = stored(tmp_path / "s", [sound(1), sound(2)], [sound(3)])
+    validate(store)
+    with store.writing():
+        (first, _) = store.fragments()
+        store.fill(first, pa.table({"tags": pa.array([[0, 1], [0, 6, 13]], pa.list_(pa.int8()))}))
+    assert validate(store) == 0
+    assert [bool(names) for names in column(store)] == [True, False, False]
+    assert column(store)[0] == ["tag rules"]
+    with store.writing():
+        store.fill(first, pa.table({"tags": pa.array([[0, 6, 13]] * 2, pa.list_(pa.int8()))}))
+    validate(store)
+    assert column(store) == [[], [], []]
 
 
 def test_results_of_other_checks_are_made_again(tmp_path, monkeypatch):
     store = stored(tmp_path / "s", *mixed())
     validate(store)
     monkeypatch.setattr(checks, "VERSION", checks.VERSION + 1)
-    monkeypatch.setattr(checks, "MAX_CHARACTERS", 3)
     assert validate(store) == 6
-    assert "long instruction" in column(store)[0]
-    assert store.note("validate") == {"version": checks.VERSION}
+    assert store.note("validate") == {
+        "version": checks.VERSION,
+        "limits": dict(sorted(checks.DEFAULT.limits.items())),
+    }
     assert validate(store) == 0
 
 

@@ -93,13 +93,13 @@ def test_text_to_image_and_several_references(tmp_path):
         ("[" * 100_000, "line that is no JSON"),
         ("[1]", "line that is no JSON object"),
         (line(instruction=None), "no instruction"),
-        (line(instruction=["a"]), "no instruction"),
+        (line(instruction=[" ", 3]), "no instruction"),
         (line(instruction="\ud800"), "bad value of 'instruction'"),
         (line(output_image=None), "no target picture"),
         (line(output_image="none.png"), "missing picture file"),
         (line(output_image="zero\0.png"), "bad path of a picture"),
         (line(output_image="."), "missing picture file"),
-        (line(output_image=7), "bad path of a picture"),
+        (line(output_image=7), "bad value of a picture"),
         (line(output_image="text.png"), "no picture"),
         (line(output_image="empty.png"), "empty picture"),
         (line(output_image="../b.png"), "path of a picture outside the folder"),
@@ -107,7 +107,7 @@ def test_text_to_image_and_several_references(tmp_path):
         (line(output_image="link.png"), "path of a picture outside the folder"),
         (line(output_image="https://example.org/b.png"), "URL of a picture, and nothing is fetched"),
         (line(output_image="file:///etc/hostname"), "URL of a picture, and nothing is fetched"),
-        (line(output_image="data:image/png;base64,AA"), "URL of a picture, and nothing is fetched"),
+        (line(output_image="data:image/png;base64,AA"), "bad base64 of a picture"),
         (line(input_images="a.png"), "bad value of 'input_images'"),
         (line(input_roles=["source", "mask"]), "bad value of 'input_roles'"),
         (line(input_roles=["owner"]), "bad value of 'input_roles'"),
@@ -149,7 +149,7 @@ def test_a_pipe_and_a_huge_file_are_not_read(tmp_path):
 
 
 def test_a_line_without_end_is_cut(tmp_path, monkeypatch):
-    monkeypatch.setattr("tagmoe.data.sources.jsonl.MAX_LINE", 200)
+    monkeypatch.setattr("tagmoe.data.sources.json_rows.MAX_LINE", 200)
     folder_with(tmp_path, "a.png", "b.png")
     path = write_lines(tmp_path / "x.jsonl", [line(instruction="x" * 1000), line()])
     assert [row.skipped for row in JsonlSource(path).rows()] == [("line that is no JSON",), ()]
@@ -168,7 +168,7 @@ def test_a_folder_of_jsonl_files_is_one_source_and_any_row_can_be_the_first(tmp_
 
 
 def test_the_size_of_large_files_is_estimated(tmp_path, monkeypatch):
-    monkeypatch.setattr("tagmoe.data.sources.jsonl._SAMPLE_BYTES", 2000)
+    monkeypatch.setattr("tagmoe.data.sources.jsonl._SAMPLE_ROWS", 100)
     source = JsonlSource(jsonl_folder(tmp_path, 200))
     assert 180 <= len(source) <= 220
 
@@ -237,7 +237,7 @@ def test_a_name_that_is_no_text_still_comes_in(tmp_path):
         (folder / side / os.fsdecode(b"z\xff.png")).write_bytes(picture_bytes(5))
     *_, last = PairsSource(folder, instruction="x").rows()
     assert last.records[0].origin == "z\\udcff.png"
-    assert PairsSource(folder).fingerprint() != PairsSource(folder, instruction="x").fingerprint()
+    assert PairsSource(folder).identity() != PairsSource(folder, instruction="x").identity()
 
 
 def test_a_folder_without_pairs(tmp_path):
@@ -254,7 +254,7 @@ def test_the_registry_refuses_what_a_kind_does_not_know(tmp_path):
     assert open_source("jsonl", path, {"licence": "MIT"}).licence.name == "MIT"
     for kind, place, options, words in (
         ("json", path, {}, "no kind of source 'json'"),
-        ("jsonl", path, {"map": {}}, "no option 'map'; it has name, licence"),
+        ("pairs", path, {"map": {}}, "no option 'map'; it has name, licence"),
         ("jsonl", None, {}, "give their path"),
         ("jsonl", tmp_path / "none", {}, "nothing at"),
     ):

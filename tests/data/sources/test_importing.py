@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import random
 import shutil
 import signal
@@ -13,8 +12,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,8 +20,7 @@ from support.failing_disk import read_only, small_files
 from support.stored_content import content_hash
 
 from tagmoe.data.sources import source as terms
-from tagmoe.data.sources.benchmark_pictures import benchmark_pictures
-from tagmoe.data.sources.importing import BENCHMARK, KNOWN, import_source
+from tagmoe.data.sources.importing import KNOWN, import_source
 from tagmoe.data.sources.jsonl import JsonlSource
 from tagmoe.data.sources.source import Licence
 from tagmoe.data.store import known_ids
@@ -43,6 +39,9 @@ class Stopping:
     def __init__(self, inner, row: int, error: BaseException) -> None:
         self.inner, self.row, self.error = inner, row, error
         self.name, self.licence = inner.name, inner.licence
+
+    def identity(self):
+        return self.inner.identity()
 
     def fingerprint(self):
         return self.inner.fingerprint()
@@ -169,47 +168,6 @@ def test_a_row_with_a_restricted_licence_of_its_own_is_skipped_until_it_is_accep
     assert (found.accepted, found.skipped) == (1, {KNOWN: 9})
 
 
-def test_benchmark_pictures_stay_out(tmp_path, edits):
-    listed = tmp_path / "hashes.txt"
-    digests = [hashlib.sha256(picture_bytes(number)).hexdigest() for number in (0, 7)]
-    listed.write_text(f"# benchmark\n{digests[0]}\n\n{digests[1].upper()}  some/picture.png # a target\n")
-    refused = benchmark_pictures(listed)
-    assert refused == set(digests)
-    found = import_source(Store.create(tmp_path / "s"), source(edits), refused_pictures=refused)
-    assert (found.accepted, found.skipped) == (8, {BENCHMARK: 2})
-
-
-def test_the_pictures_of_a_benchmark_on_the_disk(tmp_path, edits):
-    bench = tmp_path / "bench"
-    (bench / "deep").mkdir(parents=True)
-    (bench / "deep" / "0.PNG").write_bytes(picture_bytes(0))
-    (bench / "readme.txt").write_text("nothing")
-    rows = {"id": ["a"], "image": [{"bytes": picture_bytes(7), "path": "7.png"}], "more": [[{"bytes": b"x"}]]}
-    pq.write_table(pa.table(rows), bench / "test.parquet")
-    refused = benchmark_pictures(bench)
-    assert refused == {hashlib.sha256(data).hexdigest() for data in (picture_bytes(0), picture_bytes(7), b"x")}
-    found = import_source(Store.create(tmp_path / "s"), source(edits), refused_pictures=refused)
-    assert (found.accepted, found.skipped) == (8, {BENCHMARK: 2})
-
-
-def test_a_folder_that_is_no_benchmark(tmp_path):
-    with pytest.raises(UsageError, match="no pictures and no Parquet files"):
-        benchmark_pictures(tmp_path)
-    (tmp_path / "bad.parquet").write_bytes(b"PAR1 is not enough")
-    with pytest.raises(UsageError, match="cannot be read"):
-        benchmark_pictures(tmp_path)
-
-
-@pytest.mark.parametrize(("text", "part"), [("abc\n", "Line 1"), ("\n" + "g" * 64, "Line 2"), (b"\xff\xfe", "UTF-8")])
-def test_a_bad_file_of_hashes(tmp_path, text, part):
-    path = tmp_path / "hashes.txt"
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(UsageError, match=part):
-        benchmark_pictures(path)
-    with pytest.raises(UsageError, match="cannot be read"):
-        benchmark_pictures(tmp_path / "none")
-
-
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), ValueError("bad\npage"), RuntimeError()])
 def test_a_source_that_breaks_is_named_and_not_the_store(tmp_path, edits, error):
     store = Store.create(tmp_path / "s")
@@ -311,6 +269,7 @@ from tagmoe.data.store.store import Store
 
 class Made:
     name, licence = "made", Licence("MIT")
+    def identity(self): return {}
     def fingerprint(self): return {}
     def __len__(self): return 20_000
     def rows(self, start=0):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import pickle
+import shutil
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -250,6 +253,37 @@ def test_an_object_store_has_no_lock_and_the_writer_that_is_overtaken_stops(tmp_
     assert Store.open(uri).records([0, 1]) == [record(0), record(1)]
     with pytest.raises(UsageError, match="There is no store"):
         Store.open(f"file-object-store://{tmp_path}/other")
+
+
+@pytest.mark.parametrize("prefix", ["", "file-object-store://"])
+def test_of_processes_that_make_one_store_at_once_each_gets_the_same_store(tmp_path, prefix):
+    for number in range(12):
+        uri, start = f"{prefix}{tmp_path}/s{number}", threading.Barrier(4)
+
+        def make(uri=uri, start=start) -> Store:
+            start.wait()
+            return Store.open_or_create(uri)
+
+        with ThreadPoolExecutor(4) as threads:
+            made = list(threads.map(lambda _, make=make: make(), range(4)))
+        # A second version would have replaced the rows of the first.
+        assert [store.version for store in made] == [1] * 4
+        with made[0].writing():
+            made[0].append([record(0)])
+        assert len(Store.open(uri)) == 1
+
+
+def test_a_store_that_was_never_finished_is_made_again(tmp_path):
+    Store.create(tmp_path / "s")
+    table = tmp_path / "s" / TABLE
+    shutil.rmtree(table / "_versions")
+    with pytest.raises(UsageError, match="There is no store"):
+        Store.open(tmp_path / "s")
+    assert len(Store.open_or_create(tmp_path / "s")) == 0
+    filled(tmp_path / "full")
+    shutil.rmtree(tmp_path / "full" / TABLE / "_versions")
+    with pytest.raises(DataError, match="cannot be read"):
+        Store.open_or_create(tmp_path / "full")
 
 
 def test_what_is_no_store_is_said_in_one_sentence(tmp_path):

@@ -188,7 +188,7 @@ def _true_tags(record: Record) -> Annotation:
     if record.dataset != DATASET:
         return Annotation("refused", reason=f"Not a record of TagWorld but of {record.dataset!r}.")
     try:
-        pictures = [load_image(picture.data) for picture in record.images if picture.role != "mask"]
+        pictures = [load_image(picture.data) for picture in record.inputs]
     except ImageError:
         return Annotation("refused", reason="A picture cannot be decoded.")
     found = rule_tags(record.instruction, pictures)

@@ -29,6 +29,7 @@ _TITLES = {
     "reference": "a reference picture",
     "garment": "a garment to be worn",
     "person": "the person to edit",
+    "control": "a control map to follow",
 }
 _FIELDS = {"scope": "scope", "type": "types", "preservation": "preservation"}
 _WHAT = {
@@ -120,7 +121,7 @@ def _order(vote: int, seed: int) -> list[str]:
 def _shown(record: Record) -> list[str | Attachment]:
     """The pictures in order, each after its number and role, then the instruction."""
     parts: list[str | Attachment] = []
-    given = [picture for picture in record.images if picture.role != "mask"]
+    given = list(record.inputs)
     for number, picture in enumerate(given, 1):
         parts += [f"Picture {number}, {_TITLES[picture.role]}:", Attachment(picture.data)]
     parts += [f"Picture {len(given) + 1}, the target, that is the result of the edit:", Attachment(record.target.data)]

@@ -138,7 +138,7 @@ class RewriteAsker(TextAsker):
         return "" if record.instruction.strip() else "The row has no instruction."
 
     def _pictures(self, record: Record) -> list[bytes]:
-        return [picture.data for picture in record.images if picture.role != "mask"]
+        return [picture.data for picture in record.inputs]
 
     def _question(
         self, record: Record, shown: Sequence[Attachment], wrong: Sequence[str], before: str, attempt: int
@@ -161,11 +161,11 @@ class InverseAsker(TextAsker):
         return f"inverse {INVERSE_VERSION}"
 
     def _unfit(self, record: Record) -> str:
-        given = [picture.role for picture in record.images if picture.role != "mask"]
+        given = [picture.role for picture in record.inputs]
         return "" if given in (["source"], ["reference"]) else PICTURES
 
     def _pictures(self, record: Record) -> list[bytes]:
-        return [record.target.data, *(picture.data for picture in record.images if picture.role != "mask")]
+        return [record.target.data, *(picture.data for picture in record.inputs)]
 
     def _question(
         self, record: Record, shown: Sequence[Attachment], wrong: Sequence[str], before: str, attempt: int

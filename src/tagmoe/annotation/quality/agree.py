@@ -26,7 +26,7 @@ from tagmoe.annotation.quality.consistency import (
 from tagmoe.annotation.quality.draw import digest_of, keep_largest
 from tagmoe.annotation.quality.label_issues import LabelIssues, features_of, find_label_issues
 from tagmoe.annotation.rules.evidence import conflicts, measure
-from tagmoe.data.store.record import SCHEMA, Record, from_row
+from tagmoe.data.store.record import Record, from_row
 from tagmoe.data.store.store import Store
 from tagmoe.errors import ImageError, UsageError
 from tagmoe.intervals import Bootstrap, Interval
@@ -285,7 +285,9 @@ def _look(
     roots: list[str] = []
     for start in range(0, len(rows), _READ_ROWS):
         some = rows[start : start + _READ_ROWS]
-        for row, read in zip(some, store.take([row.number for row in some], SCHEMA.names).to_pylist(), strict=True):
+        for row, read in zip(
+            some, store.take([row.number for row in some], store.record_columns).to_pylist(), strict=True
+        ):
             features.append(features_of(read))
             roots.append(read["root"])
             _weigh(row, from_row(read), sides)

@@ -11,6 +11,7 @@ from tagmoe.annotation.answer import CANONICAL, column_of
 from tagmoe.annotation.quality.agree import AgreeReport, Case, Side
 from tagmoe.annotation.quality.agreement import Agreement
 from tagmoe.data.check.page import MAX_TEXT, shown_picture
+from tagmoe.data.store.record import NO_INPUTS
 from tagmoe.data.store.store import Store
 from tagmoe.intervals import GROUPS, Interval
 from tagmoe.report.numbers import percent, percent_near_ends, with_interval
@@ -210,7 +211,7 @@ def _records(store: Store, report: AgreeReport, cases: Iterable[Case]) -> dict[i
 
 def _shown(row: Mapping[str, Any], *columns: str) -> dict[str, Any]:
     a, b = (row[column] if column == "tags" else (row[column] or {}).get("tags") for column in columns)
-    pictures = [item for item in row["images"] or () if item["role"] != "mask"]
+    pictures = [item for item in row["images"] or () if item["role"] not in NO_INPUTS]
     of_a, of_b = set(a or ()), set(b or ())
 
     def named(tags: set[int]) -> list[str]:

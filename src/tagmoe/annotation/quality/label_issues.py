@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tagmoe.data.store.record import NO_INPUTS
 from tagmoe.errors import ImageError
 from tagmoe.extras import require
 from tagmoe.pictures import load_image
@@ -66,7 +67,7 @@ def features_of(row: Mapping[str, Any]) -> np.ndarray | None:
 
     None if a picture cannot be decoded.
     """
-    given = next((image for image in row["images"] or () if image["role"] != "mask"), None)
+    given = next((image for image in row["images"] or () if image["role"] not in NO_INPUTS), None)
     target = _small(row["target"]["data"])
     source = None if given is None else _small(given["data"])
     if target is None or (given is not None and source is None):

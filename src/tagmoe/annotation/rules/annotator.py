@@ -74,7 +74,7 @@ def annotate(record: Record, *, native_task: bool = True, pixels: bool = True) -
 
     native_task, pixels: whether to use them beside the words. `Annotation.raw` is what was understood, as JSON.
     """
-    pictures = [picture.role for picture in record.images if picture.role != "mask"]
+    pictures = [picture.role for picture in record.inputs]
     words = read(record.instruction)
     edit = edit_of(record.dataset, record.native_task) if native_task else None
     fixed = _by_pictures(pictures, words, edit)

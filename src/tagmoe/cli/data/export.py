@@ -33,11 +33,16 @@ def export(
     where: Annotated[
         str | None, typer.Option(metavar="SQL", help="Export only rows that match, as \"dataset = 'ultraedit'\".")
     ] = None,
+    with_quarantine: Annotated[
+        bool, typer.Option("--with-quarantine", help="Export records in quarantine, too; a column says why.")
+    ] = False,
     shard_mb: Annotated[float, typer.Option(min=0.001, max=1e6, help="MB of pictures in one file.")] = 512.0,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the records of a store as files, with a separate set for each split; completely or not at all.
+
+    Wordings, annotations and findings are written, too. Records in quarantine are left out.
 
     Example: tagmoe data export my/store --format parquet --out my/parquet
     """
@@ -49,14 +54,24 @@ def export(
     opened = Store.open(store)
     started = time.perf_counter()
     with new_folder(out) as partial, count_bar(f"export {kind.value}") as progress:
-        done = write(opened, partial, kind.value, where=where, shard_bytes=int(shard_mb * 2**20), progress=progress)
+        done = write(
+            opened,
+            partial,
+            kind.value,
+            where=where,
+            quarantined=with_quarantine,
+            shard_bytes=int(shard_mb * 2**20),
+            progress=progress,
+        )
     seconds = time.perf_counter() - started
-    about = (
+    about = [
         f"{counted(done.records, 'record')}, {counted(done.files, 'file')}, {size_text(done.bytes)}, in {seconds:.1f} s"
-    )
+    ]
+    if done.left_out:
+        about.append(f"left out: {counted(done.left_out, 'record')} in quarantine; --with-quarantine exports them")
     print_result(
         {"output": str(out), "format": kind.value, **vars(done), "seconds": round(seconds, 3)},
         str(out),
         as_json=as_json,
-        about=(about,),
+        about=about,
     )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tagmoe.cli.data.assigned import assigned
 from tagmoe.cli.options import AsJson
 from tagmoe.cli.output import print_result
 from tagmoe.cli.progress import count_bar
@@ -16,6 +17,14 @@ from tagmoe.data.sources.registry import KINDS, open_source
 from tagmoe.errors import UsageError
 from tagmoe.files.resumable import size_text
 from tagmoe.sentences import counted
+
+if TYPE_CHECKING:
+    from tagmoe.data.sources.importing import Imported
+
+
+SHOWN_ROWS = 1000
+"""Most skipped rows in --json; the file beside the store has all of them."""
+SHOWN_PLACES = 3
 
 
 def import_(
@@ -32,9 +41,22 @@ def import_(
         list[Path] | None,
         typer.Option(metavar="PATH", help="Benchmark folder, or list of SHA-256, whose pictures are not imported."),
     ] = None,
+    benchmark_distance: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=0.5, help="Share of hash bits by which a picture may differ from one of a benchmark; 0: bytes."
+        ),
+    ] = 0.22,
     columns: Annotated[
         list[str] | None,
-        typer.Option("--map", metavar="FIELD=COLUMN", help="Column of a Parquet file for a field; may be repeated."),
+        typer.Option("--map", metavar="FIELD=COLUMN", help="Column that a field is read from; may be repeated."),
+    ] = None,
+    constants: Annotated[
+        list[str] | None,
+        typer.Option("--constant", metavar="FIELD=VALUE", help="Value of a field for all rows; may be repeated."),
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Folder or tar of the pictures, if not beside the rows.")
     ] = None,
     instruction: Annotated[str | None, typer.Option(help="Instruction of pairs that have no text file.")] = None,
     count: Annotated[
@@ -46,15 +68,20 @@ def import_(
     ] = None,
     batch_rows: Annotated[int, typer.Option(min=1, max=10**6, help="Records written at once.")] = 1024,
     batch_mb: Annotated[float, typer.Option(min=0.001, max=1e5, help="MB of pictures written at once.")] = 256.0,
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Replace records whose rows have changed since their import.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Fill a store with a data set; the same command goes on after a kill, and adds nothing twice.
+
+    Run again after the end, it takes in rows that were skipped and can be read now. Exits with 1 if no row came in.
 
     Example: tagmoe data import jsonl my/edits.jsonl my/store --licence CC-BY-4.0
     """
     path, target = _places(kind, places)
     options: dict[str, Any] = {
-        **_assigned(settings, "--set"),
+        **assigned(settings, "--set"),
         **{
             key: value
             for key, value in (
@@ -63,13 +90,15 @@ def import_(
                 ("instruction", instruction),
                 ("count", count),
                 ("seed", seed),
-                ("map", _assigned(columns, "--map")),
+                ("map", assigned(columns, "--map")),
+                ("constants", assigned(constants, "--constant")),
+                ("root", root),
             )
             if value not in (None, {})
         },
     }
-    from tagmoe.data.sources.benchmark_pictures import benchmark_pictures
-    from tagmoe.data.sources.importing import check_licence, import_source
+    from tagmoe.data.sources.benchmark_pictures import BenchmarkPictures, benchmark_pictures
+    from tagmoe.data.sources.importing import KNOWN, check_licence, import_source
     from tagmoe.data.store.store import Store
 
     # Check everything first, so that a refused import leaves no empty store.
@@ -81,7 +110,9 @@ def import_(
             "the data, add --accept-licence none."
         )
     check_licence(source, accepted)
-    refused = frozenset().union(*map(benchmark_pictures, benchmark or ()))
+    refused = BenchmarkPictures.union(
+        [benchmark_pictures(place, looks=benchmark_distance > 0) for place in benchmark or ()], benchmark_distance
+    )
     store = Store.open_or_create(target)
     started = time.perf_counter()
     with count_bar(f"import {kind}") as progress:
@@ -92,10 +123,10 @@ def import_(
             refused_pictures=refused,
             batch_rows=batch_rows,
             batch_bytes=int(batch_mb * 2**20),
+            refresh=refresh,
             progress=progress,
         )
     seconds = time.perf_counter() - started
-    skipped = sum(found.skipped.values())
     about = []
     if found.already:
         about.append("this source had been imported before; nothing was added")
@@ -105,24 +136,55 @@ def import_(
         f"{counted(found.accepted, 'record')} of {counted(found.rows, 'row')}, {size_text(found.bytes)} of pictures, "
         f"in {seconds:.1f} s"
     )
-    if skipped:
-        reasons = sorted(found.skipped.items(), key=lambda item: (-item[1], item[0]))
-        about.append(f"{skipped:,} skipped: " + ", ".join(f"{number:,} {reason}" for reason, number in reasons))
+    unused, ignored = dict(getattr(source, "unused", {})), list(getattr(source, "ignored", ()))
+    about += [*_changes(found), *_skipped(found)]
+    if unused:
+        about.append("columns not read: " + ", ".join(f"{key} ({number:,})" for key, number in sorted(unused.items())))
+    if ignored:
+        about.append(f"files not read: {_some(ignored)}")
     data = {"store": target, "source": source.name, "licence": source.licence.name, **vars(found)}
+    data |= {"unused_columns": unused, "ignored_files": ignored}
+    data["skipped_rows"] = [item._asdict() for item in found.skipped_rows[:SHOWN_ROWS]]
     print_result(data | {"records": len(store), "seconds": round(seconds, 3)}, target, as_json=as_json, about=about)
+    if found.rows and not found.accepted and set(found.skipped) - {KNOWN}:
+        raise typer.Exit(1)
 
 
-def _assigned(given: Sequence[str] | None, option: str) -> dict[str, str]:
-    """{name: value} of repeated NAME=VALUE options. Raises UsageError without =, and for a name that is given twice."""
-    found: dict[str, str] = {}
-    for text in given or ():
-        key, equals, value = text.partition("=")
-        if not equals or not key or not value:
-            raise UsageError(f"{option} {text!r} is not understood; write {option} NAME=VALUE.")
-        if key in found:
-            raise UsageError(f"{option} gives {key!r} twice; give it once.")
-        found[key] = value
-    return found
+def _changes(found: Imported) -> list[str]:
+    lines = []
+    if found.replaced:
+        lines.append(
+            f"replaced: {counted(found.replaced, 'record')}, as their rows have changed; check and encode the store "
+            "again"
+        )
+    if found.changed:
+        lines.append(
+            f"changed since their import: {counted(found.changed, 'row')} ({_some(found.changed)}); add --refresh to "
+            "replace their records"
+        )
+    return lines
+
+
+def _skipped(found: Imported) -> list[str]:
+    """How many rows gave no record, and where the first ones of each reason are."""
+    if not found.skipped:
+        return []
+    places: dict[str, list[str]] = {}
+    for item in found.skipped_rows:
+        places.setdefault(item.reason, []).append(item.origin)
+    reasons = sorted(found.skipped.items(), key=lambda item: (-item[1], item[0]))
+    lines = [
+        f"{sum(found.skipped.values()):,} skipped: " + ", ".join(f"{number:,} {reason}" for reason, number in reasons)
+    ]
+    lines += [f"  {reason}: {_some(places[reason])}" for reason, _ in reasons if reason in places]
+    if found.skipped_file:
+        lines.append(f"  all of them: {found.skipped_file}; the same command takes in what can be read by then")
+    return lines
+
+
+def _some(places: Sequence[str]) -> str:
+    more = len(places) - SHOWN_PLACES
+    return ", ".join(places[:SHOWN_PLACES]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _places(kind: str, places: Sequence[str]) -> tuple[Path | None, str]:

@@ -11,6 +11,7 @@ import typer
 from tagmoe.cli.options import AsJson, Force
 from tagmoe.cli.output import check_output_file, print_result, write_text
 from tagmoe.cli.progress import count_bar
+from tagmoe.report.printable import one_line
 from tagmoe.sentences import counted
 
 if TYPE_CHECKING:
@@ -98,6 +99,6 @@ def _table(found: Statistics) -> list[str]:
 
 def _shown(counts: Mapping[str, int]) -> dict[str, int]:
     """The most frequent values, and the sum of the others."""
-    items = list(counts.items())
+    items = [(one_line(name), count) for name, count in counts.items()]
     rest = items[SHOWN:]
     return dict(items[:SHOWN]) | ({f"({len(rest)} others)": sum(count for _, count in rest)} if rest else {})

@@ -6,6 +6,7 @@ all bytes, so a truncated file is found.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,40 +16,54 @@ from PIL import Image
 
 from tagmoe.data.check.shift import measure_shift
 from tagmoe.data.store.record import PARTIAL
-from tagmoe.errors import ImageError
+from tagmoe.errors import ImageError, UsageError
 from tagmoe.pictures import TOO_LARGE, load_image, load_mask, open_picture, upright_rgb, upright_size
 from tagmoe.sentences import counted
 from tagmoe.tags import TAGS, TaskDescriptor
 
-VERSION = 1
+VERSION = 2
 """Raise this with every change of what a check finds. Stores with results of another version are checked again."""
 
 CHECKS: dict[str, str] = {
     "undecodable": "a picture is truncated, damaged or no picture",
-    "tiny": "a picture has a side of less than 64 pixels",
+    "tiny": "a picture has a side of fewer pixels than the limit, by default 64",
     "huge": "a picture has more than 64 megapixels",
-    "extreme aspect": "a picture is more than 4 times as long as wide",
+    "extreme aspect": "a picture is longer for its width than the limit, by default 4 times",
     "recorded size": "a picture has another size than its record says",
     "single colour": "a picture is of one colour, and not an emptied scene",
-    "aspect mismatch": "source and target have different aspects",
-    "size mismatch": "source and target have different sizes and one aspect",
+    "aspect mismatch": "source and target have aspects that differ by more than encoding can crop",
+    "size mismatch": "source and target have different sizes",
     "same bytes": "source and target are one file",
     "same pixels": "source and target are different files with the same pixels",
     "shifted": "the target shows the source's scene, but moved by a pixel or more",
-    "mask size": "a mask has another size than its picture",
+    "mask size": "a mask has another aspect than its picture",
     "empty mask": "a mask has no white pixel",
+    "no mask": "a mask is a photograph: many of its pixels are neither black nor white",
     "empty instruction": "an instruction has no text",
-    "long instruction": "an instruction has more than 2,000 characters",
+    "long instruction": "an instruction has more characters than the limit, by default 2,000",
     "unknown tag": "a tag is not in the vocabulary, or given twice",
     "tag rules": "the tags break a rule of the vocabulary",
     "duplicate id": "an earlier record has the same id",
 }
 """The checks: name, and what is true of a record if the check finds something."""
 
-MIN_SIDE = 64
-MAX_ASPECT = 4.0
-ASPECT_TOLERANCE = 0.02
-"""Tolerated difference of two aspects (logarithms), as sizes are rounded to 1, 8 or 16 pixels."""
+TEXT_CHECKS = ("empty instruction", "long instruction", "unknown tag", "tag rules")
+"""Checks that read no picture. They are made again with every validation, as annotators set tags later."""
+OFF = "off"
+DEFAULTS: dict[str, float | None] = {
+    **dict.fromkeys(CHECKS),
+    "tiny": 64,
+    "extreme aspect": 4.0,
+    "aspect mismatch": 0.1,
+    "mask size": 0.1,
+    "no mask": 0.25,
+    "long instruction": 2000,
+}
+"""The limit of each check, None where it has none. tiny: pixels of the shorter side. extreme aspect: longer side over
+shorter. aspect mismatch, mask size: logarithm of the ratio of two aspects; encoding crops the difference. no mask:
+share of such pixels. long instruction: characters."""
+OFF_BY_DEFAULT = ("size mismatch",)
+"""Encoding scales each picture to its bucket, so that other sizes of one aspect are sound."""
 FLAT = 2
 """Levels of a channel by which a single-colour picture may vary."""
 EMPTIED_SHARE = 0.5
@@ -57,7 +72,10 @@ MIN_SHIFT = 0.75
 """Shift in pixels from which a target counts as shifted: one pixel less the error of the measurement."""
 MIN_SHIFT_SEEN = 0.3
 """Least shift in pixels of the copy; for large pictures it is the higher limit."""
-MAX_CHARACTERS = 2000
+GREY = (64, 192)
+"""Levels between which a pixel of a mask is neither black nor white."""
+COLOURFUL = 48
+"""Difference of the channels of a pixel from which it has a colour."""
 COPY_SIDE = 256
 """The longer side of a copy has at least this many pixels, and less than twice as many."""
 _SOME = 8  # a quick first look at every 8th pixel of every 8th row tells most pictures apart
@@ -91,17 +109,74 @@ class View:
         return self.copy @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
-def examine(row: Mapping[str, Any]) -> list[Finding]:
+@dataclass(frozen=True)
+class Policy:
+    """Which checks are made, and with which limits. limits: by check; a check that is not named is off."""
+
+    limits: Mapping[str, float | None]
+
+    @classmethod
+    def of(cls, settings: Mapping[str, str] | None = None) -> Policy:
+        """The defaults with these settings: a check's limit, `on` or `off`. Raises UsageError for any other."""
+        limits = {name: limit for name, limit in DEFAULTS.items() if name not in OFF_BY_DEFAULT}
+        for name, value in (settings or {}).items():
+            if name not in CHECKS:
+                raise UsageError(f"There is no check {name!r}; choose among {', '.join(CHECKS)}.")
+            if value == OFF:
+                limits.pop(name, None)
+            elif value == "on":
+                limits[name] = DEFAULTS[name]
+            else:
+                limits[name] = _limit(name, value)
+        return cls(limits)
+
+    def limit(self, check: str, otherwise: float = math.inf) -> float:
+        """The limit of a check, or `otherwise` where it is off."""
+        found = self.limits.get(check, otherwise)
+        return otherwise if found is None else float(found)
+
+    def kept(self, findings: Sequence[Finding]) -> list[Finding]:
+        """The findings of the checks that are made."""
+        return [finding for finding in findings if finding.check in self.limits]
+
+
+def _limit(name: str, value: str) -> float:
+    default = DEFAULTS[name]
+    try:
+        found = float(value)
+    except ValueError:
+        found = math.nan
+    if default is None or not 0 <= found < math.inf:
+        given = "on or off" if default is None else f"on, off or a limit from 0 (by default {default:g})"
+        raise UsageError(f"The check {name!r} is set to {value!r}; give {given}.")
+    return found
+
+
+DEFAULT = Policy.of()
+
+
+def examine(row: Mapping[str, Any], policy: Policy = DEFAULT) -> list[Finding]:
     """All findings of one record, given as a row with COLUMNS. `validate` finds duplicate ids, over the whole store."""
+    return examine_texts(row, policy) + examine_pictures(row, policy)
+
+
+def examine_texts(row: Mapping[str, Any], policy: Policy = DEFAULT) -> list[Finding]:
+    """The findings of TEXT_CHECKS. row: the columns of texts and tags."""
     status = (row["tag_provenance"] or {}).get("status", "")
-    found = text_findings([row["instruction"], *(row["instructions"] or ())], row["instruction_rewritten"])
-    found += tag_findings(row["tags"], partial=status == PARTIAL)
+    longest = policy.limit("long instruction")
+    found = text_findings([row["instruction"], *(row["instructions"] or ())], row["instruction_rewritten"], longest)
+    return policy.kept(found + tag_findings(row["tags"], partial=status == PARTIAL))
+
+
+def examine_pictures(row: Mapping[str, Any], policy: Policy = DEFAULT) -> list[Finding]:
+    """The findings of the other checks."""
+    found: list[Finding] = []
     pictures = [*(row["images"] or ()), {**row["target"], "role": "target"}]
     views: list[View | None] = []
     for picture in pictures:
         view = None
         if picture["role"] != "mask":
-            problems, view = picture_findings(picture)
+            problems, view = picture_findings(picture, policy)
             found += problems
         views.append(view)
     sources = [place for place, item in enumerate(pictures) if item["role"] in ("source", "person")]
@@ -112,7 +187,7 @@ def examine(row: Mapping[str, Any]) -> list[Finding]:
         if pictures[sources[0]]["data"] == pictures[-1]["data"]:
             found.append(Finding("same bytes", "source and target have the same bytes"))
         elif source is not None and target is not None:
-            found += pair_findings(source, target)
+            found += pair_findings(source, target, policy)
             if is_same_picture(source, target, pictures[sources[0]]["data"], pictures[-1]["data"]):
                 found.append(Finding("same pixels", "source and target have the same pixels"))
             flat = [view for view in flat if not is_emptied(view, target if view is source else source)]
@@ -120,18 +195,18 @@ def examine(row: Mapping[str, Any]) -> list[Finding]:
     ground = views[sources[0]] if paired else views[-1]
     for picture in pictures:
         if picture["role"] == "mask":
-            found += mask_findings(picture["data"], ground)
-    return found
+            found += mask_findings(picture["data"], ground, policy)
+    return policy.kept(found)
 
 
-def text_findings(instructions: Sequence[str], rewritten: str | None = None) -> list[Finding]:
-    """Instructions that are empty or longer than a text encoder reads."""
+def text_findings(instructions: Sequence[str], rewritten: str | None = None, most: float = math.inf) -> list[Finding]:
+    """Instructions that are empty or have more than `most` characters."""
     texts = [*instructions, *([] if rewritten is None else [rewritten])]
     found = []
     if any(not text.strip() for text in texts):
         found.append(Finding("empty instruction", "an instruction has no text"))
     longest = max(map(len, texts))
-    if longest > MAX_CHARACTERS:
+    if longest > most:
         found.append(Finding("long instruction", f"an instruction has {counted(longest, 'character')}"))
     return found
 
@@ -148,13 +223,13 @@ def tag_findings(tags: Sequence[int] | None, *, partial: bool = False) -> list[F
     return [Finding("tag rules", f"broken: {', '.join(names)}")] if names else []
 
 
-def picture_findings(picture: Mapping[str, Any]) -> tuple[list[Finding], View | None]:
+def picture_findings(picture: Mapping[str, Any], policy: Policy = DEFAULT) -> tuple[list[Finding], View | None]:
     """The findings of one encoded picture {role, data, width, height}, and its View unless it is undecodable."""
     role = picture["role"]
     try:
         with open_picture(picture["data"]) as image:
             size = upright_size(image)
-            found = size_findings(role, size)
+            found = size_findings(role, size, policy)
             recorded = (picture["width"], picture["height"])
             # Some sources record the size before the EXIF rotation, others after it.
             if recorded not in (size, image.size):
@@ -166,21 +241,21 @@ def picture_findings(picture: Mapping[str, Any]) -> tuple[list[Finding], View | 
     return found, view
 
 
-def size_findings(role: str, size: tuple[int, int]) -> list[Finding]:
+def size_findings(role: str, size: tuple[int, int], policy: Policy) -> list[Finding]:
     """Sizes (width, height) that cannot be trained on."""
     width, height = size
     found = []
-    if min(size) < MIN_SIDE:
+    if min(size) < policy.limit("tiny", 0):
         found.append(Finding("tiny", f"the {role} has {width}x{height} pixels"))
-    if max(size) > MAX_ASPECT * min(size):
+    if max(size) > policy.limit("extreme aspect") * min(size):
         found.append(Finding("extreme aspect", f"the {role} has {width}x{height} pixels"))
     return found
 
 
-def pair_findings(source: View, target: View) -> list[Finding]:
+def pair_findings(source: View, target: View, policy: Policy) -> list[Finding]:
     """Different sizes of source and target, or else a shift between them."""
     sizes = f"{source.width}x{source.height} and {target.width}x{target.height}"
-    if abs(np.log((source.width / source.height) / (target.width / target.height))) > ASPECT_TOLERANCE:
+    if not _one_aspect((source.width, source.height), (target.width, target.height), policy.limit("aspect mismatch")):
         return [Finding("aspect mismatch", f"source and target have {sizes}")]
     if (source.width, source.height) != (target.width, target.height):
         return [Finding("size mismatch", f"source and target have {sizes}")]
@@ -229,21 +304,37 @@ def is_emptied(view: View, other: View | None) -> bool:
     return bool(EMPTIED_SHARE <= near.mean() < 1)
 
 
-def mask_findings(data: bytes, ground: View | None) -> list[Finding]:
+def _one_aspect(one: tuple[int, int], other: tuple[int, int], limit: float) -> bool:
+    return abs(math.log((one[0] / one[1]) / (other[0] / other[1]))) <= limit
+
+
+def mask_findings(data: bytes, ground: View | None, policy: Policy = DEFAULT) -> list[Finding]:
     """The findings of a mask (white where the edit is) for the picture that it belongs to."""
     try:
         with open_picture(data) as image:
             size = upright_size(image)
+            # Transparency on black, as a mask is read: what is left is neither black nor white in a photograph.
+            pixels = np.asarray(upright_rgb(image, is_mask=True))
         is_empty = load_mask(data).getbbox() is None
     except ImageError as error:
         return [Finding("huge" if str(error) == TOO_LARGE else "undecodable", f"mask: {error}")]
     found = []
-    if ground is not None and size != (ground.width, ground.height):
+    if ground is not None and not _one_aspect(size, (ground.width, ground.height), policy.limit("mask size")):
         sizes = f"{size[0]}x{size[1]} and {ground.width}x{ground.height}"
         found.append(Finding("mask size", f"mask and picture have {sizes}"))
     if is_empty:
         found.append(Finding("empty mask", "no opaque pixel is brighter than middle grey"))
+    share = _share_of_photograph(pixels)
+    if share > policy.limit("no mask"):
+        found.append(Finding("no mask", f"{share:.0%} of the pixels are neither black nor white"))
     return found
+
+
+def _share_of_photograph(pixels: np.ndarray) -> float:
+    """Share of the pixels (h, w, 3) that are grey or coloured. The soft edge of a mask is grey, but narrow."""
+    small = pixels[:: max(1, pixels.shape[0] // COPY_SIDE), :: max(1, pixels.shape[1] // COPY_SIDE)].astype(np.int16)
+    level, spread = small.mean(axis=2), small.max(axis=2) - small.min(axis=2)
+    return float(((level > GREY[0]) & (level < GREY[1]) | (spread > COLOURFUL)).mean())
 
 
 def _view(image: Image.Image, size: tuple[int, int]) -> View:

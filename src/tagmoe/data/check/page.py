@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tagmoe.data.check import checks
-from tagmoe.data.check.validate import Summary
+from tagmoe.data.check.validate import Summary, policy_of
 from tagmoe.data.store.store import Store
 from tagmoe.errors import ImageError
 from tagmoe.pictures import data_address, load_image, load_mask
@@ -24,7 +24,8 @@ def render(store: Store, summary: Summary) -> str:
     """The HTML page. All text is escaped: instructions, ids and names come from outside."""
     rows = sorted({row for first in summary.first.values() for row, _ in first})
     read = store.take(rows, ["id", "dataset", "origin", *checks.COLUMNS]).to_pylist() if rows else []
-    records = dict(zip(rows, map(_shown, read), strict=True))
+    policy = policy_of(store)
+    records = {row: _shown(values, policy) for row, values in zip(rows, read, strict=True)}
     return (
         page_environment("tagmoe.data.check")
         .get_template("page.html.j2")
@@ -38,10 +39,10 @@ def render(store: Store, summary: Summary) -> str:
     )
 
 
-def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+def _shown(row: Mapping[str, Any], policy: checks.Policy) -> dict[str, Any]:
     pictures = [*(row["images"] or ()), {**row["target"], "role": "target"}]
     details: dict[str, list[str]] = {}
-    for finding in checks.examine(row):
+    for finding in checks.examine(row, policy):
         details.setdefault(finding.check, []).append(finding.detail)
     return {
         "id": row["id"],

@@ -16,6 +16,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -60,22 +61,27 @@ def validate(
     *,
     workers: int = 1,
     again: bool = False,
+    policy: checks.Policy | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """Check the records that are not checked yet, and return their number.
 
-    workers: processes; with 1, this process. again: check all records. progress: called with rows done and all.
-    Raises DataError when the store cannot be written or a worker dies.
+    Texts and tags of all records are checked, as they may have been set after an earlier validation. workers:
+    processes; with 1, this process. again: check all records. policy: the checks and their limits; another policy than
+    before checks all records, too. progress: called with rows done and all. Raises DataError when the store cannot be
+    written or a worker dies.
     """
+    policy = policy or checks.Policy.of()
     with store.writing():
-        _prepare(store, again)
+        _prepare(store, again, policy)
         todo = store.unfilled(QUARANTINE.name)
+        _check_texts(store, [number for number in store.fragments() if number not in todo], policy)
         if not todo:
             return 0
         starts, copies = later_copies(store)
         total = sum(starts[number][1] for number in todo)
         done = 0
-        with _pool(workers) as submit:
+        with _pool(workers, policy) as submit:
             for number in todo:
                 values: list[list[str]] = []
                 batches = (batch.to_pylist() for batch in store.fragment(number, checks.COLUMNS, rows=ROWS))
@@ -86,9 +92,16 @@ def validate(
                         progress(done, total)
                 start, count = starts[number]
                 for row in copies[(copies >= start) & (copies < start + count)]:
-                    values[int(row) - start].append("duplicate id")
+                    if "duplicate id" in policy.limits:
+                        values[int(row) - start].append("duplicate id")
                 store.fill(number, pa.table({QUARANTINE.name: pa.array(values, QUARANTINE.type)}))
     return done
+
+
+def policy_of(store: Store) -> checks.Policy:
+    """The policy of the last validation, or the default one."""
+    limits = (store.note(NOTE) or {}).get("limits")
+    return checks.Policy.of() if limits is None else checks.Policy(limits)
 
 
 def summarise(store: Store) -> Summary:
@@ -141,20 +154,39 @@ def _digest(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
 
 
-def _prepare(store: Store, again: bool) -> None:
-    """Declare the column, and drop results of other versions of the checks. A killed run is completed by the next."""
-    current = {"version": checks.VERSION}
+def _check_texts(store: Store, fragments: Sequence[int], policy: checks.Policy) -> None:
+    """Check the texts and tags of rows whose pictures were checked before, and correct what the column says of them."""
+    columns = [name for name in checks.COLUMNS if name not in ("images", "target")]
+    for number in fragments:
+        before: list[list[str]] = []
+        values: list[list[str]] = []
+        for batch in store.fragment(number, [*columns, QUARANTINE.name], rows=ID_ROWS):
+            for row in batch.to_pylist():
+                told = row[QUARANTINE.name]
+                found = {finding.check for finding in checks.examine_texts(row, policy)}
+                kept = {name for name in told if name not in checks.TEXT_CHECKS} | found
+                before.append(told)
+                values.append([name for name in checks.CHECKS if name in kept])
+        if values != before:
+            store.fill(number, pa.table({QUARANTINE.name: pa.array(values, QUARANTINE.type)}))
+
+
+def _prepare(store: Store, again: bool, policy: checks.Policy) -> None:
+    """Declare the column, and drop results of other checks or limits. A killed run is completed by the next."""
+    current = {"version": checks.VERSION, "limits": dict(sorted(policy.limits.items()))}
     stale = again or store.note(NOTE) != current
     if stale and QUARANTINE.name in store.columns:
+        # A column of this name and another type is not ours to drop: this refuses it.
+        store.declare([QUARANTINE])
         store.drop([QUARANTINE.name])
     if store.note(NOTE) != current:
         store.set_note(NOTE, current)
     store.declare([QUARANTINE])
 
 
-def examine_rows(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+def examine_rows(rows: Sequence[Mapping[str, Any]], policy: checks.Policy) -> list[list[str]]:
     """For each row, the names of the checks that find something, each once, in the order of CHECKS."""
-    names = [{finding.check for finding in checks.examine(row)} for row in rows]
+    names = [{finding.check for finding in checks.examine(row, policy)} for row in rows]
     return [[check for check in checks.CHECKS if check in found] for found in names]
 
 
@@ -174,16 +206,16 @@ def _in_order(
 
 
 @contextmanager
-def _pool(workers: int) -> Iterator[Callable[[list[dict[str, Any]]], Future[list[list[str]]]]]:
+def _pool(workers: int, policy: checks.Policy) -> Iterator[Callable[[list[dict[str, Any]]], Future[list[list[str]]]]]:
     """A function that submits rows to be examined, in this process or in `workers` others."""
     if workers == 1:
-        yield _at_once
+        yield partial(_at_once, policy=policy)
         return
     # spawn: Lance runs threads, and a fork would copy their locks.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
     try:
-        yield lambda rows: pool.submit(examine_rows, rows)
+        yield lambda rows: pool.submit(examine_rows, rows, policy)
     except BrokenProcessPool:
         raise DataError(
             "A worker process was killed, most likely for want of memory; run the same command again with fewer "
@@ -193,9 +225,9 @@ def _pool(workers: int) -> Iterator[Callable[[list[dict[str, Any]]], Future[list
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _at_once(rows: list[dict[str, Any]]) -> Future[list[list[str]]]:
+def _at_once(rows: list[dict[str, Any]], policy: checks.Policy) -> Future[list[list[str]]]:
     future: Future[list[list[str]]] = Future()
-    future.set_result(examine_rows(rows))
+    future.set_result(examine_rows(rows, policy))
     return future
 
 

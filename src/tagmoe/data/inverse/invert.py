@@ -189,10 +189,11 @@ def inverted(parent: Record, inverse: Inverse) -> Record | None:
     the same place. Preservation tags are left open, and the status of the tags is PARTIAL. Quality scores are those of
     the forward edit, and are not copied.
     """
-    pictures = [image for image in parent.images if image.role != "mask"]
+    pictures = parent.inputs
     if len(pictures) != 1 or pictures[0].role not in ("source", "reference"):
         return None
-    images = tuple(image if image.role == "mask" else replace(parent.target, role="source") for image in parent.images)
+    kept = (image for image in parent.images if image.role != "rejected")
+    images = tuple(image if image.role == "mask" else replace(parent.target, role="source") for image in kept)
     given = parent.tag_provenance
     known = parent.tags is not None and given is not None and given.status == "ok" and pictures[0].role == "source"
     return Record(

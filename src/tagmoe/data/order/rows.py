@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from tagmoe.data.order.sampler import SourceRows
+from tagmoe.data.store.record import NO_INPUTS
 from tagmoe.data.store.store import SCAN_ROWS, Store
 from tagmoe.errors import DataError, UsageError
 
@@ -94,6 +95,13 @@ def rows_by_split(
     }
 
 
+def quarantined_rows(store: Store) -> int:
+    """Number of rows that quarantine keeps out."""
+    if "quarantine" not in store.columns:
+        return 0
+    return sum(sum(_quarantined(batch)) for batch in store.scan(["quarantine"], rows=TEXT_ROWS))
+
+
 def untagged_rows(store: Store) -> np.ndarray:
     """Numbers of the rows without tags."""
     found, start = [np.zeros(0, dtype=np.int64)], 0
@@ -117,4 +125,6 @@ def _buckets(batch: pa.RecordBatch) -> Iterator[str]:
     end = 0
     for target, count in zip(targets, batch["images"].value_lengths().to_pylist(), strict=True):
         start, end = end, end + (count or 0)
-        yield bucket_name(target, [(width, height) for role, width, height in images[start:end] if role != "mask"])
+        yield bucket_name(
+            target, [(width, height) for role, width, height in images[start:end] if role not in NO_INPUTS]
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +18,20 @@ MARK_BYTES = 65_536
 MAX_FILE_BYTES = 256 << 20
 
 
+def stamp(file: str | Path) -> tuple[int, int, int]:
+    """(bytes, times of the last change of content and of state in nanoseconds) of a file, or of a link's target.
+
+    (-1, 0, 0) of none. The time of the state is set by the system: a tool that restores the other leaves a trace in it.
+    """
+    try:
+        found = os.stat(file)
+    except (OSError, ValueError):
+        return -1, 0, 0
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 def marks(files: Sequence[Path]) -> list[list[Any]]:
-    """Path, size and a digest of the first and last 64 KiB of each file, for a fingerprint.
+    """Path, size, time and a digest of the first and last 64 KiB of each file, for a fingerprint.
 
     Raises DataError when a file cannot be read.
     """
@@ -72,4 +85,4 @@ def _mark(file: Path) -> list[Any]:
             digest.update(handle.read(MARK_BYTES))
     except OSError as error:
         raise DataError(f"The file {str(file)!r} cannot be read ({error.strerror}).") from None
-    return [str(file.resolve()), size, digest.hexdigest()]
+    return [str(file.resolve()), size, *stamp(file)[1:], digest.hexdigest()]

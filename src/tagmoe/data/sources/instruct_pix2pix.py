@@ -26,6 +26,7 @@ from tagmoe.data.sources.skipped import instruction, row
 from tagmoe.data.sources.source import Licence, Row, Source
 from tagmoe.data.store.fields import UnusableRow, content_key
 from tagmoe.data.store.record import Record, record_id
+from tagmoe.files.json_lines import lines_of
 
 LICENCE = Licence("none")
 NAME = "instruct-pix2pix"
@@ -84,6 +85,9 @@ class InstructPix2PixFolder:
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
+    def identity(self) -> Mapping[str, Any]:
+        return {"source": NAME, "path": str(self._path.resolve())}
+
     def fingerprint(self) -> Mapping[str, Any]:
         return {"source": NAME, "rows": len(self), "lists": marks([self._path / SEEDS])}
 
@@ -95,7 +99,10 @@ class InstructPix2PixFolder:
             metadata = _read_metadata(self._path / folder)
             for number in range(max(start, first), self._ends[index]):
                 seed = seeds[number - first]
-                yield row(number + 1, partial(self._record, folder, seed, prompt, metadata))
+                make = partial(self._record, folder, seed, prompt, metadata)
+                pictures = [self._path / folder / f"{seed}_{side}.jpg" for side in (0, 1)]
+                listed = [self._path / folder / name for name in ("prompt.json", "metadata.jsonl")]
+                yield row(number + 1, make, origin=f"{folder}/{seed}", files=[*listed, *pictures])
 
     def _record(self, folder: str, seed: str, prompt: Mapping[str, Any] | None, metadata: Mapping[str, Any]) -> Record:
         if prompt is None:
@@ -139,7 +146,7 @@ def _read_metadata(folder: Path) -> dict[str, dict[str, Any]]:
     """The scores of each seed. Damaged lines are ignored: scores are not trained on."""
     found = {}
     try:
-        lines = (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = lines_of((folder / "metadata.jsonl").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     for line in lines:

@@ -1,136 +1,151 @@
-"""Source of JSONL and picture files: one sample a line, written by `tagmoe data export` or by hand.
+"""Source of JSON and picture files: one sample an object, written by `tagmoe data export` or published by others.
 
     {"instruction": "make it night", "input_images": ["day.jpg"], "output_image": "night.jpg", "tags": [...]}
 
 `input_images` may be empty or missing (text-to-image). `input_roles` names the role of each picture; by default the
-first is the source and the others are references. Other fields are those of `data.store.fields.FIELDS`; unknown fields
-are ignored. Pictures are files in the folder of the JSONL file or below it: nothing else is read or downloaded.
+first is the source and the others are references. Other fields are those of `data.store.fields.FIELDS`. For files with
+other names, `map` says which is what (`field_map`). Pictures are files in the folder of the JSON file or below it, or
+in `root`, or stand in the object as base64: nothing else is read or downloaded.
 """
 
 from __future__ import annotations
 
-import json
-import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from tagmoe.data.sources.files import marks, picture_of_file
+from tagmoe.data.sources.field_map import FieldMap
+from tagmoe.data.sources.files import marks
+from tagmoe.data.sources.json_rows import is_json, items, object_of
+from tagmoe.data.sources.places import Folder, Place, place_of
 from tagmoe.data.sources.skipped import row
 from tagmoe.data.sources.source import Licence, Row
-from tagmoe.data.store.fields import UnusableRow, from_fields, roles_of
+from tagmoe.data.store.fields import UnusableRow, from_fields
 from tagmoe.data.store.record import Record
 from tagmoe.errors import DataError
-from tagmoe.files.json_files import names_once
 
-MAX_LINE = 16 << 20
-_SAMPLE_BYTES = 1 << 20
+_SAMPLE_ROWS = 500
 
 
 class JsonlSource:
-    """The lines of one JSONL file, or of all *.jsonl files of a folder in the order of their names.
+    """The objects of one JSON file, or of all of a folder in the order of their names.
 
-    name, licence: defaults for lines that state none. Without `licence`, a user must accept that of the first line.
+    name, licence: defaults for rows that state none. Without `licence`, a user must accept that of the first row. root:
+    folder or tar file of the pictures. map, constants: of `FieldMap`. ignored: files of the folder that are not read.
     """
 
-    def __init__(self, path: Path, name: str = "jsonl", licence: str | None = None) -> None:
-        self.name = name
-        self._files = [path] if path.is_file() else sorted(path.glob("*.jsonl"))
-        if not self._files:
-            raise DataError(f"The folder {str(path)!r} has no *.jsonl file; give a JSONL file or a folder of them.")
-        self._default_licence = licence or "none"
-        self.licence = Licence.named(licence or self._first_licence())
-        self._lines: int | None = None
+    kind = "jsonl"
 
-    def fingerprint(self) -> Mapping[str, Any]:
-        """JSON values that identify the files and options."""
+    def __init__(
+        self,
+        path: Path,
+        name: str = "jsonl",
+        licence: str | None = None,
+        map: Mapping[str, str] | None = None,
+        constants: Mapping[str, str] | None = None,
+        root: str | Path | None = None,
+    ) -> None:
+        """Raises DataError when there is no JSON file, and UsageError for a wrong map or root."""
+        self.name, self._path = name, path
+        self._fields = FieldMap(map, constants)
+        self._files = self.json_files(path)
+        if not self._files:
+            raise DataError(
+                f"The folder {str(path)!r} has no *.jsonl or *.json file; give a JSON file or a folder of them."
+            )
+        here = [] if path.is_file() else sorted(path.iterdir())
+        self.ignored = tuple(file.name for file in here if file.is_file() and file not in self._files)
+        self._root = None if root is None else Path(root)
+        self._place = None if self._root is None else place_of(self._root)
+        self._default_licence = licence or self._fields.constants.get("licence") or "none"
+        self.licence = Licence.named(licence or self._first_licence())
+        self._count: int | None = None
+
+    @property
+    def unused(self) -> Counter[str]:
+        """How often each name was there that is not read, in the rows that were read."""
+        return self._fields.unused
+
+    def json_files(self, path: Path) -> list[Path]:
+        """The files to read, in order."""
+        return [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file() and is_json(file))
+
+    def place(self, file: Path) -> Place:
+        """Where the pictures that a file names lie."""
+        return self._place or Folder(file.parent)
+
+    def unfolded(self, values: Mapping[str, Any], file: Path) -> list[Mapping[str, Any]]:
+        """The samples in an object: one, or for example the turns of a conversation. Raises UnusableRow."""
+        return [values]
+
+    def identity(self) -> Mapping[str, Any]:
+        """JSON values for the place and the options."""
         return {
-            "kind": "jsonl",
-            "files": marks(self._files),
+            "kind": self.kind,
+            "path": str(self._path.resolve()),
             "name": self.name,
             "licence": self._default_licence,
+            "root": None if self._root is None else str(self._root.resolve()),
+            "map": list(self._fields.given.items()),
+            "constants": list(self._fields.constants.items()),
         }
 
+    def fingerprint(self) -> Mapping[str, Any]:
+        """JSON values that identify the state of the files."""
+        return {"kind": self.kind, "files": marks(self._files)}
+
     def rows(self, start: int = 0) -> Iterator[Row]:
-        """One row for each line that is not blank. `start` counts lines; pictures of lines before it are not read."""
+        """One row for each object. `start` counts objects, and lines; pictures of rows before it are not read."""
         number = 0
         for file in self._files:
-            folder = Path(os.path.realpath(file.parent))
-            with file.open("rb") as handle:
-                for line, text in enumerate(_lines(handle), 1):
-                    number += 1
-                    if number > start and text:
-                        yield row(number, partial(self._record, text, folder, f"{file.name}:{line}"))
+            place = self.place(file)
+            for at, text in items(file):
+                number += 1
+                if number > start and text:
+                    yield self._row(number, text, file, place, f"{file.name}:{at}")
 
     def __len__(self) -> int:
-        """Number of lines; for large files an estimate from the length of the first lines."""
-        if self._lines is None:
-            size = sum(file.stat().st_size for file in self._files)
-            sample = b""
+        """Number of rows; for large files an estimate from the length of the first ones."""
+        if self._count is None:
+            seen = count = 0
             for file in self._files:
-                with file.open("rb") as handle:
-                    sample += handle.read(_SAMPLE_BYTES - len(sample))
-                if len(sample) == _SAMPLE_BYTES:
+                for _, text in items(file):
+                    seen, count = seen + len(text) + 1, count + 1
+                    if count >= _SAMPLE_ROWS:
+                        break
+                if count >= _SAMPLE_ROWS:
                     break
-            self._lines = round(sample.count(b"\n") * size / max(1, len(sample)))
-        return self._lines
+            size = sum(file.stat().st_size for file in self._files)
+            self._count = count if count < _SAMPLE_ROWS else max(count, round(size * count / max(1, seen)))
+        return self._count
+
+    def _row(self, number: int, text: bytes, file: Path, place: Place, origin: str) -> Row:
+        try:
+            found = object_of(text)
+            samples = self.unfolded(found, file)
+        except UnusableRow as reason:
+            return Row(number, skipped=(str(reason),), origin=origin, key=text)
+        self._fields.count(found)
+        files = [name for values in samples for name in self._fields.files(values, place)]
+        makers = [partial(self._record, values, place, origin) for values in samples]
+        return row(number, *makers, origin=origin, files=files, key=text)
 
     def _first_licence(self) -> str:
-        for file in self._files:
-            with file.open("rb") as handle:
-                for text in _lines(handle):
-                    try:
-                        found = _object(text).get("licence") if text else None
-                    except UnusableRow:
-                        found = None
-                    if text:
-                        return found if isinstance(found, str) and found else "none"
+        if "licence" in self._fields.constants:
+            return self._fields.constants["licence"]
+        column = self._fields.given.get("licence", "" if self._fields.given else "licence")
+        for file in self._files if column else ():
+            for _, text in items(file):
+                try:
+                    found = object_of(text).get(column) if text else None
+                except UnusableRow:
+                    found = None
+                if text:
+                    return found if isinstance(found, str) and found else "none"
         return "none"
 
-    def _record(self, text: bytes, folder: Path, origin: str) -> Record:
-        fields = _object(text)
-        given = fields.get("input_images")
-        paths = [] if given is None else given
-        if not isinstance(paths, list):
-            raise UnusableRow("bad value of 'input_images'")
-        roles = roles_of(fields.get("input_roles"), len(paths))
-        if fields.get("output_image") is None:
-            raise UnusableRow("no target picture")
-        target = picture_of_file(_inside(folder, fields["output_image"]))
-        images = [picture_of_file(_inside(folder, path), role) for path, role in zip(paths, roles, strict=True)]
+    def _record(self, values: Mapping[str, Any], place: Place, origin: str) -> Record:
+        fields, images, target = self._fields.read(values, place)
         return from_fields(fields, images, target, dataset=self.name, licence=self._default_licence, origin=origin)
-
-
-def _lines(handle: BinaryIO) -> Iterator[bytes]:
-    """Lines without blanks at their ends. A line of more than 16 MB is cut: it is no JSON then, and is skipped."""
-    while text := handle.readline(MAX_LINE):
-        rest = text
-        while len(rest) == MAX_LINE and not rest.endswith(b"\n"):
-            rest = handle.readline(MAX_LINE)
-        yield text.strip()
-
-
-def _object(text: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(text.decode("utf-8-sig"), object_pairs_hook=names_once)
-    except (ValueError, RecursionError):
-        raise UnusableRow("line that is no JSON") from None
-    if not isinstance(value, dict):
-        raise UnusableRow("line that is no JSON object")
-    return value
-
-
-def _inside(folder: Path, name: Any) -> Path:
-    """The file of this relative path. Raises UnusableRow when it lies outside the folder, also through a link."""
-    if not isinstance(name, str) or not name:
-        raise UnusableRow("bad path of a picture")
-    if "://" in name or name.startswith("data:"):
-        raise UnusableRow("URL of a picture, and nothing is fetched")
-    try:
-        path = Path(os.path.realpath(folder / name))
-    except (OSError, ValueError):
-        raise UnusableRow("bad path of a picture") from None
-    if not path.is_relative_to(folder):
-        raise UnusableRow("path of a picture outside the folder")
-    return path

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tagmoe.data.sources.files import picture_of_file
+from tagmoe.data.sources.files import picture_of_file, stamp
 from tagmoe.data.sources.skipped import row
 from tagmoe.data.sources.source import Licence, Row
 from tagmoe.data.store.fields import UnusableRow, from_fields
@@ -31,29 +31,34 @@ class PairsSource:
         self._before, self._after = (_pictures(path, side) for side in ("before", "after"))
         self._names = sorted(self._before.keys() | self._after.keys())
 
-    def fingerprint(self) -> Mapping[str, Any]:
-        """JSON values that identify the folder, its files by name and size, and the options."""
-        digest = hashlib.sha256()
-        for name in self._names:
-            for file in (*self._before.get(name, ()), *self._after.get(name, ()), self._path / f"{name}.txt"):
-                size = file.stat().st_size if file.is_file() else -1
-                digest.update(f"{file.relative_to(self._path)}\0{size}\0".encode(errors="surrogateescape"))
+    def identity(self) -> Mapping[str, Any]:
+        """JSON values for the folder and the options."""
         return {
             "kind": "pairs",
             "folder": str(self._path.resolve()),
-            "files": digest.hexdigest(),
             "name": self.name,
             "licence": self.licence.name,
             "instruction": self._instruction,
         }
 
+    def fingerprint(self) -> Mapping[str, Any]:
+        """A digest of the files by name, size and time."""
+        digest = hashlib.sha256()
+        for name in self._names:
+            for file in self._files(name):
+                digest.update(f"{file.relative_to(self._path)}\0{stamp(file)}\0".encode(errors="surrogateescape"))
+        return {"files": digest.hexdigest()}
+
     def rows(self, start: int = 0) -> Iterator[Row]:
         """One row for each name."""
         for number, name in enumerate(self._names[start:], start + 1):
-            yield row(number, partial(self._record, name))
+            yield row(number, partial(self._record, name), origin=name, files=self._files(name))
 
     def __len__(self) -> int:
         return len(self._names)
+
+    def _files(self, name: str) -> tuple[Path, ...]:
+        return (*self._before.get(name, ()), *self._after.get(name, ()), self._path / f"{name}.txt")
 
     def _record(self, name: str) -> Record:
         before, after = self._before.get(name, ()), self._after.get(name, ())

@@ -6,20 +6,23 @@ position is found without reading the rows before it.
 
 from __future__ import annotations
 
+import bisect
 import hashlib
+import itertools
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tagmoe.data.sources.files import reading
+from tagmoe.data.sources.files import reading, stamp
 from tagmoe.errors import DataError
 
 BATCH_ROWS = 16
@@ -43,14 +46,18 @@ class Column:
     required: bool = True
 
 
-@dataclass(frozen=True)
 class ParquetRow:
-    """One row. next: number of the row after it. origin: file and number in the file. split: of `split_in_name`."""
+    """One row. next: number of the row after it. origin: file and number in the file. split: of `split_in_name`.
 
-    next: int
-    values: Mapping[str, Any] = field(repr=False)
-    origin: str
-    split: str
+    values: by column, read when they are first asked for.
+    """
+
+    def __init__(self, next: int, origin: str, split: str, path: Path, load: Callable[[], Mapping[str, Any]]) -> None:
+        self.next, self.origin, self.split, self.path, self._load = next, origin, split, path, load
+
+    @cached_property
+    def values(self) -> Mapping[str, Any]:
+        return self._load()
 
 
 @dataclass(frozen=True)
@@ -86,8 +93,8 @@ class ParquetRows:
         return {name for file in self._files for name in file.columns}
 
     def fingerprint(self) -> dict[str, Any]:
-        """Number of files and rows, and a digest of the names and sizes of files and row groups."""
-        listed = [[file.name, file.path.stat().st_size, file.groups, file.group_bytes] for file in self._files]
+        """Number of files and rows, and a digest of the names, sizes and times of files and the sizes of row groups."""
+        listed = [[file.name, *stamp(file.path), file.groups, file.group_bytes] for file in self._files]
         digest = hashlib.sha256(json.dumps(listed).encode()).hexdigest()
         return {"files": len(self._files), "rows": len(self), "names_and_sizes": digest}
 
@@ -100,24 +107,12 @@ class ParquetRows:
         for file in self._files:
             skip = max(0, start - first)
             if skip < file.rows:
-                rows = ({} for _ in range(file.rows - skip)) if file.split in left_out else self._values(file, skip)
-                for number, values in enumerate(rows, skip):
-                    yield ParquetRow(first + number + 1, values, f"{file.name}:{number}", file.split)
+                with _Values(file, self._columns) as values:
+                    for number in range(skip, file.rows):
+                        load = dict if file.split in left_out else partial(values.of, number)
+                        origin = f"{file.name}:{number}"
+                        yield ParquetRow(first + number + 1, origin, file.split, file.path, load)
             first += file.rows
-
-    def _values(self, file: _File, skip: int) -> Iterator[dict[str, Any]]:
-        empty = dict.fromkeys(column.name for column in self._columns)
-        first = 0
-        with _opened(file.path, buffer_size=READ_BYTES, pre_buffer=False) as opened:
-            for group, count in enumerate(file.groups):
-                if first + count > skip:
-                    # Read group by group, so that a damaged group does not cost rows of the group before it.
-                    for batch in opened.iter_batches(BATCH_ROWS, [group], list(file.columns), use_threads=False):
-                        for values in python_values(batch.slice(max(0, skip - first))):
-                            yield empty | values
-                        first += len(batch)
-                else:
-                    first += count
 
     def _file(self, path: Path, root: Path) -> _File:
         with _opened(path) as opened:
@@ -140,6 +135,52 @@ class ParquetRows:
         columns = tuple(column.name for column in self._columns if column.name in schema.names)
         name = path.relative_to(root).as_posix() if path != root else path.name
         return _File(path, name, split_in_name(path, root), groups, group_bytes, columns, sum(groups))
+
+
+class _Values:
+    """The values of the rows of one file. A row group is read when a row of it is first asked for."""
+
+    def __init__(self, file: _File, columns: Sequence[Column]) -> None:
+        self._file = file
+        self._empty = dict.fromkeys(column.name for column in columns)
+        self._starts = list(itertools.accumulate(file.groups, initial=0))
+        self._opened: pq.ParquetFile | None = None
+        self._batches: Iterator[pa.RecordBatch] = iter(())
+        self._group = -1
+        self._first = 0
+        self._rows: list[dict[str, Any]] = []
+
+    def __enter__(self) -> _Values:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file. A row that is asked for later opens it again."""
+        if self._opened is not None:
+            self._opened.close()
+        self._opened, self._group, self._rows = None, -1, []
+
+    def of(self, number: int) -> dict[str, Any]:
+        """The values of this row of the file. Raises DataError for a damaged file."""
+        with _as_data_error(self._file.path):
+            group = bisect.bisect_right(self._starts, number) - 1
+            if group != self._group or number < self._first:
+                if self._opened is None:
+                    self._opened = pq.ParquetFile(self._file.path, buffer_size=READ_BYTES, pre_buffer=False)
+                # Read group by group, so that a damaged group does not cost rows of the group before it.
+                self._batches = self._opened.iter_batches(
+                    BATCH_ROWS, [group], list(self._file.columns), use_threads=False
+                )
+                self._group, self._first, self._rows = group, self._starts[group], []
+            while number >= self._first + len(self._rows):
+                self._first += len(self._rows)
+                self._rows = python_values(next(self._batches))
+        return self._empty | self._rows[number - self._first]
+
+
+def first_schema(path: Path) -> pa.Schema:
+    """The columns of the first file. Raises DataError when there is none, or it is damaged."""
+    with _opened(_parquet_files(path)[0]) as opened:
+        return opened.schema_arrow
 
 
 def python_values(batch: pa.RecordBatch) -> list[dict[str, Any]]:
@@ -203,8 +244,11 @@ def _unreadable(error: OSError) -> None:
     raise DataError(f"{error.filename!r} cannot be read ({error.strerror}).")
 
 
+def _as_data_error(path: Path) -> AbstractContextManager[None]:
+    return reading(path, "is damaged or no Parquet file ({}); download it again", (OSError, pa.ArrowException))
+
+
 @contextmanager
-def _opened(path: Path, **options: Any) -> Iterator[pq.ParquetFile]:
-    complaint = "is damaged or no Parquet file ({}); download it again"
-    with reading(path, complaint, (OSError, pa.ArrowException)), pq.ParquetFile(path, **options) as opened:
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    with _as_data_error(path), pq.ParquetFile(path) as opened:
         yield opened

@@ -35,9 +35,13 @@ class PublishedParquet(ABC):
         """options: those that change the records, for the fingerprint. left_out: splits that give no record, with the
         reason of each. Raises DataError for missing or damaged files.
         """
+        self._path = path
         self.files = ParquetRows(path, self.columns)
         self._options = dict(options or {})
         self._left_out = dict(left_out or {})
+
+    def identity(self) -> Mapping[str, Any]:
+        return {"source": self.name, "path": str(self._path.resolve()), "options": self._options}
 
     def fingerprint(self) -> Mapping[str, Any]:
         return {"source": self.name, **self.files.fingerprint(), "options": self._options}
@@ -48,9 +52,11 @@ class PublishedParquet(ABC):
     def rows(self, start: int = 0) -> Iterator[Row]:
         for found in self.files.read(start, left_out=frozenset(self._left_out)):
             if found.split in self._left_out:
-                yield Row(found.next, skipped=(self._left_out[found.split],) * self.records_a_row)
+                reasons = (self._left_out[found.split],) * self.records_a_row
+                yield Row(found.next, skipped=reasons, origin=found.origin, files=[found.path])
             else:
-                yield row(found.next, *(partial(self.record, found, place) for place in range(self.records_a_row)))
+                makers = (partial(self.record, found, place) for place in range(self.records_a_row))
+                yield row(found.next, *makers, origin=found.origin, files=[found.path])
 
     @abstractmethod
     def record(self, found: ParquetRow, place: int) -> Record:

@@ -19,8 +19,8 @@ class Kind:
     """A kind of source.
 
     module, opener: what is called, in `tagmoe.data.sources`, with the path and the options that the user gave. Values
-    from the command line are texts, except --map (a dict) and --count and --seed (numbers). options: names that the
-    kind accepts. needs_path: whether it reads files; else no path is given.
+    from the command line are texts, except --map and --constant (dicts), --root (a path), --count and --seed (numbers).
+    options: names that the kind accepts. needs_path: whether it reads files; else no path is given.
     """
 
     module: str
@@ -50,14 +50,19 @@ def open_source(kind: str, path: Path | None = None, options: Mapping[str, Any] 
         raise UsageError(f"There is nothing at {str(path)!r}; check the path.")
     if kind == "tagworld" and "count" not in given:
         raise UsageError("TagWorld has no end; say with --count how many samples to make.")
+    if path is not None:
+        from tagmoe.data.sources.places import snapshot_of
+
+        path = snapshot_of(path)
     opener = getattr(import_module(f"tagmoe.data.sources.{found.module}"), found.opener)
     return opener(path, **given) if found.needs_path else opener(**given)
 
 
 KINDS: dict[str, Kind] = {
     # Files of any data set, a folder of save_to_disk among them; and samples of TagWorld, which are made here.
-    "jsonl": Kind("jsonl", "JsonlSource", ("name", "licence")),
-    "parquet": Kind("parquet", "ParquetSource", ("name", "licence", "map")),
+    "jsonl": Kind("jsonl", "JsonlSource", ("name", "licence", "root", "map", "constants")),
+    "parquet": Kind("parquet", "ParquetSource", ("name", "licence", "root", "map", "constants")),
+    "webdataset": Kind("webdataset", "WebdatasetSource", ("name", "licence", "map", "constants")),
     "pairs": Kind("pairs", "PairsSource", ("name", "licence", "instruction")),
     "tagworld": Kind("tagworld", "TagWorldSource", ("count", "seed", "tasks"), needs_path=False),
     # Published data sets, in the files of their authors or of the hub.
@@ -67,4 +72,13 @@ KINDS: dict[str, Kind] = {
     "viton-hd": Kind("viton_hd", "VitonHD", ("layout",)),
     "subjects200k": Kind("subjects200k", "Subjects200K", ("image_size", "padding", "min_quality")),
     "magicbrush": Kind("magicbrush", "MagicBrush", ("dev", "crop_bottom")),
+    "pico-banana": Kind("published_json", "PicoBanana", ("root",)),
+    "sharegpt-4o-image": Kind("published_json", "ShareGpt4oImage", ("root",)),
+    "opengpt-4o-image": Kind("published_json", "OpenGpt4oImage", ("root",)),
+    "seed-data-edit": Kind("published_json", "SeedDataEdit", ("root",)),
+    "gpt-image-edit": Kind("published_json", "GptImageEdit", ("root",)),
+    "nhr-edit": Kind("published_json", "NhrEdit", ("root",)),
+    "imgedit": Kind("published_sets", "ImgEdit", ("root",)),
+    "scaleedit": Kind("published_sets", "ScaleEdit"),
+    "x2edit": Kind("published_sets", "X2Edit"),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from tagmoe.data.sources.files import marks, reading
-from tagmoe.data.sources.parquet_rows import BATCH_ROWS, Column, ParquetRow, python_values
+from tagmoe.data.sources.parquet_rows import Column, ParquetRow, python_values
 from tagmoe.errors import DataError
 
 STATE, SPLITS = "state.json", "dataset_dict.json"
@@ -24,24 +25,29 @@ def is_saved(path: Path) -> bool:
     return (path / STATE).is_file() or (path / SPLITS).is_file()
 
 
+def saved_schema(path: Path) -> pa.Schema:
+    """The columns of the first file. Raises DataError when there is none, or it is damaged."""
+    for file, _ in _data_files(path):
+        with _opened(file) as reader:
+            return reader.schema
+    return pa.schema([])
+
+
 class SavedRows:
     """The rows of all splits, in the order of the data set. It has the methods of `ParquetRows`."""
 
     def __init__(self, path: Path, columns: Sequence[Column], *, advice: str) -> None:
         """advice: what to do about a missing column, for the error. Raises DataError for missing or damaged files."""
         self._columns = columns
-        splits = _state(path / SPLITS).get("splits", ()) if (path / SPLITS).is_file() else ("",)
         self._files: list[tuple[Path, str, int]] = []
-        for split in splits:
-            for item in _state(path / split / STATE).get("_data_files", ()):
-                file = path / split / Path(item["filename"]).name
-                with _opened(file) as reader:
-                    names = reader.schema.names
-                    missing = [column.name for column in columns if column.required and column.name not in names]
-                    if missing:
-                        known = ", ".join(names[:12])
-                        raise DataError(f"{str(file)!r} has no column {missing[0]!r}, only {known}; {advice}.")
-                    self._files.append((file, split, sum(len(batch) for batch in reader)))
+        for file, split in _data_files(path):
+            with _opened(file) as reader:
+                names = reader.schema.names
+                missing = [column.name for column in columns if column.required and column.name not in names]
+                if missing:
+                    known = ", ".join(names[:12])
+                    raise DataError(f"{str(file)!r} has no column {missing[0]!r}, only {known}; {advice}.")
+                self._files.append((file, split, sum(len(batch) for batch in reader)))
 
     def __len__(self) -> int:
         return sum(count for _, _, count in self._files)
@@ -64,10 +70,22 @@ class SavedRows:
                     found = batch.select([name for name in empty if name in batch.schema.names])
                     begin = min(max(0, start - number), len(batch))
                     number += begin
-                    for at in range(begin, len(batch), BATCH_ROWS):
-                        for values in python_values(found.slice(at, BATCH_ROWS)):
-                            number += 1
-                            yield ParquetRow(number, empty | values, f"{file.name}:{number - first - 1}", split)
+                    for at in range(begin, len(batch)):
+                        number += 1
+                        load = partial(_values, found.slice(at, 1), empty)
+                        yield ParquetRow(number, f"{file.name}:{number - first - 1}", split, file, load)
+
+
+def _data_files(path: Path) -> Iterator[tuple[Path, str]]:
+    splits = _state(path / SPLITS).get("splits", ()) if (path / SPLITS).is_file() else ("",)
+    for split in splits:
+        for item in _state(path / split / STATE).get("_data_files", ()):
+            yield path / split / Path(item["filename"]).name, split
+
+
+def _values(row: pa.RecordBatch, empty: dict[str, Any]) -> dict[str, Any]:
+    (values,) = python_values(row)
+    return empty | values
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from tagmoe.data.sources.source import Row
@@ -15,16 +16,29 @@ NO_ID = "no id"
 HELD_OUT = "held-out split"
 
 
-def row(next_start: int, *makers: Callable[[], Record]) -> Row:
-    """A Row with the record of each maker, or with the reason where a maker raises UnusableRow."""
-    records: list[Record] = []
-    skipped: list[str] = []
-    for make in makers:
-        try:
-            records.append(make())
-        except UnusableRow as reason:
-            skipped.append(str(reason))
-    return Row(next_start, tuple(records), tuple(skipped))
+def row(
+    next_start: int,
+    *makers: Callable[[], Record],
+    origin: str = "",
+    files: Sequence[str | Path] = (),
+    key: bytes = b"",
+) -> Row:
+    """A Row with the record of each maker, or with the reason where a maker raises UnusableRow.
+
+    The makers are called when the row is read. origin, files, key: as in `Row`.
+    """
+
+    def make() -> tuple[list[Record], list[str]]:
+        records: list[Record] = []
+        skipped: list[str] = []
+        for maker in makers:
+            try:
+                records.append(maker())
+            except UnusableRow as reason:
+                skipped.append(str(reason))
+        return records, skipped
+
+    return Row(next_start, origin=origin, files=files, key=key, make=make)
 
 
 def instruction(value: Any) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from tagmoe.data.store.record import Record
@@ -38,17 +39,56 @@ class Licence:
         return " and ".join(text for text, allowed in found if not allowed)
 
 
-@dataclass(frozen=True)
 class Row:
-    """One native row of a source, read as records.
+    """One native row of a source, read as records when they are first asked for.
 
-    next: the `start` with which `Source.rows` resumes after this row. skipped: one short fixed reason for each record
-    that the row should give and cannot ("truncated picture", "low quality"); an import counts rows by these reasons.
+    next: the `start` with which `Source.rows` resumes after this row; it names the row. records: of the row. skipped:
+    one short fixed reason for each record that the row should give and cannot ("truncated picture", "low quality"); an
+    import counts rows by these reasons. origin: where the row stands, as "file:number". files: those that the row
+    reads. key: bytes of the row itself. An import looks at a row again when its key, or the size or time of one of its
+    files, is another one than before.
     """
 
-    next: int
-    records: tuple[Record, ...] = ()
-    skipped: tuple[str, ...] = ()
+    def __init__(
+        self,
+        next: int,
+        records: Sequence[Record] = (),
+        skipped: Sequence[str] = (),
+        *,
+        origin: str = "",
+        files: Sequence[str | Path] = (),
+        key: bytes = b"",
+        make: Callable[[], tuple[Sequence[Record], Sequence[str]]] | None = None,
+    ) -> None:
+        """make: gives records and reasons, if they are not given."""
+        self.next, self.origin, self.files, self.key = next, origin or f"row {next}", tuple(files), key
+        self._made = None if make else (tuple(records), tuple(skipped))
+        self._make = make
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        return self._read()[0]
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        return self._read()[1]
+
+    def _read(self) -> tuple[tuple[Record, ...], tuple[str, ...]]:
+        if self._made is None:
+            assert self._make is not None
+            records, skipped = self._make()
+            self._made = tuple(records), tuple(skipped)
+        return self._made
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Row):
+            return False
+        return (self.next, self.records, self.skipped) == (other.next, other.records, other.skipped)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Row({self.next}, {self.records}, {self.skipped})"
 
 
 class Source(Protocol):
@@ -57,10 +97,14 @@ class Source(Protocol):
     name: str
     licence: Licence
 
-    def fingerprint(self) -> Mapping[str, Any]:
-        """JSON values that identify the files and options. An import resumes only if they are equal.
+    def identity(self) -> Mapping[str, Any]:
+        """JSON values for what the user named: kind, place and options. They stay when the files change."""
+        ...
 
-        They are made of names, sizes and options, so that no file is read whole.
+    def fingerprint(self) -> Mapping[str, Any]:
+        """JSON values that identify the state of the files. An unfinished import resumes only if they are equal.
+
+        They are made of names, sizes and times, so that no file is read whole.
         """
         ...
 

@@ -42,6 +42,10 @@ class TagWorldSource:
         self._count, self._seed = count, seed
         self._tasks = None if tasks is None else _names(tasks)
 
+    def identity(self) -> Mapping[str, Any]:
+        """As the fingerprint: samples have no files."""
+        return self.fingerprint()
+
     def fingerprint(self) -> Mapping[str, Any]:
         """JSON values that identify the samples: count, seed and tasks."""
         return {"kind": DATASET, "count": self._count, "seed": self._seed, "tasks": self._tasks}
@@ -49,7 +53,7 @@ class TagWorldSource:
     def rows(self, start: int = 0) -> Iterator[Row]:
         """One row for each sample."""
         for number in range(start, self._count):
-            yield Row(number + 1, (self._record(number),))
+            yield Row(number + 1, (self._record(number),), origin=f"{_SPLIT}-{self._seed}-{number}")
 
     def __len__(self) -> int:
         return self._count

@@ -28,6 +28,7 @@ from tagmoe.data.sources.source import Licence, Row
 from tagmoe.data.store.fields import UnusableRow
 from tagmoe.data.store.record import Picture, Record, Role, record_id
 from tagmoe.errors import DataError
+from tagmoe.files.json_lines import lines_of
 
 NAME = "viton-hd"
 LAYOUTS = ("references", "canvas")
@@ -66,6 +67,9 @@ class VitonHD:
     def __len__(self) -> int:
         return len(self._lines)
 
+    def identity(self) -> Mapping[str, Any]:
+        return {"source": NAME, "path": str(self._path.resolve()), "options": {"layout": self._layout}}
+
     def fingerprint(self) -> Mapping[str, Any]:
         lists = [self._path / name for name in (TRAIN, TEST, f"train/{TAGGED}")]
         found = marks([file for file in lists if file.exists()])
@@ -73,7 +77,17 @@ class VitonHD:
 
     def rows(self, start: int = 0) -> Iterator[Row]:
         for number in range(start, len(self)):
-            yield row(number + 1, partial(self._record, *self._lines[number]))
+            file, line = self._lines[number]
+            make = partial(self._record, file, line)
+            files = [] if file == TEST else self._files(line)
+            yield row(number + 1, make, origin=f"{file}:{line.split(maxsplit=1)[0]}", files=files, key=line.encode())
+
+    def _files(self, line: str) -> list[Path]:
+        """The pictures of a pair and the list of names, where the line names one."""
+        name = Path(line.split()[0]).name
+        train = self._path / "train"
+        worn = train / "agnostic-mask" / f"{Path(name).stem}_mask.png"
+        return [train / "image" / name, train / "cloth" / name, worn, train / TAGGED]
 
     def _record(self, file: str, line: str) -> Record:
         if file == TEST:
@@ -127,7 +141,7 @@ def _picture(file: Path, role: Role, missing: str) -> Picture:
 
 def _lines(file: Path) -> list[str]:
     with reading(file, "cannot be read ({})"):
-        return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line for line in lines_of(file.read_text(encoding="utf-8")) if line.strip()]
 
 
 def _garment_names(file: Path) -> dict[str, str]:

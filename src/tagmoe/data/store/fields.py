@@ -9,10 +9,10 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast, get_args
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
 
-from tagmoe.data.store.record import OPERATIONS, Operation, Picture, Record, Role, TagProvenance, record_id
+from tagmoe.data.store.record import OPERATIONS, ROLES, Operation, Picture, Record, Role, TagProvenance, record_id
 from tagmoe.errors import VocabularyError
 from tagmoe.tags import TAGS, TaskDescriptor
 
@@ -22,6 +22,8 @@ FIELDS = (
     "dataset",
     "instruction",
     "instructions",
+    "languages",
+    "turn",
     *TEXTS,
     "native_task",
     "tags",
@@ -35,7 +37,7 @@ FIELDS = (
 )
 """Names of the values; they are those of `Record`."""
 _ID = re.compile(r"[0-9a-f]{32}")
-_ROOT = re.compile(r"[0-9a-f]{64}")
+_DIGESTS = {"parent": _ID, "root": re.compile(r"[0-9a-f]{64}")}
 
 
 class UnusableRow(Exception):
@@ -50,6 +52,8 @@ def to_fields(record: Record) -> dict[str, Any]:
         "dataset": record.dataset,
         "instruction": record.instruction,
         "instructions": list(record.instructions),
+        "languages": list(record.languages),
+        "turn": record.turn,
         **{name: getattr(record, name) for name in TEXTS},
         "native_task": record.native_task,
         "tags": None if record.tags is None else [TAGS[index].name for index in sorted(record.tags)],
@@ -81,6 +85,10 @@ def from_fields(
     if not isinstance(fields.get("instruction"), str):
         raise UnusableRow("no instruction")
     own = _text(fields, "dataset", dataset)
+    # Most rows have few of the other fields.
+    more = {name: read(fields, name) for name, read in _READERS.items() if fields.get(name) is not None}
+    if more.get("languages") and len(more["languages"]) != 1 + len(more.get("instructions", ())):
+        raise _bad("languages")
     return Record(
         id=_id(fields, own, images, target),
         dataset=own,
@@ -88,19 +96,9 @@ def from_fields(
         instruction=_text(fields, "instruction", ""),
         licence=_text(fields, "licence", "") or licence,
         images=tuple(images),
-        instructions=_texts(fields, "instructions"),
-        instruction_rewritten=_optional(fields, "instruction_rewritten"),
-        caption_source=_optional(fields, "caption_source"),
-        caption_target=_optional(fields, "caption_target"),
-        native_task=_text(fields, "native_task", ""),
-        quality=_quality(fields),
         # names of files need not be text in UTF-8
         origin=_text(fields, "origin", origin.encode("utf-8", "backslashreplace").decode()),
-        root=_matching(fields, "root", _ROOT) or "",
-        parent=_matching(fields, "parent", _ID),
-        operation=_operation(fields),
-        tags=_tags(fields),
-        tag_provenance=_provenance(fields),
+        **more,
     )
 
 
@@ -114,7 +112,7 @@ def roles_of(given: Any, count: int) -> tuple[Role, ...]:
     """The roles of `count` pictures; by default a source followed by references. Raises UnusableRow for wrong roles."""
     if given is None:
         return tuple("reference" if number else "source" for number in range(count))
-    if not isinstance(given, list | tuple) or len(given) != count or not set(given) <= set(get_args(Role)):
+    if not isinstance(given, list | tuple) or len(given) != count or not all(role in ROLES for role in given):
         raise UnusableRow("bad value of 'input_roles'")
     return tuple(given)
 
@@ -156,61 +154,87 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and (value.isascii() or not re.search(r"[\ud800-\udfff]", value))
 
 
-def _matching(fields: Mapping[str, Any], name: str, pattern: re.Pattern[str]) -> str | None:
+def _digest(fields: Mapping[str, Any], name: str) -> str | None:
+    """An id or the digest of a root picture, in hexadecimal digits."""
     value = _optional(fields, name)
-    if value is not None and not pattern.fullmatch(value):
+    if value is not None and not _DIGESTS[name].fullmatch(value):
         raise _bad(name)
     return value
 
 
-def _operation(fields: Mapping[str, Any]) -> Operation:
-    value = fields.get("operation") or "none"
+def _turn(fields: Mapping[str, Any], name: str) -> int | None:
+    value = fields.get(name)
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31):
+        return value
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
+        return int(value)
+    raise _bad(name)
+
+
+def _operation(fields: Mapping[str, Any], name: str) -> Operation:
+    value = fields.get(name) or "none"
     if value not in OPERATIONS:
-        raise _bad("operation")
+        raise _bad(name)
     return cast(Operation, value)
 
 
-def _quality(fields: Mapping[str, Any]) -> dict[str, float]:
-    value = fields.get("quality") or {}
+def _quality(fields: Mapping[str, Any], name: str) -> dict[str, float]:
+    value = fields.get(name) or {}
     try:
         items = value.items() if isinstance(value, Mapping) else [(item["name"], item["value"]) for item in value]
         # null is no score. Infinity and NaN are texts, as JSON has no numbers for them (`finite_or_text`).
-        found = {name: float(score) for name, score in items if score is not None}
+        found = {key: float(score) for key, score in items if score is not None}
     except (TypeError, KeyError, ValueError, OverflowError):
-        raise _bad("quality") from None
-    if not all(_is_text(name) for name in found):
-        raise _bad("quality")
+        raise _bad(name) from None
+    if not all(map(_is_text, found)):
+        raise _bad(name)
     return found
 
 
-def _tags(fields: Mapping[str, Any]) -> tuple[int, ...] | None:
+def _tags(fields: Mapping[str, Any], name: str) -> tuple[int, ...] | None:
     """Tags from a list of names or from the paper's format "Scope: ...; Type: ..."."""
-    value = fields.get("tags")
+    value = fields.get(name)
     if value is None:
         return None
     try:
         if isinstance(value, str):
             return TaskDescriptor.parse(value).indices
-        if isinstance(value, list | tuple) and all(isinstance(name, str) for name in value):
+        if isinstance(value, list | tuple) and all(isinstance(tag, str) for tag in value):
             return TaskDescriptor.from_tags(value).indices
     except VocabularyError:
         raise UnusableRow("unknown tag, or one given twice") from None
-    raise _bad("tags")
+    raise _bad(name)
 
 
-def _provenance(fields: Mapping[str, Any]) -> TagProvenance | None:
-    value = fields.get("tag_provenance")
+def _provenance(fields: Mapping[str, Any], name: str) -> TagProvenance | None:
+    value = fields.get(name)
     if value is None:
         return None
     if not isinstance(value, Mapping) or not isinstance(value.get("annotator"), str):
-        raise _bad("tag_provenance")
+        raise _bad(name)
     seed = value.get("seed") or 0
-    names = ("annotator", "model", "rules_version", "status")
-    texts = {name: value[name] for name in names if value.get(name) is not None}
+    keys = ("annotator", "model", "rules_version", "status")
+    texts = {key: value[key] for key in keys if value.get(key) is not None}
     fits = isinstance(seed, int) and not isinstance(seed, bool) and -(2**63) <= seed < 2**63
     if not fits or not all(_is_text(text) for text in texts.values()):
-        raise _bad("tag_provenance")
+        raise _bad(name)
     return TagProvenance(seed=seed, **texts)
+
+
+_READERS: Mapping[str, Callable[[Mapping[str, Any], str], Any]] = {
+    "instructions": _texts,
+    "languages": _texts,
+    "turn": _turn,
+    **dict.fromkeys(TEXTS, _optional),
+    "native_task": _optional,
+    "quality": _quality,
+    "root": _digest,
+    "parent": _digest,
+    "operation": _operation,
+    "tags": _tags,
+    "tag_provenance": _provenance,
+}
+"""How a field that need not be there is read from the fields, by its name."""
 
 
 def _bad(name: str) -> UnusableRow:

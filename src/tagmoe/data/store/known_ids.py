@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 
 if TYPE_CHECKING:
     from tagmoe.data.store.store import Store
@@ -19,27 +20,48 @@ class KnownIds:
     Two ids may have one hash, so full ids are read from the rows found: the answer is exact.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, columns: Sequence[str] = ("id",)) -> None:
+        """columns: whose values together are the id; several are joined with a zero byte."""
+        self._store, self._columns = store, list(columns)
         self._parts: list[_Part] = []
         self._rows = 0
-        for batch in store.scan(["id"], rows=SCAN_ROWS):
-            self.add(batch["id"].to_pylist())
+        for batch in store.scan(self._columns, rows=SCAN_ROWS):
+            self.add(self._ids(batch))
 
     def add(self, ids: Sequence[str]) -> None:
         """Add the ids of rows that have been appended to the store, in this order."""
-        part = _Part(_hashes(ids), np.arange(self._rows, self._rows + len(ids)))
+        self._add(ids, np.arange(self._rows, self._rows + len(ids)))
         self._rows += len(ids)
+
+    def renamed(self, row: int, name: str) -> None:
+        """Say that this row of the store has another id now."""
+        self._add([name], np.array([row]))
+
+    def among(self, ids: Sequence[str]) -> set[str]:
+        """The subset of `ids` that are in the store."""
+        return set(self.rows_of(ids))
+
+    def rows_of(self, ids: Sequence[str]) -> dict[str, list[int]]:
+        """The numbers of the rows that have these ids; ids that the store does not have are left out."""
+        hashes = _hashes(ids)
+        rows = sorted({row for part in self._parts for row in part.rows_of(hashes)})
+        found: dict[str, list[int]] = {}
+        if rows:
+            wanted = set(ids)
+            for row, name in zip(rows, self._ids(self._store.take(rows, self._columns)), strict=True):
+                if name in wanted:
+                    found.setdefault(name, []).append(row)
+        return found
+
+    def _add(self, ids: Sequence[str], rows: np.ndarray) -> None:
+        part = _Part(_hashes(ids), rows)
         # Merge parts so that each is twice as large as the next: few parts to search, few moves of each number.
         while self._parts and len(self._parts[-1]) <= 2 * len(part):
             part = part.merged(self._parts.pop())
         self._parts.append(part)
 
-    def among(self, ids: Sequence[str]) -> set[str]:
-        """The subset of `ids` that are in the store."""
-        wanted = _hashes(ids)
-        rows = sorted({row for part in self._parts for row in part.rows_of(wanted)})
-        return set(self._store.take(rows, ["id"])["id"].to_pylist()) & set(ids) if rows else set()
+    def _ids(self, batch: pa.RecordBatch | pa.Table) -> list[str]:
+        return ["\0".join(values) for values in zip(*(batch[name].to_pylist() for name in self._columns), strict=True)]
 
 
 class _Part:

@@ -34,9 +34,14 @@ def table_uri(uri: str) -> str:
 
 
 def is_store(uri: str) -> bool:
-    """Whether there is a store. Raises DataError when the address cannot be read."""
+    """Whether there is a store: a table with a version. Raises DataError when the address cannot be read.
+
+    A process that is killed while it makes a store leaves a folder without a version, which is no store yet.
+    """
     if is_local(uri):
-        return (Path(uri) / TABLE).is_dir()
+        table = Path(uri) / TABLE
+        # A table that lost its versions but has data is a damaged store, not a place for a new one.
+        return any((table / "_versions").glob("*.manifest")) or any((table / "data").glob("*"))
     with as_data_error(uri, "read"):
         try:
             lance.dataset(table_uri(uri))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -19,8 +19,11 @@ from tagmoe.errors import UsageError
 from tagmoe.pictures import read_header
 from tagmoe.tags import TAGS
 
-Role = Literal["source", "reference", "garment", "person", "mask"]
-"""source: the picture to edit; reference: subject, style or structure to follow; mask: white where the edit is."""
+Role = Literal["source", "reference", "garment", "person", "mask", "control", "rejected"]
+"""source: the picture to edit; reference: subject, style or structure to follow; control: a map (depth, edges, pose) to
+follow; mask: white where the edit is; rejected: a worse result than the target, for learning from preferences."""
+NO_INPUTS: tuple[Role, ...] = ("mask", "rejected")
+"""Roles of pictures that an editor is not given."""
 ROLES: tuple[Role, ...] = get_args(Role)
 Operation = Literal["none", "inverse", "compose", "video"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
@@ -72,7 +75,9 @@ class Record:
 
     id: of `record_id`. root: digest of the picture that this record and its inverses come from; `split_of` uses it.
     images: the inputs in order, none for text-to-image. target: the picture that the editor must make; its role is not
-    stored. instructions: further wordings of the instruction. quality: scores that the source gives, by name. tags:
+    stored. instructions: further wordings of the instruction. languages: of the instruction and then of each further
+    wording ("en", "zh"; '' if not known), or empty. turn: number of the edit, from 1, among those of one conversation,
+    which have one root. quality: scores that the source gives, by name. tags:
     indices of the vocabulary, None if not annotated. origin: file and row, or address, that the record came from.
     """
 
@@ -83,6 +88,8 @@ class Record:
     licence: str
     images: tuple[Picture, ...] = ()
     instructions: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
+    turn: int | None = None
     instruction_rewritten: str | None = None
     caption_source: str | None = None
     caption_target: str | None = None
@@ -97,7 +104,7 @@ class Record:
 
     def __post_init__(self) -> None:
         if not self.root:
-            first = next((picture for picture in self.images if picture.role != "mask"), self.target)
+            first = next((picture for picture in self.images if picture.role not in NO_INPUTS), self.target)
             object.__setattr__(self, "root", first.digest)
         wrong = [index for index in self.tags or () if not 0 <= index < len(TAGS)]
         if wrong:
@@ -107,6 +114,11 @@ class Record:
     def nbytes(self) -> int:
         """Bytes of all its pictures."""
         return sum(len(picture.data) for picture in (*self.images, self.target))
+
+    @property
+    def inputs(self) -> tuple[Picture, ...]:
+        """The pictures that an editor is given."""
+        return tuple(picture for picture in self.images if picture.role not in NO_INPUTS)
 
     @property
     def split(self) -> str:
@@ -156,6 +168,8 @@ SCHEMA = pa.schema(
         pa.field("tag_provenance", PROVENANCE),
         pa.field("images", pa.list_(PICTURE)),
         pa.field("target", PICTURE),
+        pa.field("languages", pa.list_(pa.string())),
+        pa.field("turn", pa.int32()),
     ]
 )
 """The columns of every store; annotating, validating and encoding add others."""
@@ -176,6 +190,8 @@ def to_row(record: Record) -> dict[str, Any]:
         "operation": record.operation,
         "instruction": record.instruction,
         "instructions": list(record.instructions),
+        "languages": list(record.languages),
+        "turn": record.turn,
         "instruction_rewritten": record.instruction_rewritten,
         "caption_source": record.caption_source,
         "caption_target": record.caption_target,
@@ -187,8 +203,13 @@ def to_row(record: Record) -> dict[str, Any]:
     }
 
 
+def as_table(records: Iterable[Record]) -> pa.Table:
+    """The records as a table of SCHEMA."""
+    return pa.Table.from_pylist([to_row(record) for record in records], schema=SCHEMA)
+
+
 def from_row(row: Mapping[str, Any]) -> Record:
-    """The record of a row with all columns of SCHEMA; other columns are ignored."""
+    """The record of a row with the columns of SCHEMA; stores of older versions lack the newest ones."""
     given = row["tag_provenance"]
     return Record(
         id=row["id"],
@@ -201,6 +222,8 @@ def from_row(row: Mapping[str, Any]) -> Record:
         operation=row["operation"],
         instruction=row["instruction"],
         instructions=tuple(row["instructions"] or ()),
+        languages=tuple(row.get("languages") or ()),
+        turn=row.get("turn"),
         instruction_rewritten=row["instruction_rewritten"],
         caption_source=row["caption_source"],
         caption_target=row["caption_target"],

@@ -35,7 +35,7 @@ from tagmoe.data.store.location import (
     table_uri,
     writer_lock,
 )
-from tagmoe.data.store.record import SCHEMA, Record, from_row, to_row
+from tagmoe.data.store.record import SCHEMA, Record, as_table, from_row, to_row
 from tagmoe.errors import DataError, UsageError
 
 VERSION = 1
@@ -92,9 +92,10 @@ class Store:
         with as_data_error(uri, "made"):
             if is_local(uri):
                 Path(uri).mkdir(parents=True, exist_ok=True)
-            table = lance.write_dataset(
-                schema.empty_table(), table_uri(uri), mode="create", data_storage_version="stable"
-            )
+            # Not `write_dataset`: when another process is first, that tries again and replaces what it finds. This
+            # commit is tried once: of several processes one makes the store, and the others get an error.
+            operation = LanceOperation.Overwrite(schema, [])
+            table = lance.LanceDataset.commit(table_uri(uri), operation, read_version=0, max_retries=0)
         return cls(uri, table)
 
     @classmethod
@@ -127,8 +128,14 @@ class Store:
 
     @classmethod
     def open_or_create(cls, uri: str | Path) -> Store:
-        """Open the store at `uri`, or create it when there is none."""
-        return cls.open(uri) if is_store(full_uri(uri)) else cls.create(uri)
+        """Open the store at `uri`, or create it when there is none; also when another process does so meanwhile."""
+        if not is_store(full_uri(uri)):
+            try:
+                return cls.create(uri)
+            except DataError:
+                if not is_store(full_uri(uri)):
+                    raise
+        return cls.open(uri)
 
     def __len__(self) -> int:
         return int(self._table.count_rows())
@@ -142,6 +149,11 @@ class Store:
     def columns(self) -> tuple[str, ...]:
         """Names of all columns."""
         return tuple(self._table.schema.names)
+
+    @property
+    def record_columns(self) -> tuple[str, ...]:
+        """The columns of SCHEMA that the store has; a store of an older version gets the others when it is written."""
+        return tuple(name for name in SCHEMA.names if name in self.columns)
 
     @property
     def schema(self) -> pa.Schema:
@@ -177,7 +189,7 @@ class Store:
 
     def records(self, rows: Sequence[int]) -> list[Record]:
         """Records by row number, with their pictures."""
-        return [from_row(row) for row in self.take(rows, SCHEMA.names).to_pylist()]
+        return [from_row(row) for row in self.take(rows, self.record_columns).to_pylist()]
 
     def record(self, name: str) -> Record:
         """The record with this id, or with an id that begins so. Raises UsageError for no such record or several."""
@@ -185,7 +197,7 @@ class Store:
             raise UsageError(f"{name!r} is no id; ids are 32 hexadecimal digits, and their beginning will do.")
         where = f"id = '{name}'" if len(name) == 32 else f"id LIKE '{name}%'"
         with as_data_error(self.uri, "read"):
-            found = self._table.to_table(columns=list(SCHEMA.names), filter=where, limit=2).to_pylist()
+            found = self._table.to_table(columns=list(self.record_columns), filter=where, limit=2).to_pylist()
         if not found:
             raise UsageError(f"The store {self.uri!r} has no record {name!r}.")
         if len({row["id"] for row in found}) > 1:
@@ -209,6 +221,7 @@ class Store:
                 # A killed writer leaves notes in the properties of its last commit only.
                 self._noted = self._newest_properties()
                 self._settle_notes()
+                self.declare([field for field in SCHEMA if field.name not in self.columns])
                 yield self
                 self._settle_notes()
                 self._clear_steps()
@@ -216,9 +229,14 @@ class Store:
                 self._writing = False
                 self._steps, self._noted = [], {}
 
-    def append(self, records: Iterable[Record], *, note: tuple[str, Mapping[str, Any]] | None = None) -> None:
-        """Add records as one fragment. note: (name, JSON values) to set in the same commit (`Store.note`)."""
-        table = pa.Table.from_pylist([to_row(record) for record in records], schema=SCHEMA)
+    def append(
+        self, records: Iterable[Record] | pa.Table, *, note: tuple[str, Mapping[str, Any]] | None = None
+    ) -> None:
+        """Add records, or a table of SCHEMA, as one fragment.
+
+        note: (name, JSON values) to set in the same commit (`Store.note`).
+        """
+        table = records if isinstance(records, pa.Table) else as_table(records)
         self._must_write()
         before = self.version
         if note is not None:
@@ -232,6 +250,28 @@ class Store:
         if self.version != before + 1:
             raise another_writer(self.uri)
         self._stepped(before)
+
+    def replace(self, records: Mapping[int, Record]) -> None:
+        """Put other records into rows, by row number: one commit for each fragment.
+
+        The columns that were added to the store are emptied in these rows, as they belong to the old records. Raises
+        UsageError for a number out of range.
+        """
+        self._must_write()
+        start = 0
+        for number in self.fragments():
+            end = start + self.fragment_rows(number)
+            here = {row - start: record for row, record in records.items() if start <= row < end}
+            if here:
+                batches = self.fragment(number, self.columns)
+                rows = [row for batch in batches for row in batch.to_pylist()]
+                for place, record in here.items():
+                    rows[place] = dict.fromkeys(self.columns) | to_row(record)
+                self.fill(number, pa.Table.from_pylist(rows, schema=self.schema))
+            start = end
+        beyond = [row for row in records if not 0 <= row < start]
+        if beyond:
+            raise UsageError(f"The store {self.uri!r} has rows 0 to {start - 1}; {beyond[0]} is none of them.")
 
     def note(self, name: str) -> dict[str, Any] | None:
         """The newest note of this name, such as the progress of an import or the fingerprint of a column."""

@@ -27,6 +27,7 @@ from pydantic import BaseModel
 from tagmoe.config import RunConfig, check_config
 from tagmoe.errors import ResultError
 from tagmoe.files.atomic import write_whole
+from tagmoe.files.json_lines import lines_of
 from tagmoe.laboratory.ablation.arms import FREE, Arm, common_digest
 from tagmoe.laboratory.ablation.results import BASE, NAME
 from tagmoe.sentences import counted
@@ -216,7 +217,7 @@ def _alignment(job: Job) -> Any:
 
 def _metrics(path: Path) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
     """(steps, validations) of the unified stage."""
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    records = [json.loads(line) for line in lines_of(path.read_text(encoding="utf-8"))]
     unified = [{k: v for k, v in r.items() if k != "stage"} for r in records if r["stage"] == "unified"]
     prefix = "validation/"
     curve = [{k.removeprefix(prefix): v for k, v in r.items()} for r in unified if any(k.startswith(prefix) for k in r)]

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from tagmoe.config.describe import wrong_field
 from tagmoe.errors import ImageError, UsageError, VocabularyError
+from tagmoe.files.json_lines import lines_of
 from tagmoe.laboratory.routing.recorder import RoutingCase, image_digest
 from tagmoe.pictures import load_image, load_mask
 from tagmoe.routing.recording import Facts
@@ -39,7 +40,7 @@ def read_case_file(path: Path, seed: int) -> list[RoutingCase]:
     names the line for a malformed line, an unreadable picture and an unknown tag.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = lines_of(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(
             f"The file of cases {str(path)!r} cannot be read ({error.strerror}); check its path."
