@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import torch
 from figures import Figure, report
-from train_step import WIDE, Size, batch_of, cpu_seconds, dense_model
+from train_step import TAGWORLD, WIDE, Size, batch_of, cpu_seconds, dense_model
 
 from tagmoe.config import OptimizerConfig
 from tagmoe.losses import Objective
@@ -84,47 +84,50 @@ def packaged(seed: int, rounds: int) -> list[Figure]:
     ]
 
 
-def wide(size: Size, rounds: int, train_rounds: int) -> list[Figure]:
-    """A forward of an edit in bf16, and a training step by `live` tokens against one by all."""
+def mixture_of(size: Size, routing_tokens: str) -> TagMoETransformer2DModel:
+    """A mixture of this size with gates that choose; the same for every setting."""
+    torch.manual_seed(0)
     mixture = upcycle(dense_model(size), num_moe_blocks=size.moe_layers)
+    mixture.register_to_config(routing_tokens=routing_tokens)
     with torch.no_grad():
         for name, parameter in mixture.named_parameters():
             if ".gate.proj_out.weight" in name:
                 parameter.normal_(std=0.05)
-    inputs = batch_of(size)
+    return mixture.train()
+
+
+def forwards(size: Size, rounds: int) -> list[Figure]:
+    """A forward of an edit in bf16."""
+    mixture, inputs = mixture_of(size, "all"), batch_of(size)
 
     def forward(*, target_only: bool) -> Any:
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             return mixture(**inputs, target_only=target_only)
 
     rows = [expert_rows(mixture, lambda only=only: forward(target_only=only)) for only in (True, False)]
-    figures = [
+    runs = [lambda only=only: forward(target_only=only) for only in (True, False)]
+    return [
         Figure(f"{size.name}_expert_rows_skipped", 1 - rows[0] / rows[1], "share", 0.49, at_least=True),
-        paired(
-            f"{size.name}_forward",
-            lambda: forward(target_only=True),
-            lambda: forward(target_only=False),
-            rounds,
-            1.0,
-        ),
+        paired(f"{size.name}_forward", *runs, rounds, 1.0),
     ]
-    mixture.train()
-    live = TagMoETransformer2DModel.from_config({**mixture.config, "routing_tokens": "live"}).train()
-    live.load_state_dict(mixture.state_dict())
-    steps = [train_step(model, size, target_only=only) for model, only in ((live, True), (mixture, False))]
-    return [*figures, paired(f"{size.name}_training_live", *steps, train_rounds, 1.0)]
+
+
+def training(size: Size, rounds: int) -> list[Figure]:
+    """A training step by `live` tokens against one by all."""
+    steps = [train_step(mixture_of(size, kind), size, target_only=kind == "live") for kind in ("live", "all")]
+    return [paired(f"{size.name}_training_live", *steps, rounds, 1.0)]
 
 
 def train_step(model: TagMoETransformer2DModel, size: Size, *, target_only: bool) -> Callable[[], None]:
-    """A training step by Eq. (5) in bf16: forward, loss, backward, optimizer."""
-    objective = Objective(4, 512)
+    """A training step by Eq. (5): forward, loss, backward, optimizer. In bf16, at TagWorld's size in fp32."""
+    objective = Objective(4, 64 if size is TAGWORLD else 512)
     optimizers = make_optimizers({"transformer": model, "objective": objective}, OptimizerConfig(name="adamw"))
     inputs, target_tokens = batch_of(size), size.side**2
     x0, noise = (torch.randn(size.batch, target_tokens, 64) for _ in range(2))
     tags = (torch.rand(size.batch, 18) < 0.2).float()
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=size is not TAGWORLD):
             out = model(**inputs, return_routing="stats", target_only=target_only)
             stats = out.routing
             terms = objective(out.sample[:, :target_tokens], x0, noise, tags, stats.mean_probs_LBN, stats.counts_LBN)
@@ -136,19 +139,25 @@ def train_step(model: TagMoETransformer2DModel, size: Size, *, target_only: bool
     return step
 
 
-def measure(rounds: int, train_rounds: int, seed: int) -> Sequence[Figure]:
-    """An edit with the packaged model, and a model of width 1024, with and without the dead tokens."""
+def measure(sizes: str, rounds: int, train_rounds: int, seed: int) -> Sequence[Figure]:
+    """Edits with the packaged model and a model of width 1024, and training steps, with and without the dead tokens."""
     torch.set_num_threads(1)
-    torch.manual_seed(seed)
-    return [*packaged(seed, 3 * rounds), *wide(WIDE, rounds, train_rounds)]
+    figures = []
+    if sizes in ("all", "packaged"):
+        figures += [*packaged(seed, 3 * rounds), *training(TAGWORLD, rounds)]
+    if sizes in ("all", WIDE.name):
+        figures += forwards(WIDE, rounds)
+        figures += training(WIDE, train_rounds) if train_rounds else []
+    return figures
 
 
 if __name__ == "__main__":
     report(
         measure,
         {
+            "sizes": {"default": "all", "choices": ["all", "packaged", WIDE.name], "help": "which model"},
             "rounds": {"type": int, "default": 7, "help": "rounds of each comparison; of edits three times as many"},
-            "train_rounds": {"type": int, "default": 5, "help": "rounds of training steps"},
-            "seed": {"type": int, "default": 0, "help": "seed of weights, data and noise"},
+            "train_rounds": {"type": int, "default": 5, "help": "rounds of training steps of width 1024, 0 for none"},
+            "seed": {"type": int, "default": 0, "help": "seed of the edits' noise"},
         },
     )

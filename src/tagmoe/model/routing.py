@@ -34,7 +34,7 @@ def token_grids(img_shapes: list[Any]) -> tuple[Grid, ...]:
 
 
 def counted_by_layer(routing_tokens: str, grids: tuple[Grid, ...], layers: int) -> tuple[int | None, ...]:
-    """How many tokens of a sample, its first ones, count in each mixture layer; None: all of them.
+    """How many tokens of a sample, its first ones, count in each mixture layer (t of Eq. 3); None: all of them.
 
     Under "live" and "target" too every layer weighs the same in g, however many of its tokens count.
     """

@@ -57,7 +57,7 @@ def parts_of(means_SLIN: np.ndarray, weight_LI: np.ndarray) -> np.ndarray:
 
 
 def streams(parts_C2LN: np.ndarray, tasks: Sequence[str]) -> Streams:
-    """Shares of the variance of g between tasks. parts_C2LN: `parts_of` each case; tasks: at least two different ones.
+    """Shares of the variance of g (Eq. 3) between tasks. parts_C2LN: `parts_of` each case; tasks: at least two different ones.
 
     A part's share is its covariance with g over the tasks' means, summed over experts, divided by the variance of g.
     The intervals resample cases.
