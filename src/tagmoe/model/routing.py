@@ -33,13 +33,13 @@ def token_grids(img_shapes: list[Any]) -> tuple[Grid, ...]:
     return tuple((int(frames), int(height), int(width)) for frames, height, width in grids)
 
 
-def counted_by_layer(routing_tokens: str, grids: tuple[Grid, ...], layers: int) -> tuple[int | None, ...]:
+def counted_by_layer(routing_tokens: str | None, grids: tuple[Grid, ...], layers: int) -> tuple[int | None, ...]:
     """How many tokens of a sample, its first ones, count in each mixture layer (t of Eq. 3); None: all of them.
 
     Under "live" and "target" too every layer weighs the same in g, however many of its tokens count.
     """
     target = prod(grids[0]) if len(grids) > 1 else None
-    if routing_tokens == "all":
+    if routing_tokens in (None, "all"):
         return (None,) * layers
     return (*(target if routing_tokens == "target" else None for _ in range(layers - 1)), target)
 
@@ -76,13 +76,13 @@ class RoutingTrace(BaseOutput):
 
     scores_LBTN: full softmax scores before top-k, fp32. expert_ids_LBTA: chosen experts, best first, int64.
     grids: (frames, height, width) of each image in token order: the target first, then the references.
-    routing_tokens: which of the tokens count in g for this model (`ROUTING_TOKENS`); the trace holds all of them.
+    routing_tokens: which of the tokens count in g for this model (`ROUTING_TOKENS`, None: all); the trace holds all.
     """
 
     scores_LBTN: torch.Tensor
     expert_ids_LBTA: torch.Tensor = None  # type: ignore[assignment]
     grids: tuple[Grid, ...] = None  # type: ignore[assignment]
-    routing_tokens: str = "all"
+    routing_tokens: str | None = None
 
     def __repr__(self) -> str:
         layers, batch, tokens, experts = self.scores_LBTN.shape

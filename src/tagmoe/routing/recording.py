@@ -182,7 +182,7 @@ class RecordingWriter:
                 "layers": layers,
                 "experts": experts,
                 "top_k": tensors["ids"].shape[-1],
-                "routing_tokens": traces[0].routing_tokens,
+                "routing_tokens": traces[0].routing_tokens or "all",
             }
         )
         if self.shape not in (None, shape):

@@ -38,7 +38,7 @@ class Streams:
     dead: Interval[float | None]
 
 
-def image_weights(routing_tokens: str, grids: Sequence[Grid], layers: int) -> np.ndarray:
+def image_weights(routing_tokens: str | None, grids: Sequence[Grid], layers: int) -> np.ndarray:
     """The weight of each image in each layer's mean, (L, I): by its tokens, and 0 where they do not count."""
     weight_LI = np.tile(np.array([prod(grid) for grid in grids], dtype=np.float64), (layers, 1))
     for layer, counted in enumerate(counted_by_layer(routing_tokens, tuple(grids), layers)):
@@ -57,7 +57,7 @@ def parts_of(means_SLIN: np.ndarray, weight_LI: np.ndarray) -> np.ndarray:
 
 
 def streams(parts_C2LN: np.ndarray, tasks: Sequence[str]) -> Streams:
-    """Shares of the variance of g (Eq. 3) between tasks. parts_C2LN: `parts_of` each case; tasks: at least two different ones.
+    """Shares of the variance of g (Eq. 3) between tasks. parts_C2LN: `parts_of` each case; tasks: two kinds or more.
 
     A part's share is its covariance with g over the tasks' means, summed over experts, divided by the variance of g.
     The intervals resample cases.
