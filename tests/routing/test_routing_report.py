@@ -129,7 +129,7 @@ def test_nothing_is_missing_from_a_full_recording(full: Path) -> None:
 
 def test_every_figure_is_an_svg_that_stands_alone_and_follows_the_page(full: Path) -> None:
     files = sorted((full / FIGURES).glob("*.svg"))
-    assert len(files) == 16 + 3
+    assert len(files) == 18 + 3
     for path in files:
         text = path.read_text()
         root = ElementTree.fromstring(text)

@@ -111,6 +111,10 @@ class LossConfig(Settings):
     align_tags: Literal["own", "shuffled", "other-task"] = "own"
     """The tags that L_align sees: the sample's own, or a control. shuffled: those of another sample of the batch.
     other-task: always those of one other task. [ours]"""
+    # Left out of a dump at its default, so that other runs keep the hash from before it existed.
+    routing_tokens: Literal["all", "live", "target"] = Field("all", exclude_if=lambda tokens: tokens == "all")
+    """The image tokens that count in g (Eq. 3) and in L_lbl. all: every one [paper 3.3.2]. live: all but the reference
+    tokens of the last mixture, which cannot change a pixel. target: those of the picture that is made. [ours]"""
     edit_weight: float = Field(1.0, gt=0)
     """Weight in L_flow of the tokens that the edit may change. The others only copy the source and weigh 1. [ours]"""
     timestep_density: Literal["uniform", "logit-normal"] = "logit-normal"

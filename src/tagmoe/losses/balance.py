@@ -23,7 +23,8 @@ def balance_loss(mean_probs_LBN: Tensor, counts_LBN: Tensor, *, global_counts_LN
     """L_lbl = mean over layers of N sum_i f_i P_i (Eq. 5): 1 at uniform use, N when one expert takes all. In fp32.
 
     mean_probs_LBN: softmax probabilities averaged over each sample's image tokens; P_i is their mean over samples.
-    counts_LBN: tokens that each expert got; f_i, their share, carries no gradient.
+    counts_LBN: tokens that each expert got; f_i, their share, carries no gradient. Both are of the tokens that count:
+    all of the sample's by default, or those of the setting `loss.routing_tokens`.
     global_counts_LN: replaces the counts by sums over all ranks and micro-batches (of `expert_load`, or of raw counts
     if all samples are of one size). The loss is linear in P, so its mean over micro-batches equals the large batch's.
     """

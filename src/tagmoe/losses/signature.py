@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 
 def routing_signature(mean_probs_LBN: Tensor) -> Tensor:
-    """g = 1/(T L) sum_t sum_l S_lt (Eq. 3) from each layer's mean over tokens: signature_BN in fp32, rows sum to 1."""
+    """g = 1/(T L) sum_t sum_l S_lt (Eq. 3) from each layer's mean over tokens: signature_BN in fp32, rows sum to 1.
+
+    The paper's t runs over all image tokens. The means may be of other tokens: the setting `loss.routing_tokens`.
+    """
     return mean_probs_LBN.float().mean(dim=0)
 
 
-def routing_signature_from_scores(scores_LBTN: Tensor) -> Tensor:
-    """g as Eq. 3 writes it, from the scores of every token: signature_BN in fp32."""
-    return scores_LBTN.float().mean(dim=0).mean(dim=1)
+def routing_signature_from_scores(scores_LBTN: Tensor, counted_L: Sequence[int | None] = ()) -> Tensor:
+    """g as Eq. 3 writes it, from the scores of every token: signature_BN in fp32.
+
+    counted_L: how many tokens, the first, count in each layer, None for all; every layer weighs the same.
+    """
+    if not any(counted_L):
+        return scores_LBTN.float().mean(dim=0).mean(dim=1)
+    means = [scores_BTN[:, :n].float().mean(dim=1) for scores_BTN, n in zip(scores_LBTN, counted_L, strict=True)]
+    return torch.stack(means).mean(dim=0)

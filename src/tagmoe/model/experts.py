@@ -38,10 +38,12 @@ def experts_sorted(
     experts: Sequence[nn.Module] | nn.ModuleList,
     expert_ids_TA: torch.Tensor,
     weights_TA: torch.Tensor,
+    least_rows: int = 1,
 ) -> torch.Tensor:
     """Eq. (1) fast: sort the tokens by expert once, run each expert on one contiguous slice, un-sort, weigh, sum.
 
-    Same arguments and result as `experts_loop`. Only this function chooses how the experts run.
+    Same arguments and result as `experts_loop`. Only this function chooses how the experts run. least_rows: see
+    `run_plain`.
     """
     tokens, active = expert_ids_TA.shape
     ids_S = expert_ids_TA.reshape(-1)
@@ -49,7 +51,7 @@ def experts_sorted(
     on_cpu = x_TD.device.type == "cpu" and x_TD.dtype in plain_experts.DTYPES
     weights = plain_experts.weights_of(experts) if on_cpu else None
     if weights is not None:
-        y_SD = plain_experts.run_plain(x_SD, ids_S, weights, len(experts))
+        y_SD = plain_experts.run_plain(x_SD, ids_S, weights, len(experts), least_rows)
     else:
         y_SD = _call_experts(x_SD, ids_S, experts)
     weights_S1 = weights_TA.reshape(-1, 1).to(y_SD.dtype)

@@ -40,17 +40,30 @@ class MoE(nn.Module):
         )
 
     def forward(
-        self, x_BTD: torch.Tensor, return_routing: bool = False
+        self,
+        x_BTD: torch.Tensor,
+        return_routing: bool = False,
+        live_tokens: int | None = None,
+        least_rows: int = 1,
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """x_BTD -> y_BTD; with return_routing (y_BTD, scores_BTN fp32 before top-k, expert_ids_BTA int64)."""
+        """x_BTD -> y_BTD; with return_routing (y_BTD, scores_BTN fp32 before top-k, expert_ids_BTA int64).
+
+        live_tokens: only so many tokens of each sample, its first, go through the experts, and y has no others. The
+        gate scores every token of x. least_rows: see `run_plain`.
+        """
         batch, tokens, dim = x_BTD.shape
         x_TD = x_BTD.reshape(batch * tokens, dim)
         scores_TN = self.gate(x_TD)
         weights_TA, expert_ids_TA = choose(scores_TN, self.top_k)
-        y_BTD = experts_sorted(x_TD, self.experts, expert_ids_TA, weights_TA).view(batch, tokens, dim)
-        if not return_routing:
-            return y_BTD
-        return y_BTD, scores_TN.view(batch, tokens, -1), expert_ids_TA.view(batch, tokens, -1)
+        scores_BTN, expert_ids_BTA = scores_TN.view(batch, tokens, -1), expert_ids_TA.view(batch, tokens, -1)
+        if live_tokens is not None and live_tokens < tokens:
+            tokens = live_tokens
+            x_TD = x_BTD[:, :tokens].reshape(batch * tokens, dim)
+            weights_TA = weights_TA.view(batch, -1, self.top_k)[:, :tokens].reshape(batch * tokens, -1)
+            expert_ids_TA = expert_ids_BTA[:, :tokens].reshape(batch * tokens, -1)
+        y_TD = experts_sorted(x_TD, self.experts, expert_ids_TA, weights_TA, least_rows)
+        y_BTD = y_TD.view(batch, tokens, dim)
+        return (y_BTD, scores_BTN, expert_ids_BTA) if return_routing else y_BTD
 
 
 def choose(scores_TN: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -18,6 +18,9 @@ from diffusers.utils import BaseOutput
 from tagmoe.errors import UsageError
 
 Grid = tuple[int, int, int]
+ROUTING_TOKENS = ("all", "live", "target")
+"""Which image tokens count in g (Eq. 3) and in L_lbl. all: every one, the paper's reading. live: every one whose
+output is used, which leaves out the reference tokens of the last mixture. target: those of the target alone."""
 
 
 def token_grids(img_shapes: list[Any]) -> tuple[Grid, ...]:
@@ -28,6 +31,17 @@ def token_grids(img_shapes: list[Any]) -> tuple[Grid, ...]:
     first = img_shapes[0]
     grids = first if isinstance(first[0], (list, tuple)) else [first]
     return tuple((int(frames), int(height), int(width)) for frames, height, width in grids)
+
+
+def counted_by_layer(routing_tokens: str | None, grids: tuple[Grid, ...], layers: int) -> tuple[int | None, ...]:
+    """How many tokens of a sample, its first ones, count in each mixture layer (t of Eq. 3); None: all of them.
+
+    Under "live" and "target" too every layer weighs the same in g, however many of its tokens count.
+    """
+    target = prod(grids[0]) if len(grids) > 1 else None
+    if routing_tokens in (None, "all"):
+        return (None,) * layers
+    return (*(target if routing_tokens == "target" else None for _ in range(layers - 1)), target)
 
 
 def router_stats(scores_BTN: torch.Tensor, expert_ids_BTA: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -45,6 +59,7 @@ class RouterStats(BaseOutput):
 
     mean_probs_LBN: mean full softmax score over a sample's image tokens, fp32, with gradient.
     counts_LBN: assignments after top-k, fp32 whole numbers, without gradient; they sum to T * A.
+    Both are of the tokens that count (`ROUTING_TOKENS`), by default all.
     """
 
     mean_probs_LBN: torch.Tensor
@@ -61,11 +76,13 @@ class RoutingTrace(BaseOutput):
 
     scores_LBTN: full softmax scores before top-k, fp32. expert_ids_LBTA: chosen experts, best first, int64.
     grids: (frames, height, width) of each image in token order: the target first, then the references.
+    routing_tokens: which of the tokens count in g for this model (`ROUTING_TOKENS`, None: all); the trace holds all.
     """
 
     scores_LBTN: torch.Tensor
     expert_ids_LBTA: torch.Tensor = None  # type: ignore[assignment]
     grids: tuple[Grid, ...] = None  # type: ignore[assignment]
+    routing_tokens: str | None = None
 
     def __repr__(self) -> str:
         layers, batch, tokens, experts = self.scores_LBTN.shape
@@ -77,7 +94,11 @@ class RoutingTrace(BaseOutput):
 
     def stats(self) -> RouterStats:
         """The statistics that `return_routing="stats"` would have given."""
-        per_layer = [router_stats(s, e) for s, e in zip(self.scores_LBTN, self.expert_ids_LBTA, strict=True)]
+        counted_L = counted_by_layer(self.routing_tokens, self.grids, len(self.scores_LBTN))
+        per_layer = [
+            router_stats(scores_BTN[:, :counted], ids_BTA[:, :counted])
+            for scores_BTN, ids_BTA, counted in zip(self.scores_LBTN, self.expert_ids_LBTA, counted_L, strict=True)
+        ]
         return RouterStats(
             mean_probs_LBN=torch.stack([mean for mean, _ in per_layer]),
             counts_LBN=torch.stack([counts for _, counts in per_layer]),

@@ -22,9 +22,19 @@ from diffusers.utils import BaseOutput, apply_lora_scale
 
 from tagmoe.errors import ConfigError, UsageError
 from tagmoe.model.cpu.attention import RealRoPEAttnProcessor, real_rotary
+from tagmoe.model.cpu.experts import LEAST_ROWS
 from tagmoe.model.loading import StrictLoadingMixin
 from tagmoe.model.moe import MoE
-from tagmoe.model.routing import RouterStats, RoutingTrace, router_stats, token_grids
+from tagmoe.model.routing import (
+    ROUTING_TOKENS,
+    Grid,
+    RouterStats,
+    RoutingTrace,
+    counted_by_layer,
+    router_stats,
+    token_grids,
+)
+from tagmoe.model.wrapping import holds_hooks
 
 RETURN_ROUTING = (None, "stats", "full")
 
@@ -45,11 +55,21 @@ def check_return_routing(model: QwenImageTransformer2DModel, return_routing: str
         raise UsageError(
             f"return_routing is {return_routing!r} while a step cache skips blocks; call disable_cache() first."
         )
-    if getattr(model._parallel_config, "context_parallel_config", None) is not None:
+    if is_context_parallel(model):
         raise UsageError(
             f"return_routing is {return_routing!r} under context parallelism, where a process sees only a part of the "
             "tokens; pass None."
         )
+
+
+def is_context_parallel(model: QwenImageTransformer2DModel) -> bool:
+    """Whether every process sees only a part of the tokens."""
+    return getattr(model._parallel_config, "context_parallel_config", None) is not None
+
+
+def takes_target_only(model: QwenImageTransformer2DModel) -> bool:
+    """Whether the model's forward has the argument `target_only`. diffusers' own has not."""
+    return "target_only" in inspect.signature(type(model).forward).parameters
 
 
 def takes_guidance(model: QwenImageTransformer2DModel) -> bool:
@@ -68,7 +88,10 @@ def check_guidance(model: QwenImageTransformer2DModel) -> None:
 
 @dataclass
 class TagMoETransformerOutput(BaseOutput):
-    """sample (B, T, out): the predicted velocity of every image token. routing: what `return_routing` asked for."""
+    """sample (B, T, out): the predicted velocity of every image token, with `target_only` of the target's alone.
+
+    routing: what `return_routing` asked for.
+    """
 
     sample: torch.Tensor
     routing: RouterStats | RoutingTrace | None = None
@@ -107,8 +130,15 @@ class TagMoETransformerBlock(QwenImageTransformerBlock):
         joint_attention_kwargs: dict[str, Any] | None = None,
         modulate_index: torch.Tensor | None = None,
         return_routing: str | None = None,
+        counted_tokens: int | None = None,
+        live_tokens: int | None = None,
     ) -> tuple[Any, ...]:
-        """(B, T, D) image and (B, S, D) text streams -> (text, image) and, if asked, the routing tensors."""
+        """(B, T, D) image and (B, S, D) text streams -> (text, image) and, if asked, the routing tensors.
+
+        counted_tokens: how many tokens, the first, the statistics are of; None: all. live_tokens is for the last block,
+        whose text stream and reference tokens nobody reads: the image stream then has so many tokens, its first, and
+        the text stream is given back as it came. Gates score the other tokens only where their routing is asked for.
+        """
         img_mod1, img_mod2 = self.img_mod(temb).chunk(2, dim=-1)
         if self.zero_cond_t:
             temb = torch.chunk(temb, 2, dim=0)[0]
@@ -124,14 +154,25 @@ class TagMoETransformerBlock(QwenImageTransformerBlock):
             **(joint_attention_kwargs or {}),
         )
         hidden_states = hidden_states + img_gate1 * img_attn_output
-        encoder_hidden_states = encoder_hidden_states + txt_gate1 * txt_attn_output
+        drops_tokens = live_tokens is not None and live_tokens < hidden_states.shape[1]
+        if drops_tokens and (return_routing is None or counted_tokens == live_tokens):
+            hidden_states = hidden_states[:, :live_tokens]
+            modulate_index = None if modulate_index is None else modulate_index[:, :live_tokens]
 
         img_modulated2, img_gate2 = self._modulate(self.img_norm2(hidden_states), img_mod2, modulate_index)
-        img_mlp_output, scores_BTN, expert_ids_BTA = self.img_mlp(img_modulated2, return_routing=True)
-        hidden_states = hidden_states + img_gate2 * img_mlp_output
+        img_mlp_output, scores_BTN, expert_ids_BTA = self.img_mlp(
+            img_modulated2,
+            return_routing=True,
+            live_tokens=live_tokens,
+            least_rows=LEAST_ROWS if drops_tokens else 1,
+        )
+        hidden_states = hidden_states[:, :live_tokens] + img_gate2[:, :live_tokens] * img_mlp_output
 
-        txt_modulated2, txt_gate2 = self._modulate(self.txt_norm2(encoder_hidden_states), txt_mod2)
-        encoder_hidden_states = encoder_hidden_states + txt_gate2 * self.txt_mlp(txt_modulated2)
+        # A hook may count on being called in the same order in every forward: offloading loads the next layer ahead.
+        if live_tokens is None or holds_hooks(self.txt_mlp):
+            encoder_hidden_states = encoder_hidden_states + txt_gate1 * txt_attn_output
+            txt_modulated2, txt_gate2 = self._modulate(self.txt_norm2(encoder_hidden_states), txt_mod2)
+            encoder_hidden_states = encoder_hidden_states + txt_gate2 * self.txt_mlp(txt_modulated2)
 
         if encoder_hidden_states.dtype == torch.float16:
             encoder_hidden_states = encoder_hidden_states.clip(-65504, 65504)
@@ -141,7 +182,8 @@ class TagMoETransformerBlock(QwenImageTransformerBlock):
         if return_routing is None:
             return encoder_hidden_states, hidden_states
         if return_routing == "stats":
-            return encoder_hidden_states, hidden_states, router_stats(scores_BTN, expert_ids_BTA)
+            stats = router_stats(scores_BTN[:, :counted_tokens], expert_ids_BTA[:, :counted_tokens])
+            return encoder_hidden_states, hidden_states, stats
         return encoder_hidden_states, hidden_states, (scores_BTN, expert_ids_BTA)
 
 
@@ -161,7 +203,10 @@ class TagMoETransformer2DModel(StrictLoadingMixin, QwenImageTransformer2DModel):
     `expert_scale` changes no computation: it records the factor that upcycling folded into the experts' output layers
     (num_experts / top_k in mode exact), so that a LoRA made for the dense FFN can be scaled alike.
 
-    Raises ConfigError for impossible numbers or an unknown gate.
+    `routing_tokens` says which image tokens count in the statistics that `return_routing` gives, and so in Eq. 3 and in
+    L_lbl (`ROUTING_TOKENS`). It changes no picture.
+
+    Raises ConfigError for impossible numbers, an unknown gate or unknown routing_tokens.
     """
 
     # model_index.json of a saved pipeline then names ["tagmoe", "TagMoETransformer2DModel"], whatever file it lives in
@@ -197,9 +242,12 @@ class TagMoETransformer2DModel(StrictLoadingMixin, QwenImageTransformer2DModel):
         gate_hidden: int | None = None,
         expert_bias: bool = True,
         expert_scale: float = 1.0,
+        routing_tokens: str = "all",
     ) -> None:
         if not 0 <= num_moe_blocks <= num_layers:
             raise ConfigError(f"num_moe_blocks is {num_moe_blocks}; give a number from 0 to num_layers = {num_layers}.")
+        if routing_tokens not in ROUTING_TOKENS:
+            raise ConfigError(f"routing_tokens is {routing_tokens!r}; give one of {', '.join(ROUTING_TOKENS)}.")
         super().__init__(
             patch_size=patch_size,
             in_channels=in_channels,
@@ -241,12 +289,17 @@ class TagMoETransformer2DModel(StrictLoadingMixin, QwenImageTransformer2DModel):
         additional_t_cond: torch.Tensor | None = None,
         return_dict: bool = True,
         return_routing: str | None = None,
+        target_only: bool = False,
     ) -> TagMoETransformerOutput | tuple[Any, ...]:
         """diffusers' forward, plus the routing when asked.
 
         hidden_states (B, T, in): target then reference tokens. encoder_hidden_states (B, S, text dim) with its mask
         (B, S), 1 for real tokens. timestep (B,) in [0, 1]. return_routing "stats" gives `RouterStats`, "full" a
         `RoutingTrace`. With return_dict=False: (sample,) or (sample, routing).
+
+        target_only: the sample holds the target's tokens alone, the first of img_shapes. The last block then leaves out
+        what cannot reach them: the experts and norms of its reference tokens, and its text MLP. It computes them all
+        the same where it is dense, with a step cache, which needs whole outputs, and under context parallelism.
 
         Raises UsageError for a return_routing that `check_return_routing` refuses, and for a missing or useless input.
         """
@@ -284,6 +337,10 @@ class TagMoETransformer2DModel(StrictLoadingMixin, QwenImageTransformer2DModel):
         if all(isinstance(block.attn.processor, RealRoPEAttnProcessor) for block in self.transformer_blocks):
             image_rotary_emb = real_rotary(image_rotary_emb)
 
+        grids = token_grids(img_shapes)
+        target_tokens = prod(grids[0]) if target_only else None
+        live_tokens = None if self.is_cache_enabled or is_context_parallel(self) else target_tokens
+        counted_L = counted_by_layer(self.config.routing_tokens, grids, self.config.num_moe_blocks)
         routing: list[tuple[torch.Tensor, torch.Tensor]] = []
         for index_block, block in enumerate(self.transformer_blocks):
             inputs: tuple[Any, ...] = (
@@ -295,9 +352,13 @@ class TagMoETransformer2DModel(StrictLoadingMixin, QwenImageTransformer2DModel):
                 attention_kwargs,
                 modulate_index,
             )
-            asks = return_routing is not None and isinstance(block, TagMoETransformerBlock)
+            is_mixture = isinstance(block, TagMoETransformerBlock)
+            asks = return_routing is not None and is_mixture
+            is_last = index_block == len(self.transformer_blocks) - 1
             if asks:
-                inputs += (return_routing,)
+                inputs += (return_routing, counted_L[len(routing)] if return_routing == "stats" else None)
+            if live_tokens is not None and is_mixture and is_last:
+                inputs += (*(() if asks else (None, None)), live_tokens)
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 outputs = self._gradient_checkpointing_func(block, *inputs)
             else:
@@ -308,24 +369,26 @@ class TagMoETransformer2DModel(StrictLoadingMixin, QwenImageTransformer2DModel):
 
             if controlnet_block_samples is not None:
                 interval_control = ceil(len(self.transformer_blocks) / len(controlnet_block_samples))
-                hidden_states = hidden_states + controlnet_block_samples[index_block // interval_control]
+                residual = controlnet_block_samples[index_block // interval_control]
+                hidden_states = hidden_states + residual[:, : hidden_states.shape[1]]
 
         if self.zero_cond_t:
             temb = temb.chunk(2, dim=0)[0]
-        sample = self.proj_out(self.norm_out(hidden_states, temb))
+        sample = self.proj_out(self.norm_out(hidden_states[:, :live_tokens], temb))[:, :target_tokens]
 
-        gathered = self._gather_routing(return_routing, routing, img_shapes)
+        gathered = self._gather_routing(return_routing, routing, grids)
         if return_dict:
             return TagMoETransformerOutput(sample=sample, routing=gathered)
         return (sample,) if gathered is None else (sample, gathered)
 
-    @staticmethod
     def _gather_routing(
-        return_routing: str | None, routing: list[tuple[torch.Tensor, torch.Tensor]], img_shapes: list[Any]
+        self, return_routing: str | None, routing: list[tuple[torch.Tensor, torch.Tensor]], grids: tuple[Grid, ...]
     ) -> RouterStats | RoutingTrace | None:
         if return_routing is None:
             return None
         first, second = (torch.stack(tensors) for tensors in zip(*routing, strict=True))
         if return_routing == "stats":
             return RouterStats(mean_probs_LBN=first, counts_LBN=second)
-        return RoutingTrace(scores_LBTN=first, expert_ids_LBTA=second, grids=token_grids(img_shapes))
+        return RoutingTrace(
+            scores_LBTN=first, expert_ids_LBTA=second, grids=grids, routing_tokens=self.config.routing_tokens
+        )

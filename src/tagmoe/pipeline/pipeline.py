@@ -28,7 +28,12 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 from tagmoe.errors import CheckpointError, TagMoEError, UsageError
 from tagmoe.files.json_files import read_object
 from tagmoe.model.loading import HUB_OPTIONS, check_finite
-from tagmoe.model.transformer import TagMoETransformer2DModel, check_guidance, check_return_routing
+from tagmoe.model.transformer import (
+    TagMoETransformer2DModel,
+    check_guidance,
+    check_return_routing,
+    takes_target_only,
+)
 from tagmoe.model.wrapping import unwrapped
 from tagmoe.pipeline.arguments import (
     LARGEST_SIDE_FACTOR,
@@ -322,7 +327,8 @@ class TagMoEPipeline(PipelineProtocol, EncodingMixin, LoraLoaderMixin):
         levels = timesteps / timestep_scale(scheduler)
         forwards = len(conditions)
         routing: list[Any] | None = None if return_routing is None else []
-        options: dict[str, Any] = {} if return_routing is None else {"return_routing": return_routing}
+        options: dict[str, Any] = {"target_only": True} if takes_target_only(model) else {}
+        options |= {} if return_routing is None else {"return_routing": return_routing}
         # A stochastic scheduler draws noise in each step. It must come from the call's generators.
         is_random = "generator" in inspect.signature(scheduler.step).parameters
         noise: dict[str, Any] = {"generator": generators} if is_random else {}

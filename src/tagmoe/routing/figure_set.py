@@ -17,6 +17,7 @@ from tagmoe.routing.findings import Findings, MaskFinding, Missing, Steps
 from tagmoe.routing.predictability import Accuracy
 from tagmoe.routing.regions import Region
 from tagmoe.routing.specialization import MutualInformation
+from tagmoe.routing.streams import STREAMS
 from tagmoe.sentences import counted
 
 Figure = str | Missing
@@ -28,6 +29,8 @@ def figure_set(found: Findings) -> dict[str, Figure]:
     return {
         "utilisation": heatmaps.overview({"all cases": found.everything.target_LN, **_targets(found)}),
         "utilisation-references": _references(found),
+        "signature-target": _signature(found, 0),
+        "signature-references": _signature(found, 1),
         "utilisation-steps": _drawn(found.steps, lambda one: _steps(one, found.experts)),
         "information": _drawn(found.information, lambda one: _information(one, found.information_references)),
         "information-tasks": _drawn(found.information, heatmaps.task_information),
@@ -77,6 +80,12 @@ def _references(found: Findings) -> Figure:
     if found.everything.references_LN is None:
         return Missing("No case has a reference picture.")
     return heatmaps.overview({"all cases": found.everything.references_LN, **rows})
+
+
+def _signature(found: Findings, stream: int) -> Figure:
+    """Mean gate scores of one stream's tokens by task, in the order of `streams.STREAMS`."""
+    rows = {task: means[stream] for task, means in found.signature_streams.items() if np.isfinite(means[stream]).all()}
+    return heatmaps.overview(rows) if rows else Missing(f"No case with a task has {STREAMS[stream]}.")
 
 
 def _steps(found: Steps, experts: int) -> Figure:

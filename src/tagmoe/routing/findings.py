@@ -23,6 +23,7 @@ from tagmoe.routing.specialization import (
     principal_components,
     tag_table,
 )
+from tagmoe.routing.streams import Streams, streams
 from tagmoe.routing.summary import CaseSummary, summarise
 from tagmoe.sentences import counted
 
@@ -97,6 +98,8 @@ class Findings:
     everything: TaskRouting
     utilisation: dict[str, TaskRouting]
     signature: dict[str, np.ndarray]
+    signature_streams: dict[str, np.ndarray]
+    streams: Streams | Missing
     steps: Steps | Missing
     information: MutualInformation | Missing
     information_references: MutualInformation | Missing
@@ -140,6 +143,8 @@ def find(recording: Recording) -> Findings:
         everything=mean_routing(cases),
         utilisation=by_task([one.case.facts.task or NO_TASK for one in cases], cases),
         signature=group_means(signature, tasks) if named else {},
+        signature_streams=group_means(np.stack([one.means_2LN for one in named]), tasks) if named else {},
+        streams=_streams(named),
         steps=_steps(cases),
         information=too_few or mutual_information(np.stack([one.target_LN for one in named]), tasks),
         information_references=_information_references(named),
@@ -163,6 +168,15 @@ def _too_few_tasks(tasks: Sequence[str]) -> Missing | None:
     if len(set(tasks)) < 2:
         return Missing(f"All cases are of one task, {tasks[0]}: there is nothing to tell apart.")
     return None
+
+
+def _streams(named: list[CaseSummary]) -> Streams | Missing:
+    """Of cases with references alone: without any, only the target can say something."""
+    found = [one for one in named if one.references_LN is not None]
+    tasks = [one.case.facts.task or NO_TASK for one in found]
+    if not found:
+        return Missing("No case with a task has a reference picture.")
+    return _too_few_tasks(tasks) or streams(np.stack([one.parts_2LN for one in found]), tasks)
 
 
 def _steps(cases: list[CaseSummary]) -> Steps | Missing:

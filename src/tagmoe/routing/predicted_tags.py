@@ -23,7 +23,7 @@ from tagmoe.errors import CheckpointError, MissingError, UsageError
 from tagmoe.losses.alignment import PredictionHead
 from tagmoe.losses.semantics import TagEmbedding
 from tagmoe.losses.signature import routing_signature, routing_signature_from_scores
-from tagmoe.model.routing import RouterStats, RoutingTrace
+from tagmoe.model.routing import RouterStats, RoutingTrace, counted_by_layer
 from tagmoe.pipeline.folder import ALIGNMENT, read_alignment
 from tagmoe.tags import TAG_NAMES, TAGS, TaskDescriptor
 
@@ -77,11 +77,13 @@ class TagScore:
 def signature(routing: Sequence[RouterStats | RoutingTrace]) -> Tensor:
     """g of Eq. 3 of a whole denoising run: signature_BN, the mean over its steps, layers and image tokens.
 
-    In training g is of one random timestep of a sample; here it is averaged over the steps. Tokens of the target and of
-    the references count equally, as in training.
+    In training g is of one random timestep of a sample; here it is averaged over the steps. The tokens that count are
+    those that counted in training: the model keeps their kind in its config, as routing_tokens.
     """
     steps = [
-        routing_signature_from_scores(step.scores_LBTN)
+        routing_signature_from_scores(
+            step.scores_LBTN, counted_by_layer(step.routing_tokens, step.grids, len(step.scores_LBTN))
+        )
         if isinstance(step, RoutingTrace)
         else routing_signature(step.mean_probs_LBN)
         for step in routing

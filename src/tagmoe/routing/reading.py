@@ -35,6 +35,7 @@ class CaseTokens:
     scores_KLTN: np.ndarray
     mask_hw: np.ndarray | None
     grids: tuple[tuple[int, int, int], ...]
+    routing_tokens: str = "all"
 
     def traces(self) -> list[RoutingTrace]:
         """The traces of the kept steps, each as a batch of one."""
@@ -43,6 +44,7 @@ class CaseTokens:
                 scores_LBTN=torch.from_numpy(scores_LTN).unsqueeze(1),
                 expert_ids_LBTA=torch.from_numpy(ids_LTA).unsqueeze(1),
                 grids=self.grids,
+                routing_tokens=self.routing_tokens,
             )
             for scores_LTN, ids_LTA in zip(self.scores_KLTN, self.ids_KLTA, strict=True)
         ]
@@ -92,6 +94,7 @@ class Recording:
             scores_KLTN=found["scores"].astype(np.float32),
             mask_hw=found.get("mask"),
             grids=case.grids,
+            routing_tokens=shape.routing_tokens,
         )
 
     def picture(self, name: str) -> np.ndarray:

@@ -21,7 +21,7 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors.numpy import save_file
 
 from tagmoe.files.json_lines import as_line
@@ -55,11 +55,16 @@ class About(Part):
 
 
 class Shape(Part):
-    """The model's number of mixture layers L, experts N, and experts for each token A."""
+    """The model's number of mixture layers L, experts N, and experts for each token A.
+
+    routing_tokens: the image tokens that count in its g and L_lbl (`tagmoe.model.routing.ROUTING_TOKENS`).
+    """
 
     layers: int
     experts: int
     top_k: int
+    # Left out at its default, so that earlier versions can read such a recording.
+    routing_tokens: Literal["all", "live", "target"] = Field("all", exclude_if=lambda tokens: tokens == "all")
 
 
 class Header(Part):
@@ -173,7 +178,14 @@ class RecordingWriter:
         tensors, kept = _tensors(traces, sample, self.case_bytes)
         grids = traces[0].grids
         _, layers, _, experts = tensors["scores"].shape
-        shape = Shape(layers=layers, experts=experts, top_k=tensors["ids"].shape[-1])
+        shape = Shape.model_validate(
+            {
+                "layers": layers,
+                "experts": experts,
+                "top_k": tensors["ids"].shape[-1],
+                "routing_tokens": traces[0].routing_tokens or "all",
+            }
+        )
         if self.shape not in (None, shape):
             raise ValueError(f"a trace of {shape} in a recording of {self.shape}")
         self.shape = shape

@@ -24,6 +24,7 @@ from tagmoe.routing.maps import address, mapped_cases
 from tagmoe.routing.predictability import Accuracy
 from tagmoe.routing.reading import Recording
 from tagmoe.routing.specialization import MutualInformation
+from tagmoe.routing.streams import STREAMS
 from tagmoe.routing.tables import csv_tables, plain
 from tagmoe.sentences import counted
 
@@ -74,6 +75,8 @@ def _render(
         .render(
             about=recording.header.about,
             found=found,
+            routing_tokens=recording.header.shape.routing_tokens,
+            stream_rows=_stream_rows(found),
             title=headline(found),
             tiles=tiles(found),
             figures=shown,
@@ -85,6 +88,23 @@ def _render(
             files=files,
         )
     )
+
+
+def _stream_rows(found: Findings) -> list[tuple[str, str, float, float, float, float]]:
+    """(tokens, layer, weight in g, share of variance between tasks, low, high) of each part of g, and of streams."""
+    if isinstance(found.streams, Missing):
+        return []
+    one = found.streams
+    rows: list[tuple[str, str, float, float, float, float]] = []
+    for stream, tokens in enumerate(STREAMS):
+        for layer in range(found.layers):
+            dead = tokens == "references" and layer + 1 == found.layers
+            value, low, high = (float(x[stream, layer]) for x in (one.variance_SL.value, *one.variance_SL.bounds))
+            name = f"{tokens} (dead)" if dead else tokens
+            rows.append((name, str(layer + 1), float(one.weight_SL[stream, layer]), value, low, high))
+        value, low, high = (float(x[stream]) for x in (one.stream_S.value, *one.stream_S.bounds))
+        rows.append((tokens, "all", float(one.weight_SL[stream].sum()), value, low, high))
+    return rows
 
 
 def _embedded(figure: str | Missing, name: str) -> Markup | Missing:
@@ -110,6 +130,14 @@ def tiles(found: Findings) -> list[Tile]:
         if isinstance(one, Accuracy):
             beside = f"{percent(one.permuted)} shuffled; {counted(one.tasks, 'task')}"
             made.append(Tile(percent(one.value), f"task read off {words}", beside))
+    if not isinstance(found.streams, Missing):
+        made.append(
+            Tile(
+                percent(found.streams.dead.value or 0.0, 1),
+                "of the tasks' variance of g from dead tokens",
+                f"{percent(found.streams.dead_weight, 1)} of its weight; they cannot change a pixel",
+            )
+        )
     if isinstance(found.information, MutualInformation):
         info = found.information
         layer = int(np.argmax(info.value_L - info.permuted_L))

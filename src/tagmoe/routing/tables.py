@@ -15,6 +15,7 @@ from tagmoe.report.csv_text import csv_text
 from tagmoe.routing.findings import Findings, MaskFinding, Missing
 from tagmoe.routing.reading import Recording
 from tagmoe.routing.specialization import MutualInformation
+from tagmoe.routing.streams import STREAMS
 
 Rows = Iterator[Sequence[Any]]
 
@@ -24,6 +25,7 @@ def csv_tables(recording: Recording, found: Findings) -> dict[str, str]:
     tables = {
         "cases.csv": _cases(recording, found),
         "utilisation.csv": _utilisation(found),
+        "streams.csv": _streams(found),
         "information.csv": _information(found),
         "tags.csv": _tags(found),
         "mask.csv": _mask(found),
@@ -67,6 +69,20 @@ def _utilisation(found: Findings) -> Rows:
         for tokens, values in (("target", shares.target_LN), ("references", shares.references_LN)):
             for (layer, expert), share in np.ndenumerate(values) if values is not None else ():
                 yield [task, shares.cases, tokens, layer + 1, expert + 1, share, share - 1 / found.experts]
+
+
+def _streams(found: Findings) -> Rows:
+    yield ["tokens", "layer", "cases", "weight_in_g", "variance_between_tasks", "low", "high", "changes_pixels"]
+    one = found.streams
+    if isinstance(one, Missing):
+        return
+    for stream, tokens in enumerate(STREAMS):
+        for layer, weight in enumerate(one.weight_SL[stream]):
+            values = [bound[stream, layer] for bound in (one.variance_SL.value, *one.variance_SL.bounds)]
+            dead = tokens == "references" and layer + 1 == found.layers
+            yield [tokens, layer + 1, one.cases, weight, *values, not dead]
+        values = [bound[stream] for bound in (one.stream_S.value, *one.stream_S.bounds)]
+        yield [tokens, "(all)", one.cases, one.weight_SL[stream].sum(), *values, ""]
 
 
 def _information(found: Findings) -> Rows:

@@ -34,7 +34,8 @@ def named_folder(source: str, setting: str) -> Path:
 
 
 def with_mixture(config: RunConfig) -> RunConfig:
-    """The config with what its mixture decides: `transformer`, `moe`, the head in `loss`, and `components` by default.
+    """The config with what its mixture decides: `transformer`, `moe`, the head in `loss`, and by default `components`
+    and `loss.routing_tokens`.
 
     Raises MissingError without the folder, and ConfigError for a dense model and for settings that contradict it: all
     are named. A config without `mixture` is returned as it is.
@@ -50,6 +51,9 @@ def with_mixture(config: RunConfig) -> RunConfig:
         problems += _contradictions(block, given, values, config.mixture)
     if problems:
         raise ConfigError(" ".join(problems))
+    if "routing_tokens" not in config.loss.model_fields_set:
+        counted = read_object(folder / "transformer" / "config.json").get("routing_tokens", "all")
+        changes["loss"] = changes.get("loss", config.loss).model_copy(update={"routing_tokens": counted})
     if "components" not in config.model_fields_set:
         changes["components"] = str(folder)
     return config.model_copy(update=changes)

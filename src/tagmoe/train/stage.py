@@ -75,6 +75,9 @@ class FlowStage:
         self.seed = seed
         self.validator = validator
         self.is_moe = self.transformer.config.num_moe_blocks > 0
+        if self.is_moe:
+            # Kept with the model, because whoever reads tags off g later must count the same tokens.
+            self.transformer.register_to_config(routing_tokens=loss.routing_tokens)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.objective = Objective(
@@ -220,7 +223,11 @@ class FlowStage:
         return terms.total * batch.share, report
 
     def _predict(self, drawn: Draw) -> tuple[Tensor, RouterStats | None]:
-        """The predicted velocity of the target's tokens, and the router statistics of a mixture model."""
+        """The predicted velocity of the target's tokens, and the router statistics of a mixture model.
+
+        Where every token counts, the last block computes its reference tokens too. Nobody reads them, but gradients
+        summed over fewer rows would round otherwise than in runs from before they could be left out.
+        """
         batch, noise_BTC, t_B = drawn
         tokens = interpolate(batch.target_BTC, noise_BTC, t_B)
         target_tokens = tokens.shape[1]
@@ -233,6 +240,7 @@ class FlowStage:
             timestep=t_B,
             img_shapes=[[(1, *grid) for grid in batch.grids]] * len(t_B),
             return_routing="stats" if self.is_moe else None,
+            target_only=self.is_moe and self.loss_config.routing_tokens != "all",
         )
         return output.sample[:, :target_tokens], output.routing
 

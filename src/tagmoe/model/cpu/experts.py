@@ -20,6 +20,8 @@ from diffusers.models.activations import GELU
 from diffusers.models.attention import FeedForward
 from torch import Tensor, nn
 
+from tagmoe.model.wrapping import is_hooked
+
 DTYPES = (torch.float32, torch.bfloat16)
 
 # oneDNN compiles a CPU kernel for each new row count, which takes a millisecond or more. A mixture has new counts at
@@ -27,6 +29,9 @@ DTYPES = (torch.float32, torch.bfloat16)
 CPU_ROW_BLOCK = 16
 # Below this many rows padding costs more than oneDNN's fp32 products save. torch's own products need no padding.
 CPU_FUSED_ROWS = 1024
+# A CPU product of one to three rows takes another kernel, which rounds otherwise. Where tokens are left out, slices
+# are padded to this many rows, so that the others get the numbers that they had among more.
+LEAST_ROWS = 5
 
 # Elements of one block of a GELU: large enough to hide the calls, small enough for its buffers to stay in a cache.
 GELU_BLOCK = 1 << 16
@@ -68,26 +73,16 @@ def _is_plain(expert: nn.Module) -> bool:
         and not (dropout.p and dropout.training)
         and all(type(layer) is nn.Linear for layer in layers)
         and (activation.proj.bias is None) == (out.bias is None)
-        and not any(_is_hooked(module) for module in (expert, *net, net, activation.proj))
+        and not any(is_hooked(module) for module in (expert, *net, net, activation.proj))
         and all(type(p) in (nn.Parameter, Tensor) and p.dtype in DTYPES for p in expert.parameters())
     )
 
 
-def _is_hooked(module: nn.Module) -> bool:
-    """Whether calling the module does more than its class says; diffusers and accelerate replace `forward` itself."""
-    return bool(
-        "forward" in vars(module)
-        or module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
-
-
-def run_plain(x_SD: Tensor, ids_S: Tensor, weights: list[Tensor], num_experts: int) -> Tensor:
+def run_plain(x_SD: Tensor, ids_S: Tensor, weights: list[Tensor], num_experts: int, least_rows: int = 1) -> Tensor:
     """Apply FFN ids_S[i] to row i of x_SD -> (S, D). Under autocast it computes in autocast's dtype.
 
-    weights: those of `weights_of`. An expert without rows gets zero gradients.
+    weights: those of `weights_of`. An expert without rows gets zero gradients. least_rows: without gradients and in
+    eager mode, an expert that has rows gets padding up to so many (`LEAST_ROWS`).
     """
     device = x_SD.device.type
     if torch.is_autocast_enabled(device):
@@ -100,7 +95,7 @@ def run_plain(x_SD: Tensor, ids_S: Tensor, weights: list[Tensor], num_experts: i
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x_SD, *weights)):
             y_SD = _PlainExperts.apply(x_SD, ids_S, num_experts, *weights)
             return y_SD
-        return _forward(x_SD, sort_by_expert(x_SD, ids_S, num_experts), weights, trains=False)[0]
+        return _forward(x_SD, sort_by_expert(x_SD, ids_S, num_experts, least_rows), weights, trains=False)[0]
 
 
 class _PlainExperts(torch.autograd.Function):
@@ -137,20 +132,25 @@ class Order(NamedTuple):
     sizes: list[int]
 
 
-def sort_by_expert(x_SD: Tensor, ids_S: Tensor, num_experts: int) -> Order:
-    """The order in which the rows of each expert form one slice. ids_S (int64): the chosen expert of each row."""
+def sort_by_expert(x_SD: Tensor, ids_S: Tensor, num_experts: int, least_rows: int = 1) -> Order:
+    """The order in which the rows of each expert form one slice. ids_S (int64): the chosen expert of each row.
+
+    least_rows: the rows that a slice has at least, if it has any.
+    """
     block = _row_block(x_SD)
     ids_sorted, order_S = ids_S.sort(stable=True)
     counts = torch.bincount(ids_sorted, minlength=num_experts)
     rows_S = torch.arange(len(ids_S), device=ids_S.device)
-    if block == 1:
+    if block == 1 and least_rows == 1:
         sizes_N, slots_P = counts, order_S
     else:
         sizes_N = (counts + block - 1) // block * block
+        sizes_N = sizes_N.where(counts == 0, sizes_N.clamp_min(least_rows))
         padding_N = sizes_N - counts
         rows_S += (padding_N.cumsum(0) - padding_N)[ids_sorted]
         # room for the worst routing: the shapes of a compiled graph must not depend on the routing
-        slots_P = ids_S.new_zeros(len(ids_S) + num_experts * (block - 1)).index_copy_(0, rows_S, order_S)
+        room = num_experts * (max(block, least_rows) - 1)
+        slots_P = ids_S.new_zeros(len(ids_S) + room).index_copy_(0, rows_S, order_S)
     inverse_S = torch.empty_like(order_S).index_copy_(0, order_S, rows_S)
     return Order(slots_P, inverse_S, counts.tolist(), sizes_N.tolist())
 
