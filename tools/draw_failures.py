@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, default=Path("runs/packaged"), help="folder of the edits")
     options = parser.parse_args()
     data = json.loads((RESULTS / "packaged.json").read_text(encoding="utf-8"))
-    per_task = data["tasks"]["add"]["n"] // len(data["seeds"])
+    per_task = data["tasks"]["add"]["success"]["n"] // len(data["seeds"])
     found: dict[str, list[Failure]] = {task: [] for task in TASKS}
     for seed in (row["seed"] for row in data["seeds"]):
         with np.load(options.keep / f"seed-{seed}-{per_task}.npz") as file:
@@ -110,7 +110,7 @@ def page(data: dict, tasks: list[str], found: dict[str, list[Failure]]) -> str:
         "![The same for the stronger half of the tasks](failures-2.png)",
     ]
     if whole:
-        lines += ["", f"No failure among {data['tasks'][whole[0]]['n']} cases each: {', '.join(whole)}."]
+        lines += ["", f"No failure among {data['tasks'][whole[0]]['success']['n']} cases each: {', '.join(whole)}."]
     return "\n".join(lines) + "\n"
 
 

@@ -160,7 +160,7 @@ def page(data: dict[str, Any]) -> str:
     head = "| {} | success | edit done | tags read off the routing |"
     columns = ("success", "edit_done", "tags")
     lines = [
-        f"Packaged model, {n} test cases: {data['tasks']['add']['n'] // len(seeds)} of each of {len(data['tasks'])} "
+        f"Packaged model, {n} test cases: {data['tasks']['add']['success']['n'] // len(seeds)} of each of {len(data['tasks'])} "
         f"tasks at each of {len(seeds)} seeds; {data['steps']} steps, guidance {data['cfg']:g}; judged by the oracle "
         f"from the pixels. `{data['command']}`",
         "",
