@@ -157,10 +157,11 @@ def template(name: str) -> Template:
 def page(data: dict[str, Any]) -> str:
     """Markdown of the packaged model's score: the headline, the seeds, the tasks, the held-out cases."""
     n, seeds = data["success"]["n"], data["seeds"]
+    per_task = data["tasks"]["add"]["success"]["n"] // len(seeds)
     head = "| {} | success | edit done | tags read off the routing |"
     columns = ("success", "edit_done", "tags")
     lines = [
-        f"Packaged model, {n} test cases: {data['tasks']['add']['success']['n'] // len(seeds)} of each of {len(data['tasks'])} "
+        f"Packaged model, {n} test cases: {per_task} of each of {len(data['tasks'])} "
         f"tasks at each of {len(seeds)} seeds; {data['steps']} steps, guidance {data['cfg']:g}; judged by the oracle "
         f"from the pixels. `{data['command']}`",
         "",
