@@ -13,7 +13,7 @@ from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.sentences import counted
 from tagmoe.train.components_folder import Components
 from tagmoe.train.stored import BUCKETS, StoredRows, is_readable
-from tagmoe.world import sample, words
+from tagmoe.world import content, words
 
 STREAM_SAMPLES = 500
 """Of TagWorld's endless stream this many instructions are read."""
@@ -59,7 +59,9 @@ def check_prompts(
     limit = pipeline.config.max_prompt_tokens
     if stored is None:
         count = min(STREAM_SAMPLES, max(config.base.unique_samples, config.unified.unique_samples))
-        long = sum(pipeline.is_long(sample(config.seed, index).instruction) for index in range(count))
+        long = sum(
+            pipeline.is_long(sample(config.seed, index, divide=config.divide).instruction) for index in range(count)
+        )
         if long:
             console.print(f"Instructions of more than {counted(limit, 'token')}: {long:,} of {count:,}, cut to that.")
         return None

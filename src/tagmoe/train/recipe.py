@@ -36,6 +36,7 @@ from tagmoe.pipeline.folder import ALIGNMENT
 from tagmoe.pipeline.model_folder import RECORD
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.pipeline.training_range import WORLD as TAGWORLD_NAME
+from tagmoe.pipeline.training_range import is_divided_by_content
 from tagmoe.sentences import counted, reason_of
 from tagmoe.train.checkpoint import file_hash, of_module
 from tagmoe.train.components_folder import Components, components_path, read_components, train_components
@@ -124,7 +125,13 @@ def _train(run: Run, parts: Components, validator: Validator, stored: StoredRows
     cache = own_cache if config.cache_dir is None else Path(config.cache_dir).expanduser()
     stored = check_prompts(assemble(transformer, parts), stored, config, run.console)
     stage = partial(
-        FlowStage, loss=config.loss, optimizer=config.optimizer, seed=config.seed, cache=cache, stored=stored
+        FlowStage,
+        loss=config.loss,
+        optimizer=config.optimizer,
+        seed=config.seed,
+        cache=cache,
+        stored=stored,
+        divide=config.divide,
     )
     pipeline_of = partial(assemble, parts=parts, trained_on=_range(config, stored))
     if stored is not None:
@@ -170,12 +177,19 @@ def _upcycled(dense: TagMoETransformer2DModel, moe: MoEConfig, config: RunConfig
 def _range(config: RunConfig, stored: StoredRows | None) -> dict[str, Any]:
     """What the model learns from, for its folder: the names of the data sets, and the sizes of their targets."""
     if stored is None:
-        return {"pictures": TAGWORLD_NAME, "sizes": [[SIZE, SIZE]]}
+        return {"pictures": TAGWORLD_NAME, "sizes": [[SIZE, SIZE]], "divide": _divide(config)}
     kinds = batch_kinds(config.unified.text_to_image_every) if config.unified.steps else ["generate"]
     sources = {name: rows for kind in kinds for name, rows in stored.of_kind(kind).items()}
     names = sorted(TAGWORLD_NAME if name == TAGWORLD else name for name in sources)
     sizes = {bucket_sizes(bucket)[0] for rows in sources.values() for bucket in rows.rows}
     return {"pictures": ", ".join(names), "sizes": [list(size) for size in sorted(sizes)]}
+
+
+def _divide(config: RunConfig) -> str:
+    """What keeps TagWorld's test cases from all that the model learned from, its beginnings included."""
+    parts = [] if config.components is None else [components_path(config.components)]
+    parts += [named_folder(source, name) for name in ("dense", "mixture") if (source := getattr(config, name))]
+    return config.divide if all(is_divided_by_content(folder) for folder in parts) else "stream"
 
 
 def assemble(
@@ -305,7 +319,8 @@ def _recorded(folder: Path) -> dict[str, Any]:
 
 def _check_resumable(folder: Path, settings: Mapping[str, Any]) -> None:
     record = folder / RECORD
-    recorded = _recorded(folder)
+    # A record from before the setting existed names no divide; its run has that of the stream.
+    recorded = {"divide": "stream", **_recorded(folder)}
     for name, before, now in _differences(recorded, settings):
         if name not in HARMLESS:
             raise TrainingError(

@@ -27,7 +27,7 @@ from tagmoe.train.expert_load import ExpertLoad
 from tagmoe.train.loop import Report
 from tagmoe.train.stored import StoredRows, StoredSamples, batch_kinds, held_out_draws
 from tagmoe.train.stream import EDITING, TEXT_TO_IMAGE, EncodedSamples
-from tagmoe.world import Sample, mistaken_tags
+from tagmoe.world import Divide, Sample, mistaken_tags
 
 Validator = Callable[[TagMoEPipeline, int, Path], Report]
 Draw = tuple[Batch, Tensor, Tensor]
@@ -63,6 +63,7 @@ class FlowStage:
         cache: Path,
         validator: Validator,
         stored: StoredRows | None = None,
+        divide: Divide = "content",
     ) -> None:
         self.name = name
         self.steps = config.steps
@@ -95,6 +96,7 @@ class FlowStage:
             self.modules = {**self.modules, "objective": self.objective}
         self._cache = cache
         self._stored = stored
+        self._divide = divide
         # Opened now, so that a store without the needed rows is refused early. A stream encodes when it is first read.
         kinds = batch_kinds(config.text_to_image_every) if stored is not None and config.steps else []
         self._samples: dict[str, Samples] = {kind: self._open(kind) for kind in kinds}
@@ -124,6 +126,7 @@ class FlowStage:
             name=kind,
             only=None if kind == "generate" else self.config.edit_tasks,
             dropout=self.config.condition_dropout,
+            divide=self._divide,
         )
 
     def _place(self, step: int) -> tuple[str, int]:

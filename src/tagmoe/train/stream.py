@@ -18,7 +18,7 @@ from tagmoe.data.order.sampler import uniform
 from tagmoe.errors import ConfigError, TrainingError
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.train.batch import Batch
-from tagmoe.world import SIZE, TASKS, sample
+from tagmoe.world import SIZE, TASKS, Divide, content, sample
 
 CHUNK = 64
 TEXT_TO_IMAGE = ("generate",)
@@ -40,7 +40,7 @@ def check_tasks(config: RunConfig) -> None:
                 near = difflib.get_close_matches(task, EDITING, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"give some of {', '.join(EDITING)}."
                 raise ConfigError(f"{setting} holds {task!r}, which is no editing task; {hint}")
-        found = (sample(config.seed, i, task=EDITING).task in stage.edit_tasks for i in range(stage.unique_samples))
+        found = (_task_of(config.seed, i, config.divide) in stage.edit_tasks for i in range(stage.unique_samples))
         if stage.steps and stage.text_to_image_every != 1 and not any(found):
             raise ConfigError(
                 f"{setting} is {list(stage.edit_tasks)}, but among the {stage.unique_samples} samples of "
@@ -52,7 +52,7 @@ class EncodedSamples:
     """The first `unique` samples of a bucket, in batches of `batch_size`.
 
     dropout: share of samples that `draw` gives without instruction, for classifier-free guidance. only: use only the
-    samples of these tasks. They share the file of the others.
+    samples of these tasks. They share the file of the others. divide: that of `tagmoe.world.sample`.
 
     Latents are computed on first use and kept in a memory-mapped file. They are computed in fixed chunks of consecutive
     samples, so that their bits do not depend on the order of use. So a resumed run reads the same latents as an
@@ -71,6 +71,7 @@ class EncodedSamples:
         name: str,
         only: Sequence[str] | None = None,
         dropout: float = 0.0,
+        divide: Divide = "content",
     ) -> None:
         self.pipeline = pipeline
         self.tasks = tuple(tasks)
@@ -78,19 +79,20 @@ class EncodedSamples:
         self.seed = seed
         self.unique = unique
         self.dropout = dropout
+        self.divide = divide
         self.pictures = 1 if self.tasks == TEXT_TO_IMAGE else 2
         grid = SIZE // pipeline.size_multiple
         channels = pipeline.part("transformer").config.in_channels
         rounded = -(-unique // CHUNK) * CHUNK
         folder.mkdir(parents=True, exist_ok=True)
-        stem = folder / f"{name}-{_fingerprint(pipeline, self.tasks, seed)}"
+        stem = folder / f"{name}-{_fingerprint(pipeline, self.tasks, seed, divide)}"
         self._latents = _memmap(
             stem.with_suffix(".latents"), np.float16, (rounded, self.pictures, grid * grid, channels)
         )
         self._filled = _memmap(stem.with_suffix(".filled"), np.uint8, (rounded // CHUNK,))
         self._members: Sequence[int] = range(unique)
         if only is not None:
-            self._members = [i for i in range(unique) if sample(seed, i, task=self.tasks).task in only]
+            self._members = [i for i in range(unique) if _task_of(seed, i, divide, self.tasks) in only]
             if not self._members:
                 raise TrainingError(f"Among the first {unique} samples is none of {', '.join(only)}; raise the number.")
 
@@ -112,7 +114,7 @@ class EncodedSamples:
 
     def batch(self, indices: Sequence[int], *, blank: Sequence[bool]) -> Batch:
         """The TagWorld samples of `indices`. Those marked `blank` get an empty instruction (condition dropout)."""
-        samples = [sample(self.seed, index, task=self.tasks) for index in indices]
+        samples = [sample(self.seed, index, task=self.tasks, divide=self.divide) for index in indices]
         latents = torch.from_numpy(np.stack([self._encoded(index) for index in indices])).float()
         texts = [" " if empty else drawn.instruction for drawn, empty in zip(samples, blank, strict=True)]
         seen = [[Image.fromarray(drawn.sources[0])] if self.pictures == 2 else [] for drawn in samples]
@@ -135,7 +137,8 @@ class EncodedSamples:
         chunk = index // CHUNK
         if not self._filled[chunk]:
             start = chunk * CHUNK
-            drawn = [sample(self.seed, i, task=self.tasks) for i in range(start, start + CHUNK)]
+            numbers = range(start, start + CHUNK)
+            drawn = [sample(self.seed, i, task=self.tasks, divide=self.divide) for i in numbers]
             images = [s.target for s in drawn] + ([s.sources[0] for s in drawn] if self.pictures == 2 else [])
             pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
             tokens = self.pipeline.pack_latents(self.pipeline.encode_images(pixels))
@@ -143,6 +146,10 @@ class EncodedSamples:
             self._latents[start : start + CHUNK] = stacked.numpy().astype(np.float16)
             self._filled[chunk] = 1
         return np.asarray(self._latents[index])
+
+
+def _task_of(seed: int, index: int, divide: Divide, tasks: tuple[str, ...] = EDITING) -> str:
+    return content(seed, index, task=tasks, divide=divide).task
 
 
 @lru_cache(maxsize=4)
@@ -159,9 +166,10 @@ def _memmap(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
     return np.memmap(path, dtype=dtype, mode="r+", shape=shape)
 
 
-def _fingerprint(pipeline: TagMoEPipeline, tasks: Sequence[str], seed: int) -> str:
+def _fingerprint(pipeline: TagMoEPipeline, tasks: Sequence[str], seed: int, divide: Divide) -> str:
     """A digest of everything the latents depend on, so that every encoder has its own cache file."""
-    digest = hashlib.sha256(repr((tuple(tasks), seed, sorted(pipeline.vae.config.items(), key=str))).encode())
+    drawn = (tuple(tasks), seed, sorted(pipeline.vae.config.items(), key=str), divide)
+    digest = hashlib.sha256(repr(drawn).encode())
     for name, value in sorted(pipeline.vae.state_dict().items()):
         digest.update(name.encode() + value.detach().float().numpy().tobytes())
     return digest.hexdigest()[:12]
