@@ -60,7 +60,7 @@ def check_prompts(
     if stored is None:
         count = min(STREAM_SAMPLES, max(config.base.unique_samples, config.unified.unique_samples))
         long = sum(
-            pipeline.is_long(sample(config.seed, index, divide=config.divide).instruction) for index in range(count)
+            pipeline.is_long(content(config.seed, index, divide=config.divide).instruction) for index in range(count)
         )
         if long:
             console.print(f"Instructions of more than {counted(limit, 'token')}: {long:,} of {count:,}, cut to that.")
