@@ -197,8 +197,7 @@ def test_a_bare_page_says_what_it_does_not_show(make: Make, tmp_path: Path) -> N
         interventions=switched(4, judged=False),
         about_changes={"random_weights": True},
     )
-    write_report(recording, tmp_path)
-    page, data = Page((tmp_path / PAGE).read_text()), json.loads((tmp_path / "report.json").read_text())
+    page, data = report(recording, tmp_path / "report")
     assert "Random weights" in page.text
     assert page.text.count("Not shown: ") >= 8
     assert "nan" not in page.text.lower()
