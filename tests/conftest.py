@@ -12,7 +12,15 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from support.tiny_model import build_pipeline
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Fewer examples where the slow tests are left out; a test that says how many takes those."""
+    settings.register_profile("quick", max_examples=30)
+    if config.getoption("markexpr") == "not slow":
+        settings.load_profile("quick")
 
 
 @pytest.fixture(scope="session")
