@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 # One thread a process: the tests are many tiny operations, and two runs may share the machine.
@@ -21,6 +22,11 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.register_profile("quick", max_examples=30)
     if config.getoption("markexpr") == "not slow":
         settings.load_profile("quick")
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector what was imported: to go through the objects of all libraries takes it most of a second."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
