@@ -41,10 +41,9 @@ def test_it_is_made_of_the_real_classes(pipeline: TagMoEPipeline) -> None:
     assert pipeline.transformer.config.num_moe_blocks == 3
 
 
-@pytest.mark.parametrize("count", [10, pytest.param(50, marks=pytest.mark.slow)])
-def test_the_oracle_reads_what_the_autoencoder_restores(pipeline: TagMoEPipeline, count: int) -> None:
+def test_the_oracle_reads_what_the_autoencoder_restores(pipeline: TagMoEPipeline) -> None:
     """The true target, encoded and decoded, still counts as right in 49 of 50 cases."""
-    samples = [sample(77, index, split="test") for index in range(count)]
+    samples = [sample(77, index, split="test") for index in range(50)]
     pixels = torch.from_numpy(np.stack([drawn.target for drawn in samples])).permute(0, 3, 1, 2).float() / 127.5 - 1
     restored = torch.cat([pipeline.decode(pipeline.encode_images(part)) for part in pixels.split(25)])
     images = ((restored.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
@@ -63,9 +62,7 @@ def test_the_published_scores_are_those_of_a_full_evaluation_and_good_enough() -
     assert published["unchanged"] >= 0.90
 
 
-@pytest.mark.parametrize(
-    "every", [13, pytest.param(5, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
 def test_it_edits_as_well_as_the_results_say(pipeline: TagMoEPipeline, every: int) -> None:
     claimed = json.loads(RESULTS.read_text())
     samples = cases(1, seed=5)[::every]

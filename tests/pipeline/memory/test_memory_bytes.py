@@ -99,7 +99,6 @@ def resident_bytes() -> int:
     return psutil.Process().memory_info().rss
 
 
-@pytest.mark.slow
 @torch.no_grad()
 def test_experts_in_files_leave_no_bytes_in_memory(tmp_path: Path) -> None:
     """Weights of more than 32 MB each: these the allocator returns to the system, so that the process shrinks."""
