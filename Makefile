@@ -1,5 +1,5 @@
 # make demo   set up, edit held-out pictures with the packaged model, write demo/report.html
-# make test   set up, run the default tests (under 5 minutes on one quiet core)
+# make test   set up, run the default tests (all but the slow ones)
 # make check  set up, run ruff, mypy and the default tests
 VENV   := .venv
 PY     := $(VENV)/bin/python

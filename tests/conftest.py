@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 # One thread a process: the tests are many tiny operations, and two runs may share the machine.
@@ -12,7 +13,20 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from support.tiny_model import build_pipeline
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Fewer examples where the slow tests are left out; a test that says how many takes those."""
+    settings.register_profile("quick", max_examples=30)
+    if config.getoption("markexpr") == "not slow":
+        settings.load_profile("quick")
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector what was imported: to go through the objects of all libraries takes it most of a second."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,8 @@ from tagmoe.errors import UsageError
 LEVEL = 0.95
 GROUPS = 4096
 """Groups of root pictures: as many pictures have a group of their own, the rest are spread by their digest."""
+AT_ONCE = 1 << 18
+"""Groups that a bootstrap chooses in one call, 8 bytes each."""
 MIN_GROUPS = 5
 """Fewer groups get no bootstrap interval."""
 MIN_DEFINED = 0.9
@@ -106,8 +108,13 @@ class Bootstrap:
         if groups not in self._drawn:
             random = np.random.default_rng([self.seed, groups])
             drawn_DG = np.empty((self.draws, groups), dtype=np.float32)
-            for row in drawn_DG:
-                row[:] = np.bincount(random.integers(0, groups, groups), minlength=groups)
+            # numpy takes longer to be called than to choose a few groups
+            at_once = max(1, AT_ONCE // groups)
+            for start in range(0, self.draws, at_once):
+                rows_DG = drawn_DG[start : start + at_once]
+                chosen_DG = random.integers(0, groups, rows_DG.shape)
+                chosen_DG += groups * np.arange(len(rows_DG))[:, None]
+                rows_DG[:] = np.bincount(chosen_DG.ravel(), minlength=rows_DG.size).reshape(rows_DG.shape)
             if len(self._drawn) >= self._keep:
                 self._drawn.clear()
             self._drawn[groups] = drawn_DG

@@ -7,6 +7,7 @@ import json
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -72,6 +73,30 @@ def drift_here(monkeypatch: pytest.MonkeyPatch) -> None:
         return subprocess.CompletedProcess(command, 0, out.getvalue(), err.getvalue())
 
     monkeypatch.setattr(drift, "subprocess", SimpleNamespace(run=run))
+
+
+LOADED: dict[Any, Any] = {}
+
+
+@pytest.fixture(autouse=True)
+def loaded_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder is loaded once for all commands, as long as no file of it changes; each command gets its own copy."""
+    if "model" not in request.fixturenames:
+        return
+    from tagmoe.pipeline.memory import placing
+
+    load = placing.load_pipeline
+
+    def copied(folder: Path, plan: Any, device: Any, **options: Any) -> Any:
+        if plan.is_quantised or plan.offload != "none" or options:
+            return load(folder, plan, device, **options)
+        files = [(path, path.stat()) for path in sorted(Path(folder).rglob("*"))]
+        key = (device, *((path, found.st_size, found.st_mtime_ns) for path, found in files))
+        if key not in LOADED:
+            LOADED[key] = load(folder, plan, device)
+        return deepcopy(LOADED[key])
+
+    monkeypatch.setattr(placing, "load_pipeline", copied)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 
 import pytest
@@ -34,10 +35,16 @@ def server():
         yield running
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    path = tmp_path_factory.mktemp("account") / "s"
+    import_source(Store.create(path), TagWorldSource(ROWS, seed=2), batch_rows=16)
+    return path
+
+
 @pytest.fixture
-def store(tmp_path):
-    import_source(Store.create(tmp_path / "s"), TagWorldSource(ROWS, seed=2), batch_rows=16)
-    return tmp_path / "s"
+def store(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "s")
 
 
 def annotate(tagmoe, store, server, *more):
@@ -50,9 +57,15 @@ def statuses(store):
     return Counter("open" if one is None else one.status for one in found)
 
 
-@pytest.mark.parametrize(("status", "body"), ACCOUNT)
-@pytest.mark.parametrize("answered", [0, 7])
-def test_no_row_is_refused_for_the_account(tagmoe, store, server, status, body, answered):
+@pytest.mark.parametrize(
+    ("answered", "status", "body"),
+    [
+        pytest.param(answered, *account, marks=[pytest.mark.slow] if answered and number % 3 else [])
+        for answered in (0, 7)
+        for number, account in enumerate(ACCOUNT)
+    ],
+)
+def test_no_row_is_refused_for_the_account(tagmoe, store, server, answered, status, body):
     server.set(rules=[{"after": answered, "status": status, "body": body}])
     server.clear()
     done = annotate(tagmoe, store, server)

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,13 @@ def test_generate_needs_no_picture_and_takes_a_size(tagmoe, model, tmp_path) -> 
     assert Image.open(out).size == (96, 48)
 
 
+@pytest.fixture
+def few_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A demo of four tasks: the command does the same with all of them."""
+    monkeypatch.setattr("tagmoe.evaluate.tagworld.TASKS", ("generate", "recolour", "style", "hair"))
+
+
+@pytest.mark.usefixtures("few_tasks")
 def test_a_demo_writes_both_files_and_is_replaced_only_by_force(tagmoe, model, tmp_path) -> None:
     folder = tmp_path / "demo"
     command = ["demo", "--out", folder, "--cases", 1, "--steps", 1, "--model", model]
@@ -125,6 +133,7 @@ def test_a_demo_writes_both_files_and_is_replaced_only_by_force(tagmoe, model, t
     assert [path.name for path in tmp_path.iterdir()] == ["demo"]
 
 
+@pytest.mark.usefixtures("few_tasks")
 def test_a_demo_that_fails_leaves_nothing(tagmoe, model, tmp_path, monkeypatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("broken\nfor a test")
@@ -256,9 +265,14 @@ def test_version(tagmoe) -> None:
     assert tagmoe("--version").out.strip() == __version__
 
 
+@pytest.mark.usefixtures("few_tasks")
 def test_a_whole_run_from_recipe_to_picture(tagmoe, picture, tmp_path, monkeypatch) -> None:
+    from tagmoe.train.autoencoder import measure_latents
+
     # Drawing the texts for the tokenizer would take longer than all the rest.
     monkeypatch.setattr("tagmoe.train.components_folder.TOKENIZER_TEXTS", 200)
+    measured = partial(measure_latents, count=64)
+    monkeypatch.setattr("tagmoe.train.components_folder.measure_latents", measured)
     recipe = tmp_path / "recipe.yaml"
     stage = "{steps: 2, batch: 4, unique_samples: 8}"
     recipe.write_text(

@@ -20,14 +20,14 @@ def drawn(tagmoe, *arguments: object) -> dict:
 
 
 def test_steps_and_guidance_are_the_preset_s(tagmoe, model, picture, tmp_path) -> None:
-    edit = ("edit", picture, "-p", PROMPT, "--model", model, "--size", "32x32")
+    edit = ("edit", picture, "-p", PROMPT, "--model", model, "--size", "16x16")
     data = drawn(tagmoe, *edit, "-o", tmp_path / "a.png")
     assert (data["steps"], data["cfg"], data["preset"]) == (30, 4.0, "release")
-    assert (data["width"], data["height"]) == (32, 32)
+    assert (data["width"], data["height"]) == (16, 16)
     data = drawn(tagmoe, *edit, "-o", tmp_path / "b.png", "--steps", 2, "--cfg", 0)
     assert (data["steps"], data["cfg"]) == (2, 0.0)
     assert Image.open(tmp_path / "b.png").text["preset"] == "release"
-    data = drawn(tagmoe, "generate", "-p", PROMPT, "--model", model, "--size", "32x32", "-o", tmp_path / "c.png")
+    data = drawn(tagmoe, "generate", "-p", PROMPT, "--model", model, "--size", "16x16", "-o", tmp_path / "c.png")
     assert (data["steps"], data["cfg"]) == (30, 4.0)
 
 

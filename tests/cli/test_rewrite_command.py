@@ -197,7 +197,7 @@ def test_the_text_encoder_of_the_model_is_asked_and_its_random_words_are_held_to
     tagmoe: Any, chat_model: Path, scene: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Random weights under a grammar answer JSON of the schema; what they write are no words that TagWorld knows."""
-    monkeypatch.setattr(rewrite_prompt, "MAX_TOKENS", 150)
+    monkeypatch.setattr(rewrite_prompt, "MAX_TOKENS", 60)
     done = tagmoe("rewrite", scene, "-p", RAW, "--backend", "self", "--model", chat_model, "--json")
     data = json.loads(done.out)
     assert data["text"] == RAW
@@ -307,7 +307,7 @@ def test_self_uses_the_model_that_is_loaded_and_leaves_it_as_it_was(
     tagmoe: Any, chat_model: Path, scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
     """Also where the limit ends the writing in its midst."""
-    monkeypatch.setattr(rewrite_prompt, "MAX_TOKENS", 30)
+    monkeypatch.setattr(rewrite_prompt, "MAX_TOKENS", 12)
     options = ("--rewrite", "self", "--rewrite-timeout", seconds)
     done, metadata = edit(tagmoe, chat_model, scene, tmp_path / "o.png", *options)
     assert metadata["prompt"] == RAW

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tagmoe.laboratory.routing import controls
+from tagmoe.laboratory.routing.controls import FREE_TASKS
 from tagmoe.routing.reading import read_recording
 from tagmoe.routing.recording import RecordingWriter
 from tagmoe.world import TASKS
@@ -24,14 +26,19 @@ def lines(path: Path, *rows: object) -> Path:
 
 
 @pytest.mark.usefixtures("quick_figures")
-def test_a_model_is_recorded_and_the_recording_shown_without_it(tagmoe, model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("free", [FREE_TASKS[1::4], pytest.param(FREE_TASKS, marks=pytest.mark.slow)])
+def test_a_model_is_recorded_and_the_recording_shown_without_it(
+    tagmoe, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: tuple[str, ...]
+) -> None:
+    """free: the tasks of the control, two of them or all nine."""
+    monkeypatch.setattr(controls, "FREE_TASKS", free)
     recording, page = tmp_path / "recording", tmp_path / "page"
     arguments = ["--cases", 1, "--tasks", "recolour, generate", "--controls", 1, "--interventions", 1, *ONE_STEP]
     made = tagmoe("routing", "record", "--model", model, "--out", recording, "--random-weights", *arguments, "--json")
     assert made.code == 0, made.err
     data = json.loads(made.out)
     assert data["recording"] == str(recording)
-    assert data["cases"] == 2 + 27
+    assert data["cases"] == 2 + 3 * len(free)
     assert data["bytes"] == sum(path.stat().st_size for path in recording.rglob("*") if path.is_file())
     opened = read_recording(recording)
     assert [case.facts.task for case in opened.cases if not case.facts.control] == ["recolour", "generate"]

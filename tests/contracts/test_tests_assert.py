@@ -28,10 +28,13 @@ def functions(tree: ast.Module) -> list[Function]:
 @cache
 def called(function: Function) -> frozenset[str]:
     """The last names of all that a function calls; "assert" where it asserts itself."""
-    calls = [node.func for node in ast.walk(function) if isinstance(node, ast.Call)]
-    names = [getattr(call, "attr", None) or getattr(call, "id", "") for call in calls]
-    own = ["assert"] if any(isinstance(node, ast.Assert) for node in ast.walk(function)) else []
-    return frozenset([*names, *own])
+    names = set()
+    for node in ast.walk(function):
+        if isinstance(node, ast.Call):
+            names.add(getattr(node.func, "attr", None) or getattr(node.func, "id", ""))
+        elif isinstance(node, ast.Assert):
+            names.add("assert")
+    return frozenset(names)
 
 
 def asserts(function: Function, helpers: frozenset[str]) -> bool:

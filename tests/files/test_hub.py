@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from support.hub_server import run, served
+from support.hub_server import client_of, run, served
 
+from tagmoe import cli
 from tagmoe.errors import MissingError, UsageError
 from tagmoe.files.hub import local_folder
 
@@ -38,7 +39,7 @@ print(TagMoETransformer2DModel.from_pretrained(sys.argv[1]).num_parameters())
 """
 
 
-def test_upcycling_by_name_fetches_the_transformer_and_nothing_else(hub, tmp_path) -> None:
+def test_upcycling_by_name_fetches_the_transformer_and_nothing_else(hub, tmp_path, capsys) -> None:
     save_dense(hub.files / "transformer")
     for name in (
         "model_index.json",
@@ -48,10 +49,10 @@ def test_upcycling_by_name_fetches_the_transformer_and_nothing_else(hub, tmp_pat
     ):
         (hub.files / name).parent.mkdir(exist_ok=True)
         (hub.files / name).write_text("{}")
-    words = ("owner/model", str(tmp_path / "moe"), "--num-moe-blocks", "1", "--no-drift", "--json")
-    done = run(hub, tmp_path, COMMAND, "upcycle", *words)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["drift"] is None
+    with client_of(hub, tmp_path / "cache"):
+        words = ["owner/model", str(tmp_path / "moe"), "--num-moe-blocks", "1", "--no-drift", "--json"]
+        assert cli.run(["upcycle", *words]) == 0
+    assert json.loads(capsys.readouterr().out)["drift"] is None
     assert (tmp_path / "moe" / "config.json").is_file()
     fetched = set(hub.asked)
     assert fetched == {
@@ -73,17 +74,18 @@ def test_a_model_by_name_is_loaded_from_safetensors_alone(hub, tmp_path) -> None
 
 
 @pytest.mark.parametrize(("name", "said"), [("owner/gated", "gated"), ("nobody/model", "does not exist")])
-def test_a_repository_that_cannot_be_had_is_one_sentence(hub, tmp_path, name, said) -> None:
+def test_a_repository_that_cannot_be_had_is_one_sentence(hub, tmp_path, capsys, name, said) -> None:
     hub.files.mkdir()
-    done = run(hub, tmp_path, COMMAND, "upcycle", name, str(tmp_path / "moe"), "--num-moe-blocks", "1")
-    assert done.returncode == 3, done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert said in done.stderr
-    assert "hf download" in done.stderr
+    with client_of(hub, tmp_path / "cache"):
+        assert cli.run(["upcycle", name, str(tmp_path / "moe"), "--num-moe-blocks", "1"]) == 3
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert said in line
+    assert "hf download" in line
     assert not (tmp_path / "moe").exists()
 
 
 def test_no_network_is_one_sentence(tmp_path) -> None:
+    """In a new process, which reads the address of the hub from the environment."""
     nowhere = type("Nowhere", (), {"url": "http://127.0.0.1:9"})
     done = run(nowhere, tmp_path, COMMAND, "upcycle", "owner/model", str(tmp_path / "moe"), "--num-moe-blocks", "1")
     assert done.returncode == 3, done.stderr

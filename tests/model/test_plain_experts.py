@@ -261,11 +261,10 @@ def graphs() -> list[Any]:
     ("tokens", "autocast", "trains"),
     [
         (40, False, False),
-        (TOKENS, True, True),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in product((40, TOKENS), (False, True), (False, True))
-            if case not in ((40, False, False), (TOKENS, True, True))
+            if case != (40, False, False)
         ),
     ],
 )

@@ -208,9 +208,9 @@ def test_it_says_how_it_may_be_split(build):
     assert TagMoETransformer2DModel.__module__ == "tagmoe"
 
 
-@pytest.mark.parametrize(
-    "routing", [None, pytest.param("stats", marks=pytest.mark.slow), pytest.param("full", marks=pytest.mark.slow)]
-)
+# quick: the compiled mixture in test_plain_experts.py
+@pytest.mark.slow
+@pytest.mark.parametrize("routing", [None, "stats", "full"])
 def test_it_compiles_as_one_graph(build, inputs, routing):
     # of four blocks, as elsewhere, the trace takes twice as long
     model = build(num_layers=2, num_moe_blocks=2)

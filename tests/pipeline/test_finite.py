@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shutil
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,14 @@ from tagmoe.model.transformer import TagMoETransformer2DModel
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 
 
+@pytest.fixture(scope="module")
+def saved(tiny_pipeline: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole folder. Copy it, do not change it."""
+    folder = tmp_path_factory.mktemp("finite") / "model"
+    tiny_pipeline.save_pretrained(folder)
+    return folder
+
+
 @pytest.mark.parametrize(
     ("part", "weight"),
     [
@@ -26,13 +36,16 @@ from tagmoe.pipeline.pipeline import TagMoEPipeline
     ],
 )
 @pytest.mark.parametrize("number", [math.nan, -math.inf])
-def test_a_weight_that_is_not_finite_is_refused_by_name(tmp_path: Path, part: str, weight: str, number: float) -> None:
-    pipe = build_pipeline()
+def test_a_weight_that_is_not_finite_is_refused_by_name(
+    saved: Path, tiny_pipeline: Any, tmp_path: Path, part: str, weight: str, number: float
+) -> None:
+    folder = Path(shutil.copytree(saved, tmp_path / "model"))
+    module = deepcopy(getattr(tiny_pipeline, part))
     with torch.no_grad():
-        next(value for name, value in getattr(pipe, part).named_parameters() if name == weight).view(-1)[-1] = number
-    pipe.save_pretrained(tmp_path)
+        module.get_parameter(weight).view(-1)[-1] = number
+    module.save_pretrained(folder / part)
     with pytest.raises(CheckpointError, match=f"weight '{weight}' of .*{part} holds numbers that are not finite"):
-        TagMoEPipeline.from_pretrained(tmp_path)
+        TagMoEPipeline.from_pretrained(folder)
 
 
 def test_half_precision_that_overflows_makes_no_picture() -> None:

@@ -11,12 +11,13 @@ import torch
 from diffusers.loaders import QwenImageLoraLoaderMixin
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
-from support.hub_server import run, served
+from support.hub_server import client_of, served
 from support.tiny_model import build_dense, build_pipeline
 from torch import Tensor
 
 from tagmoe.errors import CheckpointError, MissingError, UsageError
 from tagmoe.model.upcycle import upcycle
+from tagmoe.pipeline.lora_file import lora_file
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 
 RANK = 4
@@ -391,34 +392,15 @@ def test_a_file_and_a_state_dict_take_no_choice_of_file(pipe, folder, option) ->
             pipe.load_lora_weights(source, **{option: "x.safetensors"})
 
 
-LOAD = """
-import sys, json
-from tagmoe.files.hub import local_folder
-from tagmoe.pipeline.lora_file import lora_file
-from tagmoe.errors import TagMoEError
-for options in json.loads(sys.argv[1]):
-    try:
-        print(lora_file("owner/model", **options))
-    except TagMoEError as error:
-        print(error)
-"""
-
-
 def test_only_the_named_file_of_a_repository_is_fetched(folder, tmp_path_factory) -> None:
-    with served(folder) as hub:
-        ways = [
-            {"subfolder": "deep"},
-            {"weight_name": "deep/second.safetensors", "local_files_only": True},
-            {"weight_name": "usual/none.safetensors"},
-            {"subfolder": "usual", "local_files_only": True},
-            {"subfolder": "usual", "revision": "v9"},
-        ]
-        done = run(hub, tmp_path_factory.mktemp("work"), LOAD, json.dumps(ways))
-    assert done.returncode == 0, done.stderr
-    fetched, again, none, absent, revision = done.stdout.splitlines()
-    assert fetched.endswith("deep/second.safetensors")
-    assert again == fetched
-    assert "holds no 'usual/none.safetensors'" in none
-    assert "holds no 'usual/" in absent or "not on this machine" in absent
-    assert "no such revision" in revision
+    with served(folder) as hub, client_of(hub, tmp_path_factory.mktemp("cache")):
+        fetched = lora_file("owner/model", subfolder="deep")
+        assert fetched.parts[-2:] == ("deep", "second.safetensors")
+        assert lora_file("owner/model", "deep/second.safetensors", local_files_only=True) == fetched
+        with pytest.raises(MissingError, match=r"holds no 'usual/none\.safetensors'"):
+            lora_file("owner/model", "usual/none.safetensors")
+        with pytest.raises(MissingError, match=r"holds no 'usual/|not on this machine"):
+            lora_file("owner/model", subfolder="usual", local_files_only=True)
+        with pytest.raises(MissingError, match="no such revision"):
+            lora_file("owner/model", subfolder="usual", revision="v9")
     assert set(hub.asked) == {"deep/second.safetensors"}

@@ -19,7 +19,7 @@ RESULTS = Path(__file__).parents[2] / "docs" / "results" / "packaged.json"
 
 @pytest.fixture(scope="module")
 def pipeline() -> TagMoEPipeline:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     return load_packaged()
 
 

@@ -27,7 +27,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_base(tmp_path_factory.mktemp("release") / "base")
 
 
-@pytest.fixture(scope="module", params=["fp32", "bf16"])
+@pytest.fixture(scope="module", params=[pytest.param("fp32", marks=pytest.mark.slow), "bf16"])
 def released(request: pytest.FixtureRequest, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     weights = released_weights(dense_state(base))
     if request.param == "bf16":
@@ -51,7 +51,7 @@ def picture(pipeline: Any) -> np.ndarray:
     return np.asarray(answer.images[0])
 
 
-@pytest.mark.parametrize("dtype", [None, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [None, pytest.param(torch.float32, marks=pytest.mark.slow), torch.bfloat16])
 def test_a_converted_folder_gives_the_same_pictures_as_loading_in_memory(released, base, converted, dtype) -> None:
     options = {} if dtype is None else {"dtype": dtype}
     in_memory = TagMoEPipeline.from_pretrained(released, base=base, **options)

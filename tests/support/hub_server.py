@@ -14,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -83,6 +85,20 @@ def served(files: Path) -> Iterator[Any]:
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+@contextmanager
+def client_of(hub: Any, home: Path) -> Iterator[None]:
+    """Have this process ask the server and cache in `home`: huggingface_hub has read the environment already."""
+    from huggingface_hub import constants
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "ENDPOINT", hub.url)
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        yield
 
 
 def run(hub: Any, tmp_path: Path, *command: str) -> subprocess.CompletedProcess[str]:

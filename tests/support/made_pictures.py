@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -44,14 +45,21 @@ def picture(pixels: np.ndarray | Image.Image | bytes, role: Any = "source", kind
         return Picture(data, *image.size, role)
 
 
+@cache
+def pair(number: int) -> tuple[Picture, Picture]:
+    """A picture and a local edit of it."""
+    pixels = scene(seed=number)
+    return picture(pixels), picture(with_patch(pixels, number))
+
+
 def sound(number: int, **changes: Any) -> Record:
     """A record in which nothing is wrong."""
-    pixels = scene(seed=number)
+    source, target = pair(number)
     fields = {
         "id": record_id("made", str(number)),
         "dataset": "made",
-        "images": (picture(pixels),),
-        "target": picture(with_patch(pixels, number)),
+        "images": (source,),
+        "target": target,
         "instruction": "Add a red balloon to the sky.",
         "licence": "CC-BY-4.0",
         "native_task": "addition",

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tagmoe.config import check_config
+import torch
+from rich.console import Console
+
+from tagmoe.config import RunConfig, check_config
 from tagmoe.pipeline.components import make_autoencoder, make_text_encoder, train_tokenizer
 from tagmoe.pipeline.single_frame import fast_single_frame
 from tagmoe.train.components_folder import Components
-from tagmoe.train.recipe import _transformer, assemble, save_model
+from tagmoe.train.recipe import _transformer, assemble, save_model, train
 from tagmoe.train.text_encoder import instructions
 
 TAGWORLD_SEED = 5
@@ -26,6 +29,21 @@ SETTINGS: dict[str, Any] = {
     "base": {"steps": 6, "batch": 4, "unique_samples": 64},
     "unified": {"steps": 6, "batch": 4, "unique_samples": 64, "text_to_image_every": 3},
 }
+
+
+def tiny_config(folder: Path, components: str, latents: str, /, **changes: Any) -> RunConfig:
+    """A checked config of a run in `folder`. changes: replace whole blocks."""
+    merged = {
+        key: {**value, **changes.get(key, {})} if isinstance(value, dict) else value for key, value in SETTINGS.items()
+    }
+    merged |= {key: value for key, value in changes.items() if key not in merged or not isinstance(value, dict)}
+    return check_config({"components": components, "cache_dir": latents, "output_dir": str(folder), **merged})
+
+
+def train_quietly(config: RunConfig, *, resume: bool = False) -> Path:
+    """Train without validation and without a word; returns the folder of the model."""
+    torch.manual_seed(torch.seed() % 2**31)  # the result must not depend on global random state
+    return train(config, validator=lambda *_: {}, resume=resume, console=Console(quiet=True))
 
 
 def write_components(folder: Path) -> str:

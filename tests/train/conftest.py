@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from rich.console import Console
-from support.tiny_training import SETTINGS, TAGWORLD_SEED, write_components
+from support.tiny_training import TAGWORLD_SEED, tiny_config, train_quietly, write_components
 
-from tagmoe.config import RunConfig, check_config
-from tagmoe.train.recipe import train
+from tagmoe.config import RunConfig
 
 
 @pytest.fixture(scope="session")
@@ -35,13 +32,7 @@ def config(components: str, latents: str, tmp_path: Path) -> Callable[..., RunCo
     """
 
     def make(name: str = "run", **changes: Any) -> RunConfig:
-        merged = {
-            key: {**value, **changes.get(key, {})} if isinstance(value, dict) else value
-            for key, value in SETTINGS.items()
-        }
-        merged |= {key: value for key, value in changes.items() if key not in merged or not isinstance(value, dict)}
-        places = {"components": components, "cache_dir": latents, "output_dir": str(tmp_path / name)}
-        return check_config({**places, **merged})
+        return tiny_config(tmp_path / name, components, latents, **changes)
 
     return make
 
@@ -49,12 +40,15 @@ def config(components: str, latents: str, tmp_path: Path) -> Callable[..., RunCo
 @pytest.fixture
 def run_training() -> Callable[..., Path]:
     """Train quietly without validation."""
+    return train_quietly
 
-    def run(config: RunConfig, *, resume: bool = False) -> Path:
-        torch.manual_seed(torch.seed() % 2**31)  # the result must not depend on global random state
-        return train(config, validator=lambda *_: {}, resume=resume, console=Console(quiet=True))
 
-    return run
+@pytest.fixture(scope="session")
+def whole(components: str, latents: str, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    """A run of the tiny settings that was never stopped, for those that were. Read its folder, do not change it."""
+    config = tiny_config(tmp_path_factory.mktemp("whole") / "run", components, latents)
+    train_quietly(config)
+    return config
 
 
 @pytest.fixture(scope="session")

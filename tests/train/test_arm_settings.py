@@ -21,6 +21,8 @@ from tagmoe.train.stage import FlowStage, aligned_tags
 from tagmoe.train.stream import EDITING, EncodedSamples
 from tagmoe.world import TASKS, mistaken_tags, sample
 
+# base: a picture from text; unified: one more, then an edit
+SHORT: dict[str, Any] = {"base": {"steps": 1}, "unified": {"steps": 2}}
 Make = Callable[..., RunConfig]
 Train = Callable[..., Path]
 
@@ -42,7 +44,7 @@ def weights(model: Path) -> dict[str, Tensor]:
 
 
 def test_a_dense_run_trains_all_stages_and_has_no_mixture(config: Make, run_training: Train) -> None:
-    model = run_training(dense(config()))
+    model = run_training(dense(config(**SHORT)))
     pipeline = TagMoEPipeline.from_pretrained(model)
     assert pipeline.transformer.config.num_moe_blocks == 0
     assert not any(".experts." in name for name in weights(model))
@@ -50,7 +52,7 @@ def test_a_dense_run_trains_all_stages_and_has_no_mixture(config: Make, run_trai
 
 
 def test_arms_start_from_the_given_base_exactly(config: Make, run_training: Train, tmp_path: Path) -> None:
-    base = run_training(dense(config("base", unified={"steps": 0})))
+    base = run_training(dense(config("base", base={"steps": 1}, unified={"steps": 0})))
     start = {**config("arm", base={"steps": 0}, unified={"steps": 0}).model_dump(mode="json"), "dense": str(base)}
     arm = run_training(check_config(start))
     again = run_training(check_config({**start, "output_dir": str(tmp_path / "again"), "moe": None}))
@@ -82,9 +84,9 @@ def test_a_shared_cache_stays_is_used_again_and_changes_no_weight(
     config: Make, run_training: Train, tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"
-    own = weights(run_training(config("own", cache_dir=None)))
+    own = weights(run_training(config("own", cache_dir=None, **SHORT)))
     first, second = (
-        run_training(check_config({**config(name).model_dump(mode="json"), "cache_dir": str(cache)}))
+        run_training(check_config({**config(name, **SHORT).model_dump(mode="json"), "cache_dir": str(cache)}))
         for name in ("first", "second")
     )
     kept = sorted(cache.iterdir())
@@ -107,17 +109,17 @@ def test_a_cache_is_lengthened_for_a_longer_run_and_never_emptied(components: st
     assert torch.equal(shorter.batch([3], blank=[False]).target_BTC, before)
 
 
-def test_a_family_is_trained_on_alone_and_without_generation(config: Make, tmp_path: Path) -> None:
+def test_a_family_is_trained_on_alone_and_without_generation(config: Make, latents: str) -> None:
     family = ["recolour", "style"]
-    stage = make_stage(config(unified={"edit_tasks": family, "text_to_image_every": 0, "batch": 16}), tmp_path)
+    stage = make_stage(config(unified={"edit_tasks": family, "text_to_image_every": 0, "batch": 16}), Path(latents))
     tasks = [drawn.task for step in range(6) for drawn in stage.draw(step, 0)[0].samples]
     assert set(tasks) == set(family)
     with pytest.raises(TrainingError, match="none of nonsense"):
-        make_stage(config(unified={"edit_tasks": ["nonsense"], "text_to_image_every": 0}), tmp_path).draw(0, 0)
+        make_stage(config(unified={"edit_tasks": ["nonsense"], "text_to_image_every": 0}), Path(latents)).draw(0, 0)
 
 
-def test_the_controls_align_to_tags_that_are_wrong(config: Make, tmp_path: Path) -> None:
-    batch = make_stage(config(unified={"batch": 16}), tmp_path).draw(1, 0)[0]
+def test_the_controls_align_to_tags_that_are_wrong(config: Make, latents: str) -> None:
+    batch = make_stage(config(unified={"batch": 16}), Path(latents)).draw(1, 0)[0]
     own, shuffled, other = (aligned_tags(batch, kind) for kind in ("own", "shuffled", "other-task"))
     assert torch.equal(own, batch.tags_BK)
     assert torch.equal(shuffled.sum(dim=0), own.sum(dim=0))
@@ -125,7 +127,7 @@ def test_the_controls_align_to_tags_that_are_wrong(config: Make, tmp_path: Path)
     assert not (other == own).all(dim=1).any()
 
 
-def test_the_kind_of_tags_reaches_the_loss(config: Make, tmp_path: Path) -> None:
+def test_the_kind_of_tags_reaches_the_loss(config: Make, latents: str) -> None:
     def alignment(kind: str) -> float:
         settings = config(loss={"align_tags": kind, "lambda_align": 1.0}).model_dump(mode="json")
         checked = check_config(settings)
@@ -140,7 +142,7 @@ def test_the_kind_of_tags_reaches_the_loss(config: Make, tmp_path: Path) -> None
                 parameter.data.add_(2 * torch.randn_like(parameter))
         stage = FlowStage(
             "unified", assemble(mixture, parts), checked.unified, checked.loss, checked.optimizer,
-            seed=0, cache=tmp_path, validator=lambda *_: {},
+            seed=0, cache=Path(latents), validator=lambda *_: {},
         )  # fmt: skip
         return stage.loss(1, 0)[1]["alignment"]
 

@@ -25,10 +25,10 @@ def gradients(stage: FlowStage, step: int) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in named if p.grad is not None}
 
 
-def test_four_micro_batches_equal_one_batch(config: Callable[..., RunConfig], tmp_path: Path) -> None:
+def test_four_micro_batches_equal_one_batch(config: Callable[..., RunConfig], latents: str) -> None:
     losses = {"lambda_lbl": 1.0, "lambda_align": 1.0}
-    big = make_stage(config(unified={"batch": 16}, loss=losses), tmp_path)
-    small = make_stage(config(unified={"batch": 4, "accumulate": 4}, loss=losses), tmp_path)
+    big = make_stage(config(unified={"batch": 16}, loss=losses), Path(latents))
+    small = make_stage(config(unified={"batch": 4, "accumulate": 4}, loss=losses), Path(latents))
     expected, actual = gradients(big, 1), gradients(small, 1)
     assert expected.keys() == actual.keys()
     for name, value in expected.items():
@@ -38,10 +38,10 @@ def test_four_micro_batches_equal_one_batch(config: Callable[..., RunConfig], tm
 
 
 def test_micro_batches_take_samples_noise_and_times_of_the_batch(
-    config: Callable[..., RunConfig], tmp_path: Path
+    config: Callable[..., RunConfig], latents: str
 ) -> None:
-    big = make_stage(config(unified={"batch": 16}), tmp_path)
-    small = make_stage(config(unified={"batch": 4, "accumulate": 4}), tmp_path)
+    big = make_stage(config(unified={"batch": 16}), Path(latents))
+    small = make_stage(config(unified={"batch": 4, "accumulate": 4}), Path(latents))
     for step in (0, 1, 2, 3, 5):
         batch, noise_BTC, t_B = big.draw(step, 0)
         parts = [small.draw(step, micro) for micro in range(4)]
@@ -51,8 +51,8 @@ def test_micro_batches_take_samples_noise_and_times_of_the_batch(
     assert not torch.equal(big.draw(1, 0)[1], big.draw(2, 0)[1])
 
 
-def test_the_load_is_that_of_the_last_step_of_its_kind(config: Callable[..., RunConfig], tmp_path: Path) -> None:
-    stage = make_stage(config(unified={"batch": 4, "accumulate": 2, "text_to_image_every": 2}), tmp_path)
+def test_the_load_is_that_of_the_last_step_of_its_kind(config: Callable[..., RunConfig], latents: str) -> None:
+    stage = make_stage(config(unified={"batch": 4, "accumulate": 2, "text_to_image_every": 2}), Path(latents))
     uniform = stage._load.of("edit")
     assert (uniform == 1).all()
     loads = []
@@ -65,16 +65,16 @@ def test_the_load_is_that_of_the_last_step_of_its_kind(config: Callable[..., Run
         assert torch.equal(stage._load.of(other), before[other])
         assert torch.allclose(stage._load.of(kind).sum(dim=-1), torch.tensor(8.0))  # a load of one a sample
         loads.append(stage._load.of(kind))
-    resumed = make_stage(config(unified={"batch": 4, "accumulate": 2, "text_to_image_every": 2}), tmp_path)
+    resumed = make_stage(config(unified={"batch": 4, "accumulate": 2, "text_to_image_every": 2}), Path(latents))
     resumed.restore(json.loads(json.dumps(stage.state(4))), 4)
     assert torch.equal(resumed._load.of("generate"), loads[2])
     assert torch.equal(resumed._load.of("edit"), loads[3])
 
 
 def test_every_batch_is_drawn_once_on_one_thread(
-    config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Callable[..., RunConfig], latents: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage = make_stage(config(unified={"batch": 4, "accumulate": 3, "steps": 4}), tmp_path)
+    stage = make_stage(config(unified={"batch": 4, "accumulate": 3, "steps": 4}), Path(latents))
     drawn: list[tuple[int, int, str]] = []
     draw = stage.draw
     monkeypatch.setattr(
@@ -87,10 +87,8 @@ def test_every_batch_is_drawn_once_on_one_thread(
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_balance_and_alignment_reach_every_gate(
-    precision: str, config: Callable[..., RunConfig], tmp_path: Path
-) -> None:
-    stage = make_stage(config(loss={"tag_embedding": "learned"}), tmp_path)
+def test_balance_and_alignment_reach_every_gate(precision: str, config: Callable[..., RunConfig], latents: str) -> None:
+    stage = make_stage(config(loss={"tag_embedding": "learned"}), Path(latents))
     with autocast(precision):
         loss, report = stage.loss(1, 0)
     loss.backward()
@@ -103,9 +101,9 @@ def test_balance_and_alignment_reach_every_gate(
     assert stage.objective.tag_embedding.weight.grad is not None
 
 
-def test_the_weight_of_edited_tokens_counts(config: Callable[..., RunConfig], tmp_path: Path) -> None:
-    plain = make_stage(config(), tmp_path)
-    weighted = make_stage(config(loss={"edit_weight": 3.0}), tmp_path)
+def test_the_weight_of_edited_tokens_counts(config: Callable[..., RunConfig], latents: str) -> None:
+    plain = make_stage(config(), Path(latents))
+    weighted = make_stage(config(loss={"edit_weight": 3.0}), Path(latents))
     assert weighted.loss(1, 0)[1]["flow"] > plain.loss(1, 0)[1]["flow"]
     assert weighted.loss(0, 0)[1]["flow"] == plain.loss(0, 0)[1]["flow"]  # text to image: all of it is new
 

@@ -22,15 +22,15 @@ from tagmoe.train.optimizer import learning_rate_factor, make_optimizers
 def test_nan_stops_with_the_step_and_the_last_good_checkpoint(
     config: Callable[..., RunConfig], run_training: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = config(base={"steps": 0})
+    run = config(base={"steps": 0}, unified={"steps": 3}, save_every=1)
     original, calls = Objective.forward, [0]
 
     def poisoned(self: Objective, prediction: torch.Tensor, *rest: object, **named: object) -> object:
         calls[0] += 1
-        return original(self, prediction * float("nan") if calls[0] == 5 else prediction, *rest, **named)
+        return original(self, prediction * float("nan") if calls[0] == 3 else prediction, *rest, **named)
 
     monkeypatch.setattr(Objective, "forward", poisoned)
-    with pytest.raises(TrainingError, match=r"unified: .*step 5; .*checkpoints/unified/00000003"):
+    with pytest.raises(TrainingError, match=r"unified: .*step 3; .*checkpoints/unified/00000002"):
         run_training(run)
     monkeypatch.undo()
     assert run_training(run, resume=True).is_dir()
@@ -82,7 +82,7 @@ def test_the_loss_falls_and_every_term_is_logged(
 
 
 def test_checkpoints_are_limited_in_number(config: Callable[..., RunConfig], run_training: Callable[..., Path]) -> None:
-    run = config(base={"steps": 0}, save_every=1, keep_checkpoints=2)
+    run = config(base={"steps": 0}, unified={"steps": 3}, save_every=1, keep_checkpoints=2)
     run_training(run)
     names = [path.name for path in list_checkpoints(Path(run.output_dir) / "checkpoints" / "unified")]
-    assert names == ["00000005", "00000006"]
+    assert names == ["00000002", "00000003"]

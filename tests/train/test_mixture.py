@@ -13,6 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
+from support.tiny_training import tiny_config, train_quietly
 
 from tagmoe.config import RunConfig, check_config
 from tagmoe.errors import ConfigError, MissingError
@@ -27,30 +28,34 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 STAGES = {"base": {"steps": 0}, "unified": {"steps": 0, "batch": 4, "unique_samples": 64, "text_to_image_every": 3}}
 
 
-@pytest.fixture
-def finished(config: Make, run_training: RunTraining) -> Path:
-    """The run folder of a mixture of three experts with a head of another width."""
+@pytest.fixture(scope="module")
+def finished(components: str, latents: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a mixture of three experts with a head of another width. Read it, do not change it."""
     moe = {"num_moe_blocks": 2, "num_experts": 3, "top_k": 2, "gate": "linear"}
     loss = {"semantic_dim": 20, "head_hidden": 12, "head_layers": 3}
-    return run_training(config("first", moe=moe, loss=loss, base={"steps": 1}, unified={"steps": 2})).parent
+    folder = tmp_path_factory.mktemp("mixture") / "first"
+    changes = {"moe": moe, "loss": loss, "base": {"steps": 1}, "unified": {"steps": 2}}
+    return train_quietly(tiny_config(folder, components, latents, **changes)).parent
 
 
-def going_on(finished: Path, **changes: Any) -> RunConfig:
-    places = {"output_dir": str(finished.parent / "second"), "mixture": str(finished), "threads": 1}
+def going_on(finished: Path, folder: Path | str = "unused", **changes: Any) -> RunConfig:
+    places = {"output_dir": str(folder), "mixture": str(finished), "threads": 1}
     return check_config({**places, **STAGES, **changes})
 
 
-def test_without_a_step_the_mixture_is_as_it_was(finished: Path, run_training: RunTraining) -> None:
-    model = run_training(going_on(finished))
+def test_without_a_step_the_mixture_is_as_it_was(finished: Path, run_training: RunTraining, tmp_path: Path) -> None:
+    model = run_training(going_on(finished, tmp_path / "second"))
     for file in (f"transformer/{WEIGHTS}", f"vae/{WEIGHTS}", "alignment.safetensors"):
         before, after = load_file(finished / "model" / file), load_file(model / file)
         assert before.keys() == after.keys()
         assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_training_goes_on_from_it_and_resumes(finished: Path, run_training: RunTraining) -> None:
+def test_training_goes_on_from_it_and_resumes(
+    finished: Path, run_training: RunTraining, latents: str, tmp_path: Path
+) -> None:
     stages = {"unified": {**STAGES["unified"], "steps": 2}}
-    config = going_on(finished, **stages)
+    config = going_on(finished, tmp_path / "second", cache_dir=latents, **stages)
     model = run_training(config)
     transformer = TagMoEPipeline.from_pretrained(model).transformer.config
     assert [transformer[name] for name in ("num_moe_blocks", "num_experts", "top_k", "gate")] == [2, 3, 2, "linear"]
@@ -95,9 +100,9 @@ def test_what_contradicts_it_is_refused_by_name(finished: Path) -> None:
         with_mixture(going_on(finished / "none"))
 
 
-def test_components_that_do_not_fit_are_refused(finished: Path, run_training: RunTraining) -> None:
+def test_components_that_do_not_fit_are_refused(finished: Path, run_training: RunTraining, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'components' names parts for a transformer whose joint_attention_dim"):
-        run_training(going_on(finished, components="packaged"))
+        run_training(going_on(finished, tmp_path / "second", components="packaged"))
 
 
 def test_a_dense_model_is_no_mixture(components: str, tmp_path: Path) -> None:

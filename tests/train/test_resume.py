@@ -46,11 +46,12 @@ def test_a_signal_saves_the_step_and_the_run_resumes(
     config: Callable[..., RunConfig],
     run_training: Callable[..., Path],
     tmp_path: Path,
+    whole: RunConfig,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Ctrl-C or SIGTERM while a step runs: the signal itself, in this process."""
-    whole, stopped = config("whole"), config("stopped")
+    stopped = config("stopped")
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(stopped.model_dump(mode="json")))
     original = loop._train_step
@@ -67,7 +68,7 @@ def test_a_signal_saves_the_step_and_the_run_resumes(
     saved = list_checkpoints(Path(stopped.output_dir) / "checkpoints" / "unified")
     last = [line for line in metrics(stopped) if line["stage"] == "unified"][-1]
     assert int(saved[-1].name) == last["step"] < 6
-    assert weights(run_training(stopped, resume=True)) == weights(run_training(whole))
+    assert weights(run_training(stopped, resume=True)) == weights(Path(whole.output_dir) / "model")
 
 
 @pytest.mark.slow
@@ -94,18 +95,18 @@ def test_ctrl_c_saves_exits_130_and_resumes(config: Callable[..., RunConfig], tm
 def test_a_half_written_checkpoint_is_ignored(
     config: Callable[..., RunConfig], run_training: Callable[..., Path]
 ) -> None:
-    run = config(base={"steps": 0})
+    run = config(base={"steps": 0}, unified={"steps": 2}, save_every=1)
     expected = weights(run_training(run))
     folder = Path(run.output_dir) / "checkpoints" / "unified"
-    (folder / ".partial-00000006").mkdir()
-    (folder / ".partial-00000006" / "modules.safetensors").write_bytes(b"half")
-    (folder / "00000007").mkdir()
-    assert [path.name for path in list_checkpoints(folder)] == ["00000003", "00000006"]
+    (folder / ".partial-00000002").mkdir()
+    (folder / ".partial-00000002" / "modules.safetensors").write_bytes(b"half")
+    (folder / "00000003").mkdir()
+    assert [path.name for path in list_checkpoints(folder)] == ["00000001", "00000002"]
     assert weights(run_training(run, resume=True)) == expected
 
 
 def test_a_damaged_checkpoint_is_named(config: Callable[..., RunConfig], run_training: Callable[..., Path]) -> None:
-    run = config(base={"steps": 0})
+    run = config(base={"steps": 0}, unified={"steps": 1})
     run_training(run)
     damaged = list_checkpoints(Path(run.output_dir) / "checkpoints" / "unified")[-1] / "modules.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:100])

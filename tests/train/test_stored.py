@@ -51,14 +51,16 @@ def stored_stage(config: RunConfig, folder: Path) -> FlowStage:
 
 @pytest.mark.parametrize(("kind", "tasks"), [("edit", EDITING), ("generate", TEXT_TO_IMAGE)])
 def test_a_batch_is_that_of_the_stream_on_the_same_samples(
-    kind: str, tasks: tuple[str, ...], tagworld: Path, config: Callable[..., RunConfig], tmp_path: Path
+    kind: str, tasks: tuple[str, ...], tagworld: Path, config: Callable[..., RunConfig], latents: str
 ) -> None:
-    pipeline = make_stage(config(), tmp_path).pipeline
+    pipeline = make_stage(config(), Path(latents)).pipeline
     rows = StoredRows.open(DataConfig(store=str(tagworld)))
     samples = StoredSamples(pipeline, rows, kind, batch=8, seed=0, dropout=0.4)
     drawn = samples.sampler.draw(3)
     ours = samples.draw(3)
-    stream = EncodedSamples(pipeline, tasks, batch_size=8, seed=TAGWORLD_SEED, unique=64, folder=tmp_path, name=kind)
+    stream = EncodedSamples(
+        pipeline, tasks, batch_size=8, seed=TAGWORLD_SEED, unique=64, folder=Path(latents), name=kind
+    )
     theirs = stream.batch(numbers(tagworld, ours), blank=drawn.blank.tolist())
     assert 0 < drawn.blank.sum() < 8
     for name in ("text_BSD", "mask_BS", "tags_BK", "edited_BT"):
@@ -74,10 +76,10 @@ def test_a_batch_is_that_of_the_stream_on_the_same_samples(
 
 
 def test_the_loss_is_that_of_the_stream_on_the_same_samples(
-    tagworld: Path, config: Callable[..., RunConfig], tmp_path: Path
+    tagworld: Path, config: Callable[..., RunConfig], latents: str
 ) -> None:
     settings = config(data={"store": str(tagworld)}, unified={"batch": 8})
-    ours = stored_stage(settings, tmp_path)
+    ours = stored_stage(settings, Path(latents))
     for step in (0, 1):  # text to image, then editing
         batch, noise, t = ours.draw(step, 0)
         before = ours.state(step)
@@ -89,8 +91,8 @@ def test_the_loss_is_that_of_the_stream_on_the_same_samples(
             batch_size=8,
             seed=TAGWORLD_SEED,
             unique=64,
-            folder=tmp_path,
-            name=str(step),
+            folder=Path(latents),
+            name="edit" if step else "generate",
         )
         theirs = stream.batch(numbers(tagworld, batch), blank=drawn.blank.tolist())
         ours._next = lambda *_, drawn=(theirs, noise, t): drawn  # type: ignore[method-assign]
@@ -102,18 +104,18 @@ def test_the_loss_is_that_of_the_stream_on_the_same_samples(
 
 
 def die(config: RunConfig, stage: str, recipe: Path) -> None:
-    """A run in a process of its own that is killed before step 4 of a stage."""
+    """A run in a process of its own that is killed before step 3 of a stage."""
     recipe.write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    process = subprocess.run([sys.executable, "-c", KILLED_RUN, str(recipe), stage, "4"], capture_output=True)
+    process = subprocess.run([sys.executable, "-c", KILLED_RUN, str(recipe), stage, "3"], capture_output=True)
     assert process.returncode == -signal.SIGKILL, process.stderr.decode()
 
 
 def fail(config: RunConfig, stage: str, run_training: Callable[..., Path], patch: pytest.MonkeyPatch) -> None:
-    """A run that fails before step 4 of a stage."""
+    """A run that fails before step 3 of a stage."""
     original = loop._train_step
 
     def step_or_fail(now: Any, step: int, *rest: Any) -> Any:
-        if now.name == stage and step == 4:
+        if now.name == stage and step == 3:
             raise OSError(28, "No space left on device")
         return original(now, step, *rest)
 
@@ -142,8 +144,11 @@ def test_a_run_that_stopped_goes_on_bit_for_bit_though_the_store_has_grown(
 ) -> None:
     place = tmp_path / "store"
     shutil.copytree(tagworld, place)
-    data = {"store": str(place), "weights": {"tagworld": 1.0}}
-    whole, stopped = config("whole", data=data), config("stopped", data=data)
+    settings = {
+        "data": {"store": str(place), "weights": {"tagworld": 1.0}},
+        **{"base": {"steps": 4}, "unified": {"steps": 4}, "save_every": 2},
+    }
+    whole, stopped = config("whole", **settings), config("stopped", **settings)
     expected = run_training(whole)
     if killed:
         die(stopped, stage, tmp_path / "recipe.yaml")
@@ -160,9 +165,9 @@ def test_a_run_that_stopped_goes_on_bit_for_bit_though_the_store_has_grown(
 def test_weights_alone_mix_text_to_image_and_editing(
     tagworld: Path, config: Callable[..., RunConfig], run_training: Callable[..., Path]
 ) -> None:
-    unified = {"steps": 16, "text_to_image_every": None}
-    mixed = config(data={"store": str(tagworld)}, base={"steps": 0}, unified=unified)
-    run_training(mixed)
+    settings = {"data": {"store": str(tagworld)}, "base": {"steps": 0}}
+    short, mixed = (config(**settings, unified={"steps": steps, "text_to_image_every": None}) for steps in (2, 16))
+    run_training(short)
     stage = stored_stage(mixed, Path(mixed.output_dir))
     references = [stage.draw(step, 0)[0].reference_BTC is not None for step in range(16)]
     assert 8 <= sum(references) <= 12  # 40 of 64 rows edit: 10 of 16 steps, never 4 off
@@ -170,9 +175,9 @@ def test_weights_alone_mix_text_to_image_and_editing(
 
 
 def test_accumulation_takes_the_samples_of_one_large_batch_in_order(
-    tagworld: Path, config: Callable[..., RunConfig], tmp_path: Path
+    tagworld: Path, config: Callable[..., RunConfig], latents: str
 ) -> None:
-    stage = stored_stage(config(data={"store": str(tagworld)}, unified={"accumulate": 2, "steps": 9}), tmp_path)
+    stage = stored_stage(config(data={"store": str(tagworld)}, unified={"accumulate": 2, "steps": 9}), Path(latents))
     seen: dict[str, list[str]] = {"edit": [], "generate": []}
     for step in range(9):
         for micro in range(2):
@@ -218,8 +223,11 @@ def test_references_of_several_sizes_train_together(
     store = changed(tagworld, tmp_path / "store", widened)
     settings = config(data={"store": str(store)}, unified={"text_to_image_every": None})
     stage = stored_stage(settings, tmp_path)
-    shapes = set()
+    wanted = {((4, 4),), ((4, 4),) * 2, ((4, 4), (4, 4), (3, 2), (3, 2))}
+    shapes: set[Any] = set()
     for step in range(24):
+        if shapes == wanted:
+            break
         batch = stage.draw(step, 0)[0]
         assert batch.target_BTC.shape[1] == 16
         tokens = 0 if batch.reference_BTC is None else batch.reference_BTC.shape[1]
@@ -228,7 +236,7 @@ def test_references_of_several_sizes_train_together(
             loss, _ = stage.loss(step, 0)
             assert torch.isfinite(loss)
         shapes.add(batch.grids)
-    assert shapes == {((4, 4),), ((4, 4),) * 2, ((4, 4), (4, 4), (3, 2), (3, 2))}
+    assert shapes == wanted
 
 
 def picture(width: int, height: int) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,7 @@ def test_components_train_end_to_end_and_are_not_trained_twice(
     config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tagmoe.train.components_folder.TOKENIZER_TEXTS", 300)
+    monkeypatch.setattr("tagmoe.train.components_folder.measure_latents", partial(measure_latents, count=64))
     settings = config(
         autoencoder={"base_dim": 4, "z_dim": 4, "dim_mult": [1, 1, 2, 2], "steps": 2, "decoder_steps": 2, "batch": 2},
         text_encoder={"hidden_size": 32, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1, "steps": 2, "batch": 4},

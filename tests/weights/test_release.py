@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import QwenImageTransformer2DModel
+from diffusers.models.modeling_utils import no_init_weights
 from safetensors.torch import save_file
 from support.released import (
     BLOCKS,
@@ -155,7 +156,7 @@ def test_the_loaded_model_says_what_it_is_and_is_ready(folder: Path, base: Path)
 
 def full_size_release() -> dict[str, tuple[int, ...]]:
     """The expected names and shapes of the authors' file: 60 blocks of Qwen-Image, mixtures in the last ten."""
-    with torch.device("meta"):
+    with torch.device("meta"), no_init_weights():
         stock = QwenImageTransformer2DModel()
     shapes = {name: tuple(value.shape) for name, value in stock.state_dict().items()}
     for block in range(50, 60):
@@ -177,11 +178,14 @@ def entries(shapes: dict[str, tuple[int, ...]], dtype: str = "BF16") -> dict[str
     return {name: Entry(name, dtype, shape, Path("none"), 0, 0) for name, shape in shapes.items()}
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "transformer."])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("prefix", [pytest.param("", marks=SLOW), pytest.param("module.", marks=SLOW), "transformer."])
 def test_the_full_size_release_maps_one_to_one_onto_our_model(prefix: str) -> None:
     released = full_size_release()
     plan = plan_release(entries({prefix + name: shape for name, shape in released.items()}), {})
-    with torch.device("meta"):
+    with torch.device("meta"), no_init_weights():
         ours = TagMoETransformer2DModel.from_config(plan.config).state_dict()
     assert sum(value.numel() for value in ours.values()) == 22_695_294_528
     assert {piece.name: piece.shape for piece in plan.weights} == {k: tuple(v.shape) for k, v in ours.items()}
@@ -208,7 +212,7 @@ def test_the_full_size_release_maps_one_to_one_onto_our_model(prefix: str) -> No
 
 @pytest.mark.parametrize("config", [{}, {"num_layers": 2, "use_additional_t_cond": True}, {"out_channels": None}])
 def test_the_table_of_names_is_that_of_diffusers(config: dict[str, Any]) -> None:
-    with torch.device("meta"):
+    with torch.device("meta"), no_init_weights():
         stock = QwenImageTransformer2DModel(**config)
     assert dense_shapes(config) == {name: tuple(value.shape) for name, value in stock.state_dict().items()}
     defaults = {

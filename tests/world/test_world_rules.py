@@ -31,7 +31,7 @@ def wrong_cases(per_task: int, seed: int) -> list[str]:
 
 
 def test_the_rules_give_the_tags_of_every_case() -> None:
-    assert wrong_cases(6, seed=41) == []
+    assert wrong_cases(2, seed=41) == []
 
 
 @pytest.mark.slow

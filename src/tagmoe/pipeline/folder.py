@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKLQwenImage, SchedulerMixin
 from diffusers.models import QwenImageTransformer2DModel
+from diffusers.models.modeling_utils import no_init_weights
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
@@ -228,7 +229,8 @@ def _check_weights(part: Path, part_class: Any, variant: str | None) -> str | No
         missing, unexpected, reshaped = info["missing_keys"], info["unexpected_keys"], info["mismatched_keys"]
     else:
         try:
-            with torch.device("meta"):
+            # Names and shapes alone are wanted: to draw first weights takes most of the time, even those without bytes.
+            with torch.device("meta"), no_init_weights():
                 wanted = {key: list(value.shape) for key, value in part_class.from_config(config).state_dict().items()}
         except Exception as error:
             # Settings from strangers can make a constructor raise any exception.

@@ -251,8 +251,8 @@ def test_two_annotators_stand_side_by_side(store):
 def test_the_oracle_knows_tagworld_and_nothing_else(tmp_path, store):
     made = Store.create(tmp_path / "world")
     with made.writing():
-        made.append([row.records[0] for row in TagWorldSource(60, seed=4).rows()])
-    assert annotate_store(made, OracleAnnotator, Plan("oracle")).asked == {"ok": 60}
+        made.append([row.records[0] for row in TagWorldSource(12, seed=4).rows()])
+    assert annotate_store(made, OracleAnnotator, Plan("oracle")).asked == {"ok": 12}
     truth = list(read_annotations(made, "tags"))
     assert [one.tags for one in read_annotations(made, "oracle")] == [one.tags for one in truth]
     done = annotate_store(store, OracleAnnotator, Plan("oracle"))

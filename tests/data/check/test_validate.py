@@ -152,9 +152,9 @@ def test_an_empty_store(tmp_path):
 def test_memory_does_not_grow_with_the_store(tmp_path):
     big = picture(scene(512, 512), kind="PNG")
     peaks = []
-    for name, fragments in (("a", 1), ("b", 6)):
+    for name, fragments in (("a", 1), ("b", 4)):
         records = [
-            [sound(40 * part + number, images=(), target=big) for number in range(40)] for part in range(fragments)
+            [sound(10 * part + number, images=(), target=big) for number in range(10)] for part in range(fragments)
         ]
         store = stored(tmp_path / name, *records)
         del records

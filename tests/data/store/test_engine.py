@@ -55,6 +55,7 @@ def test_processes_that_die_lose_only_their_fragment(tmp_path):
     check(Work(tmp_path), "local")
 
 
+@pytest.mark.slow
 def test_workers_on_ray_give_results_and_errors(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # Ray's workers import this file
     found = {done.fragment: (done.value, done.error) for done in run([6, 2], Work(tmp_path), engine="ray", workers=1)}

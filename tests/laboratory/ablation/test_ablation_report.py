@@ -42,6 +42,15 @@ def quick_figures() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def one_figure(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Of all figures that of the differences alone, for tests that do not look at the others."""
+    for name in set(DRAWN) - {"differences"}:
+        monkeypatch.setitem(DRAWN, name, lambda summary: None)
+    with without_layout():
+        yield
+
+
 @pytest.fixture(scope="module")
 def written(summary: Summary, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
@@ -107,6 +116,7 @@ def test_numbers_for_machines_are_complete(written: Path, summary: Summary) -> N
         assert data["resolution"][arm]["cases_for_two_points"] > 100
 
 
+@pytest.mark.usefixtures("quick_figures")
 def test_text_from_outside_is_escaped(make_result: Make) -> None:
     runs = {seed: make_result("moe", seed, per_task=1, about=EVIL, machine=EVIL) for seed in (0, 1)}
     other = {seed: make_result(EVIL, seed, per_task=1) for seed in (0, 1)}
@@ -117,6 +127,7 @@ def test_text_from_outside_is_escaped(make_result: Make) -> None:
     assert Page(text).tags
 
 
+@pytest.mark.usefixtures("quick_figures")
 @pytest.mark.parametrize("arms", [("moe",), ("dense",), ("dense", "moe")])
 def test_a_report_of_few_arms_and_one_seed(make_result: Make, arms: tuple[str, ...], tmp_path: Path) -> None:
     collection = Collection({arm: {0: make_result(arm, 0, per_task=1, curve=(), training=())} for arm in arms})
@@ -126,7 +137,7 @@ def test_a_report_of_few_arms_and_one_seed(make_result: Make, arms: tuple[str, .
     assert (tmp_path / "differences.svg").exists() == (len(arms) > 1)
 
 
-@pytest.mark.usefixtures("quick_figures")
+@pytest.mark.usefixtures("one_figure")
 def test_many_arms_are_all_listed(make_result: Make, tmp_path: Path) -> None:
     arms = [*KNOWN, *(f"switch-{i}" for i in range(14))]
     collection = Collection({arm: {s: make_result(arm, s, per_task=1) for s in (0, 1)} for arm in arms})
@@ -145,7 +156,7 @@ def command(*words: object) -> int:
     return run(["ablation", "report", *map(str, words)])
 
 
-@pytest.mark.usefixtures("quick_figures")
+@pytest.mark.usefixtures("one_figure")
 def test_the_command(arms_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert command(arms_folder, "--out", out, "--arms", "moe,align", "--seeds", "0,2", "--json") == 0
@@ -162,7 +173,7 @@ def test_the_command(arms_folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert not list(tmp_path.glob(".out*"))
 
 
-@pytest.mark.usefixtures("quick_figures")
+@pytest.mark.usefixtures("one_figure")
 def test_the_command_shows_the_arms_of_a_recipe_folder(
     arms_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -59,18 +60,18 @@ def test_a_model_that_does_not_fit_says_so(benchmark: Any, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("form", ["8-bit", "4-bit"])
 @torch.no_grad()
-def test_layers_are_packed_as_when_a_folder_is_loaded(benchmark: Any, kept: Any, form: str) -> None:
+def test_layers_are_packed_as_when_a_folder_is_loaded(benchmark: Any, loaded: Any, form: str) -> None:
     """The random model and the loaded one hold the same classes, dtypes and bytes, and give the same numbers."""
     plan = next(plan for plan in PLANS if plan.name == form)
-    full, packed = kept("resident").transformer, kept(form).transformer
+    full, packed = loaded("resident").transformer, loaded(form).transformer
     config = {k: v for k, v in full.config.items() if not k.startswith("_")}
     random = benchmark.build(lambda: type(full)(**config), plan, torch.device("cpu"))
     assert benchmark.held_bytes(random) == pytest.approx(benchmark.held_bytes(packed), rel=1e-3)
     kinds = [{n: type(m).__name__ for n, m in model.named_modules()} for model in (random, packed)]
     assert kinds[0] == kinds[1]
     name = "transformer_blocks.5.img_mlp.experts.1.net.0.proj"
-    layer = full.get_submodule(name).to(torch.bfloat16)
-    ours, theirs = benchmark.packed(layer, form), packed.get_submodule(name)
+    layer = deepcopy(full.get_submodule(name)).to(torch.bfloat16)
+    ours, theirs = benchmark.packed(layer, form), deepcopy(packed.get_submodule(name))
     if form == "4-bit":
         benchmark.without_packed_kernel(ours)
     x = torch.randn(64, layer.in_features, dtype=torch.bfloat16)

@@ -24,8 +24,8 @@ def expert_bytes(benchmark: Any, pipeline: Any) -> int:
 
 
 @pytest.mark.parametrize("form", ["8-bit", "4-bit"])
-def test_bytes_after_loading_are_those_of_the_arithmetic(benchmark: Any, kept: Any, form: str) -> None:
-    full, packed = kept("resident"), kept(form)
+def test_bytes_after_loading_are_those_of_the_arithmetic(benchmark: Any, loaded: Any, form: str) -> None:
+    full, packed = loaded("resident"), loaded(form)
     sizes = read_sizes(packaged_folder())
     for part in ("transformer", "text_encoder"):
         wanted = getattr(sizes, part).bytes_as(form, 2)
@@ -42,11 +42,11 @@ def test_bytes_after_loading_are_those_of_the_arithmetic(benchmark: Any, kept: A
 
 
 @pytest.mark.parametrize("form", ["8-bit", "4-bit"])
-def test_every_linear_layer_is_packed_but_the_gate_and_the_ends(kept: Any, form: str) -> None:
+def test_every_linear_layer_is_packed_but_the_gate_and_the_ends(loaded: Any, form: str) -> None:
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
     packed_class = {"8-bit": Linear8bitLt, "4-bit": Linear4bit}[form]
-    full, packed = kept("resident"), kept(form)
+    full, packed = loaded("resident"), loaded(form)
     for part in ("transformer", "text_encoder"):
         shapes = {n: list(p.shape) for n, p in getattr(full, part).named_parameters()}
         found = {
@@ -71,8 +71,8 @@ def group_of(block: nn.Module) -> Any:
     return HookRegistry.check_if_exists_or_initialize(block).get_hook("group_offloading").group
 
 
-def test_every_weight_of_an_expert_belongs_to_the_group_of_its_block(kept: Any) -> None:
-    pipeline = kept("group-offload")
+def test_every_weight_of_an_expert_belongs_to_the_group_of_its_block(loaded: Any) -> None:
+    pipeline = loaded("group-offload")
     groups = {id(group_of(block)): group_of(block) for block in pipeline.transformer.transformer_blocks}
     assert len(groups) == len(pipeline.transformer.transformer_blocks)
     for block in pipeline.transformer.transformer_blocks[-3:]:
@@ -86,7 +86,7 @@ def test_one_block_is_loaded_at_a_time(benchmark: Any, kept: Any, draw: Any, tmp
     pipeline = kept("group-offload", offload_folder=tmp_path / "weights")
     live = benchmark.LiveBytes()
     with benchmark.counted_groups(live) as counts:
-        draw(pipeline)
+        draw(pipeline, count=1)
     part = read_sizes(packaged_folder(), value_bytes=4).transformer
     assert counts["now"] == 0
     assert part.largest_group * 4 <= counts["peak"] <= (part.largest_group + part.ungrouped) * 4
@@ -124,8 +124,8 @@ def test_experts_in_files_leave_no_bytes_in_memory(tmp_path: Path) -> None:
     assert resident_bytes() < full - 0.95 * size
 
 
-def test_component_offload_hooks_every_component_in_order(kept: Any) -> None:
-    pipeline = kept("component-offload")
+def test_component_offload_hooks_every_component_in_order(loaded: Any) -> None:
+    pipeline = loaded("component-offload")
     assert len(pipeline._all_hooks) == 3
     assert pipeline._execution_device.type == "cpu"
     assert all(hasattr(getattr(pipeline, name), "_hf_hook") for name in ("text_encoder", "transformer", "vae"))

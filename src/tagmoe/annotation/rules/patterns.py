@@ -24,6 +24,10 @@ def packaged_patterns() -> Mapping[str, re.Pattern[str]]:
 
 def patterns_of(words: WordLists) -> dict[str, re.Pattern[str]]:
     """Compiled patterns, each by the name of what it finds."""
+    return {name: re.compile(source) for name, source in sources_of(words).items()}
+
+
+def sources_of(words: WordLists) -> dict[str, str]:
+    """The text of each pattern, by its name."""
     w = fragments_of(words)
-    sources = clause_sources(w) | command_sources(w) | noun_sources(w)
-    return {name: re.compile(source) for name, source in sources.items()}
+    return clause_sources(w) | command_sources(w) | noun_sources(w)

@@ -116,6 +116,7 @@ def full_size() -> ModelSizes:
     """
     import torch
     from diffusers import AutoencoderKLQwenImage
+    from diffusers.models.modeling_utils import no_init_weights
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     from tagmoe.model.transformer import TagMoETransformer2DModel
@@ -129,7 +130,7 @@ def full_size() -> ModelSizes:
         "num_key_value_heads": 4,
     }
     vision = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 3584}
-    with torch.device("meta"):
+    with torch.device("meta"), no_init_weights():
         models = {
             "transformer": TagMoETransformer2DModel(num_moe_blocks=10, gate="linear", expert_bias=False),
             "text_encoder": Qwen2_5_VLForConditionalGeneration(
