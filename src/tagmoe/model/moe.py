@@ -40,12 +40,21 @@ class MoE(nn.Module):
         )
 
     def forward(
-        self, x_BTD: torch.Tensor, return_routing: bool = False
+        self,
+        x_BTD: torch.Tensor,
+        return_routing: bool = False,
+        *,
+        gate_BTD: torch.Tensor | None = None,
+        text_BD: torch.Tensor | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """x_BTD -> y_BTD; with return_routing (y_BTD, scores_BTN fp32 before top-k, expert_ids_BTA int64)."""
+        """x_BTD -> y_BTD; with return_routing (y_BTD, scores_BTN fp32 before top-k, expert_ids_BTA int64).
+
+        gate_BTD: what the gate sees in place of x_BTD. text_BD: the pooled text, for a gate of kind "text".
+        """
         batch, tokens, dim = x_BTD.shape
         x_TD = x_BTD.reshape(batch * tokens, dim)
-        scores_TN = self.gate(x_TD)
+        seen_TD = x_TD if gate_BTD is None else gate_BTD.reshape(batch * tokens, dim)
+        scores_TN = self.gate(seen_TD) if text_BD is None else self.gate(seen_TD, text_BD)
         weights_TA, expert_ids_TA = choose(scores_TN, self.top_k)
         y_BTD = experts_sorted(x_TD, self.experts, expert_ids_TA, weights_TA).view(batch, tokens, dim)
         if not return_routing:

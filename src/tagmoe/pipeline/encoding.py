@@ -121,6 +121,10 @@ class EncodingMixin:
         # The text encoder is causal, so the tokens that are kept do not depend on those that are cut.
         end = None if longest_kept is None else len(prefix) + longest_kept
         rows = [(prefix + self._prompt_ids(text, longest_kept) + suffix)[:end] for text in prompts]
+        return self._encode_ids(prefix, [row[len(prefix) :] for row in rows])
+
+    def _encode_ids(self, prefix: list[int], rows: list[list[int]]) -> Text:
+        rows = [prefix + row for row in rows]
         longest = max(len(row) for row in rows)
         device, padding = self._execution_device, self.tokenizer.pad_token_id
         ids = torch.tensor([row + [padding] * (longest - len(row)) for row in rows], device=device)
@@ -135,6 +139,12 @@ class EncodingMixin:
         ).hidden_states[-1]
         kept = mask[:, len(prefix) :].bool()
         return hidden[:, len(prefix) :] * kept.unsqueeze(-1), kept
+
+    @torch.no_grad()
+    def encode_texts_of_any_words(self, texts: Sequence[str]) -> Text:
+        """As `encode_prompt`, for texts that are no prompts, whatever the model's known words are."""
+        before, after = self.config.prompt_template.split("{}")
+        return self._encode_ids(self._token_ids(before), [self._token_ids(text + after) for text in texts])
 
     def check_prompt(self, prompt: str) -> None:
         """Raise UsageError for what `encode_prompt` refuses: control tokens, unknown words, too many tokens."""

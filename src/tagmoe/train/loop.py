@@ -230,6 +230,7 @@ def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
 
     parameters = [p for module in stage.modules.values() for p in module.parameters() if p.requires_grad]
     showing = shown(run.console, stage.name, step, stage.steps)
+    saved = time.monotonic()
     with showing as show, _interruptible() as asked, run.metrics(stage.name, step) as log:
         while step < stage.steps:
             started = time.perf_counter()
@@ -245,8 +246,10 @@ def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
             log(step, {key: round(value, 6) for key, value in report.items()})
             show(step, report, optimizers[0].param_groups[0]["lr"])
             last_step = step == stage.steps
-            if asked or last_step or step % config.save_every == 0:
+            late = config.save_minutes is not None and time.monotonic() - saved >= 60 * config.save_minutes
+            if asked or last_step or late or step % config.save_every == 0:
                 save()
+                saved = time.monotonic()
             if last_step or step % config.validate_every == 0:
                 with averaged_weights(stage.modules, ema), torch.no_grad():
                     scores = stage.validate(step, run.folder / "validation")

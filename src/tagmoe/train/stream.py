@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from tagmoe.data.order.sampler import uniform
 from tagmoe.errors import ConfigError, TrainingError
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.train.batch import Batch
-from tagmoe.world import SIZE, TASKS, sample
+from tagmoe.world import SIZE, TASKS, Sample, sample
 
 CHUNK = 64
 TEXT_TO_IMAGE = ("generate",)
@@ -87,6 +88,7 @@ class EncodedSamples:
             stem.with_suffix(".latents"), np.float16, (rounded, self.pictures, grid * grid, channels)
         )
         self._filled = _memmap(stem.with_suffix(".filled"), np.uint8, (rounded // CHUNK,))
+        self._facts: dict[int, tuple[Sample, np.ndarray]] = {}
         self._members: Sequence[int] = range(unique)
         if only is not None:
             self._members = [i for i in range(unique) if sample(seed, i, task=self.tasks).task in only]
@@ -111,13 +113,12 @@ class EncodedSamples:
 
     def batch(self, indices: Sequence[int], *, blank: Sequence[bool]) -> Batch:
         """The TagWorld samples of `indices`. Those marked `blank` get an empty instruction (condition dropout)."""
-        samples = [sample(self.seed, index, task=self.tasks) for index in indices]
+        facts = [self._facts_of(index) for index in indices]
+        samples = [drawn for drawn, _ in facts]
         latents = torch.from_numpy(np.stack([self._encoded(index) for index in indices])).float()
         texts = [" " if empty else drawn.instruction for drawn, empty in zip(samples, blank, strict=True)]
         text_BSD, mask_BS = self.pipeline.encode_prompt(texts)
         grid = SIZE // self.pipeline.size_multiple
-        side = SIZE // grid
-        masks = torch.from_numpy(np.stack([drawn.mask for drawn in samples]))
         return Batch(
             samples=samples,
             target_BTC=latents[:, 0],
@@ -125,9 +126,20 @@ class EncodedSamples:
             text_BSD=text_BSD,
             mask_BS=mask_BS,
             tags_BK=torch.tensor([drawn.tags.multi_hot() for drawn in samples], dtype=torch.float32),
-            edited_BT=masks.view(-1, grid, side, grid, side).any(dim=4).any(dim=2).flatten(1),
+            edited_BT=torch.from_numpy(np.stack([edited for _, edited in facts])),
             grids=((grid, grid),) * self.pictures,
         )
+
+    def _facts_of(self, index: int) -> tuple[Sample, np.ndarray]:
+        """A sample without its pictures, and its tokens that the edit may change. Kept, as drawing one is slow."""
+        if index not in self._facts:
+            drawn = sample(self.seed, index, task=self.tasks)
+            grid = SIZE // self.pipeline.size_multiple
+            side = SIZE // grid
+            edited = drawn.mask.reshape(grid, side, grid, side).any(axis=(1, 3)).flatten()
+            nothing = drawn.target[:0, :0]
+            self._facts[index] = replace(drawn, sources=(), target=nothing.copy(), mask=nothing[..., 0] > 0), edited
+        return self._facts[index]
 
     def _encoded(self, index: int) -> np.ndarray:
         chunk = index // CHUNK

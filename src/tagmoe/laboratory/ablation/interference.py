@@ -28,16 +28,8 @@ from tagmoe.laboratory.ablation.results import BASE, NAME, Result, read_result
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.train.stream import EDITING
 from tagmoe.world import sample
+from tagmoe.world.families import FAMILIES
 
-FAMILIES: dict[str, tuple[str, ...]] = {
-    "object": ("add", "remove", "replace", "move", "swap", "multi_remove"),
-    "attribute": ("recolour", "retexture", "resize", "multi_recolour"),
-    "person": ("expression", "wear", "take_off", "hair"),
-    "scene": ("background", "pattern", "light", "relight", "viewpoint"),
-    "style": ("style", "destyle"),
-    "reference": ("subject", "style_ref", "structure"),
-}
-"""Families of editing tasks. The tasks of a family change the same kind of thing."""
 FOLDER = "interference"
 TOGETHER = "together"
 GRADIENT_SEED = 31

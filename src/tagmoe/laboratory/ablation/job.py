@@ -95,8 +95,11 @@ def base_job(out: Path, seed: int, arm: Arm) -> Job:
         arm.config,
         seed=seed,
         moe=None,
+        wide=None,
+        conflict=0.0,
         unified=arm.config.unified.model_copy(update={"steps": 0}),
         loss={k: v for k, v in arm.config.loss.model_dump().items() if k not in (FREE["loss"] or ())},
+        optimizer={k: v for k, v in arm.config.optimizer.model_dump().items() if k not in (FREE["optimizer"] or ())},
         output_dir=str(folder / "run"),
         cache_dir=str(out / "cache"),
     )
@@ -114,7 +117,14 @@ def arm_job(out: Path, seed: int, arm: Arm, plan: dict[str, Any]) -> Job:
         output_dir=str(folder / "run"),
         cache_dir=str(out / "cache"),
     )
+    plan = plan | measured_as(arm.config)
     return Job(folder, arm.name, arm.about, config, plan, common_digest(arm.config, plan))
+
+
+def measured_as(config: RunConfig) -> dict[str, Any]:
+    """The fields of `measure.Plan` that follow from an arm's settings. Empty for an arm of today's world."""
+    plan: dict[str, Any] = {"conflict": config.conflict} if config.conflict else {}
+    return plan | ({"by_family": True} if config.moe is not None and config.moe.router == "family" else {})
 
 
 def changed(config: RunConfig, **changes: Any) -> RunConfig:
@@ -211,6 +221,8 @@ def _alignment(job: Job) -> Any:
     from tagmoe.routing.predicted_tags import Alignment
 
     aligned = job.config.moe is not None and job.config.loss.lambda_align > 0
+    # The tags are read from the paper's signature, the mean over layers of all scores.
+    aligned = aligned and job.config.loss.signature == "mean" and not job.config.loss.hard_signature
     return Alignment.load(job.model) if aligned else None
 
 
