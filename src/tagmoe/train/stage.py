@@ -29,10 +29,11 @@ from tagmoe.tags import TAG_NAMES
 from tagmoe.train.batch import Batch, Samples, draw_noise
 from tagmoe.train.dial import turned
 from tagmoe.train.expert_load import ExpertLoad
+from tagmoe.train.facts import Facts
 from tagmoe.train.loop import Report
 from tagmoe.train.stored import StoredRows, StoredSamples, batch_kinds
 from tagmoe.train.stream import EDITING, TEXT_TO_IMAGE, EncodedSamples
-from tagmoe.world import Sample, mistaken_tags
+from tagmoe.world import mistaken_tags
 from tagmoe.world.families import side_of
 
 Validator = Callable[[TagMoEPipeline, int, Path], Report]
@@ -48,14 +49,14 @@ def aligned_tags(batch: Batch, kind: str) -> Tensor:
     if kind == "shuffled":
         return batch.tags_BK.roll(1, dims=0)
     if kind == "other-task":
-        rows = [mistaken_tags(case).multi_hot() for case in batch.samples if isinstance(case, Sample)]
+        rows = [mistaken_tags(case).multi_hot() for case in batch.samples if isinstance(case, Facts)]
         return torch.tensor(rows, dtype=torch.float32)
     return batch.tags_BK
 
 
 def tasks_of(batch: Batch) -> list[str]:
     """The tasks of a batch of TagWorld's stream."""
-    return [case.task for case in batch.samples if isinstance(case, Sample)]
+    return [case.task for case in batch.samples if isinstance(case, Facts)]
 
 
 def tag_readings(pipeline: TagMoEPipeline) -> Tensor:
@@ -229,12 +230,12 @@ class FlowStage:
             aligned_tags(batch, self.loss_config.align_tags),
             mean_probs_LBN=None if routing is None else routing.mean_probs_LBN,
             counts_LBN=None if routing is None else routing.counts_LBN,
-            global_counts_LN=None if routing is None else self._load.of(kind),
+            global_counts_LN=None if routing is None else self._load.of(kind).to(prediction_BTC.device),
             weight_BT=weight_BT,
         )
         report = {"flow": float(terms.flow.detach())}
         if routing is not None:
-            self._load.add(routing.counts_LBN)
+            self._load.add(routing.counts_LBN.cpu())
             if micro + 1 == self.accumulate:
                 self._load.finish(kind)
             report |= {"balance": float(terms.balance.detach()), "alignment": float(terms.alignment.detach())}

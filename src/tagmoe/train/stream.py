@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,8 +17,10 @@ import torch
 from tagmoe.config import RunConfig
 from tagmoe.data.order.sampler import uniform
 from tagmoe.errors import ConfigError, TrainingError
+from tagmoe.files.atomic import write_whole
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.train.batch import Batch
+from tagmoe.train.facts import Facts
 from tagmoe.world import SIZE, TASKS, Sample, sample
 
 CHUNK = 64
@@ -88,7 +91,8 @@ class EncodedSamples:
             stem.with_suffix(".latents"), np.float16, (rounded, self.pictures, grid * grid, channels)
         )
         self._filled = _memmap(stem.with_suffix(".filled"), np.uint8, (rounded // CHUNK,))
-        self._facts: dict[int, tuple[Sample, np.ndarray]] = {}
+        self._facts: dict[int, list[Facts]] = {}
+        self._facts_folder = stem.with_suffix(".facts")
         self._members: Sequence[int] = range(unique)
         if only is not None:
             self._members = [i for i in range(unique) if sample(seed, i, task=self.tasks).task in only]
@@ -113,9 +117,9 @@ class EncodedSamples:
 
     def batch(self, indices: Sequence[int], *, blank: Sequence[bool]) -> Batch:
         """The TagWorld samples of `indices`. Those marked `blank` get an empty instruction (condition dropout)."""
-        facts = [self._facts_of(index) for index in indices]
-        samples = [drawn for drawn, _ in facts]
+        # First the latents: to encode a chunk writes its facts too.
         latents = torch.from_numpy(np.stack([self._encoded(index) for index in indices])).float()
+        samples = [self._facts_of(index) for index in indices]
         texts = [" " if empty else drawn.instruction for drawn, empty in zip(samples, blank, strict=True)]
         text_BSD, mask_BS = self.pipeline.encode_prompt(texts)
         grid = SIZE // self.pipeline.size_multiple
@@ -126,31 +130,42 @@ class EncodedSamples:
             text_BSD=text_BSD,
             mask_BS=mask_BS,
             tags_BK=torch.tensor([drawn.tags.multi_hot() for drawn in samples], dtype=torch.float32),
-            edited_BT=torch.from_numpy(np.stack([edited for _, edited in facts])),
+            edited_BT=torch.tensor([drawn.edited for drawn in samples]),
             grids=((grid, grid),) * self.pictures,
         )
 
-    def _facts_of(self, index: int) -> tuple[Sample, np.ndarray]:
-        """A sample without its pictures, and its tokens that the edit may change. Kept, as drawing one is slow."""
-        if index not in self._facts:
-            drawn = sample(self.seed, index, task=self.tasks)
-            grid = SIZE // self.pipeline.size_multiple
-            side = SIZE // grid
-            edited = drawn.mask.reshape(grid, side, grid, side).any(axis=(1, 3)).flatten()
-            nothing = drawn.target[:0, :0]
-            self._facts[index] = replace(drawn, sources=(), target=nothing.copy(), mask=nothing[..., 0] > 0), edited
-        return self._facts[index]
+    def _facts_of(self, index: int) -> Facts:
+        """The facts of a sample. They are kept, because to draw a sample takes as long as to train on it."""
+        chunk = index // CHUNK
+        if chunk not in self._facts:
+            file = self._facts_file(chunk)
+            if not file.is_file():  # a cache from before there were facts has latents alone
+                self._write_facts(chunk, self._drawn(chunk))
+            self._facts[chunk] = [Facts.read(row) for row in json.loads(file.read_text(encoding="utf-8"))]
+        return self._facts[chunk][index % CHUNK]
+
+    def _facts_file(self, chunk: int) -> Path:
+        return self._facts_folder / f"{chunk:06d}.json"
+
+    def _drawn(self, chunk: int) -> list[Sample]:
+        start = chunk * CHUNK
+        return [sample(self.seed, index, task=self.tasks) for index in range(start, start + CHUNK)]
+
+    def _write_facts(self, chunk: int, drawn: Sequence[Sample]) -> None:
+        grid = SIZE // self.pipeline.size_multiple
+        self._facts_folder.mkdir(exist_ok=True)
+        write_whole(self._facts_file(chunk), json.dumps([asdict(Facts.of(case, grid)) for case in drawn]))
 
     def _encoded(self, index: int) -> np.ndarray:
         chunk = index // CHUNK
         if not self._filled[chunk]:
-            start = chunk * CHUNK
-            drawn = [sample(self.seed, i, task=self.tasks) for i in range(start, start + CHUNK)]
+            drawn = self._drawn(chunk)
             images = [s.target for s in drawn] + ([s.sources[0] for s in drawn] if self.pictures == 2 else [])
             pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
-            tokens = self.pipeline.pack_latents(self.pipeline.encode_images(pixels))
+            tokens = self.pipeline.pack_latents(self.pipeline.encode_images(pixels)).cpu()
             stacked = tokens.view(self.pictures, CHUNK, *tokens.shape[1:]).transpose(0, 1)
-            self._latents[start : start + CHUNK] = stacked.numpy().astype(np.float16)
+            self._latents[chunk * CHUNK : (chunk + 1) * CHUNK] = stacked.numpy().astype(np.float16)
+            self._write_facts(chunk, drawn)
             self._filled[chunk] = 1
         return np.asarray(self._latents[index])
 

@@ -21,6 +21,9 @@ from tagmoe.errors import ConfigError, UsageError
 from tagmoe.files.yaml_text import read_yaml
 from tagmoe.sentences import reason_of
 
+PLAN = "plan.yaml"
+"""The plan of a registered experiment, beside the arms that it runs."""
+
 # Settings that an arm may change. The others make arms comparable: data, steps, optimizer, base and the flow loss.
 FREE = {
     "moe": None,
@@ -68,7 +71,7 @@ def arm_names(folder: Path) -> list[str]:
     """The arms of a folder, by name. Raises UsageError when it holds no common.yaml."""
     if not (folder / COMMON).is_file():
         raise UsageError(f"The folder {str(folder)!r} holds no {COMMON}; name one such as tagworld/ablation.")
-    return sorted(path.stem for path in folder.glob("*.yaml") if path.name != COMMON)
+    return sorted(path.stem for path in folder.glob("*.yaml") if path.name not in (COMMON, PLAN))
 
 
 def load_arms(folder: Path, names: Sequence[str] | None = None, overrides: Sequence[str] = ()) -> list[Arm]:
