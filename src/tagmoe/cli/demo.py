@@ -77,3 +77,4 @@ def _table(scores: TagWorldScores) -> None:
         log(f"  {task.task:<16}{task.success:>5.0%} of {task.n} succeed {unchanged}".rstrip())
     share = scores.success
     log(f"success {share.value:.0%} of {share.n} (95 % interval {share.low:.0%} to {share.high:.0%})")
+    log(f"the edit is done, though perhaps not all the rest is as it was: {scores.edit_done.value:.0%}")

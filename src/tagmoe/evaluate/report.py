@@ -50,6 +50,7 @@ def results(evaluation: Evaluation) -> dict[str, Any]:
         "success_low": scores.success.low,
         "success_high": scores.success.high,
         "n": scores.success.n,
+        "edit_done": scores.edit_done.value,
         "unchanged": scores.unchanged,
         "subject": scores.subject,
         "face": scores.face,

@@ -33,11 +33,13 @@ class Edits:
 
 @dataclass(frozen=True)
 class TaskScore:
-    """Scores of a task: the share of successes, and of the rest that stayed (None: the whole picture is new)."""
+    """Shares of a task: of successes, of edits that are done whatever became of the rest, and of the rest that stayed
+    (None: the whole picture is new)."""
 
     task: str
     n: int
     success: float
+    edit_done: float
     unchanged: float | None
 
 
@@ -45,11 +47,12 @@ class TaskScore:
 class TagWorldScores:
     """Means over the cases to which a score applies; None where there is no such case.
 
-    verdicts: in the order of the cases. held_out: success on seen and held-out phrasings, and on seen and held-out
-    combinations of attributes.
+    success is strict; edit_done is the score that was published before (`tagmoe.world.judge`). verdicts: in the order
+    of the cases. held_out: success on seen and held-out phrasings, and on seen and held-out combinations of attributes.
     """
 
     success: Interval[float]
+    edit_done: Interval[float]
     unchanged: float | None
     subject: float | None
     face: float | None
@@ -133,6 +136,7 @@ def score(samples: Sequence[Sample], images: Sequence[Picture]) -> TagWorldScore
     pairs = list(zip(samples, verdicts, strict=True))
     return TagWorldScores(
         success=_share([v.success for v in verdicts]),
+        edit_done=_share([v.edit_done for v in verdicts]),
         unchanged=_unchanged(pairs),
         subject=_mean([v.subject for v in verdicts]),
         face=_mean([v.face for v in verdicts]),
@@ -177,7 +181,8 @@ def _unchanged(pairs: Sequence[tuple[Sample, Verdict]]) -> float | None:
 
 
 def _task_score(task: str, pairs: Sequence[tuple[Sample, Verdict]]) -> TaskScore:
-    return TaskScore(task, len(pairs), fmean(v.success for _, v in pairs), _unchanged(pairs))
+    success, done = (fmean(values) for values in zip(*((v.success, v.edit_done) for _, v in pairs), strict=True))
+    return TaskScore(task, len(pairs), success, done, _unchanged(pairs))
 
 
 def _held_out(pairs: Sequence[tuple[Sample, Verdict]]) -> dict[str, Interval[float]]:

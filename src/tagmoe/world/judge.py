@@ -1,4 +1,8 @@
-"""Judge an edit: was the instruction carried out, and is the rest as it was? The metrics of paper 4.2, on TagWorld."""
+"""Judge an edit: was the instruction carried out, and is the rest as it was? The metrics of paper 4.2, on TagWorld.
+
+Success is strict (`tagmoe.world.damage`): the picture is the target, but for what a person forgives. `edit_done` is the
+score that was published before 0.3: the edit is done, and most of the rest is still there.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from .damage import damage
 from .instructions import background_phrase, thing_phrase
 from .oracle import ATTRIBUTES, CLEAN, CLEAN_OF_STYLE, Reading, read, split_cells
 from .render import render_cell
@@ -25,13 +30,16 @@ _FACE_IDENTITY = ("skin", "hair")
 class Verdict:
     """What the pixels say about one output.
 
-    success: all that the instruction asks for holds, no edit is half done, and the rest of the scene is still there.
+    success: the edit is done whole, and all the rest is as it was.
+    edit_done: all that the instruction asks for holds, no edit is half done, and the rest of the scene is still there,
+    though perhaps not as it was.
     unchanged: share of scene elements outside the edit that are as in the source (1 where there is none).
     subject, face, style: the share preserved; None where the case's tags do not ask for it.
     reasons: what does not hold, in words.
     """
 
     success: bool
+    edit_done: bool
     unchanged: float
     subject: float | None
     face: float | None
@@ -64,13 +72,15 @@ def judge(sample: Sample, image: np.ndarray | Image.Image) -> Verdict:
     reasons += [f"{PLACES[place]}: the edit is half done or blurred" for place in half_done]
     if not scene_left:
         reasons.insert(0, "too little of the scene is left")
+    damages = damage(target, source, image)
     return Verdict(
-        success=scene_left and not half_done and all(check.holds for check in _asked(checks)),
+        success=not damages,
+        edit_done=scene_left and not half_done and all(check.holds for check in _asked(checks)),
         unchanged=sum(rest) / len(rest) if rest else 1.0,
         subject=_subject(sample, reading) if "identity preservation" in kept else None,
         face=_face(sample, reading) if "face preservation" in kept else None,
         style=_style(sample.target_scene, reading) if "style preservation" in kept else None,
-        reasons=tuple(reasons),
+        reasons=tuple(dict.fromkeys([*reasons, *damages])),
     )
 
 

@@ -112,7 +112,7 @@ def _sprites() -> tuple[np.ndarray, np.ndarray]:
 
 
 @lru_cache(maxsize=144)  # all settings: 1.3 MB each, 190 MB once every style and light was read
-def _candidates(setting: Setting) -> tuple[np.ndarray, np.ndarray]:
+def candidates(setting: Setting) -> tuple[np.ndarray, np.ndarray]:
     """Every cell of a setting, as (things, 3072) uint8, and each one's mean square about grey (things,) float32."""
     paint, cover = _sprites()
     flat = background_cell(setting.background) * (1.0 - cover) + paint
@@ -132,6 +132,16 @@ def _rims() -> np.ndarray:
     """(settings, rim values) float32."""
     empty = [restyle(background_cell(s.background), s.style, s.light)[_rim()] for s in SETTINGS]
     return np.stack(empty).reshape(len(SETTINGS), -1).astype(np.float32)
+
+
+def setting_rims(setting: Setting | None = None) -> np.ndarray:
+    """The rim of an empty cell in every setting (settings, values), or in one (1, values); float32."""
+    return _rims() if setting is None else _rims()[[SETTINGS.index(setting)]]
+
+
+def rims(image: np.ndarray | Image.Image) -> np.ndarray:
+    """The rims of a picture's cells: (4, values) float32."""
+    return split_cells(image)[:, _rim()].reshape(4, -1)
 
 
 def pixels(image: np.ndarray | Image.Image) -> np.ndarray:
@@ -188,7 +198,7 @@ def _tolerance(best: np.ndarray) -> np.ndarray:
 
 def _cell_errors(cells: np.ndarray, setting: Setting) -> np.ndarray:
     """(4, things) mean squared errors of four cells against all renderings, by |x|^2 - 2 x.y + |y|^2."""
-    candidates, squares = _candidates(setting)
+    cells_there, squares = candidates(setting)
     seen = cells.reshape(4, -1) - 128.0
-    products = seen @ (candidates.astype(np.float32) - 128.0).T
+    products = seen @ (cells_there.astype(np.float32) - 128.0).T
     return np.square(seen).mean(axis=1)[:, None] - products * (2.0 / seen.shape[1]) + squares
