@@ -23,7 +23,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from tagmoe.config import OptimizerConfig, RunConfig
-from tagmoe.errors import TrainingError
+from tagmoe.errors import DivergedError, TrainingError
 from tagmoe.extras import require
 from tagmoe.files.atomic import write_whole
 from tagmoe.train.checkpoint import (
@@ -170,7 +170,7 @@ def averaged_weights(modules: Mapping[str, nn.Module], ema: Mapping[str, Tensor]
 def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
     """Train a stage to its last step, resuming from its newest checkpoint. Returns the averaged weights.
 
-    Raises TrainingError on a loss or gradient that is not finite, naming the step and the last good checkpoint;
+    Raises DivergedError on a loss or gradient that is not finite, naming the step and the last good checkpoint;
     Interrupted after Ctrl-C or SIGTERM, once the state is saved.
     """
     config = run.config
@@ -210,7 +210,7 @@ def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
 
     def save() -> None:
         if not all(bool(value.isfinite().all()) for value in flat_parameters(stage.modules).values()):
-            raise TrainingError(_not_finite(stage, step, "a weight", folder))
+            raise DivergedError(_not_finite(stage, step, "a weight", folder))
         save_checkpoint(
             folder,
             step,
@@ -238,7 +238,7 @@ def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
             report = _train_step(stage, step, optimizers, parameters, precision)
             if not all(math.isfinite(value) for value in report.values()):
                 wrong = ", ".join(f"{name} {value}" for name, value in report.items() if not math.isfinite(value))
-                raise TrainingError(_not_finite(stage, step + 1, wrong, folder))
+                raise DivergedError(_not_finite(stage, step + 1, wrong, folder))
             step += 1
             decay = min(stage.optimizer.ema_decay, (1 + step) / (10 + step))
             _update_average(ema, flat_parameters(stage.modules), decay)

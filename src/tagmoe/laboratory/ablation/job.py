@@ -193,30 +193,30 @@ def _measure(job: Job, plan: Any) -> None:
         measured = measure.edit_cases(pipeline, samples, plan)
         measured.save(path)
     seconds = time.perf_counter() - started
-    steps, curve = _metrics(job.folder / "run" / "metrics.jsonl")
+    steps, curve = read_metrics(job.folder / "run" / "metrics.jsonl")
     config = job.config
     Result(
         arm=job.arm,
         about=job.about,
         seed=config.seed,
         common=job.common,
-        settings=_portable(config),
+        settings=portable(config),
         versions=versions(),
         machine=f"{platform.machine()}, {counted(os.cpu_count() or 1, 'core')}",
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         seconds={"training": round(sum(s["seconds"] for s in steps), 1), "editing": round(seconds, 1)},
         samples=config.unified.steps * config.unified.batch * config.unified.accumulate,
-        parameters=_parameters(pipeline.transformer),
+        parameters=parameters_of(pipeline.transformer),
         cases=measure.described(plan, samples),
         verdicts=measure.judged(samples, measured.images),
         flow=plan.meter(pipeline)(pipeline),
         curve=tuple(curve),
         training=tuple({k: v for k, v in s.items() if k != "seconds"} for s in steps if s["step"] % EVERY == 0),
-        routing=measure.routed(samples, measured, _alignment(job)),
+        routing=measure.routed(samples, measured, alignment_of(job)),
     ).write(job.folder / NAME)
 
 
-def _alignment(job: Job) -> Any:
+def alignment_of(job: Job) -> Any:
     """W_tag and H_pred of the trained arm; None where L_align did not train them."""
     from tagmoe.routing.predicted_tags import Alignment
 
@@ -226,7 +226,7 @@ def _alignment(job: Job) -> Any:
     return Alignment.load(job.model) if aligned else None
 
 
-def _metrics(path: Path) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
+def read_metrics(path: Path) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
     """(steps, validations) of the unified stage."""
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     unified = [{k: v for k, v in r.items() if k != "stage"} for r in records if r["stage"] == "unified"]
@@ -235,13 +235,13 @@ def _metrics(path: Path) -> tuple[list[dict[str, float]], list[dict[str, float]]
     return [r for r in unified if "grad_norm" in r], curve
 
 
-def _portable(config: RunConfig) -> dict[str, Any]:
+def portable(config: RunConfig) -> dict[str, Any]:
     """The settings without folders, which differ between machines."""
     settings = config.model_dump(mode="json")
     return {k: v for k, v in settings.items() if k not in ("output_dir", "cache_dir", "dense")}
 
 
-def _parameters(transformer: Any) -> dict[str, int]:
+def parameters_of(transformer: Any) -> dict[str, int]:
     """The number of all weights of the transformer, and of those that one token uses."""
     total = sum(p.numel() for p in transformer.parameters())
     experts = sum(p.numel() for name, p in transformer.named_parameters() if ".experts." in name)

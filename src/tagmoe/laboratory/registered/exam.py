@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -15,7 +15,7 @@ from tagmoe.files.atomic import write_whole
 from tagmoe.laboratory.ablation.measure import Measured, Plan, edit_cases
 from tagmoe.laboratory.registered.result import Scores
 from tagmoe.pipeline.pipeline import TagMoEPipeline
-from tagmoe.world import Sample, judge
+from tagmoe.world import Sample, Verdict, judge
 
 PART = 250
 """Cases of a part: some seconds."""
@@ -40,13 +40,12 @@ def edit_all(pipeline: TagMoEPipeline, samples: Sequence[Sample], plan: Plan, fo
     )
 
 
-def judge_all(samples: Sequence[Sample], images: np.ndarray, folder: Path, pause: Callable[[], None]) -> Scores:
-    """The verdicts of all cases. Parts that the folder has are not judged again. pause: called between parts."""
+def judge_all(samples: Sequence[Sample], images: np.ndarray, folder: Path) -> Scores:
+    """The verdicts of all cases. Parts that the folder has are not judged again."""
     rows: list[dict[str, Any]] = []
     for start in range(0, len(samples), PART):
         path = folder / f"verdicts-{start:06d}.json"
         if not path.is_file():
-            pause()
             end = min(start + PART, len(samples))
             verdicts = [judge(case, image) for case, image in zip(samples[start:end], images[start:end], strict=True)]
             write_whole(path, json.dumps([_row(verdict) for verdict in verdicts]))
@@ -54,18 +53,13 @@ def judge_all(samples: Sequence[Sample], images: np.ndarray, folder: Path, pause
     by_task: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for case, row in zip(samples, rows, strict=True):
         by_task[case.task].append(row)
-    done = [row["edit_done"] for row in rows]
     return Scores(
         success="".join(str(int(row["success"])) for row in rows),
-        edit_done=None if None in done else "".join(str(int(value)) for value in done),
+        edit_done="".join(str(int(row["edit_done"])) for row in rows),
         unchanged={task: round(fmean(row["unchanged"] for row in own), 4) for task, own in by_task.items()},
         by_task={task: round(fmean(row["success"] for row in own), 4) for task, own in by_task.items()},
     )
 
 
-def _row(verdict: Any) -> dict[str, Any]:
-    return {
-        "success": bool(verdict.success),
-        "edit_done": bool(verdict.edit_done),
-        "unchanged": float(verdict.unchanged),
-    }
+def _row(verdict: Verdict) -> dict[str, Any]:
+    return {"success": verdict.success, "edit_done": verdict.edit_done, "unchanged": verdict.unchanged}

@@ -48,7 +48,7 @@ def _gains(baseline: list[float | None], arm: list[float | None]) -> list[float 
 
 
 def finished_runs(experiment: Experiment, results: Path) -> Mapping[str, RegisteredRun]:
-    """The finished runs of the experiment, by name. Raises ResultError for a result of another plan or a damaged one."""
+    """The finished runs of the experiment, by name. Raises ResultError for one of another plan or a damaged one."""
     found = {}
     for run in experiment.runs:
         path = results / f"{run.name}.json"

@@ -23,7 +23,7 @@ class Scores(Part):
     """
 
     success: str
-    edit_done: str | None
+    edit_done: str
     unchanged: dict[str, float]
     by_task: dict[str, float]
 
