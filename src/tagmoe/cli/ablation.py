@@ -125,6 +125,9 @@ def interference(
     seeds: Seeds = "0",
     jobs: Jobs = 1,
     cases: Cases = 60,
+    equal_steps: Annotated[
+        bool, typer.Option("--equal-steps", help="Train a family alone for as many steps as all tasks together.")
+    ] = False,
     changes: Changes = None,
     as_json: AsJson = False,
 ) -> None:
@@ -137,7 +140,10 @@ def interference(
     from tagmoe.laboratory.ablation.interference import family_jobs, summarise
     from tagmoe.laboratory.ablation.measure import Plan
 
-    work = [job for seed in numbers for arm in chosen for job in family_jobs(out, seed, arm, Plan(per_task=cases))]
+    plan = Plan(per_task=cases)
+    work = [
+        job for seed in numbers for arm in chosen for job in family_jobs(out, seed, arm, plan, equal_steps=equal_steps)
+    ]
     _run(out, chosen, numbers, work, jobs)
     path = summarise(out, [arm.name for arm in chosen], numbers)
     print_result({"out": str(out), "interference": str(path)}, str(path), as_json=as_json)
