@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import torch
 from tagmoe.config import find_arms
 from tagmoe.files.atomic import write_whole
 from tagmoe.laboratory.ablation.arms import load_arms
-from tagmoe.laboratory.ablation.interference import FOLDER, TOGETHER, family_jobs, task_gradients
+from tagmoe.laboratory.ablation.interference import family_jobs, task_gradients
 from tagmoe.laboratory.ablation.job import Job, base_job, changed, do
 from tagmoe.laboratory.ablation.measure import FlowMeter, Plan
 from tagmoe.laboratory.ablation.results import BASE
@@ -43,12 +42,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    os.setpriority(os.PRIO_PROCESS, 0, 19)
     alphas = [float(word) for word in options.alphas.split(",")]
-    rows = []
-    for alpha in alphas:
-        rows.append(measure(options, alpha, alone=alpha in (alphas[0], alphas[-1])))
-        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    rows = {alpha: gradients(options, alpha) for alpha in alphas}
+    for alpha in (alphas[0], alphas[-1]):
+        rows[alpha]["flow"] = alone_and_together(options, alpha)
     found = {
         "arm": "dense",
         "seed": options.seed,
@@ -56,45 +53,55 @@ def main() -> None:
         "batch": options.batch,
         "samples": options.samples,
         "versions": versions(),
-        "alphas": rows,
+        "alphas": list(rows.values()),
     }
     write_whole(options.json, json.dumps(found, indent=1) + "\n")
 
 
-def measure(options: argparse.Namespace, alpha: float, *, alone: bool) -> dict[str, Any]:
-    """The figures of one alpha."""
+def jobs_of(options: argparse.Namespace, alpha: float) -> list[Job]:
+    """The jobs of one alpha: on all tasks together, then on each family alone. The base is made here."""
     changes = [f"conflict={alpha}", f"unified.steps={options.steps}", f"unified.batch={options.batch}"]
     changes += [f"base.batch={options.batch}", "unified.unique_samples=12800", "validate_every=100000"]
     (arm,) = load_arms(find_arms(Path("tagworld/conflict")), ["dense"], changes)
-    base = base_job(options.out, options.seed, arm)
-    run(base)
+    run(base_job(options.out, options.seed, arm))
     plan = Plan(per_task=1, steps=1, cfg=1.0, curve_cases=0)
     shared = {
         "dense": str(options.out / BASE / f"seed-{options.seed}" / "run" / "model"),
         "cache_dir": str(options.out / "cache"),
     }
-    together, *families = family_jobs(options.out / f"alpha-{alpha:g}", options.seed, arm, plan, equal_steps=True)
-    for job in [together, *(families if alone else [])]:
-        run(Job(job.folder, job.arm, job.about, changed(job.config, **shared), job.plan, job.common))
+    jobs = family_jobs(options.out / f"alpha-{alpha:g}", options.seed, arm, plan, equal_steps=True)
+    return [Job(job.folder, job.arm, job.about, changed(job.config, **shared), job.plan, job.common) for job in jobs]
+
+
+def gradients(options: argparse.Namespace, alpha: float) -> dict[str, Any]:
+    """The cosines between tasks' gradients after training on all tasks together."""
+    together = jobs_of(options, alpha)[0]
+    run(together)
     pipeline = TagMoEPipeline.from_pretrained(together.model, dtype=torch.float32)
-    gradients = task_gradients(pipeline, late_blocks=2, samples=options.samples, conflict=alpha)
-    row: dict[str, Any] = {
+    found = task_gradients(pipeline, late_blocks=2, samples=options.samples, conflict=alpha)
+    row = {
         "alpha": alpha,
-        "median cosine": float(np.median(gradients.corrected())),
-        "opposed pairs": gradients.opposed(),
-        "reliability": gradients.reliability(),
-        "uncorrected mean": gradients.mean(),
-        "pairs": len(gradients.corrected()),
+        "median cosine": float(np.median(found.corrected())),
+        "opposed pairs": found.opposed(),
+        "pairs": len(found.corrected()),
+        "reliability": found.reliability(),
+        "uncorrected mean": found.mean(),
     }
-    if alone:
-        row["flow"] = {
-            family: {
-                "alone": flow_of(options.out, alpha, f"{arm.name}-{family}", options.seed, family),
-                "together": flow_of(options.out, alpha, f"{arm.name}-{TOGETHER}", options.seed, family),
-            }
-            for family in FAMILIES
-        }
+    print(json.dumps(row), file=sys.stderr, flush=True)
     return row
+
+
+def alone_and_together(options: argparse.Namespace, alpha: float) -> dict[str, dict[str, float]]:
+    """By family, L_flow on its held-out samples after training on it alone and on all tasks together."""
+    together, *families = jobs_of(options, alpha)
+    found = {}
+    for family, alone in zip(FAMILIES, families, strict=True):
+        run(alone)
+        found[family] = {
+            name: flow_of(job, FAMILIES[family], alpha) for name, job in (("alone", alone), ("together", together))
+        }
+        print(json.dumps([alpha, family, found[family]]), file=sys.stderr, flush=True)
+    return found
 
 
 def run(job: Job) -> None:
@@ -104,11 +111,10 @@ def run(job: Job) -> None:
         do(job)
 
 
-def flow_of(out: Path, alpha: float, name: str, seed: int, family: str) -> float:
-    """L_flow of a family's held-out samples under a trained model, the mean over timesteps."""
-    model = out / f"alpha-{alpha:g}" / FOLDER / name / f"seed-{seed}" / "run" / "model"
-    pipeline = TagMoEPipeline.from_pretrained(model, dtype=torch.float32)
-    return float(np.mean(FlowMeter(pipeline, FAMILIES[family], alpha)(pipeline).loss))
+def flow_of(job: Job, tasks: tuple[str, ...], alpha: float) -> float:
+    """L_flow of held-out samples of these tasks under a job's model, the mean over timesteps."""
+    pipeline = TagMoEPipeline.from_pretrained(job.model, dtype=torch.float32)
+    return float(np.mean(FlowMeter(pipeline, tasks, alpha)(pipeline).loss))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,9 +127,12 @@ def test_a_checkpoint_is_written_when_minutes_have_passed(config: Make, monkeypa
     monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(clock)))
     saved: list[int] = []
     real = loop.save_checkpoint
-    monkeypatch.setattr(
-        loop, "save_checkpoint", lambda folder, step, **rest: saved.append(step) or real(folder, step, **rest)
-    )
+
+    def noted(folder: Path, step: int, **rest: Any) -> Path:
+        saved.append(step)
+        return real(folder, step, **rest)
+
+    monkeypatch.setattr(loop, "save_checkpoint", noted)
     settings = config(base={"steps": 0}, save_every=100).model_dump(mode="json") | {"save_minutes": 1.0}
     train(check_config(settings), validator=lambda *_: {})
     assert saved == [1, 2, 3, 4, 5, 6]

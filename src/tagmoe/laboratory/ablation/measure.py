@@ -192,8 +192,8 @@ def edit_cases(pipeline: TagMoEPipeline, samples: Sequence[Sample], plan: Plan, 
 
     def keep(seeds: Sequence[int], routing: list[RoutingTrace]) -> None:
         share_BLN = torch.stack([trace.utilisation(0) for trace in routing]).mean(dim=0).transpose(0, 1)
-        shares.update(zip(seeds, share_BLN.numpy(), strict=True))
-        signatures.update(zip(seeds, predicted_tags.signature(routing).numpy(), strict=True))
+        shares.update(zip(seeds, share_BLN.cpu().numpy(), strict=True))
+        signatures.update(zip(seeds, predicted_tags.signature(routing).cpu().numpy(), strict=True))
 
     read = "full" if sparse else None
     if plan.conflict or plan.by_family:
