@@ -13,6 +13,7 @@ import torch
 from tagmoe.config import RunConfig, check_config
 from tagmoe.errors import ConfigError
 from tagmoe.laboratory.ablation.measure import FlowMeter, Plan, edit_cases
+from tagmoe.pipeline.packaged import packaged_folder
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.train.dial import turned, turned_back
 from tagmoe.train.optimizer import make_optimizers
@@ -57,7 +58,7 @@ def test_only_targets_are_turned(config: Make, tmp_path: Path) -> None:
 
 
 def test_the_judge_sees_what_it_would_without_the_dial() -> None:
-    pipeline = TagMoEPipeline.from_pretrained("tagworld", dtype=torch.float32)
+    pipeline = TagMoEPipeline.from_pretrained(packaged_folder(), dtype=torch.float32)
     drawn = [sample(9, index, split="test", task=task) for index, task in enumerate(TASKS)]
     pixels = torch.from_numpy(np.stack([case.target for case in drawn])).permute(0, 3, 1, 2).float() / 127.5 - 1
     tokens = pipeline.pack_latents(pipeline.encode_images(pixels))
