@@ -37,6 +37,8 @@ def main() -> None:
     parser.add_argument("--alphas", default="0,0.25,0.5,1")
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--base-steps", type=int, default=300)
+    parser.add_argument("--unique", type=int, default=12800, help="different samples of a stage")
     parser.add_argument("--samples", type=int, default=256, help="of each task, for its gradient")
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--json", type=Path, required=True)
@@ -51,6 +53,8 @@ def main() -> None:
         "seed": options.seed,
         "steps": options.steps,
         "batch": options.batch,
+        "base steps": options.base_steps,
+        "unique samples": options.unique,
         "samples": options.samples,
         "versions": versions(),
         "alphas": list(rows.values()),
@@ -61,7 +65,8 @@ def main() -> None:
 def jobs_of(options: argparse.Namespace, alpha: float) -> list[Job]:
     """The jobs of one alpha: on all tasks together, then on each family alone. The base is made here."""
     changes = [f"conflict={alpha}", f"unified.steps={options.steps}", f"unified.batch={options.batch}"]
-    changes += [f"base.batch={options.batch}", "unified.unique_samples=12800", "validate_every=100000"]
+    changes += [f"base.steps={options.base_steps}", f"base.batch={options.batch}", "validate_every=100000"]
+    changes += [f"{stage}.unique_samples={options.unique}" for stage in ("base", "unified")]
     (arm,) = load_arms(find_arms(Path("tagworld/conflict")), ["dense"], changes)
     run(base_job(options.out, options.seed, arm))
     plan = Plan(per_task=1, steps=1, cfg=1.0, curve_cases=0)
