@@ -66,3 +66,20 @@ def test_another_encoder_is_another_cache(pipeline: TagMoEPipeline, tmp_path: Pa
 
 def test_the_buckets_hold_all_tasks() -> None:
     assert set(TEXT_TO_IMAGE) | set(EDITING) == set(TASKS)
+
+
+def test_kept_texts_are_those_of_every_step_whatever_the_order(pipeline: TagMoEPipeline, tmp_path: Path) -> None:
+    blank = [False, True, False, False]
+    each, kept, again = (
+        EncodedSamples(
+            pipeline, EDITING, batch_size=4, seed=5, unique=128, folder=tmp_path, name="edit", keep_texts=keep
+        )
+        for keep in (False, True, True)
+    )
+    expected, found = each.batch([3, 70, 9, 1], blank=blank), kept.batch([3, 70, 9, 1], blank=blank)
+    assert torch.equal(found.mask_BS, expected.mask_BS)
+    torch.testing.assert_close(found.text_BSD, expected.text_BSD, atol=1e-5, rtol=1e-5)
+    again.batch([120, 64, 2], blank=[False] * 3)
+    other = again.batch([1, 9, 70, 3], blank=[False, False, True, False])
+    width = min(found.text_BSD.shape[1], other.text_BSD.shape[1])
+    assert torch.equal(other.text_BSD.flip(0)[:, :width], found.text_BSD[:, :width])

@@ -179,6 +179,8 @@ class StageConfig(Settings):
     """Share of samples whose instruction is replaced by the empty one, for classifier-free guidance."""
     unique_samples: int = Field(100_000, ge=1, le=MOST_SAMPLES)
     """Number of different samples. Each is encoded once and seen again every epoch: encoding costs more than a step."""
+    keep_texts: bool = Field(False, exclude_if=lambda keep: not keep)
+    """Of TagWorld's stream: encode each instruction once and keep it (5 KB a sample), not again at every step."""
 
 
 class DataConfig(Settings):

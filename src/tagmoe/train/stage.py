@@ -149,6 +149,7 @@ class FlowStage:
             name=kind,
             only=None if kind == "generate" else self.config.edit_tasks,
             dropout=self.config.condition_dropout,
+            keep_texts=self.config.keep_texts,
         )
 
     def _place(self, step: int) -> tuple[str, int]:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from tagmoe.config import RunConfig
 from tagmoe.data.order.sampler import uniform
@@ -55,7 +57,8 @@ class EncodedSamples:
     """The first `unique` samples of a bucket, in batches of `batch_size`.
 
     dropout: share of samples that `draw` gives without instruction, for classifier-free guidance. only: use only the
-    samples of these tasks. They share the file of the others.
+    samples of these tasks. They share the file of the others. keep_texts: encode each instruction once, in the chunks
+    of the latents, and keep it. Encoded with other texts beside it, its last bits differ.
 
     Latents are computed on first use and kept in a memory-mapped file. They are computed in fixed chunks of consecutive
     samples, so that their bits do not depend on the order of use. So a resumed run reads the same latents as an
@@ -74,6 +77,7 @@ class EncodedSamples:
         name: str,
         only: Sequence[str] | None = None,
         dropout: float = 0.0,
+        keep_texts: bool = False,
     ) -> None:
         self.pipeline = pipeline
         self.tasks = tuple(tasks)
@@ -92,6 +96,7 @@ class EncodedSamples:
         )
         self._filled = _memmap(stem.with_suffix(".filled"), np.uint8, (rounded // CHUNK,))
         self._facts: dict[int, list[Facts]] = {}
+        self._texts: dict[int, list[Tensor]] | None = {} if keep_texts else None
         self._facts_folder = stem.with_suffix(".facts")
         self._members: Sequence[int] = range(unique)
         if only is not None:
@@ -120,8 +125,13 @@ class EncodedSamples:
         # First the latents: to encode a chunk writes its facts too.
         latents = torch.from_numpy(np.stack([self._encoded(index) for index in indices])).float()
         samples = [self._facts_of(index) for index in indices]
-        texts = [" " if empty else drawn.instruction for drawn, empty in zip(samples, blank, strict=True)]
-        text_BSD, mask_BS = self.pipeline.encode_prompt(texts)
+        if self._texts is None:
+            texts = [" " if empty else drawn.instruction for drawn, empty in zip(samples, blank, strict=True)]
+            text_BSD, mask_BS = self.pipeline.encode_prompt(texts)
+        else:
+            kept = [self._text_of(index, empty) for index, empty in zip(indices, blank, strict=True)]
+            text_BSD = pad_sequence(kept, batch_first=True)
+            mask_BS = pad_sequence([text.new_ones(len(text), dtype=torch.bool) for text in kept], batch_first=True)
         grid = SIZE // self.pipeline.size_multiple
         return Batch(
             samples=samples,
@@ -143,6 +153,18 @@ class EncodedSamples:
                 self._write_facts(chunk, self._drawn(chunk))
             self._facts[chunk] = [Facts.read(row) for row in json.loads(file.read_text(encoding="utf-8"))]
         return self._facts[chunk][index % CHUNK]
+
+    def _text_of(self, index: int, blank: bool) -> Tensor:
+        """The encoded instruction of a sample, or the empty one, without padding."""
+        assert self._texts is not None
+        chunk = -1 if blank else index // CHUNK
+        if chunk not in self._texts:
+            start = chunk * CHUNK
+            texts = [" "] if blank else [self._facts_of(i).instruction for i in range(start, start + CHUNK)]
+            text_BSD, mask_BS = self.pipeline.encode_prompt(texts)
+            # Copies, or every text would keep its whole chunk with all padding.
+            self._texts[chunk] = [text[mask].clone() for text, mask in zip(text_BSD, mask_BS, strict=True)]
+        return self._texts[chunk][0 if blank else index % CHUNK]
 
     def _facts_file(self, chunk: int) -> Path:
         return self._facts_folder / f"{chunk:06d}.json"
