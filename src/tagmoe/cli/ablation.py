@@ -75,8 +75,8 @@ def run(
     from tagmoe.laboratory.ablation.job import arm_job
     from tagmoe.laboratory.ablation.measure import Plan
 
-    plan = Plan(per_task=cases).record()
-    work = [arm_job(out, seed, arm, plan) for seed in numbers for arm in chosen]
+    how = Plan(per_task=cases).record()
+    work = [arm_job(out, seed, arm, how) for seed in numbers for arm in chosen]
     done = _run(out, chosen, numbers, work, jobs)
     print_result(
         {"out": str(out), "results": [str(job.folder / "result.json") for job in done]}, str(out), as_json=as_json
