@@ -152,6 +152,7 @@ def stage_of(job: Job, device: str) -> tuple[DeviceStage, TagMoEPipeline]:
         validator=lambda *_: {},
         conflict=config.conflict,
         by_family=by_family,
+        divide=config.divide,
     )
     stage.objective.to(device)
     return stage, pipeline

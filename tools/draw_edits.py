@@ -2,7 +2,8 @@
 
     python tools/draw_edits.py
 
-The cases are the first of each task in the test split. They were not chosen by their result.
+The cases are the first of each task in the test split, which holds no pair that the model was trained on. They were not
+chosen by their result.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ def main() -> None:
         colour = "#1a7f4b" if verdict.success else "#b3402e"
         lines = _wrap(case.instruction, 2 * TILE, font)
         draw.text((left, top + TILE + 3), "\n".join(lines), fill=colour, font=font, spacing=2)
+        print(f"{case.task}: {'right' if verdict.success else '; '.join(verdict.reasons)}")
     sheet.save(IMAGES / "edits.png", optimize=True)
 
 

@@ -1,6 +1,6 @@
-"""How often TagWorld's judge accepts each kind of output, right or wrong: the attack table.
+"""How often TagWorld's judge accepts each kind of output, right or wrong: the attack table, docs/results/judge.md.
 
-    python tools/measure_judge.py --cases 1000 --seed 31415 [--markdown FILE]
+    python tools/measure_judge.py [--cases 500] [--targets 2000] [--seed 31415] [--dry-run]
 
 Kinds and their classes: `tagmoe.laboratory.judge_attacks`. "restored" needs the packaged model's autoencoder.
 """
@@ -8,7 +8,7 @@ Kinds and their classes: `tagmoe.laboratory.judge_attacks`. "restored" needs the
 from __future__ import annotations
 
 import argparse
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +16,14 @@ import torch
 
 from tagmoe.cli.models import load_model
 from tagmoe.intervals import wilson
-from tagmoe.laboratory.judge_attacks import CLASSES, attacks, cases
-from tagmoe.world import judge
+from tagmoe.laboratory.judge_attacks import CLASSES, Restore, attacks, cases
+from tagmoe.world import Verdict, judge
+
+PAGE = Path(__file__).parents[1] / "docs" / "results" / "judge.md"
+Judged = dict[str, list[tuple[str, Verdict]]]
 
 
-def restorer() -> object:
+def restorer() -> Restore:
     """The packaged model's autoencoder as a function of pictures."""
     vae = load_model(None).vae
 
@@ -34,31 +37,64 @@ def restorer() -> object:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, print, write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=1000)
+    parser.add_argument("--cases", type=int, default=500, help="cases to attack, the tasks in turn")
+    parser.add_argument("--targets", type=int, default=2000, help="further cases whose true targets are judged")
     parser.add_argument("--seed", type=int, default=31415)
-    parser.add_argument("--markdown", type=Path, help="also write the table to this file")
+    parser.add_argument("--dry-run", action="store_true", help="print only")
     options = parser.parse_args()
+    command = f"python tools/measure_judge.py --cases {options.cases} --targets {options.targets} --seed {options.seed}"
     rng, restore = np.random.default_rng(options.seed), restorer()
-    strict: dict[str, list[bool]] = defaultdict(list)
-    done: dict[str, list[bool]] = defaultdict(list)
+    judged: Judged = defaultdict(list)
     for case in cases(options.cases, options.seed):
-        for attack in attacks(case, rng, restore):  # type: ignore[arg-type]
-            verdict = judge(case, attack.image)
-            strict[attack.kind].append(verdict.success)
-            done[attack.kind].append(verdict.edit_done)
-    lines = ["| output | a person calls it | n | success | 95 % interval | edit done |", "|---|---|---|---|---|---|"]
-    for kind in CLASSES:
-        share = wilson(sum(strict[kind]), len(strict[kind]))
+        for attack in attacks(case, rng, restore):
+            judged[attack.kind].append((case.task, judge(case, attack.image)))
+    right = sum(judge(case, case.target).success for case in cases(options.targets, options.seed + 1))
+    text = page(judged, command, f"{right} of {options.targets}")
+    print(text)
+    if not options.dry_run:
+        PAGE.write_text(text, encoding="utf-8")
+
+
+def page(judged: Judged, command: str, targets: str) -> str:
+    """The Markdown page of the table."""
+    lines = [
+        "# Attacks on TagWorld's judge",
+        "",
+        "<!-- written by tools/measure_judge.py -->",
+        f"`{command}`",
+        "",
+        "Each kind of output was classed for a person and frozen before the judge was mended "
+        "([how the judge works](../decisions/judge.md)). Wanted: of each wrong kind at most 2 % accepted, of each "
+        f"right kind at most 2 % refused. True targets of further cases of all tasks: {targets} accepted.",
+        "",
+        "*Success* is the share that the strict judge accepts (95 % interval, Wilson), *edit done* the share that the "
+        "older score accepts. *Worst task*: the one with most misjudged outputs of the kind.",
+        "",
+        "| output | a person calls it | n | success | 95 % interval | edit done | worst task |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for kind in sorted(CLASSES, key=lambda kind: ("right", "partial", "wrong").index(CLASSES[kind])):
+        rows = judged[kind]
+        share = wilson(sum(v.success for _, v in rows), len(rows))
         low, high = share.bounds
+        done = float(np.mean([v.edit_done for _, v in rows]))
         lines.append(
-            f"| {kind} | {CLASSES[kind]} | {len(strict[kind])} | {share.value:.3f} | {low:.3f} to {high:.3f} "
-            f"| {np.mean(done[kind]):.3f} |"
+            f"| {kind} | {CLASSES[kind]} | {len(rows)} | {share.value:.3f} | {low:.3f} to {high:.3f} | {done:.3f} "
+            f"| {_worst(CLASSES[kind], rows)} |"
         )
-    print("\n".join(lines))
-    if options.markdown is not None:
-        options.markdown.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return "\n".join(lines) + "\n"
+
+
+def _worst(kind: str, rows: list[tuple[str, Verdict]]) -> str:
+    if kind == "partial":
+        return "-"
+    missed = Counter(task for task, verdict in rows if verdict.success != (kind == "right"))
+    if not missed:
+        return "none"
+    task, count = missed.most_common(1)[0]
+    return f"{task}: {count} of {sum(one == task for one, _ in rows)}"
 
 
 if __name__ == "__main__":

@@ -161,9 +161,9 @@ def sloppy(samples: Sequence[Sample], seed: int) -> list[tuple[str, str]]:
 
 
 def natural(file: Path) -> tuple[list[Sample], list[tuple[str, str]]]:
-    """Test cases, and (set, text) of each, from a file of people's own words."""
+    """Test cases, and (set, text) of each, from a file of people's own words, who saw cases of the old stream."""
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    samples = [sample(row["seed"], row["index"], split="test", task=row["task"]) for row in rows]
+    samples = [sample(row["seed"], row["index"], split="test", task=row["task"], divide="stream") for row in rows]
     return samples, [(row["set"], row["text"]) for row in rows]
 
 

@@ -64,6 +64,18 @@ def test_another_encoder_is_another_cache(pipeline: TagMoEPipeline, tmp_path: Pa
     assert len(list(tmp_path.glob("*.latents"))) == 2
 
 
+def test_another_divide_is_another_cache_and_other_samples(pipeline: TagMoEPipeline, tmp_path: Path) -> None:
+    new, old = (
+        EncodedSamples(
+            pipeline, EDITING, seed=5, batch_size=10, unique=100, folder=tmp_path, name="edit", divide=divide
+        ).batch(range(40), blank=[False] * 40)
+        for divide in ("content", "stream")
+    )
+    assert len(list(tmp_path.glob("*.latents"))) == 2
+    same = [a.instruction == b.instruction for a, b in zip(new.samples, old.samples, strict=True)]
+    assert 0 < sum(same) < 40
+
+
 def test_the_buckets_hold_all_tasks() -> None:
     assert set(TEXT_TO_IMAGE) | set(EDITING) == set(TASKS)
 

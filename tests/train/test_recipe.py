@@ -17,9 +17,11 @@ from tagmoe.errors import MissingError, TrainingError, UsageError
 from tagmoe.files import atomic
 from tagmoe.losses.objective import Objective
 from tagmoe.pipeline import packaged
+from tagmoe.pipeline.packaged import packaged_folder
 from tagmoe.pipeline.pipeline import TagMoEPipeline
+from tagmoe.pipeline.training_range import is_divided_by_content
 from tagmoe.train import recipe
-from tagmoe.train.recipe import RECORD, save_model
+from tagmoe.train.recipe import RECORD, _divide, save_model
 
 Make = Callable[..., RunConfig]
 RunTraining = Callable[..., Path]
@@ -164,6 +166,33 @@ def test_other_settings_are_refused_by_name_and_both_values(
     with pytest.raises(TrainingError, match=part):
         run_training(short(config, **changes), resume=True)
     assert (folder / RECORD).read_bytes() == before
+
+
+def test_a_run_from_before_the_divide_resumes_only_as_it_began(config: Make, run_training: RunTraining) -> None:
+    run = short(config, divide="stream")
+    folder = Path(run.output_dir)
+    folder.mkdir()
+    settings = run.model_dump(mode="json")
+    assert settings.pop("divide") == "stream"
+    (folder / RECORD).write_text(yaml.safe_dump(settings))
+    with pytest.raises(TrainingError, match=r"'divide' is 'content' and was 'stream'; resume with the same recipe"):
+        run_training(short(config), resume=True)
+    run_training(run, resume=True)
+    assert yaml.safe_load((folder / RECORD).read_text())["divide"] == "stream"
+
+
+def test_the_folder_of_a_model_says_what_kept_test_cases_from_its_training(
+    config: Make, run_training: RunTraining
+) -> None:
+    """The frozen parts of these runs come from a folder that says nothing; the packaged ones are known."""
+    assert not is_divided_by_content(run_training(short(config)))
+    new = short(config, name="new", components="packaged")
+    assert _divide(new) == "content"
+    assert _divide(new.model_copy(update={"divide": "stream"})) == "stream"
+    begun = str(Path(short(config).output_dir))
+    assert _divide(new.model_copy(update={"dense": begun})) == "stream"
+    assert _divide(new.model_copy(update={"mixture": begun})) == "stream"
+    assert is_divided_by_content(packaged_folder())
 
 
 def test_a_setting_that_only_one_of_the_two_has_is_named(config: Make, run_training: RunTraining) -> None:

@@ -25,7 +25,7 @@ ROWS: list[dict[str, Any]] = [
 
 
 def case_of(row: dict[str, Any]) -> Sample:
-    return sample(row["seed"], row["index"], split="test", task=row["task"])
+    return sample(row["seed"], row["index"], split="test", task=row["task"], divide="stream")
 
 
 @pytest.mark.parametrize(("name", "wanted"), [("tuned on", 0.97), ("held back", 0.9)])

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 FILES = ("report.html", "results.json")
 DEFAULT_CASES = 4
+UNDIVIDED = (
+    "The folder of this model does not say that its training was kept from these cases; it may have seen some of them."
+)
 
 
 def demo(
@@ -37,14 +40,17 @@ def demo(
 ) -> None:
     """Edit held-out pictures of every task, judge them from their pixels, and write a report of one page."""
     check_output_folder(out, force=force, ours=FILES)
-    check_model(model)
+    folder = check_model(model)
     pipeline = load_model(model, threads=threads)
     from tagmoe.evaluate.report import Evaluation, write_report
     from tagmoe.evaluate.tagworld import cases as draw_cases
     from tagmoe.evaluate.tagworld import edit, score
+    from tagmoe.pipeline.training_range import is_divided_by_content
     from tagmoe.train.recipe import versions
 
     samples = draw_cases(cases, seed)
+    if not is_divided_by_content(folder):
+        log(UNDIVIDED)
     started = time.perf_counter()
     has_experts = bool(getattr(pipeline.part("transformer").config, "num_moe_blocks", 0))
     with lasting_bar("editing", len(samples)) as done:

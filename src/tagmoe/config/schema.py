@@ -202,6 +202,9 @@ class RunConfig(Settings):
 
     output_dir: str = Field(..., min_length=1)
     seed: int = Field(0, ge=0, le=LARGEST_SEED)
+    divide: Literal["content", "stream"] = "content"
+    """What keeps TagWorld's test cases from training. content: a hash of pictures and wordings. stream: other draws
+    alone, as before 2026-11-30, so that test cases may be seen in training; for runs that began so. [ours]"""
     components: str | None = "packaged"
     """Where the frozen autoencoder, tokenizer and text encoder come from: "packaged", a model folder, or null to train
     them first."""

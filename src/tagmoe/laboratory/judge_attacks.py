@@ -1,4 +1,4 @@
-"""Attacks on TagWorld's judge: outputs of 30 kinds, each classed for a person as right, wrong or partial.
+"""Attacks on TagWorld's judge: outputs of 33 kinds, each classed for a person as right, wrong or partial.
 
 The classes are frozen in `judge_attacks.yaml`, with a reason where they are a matter of taste. An attack does not apply
 to a case where a person would not see it, or where its scene has no room for it.

@@ -62,7 +62,12 @@ def _is_range(value: Any) -> bool:
     are_sizes = isinstance(sizes, list) and all(
         isinstance(size, list) and len(size) == 2 and all(map(_is_count, size)) for size in sizes
     )
-    return are_sizes and bool(sizes) and value.keys() == {"pictures", "sizes"} and isinstance(value["pictures"], str)
+    return (
+        are_sizes
+        and bool(sizes)
+        and value.keys() - {"divide"} == {"pictures", "sizes"}
+        and isinstance(value["pictures"], str)
+    )
 
 
 OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {

@@ -84,8 +84,9 @@ class TagMoEPipeline(PipelineProtocol, EncodingMixin, LoraLoaderMixin):
 
     Settings that belong to a checkpoint (template, known words, defaults) are saved in its model_index.json.
     known_words: all words that a model of a small vocabulary was trained on. Prompts with other words are refused.
-    trained_on: {"pictures": the data set or world, "sizes": [[width, height], ...]}. A call that is far from what it
-    learned from gives a warning; see `tagmoe.pipeline.training_range`.
+    trained_on: {"pictures": the data set or world, "sizes": [[width, height], ...]}, perhaps with "divide", which says
+    what kept TagWorld's test cases from training. A call that is far from what it learned from gives a warning; see
+    `tagmoe.pipeline.training_range`.
 
     A part may be None: see `tagmoe.pipeline.protocol`. Raises UsageError for parts that do not fit together, and for a
     transformer of a variant that this pipeline cannot run.

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
+
+from tagmoe.files.json_files import read_object
+from tagmoe.pipeline.model_folder import INDEX
+from tagmoe.pipeline.packaged import FOLDER as PACKAGED
 
 WORLD = "TagWorld"
 FAR_SIDE = 1.5
@@ -27,6 +32,18 @@ def training_range(config: Mapping[str, Any]) -> tuple[str, list[tuple[int, int]
     if config.get("known_words") is not None:
         return WORLD, [(int(config["default_size"]),) * 2]
     return None
+
+
+def is_divided_by_content(folder: Path) -> bool:
+    """Whether the model in a folder cannot have been trained on TagWorld's test cases (`tagmoe.world.divide`).
+
+    The packaged model was trained on an older stream, but the test cases leave out what it saw. Raises CheckpointError
+    for a folder without a readable model_index.json.
+    """
+    if folder.resolve() == PACKAGED.resolve():
+        return True
+    recorded = read_object(folder / INDEX).get("trained_on") or {}
+    return bool(recorded.get("divide") == "content")
 
 
 def far_from_training(

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from tagmoe.config import AutoencoderConfig, OptimizerConfig
 from tagmoe.train.loop import Report
-from tagmoe.world import render, sample
+from tagmoe.world import Divide, render, sample
+from tagmoe.world.divide import is_kept_for_test, scene_text
 from tagmoe.world.scene import LIGHTS, STYLES
 
 
-def pictures(seed: int, start: int, count: int) -> Tensor:
+def pictures(seed: int, start: int, count: int, divide: Divide = "content") -> Tensor:
     """(count, 3, 1, H, W) in [-1, 1]: one picture of each of `count` consecutive samples.
 
     It is in turn the source, the target, and the target in a random style and light. The last makes rare styles as
@@ -25,7 +26,7 @@ def pictures(seed: int, start: int, count: int) -> Tensor:
     """
     chosen = []
     for index in range(start, start + count):
-        drawn = sample(seed, index)
+        drawn = sample(seed, index, divide=divide)
         if index % 3 == 0:
             chosen.append(drawn.sources[0] if drawn.sources else drawn.target)
         elif index % 3 == 1:
@@ -33,7 +34,9 @@ def pictures(seed: int, start: int, count: int) -> Tensor:
         else:
             style = STYLES[index // 3 % len(STYLES)]
             light = LIGHTS[index // 15 % len(LIGHTS)] if style == "flat" else "day"
-            chosen.append(render(replace(drawn.target_scene, style=style, light=light)))
+            scene = replace(drawn.target_scene, style=style, light=light)
+            is_kept = divide == "content" and is_kept_for_test(scene_text(scene))
+            chosen.append(drawn.target if is_kept else render(scene))
     return to_tensor(np.stack(chosen))
 
 
@@ -52,7 +55,13 @@ class AutoencoderStage:
     accumulate = 1
 
     def __init__(
-        self, vae: AutoencoderKLQwenImage, config: AutoencoderConfig, seed: int, *, decoder_only: bool = False
+        self,
+        vae: AutoencoderKLQwenImage,
+        config: AutoencoderConfig,
+        seed: int,
+        *,
+        decoder_only: bool = False,
+        divide: Divide = "content",
     ) -> None:
         self.name = "decoder" if decoder_only else "autoencoder"
         self.vae = vae.train()
@@ -60,6 +69,7 @@ class AutoencoderStage:
             part.requires_grad_(not decoder_only)
         self.config = config
         self.seed = seed
+        self.divide = divide
         self.steps = config.decoder_steps if decoder_only else config.steps
         self._first_picture = config.steps * config.batch if decoder_only else 0
         self.optimizer = OptimizerConfig(name="adamw", lr=config.lr, warmup_steps=50, decay_share=0.5, ema_decay=0.995)
@@ -67,7 +77,7 @@ class AutoencoderStage:
 
     def loss(self, step: int, micro: int) -> tuple[Tensor, Report]:
         """The loss on one batch of pictures that no other step uses."""
-        x = pictures(self.seed, self._first_picture + step * self.config.batch, self.config.batch)
+        x = pictures(self.seed, self._first_picture + step * self.config.batch, self.config.batch, self.divide)
         posterior = self.vae.encode(x).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(self.seed + step))
         z = posterior.mean + self.config.latent_noise * posterior.mean.detach().float().std() * noise
@@ -81,17 +91,19 @@ class AutoencoderStage:
 
     def validate(self, step: int, folder: Path) -> Report:
         """Peak signal to noise ratio on pictures of another seed."""
-        x = pictures(self.seed + 1, 0, 64)
+        x = pictures(self.seed + 1, 0, 64, self.divide)
         restored = self.vae.decode(self.vae.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
         error = (restored - x).square().mean() / 4
         return {"psnr": float(-10 * error.log10())}
 
 
 @torch.no_grad()
-def measure_latents(vae: AutoencoderKLQwenImage, seed: int, count: int = 512) -> tuple[list[float], list[float]]:
+def measure_latents(
+    vae: AutoencoderKLQwenImage, seed: int, count: int = 512, divide: Divide = "content"
+) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of every latent channel over `count` pictures, for the model's config."""
     latents = (
-        torch.cat([vae.encode(pictures(seed, start, 64)).latent_dist.mode() for start in range(0, count, 64)])
+        torch.cat([vae.encode(pictures(seed, start, 64, divide)).latent_dist.mode() for start in range(0, count, 64)])
         .transpose(0, 1)
         .flatten(1)
     )

@@ -39,13 +39,14 @@ def train_components(run: Run) -> Components:
             seed=config.seed,
         )
     )
-    _keep_average(AutoencoderStage(vae, auto, config.seed), run)
-    _keep_average(AutoencoderStage(vae, auto, config.seed, decoder_only=True), run)
-    mean, std = measure_latents(vae, config.seed)
+    _keep_average(AutoencoderStage(vae, auto, config.seed, divide=config.divide), run)
+    _keep_average(AutoencoderStage(vae, auto, config.seed, decoder_only=True, divide=config.divide), run)
+    mean, std = measure_latents(vae, config.seed, divide=config.divide)
     vae.register_to_config(latents_mean=mean, latents_std=std)
 
     text = config.text_encoder
-    tokenizer = train_tokenizer(instructions(config.seed, TOKENIZER_TEXTS), vocab_size=text.vocab_size)
+    texts = instructions(config.seed, TOKENIZER_TEXTS, config.divide)
+    tokenizer = train_tokenizer(texts, vocab_size=text.vocab_size)
     encoder = make_text_encoder(
         tokenizer,
         hidden_size=text.hidden_size,
@@ -55,7 +56,7 @@ def train_components(run: Run) -> Components:
         intermediate_size=text.intermediate_size,
         seed=config.seed,
     )
-    _keep_average(TextEncoderStage(encoder, tokenizer, text, config.seed), run)
+    _keep_average(TextEncoderStage(encoder, tokenizer, text, config.seed, config.divide), run)
     return Components(vae.eval().requires_grad_(False), tokenizer, encoder.eval().requires_grad_(False))
 
 

@@ -38,6 +38,7 @@ from tagmoe.pipeline.model_folder import RECORD, model_folder
 from tagmoe.pipeline.packaged import packaged_folder
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.pipeline.training_range import WORLD as TAGWORLD_NAME
+from tagmoe.pipeline.training_range import is_divided_by_content
 from tagmoe.sentences import reason_of
 from tagmoe.train.checkpoint import file_hash, of_module
 from tagmoe.train.components_folder import Components, train_components
@@ -131,7 +132,13 @@ def _train(run: Run, parts: Components, validator: Validator, stored: StoredRows
     own_cache = run.folder / "cache"
     cache = own_cache if config.cache_dir is None else Path(config.cache_dir).expanduser()
     stage = partial(
-        FlowStage, loss=config.loss, optimizer=config.optimizer, seed=config.seed, cache=cache, stored=stored
+        FlowStage,
+        loss=config.loss,
+        optimizer=config.optimizer,
+        seed=config.seed,
+        cache=cache,
+        stored=stored,
+        divide=config.divide,
     )
     any_words = stored is not None and set(stored.sources) != {TAGWORLD}
     pipeline_of = partial(assemble, parts=parts, any_words=any_words, trained_on=_range(config, stored))
@@ -180,12 +187,19 @@ def _prepared(transformer: TagMoETransformer2DModel, config: RunConfig) -> TagMo
 def _range(config: RunConfig, stored: StoredRows | None) -> dict[str, Any]:
     """What the model learns from, for its folder: the names of the data sets, and the sizes of their targets."""
     if stored is None:
-        return {"pictures": TAGWORLD_NAME, "sizes": [[SIZE, SIZE]]}
+        return {"pictures": TAGWORLD_NAME, "sizes": [[SIZE, SIZE]], "divide": _divide(config)}
     kinds = batch_kinds(config.unified.text_to_image_every) if config.unified.steps else ["generate"]
     sources = {name: rows for kind in kinds for name, rows in stored.of_kind(kind).items()}
     names = sorted(TAGWORLD_NAME if name == TAGWORLD else name for name in sources)
     sizes = {bucket_sizes(bucket)[0] for rows in sources.values() for bucket in rows.rows}
     return {"pictures": ", ".join(names), "sizes": [list(size) for size in sorted(sizes)]}
+
+
+def _divide(config: RunConfig) -> str:
+    """What keeps TagWorld's test cases from all that the model learned from, its beginnings included."""
+    parts = [] if config.components is None else [_components_folder(config.components)]
+    parts += [named_folder(source, name) for name in ("dense", "mixture") if (source := getattr(config, name))]
+    return config.divide if all(is_divided_by_content(folder) for folder in parts) else "stream"
 
 
 def assemble(
@@ -335,7 +349,8 @@ def _recorded(folder: Path) -> dict[str, Any]:
 
 def _check_resumable(folder: Path, settings: Mapping[str, Any]) -> None:
     record = folder / RECORD
-    recorded = _recorded(folder)
+    # A record from before the setting existed names no divide; its run has that of the stream.
+    recorded = {"divide": "stream", **_recorded(folder)}
     for name, before, now in _differences(recorded, settings):
         if name not in HARMLESS:
             raise TrainingError(

@@ -33,7 +33,7 @@ from tagmoe.train.facts import Facts
 from tagmoe.train.loop import Report
 from tagmoe.train.stored import StoredRows, StoredSamples, batch_kinds
 from tagmoe.train.stream import EDITING, TEXT_TO_IMAGE, EncodedSamples
-from tagmoe.world import mistaken_tags
+from tagmoe.world import Divide, mistaken_tags
 from tagmoe.world.families import side_of
 
 Validator = Callable[[TagMoEPipeline, int, Path], Report]
@@ -83,6 +83,7 @@ class FlowStage:
         stored: StoredRows | None = None,
         conflict: float = 0.0,
         by_family: bool = False,
+        divide: Divide = "content",
     ) -> None:
         """conflict: alpha of the dial. by_family: a mixture's experts are given by the tasks' families."""
         self.name = name
@@ -121,6 +122,7 @@ class FlowStage:
             self.modules = {**self.modules, "objective": self.objective}
         self._cache = cache
         self._stored = stored
+        self._divide = divide
         # Opened now, so that a store without the needed rows is refused early. A stream encodes when it is first read.
         kinds = batch_kinds(config.text_to_image_every) if stored is not None and config.steps else []
         self._samples: dict[str, Samples] = {kind: self._open(kind) for kind in kinds}
@@ -150,6 +152,7 @@ class FlowStage:
             only=None if kind == "generate" else self.config.edit_tasks,
             dropout=self.config.condition_dropout,
             keep_texts=self.config.keep_texts,
+            divide=self._divide,
         )
 
     def _place(self, step: int) -> tuple[str, int]:

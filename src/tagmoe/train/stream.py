@@ -23,7 +23,7 @@ from tagmoe.files.atomic import write_whole
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.train.batch import Batch
 from tagmoe.train.facts import Facts
-from tagmoe.world import SIZE, TASKS, Sample, sample
+from tagmoe.world import SIZE, TASKS, Divide, Sample, content, sample
 
 CHUNK = 64
 TEXT_TO_IMAGE = ("generate",)
@@ -45,7 +45,7 @@ def check_tasks(config: RunConfig) -> None:
                 near = difflib.get_close_matches(task, EDITING, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"give some of {', '.join(EDITING)}."
                 raise ConfigError(f"{setting} holds {task!r}, which is no editing task; {hint}")
-        found = (sample(config.seed, i, task=EDITING).task in stage.edit_tasks for i in range(stage.unique_samples))
+        found = (_task_of(config.seed, i, config.divide) in stage.edit_tasks for i in range(stage.unique_samples))
         if stage.steps and stage.text_to_image_every != 1 and not any(found):
             raise ConfigError(
                 f"{setting} is {list(stage.edit_tasks)}, but among the {stage.unique_samples} samples of "
@@ -57,8 +57,9 @@ class EncodedSamples:
     """The first `unique` samples of a bucket, in batches of `batch_size`.
 
     dropout: share of samples that `draw` gives without instruction, for classifier-free guidance. only: use only the
-    samples of these tasks. They share the file of the others. keep_texts: encode each instruction once, in the chunks
-    of the latents, and keep it. Encoded with other texts beside it, its last bits differ.
+    samples of these tasks. They share the file of the others. divide: that of `tagmoe.world.sample`. keep_texts: encode
+    each instruction once, in the chunks of the latents, and keep it. Encoded with other texts beside it, its last bits
+    differ.
 
     Latents are computed on first use and kept in a memory-mapped file. They are computed in fixed chunks of consecutive
     samples, so that their bits do not depend on the order of use. So a resumed run reads the same latents as an
@@ -78,6 +79,7 @@ class EncodedSamples:
         only: Sequence[str] | None = None,
         dropout: float = 0.0,
         keep_texts: bool = False,
+        divide: Divide = "content",
     ) -> None:
         self.pipeline = pipeline
         self.tasks = tuple(tasks)
@@ -85,12 +87,13 @@ class EncodedSamples:
         self.seed = seed
         self.unique = unique
         self.dropout = dropout
+        self.divide = divide
         self.pictures = 1 if self.tasks == TEXT_TO_IMAGE else 2
         grid = SIZE // pipeline.size_multiple
         channels = pipeline.part("transformer").config.in_channels
         rounded = -(-unique // CHUNK) * CHUNK
         folder.mkdir(parents=True, exist_ok=True)
-        stem = folder / f"{name}-{_fingerprint(pipeline, self.tasks, seed)}"
+        stem = folder / f"{name}-{_fingerprint(pipeline, self.tasks, seed, divide)}"
         self._latents = _memmap(
             stem.with_suffix(".latents"), np.float16, (rounded, self.pictures, grid * grid, channels)
         )
@@ -100,7 +103,7 @@ class EncodedSamples:
         self._facts_folder = stem.with_suffix(".facts")
         self._members: Sequence[int] = range(unique)
         if only is not None:
-            self._members = [i for i in range(unique) if sample(seed, i, task=self.tasks).task in only]
+            self._members = [i for i in range(unique) if _task_of(seed, i, divide, self.tasks) in only]
             if not self._members:
                 raise TrainingError(f"Among the first {unique} samples is none of {', '.join(only)}; raise the number.")
 
@@ -171,7 +174,8 @@ class EncodedSamples:
 
     def _drawn(self, chunk: int) -> list[Sample]:
         start = chunk * CHUNK
-        return [sample(self.seed, index, task=self.tasks) for index in range(start, start + CHUNK)]
+        numbers = range(start, start + CHUNK)
+        return [sample(self.seed, index, task=self.tasks, divide=self.divide) for index in numbers]
 
     def _write_facts(self, chunk: int, drawn: Sequence[Sample]) -> None:
         grid = SIZE // self.pipeline.size_multiple
@@ -192,6 +196,10 @@ class EncodedSamples:
         return np.asarray(self._latents[index])
 
 
+def _task_of(seed: int, index: int, divide: Divide, tasks: tuple[str, ...] = EDITING) -> str:
+    return content(seed, index, task=tasks, divide=divide).task
+
+
 @lru_cache(maxsize=4)
 def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(count)
@@ -206,9 +214,10 @@ def _memmap(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
     return np.memmap(path, dtype=dtype, mode="r+", shape=shape)
 
 
-def _fingerprint(pipeline: TagMoEPipeline, tasks: Sequence[str], seed: int) -> str:
+def _fingerprint(pipeline: TagMoEPipeline, tasks: Sequence[str], seed: int, divide: Divide) -> str:
     """A digest of everything the latents depend on, so that every encoder has its own cache file."""
-    digest = hashlib.sha256(repr((tuple(tasks), seed, sorted(pipeline.vae.config.items(), key=str))).encode())
+    drawn = (tuple(tasks), seed, sorted(pipeline.vae.config.items(), key=str), divide)
+    digest = hashlib.sha256(repr(drawn).encode())
     for name, value in sorted(pipeline.vae.state_dict().items()):
         digest.update(name.encode() + value.detach().float().numpy().tobytes())
     return digest.hexdigest()[:12]

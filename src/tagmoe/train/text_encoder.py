@@ -16,15 +16,15 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from tagmoe.config import OptimizerConfig, TextEncoderConfig
 from tagmoe.train.loop import Report
-from tagmoe.world import Sample, sample, slot_values
+from tagmoe.world import Divide, Sample, content, sample, slot_values
 
 TEMPLATE = "<|im_start|>{}<|im_end|>"
 LANGUAGE_MODEL_WEIGHT = 0.1
 
 
-def instructions(seed: int, count: int) -> list[str]:
+def instructions(seed: int, count: int, divide: Divide = "content") -> list[str]:
     """Training instructions to train the tokenizer on."""
-    return [sample(seed, index).instruction for index in range(count)]
+    return [content(seed, index, divide=divide).instruction for index in range(count)]
 
 
 class SlotReader(nn.Module):
@@ -59,11 +59,13 @@ class TextEncoderStage:
         tokenizer: Qwen2Tokenizer,
         config: TextEncoderConfig,
         seed: int,
+        divide: Divide = "content",
     ) -> None:
         self.text_encoder = text_encoder.train()
         self.tokenizer = tokenizer
         self.config = config
         self.seed = seed
+        self.divide = divide
         self.steps = config.steps
         self.optimizer = OptimizerConfig(name="adamw", lr=config.lr, warmup_steps=100, decay_share=0.5, ema_decay=0.99)
         with torch.random.fork_rng(devices=[]):
@@ -86,7 +88,8 @@ class TextEncoderStage:
     def loss(self, step: int, micro: int) -> tuple[Tensor, Report]:
         """One batch of fresh instructions."""
         start = step * self.config.batch
-        samples = [sample(self.seed, index) for index in range(start, start + self.config.batch)]
+        numbers = range(start, start + self.config.batch)
+        samples = [sample(self.seed, index, divide=self.divide) for index in numbers]
         slot_logits, logits, ids, mask = self._read(samples)
         targets = self.reader.targets(samples)
         slots = torch.stack([F.cross_entropy(z.float(), targets[:, i]) for i, z in enumerate(slot_logits)]).sum()

@@ -7,7 +7,7 @@ from .judge import Verdict, judge
 from .oracle import Reading, read
 from .render import render
 from .rules import RuleTags, rule_sets, rule_tags
-from .sample import Sample, mistaken_tags, sample, slot_values
+from .sample import Content, Divide, Sample, content, mistaken_tags, sample, slot_values
 from .scene import HELD_OUT_COMBINATIONS, SIZE, Background, Face, Item, Scene
 from .tasks import TASKS
 
@@ -16,6 +16,8 @@ __all__ = [
     "SIZE",
     "TASKS",
     "Background",
+    "Content",
+    "Divide",
     "Face",
     "Item",
     "Reading",
@@ -23,6 +25,7 @@ __all__ = [
     "Sample",
     "Scene",
     "Verdict",
+    "content",
     "judge",
     "mistaken_tags",
     "read",

@@ -31,7 +31,7 @@ def damage(target: Scene, source: Scene | None, image: np.ndarray | Image.Image)
     A shift of the picture by one pixel is forgiven. Raises ImageError for an array that is no picture.
     """
     wanted = render(target)
-    picture = _aligned(pixels(image), wanted)
+    picture = aligned(pixels(image), wanted)
     cells = split_cells(picture).reshape(len(PLACES), -1)
     setting = Setting(target.background, target.style, target.light)
     limit = CLEAN_OF_STYLE.get(target.style, CLEAN)
@@ -104,10 +104,11 @@ def _goes(rest: np.ndarray, products: np.ndarray, squares: np.ndarray, way: floa
     return bool(((gone >= way) & (explained >= share)).any())
 
 
-def _aligned(picture: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """The picture, moved by up to one pixel to where it fits best; rows that come in repeat the border."""
+def aligned(picture: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The picture itself, or moved by one pixel to where it fits best; rows that come in repeat the border."""
     padded = np.pad(picture, ((1, 1), (1, 1), (0, 0)), mode="edge")
     height, width = picture.shape[:2]
-    moved = [padded[y : y + height, x : x + width] for y, x in ((1, 1), *((y, x) for y in range(3) for x in range(3)))]
+    shifts = ((y, x) for y in range(3) for x in range(3) if (y, x) != (1, 1))
+    moved = [picture, *(padded[y : y + height, x : x + width] for y, x in shifts)]
     truth = wanted.astype(np.float32)
     return min(moved, key=lambda one: float(np.square(one - truth).sum()))

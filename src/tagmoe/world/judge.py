@@ -1,7 +1,8 @@
 """Judge an edit: was the instruction carried out, and is the rest as it was? The metrics of paper 4.2, on TagWorld.
 
-Success is strict (`tagmoe.world.damage`): the picture is the target, but for what a person forgives. `edit_done` is the
-score that was published before 0.3: the edit is done, and most of the rest is still there.
+Success is strict: the edit is done, and nothing is damaged (`tagmoe.world.damage`); the picture is the target, but for
+what a person forgives. `edit_done` is the score that was published before: the edit is done, and most of the rest is
+still there.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from .damage import damage
+from .damage import aligned, damage
 from .instructions import background_phrase, thing_phrase
-from .oracle import ATTRIBUTES, CLEAN, CLEAN_OF_STYLE, Reading, read, split_cells
-from .render import render_cell
+from .oracle import ATTRIBUTES, CLEAN, CLEAN_OF_STYLE, Reading, pixels, read, split_cells
+from .render import render, render_cell
 from .sample import Sample
 from .scene import PLACES, Face, Scene, Thing
 
@@ -69,19 +70,32 @@ def judge(sample: Sample, image: np.ndarray | Image.Image) -> Verdict:
     reasons = [check.reason for check in checks if not check.holds]
     half_done = _half_done(source, target, reading, split_cells(image))
     scene_left = _scene_left(checks, target)
+    edit_done = scene_left and not half_done and all(check.holds for check in _asked(checks))
     reasons += [f"{PLACES[place]}: the edit is half done or blurred" for place in half_done]
     if not scene_left:
         reasons.insert(0, "too little of the scene is left")
     damages = damage(target, source, image)
     return Verdict(
-        success=not damages,
-        edit_done=scene_left and not half_done and all(check.holds for check in _asked(checks)),
+        success=not damages and (edit_done or _is_done_elsewhere(source, target, image)),
+        edit_done=edit_done,
         unchanged=sum(rest) / len(rest) if rest else 1.0,
         subject=_subject(sample, reading) if "identity preservation" in kept else None,
         face=_face(sample, reading) if "face preservation" in kept else None,
         style=_style(sample.target_scene, reading) if "style preservation" in kept else None,
         reasons=tuple(dict.fromkeys([*reasons, *damages])),
     )
+
+
+def _is_done_elsewhere(source: Scene | None, target: Scene, image: np.ndarray | Image.Image) -> bool:
+    """Whether the edit is done in a picture that lies one pixel beside the target."""
+    picture = pixels(image)
+    moved = aligned(picture, render(target))
+    if moved is picture:
+        return False
+    reading = read(moved)
+    checks = _checks(source, target, reading)
+    done = not _half_done(source, target, reading, split_cells(moved)) and all(c.holds for c in _asked(checks))
+    return done and _scene_left(checks, target)
 
 
 def _source(sample: Sample) -> Scene | None:

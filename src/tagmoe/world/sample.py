@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 
@@ -14,12 +14,18 @@ from tagmoe.tags import TaskDescriptor
 
 from . import scene as world
 from .dice import Dice
+from .divide import divides, is_seen
+from .edits import Edit
 from .instructions import phrase
 from .render import render, silhouette
 from .scene import CELL, SIZE, Scene
 from .tasks import TASKS
 
 Split = Literal["train", "test"]
+Divide = Literal["content", "stream"]
+"""What keeps test from training. content: a hash of pictures and wordings (`tagmoe.world.divide`), for any seed.
+stream: other draws alone, as before 2026-11-30; then a test case may by chance be a training case. The packaged model
+was trained so."""
 _SPLIT_KEY = {"train": 0, "test": 1}
 _TASK_NAMES = tuple(TASKS)
 # At this distance in the list of tasks no task meets one with its own tags; a test checks that.
@@ -49,47 +55,94 @@ class Sample:
     seed: int
     index: int
     split: Split
+    divide: Divide
 
 
-def sample(seed: int, index: int, *, split: Split = "train", task: str | Sequence[str] | None = None) -> Sample:
+@dataclass(frozen=True)
+class Content:
+    """What a case shows and says, before its pictures are drawn. held_out: the wording is one that training lacks."""
+
+    task: str
+    edit: Edit
+    instruction: str
+    held_out: bool
+
+
+def sample(
+    seed: int,
+    index: int,
+    *,
+    split: Split = "train",
+    task: str | Sequence[str] | None = None,
+    divide: Divide = "content",
+) -> Sample:
     """Case number `index` of a split, of the given task (or one of several; by default of any).
 
-    In "test" half of the cases use a held-out paraphrase and about a third may hold held-out combinations.
-    Raises UsageError for an unknown task or split, or a negative seed or index.
+    In "test" half of the cases use a held-out paraphrase and about a third may hold held-out combinations. With
+    divide="content" no test case of any seed has the pictures of a training case of any seed, nor those that the
+    packaged model was trained on; and no held-out paraphrase of it occurs there. divide="stream": see `Divide`.
+    Raises UsageError for an unknown task, split or divide, or a negative seed or index.
     """
-    names = _names(task if task is None or isinstance(task, str) else tuple(task))
-    if split not in _SPLIT_KEY:
-        raise UsageError(f'Unknown split "{split}". Allowed are train and test.')
-    if seed < 0 or index < 0:
-        raise UsageError(f"Seed {seed} and index {index} must not be negative.")
-    rng = np.random.Generator(np.random.PCG64([seed, _SPLIT_KEY[split], index]))
-    dice = Dice(rng, seek=split == "test" and rng.random() < 0.36)
-    name = dice.pick(names)
-    edit = TASKS[name].make(dice)
-    held_out = split == "test" and dice.chance(0.5)
-    key = f"{name}.{edit.variant}" if edit.variant else name
-    instruction = phrase(dice, key, edit.values, held_out=held_out)
+    drawn = content(seed, index, split=split, task=task, divide=divide)
+    edit = drawn.edit
     if edit.silhouette:
         sources: tuple[np.ndarray, ...] = (silhouette(edit.target),)
     else:
         sources = () if edit.source is None else (render(edit.source),)
     unseen = edit.target.has_held_out() or (edit.source is not None and edit.source.has_held_out())
     return Sample(
-        task=name,
-        instruction=instruction,
+        task=drawn.task,
+        instruction=drawn.instruction,
         sources=sources,
         target=render(edit.target),
-        tags=TASKS[name].tags(edit),
+        tags=TASKS[drawn.task].tags(edit),
         mask=edit_mask(edit.source, edit.target),
         source_scene=edit.source,
         target_scene=edit.target,
-        slots={"task": name, **edit.slots},
-        held_out_paraphrase=held_out,
+        slots={"task": drawn.task, **edit.slots},
+        held_out_paraphrase=drawn.held_out,
         held_out_combination=unseen,
         seed=seed,
         index=index,
         split=split,
+        divide=divide,
     )
+
+
+def content(
+    seed: int,
+    index: int,
+    *,
+    split: Split = "train",
+    task: str | Sequence[str] | None = None,
+    divide: Divide = "content",
+) -> Content:
+    """The content of `sample(...)` with the same arguments; a third of its time."""
+    names = _names(task if task is None or isinstance(task, str) else tuple(task))
+    if split not in _SPLIT_KEY:
+        raise UsageError(f'Unknown split "{split}". Allowed are train and test.')
+    if divide not in get_args(Divide):
+        raise UsageError(f'Unknown divide "{divide}". Allowed are {" and ".join(get_args(Divide))}.')
+    if seed < 0 or index < 0:
+        raise UsageError(f"Seed {seed} and index {index} must not be negative.")
+    rng = np.random.Generator(np.random.PCG64([seed, _SPLIT_KEY[split], index]))
+    dice = Dice(rng, seek=split == "test" and rng.random() < 0.36)
+    name = dice.pick(names)
+    while True:
+        edit = TASKS[name].make(dice)
+        held_out = split == "test" and dice.chance(0.5)
+        key = f"{name}.{edit.variant}" if edit.variant else name
+        drawn = Content(name, edit, phrase(dice, key, edit.values, held_out=held_out), held_out)
+        if divide == "stream" or _is_allowed(drawn, split):
+            return drawn
+
+
+def _is_allowed(drawn: Content, split: Split) -> bool:
+    """Whether the divide by content has a drawn case on the side of the split."""
+    case = (drawn.edit.source, drawn.edit.target, drawn.instruction)
+    if not divides(*case, test=split == "test", held_out=drawn.held_out):
+        return False
+    return split == "train" or not is_seen(*case, held_out=drawn.held_out)
 
 
 class Tagged(Protocol):

@@ -13,13 +13,15 @@ from tagmoe.data.sources.source import Licence, Row
 from tagmoe.data.store.record import Picture, Record, Role, TagProvenance, record_id
 from tagmoe.errors import UsageError
 from tagmoe.sentences import counted
-from tagmoe.world import SIZE, TASKS, Sample, sample
+from tagmoe.world import SIZE, TASKS, Divide, Sample, sample
 from tagmoe.world.sample import Split
 
 DATASET = "tagworld"
 EDITING = "editing"
 """As `tasks`: every task but text-to-image."""
 _SPLIT: Split = "train"
+# Part of the ids: a store that was filled before the divide holds other samples under the same numbers.
+_DIVIDE: Divide = "content"
 # tasks whose picture is a reference, not a source
 _FOLLOWED = frozenset({"subject", "style_ref", "structure"})
 
@@ -43,8 +45,8 @@ class TagWorldSource:
         self._tasks = None if tasks is None else _names(tasks)
 
     def fingerprint(self) -> Mapping[str, Any]:
-        """JSON values that identify the samples: count, seed and tasks."""
-        return {"kind": DATASET, "count": self._count, "seed": self._seed, "tasks": self._tasks}
+        """JSON values that identify the samples: count, seed, tasks and divide."""
+        return {"kind": DATASET, "count": self._count, "seed": self._seed, "tasks": self._tasks, "divide": _DIVIDE}
 
     def rows(self, start: int = 0) -> Iterator[Row]:
         """One row for each sample."""
@@ -55,8 +57,8 @@ class TagWorldSource:
         return self._count
 
     def _record(self, number: int) -> Record:
-        drawn = sample(self._seed, number, split=_SPLIT, task=self._tasks)
-        key = f"{_SPLIT}-{self._seed}-{number}"
+        drawn = sample(self._seed, number, split=_SPLIT, task=self._tasks, divide=_DIVIDE)
+        key = f"{_SPLIT}-by-{_DIVIDE}-{self._seed}-{number}"
         return Record(
             id=record_id(DATASET, key, "" if self._tasks is None else ",".join(self._tasks)),
             dataset=DATASET,
