@@ -8,7 +8,23 @@ FITS   := -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)
 # the first interpreter that runs and is 3.11 or 3.12
 PYTHON ?= $(shell for p in python3 python3.11 python3.12; do $$p $(FITS) 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo test test-all test-peers lint check bench docs setup clean
+.PHONY: demo test test-all test-peers lint check bench docs setup clean experiment experiment-pause experiment-status
+
+# The registered experiment (docs/results/registered/conflict.md): hours of one core at the lowest priority. It goes on
+# from where it was stopped; commit the finished runs in EXPERIMENT_RUNS.
+EXPERIMENT := tagworld/conflict --out runs/conflict
+EXPERIMENT_RUNS := docs/results/registered/runs
+EXPERIMENT_PLAN := recipes/tagworld/conflict/plan.yaml
+
+experiment: $(READY)
+	OMP_NUM_THREADS=1 $(VENV)/bin/tagmoe ablation run $(EXPERIMENT) --plan $(EXPERIMENT_PLAN) --results $(EXPERIMENT_RUNS)
+
+# saves and ends the process, for example while something is timed; make experiment goes on
+experiment-pause: $(READY)
+	$(VENV)/bin/tagmoe ablation pause --out runs/conflict
+
+experiment-status: $(READY)
+	$(VENV)/bin/tagmoe ablation status $(EXPERIMENT) --plan $(EXPERIMENT_PLAN) --results $(EXPERIMENT_RUNS)
 
 demo: $(READY)
 	$(VENV)/bin/tagmoe demo --out demo --force

@@ -65,5 +65,9 @@ class TrainingError(TagMoEError):
     """A training run cannot go on: NaN, or a checkpoint of another configuration."""
 
 
+class DivergedError(TrainingError):
+    """A loss, gradient or weight is not finite."""
+
+
 class ResultError(TagMoEError):
     """A result or recording file is damaged, of another version, or does not belong with the others."""

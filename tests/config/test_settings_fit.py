@@ -99,7 +99,7 @@ def test_all_wrong_settings_are_named() -> None:
     [
         ("seed=often", "The setting 'seed' is \"often\"; give a whole number from 0 to 4611686018427387904."),
         ("moe=3", "The setting 'moe' is 3; give a block of settings, or null."),
-        ("moe.gate=round", "The setting 'moe.gate' is \"round\"; give mlp or linear."),
+        ("moe.gate=round", "The setting 'moe.gate' is \"round\"; give mlp, linear or text."),
         ("loss.head_layers=4", "The setting 'loss.head_layers' is 4; give 2 or 3."),
         ("optimizer.lr=.inf", "The setting 'optimizer.lr' is .inf; give a finite number above 0."),
         ("optimizer.ema_decay=1", "The setting 'optimizer.ema_decay' is 1; give a number from 0 and below 1."),

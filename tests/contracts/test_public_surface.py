@@ -23,7 +23,7 @@ import typer
 import tagmoe
 from tagmoe import errors
 from tagmoe.cli import app, run
-from tagmoe.config import RunConfig, load_config
+from tagmoe.config import COMMON, RunConfig, load_config
 from tagmoe.data.store.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -86,7 +86,7 @@ def digest(data: bytes) -> str:
 
 def settings_of(recipe: Path) -> str:
     """A digest of all settings of a recipe; of an arm, of its own file, as it is no whole recipe."""
-    if recipe.parent.name == "ablation":
+    if (recipe.parent / COMMON).is_file():
         return digest(recipe.read_bytes())
     return digest(json.dumps(load_config(recipe).model_dump(mode="json"), sort_keys=True).encode())
 

@@ -90,7 +90,7 @@ def test_a_shared_cache_stays_is_used_again_and_changes_no_weight(
         for name in ("first", "second")
     )
     kept = sorted(cache.iterdir())
-    assert len(kept) == 4
+    assert len(kept) == 6  # latents, which of them are there, and facts; of both kinds of samples
     for one in (weights(first), weights(second)):
         assert all(torch.equal(one[name], value) for name, value in own.items())
     assert not (tmp_path / "own" / "cache").exists()

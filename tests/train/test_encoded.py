@@ -47,13 +47,11 @@ def test_a_batch_carries_tags_edit_mask_and_blank_text(pipeline: TagMoEPipeline,
     batch = store(pipeline, tmp_path).batch([0, 1], blank=[False, True])
     for row, drawn in enumerate(batch.samples):
         assert batch.tags_BK[row].tolist() == list(drawn.tags.multi_hot())
-        side = drawn.mask.shape[0] // 4
+        mask = sample(5, drawn.index, task=EDITING).mask
+        side = mask.shape[0] // 4
         for token in range(16):
             y, x = divmod(token, 4)
-            assert (
-                bool(batch.edited_BT[row, token])
-                == drawn.mask[y * side : (y + 1) * side, x * side : (x + 1) * side].any()
-            )
+            assert bool(batch.edited_BT[row, token]) == mask[y * side : (y + 1) * side, x * side : (x + 1) * side].any()
     assert int(batch.mask_BS[1].sum()) < int(batch.mask_BS[0].sum())
     assert store(pipeline, tmp_path, TEXT_TO_IMAGE).batch([0], blank=[False]).reference_BTC is None
 
@@ -80,3 +78,20 @@ def test_another_divide_is_another_cache_and_other_samples(pipeline: TagMoEPipel
 
 def test_the_buckets_hold_all_tasks() -> None:
     assert set(TEXT_TO_IMAGE) | set(EDITING) == set(TASKS)
+
+
+def test_kept_texts_are_those_of_every_step_whatever_the_order(pipeline: TagMoEPipeline, tmp_path: Path) -> None:
+    blank = [False, True, False, False]
+    each, kept, again = (
+        EncodedSamples(
+            pipeline, EDITING, batch_size=4, seed=5, unique=128, folder=tmp_path, name="edit", keep_texts=keep
+        )
+        for keep in (False, True, True)
+    )
+    expected, found = each.batch([3, 70, 9, 1], blank=blank), kept.batch([3, 70, 9, 1], blank=blank)
+    assert torch.equal(found.mask_BS, expected.mask_BS)
+    torch.testing.assert_close(found.text_BSD, expected.text_BSD, atol=1e-5, rtol=1e-5)
+    again.batch([120, 64, 2], blank=[False] * 3)
+    other = again.batch([1, 9, 70, 3], blank=[False, False, True, False])
+    width = min(found.text_BSD.shape[1], other.text_BSD.shape[1])
+    assert torch.equal(other.text_BSD.flip(0)[:, :width], found.text_BSD[:, :width])

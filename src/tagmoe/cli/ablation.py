@@ -17,6 +17,7 @@ from tagmoe.errors import UsageError
 if TYPE_CHECKING:
     from tagmoe.laboratory.ablation.arms import Arm
     from tagmoe.laboratory.ablation.job import Job
+    from tagmoe.laboratory.registered.plan import Experiment
 
 app = make_group("Train arms of the paper's ablation over seeds, and compare them (Table 4).")
 
@@ -30,6 +31,13 @@ Jobs = Annotated[
     int, typer.Option(min=1, max=MOST_PROCESSES, help="Processes at once, each with the recipe's threads.")
 ]
 Cases = Annotated[int, typer.Option(min=1, max=MOST_CASES, help="Held-out cases of each task.")]
+PlanOption = Annotated[
+    Path | None, typer.Option("--plan", help="Plan of a registered experiment, such as plan.yaml beside the arms.")
+]
+Results = Annotated[
+    Path | None, typer.Option(help="Folder of the finished runs of a registered experiment; by default OUT/results.")
+]
+Most = Annotated[int | None, typer.Option(min=1, max=MOST_CASES, help="With --plan: end after so many runs.")]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting of all arms; may be repeated.")
 ]
@@ -44,22 +52,69 @@ def run(
     jobs: Jobs = 1,
     cases: Cases = 60,
     changes: Changes = None,
+    plan: PlanOption = None,
+    results: Results = None,
+    most: Most = None,
     as_json: AsJson = False,
 ) -> None:
     """Train and measure arms x seeds. After an interrupt or a kill, the same command resumes.
 
+    With --plan the arms, seeds and cases are those of a registered experiment. It runs in one process of the lowest
+    priority; `tagmoe ablation pause` stops it, and the same command goes on.
+
     Example: tagmoe ablation run tagworld/ablation --out runs/ablation --arms dense,moe,align --jobs 2
     """
+    if plan is not None:
+        if (arms, seeds, jobs, cases) != (None, "0,1,2", 1, 60):
+            raise UsageError("The plan decides on arms, seeds, jobs and cases; leave these options out with --plan.")
+        _run_plan(recipes, plan, out, results, changes, most, as_json=as_json)
+        return
+    if results is not None or most is not None:
+        raise UsageError("--results and --most are for registered experiments; give --plan too.")
     chosen, numbers = _arms_and_seeds(recipes, arms, seeds, changes)
     from tagmoe.laboratory.ablation.job import arm_job
     from tagmoe.laboratory.ablation.measure import Plan
 
-    plan = Plan(per_task=cases).record()
-    work = [arm_job(out, seed, arm, plan) for seed in numbers for arm in chosen]
+    how = Plan(per_task=cases).record()
+    work = [arm_job(out, seed, arm, how) for seed in numbers for arm in chosen]
     done = _run(out, chosen, numbers, work, jobs)
     print_result(
         {"out": str(out), "results": [str(job.folder / "result.json") for job in done]}, str(out), as_json=as_json
     )
+
+
+@app.command()
+def status(
+    recipes: Recipes,
+    out: Out,
+    plan: PlanOption = None,
+    results: Results = None,
+    changes: Changes = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say how far a registered experiment is: runs done, running and left, and hours to go.
+
+    Example: tagmoe ablation status tagworld/conflict --out runs/conflict
+    """
+    from dataclasses import asdict
+
+    from tagmoe.laboratory.registered.status import status_of
+
+    experiment = _experiment(recipes, plan, changes)
+    found = status_of(experiment, out, out / "results" if results is None else results)
+    print_result(asdict(found), found.sentence(), as_json=as_json)
+
+
+@app.command()
+def pause(out: Out, as_json: AsJson = False) -> None:
+    """Stop the process that runs a registered experiment in a folder, once its step is saved.
+
+    Example: tagmoe ablation pause --out runs/conflict
+    """
+    from tagmoe.laboratory.registered.runner import pause as stop
+
+    stopped = stop(out)
+    print_result({"stopped": stopped}, "paused" if stopped else "nothing runs there", as_json=as_json)
 
 
 @app.command()
@@ -70,6 +125,9 @@ def interference(
     seeds: Seeds = "0",
     jobs: Jobs = 1,
     cases: Cases = 60,
+    equal_steps: Annotated[
+        bool, typer.Option("--equal-steps", help="Train a family alone for as many steps as all tasks together.")
+    ] = False,
     changes: Changes = None,
     as_json: AsJson = False,
 ) -> None:
@@ -82,7 +140,10 @@ def interference(
     from tagmoe.laboratory.ablation.interference import family_jobs, summarise
     from tagmoe.laboratory.ablation.measure import Plan
 
-    work = [job for seed in numbers for arm in chosen for job in family_jobs(out, seed, arm, Plan(per_task=cases))]
+    plan = Plan(per_task=cases)
+    work = [
+        job for seed in numbers for arm in chosen for job in family_jobs(out, seed, arm, plan, equal_steps=equal_steps)
+    ]
     _run(out, chosen, numbers, work, jobs)
     path = summarise(out, [arm.name for arm in chosen], numbers)
     print_result({"out": str(out), "interference": str(path)}, str(path), as_json=as_json)
@@ -121,6 +182,38 @@ def report(
             log(f"  {row.arm:<20}{phrase(row.differences['success'], SUCCESS)}")
     page = out / "report.html"
     print_result({"report": str(page), **data}, str(page), as_json=as_json)
+
+
+def _experiment(recipes: Path, plan: Path | None, changes: list[str] | None) -> Experiment:
+    from tagmoe.config import find_arms
+    from tagmoe.laboratory.ablation.arms import PLAN
+    from tagmoe.laboratory.registered.plan import read_experiment
+
+    folder = find_arms(recipes)
+    return read_experiment(folder, folder / PLAN if plan is None else plan, tuple(changes or ()))
+
+
+def _run_plan(
+    recipes: Path,
+    plan: Path,
+    out: Path,
+    results: Path | None,
+    changes: list[str] | None,
+    most: int | None,
+    *,
+    as_json: bool,
+) -> None:
+    experiment = _experiment(recipes, plan, changes)
+    quiet_libraries()
+    from tagmoe.laboratory.registered.runner import run_experiment
+
+    place = out / "results" if results is None else results
+    outcome = run_experiment(experiment, out, place, most=most)
+    if outcome.stopped_by_gate:
+        log("The gate stopped the experiment: no positive control has a lower flow loss in every seed.")
+    print_result(
+        {"results": str(place), "finished": list(outcome.finished), "left": outcome.left}, str(place), as_json=as_json
+    )
 
 
 def _arms_and_seeds(

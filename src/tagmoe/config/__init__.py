@@ -22,6 +22,7 @@ from tagmoe.config.schema import (
     StageConfig,
     TextEncoderConfig,
     TransformerConfig,
+    WideConfig,
 )
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "StageConfig",
     "TextEncoderConfig",
     "TransformerConfig",
+    "WideConfig",
     "apply_overrides",
     "check_config",
     "find_arms",

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 # Copies of constants of tags and world, which this layer may not import. A test keeps them equal.
 NUM_TAGS = 18
+NUM_FAMILIES = 4
 PICTURE_SIZE = 64
 # The transformer packs 2x2 latents into one token.
 PATCH_SIZE = 2
@@ -75,6 +76,40 @@ def misfits(config: RunConfig) -> list[str]:
             len(levels) not in allowed or min(levels) < 1,
             f"The setting 'autoencoder.dim_mult' is {list(levels)}; it must be {allowed[0]} to {allowed[-1]} "
             f"numbers from 1 (4 of them make {PICTURE_SIZE}x{PICTURE_SIZE} pictures 4x4 tokens).",
+        ),
+    ]
+    if config.wide is not None:
+        checks += [
+            (
+                moe is not None,
+                "The setting 'wide' widens the FFNs of a dense model, but 'moe' is given; set 'moe' to null.",
+            ),
+            (
+                config.wide.num_blocks > dit.num_layers,
+                f"The setting 'wide.num_blocks' is {config.wide.num_blocks}, but 'transformer.num_layers' is "
+                f"{dit.num_layers}; a model cannot have more wide blocks than layers.",
+            ),
+        ]
+    by_family = moe is not None and moe.router == "family"
+    checks += [
+        (
+            by_family and (moe is None or moe.num_experts != NUM_FAMILIES or moe.top_k != 1 or moe.mode != "plain"),
+            f"The setting 'moe.router' is 'family', which gives each of {NUM_FAMILIES} families its expert with the "
+            f"weight 1; set 'moe.num_experts' to {NUM_FAMILIES}, 'moe.top_k' to 1 and 'moe.mode' to 'plain'.",
+        ),
+        (
+            (by_family or config.conflict > 0) and config.data is not None,
+            "Families of tasks are TagWorld's, but 'data.store' is given; leave it out, or 'conflict' and "
+            "'moe.router'.",
+        ),
+        (
+            by_family and config.compile,
+            "The setting 'moe.router' is 'family', which compiled blocks do not see; set 'compile' to false.",
+        ),
+        (
+            (by_family or config.conflict > 0) and config.unified.steps > 0 and config.unified.text_to_image_every != 0,
+            "Generation belongs to no family of editing tasks; set 'unified.text_to_image_every' to 0, or leave "
+            "'conflict' and 'moe.router' out.",
         ),
     ]
     for name, stage in (("base", config.base), ("unified", config.unified)):

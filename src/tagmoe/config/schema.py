@@ -86,10 +86,27 @@ class MoEConfig(Settings):
     """N. [paper 4.1]"""
     top_k: int = Field(1, ge=1, le=1024)
     """A. [paper 4.1]"""
-    gate: Literal["mlp", "linear"] = "mlp"
-    """mlp [paper 4.1], linear [release]."""
+    gate: Literal["mlp", "linear", "text"] = "mlp"
+    """mlp [paper 4.1], linear [release]. text: mlp that also reads the mean of the text tokens. [ours]"""
     mode: Literal["exact", "plain"] = "exact"
     """How the experts start. exact: scaled, so that the mixture equals the dense FFN at step 0. plain: not. [ours]"""
+    # Settings from here on are left out of a dump at their default, so that older runs keep their hash and resume.
+    noise: float = Field(0.0, ge=0, le=10, exclude_if=lambda share: share == 0)
+    """Noise on the experts' first weights, as a share of their standard deviation. [ours]"""
+    drop: float = Field(0.0, ge=0, le=1, exclude_if=lambda share: share == 0)
+    """Share of each expert's hidden units that start anew, others in each: Drop-Upcycling. [arXiv 2502.19261]"""
+    gate_input: Literal["modulated", "normed"] = Field("modulated", exclude_if=lambda kind: kind == "modulated")
+    """What the gate sees of a token: the expert's input [paper 3.1], or the same before the modulation by time."""
+    router: Literal["gate", "family"] = Field("gate", exclude_if=lambda kind: kind == "gate")
+    """Who chooses: the gate [paper], or as a control the task's family, one expert each, with the weight 1. [ours]"""
+
+
+class WideConfig(Settings):
+    """Wider image FFNs in the last blocks of a dense model: a control for what capacity alone does. [ours]"""
+
+    num_blocks: int = Field(..., ge=1, le=DEEPEST)
+    factor: int = Field(4, ge=2, le=64)
+    """How many times as wide as the others."""
 
 
 class LossConfig(Settings):
@@ -104,8 +121,9 @@ class LossConfig(Settings):
     head_hidden: int = Field(256, ge=1, le=WIDEST)
     head_layers: Literal[2, 3] = 2
     """[paper 3.3.3]; the release has 3."""
-    tag_embedding: Literal["learned", "frozen-orthogonal"] = "frozen-orthogonal"
-    """learned is the paper's [paper 3.3.1]; on TagWorld it collapses to one constant answer. [ours]"""
+    tag_embedding: Literal["learned", "frozen-orthogonal", "text"] = "frozen-orthogonal"
+    """learned is the paper's [paper 3.3.1]; on TagWorld it collapses. frozen-orthogonal: fixed orthonormal rows. text:
+    fixed, from the text encoder's reading of the tags' names. [ours]"""
     align_target: Literal["grad", "stop-grad"] = "grad"
     """Whether the gradient of L_align also reaches W_tag. [paper: learnable]"""
     align_tags: Literal["own", "shuffled", "other-task"] = "own"
@@ -115,6 +133,13 @@ class LossConfig(Settings):
     routing_tokens: Literal["all", "live", "target"] = Field("all", exclude_if=lambda tokens: tokens == "all")
     """The image tokens that count in g (Eq. 3) and in L_lbl. all: every one [paper 3.3.2]. live: all but the reference
     tokens of the last mixture, which cannot change a pixel. target: those of the picture that is made. [ours]"""
+    # Settings of this block from here to edit_weight are left out of a dump at their default, as those of `moe`.
+    align_loss: Literal["cosine", "contrastive"] = Field("cosine", exclude_if=lambda kind: kind == "cosine")
+    """cosine [paper 3.3.3]. contrastive: InfoNCE against the other tasks of the batch. [ours]"""
+    signature: Literal["mean", "by-layer"] = Field("mean", exclude_if=lambda kind: kind == "mean")
+    """The routing signature g: the mean over layers [paper 3.3.2], or every layer's own numbers. [ours]"""
+    hard_signature: bool = Field(False, exclude_if=lambda hard: not hard)
+    """Whether g counts the chosen experts, with the scores' gradient (straight-through), not the scores. [ours]"""
     edit_weight: float = Field(1.0, gt=0)
     """Weight in L_flow of the tokens that the edit may change. The others only copy the source and weigh 1. [ours]"""
     timestep_density: Literal["uniform", "logit-normal"] = "logit-normal"
@@ -135,6 +160,11 @@ class OptimizerConfig(Settings):
     """Share of the steps, at the end, over which the rate falls linearly to zero."""
     grad_clip: float = Field(1.0, gt=0)
     ema_decay: float = Field(0.999, ge=0, lt=1)
+    # Left out of a dump at their default, as the later settings of `moe`.
+    gate_rate: float = Field(1.0, ge=0, le=1000, exclude_if=lambda factor: factor == 1)
+    """The learning rate of the gates, as a multiple of that of other weights of their kind. [ours]"""
+    expert_rate: float = Field(1.0, ge=0, le=1000, exclude_if=lambda factor: factor == 1)
+    """The learning rate of the experts, as a multiple of that of other weights of their kind. [ours]"""
 
 
 class StageConfig(Settings):
@@ -153,6 +183,8 @@ class StageConfig(Settings):
     """Share of samples whose instruction is replaced by the empty one, for classifier-free guidance."""
     unique_samples: int = Field(100_000, ge=1, le=MOST_SAMPLES)
     """Number of different samples. Each is encoded once and seen again every epoch: encoding costs more than a step."""
+    keep_texts: bool = Field(False, exclude_if=lambda keep: not keep)
+    """Of TagWorld's stream: encode each instruction once and keep it (5 KB a sample), not again at every step."""
 
 
 class DataConfig(Settings):
@@ -203,6 +235,8 @@ class RunConfig(Settings):
     compile: bool = False
     """Compile the transformer's blocks: a minute or two at the start (needs a C++ compiler), then 1.5 times faster."""
     save_every: int = Field(500, ge=1, le=MOST_STEPS)
+    save_minutes: float | None = Field(None, gt=0, le=10**6, exclude_if=lambda minutes: minutes is None)
+    """Save also when so many minutes have passed since the last checkpoint."""
     validate_every: int = Field(1000, ge=1, le=MOST_STEPS)
     validation_cases: int = Field(2, ge=1, le=10**4)
     """Cases of each task edited and judged at each validation."""
@@ -213,6 +247,10 @@ class RunConfig(Settings):
     transformer: TransformerConfig = TransformerConfig()
     moe: MoEConfig | None = MoEConfig()
     """null: the model stays dense, and L_flow is the whole loss."""
+    wide: WideConfig | None = Field(None, exclude_if=lambda wide: wide is None)
+    """Wider FFNs in the last blocks, for a dense model. Started from a base, they compute at step 0 what it did."""
+    conflict: float = Field(0.0, ge=0, le=1, exclude_if=lambda alpha: alpha == 0)
+    """alpha of TagWorld's conflict dial: how far families of tasks want other latents for the same picture. [ours]"""
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     # Left out of a dump when it is null, so that runs without a store keep the hash from before stores existed.

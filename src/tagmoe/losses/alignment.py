@@ -28,6 +28,23 @@ class PredictionHead(nn.Module):
         return predicted
 
 
+def contrastive_alignment_loss(
+    predicted_BD: Tensor, semantic_BD: Tensor, tags_BK: Tensor, *, target_grad: bool = True, temperature: float = 0.1
+) -> Tensor:
+    """InfoNCE in place of Eq. 4: s_hat must be nearer to its own s than to those of the batch's other tasks. [ours]
+
+    Every set of tags counts once, however many samples have it. 1 - cos has a minimum at one constant answer when
+    W_tag is learned; here a constant answer costs the log of the number of sets. In fp32. A batch of one set gives 0.
+    """
+    target_BD = semantic_BD.float() if target_grad else semantic_BD.detach().float()
+    sets_UK, own_B = torch.unique(tags_BK, dim=0, return_inverse=True)
+    first_U = torch.stack([(own_B == number).nonzero()[0, 0] for number in range(len(sets_UK))])
+    with torch.autocast(predicted_BD.device.type, enabled=False):
+        predicted = functional.normalize(predicted_BD.float(), dim=-1)
+        target = functional.normalize(target_BD[first_U], dim=-1)
+        return functional.cross_entropy(predicted @ target.T / temperature, own_B)
+
+
 def alignment_loss(predicted_BD: Tensor, semantic_BD: Tensor, *, target_grad: bool = True) -> Tensor:
     """L_align = mean over samples of 1 - cos(s_hat, s) (Eq. 4), in fp32 and in [0, 2].
 

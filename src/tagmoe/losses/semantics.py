@@ -11,14 +11,15 @@ from torch.nn import functional
 from tagmoe.errors import ConfigError
 from tagmoe.tags import TAGS
 
-TagEmbeddingKind = Literal["learned", "frozen-orthogonal"]
+TagEmbeddingKind = Literal["learned", "frozen-orthogonal", "text"]
 
 
 class TagEmbedding(nn.Module):
     """W_tag of Eq. 2 (section 3.3.1): K tags in D dimensions, learned (the paper) or fixed orthonormal rows [ours].
 
     A learned W_tag gives Eq. 4 its target and is trained by Eq. 4, so a collapse of all tags to one direction is a
-    minimum. `effective_rank` and `mean_cosine` show such a collapse. Fixed orthonormal rows cannot collapse.
+    minimum. `effective_rank` and `mean_cosine` show such a collapse. Fixed orthonormal rows cannot collapse. Rows of
+    kind "text" [ours] are fixed too: they are given, and come from a text encoder's reading of the tags' names.
     Raises ConfigError for an unknown kind, or when K orthonormal rows do not fit into D.
     """
 
@@ -36,13 +37,29 @@ class TagEmbedding(nn.Module):
                 )
             # A buffer under the same key: no optimiser sees it, and checkpoints of both kinds look alike.
             self.register_buffer("weight", nn.init.orthogonal_(torch.empty(num_tags, dim)))
+        elif kind == "text":
+            self.register_buffer("weight", torch.zeros(num_tags, dim))
         else:
-            raise ConfigError(f"tag_embedding is {kind!r}: it must be 'learned' or 'frozen-orthogonal'.")
+            raise ConfigError(f"tag_embedding is {kind!r}: it must be 'learned', 'frozen-orthogonal' or 'text'.")
 
     def forward(self, multi_hot_BK: Tensor) -> Tensor:
         """s = sum over t in T_p of W_tag[index(t)] (Eq. 2): semantic_BD in fp32 from zeros and ones (B, K)."""
         with torch.autocast(self.weight.device.type, enabled=False):
             return multi_hot_BK.float() @ self.weight.float()
+
+    @torch.no_grad()
+    def read_names(self, names_KD: Tensor) -> None:
+        """Set the rows of kind "text": the encodings of the tags' names (K, D), without their mean, of length 1.
+
+        Raises ConfigError when they have another shape than the rows.
+        """
+        if names_KD.shape != self.weight.shape:
+            raise ConfigError(
+                f"tag_embedding is 'text', and the text encoder gives {names_KD.shape[1]} numbers a tag, but "
+                f"semantic_dim is {self.weight.shape[1]}; set it to {names_KD.shape[1]}."
+            )
+        rows = names_KD.float() - names_KD.float().mean(dim=0)
+        self.weight.copy_(functional.normalize(rows, dim=-1))
 
     @torch.no_grad()
     def effective_rank(self) -> float:

@@ -56,6 +56,26 @@ def intervene(transformer: nn.Module, interventions: Sequence[Intervention]) -> 
         yield
 
 
+@contextmanager
+def given_experts(transformer: nn.Module, expert_B: torch.Tensor) -> Iterator[None]:
+    """Give each sample of a batch one expert, in every layer and for all its tokens, with the weight 1.
+
+    expert_B: int64, one expert a sample. It is the control for what a gate could gain by knowing the task. The gates
+    get no gradient. Raises UsageError as `intervene` does.
+    """
+    layers = [module for module in transformer.modules() if isinstance(module, MoE)]
+    _check(transformer, layers, [Intervention("forced", int(expert)) for expert in expert_B.unique()])
+
+    def given(_gate: nn.Module, _inputs: Any, scores_TN: torch.Tensor) -> torch.Tensor:
+        ids_T = expert_B.to(scores_TN.device).repeat_interleave(len(scores_TN) // len(expert_B))
+        return torch.nn.functional.one_hot(ids_T, scores_TN.shape[-1]).to(scores_TN.dtype)
+
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.enter_context(layer.gate.register_forward_hook(given))
+        yield
+
+
 def _off(expert: int, _gate: nn.Module, _inputs: Any, scores_TN: torch.Tensor) -> torch.Tensor:
     changed = scores_TN.clone()
     changed[:, expert] = 0.0

@@ -45,15 +45,20 @@ class MoE(nn.Module):
         return_routing: bool = False,
         live_tokens: int | None = None,
         least_rows: int = 1,
+        *,
+        gate_BTD: torch.Tensor | None = None,
+        text_BD: torch.Tensor | None = None,
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """x_BTD -> y_BTD; with return_routing (y_BTD, scores_BTN fp32 before top-k, expert_ids_BTA int64).
 
         live_tokens: only so many tokens of each sample, its first, go through the experts, and y has no others. The
-        gate scores every token of x. least_rows: see `run_plain`.
+        gate scores every token of x. least_rows: see `run_plain`. gate_BTD: what the gate sees in place of x_BTD.
+        text_BD: the pooled text, for a gate of kind "text".
         """
         batch, tokens, dim = x_BTD.shape
         x_TD = x_BTD.reshape(batch * tokens, dim)
-        scores_TN = self.gate(x_TD)
+        seen_TD = x_TD if gate_BTD is None else gate_BTD.reshape(batch * tokens, dim)
+        scores_TN = self.gate(seen_TD) if text_BD is None else self.gate(seen_TD, text_BD)
         weights_TA, expert_ids_TA = choose(scores_TN, self.top_k)
         scores_BTN, expert_ids_BTA = scores_TN.view(batch, tokens, -1), expert_ids_TA.view(batch, tokens, -1)
         if live_tokens is not None and live_tokens < tokens:

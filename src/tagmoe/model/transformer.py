@@ -14,6 +14,7 @@ import torch
 from diffusers import QwenImageTransformer2DModel
 from diffusers.configuration_utils import register_to_config
 from diffusers.hooks._helpers import TransformerBlockRegistry
+from diffusers.models.attention import FeedForward
 from diffusers.models.transformers.transformer_qwenimage import (
     QwenImageTransformerBlock,
     compute_text_seq_len_from_mask,
@@ -37,6 +38,7 @@ from tagmoe.model.routing import (
 from tagmoe.model.wrapping import holds_hooks
 
 RETURN_ROUTING = (None, "stats", "full")
+GATE_INPUTS = ("modulated", "normed")
 
 
 def check_return_routing(model: QwenImageTransformer2DModel, return_routing: str | None) -> None:
@@ -116,9 +118,12 @@ class TagMoETransformerBlock(QwenImageTransformerBlock):
         gate_hidden: int | None,
         expert_bias: bool,
         zero_cond_t: bool = False,
+        gate_input: str = "modulated",
     ) -> None:
         super().__init__(dim, num_attention_heads, attention_head_dim, zero_cond_t=zero_cond_t)
         self.img_mlp = MoE(dim, num_experts, top_k, gate, gate_hidden, expert_bias)
+        self.gate_sees_modulation = gate_input == "modulated"
+        self.gate_reads_text = gate == "text"
 
     def forward(
         self,
@@ -144,6 +149,10 @@ class TagMoETransformerBlock(QwenImageTransformerBlock):
             temb = torch.chunk(temb, 2, dim=0)[0]
         txt_mod1, txt_mod2 = self.txt_mod(temb).chunk(2, dim=-1)
 
+        gate_options: dict[str, torch.Tensor] = {}
+        if self.gate_reads_text:
+            gate_options["text_BD"] = pooled_text(self.txt_norm1(encoder_hidden_states), encoder_hidden_states_mask)
+
         img_modulated, img_gate1 = self._modulate(self.img_norm1(hidden_states), img_mod1, modulate_index)
         txt_modulated, txt_gate1 = self._modulate(self.txt_norm1(encoder_hidden_states), txt_mod1)
         img_attn_output, txt_attn_output = self.attn(
@@ -159,12 +168,16 @@ class TagMoETransformerBlock(QwenImageTransformerBlock):
             hidden_states = hidden_states[:, :live_tokens]
             modulate_index = None if modulate_index is None else modulate_index[:, :live_tokens]
 
-        img_modulated2, img_gate2 = self._modulate(self.img_norm2(hidden_states), img_mod2, modulate_index)
+        img_normed2 = self.img_norm2(hidden_states)
+        img_modulated2, img_gate2 = self._modulate(img_normed2, img_mod2, modulate_index)
+        if not self.gate_sees_modulation:
+            gate_options["gate_BTD"] = img_normed2
         img_mlp_output, scores_BTN, expert_ids_BTA = self.img_mlp(
             img_modulated2,
             return_routing=True,
             live_tokens=live_tokens,
             least_rows=LEAST_ROWS if drops_tokens else 1,
+            **gate_options,
         )
         hidden_states = hidden_states[:, :live_tokens] + img_gate2[:, :live_tokens] * img_mlp_output
 
@@ -187,6 +200,14 @@ class TagMoETransformerBlock(QwenImageTransformerBlock):
         return encoder_hidden_states, hidden_states, (scores_BTN, expert_ids_BTA)
 
 
+def pooled_text(text_BSD: torch.Tensor, mask_BS: torch.Tensor | None) -> torch.Tensor:
+    """The mean of a sample's text tokens, (B, D). mask_BS: 1 for real tokens; None: all are real."""
+    if mask_BS is None:
+        return text_BSD.mean(dim=1)
+    kept_BS1 = mask_BS.to(text_BSD.dtype).unsqueeze(-1)
+    return (text_BSD * kept_BS1).sum(dim=1) / kept_BS1.sum(dim=1).clamp_min(1)
+
+
 # Step caches (FirstBlockCache and others) look a block's outputs up by its exact class.
 TransformerBlockRegistry.register(
     TagMoETransformerBlock,
@@ -206,7 +227,10 @@ class TagMoETransformer2DModel(StrictLoadingMixin, QwenImageTransformer2DModel):
     `routing_tokens` says which image tokens count in the statistics that `return_routing` gives, and so in Eq. 3 and in
     L_lbl (`ROUTING_TOKENS`). It changes no picture.
 
-    Raises ConfigError for impossible numbers, an unknown gate or unknown routing_tokens.
+    `num_wide_blocks`: of a dense model, how many of the last blocks have an image FFN `wide_factor` times as wide.
+    `gate_input`: "modulated", or "normed" where the gate sees its tokens before the modulation by time.
+
+    Raises ConfigError for impossible numbers, an unknown gate, an unknown gate_input or unknown routing_tokens.
     """
 
     # model_index.json of a saved pipeline then names ["tagmoe", "TagMoETransformer2DModel"], whatever file it lives in
@@ -243,7 +267,16 @@ class TagMoETransformer2DModel(StrictLoadingMixin, QwenImageTransformer2DModel):
         expert_bias: bool = True,
         expert_scale: float = 1.0,
         routing_tokens: str = "all",
+        gate_input: str = "modulated",
+        num_wide_blocks: int = 0,
+        wide_factor: int = 1,
     ) -> None:
+        if num_wide_blocks and (num_moe_blocks or num_wide_blocks > num_layers):
+            raise ConfigError(
+                f"num_wide_blocks is {num_wide_blocks}; it is for a dense model, and at most num_layers = {num_layers}."
+            )
+        if gate_input not in GATE_INPUTS:
+            raise ConfigError(f"gate_input is {gate_input!r}; choose one of {', '.join(GATE_INPUTS)}.")
         if not 0 <= num_moe_blocks <= num_layers:
             raise ConfigError(f"num_moe_blocks is {num_moe_blocks}; give a number from 0 to num_layers = {num_layers}.")
         if routing_tokens not in ROUTING_TOKENS:
@@ -273,7 +306,11 @@ class TagMoETransformer2DModel(StrictLoadingMixin, QwenImageTransformer2DModel):
                 gate_hidden=gate_hidden,
                 expert_bias=expert_bias,
                 zero_cond_t=zero_cond_t,
+                gate_input=gate_input,
             )
+        for block in self.transformer_blocks[num_layers - num_wide_blocks :] if num_wide_blocks else ():
+            dim = self.inner_dim
+            block.img_mlp = FeedForward(dim, dim_out=dim, mult=4 * wide_factor, activation_fn="gelu-approximate")
 
     @apply_lora_scale("attention_kwargs")
     def forward(

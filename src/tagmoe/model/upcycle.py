@@ -13,7 +13,9 @@ from pathlib import Path
 import torch
 from diffusers import QwenImageTransformer2DModel
 from diffusers.utils import logging
+from torch import nn
 
+from tagmoe.errors import ConfigError
 from tagmoe.model.moe import MoE
 from tagmoe.model.transformer import TagMoETransformer2DModel
 from tagmoe.weights.layout import DENSE_DEFAULTS, is_output_layer, mixture_settings, rounding_note, takes_noise
@@ -31,6 +33,8 @@ def upcycle(
     gate_hidden: int | None = None,
     mode: str = "exact",
     noise: float = 0.0,
+    drop: float = 0.0,
+    gate_input: str = "modulated",
     generator: torch.Generator | None = None,
 ) -> TagMoETransformer2DModel:
     """Build the mixture in memory: every expert of the last `num_moe_blocks` blocks copies that block's dense FFN.
@@ -39,10 +43,14 @@ def upcycle(
     of the near-tied scores, so that the mixture equals the dense model at step 0. mode "plain": unscaled copies, so
     each mixture starts at about top_k / num_experts of its FFN. In 16 bits "exact" is exact only if num_experts / top_k
     is a power of two; otherwise a warning says so. `noise` adds Gaussian noise of that share of each
-    weight's standard deviation. The result has the dense model's dtype and device; `generator` makes it repeatable.
+    weight's standard deviation. `drop` is the share of each expert's hidden units that start anew, other ones in every
+    expert, with weights of the mean and standard deviation of those that they replace (Drop-Upcycling, arXiv
+    2502.19261). The result has the dense model's dtype and device; `generator` makes it repeatable.
 
     Raises ConfigError for a bad number, mode or gate, and when `dense` is a mixture already.
     """
+    if not 0 <= drop <= 1:
+        raise ConfigError(f"The share of hidden units to drop is {drop}; give 0 to 1.")
     config = {name: dense.config[name] for name in DENSE_DEFAULTS}
     added = mixture_settings(
         num_layers=dense.config.num_layers,
@@ -55,7 +63,9 @@ def upcycle(
         noise=noise,
         present=dense.config,
     )
-    moe_model: TagMoETransformer2DModel = TagMoETransformer2DModel.from_config(config | added).to(dense.device)
+    moe_model: TagMoETransformer2DModel = TagMoETransformer2DModel.from_config(
+        config | added | {"gate_input": gate_input}
+    ).to(dense.device)
     if note := rounding_note(added["expert_scale"], str(dense.dtype)):
         logger.warning(note)
     if dense.dtype != torch.float32:
@@ -76,9 +86,53 @@ def upcycle(
                     if noise and takes_noise(parameter.shape):
                         draw = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
                         parameter.add_(draw.to(parameter) * (noise * parameter.std()))
+                if drop:
+                    _start_units_anew(expert, drop, generator)
+                for name, parameter in expert.named_parameters():
                     if is_output_layer(name):
                         parameter.mul_(added["expert_scale"])
     return moe_model
+
+
+def _start_units_anew(expert: nn.Module, share: float, generator: torch.Generator | None) -> None:
+    """Draw the weights of a random share of an FFN's hidden units anew, from the statistics of those they had."""
+    layers = dict(expert.named_parameters())
+    into, out = layers["net.0.proj.weight"], layers["net.2.weight"]
+    units = torch.randperm(into.shape[0], generator=generator)[: round(share * into.shape[0])]
+    bias = layers.get("net.0.proj.bias")
+    for weights, at in ((into, (units,)), (out, (slice(None), units)), *([] if bias is None else [(bias, (units,))])):
+        before = weights[at].float()
+        draw = torch.randn(before.shape, generator=generator)
+        spread = before.std() if before.numel() > 1 else before.new_zeros(())
+        weights[at] = (before.mean() + draw * spread).to(weights.dtype)
+
+
+def widen(
+    dense: QwenImageTransformer2DModel, *, num_blocks: int, factor: int, generator: torch.Generator | None = None
+) -> TagMoETransformer2DModel:
+    """A dense model whose last `num_blocks` image FFNs are `factor` times as wide, and which computes the same.
+
+    The new hidden units start with random input weights, drawn as `nn.Linear` draws them, and without any output. It is
+    the control for the capacity that a mixture adds. Raises ConfigError for a bad number and for a mixture.
+    """
+    if dense.config.get("num_moe_blocks"):
+        raise ConfigError("The model to widen has mixture blocks; start from a dense model.")
+    config = {name: dense.config[name] for name in DENSE_DEFAULTS}
+    wide: TagMoETransformer2DModel = TagMoETransformer2DModel.from_config(
+        config | {"num_wide_blocks": num_blocks, "wide_factor": factor}
+    ).to(dense.device, dense.dtype)
+    dense_state = dense.state_dict()
+    with torch.no_grad():
+        for name, parameter in wide.named_parameters():
+            source = dense_state[name]
+            if parameter.shape == source.shape:
+                parameter.copy_(source)
+                continue
+            bound = 0.0 if is_output_layer(name.partition("img_mlp.")[2]) else wide.inner_dim**-0.5
+            drawn = torch.rand(parameter.shape, generator=generator) * (2 * bound) - bound
+            drawn[tuple(slice(size) for size in source.shape)] = source.float().cpu()
+            parameter.copy_(drawn)
+    return wide
 
 
 def drift(

@@ -147,6 +147,10 @@ class EncodingMixin:
             self._row_ids(text, [next(counts) for _ in own], truncate, longest)
             for text, own in zip(texts, pictures, strict=True)
         ]
+        return self._encode_ids(rows, seen)
+
+    def _encode_ids(self, rows: list[tuple[list[int], int]], seen: SeenPictures | None = None) -> Text:
+        """The conditioning of token ids, without the first ones of each row, whose number stands beside them."""
         width = max(len(row) for row, _ in rows)
         device, padding = self._execution_device, self.tokenizer.pad_token_id
         ids = torch.tensor([row + [padding] * (width - len(row)) for row, _ in rows], device=device)
@@ -192,6 +196,13 @@ class EncodingMixin:
         prefix, marks = self._token_ids(before), self._token_ids(marks_of(self.config.picture_mark, picture_tokens))
         words = (self._prompt_ids(text, truncate, longest) + self._token_ids(after))[:longest]
         return prefix + marks + words, len(prefix)
+
+    @torch.no_grad()
+    def encode_texts_of_any_words(self, texts: Sequence[str]) -> Text:
+        """As `encode_texts`, for texts that are no prompts, whatever the model's known words are."""
+        before, after = self.config.prompt_template.split("{}")
+        prefix = self._token_ids(before)
+        return self._encode_ids([(prefix + self._token_ids(text + after), len(prefix)) for text in texts])
 
     def check_prompt(self, prompt: str) -> None:
         """Raise UsageError for what `encode_prompt` refuses: control tokens, unknown words, too many tokens."""

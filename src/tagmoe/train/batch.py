@@ -12,20 +12,20 @@ from torch import Tensor
 from tagmoe.config import LossConfig
 from tagmoe.data.order.apportion import hash64
 from tagmoe.losses.flow import sample_timesteps
-from tagmoe.world import Sample
+from tagmoe.train.facts import Facts
 
 
 @dataclass(frozen=True)
 class Batch:
     """B samples of one bucket: they have the same number of references of the same sizes.
 
-    samples: samples of TagWorld's stream, or ids of records. target_BTC: packed, normalised latents of the target.
+    samples: facts of TagWorld's samples, or ids of records. target_BTC: packed, normalised latents of the target.
     reference_BTC: those of all references in order; None without references. text_BSD, mask_BS: text embeddings and
     their mask. tags_BK: zeros and ones. edited_BT: True where the edit may change the picture. grids: (rows, columns)
     of tokens of the target, then of each reference. share: B as a share of a full batch; its gradient counts by it.
     """
 
-    samples: Sequence[Sample] | Sequence[str]
+    samples: Sequence[Facts] | Sequence[str]
     target_BTC: Tensor
     reference_BTC: Tensor | None
     text_BSD: Tensor

@@ -23,7 +23,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from tagmoe.config import OptimizerConfig, RunConfig
-from tagmoe.errors import TrainingError
+from tagmoe.errors import DivergedError, TrainingError
 from tagmoe.extras import require
 from tagmoe.files.atomic import write_whole
 from tagmoe.files.json_lines import lines_of
@@ -171,7 +171,7 @@ def averaged_weights(modules: Mapping[str, nn.Module], ema: Mapping[str, Tensor]
 def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
     """Train a stage to its last step, resuming from its newest checkpoint. Returns the averaged weights.
 
-    Raises TrainingError on a loss or gradient that is not finite, naming the step and the last good checkpoint;
+    Raises DivergedError on a loss or gradient that is not finite, naming the step and the last good checkpoint;
     Interrupted after Ctrl-C or SIGTERM, once the state is saved.
     """
     config = run.config
@@ -211,7 +211,7 @@ def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
 
     def save() -> None:
         if not all(bool(value.isfinite().all()) for value in flat_parameters(stage.modules).values()):
-            raise TrainingError(_not_finite(stage, step, "a weight", folder))
+            raise DivergedError(_not_finite(stage, step, "a weight", folder))
         save_checkpoint(
             folder,
             step,
@@ -231,6 +231,7 @@ def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
 
     parameters = [p for module in stage.modules.values() for p in module.parameters() if p.requires_grad]
     showing = shown(run.console, stage.name, step, stage.steps)
+    saved = time.monotonic()
     with showing as show, _interruptible() as asked, run.metrics(stage.name, step) as log:
         while step < stage.steps:
             started = time.perf_counter()
@@ -238,7 +239,7 @@ def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
             report = _train_step(stage, step, optimizers, parameters, precision)
             if not all(math.isfinite(value) for value in report.values()):
                 wrong = ", ".join(f"{name} {value}" for name, value in report.items() if not math.isfinite(value))
-                raise TrainingError(_not_finite(stage, step + 1, wrong, folder))
+                raise DivergedError(_not_finite(stage, step + 1, wrong, folder))
             step += 1
             decay = min(stage.optimizer.ema_decay, (1 + step) / (10 + step))
             _update_average(ema, flat_parameters(stage.modules), decay)
@@ -246,8 +247,10 @@ def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
             log(step, {key: round(value, 6) for key, value in report.items()})
             show(step, report, optimizers[0].param_groups[0]["lr"])
             last_step = step == stage.steps
-            if asked or last_step or step % config.save_every == 0:
+            late = config.save_minutes is not None and time.monotonic() - saved >= 60 * config.save_minutes
+            if asked or last_step or late or step % config.save_every == 0:
                 save()
+                saved = time.monotonic()
             if last_step or step % config.validate_every == 0:
                 with averaged_weights(stage.modules, ema), torch.no_grad():
                     scores = stage.validate(step, run.folder / "validation")

@@ -96,6 +96,8 @@ def _settings(folder: Path, source: str) -> dict[str, dict[str, Any]]:
     if not saved.get("num_moe_blocks"):
         raise ConfigError(f"The setting 'mixture' names {source!r}, a dense model; name it by the setting 'dense'.")
     found = {"transformer": {name: saved[name] for name in TRANSFORMER}, "moe": {name: saved[name] for name in MOE}}
+    if saved.get("gate_input", "modulated") != "modulated":
+        found["moe"]["gate_input"] = saved["gate_input"]
     found["transformer"]["axes_dims_rope"] = tuple(saved["axes_dims_rope"])
     if (folder / ALIGNMENT).is_file():
         shapes = {name: entry.shape for name, entry in read_file(folder / ALIGNMENT).items()}

@@ -58,28 +58,40 @@ def make_optimizers(modules: Mapping[str, nn.Module], config: OptimizerConfig) -
     Muon orthogonalises each update. That suits hidden matrices, but not embeddings, gates' last layers, heads and
     vectors. A pilot run with Muon needed about half the samples for the same flow loss (docs/log.md).
     """
-    matrices: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
+    matrices: dict[float, list[nn.Parameter]] = {}
+    rest: dict[float, list[nn.Parameter]] = {}
     for module in modules.values():
         for name, parameter in module.named_parameters():
             if not parameter.requires_grad:
                 continue
             inside_block = "transformer_blocks." in name and ".gate." not in name
-            (matrices if config.name == "muon" and inside_block and parameter.ndim == 2 else rest).append(parameter)
+            kind = matrices if config.name == "muon" and inside_block and parameter.ndim == 2 else rest
+            kind.setdefault(_rate(name, config), []).append(parameter)
     optimizers: list[torch.optim.Optimizer] = []
     if matrices:
-        muon = torch.optim.Muon if has_bf16() or matrices[0].is_cuda else MuonFp32
+        groups = _groups(matrices, config.muon_lr)
+        muon = torch.optim.Muon if has_bf16() or groups[0]["params"][0].is_cuda else MuonFp32
         optimizers.append(
-            muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
+            muon(groups, lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
         )
     if rest:
+        groups = _groups(rest, config.lr)
         optimizers.append(
-            torch.optim.AdamW(rest, lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True)
+            torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True)
         )
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
     return optimizers
+
+
+def _rate(name: str, config: OptimizerConfig) -> float:
+    """The learning rate of a parameter as a multiple of that of others of its kind."""
+    return config.gate_rate if ".gate." in name else config.expert_rate if ".experts." in name else 1.0
+
+
+def _groups(by_rate: Mapping[float, list[nn.Parameter]], lr: float) -> list[dict[str, Any]]:
+    return [{"params": parameters, "lr": lr * rate} for rate, parameters in by_rate.items()]
 
 
 def learning_rate_factor(step: int, total: int, config: OptimizerConfig) -> float:

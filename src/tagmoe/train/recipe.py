@@ -31,7 +31,7 @@ from tagmoe.files.resumable import FULL
 from tagmoe.files.yaml_text import read_yaml, write_yaml
 from tagmoe.model.cpu.attention import RealRoPEAttnProcessor
 from tagmoe.model.transformer import TagMoETransformer2DModel
-from tagmoe.model.upcycle import upcycle
+from tagmoe.model.upcycle import upcycle, widen
 from tagmoe.pipeline.folder import ALIGNMENT
 from tagmoe.pipeline.model_folder import RECORD
 from tagmoe.pipeline.pipeline import TagMoEPipeline
@@ -53,7 +53,16 @@ LOCK = ".lock"
 ABSENT = "not set"
 # Settings that a resumed run may change, as no weight depends on them. Not threads: they change the order of sums.
 HARMLESS = frozenset(
-    {"output_dir", "cache_dir", "save_every", "validate_every", "validation_cases", "keep_checkpoints", "tensorboard"}
+    {
+        "output_dir",
+        "cache_dir",
+        "save_every",
+        "save_minutes",
+        "validate_every",
+        "validation_cases",
+        "keep_checkpoints",
+        "tensorboard",
+    }
 )
 
 
@@ -144,8 +153,14 @@ def _train(run: Run, parts: Components, validator: Validator, stored: StoredRows
             transformer.load_state_dict(of_module(run_stage(base, run), "transformer"))
         if config.moe is not None:
             transformer = _upcycled(transformer, config.moe, config)
+        elif config.wide is not None:
+            wide = widen(transformer, **config.wide.model_dump(), generator=_generator(config))
+            transformer = _prepared(wide, config)
     pipeline = pipeline_of(transformer)
-    unified = stage("unified", pipeline, config.unified, validator=validator)
+    by_family = config.moe is not None and config.moe.router == "family"
+    unified = stage(
+        "unified", pipeline, config.unified, validator=validator, conflict=config.conflict, by_family=by_family
+    )
     if config.mixture is not None and not restore_alignment(unified.objective, config):
         run.console.print(f"The mixture {config.mixture!r} has no {ALIGNMENT}: W_tag and H_pred start anew.")
     _print_all(unified.notes(), run)
@@ -167,11 +182,18 @@ def _no_judge(*_: object) -> dict[str, float]:
 
 
 def _upcycled(dense: TagMoETransformer2DModel, moe: MoEConfig, config: RunConfig) -> TagMoETransformer2DModel:
-    mixture = upcycle(dense, **moe.model_dump(), generator=torch.Generator().manual_seed(config.seed))
-    mixture.set_attn_processor(RealRoPEAttnProcessor())
+    return _prepared(upcycle(dense, **moe.model_dump(exclude={"router"}), generator=_generator(config)), config)
+
+
+def _generator(config: RunConfig) -> torch.Generator:
+    return torch.Generator().manual_seed(config.seed)
+
+
+def _prepared(transformer: TagMoETransformer2DModel, config: RunConfig) -> TagMoETransformer2DModel:
+    transformer.set_attn_processor(RealRoPEAttnProcessor())
     if config.compile:
-        mixture.compile_repeated_blocks()
-    return mixture
+        transformer.compile_repeated_blocks()
+    return transformer
 
 
 def _range(config: RunConfig, stored: StoredRows | None) -> dict[str, Any]:
@@ -265,10 +287,7 @@ def _transformer(config: RunConfig, parts: Components) -> TagMoETransformer2DMod
             torch.nn.init.zeros_(layer.bias)
     if config.dense is not None:
         _start_from(dense, config.dense)
-    dense.set_attn_processor(RealRoPEAttnProcessor())
-    if config.compile:
-        dense.compile_repeated_blocks()
-    return dense
+    return _prepared(dense, config)
 
 
 def _start_from(transformer: TagMoETransformer2DModel, source: str) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +21,21 @@ from tagmoe.errors import DataError
 from tagmoe.losses.balance import expert_load
 from tagmoe.losses.flow import flow_loss, interpolate
 from tagmoe.losses.objective import Objective
+from tagmoe.model.intervention import given_experts
 from tagmoe.model.routing import RouterStats
+from tagmoe.model.transformer import pooled_text
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.sentences import counted
+from tagmoe.tags import TAG_NAMES
 from tagmoe.train.batch import Batch, Samples, draw_noise
+from tagmoe.train.dial import turned
 from tagmoe.train.expert_load import ExpertLoad
+from tagmoe.train.facts import Facts
 from tagmoe.train.loop import Report
 from tagmoe.train.stored import StoredRows, StoredSamples, batch_kinds, held_out_draws
 from tagmoe.train.stream import EDITING, TEXT_TO_IMAGE, EncodedSamples
-from tagmoe.world import Divide, Sample, mistaken_tags
+from tagmoe.world import Divide, mistaken_tags
+from tagmoe.world.families import side_of
 
 Validator = Callable[[TagMoEPipeline, int, Path], Report]
 Draw = tuple[Batch, Tensor, Tensor]
@@ -42,9 +50,20 @@ def aligned_tags(batch: Batch, kind: str) -> Tensor:
     if kind == "shuffled":
         return batch.tags_BK.roll(1, dims=0)
     if kind == "other-task":
-        rows = [mistaken_tags(case).multi_hot() for case in batch.samples if isinstance(case, Sample)]
+        rows = [mistaken_tags(case).multi_hot() for case in batch.samples if isinstance(case, Facts)]
         return torch.tensor(rows, dtype=torch.float32)
     return batch.tags_BK
+
+
+def tasks_of(batch: Batch) -> list[str]:
+    """The tasks of a batch of TagWorld's stream."""
+    return [case.task for case in batch.samples if isinstance(case, Facts)]
+
+
+def tag_readings(pipeline: TagMoEPipeline) -> Tensor:
+    """The text encoder's reading of every tag's name, the mean over its tokens: (K, D)."""
+    text_KSD, mask_KS = pipeline.encode_texts_of_any_words(TAG_NAMES)
+    return pooled_text(text_KSD, mask_KS)
 
 
 class FlowStage:
@@ -63,8 +82,11 @@ class FlowStage:
         cache: Path,
         validator: Validator,
         stored: StoredRows | None = None,
+        conflict: float = 0.0,
+        by_family: bool = False,
         divide: Divide = "content",
     ) -> None:
+        """conflict: alpha of the dial. by_family: a mixture's experts are given by the tasks' families."""
         self.name = name
         self.steps = config.steps
         self.accumulate = config.accumulate
@@ -90,7 +112,15 @@ class FlowStage:
                 align_target=loss.align_target,
                 head_hidden=loss.head_hidden,
                 head_layers=loss.head_layers,
+                align_loss=loss.align_loss,
+                signature=loss.signature,
+                hard_signature=loss.hard_signature,
+                num_layers=self.transformer.config.num_moe_blocks,
             )
+        if self.is_moe and loss.tag_embedding == "text":
+            self.objective.tag_embedding.read_names(tag_readings(pipeline))
+        self._conflict = conflict
+        self._by_family = by_family and self.is_moe
         self.modules: Mapping[str, nn.Module] = {"transformer": self.transformer}
         if self.is_moe:
             self.modules = {**self.modules, "objective": self.objective}
@@ -126,6 +156,7 @@ class FlowStage:
             name=kind,
             only=None if kind == "generate" else self.config.edit_tasks,
             dropout=self.config.condition_dropout,
+            keep_texts=self.config.keep_texts,
             divide=self._divide,
         )
 
@@ -187,6 +218,8 @@ class FlowStage:
             self._samples[kind] = self._open(kind)
         number = nth * self.accumulate + micro
         batch = self._samples[kind].draw(number)
+        if self._conflict and kind == "edit":
+            batch = replace(batch, target_BTC=turned(batch.target_BTC, tasks_of(batch), self._conflict))
         name = f"{self.name} {kind}"
         first = number * self.config.batch
         numbers = range(first, first + len(batch.target_BTC))
@@ -208,12 +241,12 @@ class FlowStage:
             aligned_tags(batch, self.loss_config.align_tags),
             mean_probs_LBN=None if routing is None else routing.mean_probs_LBN,
             counts_LBN=None if routing is None else routing.counts_LBN,
-            global_counts_LN=None if routing is None else self._load.of(kind),
+            global_counts_LN=None if routing is None else self._load.of(kind).to(prediction_BTC.device),
             weight_BT=weight_BT,
         )
         report = {"flow": float(terms.flow.detach())}
         if routing is not None:
-            self._load.add(routing.counts_LBN)
+            self._load.add(routing.counts_LBN.cpu())
             if micro + 1 == self.accumulate:
                 self._load.finish(kind)
             report |= {"balance": float(terms.balance.detach()), "alignment": float(terms.alignment.detach())}
@@ -236,15 +269,19 @@ class FlowStage:
         target_tokens = tokens.shape[1]
         if batch.reference_BTC is not None:
             tokens = torch.cat([tokens, batch.reference_BTC], dim=1)
-        output = self.transformer(
-            hidden_states=tokens,
-            encoder_hidden_states=batch.text_BSD,
-            encoder_hidden_states_mask=batch.mask_BS,
-            timestep=t_B,
-            img_shapes=[[(1, *grid) for grid in batch.grids]] * len(t_B),
-            return_routing="stats" if self.is_moe else None,
-            target_only=self.is_moe and self.loss_config.routing_tokens != "all",
-        )
+        experts: AbstractContextManager[None] = nullcontext()
+        if self._by_family:
+            experts = given_experts(self.transformer, torch.tensor([side_of(task) for task in tasks_of(batch)]))
+        with experts:
+            output = self.transformer(
+                hidden_states=tokens,
+                encoder_hidden_states=batch.text_BSD,
+                encoder_hidden_states_mask=batch.mask_BS,
+                timestep=t_B,
+                img_shapes=[[(1, *grid) for grid in batch.grids]] * len(t_B),
+                return_routing="stats" if self.is_moe else None,
+                target_only=self.is_moe and self.loss_config.routing_tokens != "all",
+            )
         return output.sample[:, :target_tokens], output.routing
 
     def validate(self, step: int, folder: Path) -> Report:

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from tagmoe.config import RunConfig
 from tagmoe.data.order.sampler import uniform
 from tagmoe.errors import ConfigError, TrainingError
+from tagmoe.files.atomic import write_whole
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.train.batch import Batch
-from tagmoe.world import SIZE, TASKS, Divide, content, sample
+from tagmoe.train.facts import Facts
+from tagmoe.world import SIZE, TASKS, Divide, Sample, content, sample
 
 CHUNK = 64
 TEXT_TO_IMAGE = ("generate",)
@@ -52,7 +58,9 @@ class EncodedSamples:
     """The first `unique` samples of a bucket, in batches of `batch_size`.
 
     dropout: share of samples that `draw` gives without instruction, for classifier-free guidance. only: use only the
-    samples of these tasks. They share the file of the others. divide: that of `tagmoe.world.sample`.
+    samples of these tasks. They share the file of the others. divide: that of `tagmoe.world.sample`. keep_texts: encode
+    each instruction once, in the chunks of the latents, and keep it. Encoded with other texts beside it, its last bits
+    differ.
 
     Latents are computed on first use and kept in a memory-mapped file. They are computed in fixed chunks of consecutive
     samples, so that their bits do not depend on the order of use. So a resumed run reads the same latents as an
@@ -71,6 +79,7 @@ class EncodedSamples:
         name: str,
         only: Sequence[str] | None = None,
         dropout: float = 0.0,
+        keep_texts: bool = False,
         divide: Divide = "content",
     ) -> None:
         self.pipeline = pipeline
@@ -90,6 +99,11 @@ class EncodedSamples:
             stem.with_suffix(".latents"), np.float16, (rounded, self.pictures, grid * grid, channels)
         )
         self._filled = _memmap(stem.with_suffix(".filled"), np.uint8, (rounded // CHUNK,))
+        self._facts: dict[int, list[Facts]] = {}
+        # What a model reads that sees pictures depends on the sample's own.
+        sees = pipeline.config.picture_template is not None
+        self._texts: dict[int, list[Tensor]] | None = {} if keep_texts and not sees else None
+        self._facts_folder = stem.with_suffix(".facts")
         self._members: Sequence[int] = range(unique)
         if only is not None:
             self._members = [i for i in range(unique) if _task_of(seed, i, divide, self.tasks) in only]
@@ -114,14 +128,17 @@ class EncodedSamples:
 
     def batch(self, indices: Sequence[int], *, blank: Sequence[bool]) -> Batch:
         """The TagWorld samples of `indices`. Those marked `blank` get an empty instruction (condition dropout)."""
-        samples = [sample(self.seed, index, task=self.tasks, divide=self.divide) for index in indices]
+        # First the latents: to encode a chunk writes its facts too.
         latents = torch.from_numpy(np.stack([self._encoded(index) for index in indices])).float()
-        texts = [" " if empty else drawn.instruction for drawn, empty in zip(samples, blank, strict=True)]
-        seen = [[Image.fromarray(drawn.sources[0])] if self.pictures == 2 else [] for drawn in samples]
-        text_BSD, mask_BS = self.pipeline.encode_texts(texts, seen, truncate=True)
+        samples = [self._facts_of(index) for index in indices]
+        if self._texts is None:
+            texts = [" " if empty else drawn.instruction for drawn, empty in zip(samples, blank, strict=True)]
+            text_BSD, mask_BS = self.pipeline.encode_texts(texts, self._seen(indices), truncate=True)
+        else:
+            kept = [self._text_of(index, empty) for index, empty in zip(indices, blank, strict=True)]
+            text_BSD = pad_sequence(kept, batch_first=True)
+            mask_BS = pad_sequence([text.new_ones(len(text), dtype=torch.bool) for text in kept], batch_first=True)
         grid = SIZE // self.pipeline.size_multiple
-        side = SIZE // grid
-        masks = torch.from_numpy(np.stack([drawn.mask for drawn in samples]))
         return Batch(
             samples=samples,
             target_BTC=latents[:, 0],
@@ -129,21 +146,62 @@ class EncodedSamples:
             text_BSD=text_BSD,
             mask_BS=mask_BS,
             tags_BK=torch.tensor([drawn.tags.multi_hot() for drawn in samples], dtype=torch.float32),
-            edited_BT=masks.view(-1, grid, side, grid, side).any(dim=4).any(dim=2).flatten(1),
+            edited_BT=torch.tensor([drawn.edited for drawn in samples]),
             grids=((grid, grid),) * self.pictures,
         )
+
+    def _seen(self, indices: Sequence[int]) -> list[list[Image.Image]] | None:
+        """The pictures beside the instructions, where the model sees them there. They are not kept, but drawn again."""
+        if self.pipeline.config.picture_template is None or self.pictures == 1:
+            return None
+        drawn = (sample(self.seed, index, task=self.tasks, divide=self.divide) for index in indices)
+        return [[Image.fromarray(case.sources[0])] for case in drawn]
+
+    def _facts_of(self, index: int) -> Facts:
+        """The facts of a sample. They are kept, because to draw a sample takes as long as to train on it."""
+        chunk = index // CHUNK
+        if chunk not in self._facts:
+            file = self._facts_file(chunk)
+            if not file.is_file():  # a cache from before there were facts has latents alone
+                self._write_facts(chunk, self._drawn(chunk))
+            self._facts[chunk] = [Facts.read(row) for row in json.loads(file.read_text(encoding="utf-8"))]
+        return self._facts[chunk][index % CHUNK]
+
+    def _text_of(self, index: int, blank: bool) -> Tensor:
+        """The encoded instruction of a sample, or the empty one, without padding."""
+        assert self._texts is not None
+        chunk = -1 if blank else index // CHUNK
+        if chunk not in self._texts:
+            start = chunk * CHUNK
+            texts = [" "] if blank else [self._facts_of(i).instruction for i in range(start, start + CHUNK)]
+            text_BSD, mask_BS = self.pipeline.encode_texts(texts, truncate=True)
+            # Copies, or every text would keep its whole chunk with all padding.
+            self._texts[chunk] = [text[mask].clone() for text, mask in zip(text_BSD, mask_BS, strict=True)]
+        return self._texts[chunk][0 if blank else index % CHUNK]
+
+    def _facts_file(self, chunk: int) -> Path:
+        return self._facts_folder / f"{chunk:06d}.json"
+
+    def _drawn(self, chunk: int) -> list[Sample]:
+        start = chunk * CHUNK
+        numbers = range(start, start + CHUNK)
+        return [sample(self.seed, index, task=self.tasks, divide=self.divide) for index in numbers]
+
+    def _write_facts(self, chunk: int, drawn: Sequence[Sample]) -> None:
+        grid = SIZE // self.pipeline.size_multiple
+        self._facts_folder.mkdir(exist_ok=True)
+        write_whole(self._facts_file(chunk), json.dumps([asdict(Facts.of(case, grid)) for case in drawn]))
 
     def _encoded(self, index: int) -> np.ndarray:
         chunk = index // CHUNK
         if not self._filled[chunk]:
-            start = chunk * CHUNK
-            numbers = range(start, start + CHUNK)
-            drawn = [sample(self.seed, i, task=self.tasks, divide=self.divide) for i in numbers]
+            drawn = self._drawn(chunk)
             images = [s.target for s in drawn] + ([s.sources[0] for s in drawn] if self.pictures == 2 else [])
             pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
-            tokens = self.pipeline.pack_latents(self.pipeline.encode_images(pixels))
+            tokens = self.pipeline.pack_latents(self.pipeline.encode_images(pixels)).cpu()
             stacked = tokens.view(self.pictures, CHUNK, *tokens.shape[1:]).transpose(0, 1)
-            self._latents[start : start + CHUNK] = stacked.numpy().astype(np.float16)
+            self._latents[chunk * CHUNK : (chunk + 1) * CHUNK] = stacked.numpy().astype(np.float16)
+            self._write_facts(chunk, drawn)
             self._filled[chunk] = 1
         return np.asarray(self._latents[index])
 

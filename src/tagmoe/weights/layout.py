@@ -13,7 +13,7 @@ from typing import Any
 from tagmoe.errors import ConfigError
 from tagmoe.sentences import counted
 
-GATE_KINDS = ("mlp", "linear")
+GATE_KINDS = ("mlp", "linear", "text")
 UPCYCLE_MODES = ("exact", "plain")
 
 # Standard deviation of the initial logits. They are near-tied, so that exact upcycling equals the dense model to 1e-5
@@ -50,7 +50,8 @@ class GateTensor:
 def gate_layout(dim: int, num_experts: int, kind: str = "mlp", hidden: int | None = None) -> tuple[GateTensor, ...]:
     """The gate's parameters in the order in which they are drawn; the last layer is tiny (see INITIAL_LOGIT_STD).
 
-    kind "mlp" has two layers with biases, `hidden` wide (dim // 4 when None), "linear" one without a bias.
+    kind "mlp" has two layers with biases, `hidden` wide (dim // 4 when None), "linear" one without a bias. "text" is
+    "mlp" whose first layer also reads the pooled text: W [x; U c].
     Raises ConfigError for an unknown kind and impossible numbers.
     """
     if kind not in GATE_KINDS:
@@ -62,12 +63,13 @@ def gate_layout(dim: int, num_experts: int, kind: str = "mlp", hidden: int | Non
     if kind == "linear":
         return (GateTensor("proj_out.weight", (num_experts, dim), std=INITIAL_LOGIT_STD * dim**-0.5),)
     width = hidden if hidden is not None else max(dim // 4, num_experts)
-    return (
+    two_layers = (
         GateTensor("proj_in.weight", (width, dim), bound=dim**-0.5),
         GateTensor("proj_in.bias", (width,), bound=dim**-0.5),
         GateTensor("proj_out.weight", (num_experts, width), std=INITIAL_LOGIT_STD * width**-0.5),
         GateTensor("proj_out.bias", (num_experts,)),
     )
+    return two_layers if kind == "mlp" else (*two_layers, GateTensor("proj_text.weight", (width, dim), bound=dim**-0.5))
 
 
 def ffn_layout(dim: int) -> dict[str, tuple[int, ...]]:

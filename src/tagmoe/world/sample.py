@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 
@@ -145,7 +145,21 @@ def _is_allowed(drawn: Content, split: Split) -> bool:
     return split == "train" or not is_seen(*case, held_out=drawn.held_out)
 
 
-def mistaken_tags(case: Sample) -> TaskDescriptor:
+class Tagged(Protocol):
+    """A case, or what is kept of one: its task and its tags."""
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        ...
+
+    @property
+    def tags(self) -> TaskDescriptor:
+        """The tags of the case."""
+        ...
+
+
+def mistaken_tags(case: Tagged) -> TaskDescriptor:
     """The tags that the case would have if its task were another. Every task is always taken for the same other one.
 
     This is a control for the meaning of tags: they still tell tasks apart, but the tags that tasks share are wrong.

@@ -9,6 +9,8 @@ import yaml
 
 from tagmoe.errors import ConfigError, UsageError
 from tagmoe.laboratory.ablation.arms import arm_names, common_digest, load_arms
+from tagmoe.laboratory.registered.plan import read_experiment
+from tagmoe.train.stream import EDITING
 
 ARMS = Path(__file__).parents[3] / "recipes" / "tagworld" / "ablation"
 
@@ -78,3 +80,45 @@ def test_an_arm_that_is_wrong_is_refused_by_name(folder: Path, text: str, said: 
     with pytest.raises(ConfigError, match=said) as refused:
         load_arms(folder)
     assert "\n" not in str(refused.value)
+
+
+def test_each_switch_of_the_decisive_experiment_changes_one_setting() -> None:
+    folder = ARMS.parent / "conflict"
+    arms = {arm.name: arm.config.model_dump(mode="json") for arm in load_arms(folder)}
+    assert len({common_digest(arm.config, {}) for arm in load_arms(folder)}) == 1
+    align = arms["align"]
+
+    def differences(name: str) -> set[str]:
+        return {
+            f"{block}.{setting}"
+            for block in ("moe", "loss", "optimizer")
+            for setting in (align[block] | (arms[name][block] or {}))
+            if align[block].get(setting) != (arms[name][block] or {}).get(setting)
+        }
+
+    assert {name: differences(name) for name in arms if arms[name]["moe"] is not None and name != "align"} == {
+        "moe": {"loss.lambda_align"},
+        "oracle": {"moe.router", "moe.mode", "loss.lambda_align"},
+        "shuffled": {"loss.align_tags"},
+        "text-gate": {"moe.gate", "loss.lambda_align"},
+        "contrastive": {"loss.align_loss"},
+        "tags-learned": {"loss.tag_embedding"},
+        "tags-from-text": {"loss.tag_embedding"},
+        "signature-by-layer": {"loss.signature"},
+        "hard-signature": {"loss.hard_signature"},
+        "drop-upcycling": {"moe.drop"},
+        "start-noise": {"moe.noise"},
+        "gate-unmodulated": {"moe.gate_input"},
+        "gate-faster": {"optimizer.gate_rate"},
+        "experts-faster": {"optimizer.expert_rate"},
+    }
+    assert [name for name in arms if arms[name]["moe"] is None] == ["dense", "wide"]
+
+
+def test_the_registered_plan_is_the_one_of_the_registration() -> None:
+    folder = ARMS.parent / "conflict"
+    experiment = read_experiment(folder, folder / "plan.yaml")
+    assert len(experiment.runs) == 60
+    assert experiment.plan.cases.per_task * len(EDITING) == 6000
+    assert {(run.arm.config.unified.steps, run.arm.config.unified.batch) for run in experiment.runs} == {(3200, 128)}
+    assert {run.arm.config.precision for run in experiment.runs} == {"fp32"}

@@ -11,7 +11,7 @@ import torch
 from support.tiny_training import write_components
 
 from tagmoe.evaluate.tagworld import score
-from tagmoe.laboratory.ablation.interference import FAMILIES, GRADIENT_SEED, task_gradients
+from tagmoe.laboratory.ablation.interference import GRADIENT_SEED, task_gradients
 from tagmoe.laboratory.ablation.measure import (
     TIMESTEPS,
     FlowSamples,
@@ -28,6 +28,7 @@ from tagmoe.model.upcycle import upcycle
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.train.stream import EDITING
 from tagmoe.world import sample
+from tagmoe.world.families import FAMILIES
 
 PLAN = Plan(per_task=2, seed=9, steps=2, cfg=1.5, curve_cases=0, tasks=("generate", "recolour", "style"))
 

@@ -18,11 +18,12 @@ from support.tiny_training import SETTINGS, write_components
 
 from tagmoe.errors import MissingError, ResultError, TagMoEError, UsageError
 from tagmoe.laboratory.ablation.arms import load_arms
-from tagmoe.laboratory.ablation.interference import FAMILIES, family_jobs, summarise
+from tagmoe.laboratory.ablation.interference import family_jobs, summarise
 from tagmoe.laboratory.ablation.job import Job, arm_job, base_job, do, read_job
 from tagmoe.laboratory.ablation.measure import Plan
 from tagmoe.laboratory.ablation.results import read_result
 from tagmoe.laboratory.ablation.run import Failure, Outcome, failed, run_jobs
+from tagmoe.world.families import FAMILIES
 
 PLAN = Plan(per_task=1, steps=1, cfg=1.0, curve_cases=0, tasks=("recolour", "style"))
 QUIET = Console(quiet=True)

@@ -21,9 +21,14 @@ from tagmoe.errors import ConfigError, UsageError
 from tagmoe.files.yaml_text import read_yaml
 from tagmoe.sentences import reason_of
 
+PLAN = "plan.yaml"
+"""The plan of a registered experiment, beside the arms that it runs."""
+
 # Settings that an arm may change. The others make arms comparable: data, steps, optimizer, base and the flow loss.
 FREE = {
     "moe": None,
+    "wide": None,
+    "optimizer": frozenset({"gate_rate", "expert_rate"}),
     "loss": frozenset(
         {
             "lambda_lbl",
@@ -34,11 +39,23 @@ FREE = {
             "tag_embedding",
             "align_target",
             "align_tags",
+            "align_loss",
+            "signature",
+            "hard_signature",
         }
     ),
 }
 # Settings of places, logging and the seed. Arms need not share them.
-ELSEWHERE = ("output_dir", "cache_dir", "dense", "seed", "tensorboard", "keep_checkpoints", "save_every")
+ELSEWHERE = (
+    "output_dir",
+    "cache_dir",
+    "dense",
+    "seed",
+    "tensorboard",
+    "keep_checkpoints",
+    "save_every",
+    "save_minutes",
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +71,7 @@ def arm_names(folder: Path) -> list[str]:
     """The arms of a folder, by name. Raises UsageError when it holds no common.yaml."""
     if not (folder / COMMON).is_file():
         raise UsageError(f"The folder {str(folder)!r} holds no {COMMON}; name one such as tagworld/ablation.")
-    return sorted(path.stem for path in folder.glob("*.yaml") if path.name != COMMON)
+    return sorted(path.stem for path in folder.glob("*.yaml") if path.name not in (COMMON, PLAN))
 
 
 def load_arms(folder: Path, names: Sequence[str] | None = None, overrides: Sequence[str] = ()) -> list[Arm]:
@@ -75,9 +92,10 @@ def common_digest(config: RunConfig, measure: Mapping[str, Any]) -> str:
     """A digest of what compared arms must share: the settings that no arm may change, and how arms are measured."""
     settings = config.model_dump(mode="json")
     for name in ELSEWHERE:
-        settings.pop(name)
+        settings.pop(name, None)
     for block, free in FREE.items():
         settings[block] = {} if free is None else {k: v for k, v in settings[block].items() if k not in free}
+    settings.pop("wide")  # so that digests stay those from before this setting existed
     text = json.dumps([settings, dict(measure)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

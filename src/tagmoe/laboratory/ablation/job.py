@@ -96,8 +96,11 @@ def base_job(out: Path, seed: int, arm: Arm) -> Job:
         arm.config,
         seed=seed,
         moe=None,
+        wide=None,
+        conflict=0.0,
         unified=arm.config.unified.model_copy(update={"steps": 0}),
         loss={k: v for k, v in arm.config.loss.model_dump().items() if k not in (FREE["loss"] or ())},
+        optimizer={k: v for k, v in arm.config.optimizer.model_dump().items() if k not in (FREE["optimizer"] or ())},
         output_dir=str(folder / "run"),
         cache_dir=str(out / "cache"),
     )
@@ -115,7 +118,14 @@ def arm_job(out: Path, seed: int, arm: Arm, plan: dict[str, Any]) -> Job:
         output_dir=str(folder / "run"),
         cache_dir=str(out / "cache"),
     )
+    plan = plan | measured_as(arm.config)
     return Job(folder, arm.name, arm.about, config, plan, common_digest(arm.config, plan))
+
+
+def measured_as(config: RunConfig) -> dict[str, Any]:
+    """The fields of `measure.Plan` that follow from an arm's settings. Empty for an arm of today's world."""
+    plan: dict[str, Any] = {"conflict": config.conflict} if config.conflict else {}
+    return plan | ({"by_family": True} if config.moe is not None and config.moe.router == "family" else {})
 
 
 def changed(config: RunConfig, **changes: Any) -> RunConfig:
@@ -184,38 +194,40 @@ def _measure(job: Job, plan: Any) -> None:
         measured = measure.edit_cases(pipeline, samples, plan)
         measured.save(path)
     seconds = time.perf_counter() - started
-    steps, curve = _metrics(job.folder / "run" / "metrics.jsonl")
+    steps, curve = read_metrics(job.folder / "run" / "metrics.jsonl")
     config = job.config
     Result(
         arm=job.arm,
         about=job.about,
         seed=config.seed,
         common=job.common,
-        settings=_portable(config),
+        settings=portable(config),
         versions=versions(),
         machine=f"{platform.machine()}, {counted(os.cpu_count() or 1, 'core')}",
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         seconds={"training": round(sum(s["seconds"] for s in steps), 1), "editing": round(seconds, 1)},
         samples=config.unified.steps * config.unified.batch * config.unified.accumulate,
-        parameters=_parameters(pipeline.transformer),
+        parameters=parameters_of(pipeline.transformer),
         cases=measure.described(plan, samples),
         verdicts=measure.judged(samples, measured.images),
         flow=plan.meter(pipeline)(pipeline),
         curve=tuple(curve),
         training=tuple({k: v for k, v in s.items() if k != "seconds"} for s in steps if s["step"] % EVERY == 0),
-        routing=measure.routed(samples, measured, _alignment(job)),
+        routing=measure.routed(samples, measured, alignment_of(job)),
     ).write(job.folder / NAME)
 
 
-def _alignment(job: Job) -> Any:
+def alignment_of(job: Job) -> Any:
     """W_tag and H_pred of the trained arm; None where L_align did not train them."""
     from tagmoe.routing.predicted_tags import Alignment
 
     aligned = job.config.moe is not None and job.config.loss.lambda_align > 0
+    # The tags are read from the paper's signature, the mean over layers of all scores.
+    aligned = aligned and job.config.loss.signature == "mean" and not job.config.loss.hard_signature
     return Alignment.load(job.model) if aligned else None
 
 
-def _metrics(path: Path) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
+def read_metrics(path: Path) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
     """(steps, validations) of the unified stage."""
     records = [json.loads(line) for line in lines_of(path.read_text(encoding="utf-8"))]
     unified = [{k: v for k, v in r.items() if k != "stage"} for r in records if r["stage"] == "unified"]
@@ -224,13 +236,13 @@ def _metrics(path: Path) -> tuple[list[dict[str, float]], list[dict[str, float]]
     return [r for r in unified if "grad_norm" in r], curve
 
 
-def _portable(config: RunConfig) -> dict[str, Any]:
+def portable(config: RunConfig) -> dict[str, Any]:
     """The settings without folders, which differ between machines."""
     settings = config.model_dump(mode="json")
     return {k: v for k, v in settings.items() if k not in ("output_dir", "cache_dir", "dense")}
 
 
-def _parameters(transformer: Any) -> dict[str, int]:
+def parameters_of(transformer: Any) -> dict[str, int]:
     """The number of all weights of the transformer, and of those that one token uses."""
     total = sum(p.numel() for p in transformer.parameters())
     experts = sum(p.numel() for name, p in transformer.named_parameters() if ".experts." in name)
