@@ -16,7 +16,7 @@ from PIL import ExifTags, Image, ImageCms
 from tagmoe.annotation.rules import evidence
 from tagmoe.colour_space import ADOBE_RGB, SRGB, matrix_profile
 from tagmoe.data.check import checks
-from tagmoe.data.encode import _cells
+from tagmoe.data.encoder import mask_cells
 from tagmoe.data.sources.pixels import decoded
 from tagmoe.data.store.picture_sheet import _tile
 from tagmoe.data.store.record import Picture
@@ -307,7 +307,7 @@ def of_a_mask_sheet(data: bytes, _: Path) -> np.ndarray:
 
 def of_a_cell_grid(data: bytes, _: Path) -> np.ndarray:
     """The cells of `data encode`, of 8 pixels, back at the size of the mask."""
-    return _cells(load_mask(data), (WIDTH, HEIGHT), 8).repeat(8, axis=0).repeat(8, axis=1)
+    return mask_cells(load_mask(data), (WIDTH, HEIGHT), 8).repeat(8, axis=0).repeat(8, axis=1)
 
 
 MASK_READERS: dict[str, Callable[[bytes, Path], np.ndarray]] = {
