@@ -16,9 +16,10 @@ from figures import Figure, report
 from tagmoe.config import check_config
 from tagmoe.model.cpu.attention import RealRoPEAttnProcessor
 from tagmoe.model.upcycle import upcycle
+from tagmoe.train.components_folder import read_components
 from tagmoe.train.loop import _train_step
 from tagmoe.train.optimizer import make_optimizers
-from tagmoe.train.recipe import _frozen, _transformer, assemble
+from tagmoe.train.recipe import _transformer, assemble
 from tagmoe.train.stage import FlowStage
 
 BATCH = 128
@@ -34,7 +35,7 @@ def stage(processor: bool, folder: Path) -> FlowStage:
             "unified": {"steps": 100, "batch": BATCH, "unique_samples": 4 * BATCH},
         }
     )
-    parts = _frozen("packaged")
+    parts = read_components("packaged")
     moe = upcycle(_transformer(config, parts), **config.moe.model_dump())
     if processor:
         moe.set_attn_processor(RealRoPEAttnProcessor())

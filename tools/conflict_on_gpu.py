@@ -37,6 +37,7 @@ from tagmoe.laboratory.registered.work import plan_of
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.train import recipe
 from tagmoe.train.batch import Batch
+from tagmoe.train.components_folder import read_components
 from tagmoe.train.loop import _train_step as train_step
 from tagmoe.train.loop import _update_average as update_average
 from tagmoe.train.loop import fill, flat_parameters
@@ -130,7 +131,7 @@ def placed(experiment: Experiment, run: Planned, out: Path, cache: Path | None) 
 def stage_of(job: Job, device: str) -> tuple[DeviceStage, TagMoEPipeline]:
     """The stage that a job trains, on a device, and its pipeline."""
     config = job.config
-    parts = recipe._frozen(config.components or "packaged")
+    parts = read_components(config.components or "packaged")
     transformer = recipe._transformer(config, parts)
     by_family = config.moe is not None and config.moe.router == "family"
     if config.moe is not None:

@@ -37,6 +37,7 @@ FREE = {
             "head_hidden",
             "head_layers",
             "tag_embedding",
+            "routing_tokens",
             "align_target",
             "align_tags",
             "align_loss",
