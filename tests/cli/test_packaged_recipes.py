@@ -47,7 +47,8 @@ def test_what_is_near_to_nothing_gets_the_list(tagmoe) -> None:
 
 def test_arms_go_by_name_too(tagmoe, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert packaged_arms() == {"tagworld/ablation": RECIPES / "tagworld" / "ablation"}
+    arms = ("tagworld/ablation", "tagworld/conflict")
+    assert packaged_arms() == {name: RECIPES / name for name in arms}
     assert find_arms(Path("recipes/tagworld/ablation")) == find_arms(Path("tagworld/ablation"))
     assert not any(name.startswith("tagworld/ablation") for name in packaged_recipes())
     tagmoe("ablation", "run", "tagworld/ablaton", "--out", "x").refused(2, "did you mean 'tagworld/ablation'?")

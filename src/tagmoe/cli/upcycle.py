@@ -33,7 +33,7 @@ PIPELINE_FILES = (
 
 
 # The gates and modes of tagmoe.weights.layout and the dtypes of tagmoe.weights.dtypes, for the argument parser.
-Gate = Literal["mlp", "linear"]
+Gate = Literal["mlp", "linear", "text"]
 Mode = Literal["exact", "plain"]
 Dtype = Literal["bf16", "fp16", "fp32"]
 
@@ -48,7 +48,10 @@ def upcycle(
     ],
     num_experts: Annotated[int, typer.Option(min=2, max=1024, help="N: experts in each.")] = 4,
     top_k: Annotated[int, typer.Option(min=1, max=1024, help="A: experts that a token goes to.")] = 1,
-    gate: Annotated[Gate, typer.Option(help="mlp as in the paper, linear as in the authors' release.")] = "mlp",
+    gate: Annotated[
+        Gate,
+        typer.Option(help="mlp (paper), linear (release), or text: an mlp that also reads the text."),
+    ] = "mlp",
     gate_hidden: Annotated[
         int | None, typer.Option(min=1, max=2**16, help="Width of the mlp gate; by default dim / 4.")
     ] = None,

@@ -10,13 +10,11 @@ import pytest
 import scipy.stats
 
 from tagmoe.errors import UsageError
-from tagmoe.intervals import Bootstrap, Interval
+from tagmoe.intervals import Bootstrap, Interval, detectable_difference, f_test
 from tagmoe.laboratory.ablation.paired import (
     Estimate,
     cases_needed,
-    detectable_difference,
     estimate,
-    f_test,
     half_width,
     holm,
     seed_estimate,

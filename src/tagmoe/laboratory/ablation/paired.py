@@ -108,51 +108,6 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 @dataclass(frozen=True)
-class FTest:
-    """A test that arms do not differ at all: F, its two degrees of freedom, p, and the number of arms."""
-
-    value: float
-    freedom: tuple[int, int]
-    p: float
-    arms: int
-
-
-def f_test(by_arm_and_seed: Sequence[Sequence[float]]) -> FTest | None:
-    """F of arms against their interaction with seeds, as every arm has the same seeds; None below two of either."""
-    from scipy.stats import f
-
-    values_AS = np.array(by_arm_and_seed, dtype=np.float64)
-    if values_AS.ndim != 2 or min(values_AS.shape) < 2:
-        return None
-    arms, seeds = values_AS.shape
-    centred_AS = values_AS - values_AS.mean(axis=0)
-    between = seeds * float(centred_AS.mean(axis=1).var(ddof=1))
-    rest = float(((centred_AS - centred_AS.mean(axis=1, keepdims=True)) ** 2).sum()) / ((arms - 1) * (seeds - 1))
-    if rest == 0:
-        return None
-    freedom = (arms - 1, (arms - 1) * (seeds - 1))
-    return FTest(between / rest, freedom, float(f.sf(between / rest, *freedom)), arms)
-
-
-def detectable_difference(by_pair_and_seed: Sequence[Sequence[float]], power: float = 0.8) -> float | None:
-    """The true difference that a paired t-test at 5 % over these seeds shows with this power; None below two seeds.
-
-    by_pair_and_seed: the differences of several pairs of arms, all over the same seeds; their variance is pooled.
-    """
-    from scipy.optimize import brentq
-    from scipy.stats import nct, t
-
-    if len({len(values) for values in by_pair_and_seed}) != 1 or len(by_pair_and_seed[0]) < 2:
-        return None
-    values_PS = np.array(by_pair_and_seed, dtype=np.float64)
-    seeds = values_PS.shape[1]
-    deviation = math.sqrt(float(values_PS.var(axis=1, ddof=1).mean()))
-    limit = float(t.ppf(0.5 + LEVEL / 2, seeds - 1))
-    shift = brentq(lambda shift: nct.sf(limit, seeds - 1, shift) - power, 0, 100)
-    return float(shift) * deviation / math.sqrt(seeds)
-
-
-@dataclass(frozen=True)
 class Spread:
     """How two arms' verdicts differ. The number of cases that is needed follows from it.
 

@@ -13,16 +13,13 @@ from typing import Literal
 import numpy as np
 
 from tagmoe.errors import UsageError
-from tagmoe.intervals import LEVEL, Bootstrap, Interval
+from tagmoe.intervals import LEVEL, Bootstrap, FTest, Interval, detectable_difference, f_test
 from tagmoe.laboratory.ablation.collection import QUANTITIES, Collection
 from tagmoe.laboratory.ablation.paired import (
     Estimate,
-    FTest,
     Spread,
     Verdict,
-    detectable_difference,
     estimate,
-    f_test,
     holm,
     seed_estimate,
     spread,
