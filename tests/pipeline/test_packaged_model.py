@@ -73,7 +73,7 @@ def test_it_edits_as_well_as_the_results_say(pipeline: TagMoEPipeline, every: in
     error = (claimed * (1 - claimed) / len(samples)) ** 0.5
     assert scores.success.value >= claimed - 3 * error
     assert scores.unchanged is not None
-    assert scores.unchanged >= 0.90
+    assert scores.unchanged >= (0.90 if every == 1 else 0.85)
 
 
 def test_copying_the_source_scores_nothing() -> None:

@@ -12,7 +12,7 @@ pipeline_tag: image-to-image
 
 # {title}
 
-Open it with `TagMoEPipeline`, or in diffusers after `import tagmoe` (`pip install tagmoe`): diffusers alone does not
+Open it with `TagMoEPipeline` of the package tagmoe, or in diffusers after `import tagmoe`: diffusers alone does not
 know its class.
 
 ```python

@@ -13,6 +13,13 @@ from typing import Any
 from tagmoe.errors import ConfigError
 from tagmoe.sentences import counted
 
+SETTINGS: Mapping[str, str | int] = {
+    "gate_input": "modulated",
+    "num_wide_blocks": 0,
+    "routing_tokens": "all",
+    "wide_factor": 1,
+}
+"""Settings of the model that no tensor depends on in a new mixture, at the model's defaults."""
 GATE_KINDS = ("mlp", "linear", "text")
 UPCYCLE_MODES = ("exact", "plain")
 
@@ -131,6 +138,7 @@ def mixture_settings(
         "expert_bias": True,
         # The top_k near-tied scores sum to about top_k / num_experts. This factor undoes that at step 0.
         "expert_scale": num_experts / top_k if mode == "exact" else 1.0,
+        **SETTINGS,
     }
 
 

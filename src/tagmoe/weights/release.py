@@ -23,7 +23,7 @@ from tagmoe.errors import CheckpointError, MissingError
 from tagmoe.files.hub import SUFFIXES, local_folder
 from tagmoe.files.json_files import read_object
 from tagmoe.sentences import counted
-from tagmoe.weights.layout import DENSE_DEFAULTS, ffn_layout
+from tagmoe.weights.layout import DENSE_DEFAULTS, SETTINGS, ffn_layout
 from tagmoe.weights.shards import PICKLES, STEM, Entry, read_entries, read_file, read_files
 
 Shape = tuple[int, ...]
@@ -214,6 +214,7 @@ def plan_release(
         "gate_hidden": None,
         "expert_bias": False,
         "expert_scale": 1.0,
+        **SETTINGS,
     }
     return ReleasePlan(
         config=config | mixture,

@@ -232,13 +232,15 @@ def docs_script() -> ModuleType:
 @pytest.mark.usefixtures("quick_figures")
 def test_the_documents_page_is_written_from_the_results(arms_folder: Path, tmp_path: Path) -> None:
     script = docs_script()
+    docs = script.RESULTS
     (tmp_path / "ablation").mkdir()
     (tmp_path / "ablation" / "old-seed-0.json").write_text("{}")
     script.copy_results(read_collection(arms_folder), tmp_path / "ablation")
     flat = read_collection(tmp_path / "ablation", known=KNOWN)
     text = script.ablation(flat, tmp_path)
-    for address in re.findall(r"\]\((\S+)\)", text):
-        assert (tmp_path / address).is_file()
+    for address in re.findall(r"\]\(([^\s)]+)\)", text):
+        here = docs if address.startswith("../") else tmp_path
+        assert (here / address).is_file(), address
     assert len(re.findall(r"!\[", text)) == len(DRAWN)
     assert "| **top-2** | missing |" in text
     rows = [line for line in text.splitlines() if line.startswith("| align | ") or line.startswith("| moe | ")]

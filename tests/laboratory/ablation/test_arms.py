@@ -106,6 +106,8 @@ def test_each_switch_of_the_decisive_experiment_changes_one_setting() -> None:
         "tags-from-text": {"loss.tag_embedding"},
         "signature-by-layer": {"loss.signature"},
         "hard-signature": {"loss.hard_signature"},
+        "tokens-live": {"loss.routing_tokens"},
+        "tokens-target": {"loss.routing_tokens"},
         "drop-upcycling": {"moe.drop"},
         "start-noise": {"moe.noise"},
         "gate-unmodulated": {"moe.gate_input"},
