@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from tagmoe import __version__
 from tagmoe.cli.eval.options import Bench, Limit, Shard, Tasks, log_failures, names_of, shard_of
 from tagmoe.cli.models import check_model, load_model, model_name, plan_memory
 from tagmoe.cli.options import AsJson, Cfg, FixedSeed, MemoryChoice, Model, Steps, Threads
@@ -74,14 +76,13 @@ def generate(
         answers = _model(prepared, model, name, asking, steps, cfg, threads, memory)
     from tagmoe.evaluate.generation import generate as run
     from tagmoe.evaluate.run_folder import RunFacts
-    from tagmoe.train.recipe import versions
 
     facts = RunFacts(
         benchmark=prepared.manifest.benchmark,
         cases=prepared.manifest.digest,
         editor=dict(answers.facts()),
         seed=seed,
-        versions=versions(),
+        versions=_versions(is_model=editor == "model" and outputs is None),
         command=typed_command("tagmoe eval generate"),
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
@@ -116,6 +117,15 @@ def generate(
     print_result(data, str(out), as_json=as_json)
     if failures:
         raise typer.Exit(1)
+
+
+def _versions(*, is_model: bool) -> dict[str, str]:
+    """What the outputs depend on; torch and the like only where they were used, because they take seconds to import."""
+    if is_model:
+        from tagmoe.train.recipe import versions
+
+        return versions()
+    return {"tagmoe": __version__, "pillow": version("pillow"), "numpy": version("numpy")}
 
 
 def _looked_up(prepared: Prepared, editor: str, outputs: Path | None, name: str | None, seed: int) -> Answers:

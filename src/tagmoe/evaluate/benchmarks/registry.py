@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tagmoe.errors import UsageError
 from tagmoe.evaluate.benchmarks.benchmark import Benchmark
+from tagmoe.evaluate.benchmarks.ice_bench import IceBench
 from tagmoe.evaluate.benchmarks.tagworld import TagWorld
 
 
@@ -25,6 +26,13 @@ class Kind:
 
 BENCHMARKS: dict[str, Kind] = {
     TagWorld.name: Kind(TagWorld.about, TagWorld.licence),
+    IceBench.name: Kind(
+        IceBench.about,
+        IceBench.licence,
+        reads="the folder or zip of the hub's data set ali-vilab/ICE-Bench",
+        from_files=IceBench,
+        needs_acceptance=True,
+    ),
 }
 
 
