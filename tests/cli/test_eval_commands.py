@@ -111,3 +111,31 @@ def test_mistakes_are_refused_in_one_sentence(tagmoe, bench: Path) -> None:
     tagmoe("eval", "score", bench, "x", "--metrics", "beauty").refused(2, "There is no metric 'beauty'", "oracle")
     tagmoe(*copy, "--out", "x", "--seed", 1).refused(2, "its seed is 0, not 1")
     assert not Path("none").exists()
+
+
+@pytest.mark.usefixtures("quick_figures")
+def test_runs_are_reported_and_compared(tagmoe, bench: Path) -> None:
+    for name in ("target", "copy"):
+        tagmoe("eval", "generate", bench, "--editor", name, "--out", name)
+    tagmoe("eval", "report", bench, "copy", "--out", "page").refused(1, "has no scores", "tagmoe eval score")
+    assert tagmoe("eval", "score", bench, "target", "copy", "--metrics", "oracle,copying").code == 0
+    few = ("--draws", 100, "--pictures", 2)
+    shown = tagmoe("eval", "report", bench, "target", "copy", "--out", "page", *few)
+    assert shown.code == 0, shown.err
+    assert shown.out == f"{Path('page', 'report.html')}\n"
+    assert "target: success 100.0" in shown.err
+    tagmoe("eval", "report", bench, "target", "--out", "page").refused(2, "exists", "--force")
+    Path("page", "mine").write_text("mine")
+    tagmoe("eval", "report", bench, "target", "--out", "page", "--force").refused(2, "'mine'")
+    tagmoe("eval", "report", bench, "target", "--out", "x", "--by-task", "joy").refused(2, "'joy'", "success")
+    tagmoe("eval", "report", bench, "target", "--out", "x", "--baseline", "joy").refused(2, "'joy'", "target")
+    paired = tagmoe("eval", "compare", bench, "copy", "target", "--draws", 100, "--json")
+    assert paired.code == 0, paired.err
+    found = json.loads(paired.out)["differences"]
+    assert (found["success"]["value"], found["success"]["n"]) == (1.0, len(TASKS) - 1)
+    assert found["near_copy"]["value"] == -1.0
+    assert "success (%, up)" in tagmoe("eval", "compare", bench, "copy", "target", "--draws", 100).out
+    tagmoe("eval", "score", bench, "copy", "--metrics", "source")
+    tagmoe("eval", "compare", bench, "copy", "target").refused(1, "'target' has no scores of the metric 'source'")
+    tagmoe("eval", "prepare", "tagworld", "--cases", 1, "--seed", 1, "--out", "other")
+    tagmoe("eval", "compare", "other", "copy", "target").refused(2, "is of other cases than")

@@ -74,9 +74,9 @@ class SourceDifference:
         if edited is None:
             whole: Value = float(np.abs(difference).mean())
             return {**lacking(self.measures, "not_applicable", _NO_MASK), "l1_raw": whole}
-        inside: Value = float(np.abs(difference[edited]).mean()) if edited.any() else NoValue("undefined", _NONE)
+        inside: Value = float(np.abs(difference[edited]).mean()) if edited.any() else NoValue("not_applicable", _NONE)
         if edited.all():
-            return {**lacking(self.measures, "undefined", _ALL), "l1_inside": inside}
+            return {**lacking(self.measures, "not_applicable", _ALL), "l1_inside": inside}
         outside = _errors(difference[~edited], "outside")
         return {
             "l1_raw": outside["l1_outside"],
@@ -106,4 +106,4 @@ def _ssim_outside(a: Image.Image, b: Image.Image, edited: np.ndarray) -> Value:
     if not found.size:
         return NoValue("undefined", _SMALL)
     outside = windows_outside(edited)
-    return float(found[outside].mean()) if outside.any() else NoValue("undefined", _NO_WINDOW)
+    return float(found[outside].mean()) if outside.any() else NoValue("not_applicable", _NO_WINDOW)
