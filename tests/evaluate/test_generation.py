@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.prepared_benchmarks import anchor_run, facts_of, tagworld_bench
+from support.prepared_benchmarks import anchor_run, tagworld_bench
 
 from tagmoe.errors import DataError, UsageError
 from tagmoe.evaluate.answers.anchors import ANCHORS, AnchorAnswers
@@ -20,7 +20,7 @@ from tagmoe.evaluate.answers.answer import AskedEditor, Asking
 from tagmoe.evaluate.answers.ready import ReadyFolder
 from tagmoe.evaluate.benchmarks.cases import Case, Prepared, read_prepared
 from tagmoe.evaluate.generation import generate
-from tagmoe.evaluate.run_folder import Lines, read_run
+from tagmoe.evaluate.run_folder import Lines, RunFacts, read_run
 
 
 @pytest.fixture(scope="module")
@@ -51,24 +51,24 @@ def editor_of(bench: Prepared, editor: Brighter) -> AskedEditor:
 def test_each_case_has_its_own_seed_and_its_own_pictures(bench: Prepared, tmp_path: Path) -> None:
     editor = Brighter()
     answers = editor_of(bench, editor)
-    made = generate(bench, answers, facts_of(bench, answers, 7), tmp_path / "run", batch=5)
+    made = generate(bench, answers, RunFacts.of(bench, answers, 7), tmp_path / "run", batch=5)
     assert made.counts == {"ok": len(bench.cases)}
     wanted = [(c.instruction, len(c.refs) + bool(c.source), 7 + place) for place, c in enumerate(bench.cases)]
     assert sorted(editor.seen) == sorted(wanted)
-    some = generate(bench, answers, facts_of(bench, answers, 7), tmp_path / "some", tasks=["move"], limit=1)
+    some = generate(bench, answers, RunFacts.of(bench, answers, 7), tmp_path / "some", tasks=["move"], limit=1)
     everything = {answer.id: answer.pixels for answer in made.answers}
     assert [answer.pixels for answer in some.answers] == [everything[some.answers[0].id]]
 
 
 def test_a_run_that_was_stopped_goes_on_and_ends_as_if_it_had_not(bench: Prepared, tmp_path: Path) -> None:
     undisturbed = editor_of(bench, Brighter())
-    whole = generate(bench, undisturbed, facts_of(bench, undisturbed), tmp_path / "whole", batch=4)
+    whole = generate(bench, undisturbed, RunFacts.of(bench, undisturbed), tmp_path / "whole", batch=4)
     asked = 0
     for _ in range(30):
         editor = Brighter(stops_after=8)
         answers = editor_of(bench, editor)
         try:
-            made = generate(bench, answers, facts_of(bench, answers), tmp_path / "stopped", batch=4)
+            made = generate(bench, answers, RunFacts.of(bench, answers), tmp_path / "stopped", batch=4)
             break
         except KeyboardInterrupt:
             asked += len(editor.seen)
@@ -89,37 +89,37 @@ def test_a_killed_process_loses_nothing_that_it_had_written(bench: Prepared, tmp
     code = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from support.prepared_benchmarks import facts_of\n"
         "from tagmoe.evaluate.answers.anchors import AnchorAnswers\n"
         "from tagmoe.evaluate.benchmarks.cases import read_prepared\n"
         "from tagmoe.evaluate.generation import generate\n"
+        "from tagmoe.evaluate.run_folder import RunFacts\n"
         "bench = read_prepared(Path(sys.argv[1]))\n"
         "answers = AnchorAnswers('shuffled', bench)\n"
         "def kill(done):\n"
         "    if done >= 20:\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "generate(bench, answers, facts_of(bench, answers), Path(sys.argv[2]), batch=4, on_cases=kill)\n"
+        "generate(bench, answers, RunFacts.of(bench, answers), Path(sys.argv[2]), batch=4, on_cases=kill)\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code, str(bench.folder), str(run)], env=environment, check=False)
     assert done.returncode == -signal.SIGKILL
     assert len(read_run(run, bench).answers) == 20
     answers = AnchorAnswers("shuffled", bench)
-    made = generate(bench, answers, facts_of(bench, answers), run)
+    made = generate(bench, answers, RunFacts.of(bench, answers), run)
     assert made.new == len(bench.cases) - 20
-    other = generate(bench, answers, facts_of(bench, answers), tmp_path / "undisturbed")
+    other = generate(bench, answers, RunFacts.of(bench, answers), tmp_path / "undisturbed")
     assert made.digest == other.digest
 
 
 def test_one_bad_case_fails_alone_without_a_picture_and_is_asked_again(bench: Prepared, tmp_path: Path) -> None:
     bad = bench.cases[6]
     answers = editor_of(bench, Brighter(refuses=bad.instruction))
-    made = generate(bench, answers, facts_of(bench, answers), tmp_path, batch=50)
+    made = generate(bench, answers, RunFacts.of(bench, answers), tmp_path, batch=50)
     assert made.counts == {"ok": len(bench.cases) - 1, "failed": 1}
     (failure,) = made.failures
     assert (failure.id, failure.file, failure.reason) == (bad.id, None, "RuntimeError: out of memory")
     assert len(list((tmp_path / "outputs").iterdir())) == len(bench.cases) - 1
-    again = generate(bench, editor_of(bench, Brighter()), facts_of(bench, answers), tmp_path)
+    again = generate(bench, editor_of(bench, Brighter()), RunFacts.of(bench, answers), tmp_path)
     assert (again.new, again.counts) == (1, {"ok": len(bench.cases)})
 
 
@@ -157,7 +157,7 @@ def test_a_ready_folder_gives_what_it_has_and_says_what_it_lacks(bench: Prepared
         elif place > 2:
             picture.save(ready / ("deep" if place % 2 else "") / f"{case.id}.png")
     answers = ReadyFolder(ready)
-    made = generate(bench, answers, facts_of(bench, answers), tmp_path / "run")
+    made = generate(bench, answers, RunFacts.of(bench, answers), tmp_path / "run")
     assert made.counts == {"missing": 4, "unreadable": 1, "black": 1, "ok": len(bench.cases) - 6}
     reasons = {answer.status: answer.reason for answer in made.failures}
     assert reasons["missing"].startswith("'")
@@ -188,7 +188,7 @@ def test_a_table_of_outputs_is_read_as_ice_bench_writes_it(bench: Prepared, tmp_
 
 def test_shards_of_one_folder_make_the_whole(bench: Prepared, tmp_path: Path) -> None:
     answers = AnchorAnswers("target", bench)
-    facts = facts_of(bench, answers)
+    facts = RunFacts.of(bench, answers)
     whole = generate(bench, answers, facts, tmp_path / "whole")
     for number in (1, 2, 3):
         generate(bench, answers, facts, tmp_path / "parts", shard=(number, 3))
@@ -198,19 +198,19 @@ def test_shards_of_one_folder_make_the_whole(bench: Prepared, tmp_path: Path) ->
 
 def test_a_folder_of_another_run_or_in_use_is_refused(bench: Prepared, tmp_path: Path) -> None:
     answers = AnchorAnswers("copy", bench)
-    generate(bench, answers, facts_of(bench, answers), tmp_path / "run")
+    generate(bench, answers, RunFacts.of(bench, answers), tmp_path / "run")
     with pytest.raises(UsageError, match="its seed is 0, not 1; give another folder"):
-        generate(bench, answers, facts_of(bench, answers, 1), tmp_path / "run")
+        generate(bench, answers, RunFacts.of(bench, answers, 1), tmp_path / "run")
     other = AnchorAnswers("black", bench)
     with pytest.raises(UsageError, match=r"its editor\.name is 'copy', not 'black'"):
-        generate(bench, other, facts_of(bench, other), tmp_path / "run")
+        generate(bench, other, RunFacts.of(bench, other), tmp_path / "run")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "text").write_text("mine")
     with pytest.raises(UsageError, match="is no run and is not empty"):
-        generate(bench, answers, facts_of(bench, answers), tmp_path / "mine")
+        generate(bench, answers, RunFacts.of(bench, answers), tmp_path / "mine")
     lines = Lines(tmp_path / "run" / "answers.jsonl")
     with pytest.raises(UsageError, match="Another command is writing"):
-        generate(bench, answers, facts_of(bench, answers), tmp_path / "run")
+        generate(bench, answers, RunFacts.of(bench, answers), tmp_path / "run")
     lines.close()
     (tmp_path / "run" / "answers.jsonl").write_text('{"id": 1}\n')
     with pytest.raises(DataError, match="Line 1 of"):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.prepared_benchmarks import anchor_run, facts_of, tagworld_bench
+from support.prepared_benchmarks import anchor_run, tagworld_bench
 
 from tagmoe.errors import ResultError, UsageError
 from tagmoe.evaluate.answers.answer import NoPicture
@@ -202,7 +202,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Summary, Path, d
     root = tmp_path_factory.mktemp("report")
     prepared = tagworld_bench(root / "bench")
     half = HalfDone(prepared)
-    generate(prepared, half, facts_of(prepared, half), root / "half")
+    generate(prepared, half, RunFacts.of(prepared, half), root / "half")
     runs = [anchor_run(prepared, "copy", root / "copy"), read_run(root / "half", prepared)]
     for run in runs:
         score(prepared, run, make_metrics())

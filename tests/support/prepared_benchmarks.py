@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from tagmoe.evaluate.answers.anchors import AnchorAnswers
-from tagmoe.evaluate.answers.answer import Answers
 from tagmoe.evaluate.benchmarks.benchmark import prepare
 from tagmoe.evaluate.benchmarks.cases import Prepared, read_prepared
 from tagmoe.evaluate.benchmarks.tagworld import TagWorld
@@ -20,14 +19,8 @@ def tagworld_bench(folder: Path, per_task: int = 1, seed: int = 0) -> Prepared:
     return read_prepared(folder)
 
 
-def facts_of(prepared: Prepared, answers: Answers, seed: int = 0) -> RunFacts:
-    """The facts of a run, without date and command."""
-    manifest = prepared.manifest
-    return RunFacts(benchmark=manifest.benchmark, cases=manifest.digest, editor=dict(answers.facts()), seed=seed)
-
-
 def anchor_run(prepared: Prepared, name: str, folder: Path) -> Run:
     """A finished run of an anchor."""
     answers = AnchorAnswers(name, prepared)
-    generate(prepared, answers, facts_of(prepared, answers), folder)
+    generate(prepared, answers, RunFacts.of(prepared, answers), folder)
     return read_run(folder, prepared)

@@ -22,7 +22,7 @@ from pydantic import Field, ValidationError
 from tagmoe.config.describe import wrong_field
 from tagmoe.config.part import Part
 from tagmoe.errors import DataError, ImageError, UsageError
-from tagmoe.evaluate.answers.answer import Status
+from tagmoe.evaluate.answers.answer import Answers, Status
 from tagmoe.evaluate.benchmarks.cases import Prepared, digest_of, read_part
 from tagmoe.files.atomic import write_whole
 from tagmoe.files.json_lines import as_line
@@ -48,6 +48,13 @@ class RunFacts(Part):
     versions: dict[str, str] = Field(default_factory=dict)
     command: str = ""
     date: str = ""
+
+    @classmethod
+    def of(cls, prepared: Prepared, answers: Answers, seed: int = 0, **about: Any) -> RunFacts:
+        """The facts of a run of these answers on this benchmark. about: versions, command and date."""
+        manifest = prepared.manifest
+        editor = dict(answers.facts())
+        return cls(benchmark=manifest.benchmark, cases=manifest.digest, editor=editor, seed=seed, **about)
 
     def depends_on(self) -> dict[str, Any]:
         """The facts that make the outputs; the others only say when and where."""

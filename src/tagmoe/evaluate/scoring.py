@@ -95,7 +95,7 @@ def score(
     shard: tuple[int, int] = (1, 1),
     on_cases: Callable[[int], None] | None = None,
 ) -> Scored:
-    """Score the outputs of these cases; `tasks`, `limit` and `shard` are as of `generate`.
+    """Score the outputs of these cases (paper sec. 4.2); `tasks`, `limit` and `shard` are as of `generate`.
 
     Raises UsageError for unknown tasks, DataError where nothing can be written.
     """

@@ -77,11 +77,10 @@ def generate(
     from tagmoe.evaluate.generation import generate as run
     from tagmoe.evaluate.run_folder import RunFacts
 
-    facts = RunFacts(
-        benchmark=prepared.manifest.benchmark,
-        cases=prepared.manifest.digest,
-        editor=dict(answers.facts()),
-        seed=seed,
+    facts = RunFacts.of(
+        prepared,
+        answers,
+        seed,
         versions=_versions(is_model=editor == "model" and outputs is None),
         command=typed_command("tagmoe eval generate"),
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
