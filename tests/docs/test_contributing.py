@@ -9,16 +9,19 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from tagmoe.cli import run
 from tagmoe.data.sources.registry import KINDS
+from tagmoe.evaluate.benchmarks.registry import BENCHMARKS
+from tagmoe.evaluate.metrics.registry import METRICS
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 ARMS = "recipes/tagworld/ablation"
-RECIPES = ("Add a source", "Add an annotator", "Add an arm")
+RECIPES = ("Add a source", "Add an annotator", "Add a benchmark", "Add a metric", "Add an arm")
 KINDS_OF_BLOCKS = {"python", "sh", "yaml", "text"}
 
 
@@ -30,13 +33,15 @@ def blocks(title: str) -> list[tuple[str, str]]:
 
 @pytest.fixture
 def contributor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder to work in. Kinds of sources that a recipe adds go again."""
+    """A folder to work in. What a recipe adds to a registry goes again."""
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     monkeypatch.chdir(tmp_path)
-    known = dict(KINDS)
+    registries: tuple[dict[str, Any], ...] = (KINDS, BENCHMARKS, METRICS)
+    known = [dict(registry) for registry in registries]
     yield tmp_path
-    KINDS.clear()
-    KINDS.update(known)
+    for registry, before in zip(registries, known, strict=True):
+        registry.clear()
+        registry.update(before)
 
 
 @pytest.mark.timeout(1500)
@@ -78,4 +83,6 @@ def test_the_recipes_are_whole() -> None:
 def test_no_name_of_a_recipe_is_taken() -> None:
     """Otherwise the recipe would replace what is there, and prove nothing."""
     assert "captions" not in KINDS
+    assert "pairs" not in BENCHMARKS
+    assert "brighter" not in METRICS
     assert not (ROOT / ARMS / "experts-3.yaml").exists()

@@ -58,6 +58,9 @@ VERBS = {
     ),
     "routing": Verb("routing", "app", "Record what the experts do, and show it (paper Fig. 6)."),
     "ablation": Verb("ablation", "app", "Train arms of the paper's ablation over seeds, and compare them (Table 4)."),
+    "eval": Verb(
+        "eval", "app", "Score any editor on a benchmark: prepare cases, generate outputs, score, report, compare."
+    ),
     "data": Verb(
         "data",
         "app",

@@ -16,11 +16,12 @@ from PIL import Image
 from tagmoe.editor import Editor, Picture, batches, run_editor
 from tagmoe.errors import UsageError
 from tagmoe.evaluate.sheet import contact_sheet
+from tagmoe.evaluate.tagworld_cases import cases as cases
 from tagmoe.intervals import Interval, wilson
 from tagmoe.pipeline.editor import pipeline_editor
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.routing.case_routing import CaseRouting, record
-from tagmoe.world import TASKS, Sample, Verdict, judge, sample
+from tagmoe.world import Sample, Verdict, judge
 
 
 @dataclass(frozen=True)
@@ -60,22 +61,6 @@ class TagWorldScores:
     tasks: tuple[TaskScore, ...]
     held_out: dict[str, Interval[float]]
     verdicts: tuple[Verdict, ...]
-
-
-def cases(per_task: int, seed: int, tasks: Sequence[str] | None = None) -> list[Sample]:
-    """`per_task` test cases of every task (or of `tasks`), in the order of tasks. A smaller number gives the first.
-
-    Raises UsageError for an unknown task or fewer than one case.
-    """
-    if per_task < 1:
-        raise UsageError(f"The number of cases a task is {per_task}; give 1 or more.")
-    number = {name: position for position, name in enumerate(TASKS)}
-    # Every case has its own index. With a shared one, the scenes of different tasks would be equal.
-    return [
-        sample(seed, i * len(TASKS) + number.get(task, 0), split="test", task=task)
-        for task in (TASKS if tasks is None else tasks)
-        for i in range(per_task)
-    ]
 
 
 def run_cases(

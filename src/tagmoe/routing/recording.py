@@ -21,9 +21,10 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from safetensors.numpy import save_file
 
+from tagmoe.config.part import Part
 from tagmoe.files.json_lines import as_line
 from tagmoe.model.routing import RoutingTrace
 
@@ -33,12 +34,6 @@ FILES = (ABOUT, CASES, INTERVENTIONS, PICTURES, "tokens-*.safetensors")
 CASE_BYTES = 32_000_000
 SHARD_BYTES = 64_000_000
 PICTURE_SIDE = 512
-
-
-class Part(BaseModel):
-    """A frozen part of a recording or of a result. It refuses unknown fields and numbers that are not finite."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class About(Part):
@@ -120,7 +115,7 @@ class Condition(Part):
     layer: int | None = None
     change: tuple[float, ...]
     success: tuple[bool | None, ...]
-    pictures: dict[str, str] = {}
+    pictures: dict[str, str] = Field(default_factory=dict)
 
 
 class Interventions(Part):
@@ -128,7 +123,7 @@ class Interventions(Part):
 
     cases: tuple[str, ...]
     success: tuple[bool | None, ...]
-    pictures: dict[str, str] = {}
+    pictures: dict[str, str] = Field(default_factory=dict)
     conditions: tuple[Condition, ...]
 
 

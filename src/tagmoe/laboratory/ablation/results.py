@@ -9,9 +9,9 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from tagmoe.config.describe import wrong_field
+from tagmoe.config.part import Part
 from tagmoe.errors import ResultError
 from tagmoe.files.atomic import write_whole
-from tagmoe.routing.recording import Part
 from tagmoe.sentences import reason_of
 
 NAME = "result.json"

@@ -9,10 +9,10 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from tagmoe.config.describe import wrong_field
+from tagmoe.config.part import Part
 from tagmoe.errors import ResultError
 from tagmoe.files.atomic import write_whole
 from tagmoe.laboratory.ablation.results import FlowByTimestep, Routing
-from tagmoe.routing.recording import Part
 from tagmoe.sentences import reason_of
 
 

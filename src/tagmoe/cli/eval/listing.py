@@ -1,0 +1,40 @@
+"""`tagmoe eval list`: what can be scored, how, and by what."""
+
+from __future__ import annotations
+
+from tagmoe.cli.options import AsJson
+from tagmoe.cli.output import print_result
+
+
+def list_(as_json: AsJson = False) -> None:
+    """List benchmarks with their licences, editors, and metrics with their values."""
+    from tagmoe.evaluate.answers.anchors import ANCHORS
+    from tagmoe.evaluate.benchmarks.registry import BENCHMARKS
+    from tagmoe.evaluate.metrics.registry import make_metrics
+
+    editors = {
+        "model": "a pipeline of tagmoe: --model, by default the packaged one",
+        "--outputs DIR": "a folder of ready outputs: ID.png, or gen_info.json",
+        **dict.fromkeys(ANCHORS, "an anchor"),
+    }
+    data = {
+        "benchmarks": {
+            name: {"about": kind.about, "licence": kind.licence, "from": kind.reads}
+            for name, kind in BENCHMARKS.items()
+        },
+        "editors": editors,
+        "metrics": {
+            metric.name: {
+                "version": metric.version,
+                "values": {one.name: {"better": one.better, "about": one.about} for one in metric.measures},
+            }
+            for metric in make_metrics()
+        },
+    }
+    lines = ["benchmarks"]
+    lines += [f"  {name:<16}{kind.about} (licence: {kind.licence})" for name, kind in BENCHMARKS.items()]
+    lines += ["editors", *(f"  {name:<16}{about}" for name, about in editors.items())]
+    for metric in make_metrics():
+        lines.append(f"metric {metric.name}")
+        lines += [f"  {one.name:<16}{one.about}; better: {one.better}" for one in metric.measures]
+    print_result(data, "\n".join(lines), as_json=as_json)

@@ -1,0 +1,70 @@
+"""`tagmoe eval score`: the metrics of the outputs of runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tagmoe.cli.eval.options import Bench, Limit, Runs, Shard, Tasks, log_failures, names_of, shard_of
+from tagmoe.cli.options import AsJson
+from tagmoe.cli.output import log, print_result
+from tagmoe.cli.progress import lasting_bar
+from tagmoe.sentences import counted
+
+if TYPE_CHECKING:
+    from tagmoe.evaluate.scoring import Scored
+
+
+def score(
+    bench: Bench,
+    runs: Runs,
+    metrics: Annotated[
+        str | None, typer.Option(help="Metrics, separated by commas; by default all that `tagmoe eval list` shows.")
+    ] = None,
+    tasks: Tasks = None,
+    limit: Limit = None,
+    shard: Shard = "1/1",
+    as_json: AsJson = False,
+) -> None:
+    """Score the outputs of runs, and keep each score at once; run it again after a stop.
+
+    Cases without an output are listed, and the exit code is 1. Example: tagmoe eval score bench copy mine
+    """
+    from tagmoe.evaluate.benchmarks.cases import read_prepared
+    from tagmoe.evaluate.metrics.registry import make_metrics
+    from tagmoe.evaluate.run_folder import read_run
+    from tagmoe.evaluate.scoring import score as run_metrics
+
+    part, names = shard_of(shard), names_of(tasks)
+    made = make_metrics(names_of(metrics))
+    prepared = read_prepared(bench)
+    total = len(prepared.chosen(names, limit)[part[0] - 1 :: part[1]])
+    opened = [read_run(folder, prepared) for folder in runs]
+    data = {}
+    has_failed = False
+    for run in opened:
+        with lasting_bar(f"scoring {run.folder.name}", total) as done:
+            scored = run_metrics(prepared, run, made, tasks=names, limit=limit, shard=part, on_cases=done)
+        _log(str(run.folder), scored, total)
+        has_failed = has_failed or bool(scored.failed)
+        data[str(run.folder)] = {
+            "editor": run.name,
+            "scored": {name: len(rows) for name, rows in scored.scores.items()},
+            "new": scored.new,
+            "resized": scored.resized,
+            "statuses": scored.counts,
+            "failures": [{"id": one.id, "status": one.status, "reason": one.reason} for one in scored.failed],
+            "digest": scored.digest,
+        }
+    print_result({"runs": data}, "\n".join(str(folder) for folder in runs), as_json=as_json)
+    if has_failed:
+        raise typer.Exit(1)
+
+
+def _log(name: str, scored: Scored, total: int) -> None:
+    with_score = max((len(rows) for rows in scored.scores.values()), default=0)
+    listed = "".join(f", {count:,} {status}" for status, count in scored.counts.items())
+    sizes = f"; {counted(scored.resized, 'output')} of another size resized" if scored.resized else ""
+    log(f"{name}: {with_score:,} of {counted(total, 'case')} scored{listed}{sizes}")
+    log_failures([(one.id, one.status, one.reason) for one in scored.failed])

@@ -1,0 +1,20 @@
+"""Which weights a model folder holds."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+SUFFIXES = (".safetensors", ".json", ".txt")
+"""Files that decide what a pipeline draws: weights, configs and tokenizers."""
+
+
+def digest_of_weights(folder: Path) -> str:
+    """SHA-256 over names and bytes of the folder's files; a README or a picture in it does not count."""
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in SUFFIXES and path.is_file():
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            total.update(f"{path.relative_to(folder).as_posix()}\0{digest}\n".encode())
+    return total.hexdigest()

@@ -1,0 +1,171 @@
+"""A prepared benchmark: a folder of normalised cases and their pictures, whatever the published files look like.
+
+FOLDER/manifest.json    `Manifest`: which benchmark, how many cases, their digest, the licence, rows that were left out
+FOLDER/cases.jsonl      one `Case` a line
+FOLDER/pictures/ab/...  each picture once, as it was published; its name is the SHA-256 of its bytes
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+from PIL import Image
+from pydantic import Field, ValidationError
+
+from tagmoe.config.describe import wrong_field
+from tagmoe.config.part import Part
+from tagmoe.errors import DataError, UsageError
+from tagmoe.files.json_lines import lines_of
+from tagmoe.pictures import load_image
+from tagmoe.sentences import reason_of
+
+MANIFEST, CASES, PICTURES = "manifest.json", "cases.jsonl", "pictures"
+FILES = (MANIFEST, CASES, PICTURES)
+FORMAT = 1
+"""The version of the files; `format` in each of them."""
+KEY_DIGITS = 24
+
+P = TypeVar("P", bound=Part)
+
+
+class Case(Part):
+    """What an editor is asked, and what is known of the right answer.
+
+    source, mask, refs, target: pictures by their path in the folder. mask: white where the edit may change pixels.
+    caption_origin: whether the data set has the target's caption, a model wrote it, or it is the instruction itself.
+    meta: facts of this benchmark alone. `control`: what the source of a controllable task is (`edge`, `blur`, ...).
+    """
+
+    bench: str
+    id: str
+    task: str
+    lang: str = "en"
+    instruction: str
+    target_caption: str | None = None
+    caption_origin: Literal["dataset", "generated", "prompt"] | None = None
+    source: str | None = None
+    mask: str | None = None
+    refs: tuple[str, ...] = ()
+    target: str | None = None
+    split: str | None = None
+    meta: dict[str, Any] = Field(default_factory=dict)
+
+    @cached_property
+    def key(self) -> str:
+        """A digest of all that the case says and shows: pictures are named by their content."""
+        return digest_of(self.model_dump())[:KEY_DIGITS]
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy; its key is its own, where pydantic would copy the one that is known."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied.__dict__.pop("key", None)
+        return copied
+
+
+class LeftOut(Part):
+    """A row of the published files that gives no case. row: its number from 1."""
+
+    row: int
+    id: str
+    reason: str
+
+
+class Manifest(Part):
+    """The facts of a prepared benchmark. digest: of all cases in their order. made_from: a name, not a path."""
+
+    format: Literal[1] = 1
+    benchmark: str
+    licence: str
+    made_from: str
+    settings: dict[str, Any]
+    cases: int
+    tasks: dict[str, int]
+    digest: str
+    left_out: tuple[LeftOut, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared benchmark that was read. Its pictures are opened when they are asked for."""
+
+    folder: Path
+    manifest: Manifest
+    cases: tuple[Case, ...]
+
+    def picture(self, name: str) -> Image.Image:
+        """One of its pictures, upright RGB. Raises ImageError where it is gone or damaged."""
+        return load_image(self.folder / name)
+
+    def chosen(self, tasks: Sequence[str] | None = None, limit: int | None = None) -> list[tuple[int, Case]]:
+        """(position among all cases, case): of these tasks, the first `limit` of each. Raises UsageError."""
+        unknown = sorted(set(tasks or ()) - self.manifest.tasks.keys())
+        if unknown or (tasks is not None and not tasks):
+            raise UsageError(
+                f"The tasks name {', '.join(map(repr, unknown)) or 'nothing'}; give some of "
+                f"{', '.join(self.manifest.tasks)}."
+            )
+        seen: Counter[str] = Counter()
+        found = []
+        for position, case in enumerate(self.cases):
+            seen[case.task] += 1
+            if (tasks is None or case.task in tasks) and (limit is None or seen[case.task] <= limit):
+                found.append((position, case))
+        return found
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of plain data, as hexadecimal digits."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def digest_of_cases(cases: Iterable[Case]) -> str:
+    """The digest of all cases in their order."""
+    return digest_of([case.key for case in cases])
+
+
+def read_prepared(folder: Path) -> Prepared:
+    """A folder that `tagmoe eval prepare` wrote.
+
+    Raises UsageError where it is none. Raises DataError where it is damaged, of another version, or has an id twice.
+    """
+    file = folder / MANIFEST
+    if not file.is_file():
+        raise UsageError(f"{str(folder)!r} is no prepared benchmark: it has no {MANIFEST}; run tagmoe eval prepare.")
+    manifest = read_part(file, Manifest, "run tagmoe eval prepare again")
+    try:
+        lines = lines_of((folder / CASES).read_text(encoding="utf-8"))
+        cases = tuple(Case.model_validate_json(line) for line in lines)
+    except (OSError, ValueError) as error:
+        wrong = wrong_field(error, Case) if isinstance(error, ValidationError) else reason_of(error)
+        raise DataError(
+            f"The cases in {str(folder / CASES)!r} cannot be read ({wrong}); run tagmoe eval prepare again."
+        ) from None
+    twice = [name for name, count in Counter(case.id for case in cases).items() if count > 1]
+    if twice:
+        raise DataError(f"The case {twice[0]!r} is in {str(folder / CASES)!r} twice; run tagmoe eval prepare again.")
+    if digest_of_cases(cases) != manifest.digest:
+        raise DataError(
+            f"The cases in {str(folder / CASES)!r} are not those of its {MANIFEST}; run tagmoe eval prepare again."
+        )
+    return Prepared(folder, manifest, cases)
+
+
+def read_part(file: Path, kind: type[P], advice: str) -> P:
+    """A JSON file of this kind. Raises DataError for one that cannot be read or is of another version."""
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+        version = data.get("format") if isinstance(data, dict) else None
+        if version is not None and version != FORMAT:
+            raise DataError(f"{str(file)!r} is of version {version}, and this tagmoe reads {FORMAT}; {advice}.")
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise DataError(f"{str(file)!r} is not one of this version: {wrong_field(error, kind)}; {advice}.") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{str(file)!r} cannot be read ({reason_of(error)}); {advice}.") from None

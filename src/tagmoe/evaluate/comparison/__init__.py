@@ -1,0 +1,1 @@
+"""From the scores of runs to tables, intervals, differences and the page."""

@@ -1,0 +1,234 @@
+"""The folder of one editor's outputs on one benchmark, and of their scores.
+
+RUN/run.json               `RunFacts`: the editor with the digest of its weights, settings, seed, digest of the cases
+RUN/outputs/CASE.png       an output under the key of its case; one that was ready is kept byte by byte
+RUN/answers*.jsonl         `Answer`: a line for each case that was asked; with shards one file for each
+RUN/scores/METRIC*.jsonl   `tagmoe.evaluate.scoring.Score`: a line for each output
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal, TypeVar
+
+from PIL import Image
+from pydantic import Field, ValidationError
+
+from tagmoe.config.describe import wrong_field
+from tagmoe.config.part import Part
+from tagmoe.errors import DataError, ImageError, UsageError
+from tagmoe.evaluate.answers.answer import Answers, Status
+from tagmoe.evaluate.benchmarks.cases import Prepared, digest_of, read_part
+from tagmoe.files.atomic import write_whole
+from tagmoe.files.json_lines import as_line
+from tagmoe.pictures import load_image
+from tagmoe.sentences import reason_of
+
+FACTS, OUTPUTS, ANSWERS, SCORES = "run.json", "outputs", "answers", "scores"
+
+R = TypeVar("R", bound=Part)
+
+
+class RunFacts(Part):
+    """All that the outputs depend on. editor: `Answers.facts`. rewriting: how instructions were rewritten; None: not.
+    sizes: `own`, the size of an output is the editor's choice."""
+
+    format: Literal[1] = 1
+    benchmark: str
+    cases: str
+    editor: dict[str, Any]
+    seed: int
+    rewriting: dict[str, Any] | None = None
+    sizes: Literal["own"] = "own"
+    versions: dict[str, str] = Field(default_factory=dict)
+    command: str = ""
+    date: str = ""
+
+    @classmethod
+    def of(cls, prepared: Prepared, answers: Answers, seed: int = 0, **about: Any) -> RunFacts:
+        """The facts of a run of these answers on this benchmark. about: versions, command and date."""
+        manifest = prepared.manifest
+        editor = dict(answers.facts())
+        return cls(benchmark=manifest.benchmark, cases=manifest.digest, editor=editor, seed=seed, **about)
+
+    def depends_on(self) -> dict[str, Any]:
+        """The facts that make the outputs; the others only say when and where."""
+        return self.model_dump(exclude={"versions", "command", "date"})
+
+    @property
+    def key(self) -> str:
+        """A digest of them."""
+        return digest_of(self.depends_on())
+
+    @property
+    def name(self) -> str:
+        """What the editor is called in tables."""
+        return str(self.editor.get("name", self.editor.get("kind", "editor")))
+
+
+class Answer(Part):
+    """What became of a case. case: its key. file: the output in the folder. pixels: SHA-256 of size and pixels."""
+
+    id: str
+    case: str
+    status: Status
+    reason: str = ""
+    file: str | None = None
+    pixels: str | None = None
+    width: int = 0
+    height: int = 0
+    seconds: float = 0.0
+
+
+class Lines:
+    """A file of JSON lines that only grows while a command runs, and that survives a kill.
+
+    A line is written at once. Half a line of a killed process is cut off when the file is opened again. One process at
+    a time may write it. Raises UsageError when another does, DataError when nothing can be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: IO[bytes] = path.open("ab+", buffering=0)
+        except OSError as error:
+            raise DataError(f"Nothing can be written in {str(path)!r} ({reason_of(error)}).") from None
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise UsageError(f"Another command is writing {str(path)!r}; wait for it, or stop it.") from None
+        except OSError:
+            # Some file systems have no locks.
+            pass
+        text = path.read_bytes()
+        whole = text.rfind(b"\n") + 1
+        if whole < len(text):
+            self._file.truncate(whole)
+
+    def add(self, row: Part) -> None:
+        """Append a row. Raises DataError when the disk is full."""
+        try:
+            self._file.write(_line(row))
+        except OSError as error:
+            raise DataError(f"The disk takes no more in {str(self._path)!r} ({reason_of(error)}).") from None
+
+    def finish(self, rows: Iterable[Part]) -> None:
+        """Replace what is in the file by these rows in their order, so that the way there leaves no trace."""
+        write_whole(self._path, b"".join(map(_line, rows)))
+        self.close()
+
+    def close(self) -> None:
+        """Give the file up."""
+        self._file.close()
+
+
+def _line(row: Part) -> bytes:
+    return as_line(row.model_dump_json()).encode()
+
+
+def read_rows(folder: Path, name: str, kind: type[R]) -> Iterator[R]:
+    """The rows of the files NAME.jsonl and NAME-*.jsonl. Half a line at an end, which a kill leaves, is no row.
+
+    Raises DataError for a line that is not of this kind.
+    """
+    pattern = re.compile(rf"{re.escape(name)}(-\d+-of-\d+)?\.jsonl")
+    for path in sorted(folder.glob(f"{name}*.jsonl")):
+        if not pattern.fullmatch(path.name):
+            continue
+        try:
+            lines = path.read_bytes().split(b"\n")[:-1]
+        except OSError as error:
+            raise DataError(f"{str(path)!r} cannot be read ({reason_of(error)}).") from None
+        for number, line in enumerate(lines, 1):
+            try:
+                yield kind.model_validate_json(line)
+            except ValidationError as error:
+                raise DataError(
+                    f"Line {number} of {str(path)!r} is not one of this version: {wrong_field(error, kind)}; delete "
+                    "the file and run the command again."
+                ) from None
+
+
+def shard_name(name: str, shard: tuple[int, int]) -> str:
+    """The name of the file of a shard (number from 1, of how many), without its ending."""
+    return name if shard[1] == 1 else f"{name}-{shard[0]}-of-{shard[1]}"
+
+
+def claim_run(folder: Path, facts: RunFacts) -> None:
+    """Make the folder of a run, or check that the one there is of the same facts. Raises UsageError where it is not."""
+    file = folder / FACTS
+    if file.exists():
+        before = read_part(file, RunFacts, "give another folder").depends_on()
+        now = facts.depends_on()
+        other = next(_differences(before, now), None)
+        if other is not None:
+            name, had, has = other
+            raise UsageError(
+                f"The folder {str(folder)!r} holds outputs of another run: its {name} is {had!r}, not {has!r}; give "
+                "another folder."
+            )
+        return
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UsageError(f"The folder {str(folder)!r} is no run and is not empty; give another name.")
+    try:
+        folder.mkdir(exist_ok=True)
+        write_whole(file, facts.model_dump_json(indent=1) + "\n")
+    except OSError as error:
+        raise UsageError(f"The folder {str(folder)!r} cannot be made ({reason_of(error)}).") from None
+
+
+def _differences(a: Mapping[str, Any], b: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(name with those above it, value in a, value in b) where plain data differ; None for what is missing."""
+    for name in sorted({*a, *b}):
+        left, right = a.get(name), b.get(name)
+        if isinstance(left, dict) and isinstance(right, dict):
+            yield from _differences(left, right, f"{above}{name}.")
+        elif left != right:
+            yield f"{above}{name}", left, right
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that was read. answers: by the key of the case."""
+
+    folder: Path
+    facts: RunFacts
+    answers: dict[str, Answer]
+
+    @property
+    def name(self) -> str:
+        """What the editor is called in tables."""
+        return self.facts.name
+
+    def picture(self, answer: Answer) -> Image.Image:
+        """An output, upright RGB. Raises ImageError where it is gone, damaged, or another picture than was kept."""
+        assert answer.file is not None
+        picture = load_image(self.folder / answer.file)
+        if digest_of_pixels(picture) != answer.pixels:
+            raise ImageError(f"{answer.file!r} is not the picture that was kept; generate it again.")
+        return picture
+
+
+def read_run(folder: Path, prepared: Prepared | None = None) -> Run:
+    """The run in a folder. Raises UsageError where there is none, and where its cases are not those of `prepared`."""
+    if not (folder / FACTS).is_file():
+        raise UsageError(f"{str(folder)!r} is no run: it has no {FACTS}; run tagmoe eval generate.")
+    facts = read_part(folder / FACTS, RunFacts, "generate the outputs again")
+    if prepared is not None and facts.cases != prepared.manifest.digest:
+        raise UsageError(
+            f"The run {str(folder)!r} is of other cases than {str(prepared.folder)!r} ({facts.benchmark}, digest "
+            f"{facts.cases[:12]}, not {prepared.manifest.digest[:12]}); give the benchmark that it was made for."
+        )
+    return Run(folder, facts, {answer.case: answer for answer in read_rows(folder, ANSWERS, Answer)})
+
+
+def digest_of_pixels(picture: Image.Image) -> str:
+    """SHA-256 of the size and the pixels, whatever file they come from."""
+    return hashlib.sha256(f"{picture.width}x{picture.height}\n".encode() + picture.tobytes()).hexdigest()

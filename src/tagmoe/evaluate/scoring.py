@@ -1,0 +1,211 @@
+"""Score the outputs of a run: each metric keeps a line for each output, so that a kill loses at most one case.
+
+A line names the picture that was scored and the version of the metric; an output or a metric that has changed since is
+scored again. A case without an output has no line: `tagmoe.evaluate.comparison` counts it by its status.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+from tagmoe.config.part import Part
+from tagmoe.errors import ImageError, TagMoEError
+from tagmoe.evaluate.answers.answer import FAILURES
+from tagmoe.evaluate.benchmarks.cases import Case, Prepared, digest_of
+from tagmoe.evaluate.metrics.metric import Lack, Metric, NoValue, Pair, Value, lacking
+from tagmoe.evaluate.run_folder import SCORES, Answer, Lines, Run, read_rows, shard_name
+from tagmoe.sentences import reason_of
+
+
+class Lacking(Part):
+    """Why there is no value."""
+
+    status: Lack
+    reason: str
+
+
+class Score(Part):
+    """The values of one metric for one output. case: its key. pixels: the output that was scored. resized: the pictures
+    to whose size the output was resized."""
+
+    id: str
+    case: str
+    pixels: str
+    version: int
+    values: dict[str, float]
+    lacking: dict[str, Lacking]
+    resized: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Unscored:
+    """A case that could not be scored. status: of its answer, `not generated`, or `unreadable` for a damaged output."""
+
+    id: str
+    status: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a command scored. scores: by metric, in the order of the cases. new: how many lines it wrote."""
+
+    scores: Mapping[str, tuple[Score, ...]]
+    unscored: tuple[Unscored, ...]
+    new: int
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Cases without a score by status."""
+        return dict(Counter(one.status for one in self.unscored))
+
+    @property
+    def failed(self) -> list[Unscored]:
+        """What makes the command exit with 1: unscored cases but for inapplicable ones, and metrics that failed."""
+        broken = [
+            Unscored(score.id, f"{name} failed", reason.reason)
+            for name, scores in self.scores.items()
+            for score in scores
+            for reason in score.lacking.values()
+            if reason.status == "failed"
+        ]
+        return [one for one in self.unscored if one.status != "inapplicable"] + list(dict.fromkeys(broken))
+
+    @property
+    def resized(self) -> int:
+        """Outputs that were resized to be compared."""
+        return len({score.case for scores in self.scores.values() for score in scores if score.resized})
+
+    @property
+    def digest(self) -> str:
+        """A digest of all values."""
+        return digest_of({name: [score.model_dump() for score in scores] for name, scores in self.scores.items()})
+
+
+def score(
+    prepared: Prepared,
+    run: Run,
+    metrics: Sequence[Metric],
+    *,
+    tasks: Sequence[str] | None = None,
+    limit: int | None = None,
+    shard: tuple[int, int] = (1, 1),
+    on_cases: Callable[[int], None] | None = None,
+) -> Scored:
+    """Score the outputs of these cases (paper sec. 4.2); `tasks`, `limit` and `shard` are as of `generate`.
+
+    Raises UsageError for unknown tasks, DataError where nothing can be written.
+    """
+    chosen = [case for _, case in prepared.chosen(tasks, limit)[shard[0] - 1 :: shard[1]]]
+    folder = run.folder / SCORES
+    files: dict[str, Lines] = {}
+    unscored: list[Unscored] = []
+    new = 0
+    try:
+        kept: dict[str, dict[str, Score]] = {}
+        own: dict[str, dict[str, Score]] = {}
+        for metric in metrics:
+            file = shard_name(metric.name, shard)
+            files[metric.name] = Lines(folder / f"{file}.jsonl")
+            kept[metric.name] = {score.case: score for score in read_rows(folder, metric.name, Score)}
+            own[metric.name] = {score.case: score for score in read_rows(folder, file, Score)}
+        for done, case in enumerate(chosen, 1):
+            answer = run.answers.get(case.key)
+            if answer is None or answer.file is None:
+                unscored.append(_without_output(case, answer))
+            elif not (run.folder / answer.file).is_file():
+                unscored.append(Unscored(case.id, "unreadable", f"{answer.file!r} is gone; generate it again"))
+            else:
+                waiting = [m for m in metrics if not _is_current(kept[m.name].get(case.key), answer, m)]
+                try:
+                    for name, row in _scores(case, answer, run, prepared, waiting):
+                        files[name].add(row)
+                        kept[name][case.key] = own[name][case.key] = row
+                        new += 1
+                    if answer.status in FAILURES:
+                        # It has a picture and is scored, and is listed all the same.
+                        unscored.append(Unscored(case.id, answer.status, answer.reason))
+                except ImageError as error:
+                    unscored.append(Unscored(case.id, "unreadable", str(error)))
+                    for metric in metrics:
+                        kept[metric.name].pop(case.key, None)
+                        own[metric.name].pop(case.key, None)
+            if on_cases is not None:
+                on_cases(done)
+    except BaseException:
+        for lines in files.values():
+            lines.close()
+        raise
+    place_of = {case.key: place for place, case in enumerate(prepared.cases)}
+    for name, lines in files.items():
+        in_order = sorted(own[name].values(), key=lambda row: place_of[row.case])
+        lines.finish(in_order)
+    found_scores = {name: tuple(rows[c.key] for c in chosen if c.key in rows) for name, rows in kept.items()}
+    return Scored(found_scores, tuple(unscored), new)
+
+
+def read_scores(run: Run, names: Sequence[str]) -> dict[str, dict[str, Score]]:
+    """The scores of a run by metric and by the key of the case, but for those of outputs that have changed since."""
+    found: dict[str, dict[str, Score]] = {}
+    for name in names:
+        rows = {row.case: row for row in read_rows(run.folder / SCORES, name, Score)}
+        current = {
+            key: row for key, row in rows.items() if key in run.answers and row.pixels == run.answers[key].pixels
+        }
+        if current:
+            found[name] = current
+    return found
+
+
+def _without_output(case: Case, answer: Answer | None) -> Unscored:
+    if answer is None:
+        return Unscored(case.id, "not generated", "tagmoe eval generate has not asked for it")
+    return Unscored(case.id, answer.status, answer.reason)
+
+
+def _is_current(score: Score | None, answer: Answer, metric: Metric) -> bool:
+    """Whether a score is of this output and this version of the metric, and did not fail."""
+    if score is None or score.pixels != answer.pixels or score.version != metric.version:
+        return False
+    return not any(reason.status == "failed" for reason in score.lacking.values())
+
+
+def _scores(
+    case: Case, answer: Answer, run: Run, prepared: Prepared, metrics: Sequence[Metric]
+) -> list[tuple[str, Score]]:
+    """The scores of one output by these metrics. Raises ImageError when the output is damaged."""
+    if not metrics:
+        return []
+    # One for all metrics, so that source and target are decoded once.
+    pair = Pair(case, run.picture(answer), prepared)
+    found = []
+    for metric in metrics:
+        pair.resized.clear()
+        try:
+            values = metric(pair)
+        except Exception as error:
+            why = reason_of(error) if isinstance(error, TagMoEError) else f"{type(error).__name__}: {reason_of(error)}"
+            values = lacking(metric.measures, "failed", why)
+        infinite = [name for name, value in values.items() if not isinstance(value, NoValue) and not isfinite(value)]
+        values = {**values, **{name: NoValue("failed", "the value is not a finite number") for name in infinite}}
+        found.append((metric.name, _row(case, answer, metric, values, pair)))
+    return found
+
+
+def _row(case: Case, answer: Answer, metric: Metric, values: Mapping[str, Value], pair: Pair) -> Score:
+    return Score(
+        id=case.id,
+        case=case.key,
+        pixels=answer.pixels or "",
+        version=metric.version,
+        values={name: value for name, value in values.items() if not isinstance(value, NoValue)},
+        lacking={
+            name: Lacking(status=value.status, reason=value.reason)
+            for name, value in values.items()
+            if isinstance(value, NoValue)
+        },
+        resized=tuple(sorted(pair.resized)),
+    )
