@@ -166,9 +166,9 @@ async def _bare(url: str, asked: Sequence[Question], in_flight: int) -> tuple[fl
     """The same requests by aiohttp alone: bodies are prepared before, replies are received and not parsed."""
     import aiohttp
 
-    from tagmoe.vlm.chat import body_of, messages_of
+    from tagmoe.vlm.chat import body_of, fields_of, messages_of
 
-    bodies = [body_of(MODEL, messages_of(question), question) for question in asked[:in_flight]]
+    bodies = [body_of(fields_of(MODEL, question), messages_of(question), question) for question in asked[:in_flight]]
     waiting = iter(range(len(asked)))
 
     async def worker() -> None:
