@@ -17,9 +17,9 @@ from tagmoe.config import check_config
 from tagmoe.model.cpu.attention import RealRoPEAttnProcessor
 from tagmoe.model.upcycle import upcycle
 from tagmoe.train.components_folder import read_components
-from tagmoe.train.loop import _train_step
+from tagmoe.train.loop import train_step
 from tagmoe.train.optimizer import make_optimizers
-from tagmoe.train.recipe import _transformer, assemble
+from tagmoe.train.recipe import assemble, dense_transformer
 from tagmoe.train.stage import FlowStage
 
 BATCH = 128
@@ -36,7 +36,7 @@ def stage(processor: bool, folder: Path) -> FlowStage:
         }
     )
     parts = read_components("packaged")
-    moe = upcycle(_transformer(config, parts), **config.moe.model_dump())
+    moe = upcycle(dense_transformer(config, parts), **config.moe.model_dump())
     if processor:
         moe.set_attn_processor(RealRoPEAttnProcessor())
     return FlowStage(
@@ -55,7 +55,7 @@ def seconds_a_step(work: FlowStage, precision: str) -> float:
     times = []
     for run in range(RUNS + 2):
         started = time.process_time()
-        _train_step(work, 1 + run % 3, optimizers, parameters, precision)
+        train_step(work, 1 + run % 3, optimizers, parameters, precision)
         times.append(time.process_time() - started)
     return statistics.median(times[2:])
 
@@ -86,7 +86,7 @@ def measure() -> Sequence[Figure]:
         optimizers = make_optimizers(fast.modules, config.optimizer)
         parameters = [p for module in fast.modules.values() for p in module.parameters()]
         with torch.profiler.profile() as profile:
-            _train_step(fast, 1, optimizers, parameters, "bf16")
+            train_step(fast, 1, optimizers, parameters, "bf16")
         print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=14), file=sys.stderr)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return [*figures, Figure("train_peak_memory", memory, "GiB", 4.0, note="this process, both models")]

@@ -38,9 +38,7 @@ from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.train import recipe
 from tagmoe.train.batch import Batch
 from tagmoe.train.components_folder import read_components
-from tagmoe.train.loop import _train_step as train_step
-from tagmoe.train.loop import _update_average as update_average
-from tagmoe.train.loop import fill, flat_parameters
+from tagmoe.train.loop import fill, flat_parameters, train_step, update_average
 from tagmoe.train.optimizer import learning_rate_factor, make_optimizers, set_learning_rate
 from tagmoe.train.stage import Draw, FlowStage
 
@@ -132,13 +130,8 @@ def stage_of(job: Job, device: str) -> tuple[DeviceStage, TagMoEPipeline]:
     """The stage that a job trains, on a device, and its pipeline."""
     config = job.config
     parts = read_components(config.components or "packaged")
-    transformer = recipe._transformer(config, parts)
+    transformer = recipe.unified_transformer(recipe.dense_transformer(config, parts), config)
     by_family = config.moe is not None and config.moe.router == "family"
-    if config.moe is not None:
-        transformer = recipe._upcycled(transformer, config.moe, config)
-    elif config.wide is not None:
-        wide = recipe.widen(transformer, **config.wide.model_dump(), generator=recipe._generator(config))
-        transformer = recipe._prepared(wide, config)
     pipeline = recipe.assemble(transformer, parts).to(device)
     is_base = job.plan is None
     settings = config.base.model_copy(update={"text_to_image_every": 1}) if is_base else config.unified

@@ -12,7 +12,7 @@ from tagmoe.config import RunConfig, check_config
 from tagmoe.pipeline.components import make_autoencoder, make_text_encoder, train_tokenizer
 from tagmoe.pipeline.single_frame import fast_single_frame
 from tagmoe.train.components_folder import Components
-from tagmoe.train.recipe import _transformer, assemble, save_model, train
+from tagmoe.train.recipe import assemble, dense_transformer, save_model, train
 from tagmoe.train.text_encoder import instructions
 
 TAGWORLD_SEED = 5
@@ -55,5 +55,5 @@ def write_components(folder: Path) -> str:
     vae = fast_single_frame(make_autoencoder(base_dim=4, z_dim=4, dim_mult=(1, 1, 2, 2)))
     parts = Components(vae, tokenizer, encoder)
     config = check_config({**SETTINGS, "output_dir": "unused"})
-    save_model(assemble(_transformer(config, parts), parts), folder)
+    save_model(assemble(dense_transformer(config, parts), parts), folder)
     return str(folder)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tagmoe.config import RunConfig
 from tagmoe.model.upcycle import upcycle
 from tagmoe.train.components_folder import read_components
-from tagmoe.train.recipe import _transformer, assemble
+from tagmoe.train.recipe import assemble, dense_transformer
 from tagmoe.train.stage import FlowStage
 
 KILLED_RUN = """
@@ -22,14 +22,14 @@ import tagmoe.train.loop as loop
 from tagmoe.config import check_config
 from tagmoe.train.recipe import train
 
-original, stage_to_kill, step_to_kill = loop._train_step, sys.argv[2], int(sys.argv[3])
+original, stage_to_kill, step_to_kill = loop.train_step, sys.argv[2], int(sys.argv[3])
 
 def train_step(stage, step, *rest):
     if stage.name == stage_to_kill and step == step_to_kill:
         os.kill(os.getpid(), signal.SIGKILL)
     return original(stage, step, *rest)
 
-loop._train_step = train_step
+loop.train_step = train_step
 train(check_config(yaml.safe_load(Path(sys.argv[1]).read_text())), validator=lambda *_: {}, console=Console(quiet=True))
 """
 
@@ -50,7 +50,7 @@ def make_stage(config: RunConfig, folder: Path) -> FlowStage:
     """The unified stage of a config, upcycled from an untrained dense model whose adaLN is opened."""
     assert config.components is not None
     parts = read_components(config.components)
-    dense = _transformer(config, parts)
+    dense = dense_transformer(config, parts)
     torch.manual_seed(0)
     for parameter in dense.parameters():  # adaLN-zero blocks would send no gradient to the gates yet
         parameter.data.add_(0.05 * torch.randn_like(parameter))

@@ -16,7 +16,7 @@ from tagmoe.errors import ConfigError, MissingError, TrainingError
 from tagmoe.model.upcycle import upcycle
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.train.components_folder import read_components
-from tagmoe.train.recipe import _transformer, assemble
+from tagmoe.train.recipe import assemble, dense_transformer
 from tagmoe.train.stage import FlowStage, aligned_tags
 from tagmoe.train.stream import EDITING, EncodedSamples
 from tagmoe.world import TASKS, mistaken_tags, sample
@@ -34,7 +34,7 @@ def dense(config: RunConfig, **changes: Any) -> RunConfig:
 def make_stage(config: RunConfig, folder: Path) -> FlowStage:
     parts = read_components(config.components or "")
     return FlowStage(
-        "unified", assemble(_transformer(config, parts), parts), config.unified, config.loss, config.optimizer,
+        "unified", assemble(dense_transformer(config, parts), parts), config.unified, config.loss, config.optimizer,
         seed=0, cache=folder, validator=lambda *_: {},
     )  # fmt: skip
 
@@ -134,7 +134,7 @@ def test_the_kind_of_tags_reaches_the_loss(config: Make, latents: str) -> None:
         parts = read_components(checked.components or "")
         assert checked.moe is not None
         mixture = upcycle(
-            _transformer(checked, parts), **checked.moe.model_dump(), generator=torch.Generator().manual_seed(0)
+            dense_transformer(checked, parts), **checked.moe.model_dump(), generator=torch.Generator().manual_seed(0)
         )
         torch.manual_seed(0)
         for name, parameter in mixture.named_parameters():

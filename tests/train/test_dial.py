@@ -18,7 +18,7 @@ from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.train.components_folder import read_components
 from tagmoe.train.dial import turned, turned_back
 from tagmoe.train.optimizer import make_optimizers
-from tagmoe.train.recipe import _transformer, assemble, train
+from tagmoe.train.recipe import assemble, dense_transformer, train
 from tagmoe.train.stage import FlowStage, tag_readings, tasks_of
 from tagmoe.world import judge, sample
 
@@ -29,7 +29,7 @@ TASKS = ["recolour", "style", "subject", "add"]
 def stage(config: RunConfig, folder: Path, conflict: float = 0.0) -> FlowStage:
     parts = read_components(config.components or "")
     return FlowStage(
-        "unified", assemble(_transformer(config, parts), parts), config.unified, config.loss, config.optimizer,
+        "unified", assemble(dense_transformer(config, parts), parts), config.unified, config.loss, config.optimizer,
         seed=0, cache=folder, validator=lambda *_: {}, conflict=conflict,
     )  # fmt: skip
 
@@ -102,7 +102,9 @@ def test_rates_of_gates_and_experts_change_no_other_weight(config: Make, tmp_pat
     def walked(**rates: float) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], int]:
         settings = config(optimizer=rates)
         parts = read_components(settings.components or "")
-        mixture = upcycle(_transformer(settings, parts), num_moe_blocks=1, generator=torch.Generator().manual_seed(0))
+        mixture = upcycle(
+            dense_transformer(settings, parts), num_moe_blocks=1, generator=torch.Generator().manual_seed(0)
+        )
         before = {name: value.clone() for name, value in mixture.named_parameters()}
         optimizers = make_optimizers({"transformer": mixture}, settings.optimizer)
         for name, parameter in mixture.named_parameters():

@@ -111,7 +111,7 @@ def test_a_disk_that_fills_while_training_says_how_to_go_on(
     config: Make, run_training: RunTraining, monkeypatch: pytest.MonkeyPatch, whole: RunConfig, stage: str
 ) -> None:
     run = config()
-    original = loop._train_step
+    original = loop.train_step
 
     def full(which: Any, step: int, *rest: Any) -> Any:
         if which.name == stage and step == 4:
@@ -127,7 +127,7 @@ def test_a_disk_that_fills_while_training_says_how_to_go_on(
         return saved(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_train_step", full)
+        patch.setattr(loop, "train_step", full)
         patch.setattr(loop, "save_checkpoint", refused)
         patch.setenv("FULL", "")
         with pytest.raises(TrainingError, match=r"stopped, because .*; mend that, then add --resume") as stopped:
@@ -155,7 +155,7 @@ SHORT: dict[str, Any] = {"base": {"steps": 1}, "unified": {"steps": 2}, "save_ev
 
 def stopped_run(run: RunConfig, run_training: RunTraining, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run of SHORT that dies before the last step."""
-    original = loop._train_step
+    original = loop.train_step
 
     def stop(stage: Any, step: int, *rest: Any) -> Any:
         if stage.name == "unified" and step == 1:
@@ -163,7 +163,7 @@ def stopped_run(run: RunConfig, run_training: RunTraining, monkeypatch: pytest.M
         return original(stage, step, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_train_step", stop)
+        patch.setattr(loop, "train_step", stop)
         with pytest.raises(Killed):
             run_training(run)
 
@@ -217,13 +217,13 @@ def test_a_dense_run_that_goes_on_as_a_mixture_is_named(
 def test_the_number_that_is_not_finite_is_named(
     config: Make, run_training: RunTraining, monkeypatch: pytest.MonkeyPatch, culprit: str
 ) -> None:
-    original = loop._train_step
+    original = loop.train_step
 
     def broken(stage: Any, step: int, *rest: Any) -> Any:
         report = original(stage, step, *rest)
         return {**report, culprit: math.inf} if stage.name == "unified" and step == 1 else report
 
-    monkeypatch.setattr(loop, "_train_step", broken)
+    monkeypatch.setattr(loop, "train_step", broken)
     with pytest.raises(TrainingError, match=f"unified: {culprit} inf is not finite at step 2"):
         run_training(config(base={"steps": 0}, unified={"steps": 2}))
 

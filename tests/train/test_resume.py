@@ -54,7 +54,7 @@ def test_a_signal_saves_the_step_and_the_run_resumes(
     stopped = config("stopped")
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(stopped.model_dump(mode="json")))
-    original = loop._train_step
+    original = loop.train_step
 
     def interrupted(stage: Any, step: int, *rest: Any) -> Any:
         if stage.name == "unified" and step == 4:
@@ -62,7 +62,7 @@ def test_a_signal_saves_the_step_and_the_run_resumes(
         return original(stage, step, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_train_step", interrupted)
+        patch.setattr(loop, "train_step", interrupted)
         assert cli.run(["train", str(recipe)]) == code
     assert "Add --resume" in capsys.readouterr().err
     saved = list_checkpoints(Path(stopped.output_dir) / "checkpoints" / "unified")

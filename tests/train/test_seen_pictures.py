@@ -29,7 +29,7 @@ from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.pipeline.seen_pictures import EDIT_TEMPLATE, PAD
 from tagmoe.train.components_folder import read_components
 from tagmoe.train.encoder import encoder_of
-from tagmoe.train.recipe import _transformer, assemble
+from tagmoe.train.recipe import assemble, dense_transformer
 from tagmoe.train.stored import StoredRows, StoredSamples
 
 SEEING = {"picture_template": "<|im_start|>change {}<|im_end|>", "picture_area": 64 * 64}
@@ -188,7 +188,7 @@ def test_training_on_columns_is_training_on_pictures(
     encoded = shutil.copytree(tagworld, tmp_path / "store")
     encode_store(Store.open(encoded), *encoder_of(seeing_folder, threads=1))
     parts = read_components(str(seeing_folder))
-    pipeline = assemble(_transformer(config(components=str(seeing_folder)), parts), parts)
+    pipeline = assemble(dense_transformer(config(components=str(seeing_folder)), parts), parts)
     batches = []
     for place, folder in ((tagworld, None), (encoded, seeing_folder)):
         rows = StoredRows.open(DataConfig(store=str(place)), folder)

@@ -112,7 +112,7 @@ def die(config: RunConfig, stage: str, recipe: Path) -> None:
 
 def fail(config: RunConfig, stage: str, run_training: Callable[..., Path], patch: pytest.MonkeyPatch) -> None:
     """A run that fails before step 3 of a stage."""
-    original = loop._train_step
+    original = loop.train_step
 
     def step_or_fail(now: Any, step: int, *rest: Any) -> Any:
         if now.name == stage and step == 3:
@@ -120,7 +120,7 @@ def fail(config: RunConfig, stage: str, run_training: Callable[..., Path], patch
         return original(now, step, *rest)
 
     with patch.context() as patched:
-        patched.setattr(loop, "_train_step", step_or_fail)
+        patched.setattr(loop, "train_step", step_or_fail)
         with pytest.raises(TrainingError, match="disk is full"):
             run_training(config)
 

@@ -236,13 +236,13 @@ def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
         while step < stage.steps:
             started = time.perf_counter()
             set_learning_rate(optimizers, learning_rate_factor(step, stage.steps, stage.optimizer))
-            report = _train_step(stage, step, optimizers, parameters, precision)
+            report = train_step(stage, step, optimizers, parameters, precision)
             if not all(math.isfinite(value) for value in report.values()):
                 wrong = ", ".join(f"{name} {value}" for name, value in report.items() if not math.isfinite(value))
                 raise DivergedError(_not_finite(stage, step + 1, wrong, folder))
             step += 1
             decay = min(stage.optimizer.ema_decay, (1 + step) / (10 + step))
-            _update_average(ema, flat_parameters(stage.modules), decay)
+            update_average(ema, flat_parameters(stage.modules), decay)
             report["seconds"] = time.perf_counter() - started
             log(step, {key: round(value, 6) for key, value in report.items()})
             show(step, report, optimizers[0].param_groups[0]["lr"])
@@ -282,7 +282,7 @@ def _not_finite(stage: Stage, step: int, what: str, folder: Path) -> str:
     )
 
 
-def _train_step(
+def train_step(
     stage: Stage,
     step: int,
     optimizers: list[torch.optim.Optimizer],
@@ -307,7 +307,7 @@ def _train_step(
 
 
 @torch.no_grad()
-def _update_average(ema: dict[str, Tensor], current: Mapping[str, Tensor], decay: float) -> None:
+def update_average(ema: dict[str, Tensor], current: Mapping[str, Tensor], decay: float) -> None:
     floating = [name for name, value in current.items() if value.is_floating_point()]
     torch._foreach_lerp_([ema[name] for name in floating], [current[name] for name in floating], 1 - decay)
     for name in current.keys() - set(floating):

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tagmoe.config import MoEConfig, RunConfig
+from tagmoe.config import RunConfig
 from tagmoe.data.order.rows import bucket_sizes
 from tagmoe.errors import ConfigError, TrainingError, UsageError
 from tagmoe.files.atomic import put_in_place, write_whole
@@ -129,7 +129,7 @@ def _train(run: Run, parts: Components, validator: Validator, stored: StoredRows
     if stored is not None and TAGWORLD not in stored.used:
         run.console.print("The store has no pictures of TagWorld, so its oracle does not judge the model.")
         validator = _no_judge
-    transformer = _transformer(config, parts) if config.mixture is None else load_mixture(config, parts)
+    transformer = dense_transformer(config, parts) if config.mixture is None else load_mixture(config, parts)
     own_cache = run.folder / "cache"
     cache = own_cache if config.cache_dir is None else Path(config.cache_dir).expanduser()
     stored = check_prompts(assemble(transformer, parts), stored, config, run.console)
@@ -151,11 +151,7 @@ def _train(run: Run, parts: Components, validator: Validator, stored: StoredRows
             base = stage("base", pipeline_of(transformer), text_to_image, validator=_no_judge)
             _print_all(base.notes(), run)
             transformer.load_state_dict(of_module(run_stage(base, run), "transformer"))
-        if config.moe is not None:
-            transformer = _upcycled(transformer, config.moe, config)
-        elif config.wide is not None:
-            wide = widen(transformer, **config.wide.model_dump(), generator=_generator(config))
-            transformer = _prepared(wide, config)
+        transformer = unified_transformer(transformer, config)
     pipeline = pipeline_of(transformer)
     by_family = config.moe is not None and config.moe.router == "family"
     unified = stage(
@@ -181,12 +177,16 @@ def _no_judge(*_: object) -> dict[str, float]:
     return {}
 
 
-def _upcycled(dense: TagMoETransformer2DModel, moe: MoEConfig, config: RunConfig) -> TagMoETransformer2DModel:
-    return _prepared(upcycle(dense, **moe.model_dump(exclude={"router"}), generator=_generator(config)), config)
-
-
-def _generator(config: RunConfig) -> torch.Generator:
-    return torch.Generator().manual_seed(config.seed)
+def unified_transformer(dense: TagMoETransformer2DModel, config: RunConfig) -> TagMoETransformer2DModel:
+    """What unified training starts from: the dense transformer, upcycled (`moe`) or with wider FFNs (`wide`)."""
+    generator = torch.Generator().manual_seed(config.seed)
+    if config.moe is not None:
+        transformer = upcycle(dense, **config.moe.model_dump(exclude={"router"}), generator=generator)
+    elif config.wide is not None:
+        transformer = widen(dense, **config.wide.model_dump(), generator=generator)
+    else:
+        return dense
+    return _prepared(transformer, config)
 
 
 def _prepared(transformer: TagMoETransformer2DModel, config: RunConfig) -> TagMoETransformer2DModel:
@@ -269,7 +269,8 @@ def _content_hash(folder: Path, parts: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _transformer(config: RunConfig, parts: Components) -> TagMoETransformer2DModel:
+def dense_transformer(config: RunConfig, parts: Components) -> TagMoETransformer2DModel:
+    """A dense transformer for these components in fp32: new, or with the weights of `dense`."""
     z_dim = parts.vae.config.z_dim
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

@@ -60,7 +60,19 @@ class ImgEdit(ParquetSource):
         return [{**turn, "turn": number, "task": self._task, FIRST: first} for number, turn in enumerate(turns, 1)]
 
 
-class ScaleEdit(ParquetSource):
+class _OfColumns:
+    """A published set that differs from its format by its columns and licence alone."""
+
+    kind: str
+    terms: Licence
+    columns: ClassVar[Mapping[str, str]]
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, self.kind, self.terms.name, self.columns)  # type: ignore[call-arg]
+        self.licence = self.terms
+
+
+class ScaleEdit(_OfColumns, ParquetSource):
     """ScaleEdit-12M (arXiv 2603.20644): 12.4 million edits of 23 tasks by open models, scored from 1 to 3.
 
     TASK/*.parquet of id, edit_task, edit_instruction, source_image, edited_image (bytes), their sizes, and scores of
@@ -81,12 +93,8 @@ class ScaleEdit(ParquetSource):
         "quality.generation_quality": "generation_quality_score",
     }
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, self.kind, self.terms.name, self.columns)
-        self.licence = self.terms
 
-
-class X2Edit(WebdatasetSource):
+class X2Edit(_OfColumns, WebdatasetSource):
     """X2Edit (arXiv 2508.07607): 3.7 million edits of 14 tasks by several generators, in tars by generator.
 
     A sample has KEY.json, KEY.1.0.jpg (before) and KEY.2.jpg (after); some folders say .1.jpg. The JSON gives the
@@ -105,10 +113,6 @@ class X2Edit(WebdatasetSource):
         "target": "after",
         "native_task": "of_task",
     }
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, self.kind, self.terms.name, self.columns)
-        self.licence = self.terms
 
     def adapted(self, values: dict[str, Any]) -> Mapping[str, Any]:
         def first(*names: str) -> Any:

@@ -83,7 +83,8 @@ def numbers(summary: Summary) -> dict[str, Any]:
         "resolution": {arm: resolution(summary, arm) for arm in summary.spreads},
         "comparisons": summary.comparisons,
         "arms_alike": {
-            name: test and asdict(test) for name, test in (("all", summary.all_arms), ("near", summary.like_arms))
+            name: test and asdict(test)
+            for name, test in (("all", summary.all_arms), ("not resolved", summary.like_arms))
         },
         "detectable": summary.detectable,
         "draws": summary.draws,
@@ -191,7 +192,10 @@ def power_of(summary: Summary) -> str:
             f"With these seeds a true difference of {100 * summary.detectable:.1f} points of success shows in 8 of 10 "
             "such experiments (paired t-test at 5 %); a smaller one shows less often."
         )
-    for test, whose in ((summary.all_arms, "all arms"), (summary.like_arms, "the arms near the baseline")):
+    for test, whose in (
+        (summary.all_arms, "all arms"),
+        (summary.like_arms, "the arms that are not resolved from the baseline"),
+    ):
         if test is not None and not (whose != "all arms" and test == summary.all_arms):
             sentences.append(
                 f"Do {whose} ({test.arms}) differ at all? F({test.freedom[0]}, {test.freedom[1]}) = {test.value:.2f}, "
