@@ -24,6 +24,18 @@ def pytest_configure(config: pytest.Config) -> None:
         settings.load_profile("quick")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test marked `slow_but_first` the first case stays among the quick tests, all others become slow."""
+    known: set[str] = set()
+    for item in items:
+        if item.get_closest_marker("slow_but_first"):
+            name = item.nodeid.partition("[")[0]
+            if name in known:
+                item.add_marker(pytest.mark.slow)
+            known.add(name)
+
+
 def pytest_collection_finish() -> None:
     """Spare the collector what was imported: to go through the objects of all libraries takes it most of a second."""
     gc.freeze()

@@ -19,6 +19,7 @@ def text_with(**changes: object) -> str:
     return yaml.safe_dump({**{name: list(words) for name, words in PACKAGED.items()}, **changes})
 
 
+@pytest.mark.slow
 def test_lists_are_read_back_as_they_were_written() -> None:
     assert parse_words(text_with(), "w.yaml") == PACKAGED
     assert parse_words(text_with(colours=["puce"]), "w.yaml")["colours"] == ("puce",)
@@ -32,6 +33,7 @@ def test_every_list_is_used(name: str) -> None:
     assert any("zyzzyva" in source for source in changed.values())
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -54,6 +56,7 @@ def test_what_is_wrong_with_a_file_is_one_sentence(text: str, message: str) -> N
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_missing_list_is_named() -> None:
     lists = {name: list(words) for name, words in PACKAGED.items() if name != "places"}
     with pytest.raises(ConfigError, match="'places' is missing"):
@@ -64,6 +67,7 @@ def test_any_of_several_words_is_one_group() -> None:
     assert any_of(["red", "gr[ae]y"]) == "(?:red|gr[ae]y)"
 
 
+@pytest.mark.slow
 def test_the_file_is_read_at_the_first_instruction_and_never_again() -> None:
     code = """
 import yaml

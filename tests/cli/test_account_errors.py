@@ -57,6 +57,7 @@ def statuses(store):
     return Counter("open" if one is None else one.status for one in found)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("answered", "status", "body"),
     [
@@ -79,6 +80,7 @@ def test_no_row_is_refused_for_the_account(tagmoe, store, server, answered, stat
     assert server.counts()["requests"] == ROWS - answered
 
 
+@pytest.mark.slow
 def test_a_refused_row_among_others_costs_itself(tagmoe, store, server):
     picture = Store.open(store).records([5])[0].target.digest
     server.set(rules=[{"picture": picture, "status": 403, "body": {"error": {"message": "flagged"}}}])
@@ -89,6 +91,7 @@ def test_a_refused_row_among_others_costs_itself(tagmoe, store, server):
     assert server.counts()["requests"] == ROWS
 
 
+@pytest.mark.slow
 def test_a_run_of_refused_rows_needs_few_control_questions(tagmoe, store, server):
     server.set(rules=[{"contains": "Instruction:", "status": 400, "body": {"error": {"message": "flagged"}}}])
     server.clear()

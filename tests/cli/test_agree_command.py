@@ -18,6 +18,7 @@ def store(tmp_path_factory):
     return annotate(made, sloppy=careless(), oracle=truth).uri
 
 
+@pytest.mark.slow
 def test_result_as_text_and_as_json(tagmoe, store):
     done = tagmoe("data", "agree", store, "--a", "sloppy", "--b", "oracle", "--gold", "b", "--pictures", 0)
     assert done.code == 0
@@ -29,6 +30,7 @@ def test_result_as_text_and_as_json(tagmoe, store):
     assert "micro_f1" not in data["figures"]
 
 
+@pytest.mark.slow
 def test_a_folder_with_the_page_and_tables(tagmoe, store, tmp_path):
     out = tmp_path / "report"
     arguments = ("data", "agree", store, "--a", "sloppy", "--b", "tags", "--gold", "b", "--pictures", 20, "--out", out)
@@ -59,6 +61,7 @@ def test_a_figure_below_its_limit_exits_with_1(tagmoe, store):
     assert "not defined" in done.err
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("limit", ["alpha", "alpha=good", "alpha=nan", "beta=0.5", "=0.5"])
 def test_limits_that_are_none(tagmoe, store, limit):
     tagmoe("data", "agree", store, "--a", "sloppy", "--b", "oracle", "--fail-under", limit).refused(

@@ -57,6 +57,7 @@ def test_a_model_annotates_a_store(tagmoe, store, server):
     assert "0 rows annotated as 'vlm'" in tagmoe(*command(store, server)).out
 
 
+@pytest.mark.slow
 def test_rows_that_fail_are_said_and_asked_again(tagmoe, store, server):
     picture = Store.open(store).records([5])[0].target.digest
     rules = [{"picture": picture, "fault": "500"}]
@@ -88,6 +89,7 @@ def test_the_oracle_and_the_rules_need_no_server(tagmoe, store):
     assert (data["annotator"], data["rows"]) == ("rules", 40)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("words", "code", "parts"),
     [
@@ -109,6 +111,7 @@ def test_bad_input_is_one_sentence_and_changes_nothing(tagmoe, store, server, wo
     assert Store.open(store).version == before
 
 
+@pytest.mark.slow
 def test_a_wrong_key_and_a_model_without_eyes(tagmoe, store, server, monkeypatch):
     monkeypatch.setenv("TAGMOE_VLM_KEY", "sk-secret-and-wrong")
     server.set(faults={}, key="right")

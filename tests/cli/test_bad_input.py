@@ -132,6 +132,7 @@ def test_without_the_packaged_model_the_sentence_says_how_to_get_one(tagmoe, pic
 RECIPE = "output_dir: {folder}\ncomponents: null\nbase: {{steps: 1}}\nunified: {{steps: 1}}\n"
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("text", "arguments", "parts"),
     [
@@ -210,6 +211,7 @@ def test_unknown_commands_point_to_the_help(tagmoe, arguments) -> None:
     tagmoe(*arguments).refused(2, "--help")
 
 
+@pytest.mark.slow
 def test_a_picture_that_cannot_be_written_leaves_nothing(tagmoe, model, picture, tmp_path, monkeypatch) -> None:
     def fail(self: Image.Image, path: Path, **_: object) -> None:
         Path(path).write_bytes(b"half")

@@ -73,6 +73,7 @@ def test_bad_seeds(text: str, count: int | None, part: str) -> None:
         choose_seeds(text, count)
 
 
+@pytest.mark.slow
 def test_a_folder_gives_a_result_for_each_picture(tagmoe, model, folder, tmp_path) -> None:
     out = tmp_path / "out"
     command = ["edit", folder, "-p", PROMPT, "-o", out, "--model", model, "--steps", 1, "--seed", 3]
@@ -87,6 +88,7 @@ def test_a_folder_gives_a_result_for_each_picture(tagmoe, model, folder, tmp_pat
     assert np.array_equal(pixels(out / "c.png"), pixels(single))
 
 
+@pytest.mark.slow
 def test_each_makes_a_result_of_each_and_without_it_one_of_all(tagmoe, model, folder, tmp_path) -> None:
     common = ["-p", PROMPT, "--model", model, "--steps", 1, "--seed", 0]
     out, pictures = tmp_path / "out", [folder / "a.png", folder / "b.jpg"]
@@ -98,6 +100,7 @@ def test_each_makes_a_result_of_each_and_without_it_one_of_all(tagmoe, model, fo
     assert (pixels(tmp_path / "both.png") != pixels(out / "a.png")).any()
 
 
+@pytest.mark.slow
 def test_a_bad_picture_is_said_and_the_others_go_on(tagmoe, model, folder, tmp_path) -> None:
     (folder / "b.jpg").write_text("no picture")
     out = tmp_path / "out"
@@ -120,6 +123,7 @@ def test_a_bad_picture_is_said_and_the_others_go_on(tagmoe, model, folder, tmp_p
     assert sorted(path.name for path in out.iterdir()) == ["a.png", "b.jpg", "c.png"]
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("change", ["prompt", "seed", "steps", "source", "no metadata"])
 def test_what_was_made_otherwise_is_refused_without_force(tagmoe, model, folder, tmp_path, change) -> None:
     out = tmp_path / "out"
@@ -144,6 +148,7 @@ def test_what_was_made_otherwise_is_refused_without_force(tagmoe, model, folder,
         assert (out / "a.png").read_bytes() != before
 
 
+@pytest.mark.slow
 def test_several_seeds_stand_in_the_names(tagmoe, model, picture, tmp_path) -> None:
     common = ["-p", PROMPT, "--model", model, "--steps", 1]
     outcome = tagmoe("edit", picture, *common, "--seed", "1,4-5", "-o", tmp_path / "out.png")
@@ -216,6 +221,7 @@ def test_if_all_fail_no_empty_folder_is_left(tagmoe, model, tmp_path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
+@pytest.mark.slow
 def test_a_prompt_is_rewritten_once_for_all_seeds_of_a_picture(tagmoe, model, picture, tmp_path) -> None:
     command = ["edit", picture, "-p", "night", "--rewrite", "tagworld", "-o", tmp_path / "out", "--seed", "0-2"]
     outcome = tagmoe(*command, "--model", model, "--steps", 1)

@@ -21,6 +21,7 @@ def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     "arguments", [["--help"], [], ["edit", "--help"], ["info", "tags"], ["info", "settings"], ["info", "words"]]
 )
@@ -35,6 +36,7 @@ def test_help_and_vocabulary_import_nothing_heavy(arguments: list[str]) -> None:
     assert len(result.stdout.splitlines()) > 1 or "red" in result.stdout
 
 
+@pytest.mark.slow
 def test_the_console_script_exits_with_the_code_of_its_error() -> None:
     code = "import sys; sys.argv = ['tagmoe', 'train', 'no-such.yaml']; from tagmoe.cli import main; main()"
     result = python(code)
@@ -44,6 +46,7 @@ def test_the_console_script_exits_with_the_code_of_its_error() -> None:
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_early_gets_no_complaint() -> None:
     code = "import sys; from tagmoe.cli import run; sys.exit(run(['info', 'tags']))"
     command = [sys.executable, "-c", code]
@@ -55,6 +58,7 @@ def test_a_reader_that_leaves_early_gets_no_complaint() -> None:
         assert process.wait() == 1
 
 
+@pytest.mark.slow
 def test_edit_writes_a_picture_that_says_how_it_was_made(tagmoe, model, picture, tmp_path) -> None:
     out = tmp_path / "out.png"
     outcome = tagmoe("edit", picture, "-p", PROMPT, "-o", out, "--model", model, "--steps", 2, "--seed", 7, "--json")
@@ -80,6 +84,7 @@ def test_the_same_seed_gives_the_same_picture_and_force_replaces(tagmoe, model, 
     assert (np.asarray(Image.open(out)) == first).all()
 
 
+@pytest.mark.slow
 def test_every_kind_of_picture_is_accepted_and_resizing_is_said(tagmoe, model, picture, tmp_path) -> None:
     scene = Image.open(picture)
     scene.convert("RGBA").save(tmp_path / "rgba.png")
@@ -99,6 +104,7 @@ def test_every_kind_of_picture_is_accepted_and_resizing_is_said(tagmoe, model, p
     assert Image.open(out).size == (64, 64)
 
 
+@pytest.mark.slow
 def test_generate_needs_no_picture_and_takes_a_size(tagmoe, model, tmp_path) -> None:
     out = tmp_path / "out.webp"
     command = ["generate", "-p", "a red circle", "-o", out, "--model", model, "--steps", 1, "--size", "96x48"]

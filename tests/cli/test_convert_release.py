@@ -49,6 +49,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
+@pytest.mark.slow
 def test_the_result_as_json_and_as_text(tagmoe, source, base, whole, weights, tmp_path) -> None:
     outcome = tagmoe("convert-release", source, base, tmp_path / "ours", "--json")
     assert outcome.code == 0, outcome.err
@@ -69,6 +70,7 @@ def test_the_result_as_json_and_as_text(tagmoe, source, base, whole, weights, tm
     assert all(name in outcome.err for name in BIAS)
 
 
+@pytest.mark.slow
 def test_the_converted_folder_edits(tagmoe, source, base, picture, tmp_path) -> None:
     assert tagmoe("convert-release", source, base, tmp_path / "ours").code == 0
     arguments = ["-p", "remove the circle", "--size", "64x64", "--steps", 1, "--seed", 1, "--json"]
@@ -151,6 +153,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tagmoe, source, base, weig
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("after", [0, 40_000, 300_000, 600_000])
 def test_a_disk_that_fills_up_in_the_middle(tagmoe, source, base, whole, tmp_path, monkeypatch, after) -> None:
     """No half-written file stays, and the same command then finishes the work."""
@@ -196,6 +199,7 @@ convert_release(*map(Path, sys.argv[1:4]), max_shard_bytes=50_000, progress=wait
 """
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_it_goes_on_and_a_second_process_is_refused(tagmoe, source, base, tmp_path) -> None:
     target, wanted = tmp_path / "ours", tmp_path / "wanted"
     with subprocess.Popen(
@@ -244,6 +248,7 @@ print(int(peak) * 1024, *heavy)
 
 
 # Not ru_maxrss: a new process begins with that of the process that started it, here pytest with torch in it.
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_one_expert_is_the_most_that_is_in_memory_and_torch_is_not(tmp_path) -> None:
     """One expert matrix is 13 MB here, all four are 52, the checkpoint is 330."""

@@ -38,6 +38,7 @@ def test_validate_of_a_sound_store_exits_with_0(tagmoe, tmp_path):
     assert tagmoe("data", "validate", tmp_path / "s", "--workers", 1).code == 0
 
 
+@pytest.mark.slow
 def test_invert(tagmoe, store):
     planned = json.loads(tagmoe("data", "invert", store, "--share", 0.5, "--dry-run", "--json").out)
     assert (planned["made"], planned["dry_run"], len(Store.open(store))) == (1, True, 3)
@@ -57,11 +58,13 @@ def test_what_is_no_store(tagmoe, tmp_path, verb):
     tagmoe("data", verb, tmp_path / "none").refused(2, "There is no store", "none")
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("quality", ["o_score", "=3", "o_score=good", "o_score=nan"])
 def test_a_cut_that_is_none(tagmoe, store, quality):
     tagmoe("data", "invert", store, "--quality", quality).refused(2, repr(quality), "NAME=NUMBER")
 
 
+@pytest.mark.slow
 def test_other_bad_options(tagmoe, store):
     tagmoe("data", "invert", store, "--share", 0.6).refused(2, "0.6")
     tagmoe("data", "validate", store, "--workers", 0).refused(2, "0")

@@ -88,6 +88,7 @@ def test_a_bad_import_is_one_sentence_and_makes_no_store(tagmoe, edits, tmp_path
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("kind", ["jsonl", "parquet", "webdataset"])
 def test_export(tagmoe, store, tmp_path, kind) -> None:
     command = ("data", "export", store, "--format", kind, "-o", tmp_path / "out")
@@ -115,6 +116,7 @@ def test_an_export_that_fails_leaves_nothing(tagmoe, store, tmp_path, monkeypatc
     assert sorted(path.name for path in tmp_path.iterdir()) == ["edits", "store"]
 
 
+@pytest.mark.slow
 def test_stats(tagmoe, store, tmp_path) -> None:
     found = json.loads(tagmoe("data", "stats", store, "--json", "--plot", tmp_path / "a.svg").out)
     assert found["records"] == 6

@@ -49,6 +49,7 @@ def contents(path: Path) -> tuple[int, str]:
     return len(opened), content_hash(opened, ["id", "instruction", "images", "target"])
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("verb", GROWING)
 def test_a_disk_that_takes_no_more(tagmoe, store, made, verb):
     with small_files(300):
@@ -58,6 +59,7 @@ def test_a_disk_that_takes_no_more(tagmoe, store, made, verb):
     assert tagmoe(*command(verb, store)).code == 0
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_read_only_folder(tagmoe, store, made, verb):
     with read_only(store.parent):
@@ -74,6 +76,7 @@ def test_a_store_of_a_newer_version(tagmoe, tmp_path, monkeypatch, verb):
     tagmoe(*command(verb, tmp_path / "s")).refused(1, f"has version '{stores.VERSION + 1}'")
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("verb", VERBS)
 def test_another_writer(tagmoe, store, made, verb):
     with Store.open(store).writing():
@@ -81,6 +84,7 @@ def test_another_writer(tagmoe, store, made, verb):
     assert contents(store) == contents(made)
 
 
+@pytest.mark.slow
 def test_encoding_ends_and_says_so(tagmoe, store):
     assert "12 rows encoded, left: 0 fragments" in tagmoe("data", "encode", store).out
     assert "0 rows encoded" in tagmoe("data", "encode", store).out

@@ -72,6 +72,7 @@ def answers():
     ]
 
 
+@pytest.mark.slow
 def test_every_row_ends_in_a_named_state(tagmoe, store, server):
     server.set(rules=answers())
     server.clear()
@@ -96,6 +97,7 @@ def test_every_row_ends_in_a_named_state(tagmoe, store, server):
     assert states(store) == {"ok": ROWS - 2, "invalid": 2}
 
 
+@pytest.mark.slow
 def test_a_wording_from_elsewhere_stays_unless_told_otherwise(tagmoe, tmp_path, server):
     records = [sound(0, instruction_rewritten="Given."), sound(1)]
     store = made(tmp_path / "s", records)
@@ -124,6 +126,7 @@ def test_an_account_without_credit_refuses_no_row(tagmoe, store, server):
     assert states(store) == {"ok": ROWS}
 
 
+@pytest.mark.slow
 def test_rows_that_fail_are_said(tagmoe, store, server):
     server.set(rules=[{"contains": "number 7.", "fault": "500"}, *answers()[4:]])
     done = tagmoe(*command("rewrite", store, server, "--limit", 8))
@@ -199,6 +202,7 @@ def test_records_that_wait_get_their_inverse(tagmoe, tmp_path, server):
     assert (again["made"], again["asked"]["rows"]) == (0, 0)
 
 
+@pytest.mark.slow
 def test_no_more_is_asked_than_the_share_lets_in(tagmoe, tmp_path, server):
     store = made(tmp_path / "s", [*REMOVALS, *(sound(n, native_task="removal") for n in range(6, 40))])
     server.set(rules=[{"content": INVERSE}])
@@ -211,6 +215,7 @@ def test_no_more_is_asked_than_the_share_lets_in(tagmoe, tmp_path, server):
     assert states(store, TEXTS)["ok"] == asked
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("words", "code", "parts"),
     [

@@ -68,6 +68,7 @@ def test_explaining_does_not_change_the_picture(tagmoe, aligned, picture, tmp_pa
     assert (np.asarray(Image.open(with_page)) == np.asarray(Image.open(without))).all()
 
 
+@pytest.mark.slow
 def test_figures_of_the_test_set_are_told(tagmoe, aligned, picture, tmp_path) -> None:
     folder = tmp_path / "measured"
     shutil.copytree(aligned, folder)
@@ -80,6 +81,7 @@ def test_figures_of_the_test_set_are_told(tagmoe, aligned, picture, tmp_path) ->
     refused.refused(1, FILE)
 
 
+@pytest.mark.slow
 def test_a_generation_is_explained_too(tagmoe, aligned, tmp_path) -> None:
     arguments = ["generate", "-p", "a red star at the top left", "-o", tmp_path / "out.png", "--model", aligned]
     outcome = tagmoe(*arguments, "--steps", 1, "--explain", tmp_path / "page.html", "--json")
@@ -97,6 +99,7 @@ def test_without_alignment_weights_there_is_a_page_with_the_reason(tagmoe, model
     assert "has no alignment.safetensors" in page.read_text()
 
 
+@pytest.mark.slow
 def test_words_outside_the_grammar_have_no_rule(tagmoe, aligned, picture, tmp_path) -> None:
     page = tmp_path / "page.html"
     arguments = ["edit", picture, "-p", "circle circle circle", "-o", tmp_path / "out.png", "--model", aligned]
@@ -137,6 +140,7 @@ def test_a_page_that_cannot_be_written_is_refused_at_once(tagmoe, unloadable, pi
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_force_replaces_a_page(tagmoe, aligned, picture, tmp_path) -> None:
     page = tmp_path / "page.html"
     page.write_text("old")
@@ -164,6 +168,7 @@ def test_alignment_weights_that_do_not_fit_are_refused_at_once(
     outcome.refused(1, message)
 
 
+@pytest.mark.slow
 def test_a_page_that_fails_leaves_no_part_of_it(tagmoe, aligned, picture, tmp_path) -> None:
     with small_files(20_000):
         outcome = tagmoe(*call(picture, tmp_path / "out.png", aligned, "--explain", tmp_path / "page.html"))

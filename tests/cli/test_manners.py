@@ -44,6 +44,7 @@ def one_sentence(done: subprocess.CompletedProcess[bytes], part: str) -> None:
     assert part in lines[0]
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_shows_whole_names_and_choices(tagmoe, monkeypatch, name: str) -> None:
     monkeypatch.setenv("COLUMNS", "80")
@@ -64,6 +65,7 @@ def test_every_number_has_both_bounds(name: str) -> None:
     assert [param.opts[0] for param in numbers if param.min is None or param.max is None] == []
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -149,6 +151,7 @@ def test_a_hub_name_is_looked_up(tagmoe, tmp_path, monkeypatch) -> None:
 # Streams and bytes ------------------------------------------------------------
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("words", ["info tags", "info settings --json", "--help", "-V", "data", "edit --help"])
 def test_a_full_stdout_is_one_sentence(words: str) -> None:
     done = shell(f"tagmoe {words} > /dev/full")
@@ -156,6 +159,7 @@ def test_a_full_stdout_is_one_sentence(words: str) -> None:
     one_sentence(done, "could not be printed: No space left on device")
 
 
+@pytest.mark.slow
 def test_a_closed_stdout_is_one_sentence() -> None:
     done = shell("tagmoe info tags >&-")
     assert done.returncode == 1
@@ -165,6 +169,7 @@ def test_a_closed_stdout_is_one_sentence() -> None:
     one_sentence(done, "could not be printed: Broken pipe")
 
 
+@pytest.mark.slow
 def test_a_stderr_that_takes_nothing_changes_no_result() -> None:
     for where in ("2>/dev/full", "2>&-"):
         done = shell(f"tagmoe info words {where}; tagmoe info nothing {where}")
@@ -184,6 +189,7 @@ def test_bytes_that_are_no_text(tagmoe, tmp_path: Path) -> None:
 ASCII = ({"LC_ALL": "C", "PYTHONIOENCODING": "ascii"}, {"LC_ALL": "POSIX"})
 
 
+@pytest.mark.slow
 def test_an_ascii_locale_can_say_any_name(tmp_path: Path) -> None:
     for environment in ASCII:
         done = shell(f"tagmoe train '{tmp_path}/t\u00eate.yaml'", **environment)

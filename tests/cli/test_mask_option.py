@@ -53,6 +53,7 @@ def test_a_lossy_result_is_said(tagmoe, model, picture, mask, tmp_path) -> None:
     assert "compresses with loss" in tagmoe(*command).err
 
 
+@pytest.mark.slow
 def test_masks_that_do_not_fit(tagmoe, model, picture, mask, tmp_path) -> None:
     common = ["-p", PROMPT, "-o", tmp_path / "out.png", "-m", model, "--steps", 1]
     wide = tmp_path / "wide.png"
@@ -82,6 +83,7 @@ def test_in_a_batch_a_picture_that_the_mask_does_not_fit_fails_alone(tagmoe, mod
     assert [path.name for path in out.iterdir()] == ["a.png"]
 
 
+@pytest.mark.slow
 def test_a_negative_prompt_changes_the_picture_and_needs_guidance(tagmoe, model, picture, tmp_path) -> None:
     command = ["edit", picture, "-p", PROMPT, "-m", model, "--steps", 1, "--seed", 0]
     assert tagmoe(*command, "-o", tmp_path / "a.png").code == 0
@@ -93,6 +95,7 @@ def test_a_negative_prompt_changes_the_picture_and_needs_guidance(tagmoe, model,
     tagmoe(*command, "-o", no, "--negative-prompt", "zebra").refused(2, "'zebra'")
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("verb", ["edit", "generate"])
 def test_a_bar_shows_the_steps_on_a_terminal_only(tagmoe, model, picture, tmp_path, monkeypatch, verb) -> None:
     sources = [picture] if verb == "edit" else []

@@ -44,6 +44,7 @@ def test_the_choices_are_those_of_the_plans() -> None:
     assert get_args(Memory) == CHOICES
 
 
+@pytest.mark.slow
 def test_by_default_all_is_resident_and_nothing_is_said(tagmoe, model, picture, tmp_path) -> None:
     pictures, errors = [], []
     for number, words in enumerate(([], ["--memory", "auto"], ["--memory", "24gb"])):
@@ -58,6 +59,7 @@ def test_by_default_all_is_resident_and_nothing_is_said(tagmoe, model, picture, 
     assert not any("memory plan" in error for error in errors)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(("verb", "plan"), [("edit", "4-bit"), ("generate", "8-bit")])
 def test_a_plan_that_is_taken_is_said_in_one_line(tagmoe, picture, tmp_path, room_for, verb, plan) -> None:
     room_for(plan)
@@ -106,6 +108,7 @@ def test_info_prints_the_plans_and_their_arithmetic(tagmoe, model) -> None:
     assert "auto* 24gb* 48gb* 80gb*" in text
 
 
+@pytest.mark.slow
 def test_info_of_the_full_size_model_needs_no_files(tagmoe) -> None:
     data = json.loads(tagmoe("info", "--memory", "--full-size", "--json").out)
     assert data["chosen"] == {"24gb": "4-bit", "48gb": "8-bit", "80gb": "resident"}
@@ -132,6 +135,7 @@ def test_memory_words_that_do_not_go_together(tagmoe, model, tmp_path) -> None:
     tagmoe("info", "--memory", "--model", tmp_path / "nowhere").refused(3, "nowhere")
 
 
+@pytest.mark.slow
 def test_the_arithmetic_loads_neither_diffusers_nor_transformers() -> None:
     code = (
         "import sys; from tagmoe.cli import run; code = run(['info', '--memory']); "

@@ -19,6 +19,7 @@ def drawn(tagmoe, *arguments: object) -> dict:
     return json.loads(outcome.out)
 
 
+@pytest.mark.slow
 def test_steps_and_guidance_are_the_preset_s(tagmoe, model, picture, tmp_path) -> None:
     edit = ("edit", picture, "-p", PROMPT, "--model", model, "--size", "16x16")
     data = drawn(tagmoe, *edit, "-o", tmp_path / "a.png")
@@ -42,6 +43,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(presets.PRESETS, "release", scaled)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(("shape", "size"), [((200, 100), (168, 88)), ((10, 90), (64, 256)), ((70, 70), (128, 128))])
 @pytest.mark.usefixtures("small")
 def test_the_output_is_the_listed_size_nearest_to_the_picture(tagmoe, model, tmp_path, shape, size) -> None:
@@ -51,12 +53,14 @@ def test_the_output_is_the_listed_size_nearest_to_the_picture(tagmoe, model, tmp
     assert (data["width"], data["height"]) == Image.open(tmp_path / "o.png").size == size
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_without_a_picture_it_is_the_square(tagmoe, model, tmp_path) -> None:
     data = drawn(tagmoe, "generate", "-p", PROMPT, "-o", tmp_path / "o.png", "--model", model, "--steps", 1)
     assert (data["width"], data["height"]) == (128, 128)
 
 
+@pytest.mark.slow
 def test_a_small_model_and_an_unknown_preset_are_refused(tagmoe, model, picture, tmp_path) -> None:
     edit = ("edit", picture, "-p", PROMPT, "-o", tmp_path / "o.png", "--model", model)
     tagmoe(*edit, "--preset", "release").refused(2, "'release' draws 1024x1024", "sides of 256 at most")

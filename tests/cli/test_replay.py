@@ -45,6 +45,7 @@ def test_what_others_wrote_is_no_record(tmp_path: Path) -> None:
         assert read_facts(tmp_path / "a.jpg") == {}
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("name", ["first.png", "first.jpg", "first.webp", "first.tif"])
 def test_a_result_is_repeated_from_what_it_says(tagmoe, model, scene, tmp_path, name) -> None:
     first, again = tmp_path / name, tmp_path / f"again{Path(name).suffix}"
@@ -60,6 +61,7 @@ def test_a_result_is_repeated_from_what_it_says(tagmoe, model, scene, tmp_path, 
     assert read_facts(first) == read_facts(again)
 
 
+@pytest.mark.slow
 def test_options_override_what_is_recorded(tagmoe, model, scene, tmp_path) -> None:
     first, other = tmp_path / "first.png", tmp_path / "other.png"
     assert tagmoe("edit", scene, "-p", PROMPT, "-o", first, "-m", model, "--steps", 2, "--seed", 5).code == 0
@@ -75,6 +77,7 @@ def test_options_override_what_is_recorded(tagmoe, model, scene, tmp_path) -> No
     assert len(outcome.out.split()) == 2, outcome.err
 
 
+@pytest.mark.slow
 def test_a_moved_project_still_repeats(tagmoe, model, scene, tmp_path) -> None:
     (tmp_path / "a" / "out").mkdir(parents=True)
     source, first = Path(shutil.move(scene, tmp_path / "a")), tmp_path / "a" / "out" / "first.png"
@@ -116,6 +119,7 @@ def test_what_cannot_be_repeated_is_one_sentence(tagmoe, model, scene, tmp_path)
     refused("LoRA style.safetensors", "--lora", source=tmp_path / "lora.png")
 
 
+@pytest.mark.slow
 def test_a_generated_picture_is_repeated(tagmoe, model, tmp_path) -> None:
     first, again = tmp_path / "first.png", tmp_path / "again.png"
     words = ["generate", "-p", "a red circle", "-o", first, "-m", model, "--steps", 1, "--size", "96x48"]

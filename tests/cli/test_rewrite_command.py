@@ -84,6 +84,7 @@ def test_tagworlds_grammar_is_the_default_of_its_model(tagmoe: Any, scene: Path)
     assert "task: Scope: local editing" in done.err
 
 
+@pytest.mark.slow
 def test_words_without_meaning_come_back(tagmoe: Any, scene: Path) -> None:
     done = tagmoe("rewrite", scene, "-p", "do something nice", "--json")
     assert done.code == 0
@@ -121,6 +122,7 @@ FAULTS = ("400", "413", "429", "500", "reset", "half_body", "not_json", "half_js
 MORE_FAULTS = ("empty", "refusal", "content_filter")
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("fault", [*FAULTS, *MORE_FAULTS])
 def test_every_fault_of_a_server_ends_in_the_raw_words(
     tagmoe: Any, server: Server, monkeypatch: pytest.MonkeyPatch, fault: str
@@ -136,6 +138,7 @@ def test_every_fault_of_a_server_ends_in_the_raw_words(
     assert KEY not in done.out + done.err
 
 
+@pytest.mark.slow
 def test_a_hang_ends_at_the_limit(tagmoe: Any, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAGMOE_VLM_KEY", KEY)
     says(server, {"fault": "hang"})
@@ -152,6 +155,7 @@ def test_a_fenced_answer_is_read(tagmoe: Any, server: Server, scene: Path, monke
     assert done.out == f"{GOOD}\n"
 
 
+@pytest.mark.slow
 def test_a_wrong_key_and_no_server_are_said_in_one_line(tagmoe: Any, server: Server) -> None:
     says(server, {"content": reply(GOOD)})
     for url, part in ((server.url, "401"), (NOBODY, "No server answers")):
@@ -193,6 +197,7 @@ def test_a_text_encoder_without_a_chat_template_is_said(tagmoe: Any, model: Path
     assert "no chat template" in done.err
 
 
+@pytest.mark.slow
 def test_the_text_encoder_of_the_model_is_asked_and_its_random_words_are_held_to_the_checks(
     tagmoe: Any, chat_model: Path, scene: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,6 +228,7 @@ def pixels(path: Path) -> np.ndarray:
         return np.asarray(picture)
 
 
+@pytest.mark.slow
 def test_an_edit_shows_what_was_said_and_what_was_drawn(tagmoe: Any, model: Path, scene: Path, tmp_path: Path) -> None:
     done, metadata = edit(tagmoe, model, scene, tmp_path / "o.png", "--rewrite", "tagworld", prompt="ball purple")
     data = json.loads(done.out)
@@ -236,6 +242,7 @@ def test_an_edit_shows_what_was_said_and_what_was_drawn(tagmoe: Any, model: Path
     assert (pixels(tmp_path / "o.png") == pixels(tmp_path / "same.png")).all()
 
 
+@pytest.mark.slow
 def test_auto_rewrites_other_words_than_those_of_the_grammar(
     tagmoe: Any, model: Path, scene: Path, tmp_path: Path
 ) -> None:
@@ -249,6 +256,7 @@ def test_auto_rewrites_other_words_than_those_of_the_grammar(
     refused.refused(2, "'shades'", "'make the circle red'", "'take off the hat'")
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("prompt", "reason"),
     [
@@ -273,6 +281,7 @@ def test_without_a_rewriter_nothing_is_said_of_one(tagmoe: Any, model: Path, sce
     assert {*metadata} == drawn
 
 
+@pytest.mark.slow
 def test_a_servers_words_are_drawn(
     tagmoe: Any, model: Path, scene: Path, tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,6 +292,7 @@ def test_a_servers_words_are_drawn(
     assert KEY not in done.out + done.err + json.dumps(metadata)
 
 
+@pytest.mark.slow
 def test_words_that_the_model_does_not_know_are_not_drawn(
     tagmoe: Any, model: Path, scene: Path, tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,6 +304,7 @@ def test_words_that_the_model_does_not_know_are_not_drawn(
     assert server.counts()["requests"] == 3
 
 
+@pytest.mark.slow
 def test_no_server_costs_one_line_and_changes_no_pixel(tagmoe: Any, model: Path, scene: Path, tmp_path: Path) -> None:
     done, metadata = edit(tagmoe, model, scene, tmp_path / "o.png", "--rewrite", NOBODY, "--vlm-model", "m")
     assert metadata["rewrite"] == "fallback"
@@ -302,6 +313,7 @@ def test_no_server_costs_one_line_and_changes_no_pixel(tagmoe: Any, model: Path,
     assert (pixels(tmp_path / "o.png") == pixels(tmp_path / "plain.png")).all()
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("seconds", [60, 0.3])
 def test_self_uses_the_model_that_is_loaded_and_leaves_it_as_it_was(
     tagmoe: Any, chat_model: Path, scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
@@ -343,6 +355,7 @@ def test_a_model_that_cannot_be_asked_at_all_is_no_reason_not_to_draw(
     assert "writes no text" in done.err
 
 
+@pytest.mark.slow
 def test_generate_has_it_too(tagmoe: Any, model: Path, tmp_path: Path) -> None:
     done = tagmoe(
         "generate",

@@ -60,6 +60,7 @@ def test_a_model_is_recorded_and_the_recording_shown_without_it(
     tagmoe("routing", "report", recording, "--out", page, "--force").refused(2, "'mine.txt'")
 
 
+@pytest.mark.slow
 def test_ones_own_pictures_are_recorded_with_several_references(tagmoe, model: Path, tmp_path: Path) -> None:
     for number, size in enumerate([(64, 64), (96, 48)]):
         Image.fromarray(np.full((size[1], size[0], 3), 50 * number, dtype=np.uint8)).save(tmp_path / f"{number}.png")
@@ -130,6 +131,7 @@ def test_a_dense_model_and_unknown_tasks_are_refused_before_anything_is_loaded(t
     tagmoe("routing", "record", "--tasks", ",", "--out", out).refused(2, "nothing")
 
 
+@pytest.mark.slow
 def test_a_failure_on_the_way_leaves_nothing(tagmoe, model: Path, tmp_path: Path, monkeypatch) -> None:
     write = RecordingWriter.add
 

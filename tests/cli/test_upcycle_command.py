@@ -45,6 +45,7 @@ def test_choices_are_those_of_the_rules() -> None:
     assert get_args(COMMAND.Dtype) == tuple(NAMES)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("drift_here")
 def test_the_result_is_reported_as_one_object(tagmoe, dense, tmp_path) -> None:
     made = tmp_path / "moe"
@@ -85,6 +86,7 @@ sys.exit(code)
 """
 
 
+@pytest.mark.slow
 def test_the_command_imports_nothing_heavy(dense, tmp_path) -> None:
     words = ("upcycle", dense, tmp_path / "moe", "--num-moe-blocks", "1", "--no-drift")
     done = subprocess.run([sys.executable, "-c", CODE, *words], capture_output=True, text=True, check=False)
@@ -110,6 +112,7 @@ upcycle_folder(Path(sys.argv[2]), Path(sys.argv[3]), Upcycling(2), max_shard_byt
 """
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_after_a_kill(tagmoe, dense, tmp_path) -> None:
     made, words = tmp_path / "moe", ("--num-moe-blocks", 2, "--no-drift", "--json", "--max-shard-gb", 0.001)
     # Wider than the other tests' model, which would fit in the smallest file that the option allows.
@@ -136,6 +139,7 @@ def test_the_same_command_goes_on_after_a_kill(tagmoe, dense, tmp_path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dense", "moe", "whole"]
 
 
+@pytest.mark.slow
 def test_other_settings_start_anew_and_say_so(tagmoe, dense, tmp_path) -> None:
     made = tmp_path / "moe"
     subprocess.run([sys.executable, "-c", KILLED, "-00003-of", dense, made, "60000"], check=False)

@@ -32,6 +32,7 @@ def test_the_table_holds_the_first_sentence_of_every_verb() -> None:
     assert [command.name for command in commands.values()] == list(VERBS)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("words", "verbs"), [(["--help"], set()), ([], set()), (["-V"], set()), (["info", "tags"], {"info"})]
 )
@@ -54,6 +55,7 @@ def test_help_of_groups_shows_whole_sentences(capsys: pytest.CaptureFixture[str]
         assert "..." not in shown.split("Commands:")[1]
 
 
+@pytest.mark.slow
 def test_the_module_is_the_command() -> None:
     done = module("-V")
     assert (done.returncode, done.stdout) == (0, f"{tagmoe.__version__}\n")
@@ -63,6 +65,7 @@ def test_the_module_is_the_command() -> None:
     assert "Did you mean 'train'?" in refused.stderr
 
 
+@pytest.mark.slow
 def test_the_shell_completes_verbs_and_options(tmp_path: Path) -> None:
     asked = {"_TAGMOE_COMPLETE": "complete_bash", "COMP_CWORD": "1"}
     assert module(**asked, COMP_WORDS="tagmoe tr").stdout.split() == ["train"]

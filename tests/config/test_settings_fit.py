@@ -118,6 +118,7 @@ def test_a_name_that_is_given_twice_is_refused() -> None:
     assert "'moe.top_k' and 'moe'" in message("moe.top_k=1", "moe=null")
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     "override",
     [f"seed={'9' * 500}", f"{'x' * 10**6}=1", f"output_dir=[{'x' * 10**6}]", "y" * 10**6, f"seed={'9' * 5000}"],
@@ -173,6 +174,7 @@ def test_an_accepted_transformer_runs(axes: tuple[int, int, int], blocks: int, t
     assert sample.shape == (1, 4, 4)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("levels", range(1, 7))
 def test_an_accepted_autoencoder_restores_the_size(levels: int) -> None:
     mult = [1] * levels
@@ -184,6 +186,7 @@ def test_an_accepted_autoencoder_restores_the_size(levels: int) -> None:
     assert z.shape[-1] % fit.PATCH_SIZE == 0
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(("heads", "kv", "hidden"), [(1, 1, 16), (2, 1, 20), (4, 2, 24), (3, 3, 18), (8, 8, 16)])
 def test_an_accepted_text_encoder_runs(heads: int, kv: int, hidden: int) -> None:
     check(f"text_encoder.num_heads={heads}", f"text_encoder.num_kv_heads={kv}", f"text_encoder.hidden_size={hidden}")

@@ -90,6 +90,7 @@ def test_latents_are_those_that_training_reads(tmp_path, pipeline, packaged):
     assert np.allclose(found.text.astype(np.float32), batch.text_BSD.numpy(), rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_rows_read_back_are_what_the_pipeline_gives(encoded, pipeline):
     reader = EncodedStore(encoded)
     buckets = buckets_of(reader.store)
@@ -149,6 +150,7 @@ def test_what_cannot_be_encoded_is_counted_and_the_rest_is_there(tmp_path, packa
     assert reader.read([4]).edited is None
 
 
+@pytest.mark.slow
 def test_each_picture_goes_to_the_bucket_of_its_aspect(tmp_path, pipeline):
     load, fingerprint = encoder_of(packaged_folder(), SMALL)
     wide = noise(96, 40)
@@ -247,6 +249,7 @@ def test_rows_added_later_are_encoded_alone(tmp_path, packaged):
     assert content_hash(store) == content_hash(whole)
 
 
+@pytest.mark.slow
 def test_the_fingerprint_is_of_weights_and_settings_not_of_places(tmp_path):
     base = encoder_of(packaged_folder())[1]
     copy = tmp_path / "copy"

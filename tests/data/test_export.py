@@ -67,6 +67,7 @@ def records(draw) -> Record:
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(given_records=st.lists(records(), min_size=1, max_size=6, unique_by=lambda record: record.id))
 def test_jsonl_and_parquet_come_back_as_they_were(given_records):

@@ -17,6 +17,7 @@ def script() -> Any:
     return load_tool("measure_rewrite")
 
 
+@pytest.mark.slow
 def test_the_forms_take_turns_over_all_tasks_and_are_the_same_each_time(script: Any) -> None:
     samples = script.cases(5, 1)
     forms = script.sloppy(samples, 1)

@@ -15,6 +15,7 @@ from tagmoe.evaluate.tagworld import Edits, cases, edit, run_cases, score, valid
 from tagmoe.world import TASKS
 
 
+@pytest.mark.slow
 def test_cases_are_repeatable_test_cases_of_every_task() -> None:
     first, again = cases(2, 5), cases(2, 5)
     assert [case.instruction for case in first] == [case.instruction for case in again]
@@ -71,6 +72,7 @@ def test_true_targets_score_one_everywhere() -> None:
     assert {task.n for task in scores.tasks} == {2}
 
 
+@pytest.mark.slow
 def test_an_editor_that_does_nothing_keeps_all_and_succeeds_never() -> None:
     samples = [case for case in cases(2, 4) if case.source_scene is not None and case.tags.scope[0].endswith("editing")]
     scores = score(samples, [case.sources[0] for case in samples])
@@ -101,6 +103,7 @@ def test_no_cases_are_refused() -> None:
         score([], [])
 
 
+@pytest.mark.slow
 def test_a_pipeline_gives_the_same_pictures_and_routing_in_any_batch(pipeline: Any) -> None:
     samples = cases(1, 0, ["generate", "add", "recolour", "light"])
     whole: Edits = edit(pipeline, samples, steps=2, return_routing=True)
@@ -121,6 +124,7 @@ def test_without_routing_none_is_kept(pipeline: Any) -> None:
     assert edit(pipeline, cases(1, 0, ["add"]), steps=1).routing is None
 
 
+@pytest.mark.slow
 def test_validation_writes_a_sheet_and_returns_two_scores(pipeline: Any, tmp_path: Path) -> None:
     scores = validator(1)(pipeline, 12, tmp_path / "validation")
     assert set(scores) == {"success", "unchanged"}

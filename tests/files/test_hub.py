@@ -84,6 +84,7 @@ def test_a_repository_that_cannot_be_had_is_one_sentence(hub, tmp_path, capsys, 
     assert not (tmp_path / "moe").exists()
 
 
+@pytest.mark.slow
 def test_no_network_is_one_sentence(tmp_path) -> None:
     """In a new process, which reads the address of the hub from the environment."""
     nowhere = type("Nowhere", (), {"url": "http://127.0.0.1:9"})

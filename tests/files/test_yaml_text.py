@@ -48,6 +48,7 @@ def test_values_of_the_core_schema(text: str, value: Any) -> None:
     assert type(found) is type(value)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -33,6 +33,7 @@ def covered(found: Interval[np.ndarray], truth: float) -> float:
 
 
 # 4,000 repeats: two standard errors are 0.007. With 2.5 and 97.5 % levels, 5 groups cover 0.84, 0.81 and 0.79.
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("kind", "groups", "least", "most"),
     [
@@ -53,6 +54,7 @@ def test_the_bootstrap_covers(kind: str, groups: int, least: float, most: float)
     assert least <= covered(found, truth) <= most
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(("first", "second"), [(5, 5), (5, 40), (40, 5), (20, 20), (8, 100)])
 def test_the_bootstrap_of_a_difference_covers(first: int, second: int) -> None:
     rng = np.random.default_rng(2)
@@ -69,6 +71,7 @@ def test_groups_drawn_alike_are_not_paired() -> None:
     assert (apart.high - apart.low) / 2 == pytest.approx(1.96 * values.std() * math.sqrt(2 / 200), rel=0.1)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(("case_sd", "seed_sd"), [(1.0, 0.0), (1.0, 0.1), (1.0, 0.5), (0.0, 1.0)])
 def test_students_t_over_three_seeds_covers(case_sd: float, seed_sd: float) -> None:
     """0.94 to 0.95, and 0.92 where cases and seeds matter alike; two standard errors are 0.011."""

@@ -144,6 +144,7 @@ def relative_error(found: Gradients, expected: Gradients) -> float:
     return (difference / sum(float(value.square().sum()) for value in expected.values())) ** 0.5
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("checkpointing", "accumulation", "precision"), quick_ones([(False, 1, "fp32"), (True, 4, "bf16")], *AXES)
 )
@@ -166,6 +167,7 @@ def test_near_tied_gates_get_a_gradient_from_the_first_step(term: str) -> None:
     assert all(float(value.abs().max()) > 1e-4 for value in last.values())
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("term", "accumulation", "precision"), quick_ones([("total", 1, "fp32"), ("total", 4, "bf16")], TERMS, *AXES[1:])
 )
@@ -175,6 +177,7 @@ def test_checkpointing_changes_no_gradient(term: str, accumulation: int, precisi
     assert relative_error(checkpointed, plain) < 1e-6
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("term", "checkpointing", "precision"),
     quick_ones([("total", False, "fp32"), ("total", True, "bf16")], TERMS, AXES[0], AXES[2]),

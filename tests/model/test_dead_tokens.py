@@ -64,6 +64,7 @@ def test_no_gradient_of_the_picture_reaches_them_or_the_last_text_mlp(build, inp
     assert all(grad is None for grad in dead)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("routing", [None, "stats", "full"])
 @pytest.mark.parametrize(
     "extra",
@@ -103,6 +104,7 @@ SIZES = {
 }
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(("size", "to_the_bit"), SIZES.items(), ids=str)
 def test_it_holds_at_every_size_to_the_bit_or_to_rounding(build, size, to_the_bit):
     (height, width), (reference_height, reference_width), batch = size
@@ -216,6 +218,7 @@ def test_a_config_without_the_setting_counts_all_tokens(build, tmp_path):
     assert TagMoETransformer2DModel.from_config(config).config.routing_tokens == "all"
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("tokens", ROUTING_TOKENS)
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_training_on_the_target_alone_has_the_gradients_of_all_tokens(build, inputs, tokens, checkpointed):

@@ -26,6 +26,7 @@ def hooks(model: TagMoETransformer2DModel) -> int:
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("kind", KINDS[:3], ids=str)
 @pytest.mark.parametrize("expert", range(4))
 def test_an_expert_that_is_off_is_never_chosen_and_the_others_keep_their_scores(build: Build, inputs, kind, expert):
@@ -41,6 +42,7 @@ def test_an_expert_that_is_off_is_never_chosen_and_the_others_keep_their_scores(
     assert (during.expert_ids_LBTA[1] == expert).any() == (before.expert_ids_LBTA[1] == expert).any()
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("kind", KINDS[:3], ids=str)
 @pytest.mark.parametrize("expert", range(4))
 def test_a_forced_expert_is_every_tokens_first_choice_with_the_first_choices_weight(build: Build, inputs, kind, expert):

@@ -22,6 +22,7 @@ def folder(build, tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("shard", ["10GB", "60KB"])
 @pytest.mark.parametrize("settings", [{}, {"gate": "linear", "expert_bias": False}, {"num_moe_blocks": 0}])
 def test_round_trip_is_bit_equal(build, inputs, tmp_path, settings, shard):

@@ -29,6 +29,7 @@ def routes(kind: str, tokens: int) -> torch.Tensor:
     return torch.rand(tokens, 4, generator=generator).topk(active).indices
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("kind", ["top-1", "top-2", "all", "all on one", "one empty"])
 @pytest.mark.parametrize("tokens", [1, 37, 200])
 @pytest.mark.parametrize(

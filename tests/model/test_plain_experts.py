@@ -70,6 +70,7 @@ def close(fast: list, slow: list, tolerance: float) -> None:
         assert (a.float() - b.float()).abs().max() <= tolerance * b.float().abs().max() + 1e-12, index
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("pointwise", [True, False])
@@ -296,6 +297,7 @@ def test_the_operators_keep_their_word_about_shapes(trains) -> None:
     torch.library.opcheck(torch.ops.tagmoe.experts, args, test_utils=("test_schema", "test_faketensor"))
 
 
+@pytest.mark.slow
 def test_modules_that_must_be_called_still_compile_around_them(graphs) -> None:
     model, x = TwoLayers(), torch.randn(1, 40, DIM)
     for layer in (model.first, model.second):

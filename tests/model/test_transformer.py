@@ -12,6 +12,7 @@ from tagmoe.model.moe import MoE
 from tagmoe.model.transformer import TagMoETransformer2DModel, TagMoETransformerBlock
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     "extra", [{}, {"zero_cond_t": True}, {"use_layer3d_rope": True}, {"use_additional_t_cond": True}]
 )
@@ -137,6 +138,7 @@ def test_our_attention_in_bf16_stays_close_to_fp32(build, inputs, cast):
     torch.testing.assert_close(sample.float(), expected, rtol=0.05, atol=0.05)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("routing", [None, "stats", "full"])
 def test_checkpointing_changes_no_gradient(build, inputs, routing):
     results = []

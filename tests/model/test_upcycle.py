@@ -14,6 +14,7 @@ def seeded(seed: int = 3) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(("num_experts", "top_k"), [(2, 1), (4, 1), (4, 2), (4, 4), (5, 3)])
 @pytest.mark.parametrize("gate", ["mlp", "linear"])
 def test_exact_equals_the_dense_model(dense, num_experts, top_k, gate):
@@ -87,6 +88,7 @@ def test_a_mixture_is_not_upcycled_again(build):
         upcycle(build(), num_moe_blocks=3)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(("num_experts", "top_k"), [(2, 1), (3, 1), (4, 1), (4, 3), (6, 3), (5, 1)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_sixteen_bits_that_round_the_scale_are_said(dense, caplog, num_experts, top_k, dtype):

@@ -42,6 +42,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     return plan(tmp_path_factory.mktemp("metadata"))
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_every_file_of_the_package_and_no_bytecode(built: dict[str, list[str]]) -> None:
     there = {path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*") if path.is_file()}
     wanted = {name for name in there if "__pycache__" not in name}
@@ -51,6 +52,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_no_bytecode(built: dict[s
         assert f"src/tagmoe/{name}" in wanted
 
 
+@pytest.mark.slow
 def test_bytecode_that_lies_among_the_data_stays_out(built: dict[str, list[str]], tmp_path: Path) -> None:
     stray = PACKAGE / "pipeline" / "tagworld" / "__pycache__" / "stray.pyc"
     stray.parent.mkdir()

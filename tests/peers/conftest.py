@@ -69,6 +69,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if FOLDER is None:
+        return
     for side, outcomes in OUTCOMES.items():
         counts = Counter(outcomes.values())
         shown = ", ".join(f"{counts[name]} {name}" for name in ("passed", "failed", "skipped", "differs"))

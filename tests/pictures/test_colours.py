@@ -77,6 +77,7 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP", "AVIF"])
 @pytest.mark.parametrize("space", SPACES)
 def test_the_colours_of_a_profile_become_srgb(space: str, kind: str) -> None:

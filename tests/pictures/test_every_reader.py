@@ -238,6 +238,7 @@ READERS: dict[str, Callable[[bytes, Path], np.ndarray]] = {
 }
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("case", CASES)
 def test_every_reader_sees_what_the_file_means(case: str, tmp_path: Path) -> None:
     data, wanted = CASES[case]
@@ -319,6 +320,7 @@ MASK_READERS: dict[str, Callable[[bytes, Path], np.ndarray]] = {
 }
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("case", MASKS)
 def test_every_reader_of_masks_selects_the_same(case: str, tmp_path: Path) -> None:
     for reader, read in MASK_READERS.items():

@@ -215,6 +215,7 @@ def test_a_format_that_starts_another_program_is_not_opened(tmp_path: Path, monk
         load_image(path)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("kind", [*pictures.FORMATS, "MPO"])
 def test_each_allowed_format_is_read_and_may_be_damaged(picture: Image.Image, tmp_path: Path, kind: str) -> None:
     path = tmp_path / "picture.bin"

@@ -139,6 +139,7 @@ def test_a_whole_folder_passes_and_stock_classes_read_it(folder: Path) -> None:
 WEIGHTS = ("vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors")
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     "name",
     [*WEIGHTS, "model_index.json", "vae/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json",
@@ -171,6 +172,7 @@ def test_a_damaged_json_file_is_named(folder: Path, name: str) -> None:
         check_model_folder(folder)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("name", WEIGHTS)
 @pytest.mark.parametrize("change", ["missing", "unknown", "of another shape"])
 def test_weights_that_do_not_fit_their_config_are_listed(folder: Path, name: str, change: str) -> None:

@@ -26,6 +26,7 @@ def saved(tiny_pipeline: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("part", "weight"),
     [

@@ -45,12 +45,14 @@ def test_the_index_names_stock_classes_and_ours(saved: tuple[Path, np.ndarray]) 
     assert "processor" not in index
 
 
+@pytest.mark.slow
 def test_a_dtype_and_a_part_can_be_given(saved: tuple[Path, np.ndarray], tiny_pipeline: Any) -> None:
     pipe = TagMoEPipeline.from_pretrained(str(saved[0]), dtype=torch.bfloat16, vae=tiny_pipeline.vae)
     assert pipe.transformer.dtype == torch.bfloat16
     assert pipe.vae is tiny_pipeline.vae
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     "name",
     ["transformer/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors",
@@ -67,6 +69,7 @@ def test_an_incomplete_or_cut_folder_names_the_file(saved: tuple[Path, np.ndarra
         TagMoEPipeline.from_pretrained(folder)
 
 
+@pytest.mark.slow
 def test_a_folder_of_the_stock_pipeline_loads(tiny_pipeline: Any, tmp_path: Path) -> None:
     stock = QwenImagePipeline(
         scheduler=tiny_pipeline.scheduler,
@@ -98,6 +101,7 @@ def edited(saved: Path, folder: Path, **changes: Any) -> Path:
     return folder
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -209,6 +213,7 @@ def test_json_of_another_shape_is_named(
         TagMoEPipeline.from_pretrained(folder)
 
 
+@pytest.mark.slow
 def test_diffusers_own_loader_opens_a_saved_folder(tmp_path: Path) -> None:
     build_pipeline().save_pretrained(tmp_path)
     opened = DiffusionPipeline.from_pretrained(tmp_path)

@@ -105,6 +105,7 @@ def sample(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         return model(**inputs, return_dict=False)[0]
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("scheme", "alpha"), [("diffusers", None), ("diffusers", 1.0), ("comfyui", None), ("comfyui", 3.0), ("kohya", 1.0)]
 )
@@ -136,6 +137,7 @@ def test_diffusers_alone_loses_the_mixtures_layers(dense, pipe, inputs) -> None:
     assert not torch.allclose(sample(pipe.transformer, inputs), sample(dense, inputs), atol=1e-2)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("rslora", [False, True])
 def test_a_file_saved_by_peft_keeps_its_alpha(dense, pipe, inputs, tmp_path, rslora) -> None:
     dense.add_adapter(

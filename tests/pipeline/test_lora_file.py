@@ -106,6 +106,7 @@ def named(prefix: str, pair: str, alpha: float | None = None) -> dict[str, Tenso
     return tensors
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize("prefix", PREFIXES)
 @pytest.mark.parametrize("alpha", [None, 2.0])
@@ -170,6 +171,7 @@ HEADERS = {
 }
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("kind", HEADERS)
 @pytest.mark.parametrize("prefix", ["", "transformer.", "lora_unet_"])
 def test_alpha_of_a_header_is_applied_once(pipe, tmp_path, kind, prefix) -> None:
@@ -181,6 +183,7 @@ def test_alpha_of_a_header_is_applied_once(pipe, tmp_path, kind, prefix) -> None
     assert_update(pipe, 0.5)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("kind", ["adapter metadata", "adapter metadata without prefix", "lora_alpha", "kohya's"])
 def test_tensors_come_before_the_header_and_are_applied_once(pipe, tmp_path, kind) -> None:
     """Stock diffusers multiplies by both: kohya writes both, and so do converters."""
@@ -224,6 +227,7 @@ def test_a_named_adapter_of_peft_lies_in_a_folder_of_its_name(pipe, tmp_path) ->
     torch.testing.assert_close(sample(pipe.transformer), sample(model), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("saved_by", ["the model", "the pipeline"])
 @pytest.mark.parametrize("upcycled", [False, True])
 def test_what_is_saved_loads_as_it_was(pipe, mixture, tmp_path, saved_by, upcycled) -> None:
@@ -350,6 +354,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("options", "strength"),
     [

@@ -111,6 +111,7 @@ def test_what_cannot_be_masked_is_refused(tiny_pipeline: Any, options: dict[str,
         tiny_pipeline(PROMPT, **{"image": picture(), "mask_image": mask(), **options})
 
 
+@pytest.mark.slow
 def test_the_packaged_model_edits_inside_a_mask() -> None:
     pipeline = load_packaged()
     pipeline.set_progress_bar_config(disable=True)

@@ -36,6 +36,7 @@ def embeddings(pipeline: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_prompts_are_encoded_alone_and_embeddings_drawn_alone(tiny_pipeline: Any) -> None:
     given = embeddings(without("transformer", "vae", "scheduler"))
     torch.testing.assert_close(tokens(without("text_encoder", "tokenizer"), **given), tokens(tiny_pipeline, PROMPT))
@@ -60,6 +61,7 @@ def test_a_part_that_is_put_in_later_counts(tiny_pipeline: Any) -> None:
     assert torch.equal(tokens(pipe, PROMPT), tokens(tiny_pipeline, PROMPT))
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("missing", "call", "words"),
     [
@@ -82,6 +84,7 @@ def test_guidance_without_a_text_encoder_asks_for_negative_embeddings(tiny_pipel
         tokens(without("text_encoder", "tokenizer"), prompt_embeds=embeds, prompt_embeds_mask=mask)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("missing", [("text_encoder", "tokenizer"), ("transformer",), ("vae",), ("scheduler",), PARTS])
 def test_missing_parts_are_saved_and_loaded_as_missing(tmp_path: Path, missing: tuple[str, ...], caplog: Any) -> None:
     pipe = without(*missing)
@@ -95,6 +98,7 @@ def test_missing_parts_are_saved_and_loaded_as_missing(tmp_path: Path, missing: 
     assert json.loads((tmp_path / "again/model_index.json").read_text())["vae"] == index["vae"]
 
 
+@pytest.mark.slow
 def test_a_missing_part_can_be_given_at_load(tmp_path: Path, tiny_pipeline: Any) -> None:
     without("vae").save_pretrained(tmp_path)
     loaded = TagMoEPipeline.from_pretrained(tmp_path, vae=tiny_pipeline.vae)

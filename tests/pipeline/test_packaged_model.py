@@ -29,6 +29,7 @@ def test_the_folder_is_small_and_safe() -> None:
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".md"}
 
 
+@pytest.mark.slow
 def test_it_is_made_of_the_real_classes(pipeline: TagMoEPipeline) -> None:
     names = {name: type(part).__name__ for name, part in pipeline.components.items() if part is not None}
     assert names == {
@@ -41,6 +42,7 @@ def test_it_is_made_of_the_real_classes(pipeline: TagMoEPipeline) -> None:
     assert pipeline.transformer.config.num_moe_blocks == 3
 
 
+@pytest.mark.slow
 def test_the_oracle_reads_what_the_autoencoder_restores(pipeline: TagMoEPipeline) -> None:
     """The true target, encoded and decoded, still counts as right in 49 of 50 cases."""
     samples = [sample(77, index, split="test") for index in range(50)]
@@ -76,6 +78,7 @@ def test_it_edits_as_well_as_the_results_say(pipeline: TagMoEPipeline, every: in
     assert scores.unchanged >= (0.90 if every == 1 else 0.85)
 
 
+@pytest.mark.slow
 def test_copying_the_source_scores_nothing() -> None:
     samples = [case for case in cases(3, seed=5) if case.sources]
     assert score(samples, [case.sources[0] for case in samples]).success.value == 0.0

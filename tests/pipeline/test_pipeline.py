@@ -100,6 +100,7 @@ def test_one_forward_a_step_and_none_for_guidance_off(tiny_pipeline: Any, monkey
     assert sizes == [2, 2, 1, 1]
 
 
+@pytest.mark.slow
 def test_an_empty_negative_prompt_is_one_space(tiny_pipeline: Any) -> None:
     spaced = tokens(tiny_pipeline, SHORT, seed=0, negative_prompt=" ")
     for negative in (None, ""):
@@ -141,6 +142,7 @@ def test_a_batch_of_edits_equals_single_edits(tiny_pipeline: Any) -> None:
         close(out.images[index : index + 1], single, 1e-4)
 
 
+@pytest.mark.slow
 def test_the_order_and_the_content_of_references_matter(tiny_pipeline: Any) -> None:
     one, two = picture(1), picture(2)
     edited = tokens(tiny_pipeline, SHORT, [one, two], seed=0)
@@ -149,6 +151,7 @@ def test_the_order_and_the_content_of_references_matter(tiny_pipeline: Any) -> N
     assert torch.equal(tokens(tiny_pipeline, SHORT, one, seed=0), tokens(tiny_pipeline, SHORT, [one], seed=0))
 
 
+@pytest.mark.slow
 def test_every_form_of_a_picture_edits_alike(tiny_pipeline: Any) -> None:
     source = picture()
     values = np.asarray(source)
@@ -310,6 +313,7 @@ def test_dynamic_shifting_and_terminal_shift_are_honoured(tiny_pipeline: Any) ->
         pipe(SHORT, num_inference_steps=1)
 
 
+@pytest.mark.slow
 def test_half_precision_runs_and_starts_from_the_same_noise() -> None:
     pipe = build_pipeline()
     start: list[torch.Tensor] = []

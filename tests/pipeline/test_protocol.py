@@ -68,6 +68,7 @@ def test_the_state_of_a_run_is_seen_in_a_callback_and_after_it() -> None:
     assert (pipe.num_timesteps, pipe.current_timestep, pipe.guidance_scale, pipe.attention_kwargs) == (3, None, 3.0, {})
 
 
+@pytest.mark.slow
 def test_sigmas_replace_the_number_of_steps(tiny_pipeline: Any) -> None:
     even = tokens(tiny_pipeline, PROMPT, num_inference_steps=3)
     for sigmas in ([1.0, 2 / 3, 1 / 3], np.linspace(1, 1 / 3, 3), torch.linspace(1, 1 / 3, 3)):
@@ -83,6 +84,7 @@ def test_bad_sigmas_are_one_sentence(tiny_pipeline: Any, sigmas: Any) -> None:
 
 
 # diffusers: a solver makes a NumPy array of a tensor in the old way
+@pytest.mark.slow_but_first
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize(
     "scheduler",
@@ -209,6 +211,7 @@ def test_encode_prompt_takes_diffusers_arguments(tiny_pipeline: Any) -> None:
         tiny_pipeline(PROMPT, prompt_embeds_mask=mask)
 
 
+@pytest.mark.slow
 def test_a_flat_list_is_one_picture_for_each_prompt(tiny_pipeline: Any) -> None:
     flat = tokens(tiny_pipeline, [PROMPT, OTHER], [picture(0), picture(1)])
     assert torch.equal(flat, tokens(tiny_pipeline, [PROMPT, OTHER], [[picture(0)], [picture(1)]]))
@@ -299,6 +302,7 @@ def test_the_transformer_refuses_inputs_that_do_not_fit_its_variant(tiny_pipelin
         TagMoETransformer2DModel(**(config | {"use_additional_t_cond": True}))(**inputs)
 
 
+@pytest.mark.slow
 def test_zero_cond_t_edits_batches_as_it_edits_one() -> None:
     pipe = build_pipeline()
     config = {name: value for name, value in pipe.transformer.config.items() if not name.startswith("_")}
@@ -349,6 +353,7 @@ def test_from_pipe_goes_both_ways(dense: bool) -> None:
     assert torch.equal(tokens(twin, PROMPT), wanted)
 
 
+@pytest.mark.slow
 def test_from_pipe_of_an_editing_pipeline_drops_its_processor(tmp_path: Any) -> None:
     ours = build_pipeline()
     stock = QwenImageEditPlusPipeline(**{name: getattr(ours, name) for name in STOCK_PARTS}, processor=None)

@@ -51,6 +51,7 @@ def picture(pipeline: Any) -> np.ndarray:
     return np.asarray(answer.images[0])
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("dtype", [None, pytest.param(torch.float32, marks=pytest.mark.slow), torch.bfloat16])
 def test_a_converted_folder_gives_the_same_pictures_as_loading_in_memory(released, base, converted, dtype) -> None:
     options = {} if dtype is None else {"dtype": dtype}
@@ -65,6 +66,7 @@ def test_a_converted_folder_gives_the_same_pictures_as_loading_in_memory(release
     assert not np.array_equal(first, picture(dense))
 
 
+@pytest.mark.slow
 def test_what_is_kept_for_analysis_is_there_in_both(released, base, converted, tmp_path) -> None:
     in_memory = TagMoEPipeline.from_pretrained(str(released), base=str(base))
     folder = TagMoEPipeline.from_pretrained(converted)
@@ -76,6 +78,7 @@ def test_what_is_kept_for_analysis_is_there_in_both(released, base, converted, t
     assert all(torch.equal(value, again.alignment[name]) for name, value in in_memory.alignment.items())
 
 
+@pytest.mark.slow
 def test_the_release_s_defaults_are_in_both_and_can_be_given(released, base, converted) -> None:
     in_memory = TagMoEPipeline.from_pretrained(released, base=base)
     folder = TagMoEPipeline.from_pretrained(converted)
@@ -98,6 +101,7 @@ def test_the_converted_folder_names_our_classes_and_has_everything(converted, ba
     assert len(list((converted / "transformer").glob("*.safetensors"))) > 1
 
 
+@pytest.mark.slow
 def test_what_load_and_save_give_is_what_the_stream_writes(released, base, converted, tmp_path) -> None:
     """Every tensor byte for byte, whatever the file it lies in."""
     stored = next(iter(load_file(next(released.glob("*.safetensors"))).values())).dtype
@@ -160,6 +164,7 @@ def test_weights_that_are_not_finite_are_named(base, tmp_path) -> None:
         TagMoEPipeline.from_pretrained(tmp_path / "ours")
 
 
+@pytest.mark.slow
 def test_a_damaged_alignment_file_is_named(converted, tmp_path) -> None:
     copy = shutil.copytree(converted, tmp_path / "copy")
     data = (copy / "alignment.safetensors").read_bytes()
@@ -170,6 +175,7 @@ def test_a_damaged_alignment_file_is_named(converted, tmp_path) -> None:
     assert TagMoEPipeline.from_pretrained(copy).alignment is None
 
 
+@pytest.mark.slow
 def test_the_base_needs_no_transformer_weights(released, base, tmp_path) -> None:
     """Hubs are asked for its config only: 40 GB less to download."""
     light = shutil.copytree(base, tmp_path / "light")
@@ -207,6 +213,7 @@ def files_in(folder: Path) -> set[str]:
     return {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
 
 
+@pytest.mark.slow
 def test_the_release_by_its_names_on_the_hub(hub, released, base) -> None:
     pipeline = TagMoEPipeline.from_pretrained("YUXU915/TAG-MoE", base="Qwen/Qwen-Image", revision="v1", token="t")
     assert np.array_equal(picture(pipeline), picture(TagMoEPipeline.from_pretrained(released, base=base)))
@@ -222,6 +229,7 @@ def test_the_release_s_name_alone_downloads_no_weights(hub) -> None:
     assert files_in(hub.folder) == set()
 
 
+@pytest.mark.slow
 def test_a_whole_pipeline_by_its_name(hub, converted) -> None:
     pipeline = TagMoEPipeline.from_pretrained("somebody/converted")
     assert np.array_equal(picture(pipeline), picture(TagMoEPipeline.from_pretrained(converted)))

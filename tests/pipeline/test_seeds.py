@@ -20,6 +20,7 @@ def tokens(pipe: Any, seed: int | list[int], **options: Any) -> torch.Tensor:
     return pipe("remove the green triangle", seed=seed, output_type="latent", **options).images
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_a_seed_gives_one_picture(name) -> None:
     pipe = build_pipeline(scheduler=SCHEDULERS[name])
@@ -31,6 +32,7 @@ def test_a_seed_gives_one_picture(name) -> None:
     assert not torch.equal(tokens(pipe, 4), first)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_in_a_batch_it_is_the_same_picture(name) -> None:
     pipe = build_pipeline(scheduler=SCHEDULERS[name])

@@ -31,6 +31,7 @@ def pipe() -> TagMoEPipeline:
     return TagMoEPipeline.from_pretrained(packaged_folder())
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_every_spelling_of_an_instruction_is_encoded_alike(pipe: TagMoEPipeline, spelling: str) -> None:
     for number, task in enumerate(TASKS):
@@ -40,6 +41,7 @@ def test_every_spelling_of_an_instruction_is_encoded_alike(pipe: TagMoEPipeline,
         assert torch.equal(wanted[1], found[1])
 
 
+@pytest.mark.slow
 def test_training_texts_are_spelled_so_already() -> None:
     """So that nothing changes for them, and models from before the normalisation stay what they are."""
     for index in range(2000):

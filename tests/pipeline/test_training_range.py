@@ -61,6 +61,7 @@ def test_what_is_far(config: dict[str, Any], references: list[Any], size: tuple[
         assert training_range(config)[0] in sentence  # type: ignore[index]
 
 
+@pytest.mark.slow
 def test_no_picture_of_tagworld_looks_like_a_photograph() -> None:
     for index in range(300):
         case = sample(77, index)
@@ -68,6 +69,7 @@ def test_no_picture_of_tagworld_looks_like_a_photograph() -> None:
             assert not looks_photographic(Image.fromarray(picture))
 
 
+@pytest.mark.slow
 def test_what_the_packaged_model_restores_does_not_either() -> None:
     """A picture that was edited before is edited again."""
     pipe = TagMoEPipeline.from_pretrained(packaged_folder())
@@ -78,6 +80,7 @@ def test_what_the_packaged_model_restores_does_not_either() -> None:
     assert sum(map(looks_photographic, pictures)) <= 1
 
 
+@pytest.mark.slow
 def test_the_call_goes_on_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     pipe = build_pipeline(**TAGWORLD)
     with caplog.at_level(logging.WARNING, logger="tagmoe"):  # a command in this process may have quieted it
@@ -88,6 +91,7 @@ def test_the_call_goes_on_with_a_warning(caplog: pytest.LogCaptureFixture) -> No
     assert "an output of 64x32 and a picture of 200x100 is far from that" in record.getMessage()
 
 
+@pytest.mark.slow
 def test_it_is_saved_with_the_model_and_checked(tmp_path: Path) -> None:
     build_pipeline(**PHOTOS).save_pretrained(tmp_path)
     assert training_range(TagMoEPipeline.from_pretrained(tmp_path).config) == (

@@ -55,6 +55,7 @@ WRAPPERS = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow_but_first
 @WRAPPERS
 @pytest.mark.parametrize("part", ["transformer", "text_encoder", "vae"])
 def test_a_wrapped_part_gives_the_same_picture(tiny_pipeline: Any, part: str, wrap: Callable[[Any], Any]) -> None:
@@ -65,6 +66,7 @@ def test_a_wrapped_part_gives_the_same_picture(tiny_pipeline: Any, part: str, wr
     assert pipe.device == torch.device("cpu") or wrap is hooked
 
 
+@pytest.mark.slow_but_first
 @WRAPPERS
 def test_a_wrapped_transformer_is_built_with_and_returns_routing(
     tiny_pipeline: Any, wrap: Callable[[Any], Any]
@@ -77,6 +79,7 @@ def test_a_wrapped_transformer_is_built_with_and_returns_routing(
         pipe(PROMPT, return_routing="all")
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("wrap", [torch.compile, distributed_module, nn.DataParallel])
 def test_a_wrapped_part_is_saved_without_its_wrapper(
     tmp_path: Path, tiny_pipeline: Any, wrap: Callable[[Any], Any]
@@ -89,6 +92,7 @@ def test_a_wrapped_part_is_saved_without_its_wrapper(
     assert torch.equal(tokens(TagMoEPipeline.from_pretrained(tmp_path)), tokens(tiny_pipeline))
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("wrap", [torch.compile, distributed_module, nn.DataParallel])
 def test_a_lora_on_a_wrapped_transformer_comes_and_goes(tmp_path: Path, wrap: Callable[[Any], Any]) -> None:
     peft = pytest.importorskip("peft")
@@ -117,6 +121,7 @@ def test_a_lora_on_a_wrapped_transformer_comes_and_goes(tmp_path: Path, wrap: Ca
     torch.testing.assert_close(tokens(pipe), before)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("wrap", [torch.compile, distributed_module, nn.DataParallel])
 def test_a_wrapped_part_changes_its_dtype_and_its_pipeline(wrap: Callable[[Any], Any]) -> None:
     pipe = build_pipeline()
@@ -129,6 +134,7 @@ def test_a_wrapped_part_changes_its_dtype_and_its_pipeline(wrap: Callable[[Any],
     assert torch.equal(tokens(TagMoEPipeline.from_pipe(pipe, dtype=torch.bfloat16)), wanted)
 
 
+@pytest.mark.slow
 def test_a_switched_expert_shows_through_a_wrapper(tiny_pipeline: Any) -> None:
     pipe = build_pipeline()
     pipe.transformer = distributed_module(pipe.transformer)

@@ -97,6 +97,7 @@ def test_both_schemes_define_every_variable_that_the_style_and_the_figures_use()
         assert set(re.findall(r"var\(--([a-z]+)\)", template.read_text())) <= LIGHT.keys() | own, template
 
 
+@pytest.mark.slow
 def test_an_expert_has_one_colour_on_every_page(tmp_path: Path) -> None:
     samples = cases(1, 0, ["add"])
     even = np.full((1, EXPERTS), 1 / EXPERTS)

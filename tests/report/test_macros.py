@@ -21,6 +21,7 @@ def page(body: str, **values: object) -> Page:
     return Page(page_environment("tagmoe.report").from_string(text).render(evil=EVIL, **values))
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     "body",
     [

@@ -53,6 +53,7 @@ def test_a_line_of_json_is_one_line_for_every_reader(text):
     assert lines_of(line * 2) == [line[:-1]] * 2
 
 
+@pytest.mark.slow_but_first
 @TEXTS
 def test_a_figure_is_xml_that_a_browser_opens(text):
     names = ("data set", "task")
@@ -71,6 +72,7 @@ class Tags(HTMLParser):
         self.tags.append(tag)
 
 
+@pytest.mark.slow_but_first
 @TEXTS
 def test_a_page_shows_it_and_has_no_tag_of_it(text, tmp_path):
     store = Store.create(tmp_path / "s")
@@ -86,6 +88,7 @@ def test_a_page_shows_it_and_has_no_tag_of_it(text, tmp_path):
     assert made.count("<") == 2
 
 
+@pytest.mark.slow_but_first
 @TEXTS
 def test_a_store_counts_exports_and_reads_it_back(text, tmp_path):
     store = Store.create(tmp_path / "s")

@@ -154,6 +154,7 @@ def test_a_hang_ends_at_the_limit_of_all_attempts_together() -> None:
     assert "within 0.2 s" in result.reason
 
 
+@pytest.mark.slow
 def test_a_model_that_holds_the_thread_does_not_hold_the_edit() -> None:
     class Holding(ScriptedVLM):
         async def ask(self, question: Any) -> Answer:
@@ -251,6 +252,7 @@ FIELDS = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(JSON | FIELDS)
 def test_any_answer_gives_a_text_that_passes_the_checks_and_a_result_that_is_json(value: Any) -> None:

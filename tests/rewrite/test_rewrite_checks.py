@@ -199,6 +199,7 @@ def test_a_length_is_counted_from_the_instructions_own() -> None:
     assert is_short("x" * LONGEST, "x" * (2 * LONGEST)) is None
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("text", ["", "  \n", "...", "\u3000"])
 def test_empty_texts_are_found(text: str) -> None:
     assert is_a_text("make it red", text) is not None

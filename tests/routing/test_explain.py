@@ -143,6 +143,7 @@ def test_text_from_outside_is_escaped() -> None:
     assert "".join(page.visible).count("<script>alert(1)</script>") >= 4
 
 
+@pytest.mark.slow
 def test_prediction_and_rules_stand_beside_each_other() -> None:
     words = "".join(Page(render(explanation())).visible)
     assert "Differ. Of the rules' tags, 2 of 3 are predicted" in " ".join(words.split())
@@ -186,6 +187,7 @@ def test_any_number_of_references_and_experts_has_a_page(references: int, expert
     assert ("only the first choice is counted" in "".join(page.visible)) == (top_k > 1)
 
 
+@pytest.mark.slow
 def test_the_page_of_a_full_size_model_stays_small() -> None:
     grids = ((1, 64, 64), (1, 64, 64))
     traces = [trace(seed, layers=10, grids=grids) for seed in range(10)]

@@ -35,6 +35,7 @@ def constant_answer(weights: dict[str, torch.Tensor], semantic_D: torch.Tensor) 
     return Alignment.from_tensors(weights)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(("experts", "dim", "layers"), [(4, 24, 2), (4, 24, 3), (2, 18, 2), (16, 200, 3)])
 def test_the_tags_that_made_the_answer_are_found_for_every_shape_of_head(experts: int, dim: int, layers: int) -> None:
     weights = tensors(experts, dim, layers=layers)
@@ -46,6 +47,7 @@ def test_the_tags_that_made_the_answer_are_found_for_every_shape_of_head(experts
         assert alignment.cosine(torch.ones(1, experts), [task]) == [pytest.approx(1, abs=1e-5)]
 
 
+@pytest.mark.slow
 def test_the_search_over_all_sets_equals_the_cosines_of_sums() -> None:
     weights = tensors(dim=6)
     alignment = Alignment.from_tensors(weights)

@@ -98,6 +98,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "report"
 
 
+@pytest.mark.slow
 def test_the_page_is_well_formed_offline_and_escaped(full: Path) -> None:
     text = (full / PAGE).read_text()
     page = Page(text)
@@ -161,6 +162,7 @@ def test_json_and_tables_agree_with_each_other(full: Path) -> None:
     assert off["change"]["value"] == pytest.approx(0.4)
 
 
+@pytest.mark.slow
 def test_a_leaning_that_was_planted_is_in_the_figures_of_its_task(make: Make) -> None:
     found = find(make(lean=4.0))
     for position, task in enumerate(("recolour", "style", "add")):
@@ -181,6 +183,7 @@ BARE = {
 }
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(("options", "says"), BARE.values(), ids=BARE)
 def test_what_cannot_be_said_has_its_reason(make: Make, options, says) -> None:
     text = json.dumps(plain(find(make(**options))), allow_nan=False)

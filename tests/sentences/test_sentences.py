@@ -8,6 +8,7 @@ from tagmoe.errors import MissingError, TagMoEError, UsageError
 from tagmoe.sentences import LIMIT, LONGEST, counted, cut, cut_values, reason_of
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("value", [text * 10**5 for text in ("x", "a b ", "it's ", "\\", "\n", '"')])
 def test_every_error_cuts_its_values(value: str) -> None:
     message = str(UsageError(f"The model's option 'first/' is {value!r}, but the user's 'other' is {value}; give one."))

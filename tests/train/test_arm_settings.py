@@ -43,6 +43,7 @@ def weights(model: Path) -> dict[str, Tensor]:
     return load_file(model / "transformer" / "diffusion_pytorch_model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_dense_run_trains_all_stages_and_has_no_mixture(config: Make, run_training: Train) -> None:
     model = run_training(dense(config(**SHORT)))
     pipeline = TagMoEPipeline.from_pretrained(model)
@@ -51,6 +52,7 @@ def test_a_dense_run_trains_all_stages_and_has_no_mixture(config: Make, run_trai
     assert not (model / "alignment.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_arms_start_from_the_given_base_exactly(config: Make, run_training: Train, tmp_path: Path) -> None:
     base = run_training(dense(config("base", base={"steps": 1}, unified={"steps": 0})))
     start = {**config("arm", base={"steps": 0}, unified={"steps": 0}).model_dump(mode="json"), "dense": str(base)}
@@ -63,6 +65,7 @@ def test_arms_start_from_the_given_base_exactly(config: Make, run_training: Trai
     assert all(torch.equal(mixture[name], before[name]) for name in shared)
 
 
+@pytest.mark.slow
 def test_a_base_that_is_missing_or_of_another_size_is_refused(config: Make, run_training: Train) -> None:
     plain = config(base={"steps": 0}).model_dump(mode="json")
     with pytest.raises(MissingError, match="no model folder 'nowhere'"):
@@ -80,6 +83,7 @@ def test_a_base_to_train_and_one_that_is_given_exclude_each_other(config: Make) 
         check_config({**config().model_dump(mode="json"), "dense": "somewhere"})
 
 
+@pytest.mark.slow
 def test_a_shared_cache_stays_is_used_again_and_changes_no_weight(
     config: Make, run_training: Train, tmp_path: Path
 ) -> None:
@@ -96,6 +100,7 @@ def test_a_shared_cache_stays_is_used_again_and_changes_no_weight(
     assert not (tmp_path / "own" / "cache").exists()
 
 
+@pytest.mark.slow
 def test_a_cache_is_lengthened_for_a_longer_run_and_never_emptied(components: str, tmp_path: Path) -> None:
     pipeline = TagMoEPipeline.from_pretrained(components, dtype=torch.float32)
     short, long = (
@@ -127,6 +132,7 @@ def test_the_controls_align_to_tags_that_are_wrong(config: Make, latents: str) -
     assert not (other == own).all(dim=1).any()
 
 
+@pytest.mark.slow
 def test_the_kind_of_tags_reaches_the_loss(config: Make, latents: str) -> None:
     def alignment(kind: str) -> float:
         settings = config(loss={"align_tags": kind, "lambda_align": 1.0}).model_dump(mode="json")

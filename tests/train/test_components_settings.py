@@ -62,6 +62,7 @@ def photographs(tagworld: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return changed(tagworld, tmp_path_factory.mktemp("photographs") / "store", photograph)
 
 
+@pytest.mark.slow
 def test_every_setting_of_the_folder_is_that_of_the_model(
     stating: Path, config: Callable[..., RunConfig], run_training: Callable[..., Path]
 ) -> None:
@@ -72,6 +73,7 @@ def test_every_setting_of_the_folder_is_that_of_the_model(
     assert model.scheduler.config.use_dynamic_shifting
 
 
+@pytest.mark.slow
 def test_the_model_reads_a_prompt_as_the_encoded_store_has_it(
     stating: Path,
     photographs: Path,
@@ -94,6 +96,7 @@ def test_the_model_reads_a_prompt_as_the_encoded_store_has_it(
     assert cosine > 0.999
 
 
+@pytest.mark.slow
 def test_the_oracle_of_tagworld_judges_tagworld_only(
     tagworld: Path, photographs: Path, config: Callable[..., RunConfig]
 ) -> None:
@@ -109,6 +112,7 @@ def test_the_oracle_of_tagworld_judges_tagworld_only(
         assert ("oracle does not judge" in console.export_text()) != judged
 
 
+@pytest.mark.slow
 def test_known_words_stay_unless_the_run_trains_on_others(
     tagworld: Path, photographs: Path, config: Callable[..., RunConfig], run_training: Callable[..., Path]
 ) -> None:

@@ -47,6 +47,7 @@ def test_turning_back_restores_and_alpha_zero_touches_nothing() -> None:
     torch.testing.assert_close(alone[0], away[1])
 
 
+@pytest.mark.slow
 def test_only_targets_are_turned(config: Make, tmp_path: Path) -> None:
     settings = config(unified={"batch": 8, "text_to_image_every": 0})
     (plain, noise, t), (other, noise2, t2) = (stage(settings, tmp_path, alpha).draw(1, 0) for alpha in (0.0, 1.0))
@@ -58,6 +59,7 @@ def test_only_targets_are_turned(config: Make, tmp_path: Path) -> None:
     assert not torch.allclose(plain.target_BTC, other.target_BTC)
 
 
+@pytest.mark.slow
 def test_the_judge_sees_what_it_would_without_the_dial() -> None:
     pipeline = TagMoEPipeline.from_pretrained(packaged_folder(), dtype=torch.float32)
     drawn = [sample(9, index, split="test", task=task) for index, task in enumerate(TASKS)]
@@ -71,6 +73,7 @@ def test_the_judge_sees_what_it_would_without_the_dial() -> None:
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_results_are_turned_back_before_they_are_decoded(components: str) -> None:
     pipeline = TagMoEPipeline.from_pretrained(components, dtype=torch.float32)
     plan = Plan(per_task=1, steps=1, cfg=1.0, tasks=("recolour", "style"))
@@ -82,6 +85,7 @@ def test_results_are_turned_back_before_they_are_decoded(components: str) -> Non
     assert np.abs(part[0].astype(int) - edit_cases(pipeline, plan.samples(), dialled).images[1]).max() <= 1
 
 
+@pytest.mark.slow
 def test_the_flow_meter_turns_its_targets(components: str) -> None:
     pipeline = TagMoEPipeline.from_pretrained(components, dtype=torch.float32)
     plain, same, other = (FlowMeter(pipeline, ["recolour"], alpha).samples for alpha in (0.0, 0.0, 1.0))
@@ -96,6 +100,7 @@ def test_the_tags_names_are_read_by_the_text_encoder(components: str) -> None:
     assert len({tuple(row.tolist()) for row in readings}) == 18
 
 
+@pytest.mark.slow
 def test_rates_of_gates_and_experts_change_no_other_weight(config: Make, tmp_path: Path) -> None:
     from tagmoe.model.upcycle import upcycle
 
@@ -124,6 +129,7 @@ def test_rates_of_gates_and_experts_change_no_other_weight(config: Make, tmp_pat
         torch.testing.assert_close(faster[name] - before[name], 2 * (plain[name] - before[name]))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_written_when_minutes_have_passed(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     from tagmoe.train import loop
 

@@ -22,6 +22,7 @@ def store(pipeline: TagMoEPipeline, folder: Path, tasks: tuple[str, ...] = EDITI
     return EncodedSamples(pipeline, tasks, seed=5, batch_size=10, unique=100, folder=folder, name="edit")
 
 
+@pytest.mark.slow
 def test_every_epoch_is_another_permutation(pipeline: TagMoEPipeline, tmp_path: Path) -> None:
     samples = store(pipeline, tmp_path)
     epochs = [samples.indices(range(100 * epoch, 100 * epoch + 100)) for epoch in range(3)]
@@ -30,6 +31,7 @@ def test_every_epoch_is_another_permutation(pipeline: TagMoEPipeline, tmp_path: 
     assert samples.indices(range(150, 160)) == epochs[1][50:60]
 
 
+@pytest.mark.slow
 def test_cached_latents_equal_fresh_ones_and_survive_the_process(pipeline: TagMoEPipeline, tmp_path: Path) -> None:
     indices = [70, 3, 70, 99]
     first = store(pipeline, tmp_path).batch(indices, blank=[False] * 4)
@@ -43,6 +45,7 @@ def test_cached_latents_equal_fresh_ones_and_survive_the_process(pipeline: TagMo
     torch.testing.assert_close(first.reference_BTC[1], expected[1], atol=2e-3, rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_batch_carries_tags_edit_mask_and_blank_text(pipeline: TagMoEPipeline, tmp_path: Path) -> None:
     batch = store(pipeline, tmp_path).batch([0, 1], blank=[False, True])
     for row, drawn in enumerate(batch.samples):
@@ -56,6 +59,7 @@ def test_a_batch_carries_tags_edit_mask_and_blank_text(pipeline: TagMoEPipeline,
     assert store(pipeline, tmp_path, TEXT_TO_IMAGE).batch([0], blank=[False]).reference_BTC is None
 
 
+@pytest.mark.slow
 def test_another_encoder_is_another_cache(pipeline: TagMoEPipeline, tmp_path: Path) -> None:
     store(pipeline, tmp_path).batch([0], blank=[False])
     with torch.no_grad():
@@ -64,6 +68,7 @@ def test_another_encoder_is_another_cache(pipeline: TagMoEPipeline, tmp_path: Pa
     assert len(list(tmp_path.glob("*.latents"))) == 2
 
 
+@pytest.mark.slow
 def test_another_divide_is_another_cache_and_other_samples(pipeline: TagMoEPipeline, tmp_path: Path) -> None:
     new, old = (
         EncodedSamples(

@@ -64,6 +64,7 @@ def calls_of(monkeypatch: pytest.MonkeyPatch, stop_at: int) -> None:
     monkeypatch.setattr(checkpoint.shutil, "rmtree", counted(rmtree, half_deleted))
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize("stop_at", range(1, 6))
 def test_a_kill_at_any_point_leaves_whole_checkpoints_and_nothing_for_ever(
@@ -106,6 +107,7 @@ def test_a_full_disk_while_saving_keeps_the_last_checkpoint_and_frees_the_room(t
     assert [path.name for path in tmp_path.iterdir()] == ["00000001"]
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("stage", ["base", "unified"])
 def test_a_disk_that_fills_while_training_says_how_to_go_on(
     config: Make, run_training: RunTraining, monkeypatch: pytest.MonkeyPatch, whole: RunConfig, stage: str
@@ -168,6 +170,7 @@ def stopped_run(run: RunConfig, run_training: RunTraining, monkeypatch: pytest.M
             run_training(run)
 
 
+@pytest.mark.slow
 def test_components_that_changed_are_refused(
     config: Make, run_training: RunTraining, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, components: str
 ) -> None:
@@ -186,6 +189,7 @@ def test_components_that_changed_are_refused(
     run_training(run, resume=True)
 
 
+@pytest.mark.slow
 def test_other_versions_of_the_libraries_are_said(
     config: Make, run_training: RunTraining, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,6 +207,7 @@ def test_other_versions_of_the_libraries_are_said(
     assert f"torch was {torch.__version__} and is 1.0" in console.export_text()
 
 
+@pytest.mark.slow
 def test_a_dense_run_that_goes_on_as_a_mixture_is_named(
     config: Make, run_training: RunTraining, tmp_path: Path
 ) -> None:

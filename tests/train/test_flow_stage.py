@@ -37,6 +37,7 @@ def test_four_micro_batches_equal_one_batch(config: Callable[..., RunConfig], la
         )
 
 
+@pytest.mark.slow
 def test_micro_batches_take_samples_noise_and_times_of_the_batch(
     config: Callable[..., RunConfig], latents: str
 ) -> None:
@@ -71,6 +72,7 @@ def test_the_load_is_that_of_the_last_step_of_its_kind(config: Callable[..., Run
     assert torch.equal(resumed._load.of("edit"), loads[3])
 
 
+@pytest.mark.slow
 def test_every_batch_is_drawn_once_on_one_thread(
     config: Callable[..., RunConfig], latents: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +103,7 @@ def test_balance_and_alignment_reach_every_gate(precision: str, config: Callable
     assert stage.objective.tag_embedding.weight.grad is not None
 
 
+@pytest.mark.slow
 def test_the_weight_of_edited_tokens_counts(config: Callable[..., RunConfig], latents: str) -> None:
     plain = make_stage(config(), Path(latents))
     weighted = make_stage(config(loss={"edit_weight": 3.0}), Path(latents))
@@ -113,6 +116,7 @@ def test_auto_precision_is_one_of_two() -> None:
     assert [resolve_precision(name) for name in ("fp32", "bf16")] == ["fp32", "bf16"]
 
 
+@pytest.mark.slow
 def test_bf16_training_resumes_bit_for_bit_and_other_precisions_are_refused(
     config: Callable[..., RunConfig], run_training: Callable[..., Path]
 ) -> None:

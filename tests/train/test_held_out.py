@@ -48,6 +48,7 @@ def stage_of(config: RunConfig, folder: Path) -> FlowStage:
     )  # fmt: skip
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("encoded", [False, True])
 def test_the_held_out_loss_is_logged_and_said(
     encoded: bool, store: Path, components: str, config: Callable[..., RunConfig], tmp_path: Path
@@ -69,6 +70,7 @@ def test_the_held_out_loss_is_logged_and_said(
     assert "1 bucket of fewer rows than a batch of 4; 1 row once in a batch" in found
 
 
+@pytest.mark.slow
 def test_the_held_out_loss_is_the_same_for_the_same_weights(
     store: Path, config: Callable[..., RunConfig], tmp_path: Path
 ) -> None:
@@ -82,6 +84,7 @@ def test_the_held_out_loss_is_the_same_for_the_same_weights(
     assert sum(len(draw.rows) for draw in stage._held_out) == 6
 
 
+@pytest.mark.slow
 def test_a_store_without_held_out_rows_says_so(
     tagworld: Path, config: Callable[..., RunConfig], tmp_path: Path
 ) -> None:

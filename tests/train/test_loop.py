@@ -19,6 +19,7 @@ from tagmoe.train.loop import averaged_weights
 from tagmoe.train.optimizer import learning_rate_factor, make_optimizers
 
 
+@pytest.mark.slow
 def test_nan_stops_with_the_step_and_the_last_good_checkpoint(
     config: Callable[..., RunConfig], run_training: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,6 +82,7 @@ def test_the_loss_falls_and_every_term_is_logged(
     assert unified[-1]["alignment"] < unified[0]["alignment"]
 
 
+@pytest.mark.slow
 def test_checkpoints_are_limited_in_number(config: Callable[..., RunConfig], run_training: Callable[..., Path]) -> None:
     run = config(base={"steps": 0}, unified={"steps": 3}, save_every=1, keep_checkpoints=2)
     run_training(run)

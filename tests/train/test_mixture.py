@@ -43,6 +43,7 @@ def going_on(finished: Path, folder: Path | str = "unused", **changes: Any) -> R
     return check_config({**places, **STAGES, **changes})
 
 
+@pytest.mark.slow
 def test_without_a_step_the_mixture_is_as_it_was(finished: Path, run_training: RunTraining, tmp_path: Path) -> None:
     model = run_training(going_on(finished, tmp_path / "second"))
     for file in (f"transformer/{WEIGHTS}", f"vae/{WEIGHTS}", "alignment.safetensors"):
@@ -100,6 +101,7 @@ def test_what_contradicts_it_is_refused_by_name(finished: Path) -> None:
         with_mixture(going_on(finished / "none"))
 
 
+@pytest.mark.slow
 def test_components_that_do_not_fit_are_refused(finished: Path, run_training: RunTraining, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'components' names parts for a transformer whose joint_attention_dim"):
         run_training(going_on(finished, tmp_path / "second", components="packaged"))
@@ -110,6 +112,7 @@ def test_a_dense_model_is_no_mixture(components: str, tmp_path: Path) -> None:
         with_mixture(check_config({"output_dir": str(tmp_path), "mixture": components, **STAGES}))
 
 
+@pytest.mark.slow
 def test_the_folder_of_a_run_may_be_the_base(
     config: Make, run_training: RunTraining, components: str, tmp_path: Path
 ) -> None:

@@ -49,6 +49,7 @@ def stores(tagworld: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     }
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("policy", ["truncate", "skip"])
 def test_a_long_prompt_does_not_stop_a_run(
     policy: str, stores: dict[str, Path], config: Callable[..., RunConfig]
@@ -62,6 +63,7 @@ def test_a_long_prompt_does_not_stop_a_run(
     assert (f"Left out: {count} rows without another wording" in found) == (policy == "skip")
 
 
+@pytest.mark.slow
 def test_a_row_with_another_wording_stays(stores: dict[str, Path], config: Callable[..., RunConfig]) -> None:
     data = {"store": str(stores["wording"]), "long_prompts": "skip"}
     found = said(config(data=data, **SHORT))
@@ -74,12 +76,14 @@ def test_a_control_token_leaves_its_row_out(stores: dict[str, Path], config: Cal
     assert "prompts, as the model refuses them: The prompt contains the control token '<|im_end|>'" in found
 
 
+@pytest.mark.slow
 def test_a_store_without_any_readable_row_is_refused(stores: dict[str, Path], config: Callable[..., RunConfig]) -> None:
     with pytest.raises(UsageError, match="rows to train on"):
         said(config(data={"store": str(stores["all"]), "long_prompts": "skip"}, **SHORT))
     assert "64 of 64" in said(config(data={"store": str(stores["all"])}, **SHORT))
 
 
+@pytest.mark.slow
 def test_a_stream_is_cut_to_what_the_components_read(
     components: str, config: Callable[..., RunConfig], tmp_path: Path
 ) -> None:
@@ -90,6 +94,7 @@ def test_a_stream_is_cut_to_what_the_components_read(
     assert "Instructions of more than 4 tokens: " in found
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("policy", ["truncate", "skip"])
 def test_encoding_does_the_same(
     policy: str, stores: dict[str, Path], components: str, config: Callable[..., RunConfig], tmp_path: Path

@@ -39,6 +39,7 @@ def short(config: Make, name: str = "run", **changes: Any) -> RunConfig:
 # A run that does not start -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("exists", [False, True])
 def test_missing_components_leave_nothing_and_the_corrected_call_works(
     config: Make, run_training: RunTraining, tmp_path: Path, exists: bool
@@ -53,6 +54,7 @@ def test_missing_components_leave_nothing_and_the_corrected_call_works(
     assert run_training(good).is_dir()
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("exists", [False, True])
 def test_a_failure_before_the_first_step_leaves_nothing(
     config: Make, run_training: RunTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exists: bool
@@ -72,6 +74,7 @@ def test_a_failure_before_the_first_step_leaves_nothing(
     assert tree(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_a_failure_after_a_step_keeps_the_run(
     config: Make, run_training: RunTraining, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,6 +92,7 @@ def test_a_failure_after_a_step_keeps_the_run(
     assert run_training(run, resume=True).is_dir()
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("name", "part"),
     [
@@ -113,6 +117,7 @@ def test_an_output_folder_that_cannot_be(
     assert (tmp_path / "file").read_text() == "precious"
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_and_removes_nothing(config: Make, run_training: RunTraining) -> None:
     run = short(config)
     folder = Path(run.output_dir)
@@ -137,6 +142,7 @@ def test_the_packaged_model_that_is_missing_asks_for_a_new_installation(
 # Resuming under other settings ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_harmless_settings_may_change_and_are_recorded(config: Make, run_training: RunTraining) -> None:
     first = short(config)
     run_training(first)
@@ -168,6 +174,7 @@ def test_other_settings_are_refused_by_name_and_both_values(
     assert (folder / RECORD).read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_run_from_before_the_divide_resumes_only_as_it_began(config: Make, run_training: RunTraining) -> None:
     run = short(config, divide="stream")
     folder = Path(run.output_dir)
@@ -181,6 +188,7 @@ def test_a_run_from_before_the_divide_resumes_only_as_it_began(config: Make, run
     assert yaml.safe_load((folder / RECORD).read_text())["divide"] == "stream"
 
 
+@pytest.mark.slow
 def test_the_folder_of_a_model_says_what_kept_test_cases_from_its_training(
     config: Make, run_training: RunTraining
 ) -> None:
@@ -224,6 +232,7 @@ def test_a_damaged_record_is_named(config: Make, run_training: RunTraining, cont
 RECIPES = [*(ROOT / "recipes").glob("*/*.yaml"), *(ROOT / "recipes").rglob("common.yaml")]
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("path", sorted(RECIPES), ids=lambda path: path.stem)
 def test_every_recipe_fits_and_resumes_under_its_own_record(path: Path, tmp_path: Path) -> None:
     settings = load_config(path).model_dump(mode="json")
@@ -236,6 +245,7 @@ def test_every_recipe_fits_and_resumes_under_its_own_record(path: Path, tmp_path
 # The model folder ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_alignment_is_in_the_folder_before_it_is_moved_into_place(
     components: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,6 +268,7 @@ def test_the_alignment_is_in_the_folder_before_it_is_moved_into_place(
     assert TagMoEPipeline.from_pretrained(target, dtype=torch.float32).transformer.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_a_failed_save_keeps_the_old_folder(components: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = TagMoEPipeline.from_pretrained(components, dtype=torch.float32)
     target = tmp_path / "model"
@@ -274,6 +285,7 @@ def test_a_failed_save_keeps_the_old_folder(components: str, tmp_path: Path, mon
     assert pipeline.transformer.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_a_finished_run_leaves_the_model_alone_in_its_folder(config: Make, run_training: RunTraining) -> None:
     run = short(config)
     model = run_training(run)

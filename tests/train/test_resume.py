@@ -39,6 +39,7 @@ def test_six_steps_equal_three_a_kill_and_three(
     assert weights(resumed) == weights(expected)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_the_step_and_the_run_resumes(
     signum: signal.Signals,
@@ -92,6 +93,7 @@ def test_ctrl_c_saves_exits_130_and_resumes(config: Callable[..., RunConfig], tm
     assert int(saved[-1].name) == last["step"]
 
 
+@pytest.mark.slow
 def test_a_half_written_checkpoint_is_ignored(
     config: Callable[..., RunConfig], run_training: Callable[..., Path]
 ) -> None:
@@ -105,6 +107,7 @@ def test_a_half_written_checkpoint_is_ignored(
     assert weights(run_training(run, resume=True)) == expected
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named(config: Callable[..., RunConfig], run_training: Callable[..., Path]) -> None:
     run = config(base={"steps": 0}, unified={"steps": 1})
     run_training(run)
@@ -114,6 +117,7 @@ def test_a_damaged_checkpoint_is_named(config: Callable[..., RunConfig], run_tra
         run_training(run, resume=True)
 
 
+@pytest.mark.slow
 def test_a_run_is_not_resumed_under_other_settings(
     config: Callable[..., RunConfig], run_training: Callable[..., Path]
 ) -> None:

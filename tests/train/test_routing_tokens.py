@@ -18,6 +18,7 @@ Make = Callable[..., RunConfig]
 SHORT = {"base": {"steps": 0}, "unified": {"steps": 2}}
 
 
+@pytest.mark.slow
 def test_each_value_changes_what_the_losses_see_and_not_the_velocity(config: Make, tmp_path: Path) -> None:
     stages = {
         kind: make_stage(config(moe={"num_moe_blocks": 2}, loss={"routing_tokens": kind}), tmp_path)
@@ -39,6 +40,7 @@ def test_each_value_changes_what_the_losses_see_and_not_the_velocity(config: Mak
     assert loads["target"][first] != loads["all"][first]
 
 
+@pytest.mark.slow
 def test_the_default_is_every_token_and_computes_them_all(config: Make, tmp_path: Path) -> None:
     stage = make_stage(config(), tmp_path)
     asked = []
@@ -48,6 +50,7 @@ def test_the_default_is_every_token_and_computes_them_all(config: Make, tmp_path
     assert stage.transformer.config.routing_tokens == "all"
 
 
+@pytest.mark.slow
 def test_runs_from_before_it_resume_and_others_are_told_apart(
     config: Make, run_training: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -63,6 +66,7 @@ def test_runs_from_before_it_resume_and_others_are_told_apart(
         run_training(config("old", **SHORT, loss={"routing_tokens": "live"}), resume=True)
 
 
+@pytest.mark.slow
 def test_the_model_keeps_it_and_a_run_that_goes_on_follows_it(
     config: Make, run_training: Callable[..., Path], tmp_path: Path
 ) -> None:

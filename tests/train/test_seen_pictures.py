@@ -106,6 +106,7 @@ def test_the_embedding_is_that_of_the_stock_pipeline(sizes: list[tuple[int, int]
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_prompts_beside_pictures_and_alone_do_not_disturb_each_other(seeing: TagMoEPipeline) -> None:
     beside = [[noise(64, 64)], [], [noise(64, 32, 1), noise(32, 64, 2)]]
     texts = list(TEXTS[:3])
@@ -134,6 +135,7 @@ def test_an_edit_is_conditioned_on_the_picture_that_is_seen(seeing: TagMoEPipeli
         seeing(TEXTS[0], noise(400, 1), num_inference_steps=1)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(("name", "numbered"), [("QwenImageEditPlusPipeline", True), ("QwenImageEditPipeline", False)])
 def test_a_folder_of_a_stock_editing_pipeline_sees_pictures(
     name: str, numbered: bool, components: str, tmp_path: Path
@@ -153,6 +155,7 @@ def test_a_folder_of_a_stock_editing_pipeline_sees_pictures(
             TagMoEPipeline.from_pretrained(folder)
 
 
+@pytest.mark.slow
 def test_an_encoded_store_has_what_the_model_sees(
     tagworld: Path, seeing_folder: Path, config: Callable[..., RunConfig], tmp_path: Path
 ) -> None:
@@ -178,6 +181,7 @@ def test_an_encoded_store_has_what_the_model_sees(
     assert not np.allclose(reader.read([row]).text, reader.read([other]).text, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_training_on_columns_is_training_on_pictures(
     tagworld: Path,
     seeing_folder: Path,

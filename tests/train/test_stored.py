@@ -49,6 +49,7 @@ def stored_stage(config: RunConfig, folder: Path) -> FlowStage:
     )  # fmt: skip
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(("kind", "tasks"), [("edit", EDITING), ("generate", TEXT_TO_IMAGE)])
 def test_a_batch_is_that_of_the_stream_on_the_same_samples(
     kind: str, tasks: tuple[str, ...], tagworld: Path, config: Callable[..., RunConfig], latents: str
@@ -162,6 +163,7 @@ def test_a_run_that_stopped_goes_on_bit_for_bit_though_the_store_has_grown(
     assert recorded["data"]["version"] == Store.open(tagworld).version
 
 
+@pytest.mark.slow
 def test_weights_alone_mix_text_to_image_and_editing(
     tagworld: Path, config: Callable[..., RunConfig], run_training: Callable[..., Path]
 ) -> None:
@@ -174,6 +176,7 @@ def test_weights_alone_mix_text_to_image_and_editing(
     assert len(load_file(Path(mixed.output_dir) / "model" / "alignment.safetensors")) > 0
 
 
+@pytest.mark.slow
 def test_accumulation_takes_the_samples_of_one_large_batch_in_order(
     tagworld: Path, config: Callable[..., RunConfig], latents: str
 ) -> None:
@@ -190,6 +193,7 @@ def test_accumulation_takes_the_samples_of_one_large_batch_in_order(
     assert len(set(seen["edit"][:rows])) == rows >= 38
 
 
+@pytest.mark.slow
 def test_another_store_at_the_same_place_is_refused(
     tagworld: Path, config: Callable[..., RunConfig], run_training: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -209,6 +213,7 @@ def test_another_store_at_the_same_place_is_refused(
         run_training(run, resume=True)
 
 
+@pytest.mark.slow
 def test_references_of_several_sizes_train_together(
     tagworld: Path, config: Callable[..., RunConfig], tmp_path: Path
 ) -> None:
@@ -249,6 +254,7 @@ def picture(width: int, height: int) -> bytes:
     return data.getvalue()
 
 
+@pytest.mark.slow
 def test_rewritten_instructions_come_in_their_share(
     tagworld: Path, config: Callable[..., RunConfig], tmp_path: Path
 ) -> None:
@@ -274,6 +280,7 @@ def refused(config: RunConfig, run: Callable[..., Path]) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
 def test_what_a_run_cannot_train_on_is_said_before_its_first_step(
     tagworld: Path, config: Callable[..., RunConfig], run_training: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -291,6 +298,7 @@ def test_what_a_run_cannot_train_on_is_said_before_its_first_step(
     assert "no version 999" in refused(config("v", data={"store": str(tagworld), "version": 999}), run_training)
 
 
+@pytest.mark.slow
 def test_rows_without_tags_train_without_the_alignment_loss(
     tagworld: Path, config: Callable[..., RunConfig], run_training: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -34,6 +34,7 @@ def encoded(tagworld: Path, components: str, tmp_path_factory: pytest.TempPathFa
     return target
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("kind", ["edit", "generate"])
 def test_an_encoded_store_gives_the_batches_of_its_pictures(
     kind: str, tagworld: Path, encoded: Path, components: str, config: Callable[..., RunConfig], tmp_path: Path
@@ -59,6 +60,7 @@ def test_an_encoded_store_gives_the_batches_of_its_pictures(
             torch.testing.assert_close(one, other, rtol=2**-10, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_a_run_on_an_encoded_store_learns_what_one_on_pictures_does(
     tagworld: Path, encoded: Path, config: Callable[..., RunConfig], run_training: Callable[..., Path]
 ) -> None:
@@ -87,6 +89,7 @@ def test_what_another_encoder_made_is_not_trained_on(
         StoredRows.open(settings, Path(components))
 
 
+@pytest.mark.slow
 def test_every_wording_is_trained_on_as_before_encoding(
     tagworld: Path, components: str, config: Callable[..., RunConfig], tmp_path: Path
 ) -> None:

@@ -34,6 +34,7 @@ def test_pictures_are_a_pure_function_and_show_every_style() -> None:
     assert all(torch.equal(x[index], targets[index]) for index in range(1, 45, 3))
 
 
+@pytest.mark.slow
 def test_the_autoencoder_learns_and_its_latents_are_normalised_by_what_was_measured() -> None:
     vae = fast_single_frame(make_autoencoder(base_dim=4, z_dim=4, dim_mult=(1, 1, 2, 2)))
     stage = AutoencoderStage(vae, AutoencoderConfig(batch=4), seed=0)
@@ -86,6 +87,7 @@ def test_the_text_loss_reaches_the_language_model_and_not_the_picture_tower() ->
         assert reached == ("visual" not in name), name
 
 
+@pytest.mark.slow
 def test_components_train_end_to_end_and_are_not_trained_twice(
     config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -165,6 +165,7 @@ WORDINGS = [
 FIELDS = ["temperature", "chat_template_kwargs", "seed", "max_tokens", "response_format"]
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(("status", "body"), WORDINGS)
 @pytest.mark.parametrize("name", FIELDS)
 def test_a_refused_field_is_left_out_for_the_run(server: Server, name: str, status: int, body: Any) -> None:

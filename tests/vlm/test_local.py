@@ -61,6 +61,7 @@ def picture(width: int, height: int, seed: int = 0) -> Attachment:
     return Attachment(png(width, height, seed))
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
 @pytest.mark.parametrize("seed", range(4))
 def test_random_weights_write_what_fits_the_schema(vlm: LocalVLM, schema: dict[str, Any], seed: int) -> None:
@@ -71,6 +72,7 @@ def test_random_weights_write_what_fits_the_schema(vlm: LocalVLM, schema: dict[s
     jsonschema.validate(answer.value, schema)
 
 
+@pytest.mark.slow
 def test_without_a_schema_random_weights_write_no_json(vlm: LocalVLM) -> None:
     answers = [ask(vlm, temperature=20.0, max_tokens=2000, seed=seed) for seed in range(2)]
     for answer in answers:
@@ -116,6 +118,7 @@ def test_the_seed_decides_a_draw_and_nothing_global_does(vlm: LocalVLM) -> None:
     assert len({ask(vlm, seed=seed, **options).text for seed in range(4)}) > 1
 
 
+@pytest.mark.slow
 def test_greedy_does_not_depend_on_the_seed(vlm: LocalVLM) -> None:
     assert len({ask(vlm, schema=SCHEMAS["nested"], seed=seed).text for seed in range(3)}) == 1
 
@@ -161,6 +164,7 @@ def test_choices_have_the_probabilities_of_a_pass_for_each(vlm: LocalVLM, parts:
     assert answer.value == answer.text == max(answer.probabilities, key=answer.probabilities.__getitem__)
 
 
+@pytest.mark.slow
 def test_choices_are_drawn_by_their_probabilities(vlm: LocalVLM) -> None:
     answers = [ask(vlm, choices=("yes", "no"), temperature=1.0, seed=seed) for seed in range(60)]
     assert answers[0].probabilities is not None
@@ -292,6 +296,7 @@ def test_no_chat_template_and_no_output() -> None:
         ask(LocalVLM(model, tokenizer, name="raw"))
 
 
+@pytest.mark.slow
 def test_the_text_encoder_of_a_pipeline_answers_and_stays_as_it_was() -> None:
     pipeline = build_pipeline()
     pipeline.tokenizer.chat_template = TEMPLATE
@@ -320,6 +325,7 @@ def test_inputs_go_where_a_hook_runs_an_offloaded_model() -> None:
     assert {tensor.device.type for tensor in (prompt.ids, *prompt.pictures.values())} == {"meta"}
 
 
+@pytest.mark.slow
 def test_qwen3_answers_with_pictures() -> None:
     from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
@@ -344,6 +350,7 @@ def test_qwen3_answers_with_pictures() -> None:
     assert answer.probabilities == pytest.approx(slow_probabilities(vlm, question), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_loop_runs_on_and_questions_wait_for_each_other(vlm: LocalVLM, monkeypatch: pytest.MonkeyPatch) -> None:
     running, most = 0, 0
     write = vlm._write
@@ -384,6 +391,7 @@ def test_an_abandoned_question_stops_being_written(vlm: LocalVLM) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.slow
 def test_a_folder_is_loaded_as_it_was_made(tmp_path: Path, vlm: LocalVLM) -> None:
     loaded = LocalVLM.load(save_tiny_vlm(tmp_path / "tiny"))
     assert loaded.model == "tiny"

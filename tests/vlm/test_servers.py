@@ -113,6 +113,7 @@ def test_pictures_words_and_schema_reach_the_server_and_its_answer_is_checked(se
     assert (counts["requests"], counts["images"], counts["schemas"]) == (1, 2, 1)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("fault", ["408", "429", "500", "502", "503", "reset", "half_body", "not_json", "hang"])
 def test_what_fails_on_the_way_is_asked_again(server: Server, fault: str) -> None:
     server.set(rules=[{"fault": fault, "times": 2}])
@@ -121,6 +122,7 @@ def test_what_fails_on_the_way_is_asked_again(server: Server, fault: str) -> Non
     assert server.counts()["faults"] == {fault: 2}
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("fault", ["429", "500", "reset", "half_body", "not_json", "hang"])
 def test_attempts_are_bounded_and_the_reason_names_the_server(server: Server, fault: str) -> None:
     server.set(faults={fault: 1.0})
@@ -195,6 +197,7 @@ async def _in_turn(client: ChatServers, *questions: Question) -> list[Answer]:
     return [await client.ask(each) for each in questions]
 
 
+@pytest.mark.slow
 def test_retry_after_is_kept_in_seconds_and_as_a_date(server: Server) -> None:
     server.set(rules=[{"fault": "429", "times": 1}], retry_after="0.6")
     started = time.monotonic()
@@ -211,6 +214,7 @@ def test_a_retry_after_of_nonsense_is_none(value: str | None) -> None:
     assert servers._retry_after(value) == 0
 
 
+@pytest.mark.slow
 def test_never_more_in_flight_than_allowed_and_never_fewer_when_there_is_work(server: Server) -> None:
     server.set(latency=0.05)
     answers = ask(server.url, *map(words, range(40)), concurrency=5)
@@ -218,6 +222,7 @@ def test_never_more_in_flight_than_allowed_and_never_fewer_when_there_is_work(se
     assert server.counts()["most_in_flight"] == 5
 
 
+@pytest.mark.slow
 def test_a_fifth_of_faults_loses_and_doubles_nothing(server: Server) -> None:
     server.set(faults=dict.fromkeys(("408", "429", "500", "502", "503", *LOST[1:]), 0.025))
     answers = ask(server.url, *map(words, range(150)), concurrency=32, attempts=8)
@@ -346,6 +351,7 @@ def test_one_dead_of_two_fails_nothing_and_is_left_alone(server: Server) -> None
     assert server.counts()["requests"] == 60
 
 
+@pytest.mark.slow
 def test_load_is_shared_and_a_server_that_ails_gets_little(server: Server) -> None:
     with fault_server() as other:
         both = [server.url, other.url]

@@ -115,6 +115,7 @@ class PlainReleasedFFN(nn.Module):
         return self.call(x_BTD.flatten(0, 1)).view_as(x_BTD)
 
 
+@pytest.mark.slow
 def test_the_whole_model_is_diffusers_with_that_layer(folder: Path, base: Path, weights: Weights) -> None:
     stock = QwenImageTransformer2DModel.from_pretrained(base, subfolder="transformer").eval()
     kept = {name: value for name, value in weights.items() if name in stock.state_dict()}
@@ -181,6 +182,7 @@ def entries(shapes: dict[str, tuple[int, ...]], dtype: str = "BF16") -> dict[str
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", [pytest.param("", marks=SLOW), pytest.param("module.", marks=SLOW), "transformer."])
 def test_the_full_size_release_maps_one_to_one_onto_our_model(prefix: str) -> None:
     released = full_size_release()
@@ -210,6 +212,7 @@ def test_the_full_size_release_maps_one_to_one_onto_our_model(prefix: str) -> No
     assert plan.dropped == tuple(f"{prefix}transformer_blocks.{block}.img_mlp.experts.bias" for block in range(50, 60))
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("config", [{}, {"num_layers": 2, "use_additional_t_cond": True}, {"out_channels": None}])
 def test_the_table_of_names_is_that_of_diffusers(config: dict[str, Any]) -> None:
     with torch.device("meta"), no_init_weights():
@@ -228,6 +231,7 @@ def same(first: TagMoETransformer2DModel, second: TagMoETransformer2DModel) -> b
     return all(torch.equal(value, state[name]) for name, value in first.state_dict().items())
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     "layout", ["transformer", "shards", "shards below", "other name", "no index", "file", "prefix"]
 )

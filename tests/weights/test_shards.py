@@ -84,6 +84,7 @@ def test_a_file_is_written_byte_for_byte_as_the_library_does(tmp_path) -> None:
     assert written.nbytes == written.nbytes_now == sum(path.stat().st_size for path in (tmp_path / "out").iterdir())
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("size", [10**10, 60_000, 20_000])
 def test_a_folder_is_divided_as_diffusers_divides_it(build, tmp_path, size) -> None:
     model = build()
@@ -184,6 +185,7 @@ def test_a_damaged_file_is_one_sentence_that_names_it(tmp_path, case) -> None:
             tensors.keys()
 
 
+@pytest.mark.slow
 def test_every_way_to_cut_a_file_is_found(tmp_path) -> None:
     save_file({"a": torch.ones(3), "b": torch.ones(2, 2)}, tmp_path / SINGLE)
     data = (tmp_path / SINGLE).read_bytes()

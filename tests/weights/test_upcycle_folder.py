@@ -41,6 +41,7 @@ def source(dense, tmp_path: Path) -> Path:
     return tmp_path / "dense"
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("mode", ["exact", "plain"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(("num_experts", "top_k"), [(4, 1), (5, 3), (2, 2)])
@@ -102,6 +103,7 @@ def test_the_seed_decides_what_is_drawn(source, tmp_path) -> None:
     assert one == same != other
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("dtype", [None, "bf16"])
 def test_noise_has_its_share_of_the_spread_and_each_expert_its_own(dense, source, tmp_path, monkeypatch, dtype) -> None:
     upcycle_folder(source, tmp_path / "moe", Upcycling(1, noise=0.5, dtype=dtype))
@@ -119,6 +121,7 @@ def test_noise_has_its_share_of_the_spread_and_each_expert_its_own(dense, source
     assert (tmp_path / "chunks" / WEIGHTS).read_bytes() == whole
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
 def test_dtype_is_that_of_a_model_converted_before(dense, tmp_path, stored, dtype) -> None:

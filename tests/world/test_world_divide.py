@@ -39,27 +39,35 @@ def shared(train: list[Content], test: list[Content]) -> tuple[int, int, int]:
     return len(scenes(train) & scenes(test)), len(pairs(train) & pairs(test)), len(said & new_wordings(test))
 
 
-def common_draws(divide: str) -> tuple[int, int, int]:
-    train = [*drawn(120, "train", 0, divide), *drawn(120, "train", 8, divide)]
+def common_draws(divide: str, count: int) -> tuple[int, int, int]:
+    """Scenes, pairs and wordings in common, of `count` contents a task from two seeds and more of four tasks."""
+    train = [*drawn(count, "train", 0, divide), *drawn(count, "train", 8, divide)]
     often = ("generate", "add", "remove", "subject")
-    train += [content(1, i, task=often, divide=divide) for i in range(6000)]  # type: ignore[arg-type]
-    return shared(train, [*drawn(30, "test", 1000, divide), *drawn(30, "test", 0, divide)])
+    train += [content(1, i, task=often, divide=divide) for i in range(50 * count)]  # type: ignore[arg-type]
+    return shared(train, [*drawn(count // 4, "test", 1000, divide), *drawn(count // 4, "test", 0, divide)])
 
 
-def test_nothing_of_a_test_case_is_in_training_at_any_seed() -> None:
-    assert common_draws("content") == (0, 0, 0)
+@pytest.mark.parametrize("count", [24, pytest.param(120, marks=pytest.mark.slow)])
+def test_nothing_of_a_test_case_is_in_training_at_any_seed(count: int) -> None:
+    assert common_draws("content", count) == (0, 0, 0)
 
 
-def test_in_the_old_stream_some_of_all_three_is() -> None:
+def test_in_the_old_stream_some_scenes_are() -> None:
     """The test above can fail."""
-    assert min(common_draws("stream")) > 0
+    assert common_draws("stream", 24)[0] > 0
 
 
-def test_both_sides_are_drawn_from_every_task_and_wording() -> None:
+@pytest.mark.slow
+def test_in_the_old_stream_some_of_all_three_is() -> None:
+    assert min(common_draws("stream", 120)) > 0
+
+
+@pytest.mark.parametrize("count", [8, pytest.param(60, marks=pytest.mark.slow)])
+def test_both_sides_are_drawn_from_every_task_and_wording(count: int) -> None:
     for split, held_out in (("train", False), ("test", False), ("test", True)):
-        found = [c for c in drawn(60, split, 3) if c.held_out == held_out]
+        found = [c for c in drawn(count, split, 3) if c.held_out == held_out]
         assert {c.task for c in found} == set(TASKS), (split, held_out)
-    share = np.mean([c.held_out for c in drawn(60, "test", 3)])
+    share = np.mean([c.held_out for c in drawn(count, "test", 3)])
     assert 0.42 < share < 0.55
     share = np.mean([is_kept_for_test(str(i)) for i in range(5000)])
     assert 0.18 < share < 0.22
@@ -71,7 +79,7 @@ def test_wordings_that_two_tasks_share_are_known() -> None:
     for text in ("move the star to the top left", "redraw this in daylight", "take the star away", "make it day"):
         assert not is_ambiguous(text), text
     said = {c.instruction for c in drawn(40, "train", 1, "stream")}
-    new = new_wordings(drawn(200, "test", 1, "stream"))
+    new = new_wordings(drawn(60, "test", 1, "stream"))
     assert all(is_ambiguous(text) for text in said & new)
     assert len(TEMPLATES) > 20
 
@@ -82,11 +90,11 @@ def packaged_stream() -> Iterator[Content]:
 
 def test_the_packaged_model_saw_no_test_case() -> None:
     """On the first samples of its stream; the whole is the slow test below."""
-    seen = list(islice(packaged_stream(), 4000))
+    seen = list(islice(packaged_stream(), 1000))
     seen += [
-        content(0, i, task=tasks, divide="stream") for tasks in ("generate", tuple(TASKS)[1:]) for i in range(4000)
+        content(0, i, task=tasks, divide="stream") for tasks in ("generate", tuple(TASKS)[1:]) for i in range(1000)
     ]  # type: ignore[arg-type]
-    test = [*drawn(40, "test", 1000), *drawn(40, "test", 424242)]
+    test = [*drawn(10, "test", 1000), *drawn(10, "test", 424242)]
     said = {c.instruction for c in seen}
     assert pairs(seen) & pairs(test) == set()
     assert said & new_wordings(test) == set()

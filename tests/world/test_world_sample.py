@@ -64,9 +64,10 @@ def test_pictures_and_masks_have_the_promised_form() -> None:
                 assert np.array_equal(case.sources[0][~case.mask], case.target[~case.mask])
 
 
-def test_train_never_shows_a_held_out_combination_and_test_often_does() -> None:
-    train = [sample(1, i) for i in range(1000)]
-    test = [sample(1, i, split="test") for i in range(1000)]
+@pytest.mark.parametrize("count", [400, pytest.param(1000, marks=pytest.mark.slow)])
+def test_train_never_shows_a_held_out_combination_and_test_often_does(count: int) -> None:
+    train = [sample(1, i) for i in range(count)]
+    test = [sample(1, i, split="test") for i in range(count)]
     for case in train:
         assert not case.held_out_combination
         assert not case.held_out_paraphrase
@@ -94,7 +95,7 @@ def test_instructions_are_short_lower_case_and_from_the_closed_vocabulary() -> N
     known, values = words(), slot_values()
     assert len(known) < 200
     seen: set[str] = set()
-    for case in [*cases(40), *cases(40, "test")]:
+    for case in [*cases(30), *cases(30, "test")]:
         said = case.instruction.replace(",", "").split()
         captioned = case.task in ("generate", "style_ref", "structure", "subject")
         assert len(said) <= (22 if captioned else 18), case.instruction
@@ -202,14 +203,14 @@ def follow(case: Sample) -> Scene:
 @pytest.mark.parametrize("task", [task for task in TASKS if task != "structure"])
 def test_the_target_follows_from_source_and_stated_facts(task: str) -> None:
     for split in SPLITS:
-        for i in range(60):
+        for i in range(20):
             case = sample(21, i, split=split, task=task)  # type: ignore[arg-type]
             assert follow(case) == case.target_scene, case.instruction
 
 
 def test_every_stated_value_is_in_the_words_of_the_instruction() -> None:
     unspoken = ("task", "kind", "style", "light", "group.shape", "old.clothes")
-    for case in cases(20) + cases(20, "test"):
+    for case in cases(6) + cases(6, "test"):
         for key, value in case.slots.items():
             if not key.endswith(unspoken):
                 spoken = "small" in case.instruction or "shrink" in case.instruction

@@ -205,9 +205,11 @@ def _run_plan(
 ) -> None:
     experiment = _experiment(recipes, plan, changes)
     quiet_libraries()
+    from tagmoe.laboratory.registered.machine import take_the_lowest_priority
     from tagmoe.laboratory.registered.runner import run_experiment
 
     place = out / "results" if results is None else results
+    take_the_lowest_priority()
     outcome = run_experiment(experiment, out, place, most=most)
     if outcome.stopped_by_gate:
         log("The gate stopped the experiment: no positive control has a lower flow loss in every seed.")

@@ -180,6 +180,7 @@ def test_a_server_that_is_gone_stops_the_run(tmp_path):
     assert set(statuses(store)) == {"ok"}
 
 
+@pytest.mark.slow
 def test_other_settings_ask_again_and_the_same_do_not(store):
     run(store, Scripted())
     for settings in ({"votes": 3}, {"pixels": 64 * 64}, {"seed": 1}, {"rules": RULES.with_guidance({}, "2")}):
@@ -239,6 +240,7 @@ def test_a_picture_that_cannot_be_shown_is_refused_and_nothing_asked(tmp_path):
     assert list(vlm.asked) == ["0"]
 
 
+@pytest.mark.slow
 def test_two_annotators_stand_side_by_side(store):
     run(store, Scripted())
     other = {**VALUE, "scope": "global editing"}

@@ -63,6 +63,7 @@ def test_another_vote_has_another_order_and_another_key():
     assert len({question.parts[-1] for question in questions}) == 5
 
 
+@pytest.mark.slow
 @given(
     scope=st.sampled_from([item.name for item in TAGS if item.tier in ("scope", "generation")]),
     types=st.lists(st.sampled_from([item.name for item in TAGS if item.tier == "type"]), max_size=6),

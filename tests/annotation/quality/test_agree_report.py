@@ -48,6 +48,7 @@ def report(store):
     return agree(store, "sloppy", "oracle", gold="b", bootstrap=FEW)
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_columns(store, report):
     said = [list(read_annotations(store, name)) for name in ("sloppy", "oracle")]
     pairs = [(a, b) for a, b in zip(*said, strict=True) if a is not None and a.tags is not None]
@@ -104,6 +105,7 @@ def test_inverses_are_compared_with_their_parents(store):
     assert records[1].parent == records[0].id
 
 
+@pytest.mark.slow
 def test_pixels_speak_against_false_tags(store, report):
     found = report.a.evidence, report.b.evidence
     assert found[0].rows <= found[1].rows < len(store)
@@ -128,6 +130,7 @@ def test_partial_tags_are_no_answer(store):
     assert found.disagreements == found.worst == ()
 
 
+@pytest.mark.slow
 def test_the_pass_does_not_depend_on_batches_or_order(store, tmp_path):
     records = [replace(record, tags=tuple(record.tags or ())) for record in store.records(range(len(store)))]
     other = annotate(stored(tmp_path / "s", records[::-1], rows=61), sloppy=careless(), oracle=truth)
@@ -139,6 +142,7 @@ def test_the_pass_does_not_depend_on_batches_or_order(store, tmp_path):
     assert there.a.inverse.consistent.value == here.a.inverse.consistent.value
 
 
+@pytest.mark.slow
 def test_only_as_many_pictures_are_read_as_told(store, monkeypatch):
     read = []
     take = Store.take
@@ -182,6 +186,7 @@ def test_rows_to_look_at_are_in_the_table(report):
     json.dumps(data_of(report), allow_nan=False)
 
 
+@pytest.mark.slow
 def test_text_from_outside_is_escaped(tmp_path):
     evil = "<script>alert(1)</script>"
     records = [sound(n, instruction=evil, native_task=evil, dataset=evil) for n in range(8)]
@@ -234,6 +239,7 @@ def test_what_cannot_be_compared_is_refused_in_words(store, tmp_path):
         agree(halves, "first", "second")
 
 
+@pytest.mark.slow
 def test_untagged_records_have_no_canonical_answer(tmp_path):
     records = [sound(0, tags=None), *(sound(n, tag_provenance=TagProvenance("people")) for n in range(1, 7))]
     made = annotate(stored(tmp_path / "s", records), other=careless(drop=0.4, silent=0), people=truth)

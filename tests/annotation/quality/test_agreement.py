@@ -101,6 +101,7 @@ def test_distances_by_passonneaus_definition():
 SETS = st.one_of(st.none(), st.sets(st.integers(0, 4), max_size=3))
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(
     units=st.integers(2, 4).flatmap(
@@ -129,6 +130,7 @@ def random_sets(count, seed):
     return [as_bits(np.flatnonzero(row)) for row in random.random((count, len(TAGS))) < random.random(len(TAGS)) * 0.6]
 
 
+@pytest.mark.slow
 def test_equal_answers_agree_wholly_and_shuffled_ones_by_chance():
     sets = random_sets(1000, 0)
     same = tally_of(zip(sets, sets, strict=True)).result(gold="b", bootstrap=Bootstrap())

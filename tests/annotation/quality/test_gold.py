@@ -107,6 +107,7 @@ def test_the_interval_of_a_pair_is_narrower_than_of_two():
     assert width < (against_nothing.high - against_nothing.low) / 2
 
 
+@pytest.mark.slow
 def test_the_gold_set_has_the_other_halves_of_inverse_pairs(tmp_path):
     made = stored(tmp_path / "s", world_records(80))
     assert invert(made, Rules()).made.total() > 5

@@ -57,6 +57,7 @@ def found_flips(world):
     return len(hits) / len(flagged), len(worst) / len(truth), len(hits) / len(truth), named / len(hits)
 
 
+@pytest.mark.slow
 def test_rows_with_a_flipped_tag_are_found(world):
     """By chance a tenth of the flagged rows were flipped."""
     precision, worst, recall, named = found_flips(world)
@@ -76,6 +77,7 @@ def test_flips_of_all_tasks_are_found():
     assert named > 0.95
 
 
+@pytest.mark.slow
 def test_equal_rows_give_equal_issues(world):
     features, sets, roots = world
     noisy, _ = flipped(sets, 0.1)

@@ -66,6 +66,7 @@ def rules_file(path, version, words):
     return path
 
 
+@pytest.mark.slow
 def test_better_rules_are_adopted_and_worse_ones_refused(refine, server, store, tmp_path):
     one, two = (
         rules_file(tmp_path / f"{name}.yaml", name, words) for name, words in (("1", "Old."), ("2", "Better words."))
@@ -127,6 +128,7 @@ def test_a_proposal_that_does_not_fit_writes_nothing(refine, server, tmp_path):
     assert not (tmp_path / "new.yaml").exists()
 
 
+@pytest.mark.slow
 def test_faults_of_the_server_change_no_decision(refine, server, tmp_path):
     two = rules_file(tmp_path / "2.yaml", "2", "Better words.")
     server.set(faults={"429": 0.15, "500": 0.15, "reset": 0.1}, rules=SCRIPT)
@@ -138,6 +140,7 @@ def test_faults_of_the_server_change_no_decision(refine, server, tmp_path):
     assert counts["repeats_after_success"] == 0
 
 
+@pytest.mark.slow
 def test_rows_that_the_server_will_not_answer_count_as_untagged(refine, server, tmp_path):
     two = rules_file(tmp_path / "2.yaml", "2", "Better words.")
     server.set(rules=[{**SCRIPT[1], "fault": "refusal"}, *SCRIPT[2:]])
@@ -148,6 +151,7 @@ def test_rows_that_the_server_will_not_answer_count_as_untagged(refine, server, 
     assert decision["new"]["statuses"] == {"refused": ROWS}
 
 
+@pytest.mark.slow
 def test_the_key_stands_nowhere(refine, server, store, tmp_path, monkeypatch):
     two = rules_file(tmp_path / "2.yaml", "2", "Better words.")
     server.set(key="k3y-of-mine", faults={}, rules=SCRIPT)
@@ -165,6 +169,7 @@ def test_the_key_stands_nowhere(refine, server, store, tmp_path, monkeypatch):
     assert not any(b"k3y-of-mine" in text for text in (*written, out.encode(), err.encode()))
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("arguments", "code", "parts"),
     [
@@ -197,6 +202,7 @@ def test_nobody_to_ask(refine, tmp_path):
     assert "--endpoint" in err
 
 
+@pytest.mark.slow
 def test_an_account_without_credit_decides_nothing_and_its_rows_are_asked_again(refine, server, tmp_path):
     two = rules_file(tmp_path / "2.yaml", "2", "Better words.")
     body = {"error": {"message": "no credit"}}

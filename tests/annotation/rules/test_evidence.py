@@ -51,6 +51,7 @@ def source() -> np.ndarray:
     return scenery()
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(x=st.integers(0, 130), y=st.integers(0, 130), width=st.integers(20, 60), height=st.integers(20, 60))
 def test_an_edit_in_one_region_is_one_region_of_that_area(x: int, y: int, width: int, height: int) -> None:

@@ -298,6 +298,7 @@ def test_politeness_case_and_quotes_change_nothing() -> None:
     assert [operation.edit for operation in read("add the text 'remove the background'").operations] == ["text"]
 
 
+@pytest.mark.slow
 def test_answers_break_no_rule_and_are_the_same_again() -> None:
     for task in TASKS:
         for number in range(2):
@@ -314,6 +315,7 @@ def test_answers_break_no_rule_and_are_the_same_again() -> None:
                 json.loads(answer.raw)
 
 
+@pytest.mark.slow
 def test_words_alone_know_tagworld_but_for_its_faces() -> None:
     """A floor under the measurement in tools/measure_rules.py, whose gold the rules must not see."""
     right, cases = 0, 0

@@ -45,6 +45,7 @@ def test_nothing_is_wrong_with_sound_records(kind, number):
     assert found(sound(number, images=(), tags=(17,), instruction="A red balloon.")) == set()
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("task", TASKS)
 def test_nothing_is_wrong_with_tagworld(task):
     for index in range(12):
@@ -62,6 +63,7 @@ def test_nothing_is_wrong_with_tagworld(task):
         assert found(record) == set(), (task, index)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("progressive", [False, True])
 def test_a_truncated_picture_is_found_wherever_it_is_cut(kind, progressive):
@@ -90,6 +92,7 @@ def test_absurd_sizes(role):
     assert not {"tiny", "extreme aspect"} & of(scene(64, 256))
 
 
+@pytest.mark.slow
 def test_a_huge_picture_is_found_without_decoding_it(monkeypatch):
     monkeypatch.setattr(checks, "_view", lambda *_: pytest.fail("decoded"))
     buffer = io.BytesIO()
@@ -125,6 +128,7 @@ def test_the_recorded_size():
     assert "aspect mismatch" in found(sound(1, images=(Picture(data, 200, 128),), target=picture(scene(128, 200))))
 
 
+@pytest.mark.slow
 def test_sizes_of_a_pair():
     pixels = scene(256, 192)
     assert found(sound(1, images=(picture(pixels),), target=picture(scene(512, 384)))) == set()
@@ -134,6 +138,7 @@ def test_sizes_of_a_pair():
     assert found(sound(1, images=(picture(pixels, "reference"),), target=picture(scene(192, 192)))) == set()
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("number", range(3))
 def test_nothing_was_edited(number):
     pixels = scene(seed=number, height=300, width=500)

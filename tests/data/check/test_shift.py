@@ -28,6 +28,7 @@ def noisy(pixels: np.ndarray, seed: int, sigma: float = 6.0) -> np.ndarray:
     return np.clip(pixels + noise, 0, 255).astype(np.uint8)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("pixels", range(9))
 @pytest.mark.parametrize("edited", [False, True])
 def test_known_shifts_are_found_within_a_pixel(pixels, edited):

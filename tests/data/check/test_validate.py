@@ -40,6 +40,7 @@ def mixed() -> list[list]:
 MIXED = [[], ["empty instruction"], [], ["undecodable"], ["duplicate id"], ["tag rules"]]
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_column_says_what_was_found(tmp_path, workers):
     store = stored(tmp_path / "s", *mixed())
@@ -110,6 +111,7 @@ def test_a_column_without_the_note_is_not_trusted(tmp_path):
     assert column(store) == [[]]
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("step", ["drop", "set_note", "declare"])
 def test_a_run_that_dies_between_two_versions(tmp_path, monkeypatch, step):
     store = stored(tmp_path / "s", *mixed())
@@ -132,6 +134,7 @@ def test_a_run_that_dies_between_two_versions(tmp_path, monkeypatch, step):
     assert column(store) == MIXED
 
 
+@pytest.mark.slow
 def test_ids_are_compared_in_any_number_of_passes(tmp_path, monkeypatch):
     small = picture(scene(64, 64))
     records = [sound(number % 70, images=(small,), target=small) for number in range(100)]
@@ -149,6 +152,7 @@ def test_an_empty_store(tmp_path):
     assert summarise(store).records == 0
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_store(tmp_path):
     big = picture(scene(512, 512), kind="PNG")
     peaks = []
@@ -165,6 +169,7 @@ def test_memory_does_not_grow_with_the_store(tmp_path):
     assert peaks[1] < 1.25 * peaks[0]
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_said(tmp_path, monkeypatch):
     store = stored(tmp_path / "s", [sound(number) for number in range(40)])
     monkeypatch.setattr("tagmoe.data.check.validate._start_worker", _die)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.apportioned import LARGEST_ERROR, counts
@@ -37,6 +38,7 @@ class OneByOne:
         return node, self.had[node] - 1
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(WEIGHTS, SEEDS)
 def test_any_number_is_found_as_one_by_one(weights: list[float], seed: int) -> None:
@@ -47,6 +49,7 @@ def test_any_number_is_found_as_one_by_one(weights: list[float], seed: int) -> N
         assert {party: count for party, count in counts(deal, number + 1).items() if count} == slow.had
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(WEIGHTS, SEEDS, st.integers(0, 2**40), st.integers(0, 2**40))
 def test_every_window_is_within_the_bound_of_its_shares(

@@ -78,6 +78,7 @@ def test_it_equals_the_sequential_one(sources: dict[str, SourceRows], seed: int,
         assert all(row in sampler.sources[s].rows[draw.bucket] for s, row in zip(draw.sources, draw.rows, strict=True))
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(mixes(), SEEDS)
 def test_every_row_comes_once_a_pass(sources: dict[str, SourceRows], seed: int) -> None:
@@ -102,6 +103,7 @@ def test_passes_are_in_other_orders() -> None:
     assert tuple(other.draw(0).rows) != tuple(sampler.draw(0).rows)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(mixes(), SEEDS, st.integers(1, 64), st.integers(0, 2**30), st.integers(1, 2**30))
 def test_weights_hold_in_every_window(
@@ -122,6 +124,7 @@ def test_weights_hold_in_every_window(
         assert abs(had[name] - wanted) < LARGEST_ERROR * (batch + 1) * len(first)
 
 
+@pytest.mark.slow
 def test_weights_are_closer_than_sampling_error() -> None:
     sources = {
         "big": SourceRows(0.2, {"a": np.arange(900), "b": np.arange(900, 1000)}),
@@ -142,6 +145,7 @@ def test_weights_are_closer_than_sampling_error() -> None:
         assert max(counts) < 1.1 * min(counts) + 2
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(mixes(), SEEDS, st.integers(0, 2**40), st.lists(st.sampled_from([1, 2, 4]), min_size=3, max_size=3))
 def test_ranks_share_the_same_global_batches(
@@ -228,6 +232,7 @@ def test_a_run_goes_on_where_it_was_and_only_in_its_own_order() -> None:
             other.resume(state)
 
 
+@pytest.mark.slow
 def test_dropout_and_wordings_are_hashes_of_the_sample_number() -> None:
     numbers = np.arange(200_000)
     values = uniform(3, "dropout", numbers)
@@ -267,6 +272,7 @@ print(sampler.digest)
 """
 
 
+@pytest.mark.slow
 def test_processes_with_other_hash_seeds_agree() -> None:
     outputs = {
         subprocess.run(
@@ -285,6 +291,7 @@ RARE = {
 }
 
 
+@pytest.mark.slow
 def test_a_rare_bucket_has_each_row_once_in_a_batch_which_counts_less() -> None:
     sampler = Sampler(RARE, batch=8, seed=4, rare="weight")
     assert sampler.rare_rows == {"x": 5, "z": 1}

@@ -89,6 +89,7 @@ CHANGED = {
 }
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("change", CHANGED.values(), ids=list(CHANGED))
 def test_a_benchmark_picture_is_known_when_it_was_changed(tmp_path, change):
     found = photographs()

@@ -71,6 +71,7 @@ def read(source: Source) -> int:
     return sum(len(row.records) + len(row.skipped) + 0 * len(list(row.files)) for row in source.rows())
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("kind", [kind for kind in LAYOUTS if kind not in ("imgedit", "scaleedit", "x2edit")])
 def test_a_row_of_a_published_set(tmp_path, kind):
     LAYOUTS[kind][1](tmp_path)
@@ -102,6 +103,7 @@ def test_a_sample_of_a_tar(tmp_path):
         assert read(open_source("x2edit", file)) >= 1
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("options", [{}, {"map": OTHERS}], ids=["own names", "mapped"])
 def test_a_line_of_our_own(tmp_path, options):
     file = jsonl_folder(tmp_path / "e", 1)

@@ -75,6 +75,7 @@ def test_all_rows_come_in_and_the_same_source_again_adds_nothing(tmp_path, edits
     assert (Store.open(tmp_path / "s").version, len(store)) == (version, 10)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("row", [0, 1, 3, 4, 9])
 def test_a_stopped_import_goes_on_behind_its_last_batch(tmp_path, edits, row):
     whole, store = Store.create(tmp_path / "whole"), Store.create(tmp_path / "s")

@@ -77,6 +77,7 @@ def test_every_row_is_a_record_or_a_reason(made, rows):
     )
 
 
+@pytest.mark.slow_but_first
 def test_any_start_gives_the_same_rest(made, rows):
     source = made[0]
     assert [row.next for row in rows] == list(range(1, len(rows) + 1))
@@ -105,6 +106,7 @@ def test_records_carry_what_the_dataset_says_and_no_tags(made, rows):
         assert record.target.data
 
 
+@pytest.mark.slow_but_first
 def test_an_interrupted_import_gives_the_same_store(made, tmp_path):
     source, expected, _ = made
     accepted = (source.licence.name,)
@@ -131,6 +133,7 @@ def test_an_interrupted_import_gives_the_same_store(made, tmp_path):
     assert content_hash(parts) == content_hash(whole)
 
 
+@pytest.mark.slow_but_first
 def test_the_command_line_imports_it(made, tmp_path, capsys):
     source, expected, folder = made
     command = ["data", "import", source.name, str(folder), str(tmp_path / "s"), "--json"]

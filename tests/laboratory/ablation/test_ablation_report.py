@@ -84,6 +84,7 @@ def test_the_page_loads_nothing_from_outside(written: Path) -> None:
     assert len(names) == len(set(names)), "two figures share an identifier, so that one would be drawn with the other's"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_figures")
 def test_figures_are_valid_and_the_same_every_time(written: Path, summary: Summary) -> None:
     again = figures(summary)
@@ -116,6 +117,7 @@ def test_numbers_for_machines_are_complete(written: Path, summary: Summary) -> N
         assert data["resolution"][arm]["cases_for_two_points"] > 100
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_figures")
 def test_text_from_outside_is_escaped(make_result: Make) -> None:
     runs = {seed: make_result("moe", seed, per_task=1, about=EVIL, machine=EVIL) for seed in (0, 1)}
@@ -137,6 +139,7 @@ def test_a_report_of_few_arms_and_one_seed(make_result: Make, arms: tuple[str, .
     assert (tmp_path / "differences.svg").exists() == (len(arms) > 1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_figure")
 def test_many_arms_are_all_listed(make_result: Make, tmp_path: Path) -> None:
     arms = [*KNOWN, *(f"switch-{i}" for i in range(14))]
@@ -156,6 +159,7 @@ def command(*words: object) -> int:
     return run(["ablation", "report", *map(str, words)])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_figure")
 def test_the_command(arms_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
@@ -229,6 +233,7 @@ def docs_script() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_figures")
 def test_the_documents_page_is_written_from_the_results(arms_folder: Path, tmp_path: Path) -> None:
     script = docs_script()

@@ -57,6 +57,7 @@ def pipeline_options(pipeline: TagMoEPipeline) -> dict[str, Any]:
     return {name: pipeline.config[name] for name in names}
 
 
+@pytest.mark.slow
 def test_the_flow_of_a_sample_is_the_squared_error_of_its_velocity(dense: TagMoEPipeline) -> None:
     case = PLAN.samples()[2]
     samples = FlowSamples(dense, [case], seed=1)
@@ -73,6 +74,7 @@ def test_the_flow_of_a_sample_is_the_squared_error_of_its_velocity(dense: TagMoE
         torch.testing.assert_close(samples.loss(dense, t_B, slice(0, 1))[0], expected)
 
 
+@pytest.mark.slow
 def test_the_meter_gives_the_same_twice_and_falls_for_a_better_model(dense: TagMoEPipeline) -> None:
     meter = PLAN.meter(dense)
     first, again = meter(dense), meter(dense)
@@ -87,6 +89,7 @@ def test_the_meter_gives_the_same_twice_and_falls_for_a_better_model(dense: TagM
     assert np.mean(worse.loss) > np.mean(first.loss)
 
 
+@pytest.mark.slow
 def test_cases_are_edited_alike_for_every_model_and_kept(
     dense: TagMoEPipeline, sparse: TagMoEPipeline, tmp_path: Path
 ) -> None:
@@ -135,6 +138,7 @@ def test_routing_is_read_by_task() -> None:
     assert routed(samples, Measured(np.zeros(0))) is None
 
 
+@pytest.mark.slow
 def test_validation_on_the_way_reads_flow_and_success(dense: TagMoEPipeline, tmp_path: Path) -> None:
     quick = Plan(per_task=1, steps=1, cfg=1.0, curve_cases=1, tasks=("recolour",))
     scores = curve_validator(quick)(dense, 1, tmp_path)

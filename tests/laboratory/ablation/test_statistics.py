@@ -47,6 +47,7 @@ def paired(
     return verdicts[0].astype(float) - verdicts[1], float(here), float(anywhere)
 
 
+@pytest.mark.slow
 def test_the_interval_is_the_closed_form_for_many_cases() -> None:
     rng = np.random.default_rng(1)
     values = rng.choice([-1.0, 0.0, 1.0], p=[0.1, 0.75, 0.15], size=(1, 2000))
@@ -156,6 +157,7 @@ def test_the_intervals_cover(cases: int, seed_sd: float) -> None:
     assert anywhere / repeats >= 0.91
 
 
+@pytest.mark.slow
 def test_coverage_at_a_glance() -> None:
     """The slow test at 200 repeats: far bounds, that a wrong variance or a case drawn by seed still breaks."""
     rng, bootstrap = np.random.default_rng(7), Bootstrap(500)
@@ -171,6 +173,7 @@ def test_coverage_at_a_glance() -> None:
     assert 0.89 <= held / 200 <= 0.99
 
 
+@pytest.mark.slow
 def test_the_number_of_cases_shows_the_difference() -> None:
     """Simulated with that many cases, a true difference of two points is found in about 80 % of tables."""
     gain, repeats = 0.02, 400
@@ -184,6 +187,7 @@ def test_the_number_of_cases_shows_the_difference() -> None:
     assert 0.73 <= found / repeats <= 0.87
 
 
+@pytest.mark.slow
 def test_half_width_is_that_of_the_interval() -> None:
     values = paired(np.random.default_rng(9), 3000, gain=0.0, seed_sd=0.0)[0]
     found, scatter = estimated(values), spread(values)

@@ -58,6 +58,7 @@ def of(*results: Result) -> Collection:
     return Collection(arms)
 
 
+@pytest.mark.slow
 def test_means_and_differences_are_those_of_the_verdicts(collection: Collection) -> None:
     summary = summarise(collection, "moe", draws=DRAWS)
     row = summary.row("align")
@@ -88,6 +89,7 @@ def test_means_and_differences_are_those_of_the_verdicts(collection: Collection)
     assert row.means["subject"].cases == len(subject) < len(tasks)
 
 
+@pytest.mark.slow
 def test_subsets_split_the_cases_in_two(collection: Collection) -> None:
     row = summarise(collection, "moe", draws=DRAWS).rows[0]
     counts = [estimate.cases for name in SUBSETS if (estimate := row.means[name])]
@@ -124,6 +126,7 @@ def test_arms_without_a_common_seed_have_no_difference(make_result: Make) -> Non
     assert summary.comparisons == 0
 
 
+@pytest.mark.slow
 def test_the_baseline_must_be_there(collection: Collection) -> None:
     with pytest.raises(UsageError, match=r"'top-2'.*align"):
         summarise(collection, "top-2")
@@ -132,6 +135,7 @@ def test_the_baseline_must_be_there(collection: Collection) -> None:
     assert row.differences == {}
 
 
+@pytest.mark.slow
 def test_quantities_that_an_arm_lacks_are_none(collection: Collection) -> None:
     summary = summarise(collection, "moe", draws=DRAWS)
     dense = summary.row("dense")
@@ -147,6 +151,7 @@ def test_quantities_that_an_arm_lacks_are_none(collection: Collection) -> None:
     assert "mutual information" not in [column.name for column in only.columns]
 
 
+@pytest.mark.slow
 def test_all_comparisons_are_counted(collection: Collection) -> None:
     summary = summarise(collection, "moe", draws=DRAWS)
     assert summary.comparisons == sum(e is not None for row in summary.rows for e in row.differences.values())

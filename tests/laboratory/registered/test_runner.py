@@ -44,11 +44,13 @@ def finished(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -
     return out, out / "results"
 
 
+@pytest.mark.slow
 def test_whole_seeds_come_first_in_the_order_of_the_plan(experiment: Experiment) -> None:
     first = ["dense-alpha-1", "wide-alpha-1", "oracle-alpha-1", "text-gate-alpha-0"]
     assert [run.name for run in experiment.runs] == [f"{name}-seed-{seed}" for seed in (3, 4) for name in first]
 
 
+@pytest.mark.slow
 def test_each_run_is_one_small_result(experiment: Experiment, finished: tuple[Path, Path]) -> None:
     out, results = finished
     assert sorted(path.stem for path in results.glob("*-seed-*.json")) == sorted(r.name for r in experiment.runs[:4])
@@ -96,6 +98,7 @@ def test_a_stopped_run_goes_on_to_the_same_result(
     assert again.model_copy(update={"seconds": whole.seconds, "date": whole.date}) == whole
 
 
+@pytest.mark.slow
 def test_on_another_processor_a_run_starts_again(
     experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,6 +118,7 @@ def test_on_another_processor_a_run_starts_again(
     assert (tmp_path / "base" / "seed-3" / "run" / "model" / "model_index.json").stat().st_mtime_ns == base
 
 
+@pytest.mark.slow
 def test_a_diverged_run_is_a_result_and_stops_no_other(
     experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,3 +227,14 @@ def test_a_kill_and_a_pause_lose_nothing(tmp_path: Path) -> None:
     assert last.returncode == 0, last.stderr
     found, expected = (read_run(o / "results" / "dense-alpha-1-seed-3.json") for o in (out, tmp_path / "whole"))
     assert found.model_copy(update={"seconds": expected.seconds, "date": expected.date}) == expected
+
+
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="a kernel without autogroups")
+def test_a_run_in_the_background_gives_way_to_other_sessions_too() -> None:
+    code = (
+        "import os; from pathlib import Path;"
+        "from tagmoe.laboratory.registered.machine import take_the_lowest_priority;"
+        "take_the_lowest_priority(); print(os.nice(0), Path('/proc/self/autogroup').read_text().split()[-1])"
+    )
+    said = subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert said.stdout.split() == ["19", "19"], said.stderr

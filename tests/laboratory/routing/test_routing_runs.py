@@ -49,6 +49,7 @@ def test_equal_pixels_have_an_equal_digest_and_no_others() -> None:
     assert len({image_digest(p) for p in ([], [one], [one + 1], [one, one], [one.reshape(2, 8, 3)])}) == 5
 
 
+@pytest.mark.slow
 def test_recording_in_batches_is_recording_one_by_one(pipeline: Any, tmp_path: Path) -> None:
     cases = tagworld_cases(1, 5, ["generate", "recolour", "add", "structure"])
     signatures = []
@@ -71,6 +72,7 @@ def test_recording_in_batches_is_recording_one_by_one(pipeline: Any, tmp_path: P
     assert np.allclose(*signatures, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_conditions_are_paired_shown_and_undone(pipeline: Any, tmp_path: Path) -> None:
     cases = dict(zip(["a", "b"], tagworld_cases(1, 5, ["recolour", "add"]), strict=True))
     weights = {name: value.clone() for name, value in pipeline.transformer.state_dict().items()}

@@ -33,6 +33,7 @@ def decided(pipeline: Any) -> Any:
     return type(pipeline)(**parts, **settings, default_steps=2, default_cfg=2.0)
 
 
+@pytest.mark.slow
 def test_a_signature_belongs_to_its_case_whatever_the_batch(decided: Any) -> None:
     samples = cases(2, 3, tasks=TASKS)
     together = signatures(decided, samples, seed=5)

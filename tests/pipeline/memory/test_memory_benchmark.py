@@ -39,6 +39,7 @@ def test_the_full_size_never_runs_on_the_processor(benchmark: Any) -> None:
         benchmark.measure("cpu", "full", 24.0, 1)
 
 
+@pytest.mark.slow
 def test_the_full_size_is_that_of_the_arithmetic(benchmark: Any) -> None:
     sizes = benchmark.sizes_of(
         lambda: benchmark.TagMoETransformer2DModel(**benchmark.DENSE["full"], **benchmark.MIXTURE["full"]), "moe", 64
@@ -58,6 +59,7 @@ def test_a_model_that_does_not_fit_says_so(benchmark: Any, monkeypatch: pytest.M
     assert not any(figure.name.endswith("_peak") for figure in figures)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("form", ["8-bit", "4-bit"])
 @torch.no_grad()
 def test_layers_are_packed_as_when_a_folder_is_loaded(benchmark: Any, loaded: Any, form: str) -> None:

@@ -71,6 +71,7 @@ def group_of(block: nn.Module) -> Any:
     return HookRegistry.check_if_exists_or_initialize(block).get_hook("group_offloading").group
 
 
+@pytest.mark.slow
 def test_every_weight_of_an_expert_belongs_to_the_group_of_its_block(loaded: Any) -> None:
     pipeline = loaded("group-offload")
     groups = {id(group_of(block)): group_of(block) for block in pipeline.transformer.transformer_blocks}
@@ -82,6 +83,7 @@ def test_every_weight_of_an_expert_belongs_to_the_group_of_its_block(loaded: Any
         assert {id(p) for p in experts} <= held
 
 
+@pytest.mark.slow
 def test_one_block_is_loaded_at_a_time(benchmark: Any, kept: Any, draw: Any, tmp_path: Path) -> None:
     pipeline = kept("group-offload", offload_folder=tmp_path / "weights")
     live = benchmark.LiveBytes()
@@ -99,6 +101,7 @@ def resident_bytes() -> int:
     return psutil.Process().memory_info().rss
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_experts_in_files_leave_no_bytes_in_memory(tmp_path: Path) -> None:
     """Weights of more than 32 MB each: these the allocator returns to the system, so that the process shrinks."""
@@ -124,6 +127,7 @@ def test_experts_in_files_leave_no_bytes_in_memory(tmp_path: Path) -> None:
     assert resident_bytes() < full - 0.95 * size
 
 
+@pytest.mark.slow
 def test_component_offload_hooks_every_component_in_order(loaded: Any) -> None:
     pipeline = loaded("component-offload")
     assert len(pipeline._all_hooks) == 3

@@ -21,6 +21,7 @@ def difference(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.abs(first - second).mean())
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     "plan",
     [
@@ -56,6 +57,7 @@ def test_broken_experts_would_exceed_the_tolerance(
     assert difference(draw(pipeline), resident_pictures) > 1.5 * WEIGHT_TOLERANCE["4-bit"]
 
 
+@pytest.mark.slow
 def test_group_offload_to_files_draws_the_same(
     kept: Any, draw: Any, resident_pictures: np.ndarray, tmp_path: Path
 ) -> None:
@@ -68,6 +70,7 @@ def test_group_offload_to_files_draws_the_same(
         kept("resident", offload_folder=tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_tiles_are_joined_within_their_tolerance(kept: Any) -> None:
     from tagmoe.world import sample
 
@@ -87,6 +90,7 @@ def test_tiles_are_joined_within_their_tolerance(kept: Any) -> None:
     assert difference(back(shift=1), whole) > 2 * TILING_TOLERANCE
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("name", ["4-bit", "4-bit-component-offload"])
 def test_a_plan_with_tiles_turns_them_on(loaded: Any, name: str) -> None:
     assert loaded(name).vae.use_tiling
@@ -111,6 +115,7 @@ def test_an_expert_without_tokens_gives_none(loaded: Any) -> None:
         assert expert(torch.ones(1, 128, dtype=torch.bfloat16)).isfinite().all()
 
 
+@pytest.mark.slow
 def test_without_the_library_the_install_line_is_named(kept: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tagmoe.extras.find_spec", lambda name: None)
     for plan in PLANS:
@@ -121,6 +126,7 @@ def test_without_the_library_the_install_line_is_named(kept: Any, monkeypatch: p
     kept("resident")
 
 
+@pytest.mark.slow
 def test_diffusers_is_left_as_it_was(kept: Any) -> None:
     from diffusers.quantizers.bitsandbytes import BnB4BitDiffusersQuantizer as Quantizer
 

@@ -32,6 +32,7 @@ def full() -> ModelSizes:
     return full_size()
 
 
+@pytest.mark.slow
 def test_the_full_size_model_is_counted_exactly(full: ModelSizes) -> None:
     with torch.device("meta"):
         dense = sum(p.numel() for p in QwenImageTransformer2DModel().parameters())
@@ -148,6 +149,7 @@ def test_the_choice_stays_within_and_grows_with_the_budget(
         assert large <= small
 
 
+@pytest.mark.slow
 def test_a_folder_is_counted_from_its_headers(tmp_path: Path) -> None:
     from tagmoe.pipeline.pipeline import TagMoEPipeline
 

@@ -1,4 +1,4 @@
-"""Run a registered experiment: one run after the other, in one process of the lowest priority.
+"""Run a registered experiment: one run after the other, in one process.
 
 OUT/
     .lock, runner.json       held by the process that runs; its process id
@@ -59,7 +59,6 @@ def run_experiment(
     KeyboardInterrupt after Ctrl-C or SIGTERM, once the running step is saved.
     """
     console = console or Console(stderr=True, soft_wrap=True)
-    os.setpriority(os.PRIO_PROCESS, 0, 19)
     results.mkdir(parents=True, exist_ok=True)
     finished: list[str] = []
     with _only_one(out), _stoppable():
