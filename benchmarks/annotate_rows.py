@@ -12,7 +12,9 @@ import psutil
 from data_path import filled
 from figures import Figure
 
-from tagmoe.annotation.answer import read_annotations
+from tagmoe.annotation.answer import Annotation, first_rows, read_annotations
+from tagmoe.annotation.ask.asking import LEDGERS
+from tagmoe.annotation.ask.ledger import Ledger
 from tagmoe.data.store.store import Store
 
 FAULTS = {"429": 0.05, "500": 0.04, "503": 0.02, "reset": 0.04, "half_body": 0.02, "not_json": 0.02, "hang": 0.01}
@@ -35,7 +37,7 @@ def annotating(folder: Path, rows: int) -> list[Figure]:
         command = [sys.executable, "-c", MAIN, "data", "annotate", str(path), "--endpoint", server.url]
         command += ["--model", "tiny-vlm", "--concurrency", str(IN_FLIGHT), "--timeout", "2"]
         for share in (*KILLS, None):
-            before, recorded = server.counts()["successes"], _recorded(path)
+            before, recorded = server.counts()["successes"], len(answered_rows(path))
             running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             while running.poll() is None and (share is None or server.counts()["successes"] < share * rows):
                 peak = max(peak, _resident(running.pid))
@@ -45,7 +47,7 @@ def annotating(folder: Path, rows: int) -> list[Figure]:
             running.wait()
             # Complete answers that the server sent to a killed process.
             if share is not None:
-                lost_answers += server.counts()["successes"] - before - (_recorded(path) - recorded)
+                lost_answers += server.counts()["successes"] - before - (len(answered_rows(path)) - recorded)
         # A row fails after five faults in a row. The same command asks failed rows again.
         code = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode
         counts = server.counts()
@@ -68,20 +70,20 @@ def annotating(folder: Path, rows: int) -> list[Figure]:
     ]
 
 
-def _recorded(path: Path) -> int:
-    """Rows whose answer is in the store or in a ledger."""
+def answered_rows(path: Path) -> set[int]:
+    """Numbers of the rows whose answer is in the store or in a ledger.
+
+    A failed row has no answer, although its failure is recorded: the next run asks it again.
+    """
     store = Store.open(path)
-    committed: set[int] = set()
+    found: set[int] = set()
     if "annotation_vlm" in store.columns:
-        committed = {row for row, one in enumerate(read_annotations(store, "vlm")) if one is not None}
-    starts, row = {}, 0
-    for number in store.fragments():
-        starts[number], row = row, row + store.fragment_rows(number)
-    for ledger in (path / "annotating" / "vlm").glob("fragment-*.jsonl"):
-        start = starts[int(ledger.stem.split("-")[1])]
-        lines = ledger.read_bytes().split(b"\n")[:-1]
-        committed |= {start + int(line[1 : line.index(b",")]) for line in lines if line}
-    return len(committed)
+        committed = enumerate(read_annotations(store, "vlm"))
+        found = {row for row, one in committed if one is not None and one.status == "ok"}
+    for number, start in first_rows(store).items():
+        ledger = Ledger(path / LEDGERS / "vlm", number, Annotation.from_row)
+        found |= {start + row for row, one in ledger.answers().items() if one.status == "ok"}
+    return found
 
 
 def _resident(pid: int) -> int:

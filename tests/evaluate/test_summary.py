@@ -242,5 +242,5 @@ def test_tables_hold_the_same_numbers_and_no_number_for_what_is_missing(reported
     assert len(cases) == 50
     assert {r["success"] for r in cases if r["status"] in ("failed", "inapplicable")} == {""}
     assert "\\begin{tabular}" in (folder / "scores.tex").read_text()
-    assert "| <i>half</i> | 100.0 (" in (folder / "scores.md").read_text()
+    assert r"| \<i\>half\</i\> | 100.0 (" in (folder / "scores.md").read_text()
     assert isinstance(summary.measures["success"], Measure)

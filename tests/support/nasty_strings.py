@@ -16,5 +16,6 @@ NASTY = {
     "format": "%s {0} {{ x }} {% raw %} $\\frac{1}{2}$",
     "long": "word " * 2000,
     "other scripts": "\u6f2b\u753b \u0645\u0631\u062d\u0628\u0627 \U0001f34c e\u0301",
+    "underscore": "_name",
     "blanks": "  \u00a0\u3000\u200b ",
 }

@@ -21,24 +21,35 @@ SOFTWARE = "tagmoe"
 QUALITY = 95
 """Of JPEG and WebP."""
 HOLDING = ("PNG", "JPEG", "WEBP", "TIFF")
+MOST_JPEG = 65_533
+"""Bytes of EXIF data in a JPEG: the length of a segment is a number of 16 bits."""
 _CHARSET = b"ASCII\0\0\0"
 
 
 def save_options(kind: str, facts: Mapping[str, str]) -> dict[str, Any]:
-    """The options of Pillow's `save` for a format of HOLDING, or BMP, with these facts in the picture."""
+    """The options of Pillow's `save` for a format of HOLDING, or BMP, with these facts in the picture if they fit."""
     options: dict[str, Any] = {"quality": QUALITY} if kind in ("JPEG", "WEBP") else {}
-    if not facts or kind not in HOLDING:
+    if not facts or not has_place(kind, facts):
         return options
     if kind == "PNG":
         info = PngInfo()
         for name, value in facts.items():
             info.add_text(name, value)
         return options | {"pnginfo": info}
+    return options | {"exif": _exif(facts)}
+
+
+def has_place(kind: str, facts: Mapping[str, str]) -> bool:
+    """Whether a picture of this format can hold these facts."""
+    return kind in HOLDING and (kind != "JPEG" or len(_exif(facts)) <= MOST_JPEG)
+
+
+def _exif(facts: Mapping[str, str]) -> bytes:
     exif = Image.Exif()
     exif[ExifTags.Base.Software] = SOFTWARE
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = _CHARSET + json.dumps(dict(facts)).encode("ascii")
     # As bytes: Pillow writes the inner block of an object into a TIFF only if it was read from one.
-    return options | {"exif": exif.tobytes()}
+    return exif.tobytes()
 
 
 def read_facts(path: Path) -> dict[str, str]:
@@ -51,7 +62,7 @@ def read_facts(path: Path) -> dict[str, str]:
         data = comment if isinstance(comment, bytes) else str(comment).encode()
         try:
             found = json.loads(data.removeprefix(_CHARSET))
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
         return {str(name): str(value) for name, value in found.items()} if isinstance(found, dict) else {}
 

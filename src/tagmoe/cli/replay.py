@@ -15,6 +15,8 @@ from tagmoe.cli.models import PACKAGED, model_name
 from tagmoe.cli.output import log
 from tagmoe.cli.rewriting import NONE
 from tagmoe.errors import UsageError
+from tagmoe.report.printable import one_line
+from tagmoe.sentences import reason_of
 
 NEEDED = ("prompt", "seed", "steps", "cfg", "model")
 
@@ -30,21 +32,26 @@ def replayed(path: Path, asked: Asked, *, edits: bool) -> Asked:
         raise UsageError(f"{str(path)!r} does not say how it was made; give a picture that tagmoe wrote with metadata.")
     try:
         return _completed(path, asked, facts, edits=edits)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        why = " ".join(str(error).split())[:80]
-        raise UsageError(f"What {str(path)!r} says about how it was made cannot be read ({why}).") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UsageError(
+            f"What {str(path)!r} says about how it was made cannot be read ({reason_of(error)})."
+        ) from None
 
 
 def _completed(path: Path, asked: Asked, facts: Mapping[str, str], *, edits: bool) -> Asked:
     options, name = asked.options, repr(str(path))
+    # Half of a surrogate pair, which JSON can hold, is no text that a model or a picture takes.
+    "".join(facts.values()).encode()
     if facts.get("version", __version__) != __version__:
-        log(f"{name} was made by tagmoe {facts['version']}; this is {__version__}, and the result may differ.")
+        log(
+            f"{name} was made by tagmoe {one_line(facts['version'])}; this is {__version__}, and the result may differ."
+        )
     if options.model is None and facts["model"] != PACKAGED:
         raise UsageError(f"{name} was made by the model {facts['model']!r}; give its folder with --model.")
     if options.model is not None and model_name(options.model) != facts["model"]:
         log(f"{name} was made by the model {facts['model']!r}, not {model_name(options.model)!r}.")
     if "lora" in facts and not options.lora:
-        raise UsageError(f"{name} was made with the LoRA {facts['lora']}; give its file with --lora.")
+        raise UsageError(f"{name} was made with the LoRA {one_line(facts['lora'])}; give its file with --lora.")
     scales = [float(scale) for scale in facts["lora_scale"].split(", ")] if "lora_scale" in facts else None
     own = options.preset is None
     filled: dict[str, Any] = {

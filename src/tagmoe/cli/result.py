@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from tagmoe import __version__
 from tagmoe.cli.batch import STREAM, Asked, Job
-from tagmoe.cli.metadata import HOLDING, SOFTWARE, read_facts, recorded
+from tagmoe.cli.metadata import HOLDING, SOFTWARE, has_place, read_facts, recorded
 from tagmoe.cli.models import model_name
 from tagmoe.cli.output import FORMATS, log, write_image
 from tagmoe.cli.rewriting import AUTO, drawn_facts, logged, unasked
@@ -194,13 +194,16 @@ class Studio:
     def _write(self, image: Any, file: Path, told: Mapping[str, Any]) -> None:
         kind = "PNG" if file == STREAM else FORMATS[file.suffix.lower()]
         hides = self.asked.options.no_metadata
-        if kind not in HOLDING and not hides and kind not in self._said:
-            self._said.add(kind)
-            log(f"{kind} has no place for metadata, so the picture does not say how it was made; PNG would.")
         if self.mask is not None and kind in LOSSY and kind not in self._said:
             self._said.add(kind)
             log(
                 f"{kind} compresses with loss, so pixels outside the mask are nearly those of the source; PNG is exact."
             )
         facts = {} if hides else {"Software": SOFTWARE, **{name: str(value) for name, value in told.items()}}
+        if facts and not has_place(kind, facts):
+            what = "that much metadata" if kind in HOLDING else "metadata"
+            sentence = f"{kind} has no place for {what}, so the picture does not say how it was made; PNG would."
+            if sentence not in self._said:
+                self._said.add(sentence)
+                log(sentence)
         write_image(image, file, facts)

@@ -33,6 +33,7 @@ from tagmoe.evaluate.run_folder import (
 )
 from tagmoe.files.atomic import write_whole
 from tagmoe.pictures import load_image, read_header
+from tagmoe.report.printable import printable
 from tagmoe.sentences import reason_of
 
 DARKEST = 4
@@ -129,7 +130,7 @@ def _answers(answers: Answers, asked: Sequence[tuple[int, Case]], seed: int, fol
         if len(asked) > 1:
             return [answer for one in asked for answer in _answers(answers, [one], seed, folder)]
         why = reason_of(error) if isinstance(error, TagMoEError) else f"{type(error).__name__}: {reason_of(error)}"
-        outputs = [NoPicture("failed", why)]
+        outputs = [NoPicture("failed", printable(why))]
     seconds = (time.perf_counter() - started) / len(asked)
     return [
         _kept(case, output, seconds, folder, answers.gives_black)

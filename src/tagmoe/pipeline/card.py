@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
+from tagmoe.report.markdown import markdown_text
+
 CARD = """---
 library_name: tagmoe
 pipeline_tag: image-to-image
@@ -39,6 +41,6 @@ def card_of(config: Any, transformer: Any) -> str:
         size=config.default_size,
         steps=config.default_steps,
         cfg=config.default_cfg,
-        trained_on=learned.get("pictures", "not recorded"),
+        trained_on=markdown_text(learned.get("pictures", "not recorded")),
         version=version("tagmoe"),
     )

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 from tagmoe.extras import require
 from tagmoe.report.colours import DARK, LIGHT
-from tagmoe.report.printable import printable
+from tagmoe.report.printable import one_line, printable
+from tagmoe.sentences import cut
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,6 +98,11 @@ def svg_text(figure: Figure) -> str:
     return _themed(printable(buffer.getvalue()))
 
 
+def short(name: str, limit: int = 30) -> str:
+    """A name on one line, cut to fit into a figure."""
+    return cut(one_line(name), limit)
+
+
 def inline(svg: str, name: str) -> str:
     """The SVG for a page: no style or name spaces, ids unique by `name`, at most as wide as drawn and as its column."""
     svg = re.sub(r"<style.*?</style>", "", svg)
@@ -124,9 +130,13 @@ def grid(axes: Axes, axis: Any = "y") -> None:
 
 
 def legend_below(figure: Figure, drawn: Mapping[str, Any] | None = None, **options: Any) -> None:
-    """One legend for all panels, below them: name -> what is drawn, by default what has a label in the first."""
+    """One legend for all panels, below them: name -> what is drawn, by default what has a label in the first.
+
+    Names from outside must be given: matplotlib leaves out a label that begins with an underscore.
+    """
     named = drawn or dict(zip(*reversed(figure.axes[0].get_legend_handles_labels()), strict=True))
-    figure.legend([*named.values()], [*named], loc="outside lower center", ncols=min(5, len(named)), **options)
+    labels = [short(name) for name in named]
+    figure.legend([*named.values()], labels, loc="outside lower center", ncols=min(5, len(named)), **options)
 
 
 def _themed(svg: str) -> str:

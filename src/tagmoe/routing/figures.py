@@ -9,8 +9,8 @@ import numpy as np
 
 from tagmoe.report.colours import series_colour, text_on
 from tagmoe.report.numbers import percent
-from tagmoe.report.svg import ACCENT, INK, LINE, SOFT, as_svg, grid, legend_below, quiet, subplots
-from tagmoe.routing.heatmaps import layer_names, short
+from tagmoe.report.svg import ACCENT, INK, LINE, SOFT, as_svg, grid, legend_below, quiet, short, subplots
+from tagmoe.routing.heatmaps import layer_names
 from tagmoe.routing.specialization import MutualInformation
 from tagmoe.sentences import counted
 
@@ -62,10 +62,11 @@ def scatter(coordinates: np.ndarray, shares: np.ndarray, labels: Sequence[str]) 
     names = list(dict.fromkeys(labels))
     figure, (one,) = subplots(6.6, 4.4)
     second = coordinates[:, 1] if coordinates.shape[1] > 1 else np.zeros(len(coordinates))
+    drawn = []
     for i, name in enumerate(names):
         member = np.array([label == name for label in labels])
         points, colour = (coordinates[member, 0], second[member]), series_colour(i)
-        one.scatter(*points, s=16, color=colour, alpha=0.75, lw=0, label=short(name))
+        drawn.append(one.scatter(*points, s=16, color=colour, alpha=0.75, lw=0))
     one.set(
         xlabel=f"first component, {percent(shares[0])} of the variance",
         ylabel=f"second, {percent(shares[1])}" if len(shares) > 1 else "",
@@ -74,7 +75,7 @@ def scatter(coordinates: np.ndarray, shares: np.ndarray, labels: Sequence[str]) 
     one.axvline(0, color=LINE, lw=0.8, zorder=0)
     quiet(one)
     if len(names) <= 20:
-        figure.legend(loc="outside right upper", fontsize=8)
+        figure.legend(drawn, [short(name) for name in names], loc="outside right upper", fontsize=8)
     return figure
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from tagmoe.intervals import Interval
 from tagmoe.report.colours import text_on
-from tagmoe.report.svg import CARD, INK, as_svg, quiet, subplots
+from tagmoe.report.svg import CARD, INK, as_svg, quiet, short, subplots
 from tagmoe.routing.case_routing import TaskRouting
 from tagmoe.routing.specialization import MutualInformation, deviation
 
@@ -30,11 +30,6 @@ def expert_names(count: int) -> list[str]:
 def layer_names(count: int) -> list[str]:
     """L1, L2, ...: names of the mixture layers."""
     return [f"L{n + 1}" for n in range(count)]
-
-
-def short(name: str, limit: int = 30) -> str:
-    """A name, cut to fit into a figure."""
-    return name if len(name) <= limit else name[: limit - 3] + "..."
 
 
 @as_svg

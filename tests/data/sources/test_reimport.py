@@ -107,8 +107,8 @@ def test_a_picture_that_changes_while_it_is_imported_is_looked_at_again(tmp_path
     new = picture_bytes(50)
 
     class Changing(JsonlSource):
-        def _record(self, values, place, origin):
-            found = super()._record(values, place, origin)
+        def _made(self, values, place, origin):
+            found = super()._made(values, place, origin)
             if origin.endswith(":10"):
                 file.write_bytes(new)
             return found

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +12,16 @@ from tagmoe.annotation.quality.agree_page import render
 from tagmoe.annotation.quality.agreement import Agreement
 from tagmoe.data.store.store import Store
 from tagmoe.intervals import Interval
+from tagmoe.report.csv_text import csv_text
 from tagmoe.tags import TAG_NAMES
 
 PAGE, DATA = "agree.html", "agree.json"
 FILES = (PAGE, DATA, "*.csv")
 FIGURES = ("alpha", "alpha_jaccard", "exact", "jaccard", "micro_f1", "macro_f1", "inverse")
 """Names of the figures that a run can be held to: alpha is that with MASI, inverse that of the side under test."""
+
+DIGITS = 6
+"""Significant digits in the tables."""
 
 Rows = list[Sequence[Any]]
 
@@ -80,10 +82,10 @@ def data_of(report: AgreeReport) -> dict[str, Any]:
 def csv_tables(report: AgreeReport) -> dict[str, str]:
     """File name -> text: figures by tag, confusion, tags by task, the rows to look at."""
     return {
-        "tags.csv": _text(_tags(report.agreement)),
-        "confusion.csv": _text(_confusion(report.agreement)),
-        "tasks.csv": _text(_tasks(report)),
-        "rows.csv": _text(_rows(report)),
+        "tags.csv": csv_text(_tags(report.agreement), digits=DIGITS),
+        "confusion.csv": csv_text(_confusion(report.agreement), digits=DIGITS),
+        "tasks.csv": csv_text(_tasks(report), digits=DIGITS),
+        "rows.csv": csv_text(_rows(report), digits=DIGITS),
     }
 
 
@@ -165,10 +167,3 @@ def _measure(measure: Interval[float | None] | None) -> dict[str, Any] | None:
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
     return {name: _measure(value) if isinstance(value, Interval) else value for name, value in values.items()}
-
-
-def _text(rows: Iterable[Sequence[Any]]) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerows([f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in rows)
-    return buffer.getvalue()

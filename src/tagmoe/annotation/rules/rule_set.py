@@ -81,8 +81,11 @@ class RuleSet:
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
 
     def with_guidance(self, guidance: Mapping[str, str], version: str) -> RuleSet:
-        """The rules with other guidance for some tags. Raises VocabularyError for an unknown tag."""
-        new = {tag(name).name: words for name, words in guidance.items()}
+        """The rules with other guidance for some tags, each on one line, as it is read back from YAML.
+
+        Raises VocabularyError for an unknown tag.
+        """
+        new = {tag(name).name: _one_line(words) for name, words in guidance.items()}
         return RuleSet(version, self.notes, self.tiers, {**self.guidance, **new}, self.examples)
 
     def to_yaml(self) -> str:

@@ -10,30 +10,27 @@ in `root`, or stand in the object as base64: nothing else is read or downloaded.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tagmoe.data.sources.field_map import FieldMap
 from tagmoe.data.sources.files import marks
 from tagmoe.data.sources.json_rows import is_json, items, object_of
+from tagmoe.data.sources.mapped import MappedSource
 from tagmoe.data.sources.places import Folder, Place, place_of
 from tagmoe.data.sources.skipped import row
-from tagmoe.data.sources.source import Licence, Row
-from tagmoe.data.store.fields import UnusableRow, from_fields
-from tagmoe.data.store.record import Record
+from tagmoe.data.sources.source import Row
+from tagmoe.data.store.fields import UnusableRow
 from tagmoe.errors import DataError
 
 _SAMPLE_ROWS = 500
 
 
-class JsonlSource:
+class JsonlSource(MappedSource):
     """The objects of one JSON file, or of all of a folder in the order of their names.
 
-    name, licence: defaults for rows that state none. Without `licence`, a user must accept that of the first row. root:
-    folder or tar file of the pictures. map, constants: of `FieldMap`. ignored: files of the folder that are not read.
+    ignored: files of the folder that are not read. The others are as of `MappedSource`.
     """
 
     kind = "jsonl"
@@ -48,8 +45,7 @@ class JsonlSource:
         root: str | Path | None = None,
     ) -> None:
         """Raises DataError when there is no JSON file, and UsageError for a wrong map or root."""
-        self.name, self._path = name, path
-        self._fields = FieldMap(map, constants)
+        super().__init__(path, name, licence, map, constants, root)
         self._files = self.json_files(path)
         if not self._files:
             raise DataError(
@@ -57,16 +53,9 @@ class JsonlSource:
             )
         here = [] if path.is_file() else sorted(path.iterdir())
         self.ignored = tuple(file.name for file in here if file.is_file() and file not in self._files)
-        self._root = None if root is None else Path(root)
         self._place = None if self._root is None else place_of(self._root)
-        self._default_licence = licence or self._fields.constants.get("licence") or "none"
-        self.licence = Licence.named(licence or self._first_licence())
+        self.licence = self._named_licence(licence)
         self._count: int | None = None
-
-    @property
-    def unused(self) -> Counter[str]:
-        """How often each name was there that is not read, in the rows that were read."""
-        return self._fields.unused
 
     def json_files(self, path: Path) -> list[Path]:
         """The files to read, in order."""
@@ -79,18 +68,6 @@ class JsonlSource:
     def unfolded(self, values: Mapping[str, Any], file: Path) -> list[Mapping[str, Any]]:
         """The samples in an object: one, or for example the turns of a conversation. Raises UnusableRow."""
         return [values]
-
-    def identity(self) -> Mapping[str, Any]:
-        """JSON values for the place and the options."""
-        return {
-            "kind": self.kind,
-            "path": str(self._path.resolve()),
-            "name": self.name,
-            "licence": self._default_licence,
-            "root": None if self._root is None else str(self._root.resolve()),
-            "map": list(self._fields.given.items()),
-            "constants": list(self._fields.constants.items()),
-        }
 
     def fingerprint(self) -> Mapping[str, Any]:
         """JSON values that identify the state of the files."""
@@ -129,23 +106,15 @@ class JsonlSource:
             return Row(number, skipped=(str(reason),), origin=origin, key=text)
         self._fields.count(found)
         files = [name for values in samples for name in self._fields.files(values, place)]
-        makers = [partial(self._record, values, place, origin) for values in samples]
+        makers = [partial(self._made, values, place, origin) for values in samples]
         return row(number, *makers, origin=origin, files=files, key=text)
 
-    def _first_licence(self) -> str:
-        if "licence" in self._fields.constants:
-            return self._fields.constants["licence"]
-        column = self._fields.given.get("licence", "" if self._fields.given else "licence")
-        for file in self._files if column else ():
+    def _first_value(self, column: str) -> Any:
+        for file in self._files:
             for _, text in items(file):
-                try:
-                    found = object_of(text).get(column) if text else None
-                except UnusableRow:
-                    found = None
                 if text:
-                    return found if isinstance(found, str) and found else "none"
-        return "none"
-
-    def _record(self, values: Mapping[str, Any], place: Place, origin: str) -> Record:
-        fields, images, target = self._fields.read(values, place)
-        return from_fields(fields, images, target, dataset=self.name, licence=self._default_licence, origin=origin)
+                    try:
+                        return object_of(text).get(column)
+                    except UnusableRow:
+                        return None
+        return None

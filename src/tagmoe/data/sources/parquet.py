@@ -15,24 +15,23 @@ from typing import Any
 
 import pyarrow as pa
 
-from tagmoe.data.sources.field_map import FieldMap
+from tagmoe.data.sources.mapped import MappedSource
 from tagmoe.data.sources.parquet_rows import Column, ParquetRow, ParquetRows, first_schema
 from tagmoe.data.sources.places import Folder, place_of
 from tagmoe.data.sources.saved_rows import SavedRows, is_saved, saved_schema
 from tagmoe.data.sources.skipped import row
-from tagmoe.data.sources.source import Licence, Row
-from tagmoe.data.store.fields import UnusableRow, from_fields
+from tagmoe.data.sources.source import Row
+from tagmoe.data.store.fields import UnusableRow
 from tagmoe.data.store.record import Record
 
 ADVICE = "say which column is what with --map instruction=COLUMN --map target=COLUMN ..."
 
 
-class ParquetSource:
+class ParquetSource(MappedSource):
     """The rows of one Parquet file, of all below a folder in the order of their paths, or of a saved data set.
 
     map: what each column is, {"instruction": "edit_prompt", "source": "original_image", "target": "edited_image"}.
-    constants: values for all rows. root: folder or tar file of pictures that are only named. name and licence stand
-    where a row states none. Without `licence` the first row says what has to be accepted.
+    The others are as of `MappedSource`.
     """
 
     kind = "parquet"
@@ -52,18 +51,15 @@ class ParquetSource:
         """optional: files may lack any column, as files of several kinds are read together. more: further columns.
 
         Raises DataError for files of another kind and for missing columns, UsageError for a map of unknown names."""
-        self.name, self._path = name, path
-        self._fields = FieldMap(map, constants)
-        self._root = None if root is None else Path(root)
+        super().__init__(path, name, licence, map, constants, root)
         folder = path if path.is_dir() else path.parent
         self._place = Folder(folder) if self._root is None else place_of(self._root)
-        self._default_licence = licence or self._fields.constants.get("licence") or "none"
         self._schema = (saved_schema if is_saved(path) else first_schema)(path)
         # A column named by a path of keys ("data.0.image") is a part of the column of its first key.
         needed = set() if optional else {self._column(column) for column in self._fields.needed}
         wanted = dict.fromkeys([*(self._column(column) for column in self._fields.columns), *more])
         self._rows = self._open([Column(column, "any", required=column in needed) for column in wanted])
-        self.licence = Licence.named(licence or self._first_licence())
+        self.licence = self._named_licence(licence)
 
     @property
     def unused(self) -> Counter[str]:
@@ -78,18 +74,6 @@ class ParquetSource:
     def fingerprint(self) -> Mapping[str, Any]:
         """JSON values that identify the state of the files."""
         return self._rows.fingerprint()
-
-    def identity(self) -> Mapping[str, Any]:
-        """JSON values for the place and the options."""
-        return {
-            "kind": self.kind,
-            "path": str(self._path.resolve()),
-            "name": self.name,
-            "licence": self._default_licence,
-            "root": None if self._root is None else str(self._root.resolve()),
-            "map": list(self._fields.given.items()),
-            "constants": list(self._fields.constants.items()),
-        }
 
     def rows(self, start: int = 0) -> Iterator[Row]:
         """One row for each row of the files; files and row groups that end before `start` are not read."""
@@ -107,7 +91,7 @@ class ParquetSource:
         except UnusableRow as reason:
             return Row(found.next, skipped=(str(reason),), origin=found.origin, files=[found.path])
         named = [file for values in samples for file in self._fields.files(values, self._place)]
-        makers = [partial(self._made, values, found.origin) for values in samples]
+        makers = [partial(self._made, values, self._place, found.origin) for values in samples]
         return row(found.next, *makers, origin=found.origin, files=[found.path, *named])
 
     @cached_property
@@ -120,11 +104,7 @@ class ParquetSource:
         return any(_is_text(kind.value_type if pa.types.is_list(kind) else kind) for kind in kinds)
 
     def _record(self, found: ParquetRow) -> Record:
-        return self._made(found.values, found.origin)
-
-    def _made(self, values: Mapping[str, Any], origin: str) -> Record:
-        fields, images, target = self._fields.read(values, self._place)
-        return from_fields(fields, images, target, dataset=self.name, licence=self._default_licence, origin=origin)
+        return self._made(found.values, self._place, found.origin)
 
     def _open(self, columns: list[Column]) -> ParquetRows | SavedRows:
         kind = SavedRows if is_saved(self._path) else ParquetRows
@@ -133,15 +113,9 @@ class ParquetSource:
     def _column(self, name: str) -> str:
         return name if name in self._schema.names else name.split(".")[0]
 
-    def _first_licence(self) -> str:
-        if "licence" in self._fields.constants:
-            return self._fields.constants["licence"]
-        column = self._fields.given.get("licence", "" if self._fields.given else "licence")
-        if not column:
-            return "none"
+    def _first_value(self, column: str) -> Any:
         first = next(iter(self._open([Column(column, "any", required=False)]).read()), None)
-        value = None if first is None else first.values[column]
-        return value if isinstance(value, str) and value else "none"
+        return None if first is None else first.values[column]
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -7,19 +7,18 @@ tars of others, `map` says which column is what (`field_map`).
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tagmoe.data.sources.field_map import FieldMap
 from tagmoe.data.sources.files import marks
 from tagmoe.data.sources.json_rows import object_of
+from tagmoe.data.sources.mapped import MappedSource
 from tagmoe.data.sources.places import Member, Sample, members, read_member
 from tagmoe.data.sources.skipped import row
-from tagmoe.data.sources.source import Licence, Row
-from tagmoe.data.store.fields import UnusableRow, from_fields
+from tagmoe.data.sources.source import Row
+from tagmoe.data.store.fields import UnusableRow
 from tagmoe.data.store.record import Record
 from tagmoe.errors import DataError
 
@@ -27,13 +26,14 @@ TEXTS = (".txt", ".caption", ".text", ".cls")
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")
 
 
-class WebdatasetSource:
+class WebdatasetSource(MappedSource):
     """The samples of one tar, or of all *.tar below a folder in the order of their paths.
 
-    name, licence: defaults for samples that state none. map, constants: of `FieldMap`. ignored: files not read.
+    ignored: files that are not read. The others are as of `MappedSource`.
     """
 
     kind = "webdataset"
+    has_root = False
 
     def __init__(
         self,
@@ -44,36 +44,18 @@ class WebdatasetSource:
         constants: Mapping[str, str] | None = None,
     ) -> None:
         """Raises DataError when there is no tar, and UsageError for a wrong map."""
-        self.name, self._path = name, path
-        self._fields = FieldMap(map, constants)
+        super().__init__(path, name, licence, map, constants)
         found = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
         self._files = [file for file in found if file.suffix.lower() == ".tar"]
         if not self._files:
             raise DataError(f"{str(path)!r} has no *.tar file; give a plain tar, or a folder of them.")
         self.ignored = tuple(file.name for file in found if file not in self._files)
-        self._default_licence = licence or self._fields.constants.get("licence") or "none"
-        self.licence = Licence.named(licence or self._first_licence())
+        self.licence = self._named_licence(licence)
         self._count: int | None = None
-
-    @property
-    def unused(self) -> Counter[str]:
-        """How often each column was there that is not read, in the samples that were read."""
-        return self._fields.unused
 
     def adapted(self, values: dict[str, Any]) -> Mapping[str, Any]:
         """The columns of a sample, as a published set needs them."""
         return values
-
-    def identity(self) -> Mapping[str, Any]:
-        """JSON values for the place and the options."""
-        return {
-            "kind": self.kind,
-            "path": str(self._path.resolve()),
-            "name": self.name,
-            "licence": self._default_licence,
-            "map": list(self._fields.given.items()),
-            "constants": list(self._fields.constants.items()),
-        }
 
     def fingerprint(self) -> Mapping[str, Any]:
         """JSON values that identify the state of the files."""
@@ -101,8 +83,7 @@ class WebdatasetSource:
         values = _columns(file, found)
         self._fields.count(self._without_pictures_read(values))
         values.setdefault("id", key)
-        fields, images, target = self._fields.read(self.adapted(values), Sample(file, found))
-        return from_fields(fields, images, target, dataset=self.name, licence=self._default_licence, origin=origin)
+        return self._made(self.adapted(values), Sample(file, found), origin)
 
     def _without_pictures_read(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The columns without the pictures that are read; of the two names of another picture the longer one."""
@@ -119,18 +100,13 @@ class WebdatasetSource:
                 found[rest] = rest
         return found
 
-    def _first_licence(self) -> str:
-        if "licence" in self._fields.constants:
-            return self._fields.constants["licence"]
-        column = self._fields.given.get("licence", "" if self._fields.given else "licence")
-        if column:
-            for _, found in samples(self._files[0]):
-                try:
-                    value = _columns(self._files[0], found).get(column)
-                except UnusableRow:
-                    value = None
-                return value if isinstance(value, str) and value else "none"
-        return "none"
+    def _first_value(self, column: str) -> Any:
+        for _, found in samples(self._files[0]):
+            try:
+                return _columns(self._files[0], found).get(column)
+            except UnusableRow:
+                return None
+        return None
 
 
 def samples(file: Path) -> Iterator[tuple[str, dict[str, Member]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -87,8 +88,9 @@ def _by_table(folder: Path) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for name, path in table.items():
         given = folder / path
-        inside = given.resolve().is_relative_to(folder.resolve())
-        meant = given if inside and given.is_file() else beside.get(Path(path).name)
+        # Of a path that no file can have, `Path.is_file` and `Path.resolve` raise.
+        inside = os.path.isfile(given) and given.resolve().is_relative_to(folder.resolve())
+        meant = given if inside else beside.get(Path(path).name)
         found[name] = [] if meant is None else [meant]
     return found
 
@@ -102,5 +104,5 @@ def _digest(files: Mapping[str, Sequence[Path]]) -> str:
             if path not in read:
                 with path.open("rb") as file:
                     read[path] = hashlib.file_digest(file, "sha256").hexdigest()
-            total.update(f"{name}\0{read[path]}\n".encode())
+            total.update(f"{name}\0{read[path]}\n".encode(errors="surrogatepass"))
     return total.hexdigest()

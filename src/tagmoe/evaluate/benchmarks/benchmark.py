@@ -21,6 +21,7 @@ from tagmoe.evaluate.benchmarks.cases import (
 from tagmoe.files.atomic import write_whole
 from tagmoe.files.json_lines import as_line
 from tagmoe.pictures import load_image, read_header
+from tagmoe.report.printable import printable
 
 
 class UnusableCase(Exception):
@@ -100,10 +101,10 @@ def prepare(benchmark: Benchmark, folder: Path) -> Manifest:
                 raise UnusableCase("it has no id")
             if row.id in ids:
                 raise UnusableCase("its id stands twice in the files")
-            cases.append(benchmark.case(row, pictures))
+            cases.append(_storable(benchmark.case(row, pictures)))
             ids.add(row.id)
         except UnusableCase as error:
-            left_out.append(LeftOut(row=number, id=row.id, reason=str(error)))
+            left_out.append(LeftOut(row=number, id=printable(row.id), reason=printable(str(error))))
     if not cases:
         why = f"; row {left_out[0].row}: {left_out[0].reason}" if left_out else ""
         raise DataError(f"No row of {benchmark.made_from()!r} gives a case of {benchmark.name}{why}.")
@@ -123,3 +124,12 @@ def prepare(benchmark: Benchmark, folder: Path) -> Manifest:
     write_whole(folder / CASES, "".join(as_line(case.model_dump_json()) for case in cases))
     write_whole(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
     return manifest
+
+
+def _storable(case: Case) -> Case:
+    """The case, if it can be written as UTF-8. JSON may contain half of a surrogate pair. Raises UnusableCase."""
+    try:
+        case.model_dump_json()
+    except ValueError:
+        raise UnusableCase("a text of it is no text in UTF-8") from None
+    return case

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -38,7 +39,8 @@ class FolderFiles:
     def read(self, name: str) -> bytes | None:
         """The bytes of a file in the folder."""
         path = self._root / name
-        if not path.is_file():
+        # Of a path that no file can have, `Path.is_file` raises.
+        if not os.path.isfile(path):
             return None
         try:
             if path.stat().st_size > MOST_BYTES:

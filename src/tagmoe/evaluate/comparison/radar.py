@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tagmoe.report.colours import series_colour
-from tagmoe.report.svg import LINE, SOFT, as_svg, legend_below, quiet, subplots
+from tagmoe.report.svg import LINE, SOFT, as_svg, legend_below, quiet, short, subplots
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,19 +25,20 @@ def radar(summary: Summary, measure: str) -> Figure:
     figure, (axes,) = subplots(7.2, 6.4, subplot_kw={"projection": "polar"})
     axes.set_theta_zero_location("N")
     axes.set_theta_direction(-1)
+    lines = {}
     for number, (name, editor) in enumerate(zip(summary.names, summary.editors, strict=True)):
         values = [editor.by_task[task][measure].value for task in tasks]
         line = np.array([np.nan if value is None else value for value in values], dtype=float)
         style = {"color": series_colour(number), "lw": 1.6, "marker": "o", "ms": 3}
-        axes.plot(np.append(angles, angles[0]), np.append(line, line[0]), label=name, **style)
-    axes.set_xticks(angles, tasks, fontsize=7.5)
+        (lines[name],) = axes.plot(np.append(angles, angles[0]), np.append(line, line[0]), **style)
+    axes.set_xticks(angles, [short(task) for task in tasks], fontsize=7.5)
     axes.tick_params(axis="x", pad=8)
     axes.tick_params(axis="y", labelsize=7, labelcolor=SOFT)
     axes.grid(color=LINE, lw=0.7)
     if summary.measures[measure].kind != "number":
         axes.set_ylim(0, 1.02)
     quiet(axes)
-    legend_below(figure)
+    legend_below(figure, lines)
     return figure
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from tagmoe.evaluate.comparison.summary import Editor, Figure, Number, Summary
 from tagmoe.evaluate.metrics.metric import Measure
 from tagmoe.report.csv_text import csv_text
+from tagmoe.report.markdown import markdown_text
 from tagmoe.report.printable import one_line
 
 SCORES_HEAD = (
@@ -85,7 +86,7 @@ def scores_markdown(summary: Summary) -> str:
     measures = known(summary)
     manifest = summary.prepared.manifest
     lines = [
-        f"# {manifest.benchmark}: {manifest.cases:,} cases",
+        f"# {markdown_text(manifest.benchmark)}: {manifest.cases:,} cases",
         "",
         f"Micro means with 95 % intervals; n where it is not all. Cases {manifest.digest[:12]}, bootstrap of "
         f"{summary.groups:,} groups, {summary.draws:,} draws, seed {summary.seed}.",
@@ -95,7 +96,7 @@ def scores_markdown(summary: Summary) -> str:
     ]
     for name, editor in zip(summary.names, summary.editors, strict=True):
         cells = [_cell(editor.figures[key], measure) for key, measure in measures.items()]
-        lines.append("| " + " | ".join([one_line(name).replace("|", "\\|"), *cells]) + " |")
+        lines.append("| " + " | ".join([markdown_text(name), *cells]) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -104,7 +105,7 @@ def scores_latex(summary: Summary) -> str:
     measures = known(summary)
     manifest = summary.prepared.manifest
     lines = [
-        f"% {manifest.benchmark}, {manifest.cases} cases; n and intervals: scores.csv",
+        f"% {one_line(manifest.benchmark)}, {manifest.cases} cases; n and intervals: scores.csv",
         f"\\begin{{tabular}}{{l{'r' * len(measures)}}}",
         "editor & " + " & ".join(_latex(unit(measure)) for measure in measures.values()) + " \\\\ \\hline",
     ]
@@ -139,5 +140,6 @@ def _numbers(interval: Number) -> list[float | None]:
 
 
 def _latex(text: str) -> str:
-    escaped = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
+    names = {"\\": "backslash", "~": "asciitilde", "^": "asciicircum", "|": "bar", "<": "less", ">": "greater"}
+    escaped = {letter: f"\\text{name}{{}}" for letter, name in names.items()}
     return "".join(escaped.get(letter, f"\\{letter}" if letter in "&%$#_{}" else letter) for letter in text)
