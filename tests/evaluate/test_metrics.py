@@ -178,7 +178,8 @@ def test_what_has_no_value_is_no_number(photos: Prepared) -> None:
         assert len(found) == sum(isinstance(value, NoValue) for value in found.values())
     Image.new("L", (320, 240), 255).save(photos.folder / "mask.png")
     everywhere = values(photos, "source", output)
-    assert {name for name, value in everywhere.items() if not isinstance(value, NoValue)} == {"l1_inside"}
+    whole = {f"{name}_source" for name in ("l1", "l2", "psnr", "ssim")}
+    assert {name for name, value in everywhere.items() if not isinstance(value, NoValue)} == {"l1_inside", *whole}
 
 
 def test_an_output_of_another_size_is_resized_and_noted(photos: Prepared) -> None:
