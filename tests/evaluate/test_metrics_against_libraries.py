@@ -122,9 +122,9 @@ def test_edges_are_those_that_opencv_found(name: str) -> None:
 
 def test_edges_are_those_of_an_opencv_that_is_installed() -> None:
     cv2 = pytest.importorskip("cv2")
-    pictures = [blocks(seed, 60 // factor + 7, factor) for seed in range(10) for factor in (1, 2, 3, 5)]
-    pictures += [sample(0, number).target for number in range(30)]
-    pictures += [soft(seed) for seed in range(30)]
+    pictures = [blocks(seed, 60 // factor + 7, factor) for seed in range(40) for factor in (1, 2, 3, 5)]
+    pictures += [sample(0, number).target for number in range(60)]
+    pictures += [soft(seed) for seed in range(60)]
     for picture in pictures:
         for low, high in ((100, 200), (30, 60)):
             theirs = cv2.Canny(np.ascontiguousarray(picture), low, high) > 0
