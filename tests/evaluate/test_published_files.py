@@ -95,6 +95,10 @@ def test_files_that_are_not_dreambench_plus_are_refused(tmp_path: Path) -> None:
         DreamBenchPlus(write(tmp_path / "in", {"images/animal/00.jpg": png()}))
     with pytest.raises(DataError, match="cannot be read as a zip"):
         DreamBenchPlus(write(tmp_path / "torn", {"data.zip": b"PK"}) / "data.zip")
+    with pytest.raises(UsageError, match="is a compressed tar; unpack it"):
+        ImgEditBench(write(tmp_path / "packed", {"Benchmark.tar.gz": b"x"}) / "Benchmark.tar.gz")
+    with pytest.raises(DataError, match="no plain tar"):
+        ImgEditBench(write(tmp_path / "torn tar", {"Benchmark.tar": b"x" * 600}) / "Benchmark.tar")
 
 
 BASIC = {

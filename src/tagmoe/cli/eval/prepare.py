@@ -11,6 +11,7 @@ from tagmoe.cli.assigned import assigned
 from tagmoe.cli.eval.options import log_failures
 from tagmoe.cli.options import MOST_CASES, AsJson, Force
 from tagmoe.cli.output import check_output_folder, log, new_folder, print_result
+from tagmoe.cli.progress import count_bar
 from tagmoe.sentences import counted
 
 
@@ -67,8 +68,8 @@ def prepare(
         options=assigned(settings, "--set"),
     )
     origin = {} if found is None else {"repository": found.repository, "revision": found.revision}
-    with new_folder(out) as folder:
-        manifest = write(benchmark, folder, **origin)
+    with new_folder(out) as folder, count_bar("preparing") as done:
+        manifest = write(benchmark, folder, **origin, on_rows=done)
     if manifest.revision is not None:
         log(f"{manifest.repository} at {manifest.revision}")
     not_chosen = manifest.settings.get("not_chosen", {})

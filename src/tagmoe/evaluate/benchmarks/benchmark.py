@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -119,11 +119,17 @@ class WithOutputs(Benchmark, Protocol):
 
 
 def prepare(
-    benchmark: Benchmark, folder: Path, *, repository: str | None = None, revision: str | None = None
+    benchmark: Benchmark,
+    folder: Path,
+    *,
+    repository: str | None = None,
+    revision: str | None = None,
+    on_rows: Callable[[int, int], None] | None = None,
 ) -> Manifest:
     """Write the benchmark into an existing empty folder; returns what is in it, with the rows that were left out.
 
-    repository, revision: of the hub, where the files come from it. Outputs of editors that were published with it
+    repository, revision: of the hub, where the files come from it. on_rows: called with (rows done, 0), since nobody
+    knows how many there are. Outputs of editors that were published with it
     become folders of ready outputs, OUTPUTS/NAME.
 
     An id that comes again is left out: nobody knows which of the two the outputs of others belong to, so the first
@@ -146,6 +152,8 @@ def prepare(
                 published.add(row.id, benchmark.outputs(row))
         except UnusableCase as error:
             left_out.append(LeftOut(row=number, id=row.id, reason=str(error)))
+        if on_rows is not None:
+            on_rows(number, 0)
     if not cases:
         why = f"; row {left_out[0].row}: {left_out[0].reason}" if left_out else ""
         raise DataError(f"No row of {benchmark.made_from()!r} gives a case of {benchmark.name}{why}.")

@@ -111,6 +111,8 @@ def open_files(path: Path) -> Files:
     """The files in a folder, a zip or a tar. Raises UsageError where there is none, DataError for a broken file."""
     if path.is_dir():
         return FolderFiles(path)
+    if path.name.endswith((".tar.gz", ".tgz")):
+        raise UsageError(f"{str(path)!r} is a compressed tar; unpack it and give the folder.")
     if path.is_file():
         return TarFiles(path) if path.suffix == ".tar" else ZipFiles(path)
     raise UsageError(f"There is no folder or zip {str(path)!r}; check the path.")

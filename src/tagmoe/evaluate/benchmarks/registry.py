@@ -1,4 +1,4 @@
-"""The benchmarks by name, and what they are read from."""
+"""The benchmarks by name, and what they are read from [paper sec. 4.2]."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def open_benchmark(
     revision: str | None = None,
     options: Mapping[str, str] | None = None,
 ) -> tuple[Benchmark, Found | None]:
-    """The benchmark of this name, or of the description in this YAML file, and where its files are.
+    """The benchmark of this name (sec. 4.2), or of the description in this YAML file, and where its files are.
 
     Raises UsageError for an unknown name and for options that it does not take.
     """
