@@ -84,5 +84,7 @@ def test_a_benchmark_takes_its_own_options_and_no_others(tmp_path: Path) -> None
         if kind.needs_acceptance:
             with pytest.raises(UsageError, match=r"The licence of .* Add --accept-licence"):
                 open_benchmark(name, folder)
+    for kind in BENCHMARKS.values():
+        assert all("default" in values or "folder" in values for values in kind.options.values())
     free = {name for name, kind in BENCHMARKS.items() if not kind.needs_acceptance}
     assert free == {"tagworld", "gedit-bench", "dreambench-plus", "magicbrush"}

@@ -11,8 +11,9 @@ import pytest
 from support.published_tables import arrow, csv_file, json_lines, parquet, png, prepared, reasons, struct
 
 from tagmoe.errors import DataError, TagMoEError, UsageError
-from tagmoe.evaluate.benchmarks.described import Described, Description, read_description
-from tagmoe.evaluate.benchmarks.registry import open_benchmark
+from tagmoe.evaluate.benchmarks.cases import Prepared
+from tagmoe.evaluate.benchmarks.described import Described, Description, packaged_descriptions, read_description
+from tagmoe.evaluate.benchmarks.registry import BENCHMARKS, open_benchmark
 
 FIELDS = {"id": "name", "instruction": "prompt", "source": "picture"}
 ROWS = [{"name": f"n{number}", "prompt": f"do {number}", "picture": f"p/{number}.png"} for number in range(3)]
@@ -62,38 +63,80 @@ def test_rows_of_every_format_give_the_same_cases(tmp_path: Path, name: str, wri
     assert found.manifest.settings["rows"] == name
 
 
-def test_kris_bench_comes_in_by_a_description(tmp_path: Path) -> None:
-    """Its layout: a folder for each category, with annotation.json of keys and entries; pictures beside it."""
+def pictures(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(png((len(name) * 7 % 256, sum(map(ord, name)) % 256, 50)))
+
+
+def packaged(name: str, root: Path, out: Path) -> Prepared:
+    return prepared(open_benchmark(name, root, accepted=True)[0], out)
+
+
+def test_kris_bench_comes_in_by_its_description(tmp_path: Path) -> None:
     root = tmp_path / "KRIS_Bench"
-    for category in ("color_change", "multi-element_composition"):
-        (root / category).mkdir(parents=True)
-        for name in ("1.jpg", "2.jpg", "1_gt.jpg"):
-            (root / category / name).write_bytes(png("red" if category[0] == "c" else "blue"))
-        entry = {"ori_img": "1.jpg", "instruction": f"in {category}", "explain": "because"}
-        both = {"ori_img": ["1.jpg", "2.jpg"], "instruction": "join", "gt_img": "1_gt.jpg"}
-        as_json(root / category / "annotation.json", {"1": entry, "2": both if category[0] == "m" else entry})
-    description = Description(
-        name="kris",
-        licence="not stated",
-        rows="*/annotation.json",
-        fields={
-            "id": "{folder}/{id}",
-            "task": "{folder}",
-            "instruction": "instruction",
-            "refs": "ori_img",
-            "target": "gt_img",
-            "meta": ["explain"],
-        },
+    pictures(root, "biology/1.jpeg", "temporal_prediction/1-2.jpg", "temporal_prediction/1-3.jpg")
+    pictures(root, "temporal_prediction/1-1.jpg")
+    one = {"ori_img": "1.jpeg", "gt_img": "", "ins_en": "left for a long time", "explain_en": "mould"}
+    several = {"ori_img": ["1-2.jpg", "1-3.jpg"], "gt_img": "1-1.jpg", "ins_en": "frame 1", "explain_en": ""}
+    as_json(root / "biology" / "annotation.json", {"1": one})
+    as_json(root / "temporal_prediction" / "annotation.json", {"1": several})
+    # Results beside it have no annotation.json one folder down, and are not read.
+    as_json(root / "annotation.json", {"9": one})
+    found = packaged("kris-bench", root, tmp_path / "bench")
+    first, second = found.cases
+    assert (first.id, first.task, first.refs, first.target) == ("biology/1", "biology", (), None)
+    assert (first.instruction, first.meta) == ("left for a long time", {"explain_en": "mould"})
+    assert (second.id, len(second.refs), second.target is not None) == ("temporal_prediction/1", 1, True)
+    assert found.picture(str(second.source)) != found.picture(second.refs[0])
+
+
+def test_rise_bench_comes_in_by_its_description(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    pictures(
+        root,
+        "causal_reasoning_images/10.png",
+        "causal_reasoning_images/10_ref.png",
+        "logical/6_1.png",
+        "logical/6_2.png",
     )
-    found = prepared(Described(description, root), tmp_path / "bench")
-    assert [case.id for case in found.cases] == [
-        *("color_change/1", "color_change/2"),
-        *("multi-element_composition/1", "multi-element_composition/2"),
+    row = {"index": "causal_reasoning_10", "category": "causal_reasoning", "instruction": "draw it"}
+    rows = [
+        {**row, "image": "causal_reasoning_images/10.png", "reference_img": "causal_reasoning_images/10_ref.png"},
+        {**row, "index": "x", "image": ["logical/6_1.png", "logical/6_2.png"], "reference": "an apple"},
     ]
-    last = found.cases[-1]
-    assert (last.task, len(last.refs), last.target is not None) == ("multi-element_composition", 2, True)
-    assert found.picture(last.refs[0]).getpixel((0, 0)) == (0, 0, 255), "beside its own annotation"
-    assert found.cases[0].meta == {"explain": "because"}
+    as_json(root / "data_total.json", rows)
+    found = packaged("rise-bench", root, tmp_path / "bench")
+    assert [case.id for case in found.cases] == ["causal_reasoning/causal_reasoning_10", "causal_reasoning/x"]
+    assert [(len(case.refs), case.target is not None) for case in found.cases] == [(0, True), (1, False)]
+    assert found.cases[1].meta == {"reference": "an apple"}
+    # Columns of `meta` that this version of the set lacks are named, and no error.
+    assert found.manifest.settings["without_values"] == [
+        *("consistency_free", "reasoning_img", "reference_txt", "subtask"),
+    ]
+
+
+def test_edit_compass_comes_in_by_its_description(tmp_path: Path) -> None:
+    root = tmp_path / "Edit-Compass"
+    pictures(root, "images/a.png", "images/b.png")
+    row = {"save_id": 7, "source_image": "images/a.png", "prompt_en": "add it", "prompt_cn": "x"}
+    for task, refs in (("Part1/ADD", None), ("Part5/Virtual_Try_On", ["images/b.png"])):
+        (root / task).mkdir(parents=True)
+        more = {} if refs is None else {"reference_image_path": refs}
+        as_json(root / task / f"{task.split('/')[1]}.json", [{**row, **more}])
+    found = packaged("edit-compass", root, tmp_path / "bench")
+    assert [(case.id, case.task, case.split, len(case.refs)) for case in found.cases] == [
+        ("Part1/ADD/7", "ADD", "Part1", 0),
+        ("Part5/Virtual_Try_On/7", "Virtual_Try_On", "Part5", 1),
+    ]
+
+
+def test_every_description_that_comes_along_is_a_benchmark() -> None:
+    found = packaged_descriptions()
+    assert set(found) == {"edit-compass", "kris-bench", "rise-bench"}
+    for name, description in found.items():
+        assert BENCHMARKS[name].licence == description.licence
+        assert BENCHMARKS[name].needs_acceptance
 
 
 def test_texts_paths_of_keys_and_constants_fill_fields(tmp_path: Path) -> None:
@@ -175,6 +218,8 @@ GOOD = "name: mine\nlicence: CC0-1.0\nrows: rows.csv\nfields: {id: name, instruc
         (GOOD.replace("name: mine", "name: ../mine"), "'name' is wrong: small letters"),
         (GOOD + "constants: {id: a}\n", "'constants' is wrong: id cannot be constant"),
         (GOOD + "rows: again\n", "cannot be read as YAML"),
+        (GOOD.replace("rows.csv", "../rows.csv"), "'rows' is wrong: the pattern leads out"),
+        (GOOD.replace("id: name", "id: name, images: x, source: y"), "images are the source and the references"),
         ("- a\n", "cannot be used"),
     ],
 )

@@ -182,6 +182,15 @@ def test_what_has_no_value_is_no_number(photos: Prepared) -> None:
     assert {name for name, value in everywhere.items() if not isinstance(value, NoValue)} == {"l1_inside", *whole}
 
 
+def test_nothing_rewards_a_copy_of_the_whole_source() -> None:
+    """What is best for a copy names no winner, but for ICE-Bench's own and for what lies outside a mask."""
+    kept = {one.name: one.better for one in METRICS["source"]().measures}
+    assert {name for name, better in kept.items() if better != "neither"} == {
+        *("l1_raw", "l1_outside", "l2_outside", "psnr_outside", "ssim_outside"),
+    }
+    assert {one.better for one in METRICS["copying"]().measures} == {"neither", "lower"}
+
+
 def test_an_output_of_another_size_is_resized_and_noted(photos: Prepared) -> None:
     case = Case(bench="p", id="1", task="t", instruction="i", source="source.png", target="target.png")
     pair = Pair(case, photo(1).resize((640, 480)), photos)

@@ -23,7 +23,7 @@ def list_(as_json: AsJson = False) -> None:
                 "about": kind.about,
                 "licence": kind.licence,
                 "from": kind.reads,
-                "options": list(kind.options),
+                "options": dict(kind.options),
                 "accept_licence": kind.needs_acceptance,
             }
             for name, kind in BENCHMARKS.items()
@@ -40,8 +40,7 @@ def list_(as_json: AsJson = False) -> None:
     lines = ["benchmarks"]
     for name, kind in BENCHMARKS.items():
         lines.append(f"  {name:<16}{kind.about} (licence: {kind.licence})")
-        if kind.options:
-            lines.append(f"  {'':<16}--set: {', '.join(kind.options)}")
+        lines += [f"  {'':<16}--set {option}={values}" for option, values in kind.options.items()]
     lines.append(f"  {'FILE.yaml':<16}any other: a description of its rows and fields (docs/evaluation.md)")
     lines += ["editors", *(f"  {name:<16}{about}" for name, about in editors.items())]
     for metric in make_metrics():

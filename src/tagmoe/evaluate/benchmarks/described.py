@@ -10,44 +10,47 @@
 
 `rows` are files below the folder that --from names, by a pattern such as `*/annotation.json`: JSON, JSON lines, CSV,
 Parquet or Arrow. A field is a column, a path of keys and numbers in one (`data.0.image`), or a text with columns in
-braces. {folder}, {file} and {row} are the name of a row's folder, the name of its file without ending, and its number.
-Paths of pictures start at the file of the rows or at the folder.
+braces. {folder}, {above}, {file} and {row} are the name of a row's folder, that of the folder above it, the name of its
+file without ending, and its number. Paths of pictures start at the file of the rows or at the folder.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from fnmatch import fnmatchcase
 from functools import cached_property
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from tagmoe.config.describe import wrong_field
 from tagmoe.config.part import Part
 from tagmoe.errors import DataError, UsageError
 from tagmoe.evaluate.benchmarks.benchmark import Pictures, Row, UnusableCase
 from tagmoe.evaluate.benchmarks.cases import Case
+from tagmoe.evaluate.benchmarks.published_files import inside
 from tagmoe.evaluate.benchmarks.published_tables import Table, TableRow, text
 from tagmoe.files.yaml_text import read_yaml
 from tagmoe.sentences import reason_of
 
 ENDINGS = (".yaml", ".yml")
-OF_FILES = ("folder", "file", "row")
+OF_FILES = ("folder", "above", "file", "row")
 """What a text may name beside columns."""
 _BRACES = re.compile(r"\{([^{}]+)\}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 class Fields(Part):
-    """What each field of a case is read from. refs: a column of a list, or several columns. meta: columns to keep."""
+    """What each field of a case is read from. images: a column of one picture or of a list, of which the first is the
+    source and the others are references. refs: a column of a list, or several columns. meta: columns to keep."""
 
     id: str
     instruction: str
     task: str | None = None
     lang: str | None = None
+    images: str | None = None
     source: str | None = None
     mask: str | None = None
     refs: str | tuple[str, ...] = ()
@@ -56,13 +59,21 @@ class Fields(Part):
     split: str | None = None
     meta: tuple[str, ...] = ()
 
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.images is not None and (self.source is not None or self.refs):
+            raise ValueError("images are the source and the references; leave these out")
+        return self
+
 
 class Description(Part):
-    """A described benchmark. rows: pattern of the files of rows. constants: fields that are the same in all rows."""
+    """A described benchmark. reads: what the folder is, for the list. rows: pattern of the files of rows, where * is
+    within a folder and ** any. constants: fields that are the same in all rows."""
 
     name: str
     about: str = ""
     licence: str
+    reads: str = "the folder that its rows lie in"
     rows: str
     fields: Fields
     constants: dict[str, str] = Field(default_factory=dict)
@@ -72,6 +83,13 @@ class Description(Part):
     def _plain(cls, value: str) -> str:
         if not _NAME.fullmatch(value):
             raise ValueError("small letters, digits, dots and dashes make a name")
+        return value
+
+    @field_validator("rows")
+    @classmethod
+    def _within(cls, value: str) -> str:
+        if inside(value) is None:
+            raise ValueError("the pattern leads out of the folder")
         return value
 
     @field_validator("constants")
@@ -91,19 +109,22 @@ class Described:
         self.name, self.licence = description.name, description.licence
         self.about = description.about or description.name
         self._description, self._path = description, path
+        self._empty: list[str] = []
         if not path.is_dir():
             raise UsageError(f"There is no folder {str(path)!r}; give the one that the rows of {self.name} lie in.")
         pattern = description.rows
-        there = (file for file in path.rglob("*") if file.is_file())
-        files = sorted(file for file in there if fnmatchcase(file.relative_to(path).as_posix(), pattern))
-        if not files:
+        found = sorted(file for file in path.glob(pattern) if file.is_file())
+        if not found:
             raise DataError(f"No file in {str(path)!r} matches {pattern!r}, which the description calls its rows.")
         # A path of keys begins with a column; a column may also have dots in its own name.
         columns = [*self._columns, *(column.split(".")[0] for column in self._columns)]
-        self._table = Table(path, (), tuple(dict.fromkeys(columns)), files=files)
+        self._table = Table(path, (), tuple(dict.fromkeys(columns)), files=found)
 
     def rows(self) -> Iterator[Row]:
-        """All rows of all files. Raises DataError at the end for a column that no row has: it is misspelt."""
+        """All rows of all files. Raises DataError at the end for a column that no row has: it is misspelt.
+
+        Of `meta` such columns are allowed, because sets lack some of them, and are named in the settings.
+        """
         unseen = set(self._columns)
         for row in self._table.rows():
             try:
@@ -111,9 +132,11 @@ class Described:
                 yield Row(str(self._filled(row, "id") or ""), {"row": row})
             except UnusableCase as error:
                 yield Row(f"{row.file.name}:{row.number}", {"error": str(error)})
-        if unseen:
+        self._empty = sorted(unseen & set(self._description.fields.meta))
+        wrong = unseen - set(self._empty)
+        if wrong:
             raise DataError(
-                f"No row of {self.name} has a value in the column {min(unseen)!r}; correct the fields of its "
+                f"No row of {self.name} has a value in the column {min(wrong)!r}; correct the fields of its "
                 "description."
             )
 
@@ -126,6 +149,7 @@ class Described:
         instruction = self._filled(found, "instruction")
         caption = self._filled(found, "target_caption")
         meta = {column: _value(found, column) for column in fields.meta}
+        source, references = self._inputs(found, pictures)
         return Case(
             bench=self.name,
             id=row.id,
@@ -134,17 +158,18 @@ class Described:
             instruction=text({"instruction": instruction}, "instruction"),
             target_caption=text({"target_caption": caption}, "target_caption", optional=True) or None,
             caption_origin="dataset" if caption else None,
-            source=self._picture(found, "source", pictures),
+            source=source,
             mask=self._picture(found, "mask", pictures),
-            refs=self._references(found, pictures),
+            refs=references,
             target=self._picture(found, "target", pictures),
             split=self._word(found, "split") or None,
             meta={name: value for name, value in meta.items() if value is not None},
         )
 
     def settings(self) -> Mapping[str, Any]:
-        """The description."""
-        return self._description.model_dump(exclude_defaults=True)
+        """The description, and columns of `meta` that no row had."""
+        found = self._description.model_dump(exclude_defaults=True, exclude={"name", "about", "licence", "reads"})
+        return {**found, **({"without_values": self._empty} if self._empty else {})}
 
     def made_from(self) -> str:
         """The name of the folder."""
@@ -174,25 +199,45 @@ class Described:
             return None
         return self._table.picture(value, field, pictures, beside=row.file.parent)
 
-    def _references(self, row: TableRow, pictures: Pictures) -> tuple[str, ...]:
-        spelled = self._description.fields.refs
+    def _inputs(self, row: TableRow, pictures: Pictures) -> tuple[str | None, tuple[str, ...]]:
+        """The source and the references."""
+        fields = self._description.fields
+        if fields.images is not None:
+            found = self._listed(row, "images", (fields.images,), pictures)
+            return (found[0] if found else None), found[1:]
+        spelled = (fields.refs,) if isinstance(fields.refs, str) else fields.refs
+        return self._picture(row, "source", pictures), self._listed(row, "refs", spelled, pictures)
+
+    def _listed(self, row: TableRow, field: str, spelled: tuple[str, ...], pictures: Pictures) -> tuple[str, ...]:
+        """The pictures of columns that hold one or a list each."""
         values: list[Any] = []
-        for one in (spelled,) if isinstance(spelled, str) else spelled:
+        for one in spelled:
             value = _filled(row, one)
             values += value if isinstance(value, list) else [value]
         given = [value for value in values if value not in (None, "", b"")]
-        return tuple(self._table.picture(one, "refs", pictures, beside=row.file.parent) for one in given)
+        return tuple(self._table.picture(one, field, pictures, beside=row.file.parent) for one in given)
+
+
+def packaged_descriptions() -> dict[str, Description]:
+    """The descriptions that come with tagmoe, by name."""
+    folder = files("tagmoe.evaluate.benchmarks").joinpath("descriptions")
+    found = [_description(one.read_text(encoding="utf-8"), one.name) for one in folder.iterdir()]
+    return {one.name: one for one in sorted(found, key=lambda one: one.name)}
 
 
 def read_description(file: Path) -> Description:
     """The description in a file. Raises UsageError for one that is not there or not of this form."""
     try:
-        return Description.model_validate(read_yaml(file.read_text(encoding="utf-8"), str(file)))
-    except ValidationError as error:
-        wrong = wrong_field(error, Description)
-        raise UsageError(f"The description {str(file)!r} cannot be used: {wrong}.") from None
+        return _description(file.read_text(encoding="utf-8"), str(file))
     except (OSError, UnicodeError) as error:
         raise UsageError(f"The description {str(file)!r} cannot be read ({reason_of(error)}).") from None
+
+
+def _description(text: str, title: str) -> Description:
+    try:
+        return Description.model_validate(read_yaml(text, title))
+    except ValidationError as error:
+        raise UsageError(f"The description {title!r} cannot be used: {wrong_field(error, Description)}.") from None
 
 
 def _filled(row: TableRow, spelled: str) -> Any:
@@ -209,6 +254,7 @@ def _value(row: TableRow, column: str) -> Any:
     from tagmoe.data.sources.field_map import value_at
 
     if column in OF_FILES and column not in row.values:
-        return {"folder": row.file.parent.name, "file": row.file.stem, "row": row.number}[column]
+        folder = row.file.parent
+        return {"folder": folder.name, "above": folder.parent.name, "file": row.file.stem, "row": row.number}[column]
     value = value_at(row.values, column)
     return None if value == "" else value

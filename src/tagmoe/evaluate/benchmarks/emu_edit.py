@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tagmoe.data.sources.option_values import one_of
 from tagmoe.errors import DataError
@@ -44,6 +44,11 @@ class EmuEdit(TableBenchmark):
     licence = "CC-BY-NC-4.0"
     needed = ("instruction", "image", "task", "idx", "hash")
     optional = ("input_caption", "output_caption", "edited_image")
+    options: ClassVar[Mapping[str, str]] = {
+        "split": "all (default), validation, test",
+        "filter": "none (default), same-caption",
+        "generations": "the folder of the set with Emu Edit's outputs",
+    }
 
     def __init__(
         self, path: Path, *, split: str = "all", filter: str = "none", generations: str | Path | None = None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tagmoe.data.sources.option_values import one_of
 from tagmoe.evaluate.benchmarks.benchmark import Pictures, UnusableCase
@@ -31,6 +31,11 @@ class GEditBench(TableBenchmark):
     licence = "MIT"
     needed = ("task_type", "key", "instruction", "instruction_language")
     optional = (*PICTURES, "Intersection_exist")
+    options: ClassVar[Mapping[str, str]] = {
+        "language": "en (default), cn, all",
+        "subset": "full (default), intersection",
+        "picture": "input_image (default), input_image_raw",
+    }
 
     def __init__(self, path: Path, *, language: str = "en", subset: str = "full", picture: str = PICTURES[0]) -> None:
         self._language = one_of("language", language, (*LANGUAGES, "all"))

@@ -13,7 +13,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
 from tagmoe.data.sources.option_values import one_of
 from tagmoe.errors import DataError
@@ -35,6 +35,7 @@ class ImgEditBench:
     name = "imgedit-bench"
     about = "ImgEdit-Bench: 737 edits of 9 types (basic), or the suite of understanding, grounding and editing (uge)"
     licence = "not stated by its authors: ask them before you publish its pictures"
+    options: ClassVar[Mapping[str, str]] = {"suite": "basic (default), uge"}
 
     def __init__(self, path: Path, *, suite: str = "basic") -> None:
         """Raises UsageError where there is nothing, DataError where its list or its pictures are not found."""

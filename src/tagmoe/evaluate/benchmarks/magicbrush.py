@@ -13,7 +13,7 @@ import io
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tagmoe.data.sources.option_values import one_of
 from tagmoe.errors import DataError
@@ -33,6 +33,7 @@ class MagicBrushDev(TableBenchmark):
     licence = "CC-BY-4.0"
     needed = ("img_id", "turn_index", "source_img", "instruction", "target_img")
     optional = ("mask_img",)
+    options: ClassVar[Mapping[str, str]] = {"turns": "all (default), first, last"}
 
     def __init__(self, path: Path, *, turns: str = "all") -> None:
         self._turns = one_of("turns", turns, ("all", "first", "last"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tagmoe.data.sources.option_values import one_of
 from tagmoe.evaluate.benchmarks.benchmark import Pictures, UnusableCase
@@ -38,6 +38,7 @@ class OmniContext(TableBenchmark):
     licence = "not stated by its authors (the code is Apache-2.0): ask them before you publish its pictures"
     needed = ("key", "task_type", "instruction", "input_images")
     optional = ("instruction_language",)
+    options: ClassVar[Mapping[str, str]] = {"language": "en (default), all"}
 
     def __init__(self, path: Path, *, language: str = "en") -> None:
         self._language = one_of("language", language, ("en", "all"))

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tagmoe.errors import UsageError
 from tagmoe.evaluate.benchmarks.benchmark import Benchmark
-from tagmoe.evaluate.benchmarks.described import ENDINGS, Described, read_description
+from tagmoe.evaluate.benchmarks.described import (
+    ENDINGS,
+    Described,
+    Description,
+    packaged_descriptions,
+    read_description,
+)
 from tagmoe.evaluate.benchmarks.dreambench_plus import DreamBenchPlus
 from tagmoe.evaluate.benchmarks.emu_edit import EmuEdit
 from tagmoe.evaluate.benchmarks.gedit_bench import GEditBench
@@ -30,14 +37,14 @@ FREE = ("Apache-2.0", "CC-BY-4.0", "CC0-1.0", "MIT", "own")
 @dataclass(frozen=True)
 class Kind:
     """How a benchmark is made. about, licence: for the list. reads: what --from names; None: it reads nothing.
-    from_files: makes it of what --from names. options: what --set may give it. hub_files: patterns of the files that
-    are downloaded of a data set of the hub."""
+    from_files: makes it of what --from names. options: what --set may give it, and which values. hub_files: patterns of
+    the files that are downloaded of a data set of the hub."""
 
     about: str
     licence: str
     reads: str | None = None
     from_files: Callable[..., Benchmark] | None = None
-    options: tuple[str, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
     hub_files: tuple[str, ...] = (*TABLES, *PICTURES, "*.zip", "*.tar", "*.txt")
 
     @property
@@ -46,10 +53,14 @@ class Kind:
         return self.licence not in FREE
 
 
-def _kind(
-    made: Any, reads: str, options: tuple[str, ...] = (), hub_files: tuple[str, ...] = TABLES
-) -> tuple[str, Kind]:
-    return made.name, Kind(made.about, made.licence, reads, made, options, hub_files)
+def _described(description: Description) -> Kind:
+    """The benchmark that a description makes of a folder."""
+    make = partial(Described, description)
+    return Kind(description.about or description.name, description.licence, description.reads, make)
+
+
+def _kind(made: Any, reads: str, hub_files: tuple[str, ...] = TABLES) -> tuple[str, Kind]:
+    return made.name, Kind(made.about, made.licence, reads, made, getattr(made, "options", {}), hub_files)
 
 
 BENCHMARKS: dict[str, Kind] = {
@@ -62,25 +73,25 @@ BENCHMARKS: dict[str, Kind] = {
                 "the folder or zip of the hub's data set ali-vilab/ICE-Bench",
                 hub_files=("*data.jsonl", "*data.zip", "*dataset.zip", *PICTURES),
             ),
-            _kind(EmuEdit, "the folder of facebook/emu_edit_test_set", ("split", "filter", "generations")),
-            _kind(GEditBench, "the folder of stepfun-ai/GEdit-Bench", ("language", "subset", "picture")),
+            _kind(EmuEdit, "the folder of facebook/emu_edit_test_set"),
+            _kind(GEditBench, "the folder of stepfun-ai/GEdit-Bench"),
             _kind(
                 DreamBenchPlus,
                 "the folder or data.zip of yuangpeng/dreambench_plus",
                 hub_files=("*data.zip", "*.txt", *PICTURES),
             ),
-            _kind(OmniContext, "the folder of OmniGen2/OmniContext", ("language",), (*TABLES, *PICTURES)),
+            _kind(OmniContext, "the folder of OmniGen2/OmniContext", (*TABLES, *PICTURES)),
             _kind(
                 ImgEditBench,
                 "a folder of basic_edit.json and the Benchmark.tar of sysuyy/ImgEdit",
-                ("suite",),
                 ("*Benchmark.tar", "*_edit.json", "*singleturn.json"),
             ),
             # The training split is large and is not wanted.
-            _kind(MagicBrushDev, "the folder of osunlp/MagicBrush", ("turns",), ("*dev-*.parquet",)),
-            _kind(GEditBenchV2, "the folder of GEditBench-v2/GEditBench-v2", hub_files=(*TABLES, *PICTURES)),
+            _kind(MagicBrushDev, "the folder of osunlp/MagicBrush", ("*dev-*.parquet",)),
+            _kind(GEditBenchV2, "the folder of GEditBench-v2/GEditBench-v2", (*TABLES, *PICTURES)),
         )
     ),
+    **{name: _described(description) for name, description in packaged_descriptions().items()},
 }
 
 
@@ -142,7 +153,7 @@ def open_benchmark(
 
     Raises UsageError for an unknown name and for options that it does not take.
     """
-    kind = _described(name) if name.lower().endswith(ENDINGS) else BENCHMARKS.get(name)
+    kind = _described(read_description(Path(name))) if name.lower().endswith(ENDINGS) else BENCHMARKS.get(name)
     if kind is None:
         raise UsageError(
             f"There is no benchmark {name!r}; give one of {', '.join(BENCHMARKS)}, or a description ({ENDINGS[0]})."
@@ -163,13 +174,3 @@ def open_benchmark(
         raise UsageError(f"{name} is read from files, so --cases and --seed do not apply; --limit of generate does.")
     found = locate(str(source), revision, kind.hub_files)
     return kind.from_files(found.path, **(options or {})), found
-
-
-def _described(name: str) -> Kind:
-    """The benchmark that a YAML file describes."""
-    description = read_description(Path(name))
-
-    def make(path: Path) -> Benchmark:
-        return Described(description, path)
-
-    return Kind(description.about, description.licence, "the folder that its rows lie in", make)

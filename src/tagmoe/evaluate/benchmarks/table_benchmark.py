@@ -25,6 +25,8 @@ class TableBenchmark(ABC):
     licence: str
     needed: ClassVar[tuple[str, ...]]
     optional: ClassVar[tuple[str, ...]] = ()
+    options: ClassVar[Mapping[str, str]] = {}
+    """What --set may give, and which values it has."""
 
     def __init__(self, path: Path) -> None:
         """Raises UsageError where there is nothing, DataError for files that are not of the published form."""

@@ -118,7 +118,10 @@ def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     """Plain data with the names of what is inside joined by dots, so that they can be read in a line."""
     found: dict[str, Any] = {}
     for name, value in values.items():
-        found |= _flat(value, f"{above}{name}.") if isinstance(value, Mapping) else {f"{above}{name}": value}
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{above}{name}.")
+        else:
+            found[f"{above}{name}"] = " | ".join(map(str, value)) if isinstance(value, list | tuple) else value
     return found
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image
 
-from tagmoe.evaluate.metrics.metric import Measure, NoValue, Pair, Value, lacking
+from tagmoe.evaluate.metrics.metric import Better, Measure, NoValue, Pair, Value, lacking
 from tagmoe.evaluate.metrics.structure import luma, ssim_map, windows_outside
 
 _NO_TARGET = "the benchmark has no target"
@@ -23,13 +23,17 @@ _SMALL = "the pictures are smaller than SSIM's window of 11 pixels"
 _NO_WINDOW = "no window of SSIM lies outside the mask"
 
 
-def _measures(of: str, where: str) -> tuple[Measure, ...]:
-    """The four of a comparison. of: the end of their names. where: what is compared, as the end of a sentence."""
+def _measures(of: str, where: str, *, is_goal: bool = True) -> tuple[Measure, ...]:
+    """The four of a comparison. of: the end of their names. where: what is compared, as the end of a sentence.
+    is_goal: whether the output should be like that."""
+    less: Better
+    more: Better
+    less, more = ("lower", "higher") if is_goal else ("neither", "neither")
     return (
-        Measure(f"l1_{of}", "lower", f"mean absolute difference {where}", 4),
-        Measure(f"l2_{of}", "lower", f"mean squared difference {where}", 4),
-        Measure(f"psnr_{of}", "higher", f"PSNR {where}, dB", 2),
-        Measure(f"ssim_{of}", "higher", f"SSIM {where}"),
+        Measure(f"l1_{of}", less, f"mean absolute difference {where}", 4),
+        Measure(f"l2_{of}", less, f"mean squared difference {where}", 4),
+        Measure(f"psnr_{of}", more, f"PSNR {where}, dB", 2),
+        Measure(f"ssim_{of}", more, f"SSIM {where}"),
     )
 
 
@@ -59,7 +63,8 @@ class SourceDifference:
     version = 2
     measures = (
         Measure("l1_raw", "lower", "mean absolute difference to the source, outside the mask if any (ICE-Bench)", 4),
-        *_measures("source", "to the source"),
+        # An edit must change the source, so that being the most like it is no merit.
+        *_measures("source", "to the source", is_goal=False),
         *_measures("outside", "to the source outside the mask"),
         Measure("l1_inside", "neither", "mean absolute difference to the source inside the mask", 4),
     )
