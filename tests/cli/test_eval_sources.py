@@ -42,6 +42,7 @@ def test_a_data_set_of_the_hub_is_fetched_and_its_revision_is_kept(tagmoe, hub: 
     assert made.code == 0, made.err
     data = json.loads(made.out)
     assert (data["cases"], data["repository"], data["revision"]) == (1, "owner/model", COMMIT)
+    assert data["made_from"] == "owner/model"
     assert f"owner/model at {COMMIT}" in made.err
     assert set(hub.asked) == {"data/train-00000-of-00001.parquet"}, "neither code nor what is no data"
     # The folder in the cache tells what it is, too.

@@ -163,7 +163,8 @@ def prepare(
     manifest = Manifest(
         benchmark=benchmark.name,
         licence=benchmark.licence,
-        made_from=benchmark.made_from(),
+        # The folder of a snapshot is called by its commit.
+        made_from=repository or benchmark.made_from(),
         repository=repository,
         revision=revision,
         settings=dict(benchmark.settings()),
