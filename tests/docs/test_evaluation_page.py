@@ -16,10 +16,17 @@ TEXT = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding
 
 def test_the_page_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (commands,) = re.findall(r"^```sh\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)
-    (code,) = re.findall(r"^```python\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)
-    with without_layout():
-        for line in commands.splitlines():
-            assert run(shlex.split(line)[1:]) == 0, line
+    blocks = re.findall(r"^```(sh|python|yaml)\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)
+    assert {kind for kind, _ in blocks} == {"sh", "python", "yaml"}
+    for kind, text in blocks:
+        if kind == "yaml":
+            # Its first line is its name.
+            (tmp_path / text.split("\n", 1)[0].removeprefix("# ")).write_text(text, encoding="utf-8")
+        elif kind == "python":
+            exec(compile(text, "evaluation.md", "exec"), {"__name__": "page"})
+        else:
+            with without_layout():
+                for line in text.splitlines():
+                    assert run(shlex.split(line)[1:]) == 0, line
     assert (tmp_path / "report" / "report.html").is_file()
-    exec(compile(code, "evaluation.md", "exec"), {"__name__": "page"})
+    assert (tmp_path / "mine-copy" / "scores" / "copying.jsonl").is_file()

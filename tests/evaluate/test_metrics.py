@@ -178,7 +178,17 @@ def test_what_has_no_value_is_no_number(photos: Prepared) -> None:
         assert len(found) == sum(isinstance(value, NoValue) for value in found.values())
     Image.new("L", (320, 240), 255).save(photos.folder / "mask.png")
     everywhere = values(photos, "source", output)
-    assert {name for name, value in everywhere.items() if not isinstance(value, NoValue)} == {"l1_inside"}
+    whole = {f"{name}_source" for name in ("l1", "l2", "psnr", "ssim")}
+    assert {name for name, value in everywhere.items() if not isinstance(value, NoValue)} == {"l1_inside", *whole}
+
+
+def test_nothing_rewards_a_copy_of_the_whole_source() -> None:
+    """What is best for a copy names no winner, but for ICE-Bench's own and for what lies outside a mask."""
+    kept = {one.name: one.better for one in METRICS["source"]().measures}
+    assert {name for name, better in kept.items() if better != "neither"} == {
+        *("l1_raw", "l1_outside", "l2_outside", "psnr_outside", "ssim_outside"),
+    }
+    assert {one.better for one in METRICS["copying"]().measures} == {"neither", "lower"}
 
 
 def test_an_output_of_another_size_is_resized_and_noted(photos: Prepared) -> None:

@@ -152,6 +152,20 @@ def test_cases_of_one_source_are_drawn_together(tmp_path: Path) -> None:
     assert grouped.high - grouped.low > 1.5 * (independent.high - independent.low)
 
 
+def test_cases_that_a_benchmark_groups_are_drawn_together(tmp_path: Path) -> None:
+    """Turns of one picture have other sources, since one becomes the next; the benchmark names their group."""
+    prepared = made_bench(tmp_path)
+    cases = tuple(c.model_copy(update={"meta": {"group": p % 10}}) for p, c in enumerate(prepared.cases))
+    manifest = prepared.manifest.model_copy(update={"digest": digest_of_cases(cases)})
+    grouped = Prepared(tmp_path, manifest, cases)
+    rows = {p: {"changed": float(np.random.default_rng(p % 10).random())} for p in range(60)}
+    alone = summarise(prepared, [made_run(tmp_path / "alone", prepared, "a", rows)])
+    together = summarise(grouped, [made_run(tmp_path / "together", grouped, "a", rows)])
+    assert (alone.groups, together.groups) == (60, 10)
+    widths = [s.editors[0].figures["changed"].micro for s in (alone, together)]
+    assert widths[1].high - widths[1].low > 1.8 * (widths[0].high - widths[0].low)
+
+
 def test_a_measure_without_any_value_has_no_mean(tmp_path: Path) -> None:
     prepared = made_bench(tmp_path)
     run = made_run(tmp_path / "run", prepared, "a", {p: {"changed": 0.5} for p in range(60)})

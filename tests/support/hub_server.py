@@ -1,4 +1,4 @@
-"""A server on this machine that speaks the hub's routes: "owner/model" from a folder."""
+"""A server on this machine that speaks the hub's routes: "owner/model", a model and a data set, from a folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Repository "owner/model" from a folder; "owner/gated" is gated, all others are unknown."""
+    """Repository "owner/model" from a folder, also as a data set; "owner/gated" is gated, all others are unknown."""
 
     files: Path
     asked: list[str]
@@ -39,7 +39,9 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.split("?")[0]
-        name, _, rest = path.removeprefix("/api/models/").removeprefix("/").partition("/model")
+        for prefix in ("/api/models/", "/api/datasets/", "/datasets/", "/"):
+            path = path.removeprefix(prefix)
+        name, _, rest = path.partition("/model")
         if "owner/gated" in path:
             return self.answer(403, b"{}", X_Error_Code="GatedRepo", X_Error_Message="gated")
         if name != "owner":

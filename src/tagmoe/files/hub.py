@@ -1,4 +1,7 @@
-"""Find a model by folder or by its name on the Hugging Face hub, as a local folder. Code is never downloaded."""
+"""Find a model by folder or by its name on the Hugging Face hub, as a local folder, and data sets by their name.
+
+Code is never downloaded.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,11 @@ from tagmoe.errors import MissingError, TagMoEError, UsageError
 # Weights and texts. Neither pickles nor Python files, which could run code.
 SUFFIXES = (".safetensors", ".json", ".txt")
 ALLOWED = tuple(f"*{suffix}" for suffix in SUFFIXES)
+DATA_SUFFIXES = (
+    *(".parquet", ".arrow", ".json", ".jsonl", ".csv", ".txt", ".zip", ".tar"),
+    *(".png", ".jpg", ".jpeg", ".webp"),
+)
+"""Tables, texts, pictures and archives of them."""
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -40,6 +48,17 @@ def local_folder(source: str | Path, *, allow_patterns: Sequence[str] = ALLOWED,
             "download one with `hf download <repo> --local-dir <folder>`."
         )
     return _download(str(source), list(allow_patterns), options)
+
+
+def dataset_snapshot(repository: str, revision: str, allow_patterns: Sequence[str], **options: Any) -> Path:
+    """The snapshot of a data set of the hub at a revision, downloaded where needed; its name is the commit.
+
+    `allow_patterns` choose the files; each must end in one of DATA_SUFFIXES. `options` as for `local_folder`.
+    Raises MissingError when it cannot be had, TagMoEError when the disk becomes full.
+    """
+    if not all(pattern.endswith(DATA_SUFFIXES) for pattern in allow_patterns):
+        raise ValueError(f"allow_patterns are {allow_patterns}; each must end in one of {', '.join(DATA_SUFFIXES)}")
+    return _download(repository, list(allow_patterns), {"repo_type": "dataset", "revision": revision, **options})
 
 
 def repository_files(repository: str | Path, suffix: str, **options: Any) -> list[str]:

@@ -138,8 +138,10 @@ FORMS = {
 
 @pytest.mark.parametrize("name", FORMS)
 @pytest.mark.parametrize("zipped", [False, True])
-def test_every_form_of_json(tmp_path, name, zipped, monkeypatch):
-    monkeypatch.setattr("tagmoe.data.sources.json_rows.CHUNK", 64)
+@pytest.mark.parametrize("chunk", [64, 1 << 20])
+def test_every_form_of_json(tmp_path, name, zipped, chunk, monkeypatch):
+    """A small chunk ends within the first object; a large one holds the whole file."""
+    monkeypatch.setattr("tagmoe.data.sources.json_rows.CHUNK", chunk)
     text = FORMS[name](rows_of(tmp_path)).encode()
     file = tmp_path / (name + ".gz" * zipped)
     file.write_bytes(gzip.compress(text) if zipped else text)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tagmoe.cli.data.assigned import assigned
+from tagmoe.cli.assigned import assigned
 from tagmoe.cli.options import AsJson
 from tagmoe.cli.output import print_result
 from tagmoe.cli.progress import count_bar

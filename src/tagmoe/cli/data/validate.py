@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tagmoe.cli.data.assigned import assigned
+from tagmoe.cli.assigned import assigned
 from tagmoe.cli.options import MOST_PROCESSES, AsJson, Force
 from tagmoe.cli.output import check_output_file, log, print_result, write_text
 from tagmoe.cli.progress import count_bar

@@ -19,7 +19,13 @@ def list_(as_json: AsJson = False) -> None:
     }
     data = {
         "benchmarks": {
-            name: {"about": kind.about, "licence": kind.licence, "from": kind.reads}
+            name: {
+                "about": kind.about,
+                "licence": kind.licence,
+                "from": kind.reads,
+                "options": dict(kind.options),
+                "accept_licence": kind.needs_acceptance,
+            }
             for name, kind in BENCHMARKS.items()
         },
         "editors": editors,
@@ -32,7 +38,10 @@ def list_(as_json: AsJson = False) -> None:
         },
     }
     lines = ["benchmarks"]
-    lines += [f"  {name:<16}{kind.about} (licence: {kind.licence})" for name, kind in BENCHMARKS.items()]
+    for name, kind in BENCHMARKS.items():
+        lines.append(f"  {name:<16}{kind.about} (licence: {kind.licence})")
+        lines += [f"  {'':<16}--set {option}={values}" for option, values in kind.options.items()]
+    lines.append(f"  {'FILE.yaml':<16}any other: a description of its rows and fields (docs/evaluation.md)")
     lines += ["editors", *(f"  {name:<16}{about}" for name, about in editors.items())]
     for metric in make_metrics():
         lines.append(f"metric {metric.name}")

@@ -96,9 +96,12 @@ def _lines(handle: IO[bytes] | io.BufferedReader) -> Iterator[bytes]:
 
 
 def _is_lines(head: bytes) -> bool:
-    """Whether the first line is an object by itself."""
+    """Whether the first line is an object by itself, and more follow: one line alone may be an object of objects."""
+    first, _, rest = head.lstrip().partition(b"\n")
+    if not rest.strip():
+        return False
     try:
-        return isinstance(json.loads(head.lstrip().split(b"\n", 1)[0].decode("utf-8-sig")), dict)
+        return isinstance(json.loads(first.decode("utf-8-sig")), dict)
     except (ValueError, RecursionError):
         return False
 

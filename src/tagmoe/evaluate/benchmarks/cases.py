@@ -3,6 +3,7 @@
 FOLDER/manifest.json    `Manifest`: which benchmark, how many cases, their digest, the licence, rows that were left out
 FOLDER/cases.jsonl      one `Case` a line
 FOLDER/pictures/ab/...  each picture once, as it was published; its name is the SHA-256 of its bytes
+FOLDER/outputs/NAME/    outputs of an editor, where the data set has them; `generate --outputs` takes such a folder
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ from tagmoe.files.json_lines import lines_of
 from tagmoe.pictures import load_image
 from tagmoe.sentences import reason_of
 
-MANIFEST, CASES, PICTURES = "manifest.json", "cases.jsonl", "pictures"
-FILES = (MANIFEST, CASES, PICTURES)
+MANIFEST, CASES, PICTURES, OUTPUTS = "manifest.json", "cases.jsonl", "pictures", "outputs"
+FILES = (MANIFEST, CASES, PICTURES, OUTPUTS)
+OUTPUT_TABLE = "gen_info.json"
+"""The table of a folder of ready outputs, as ICE-Bench has it: {id: path of the picture}."""
 FORMAT = 1
 """The version of the files; `format` in each of them."""
 KEY_DIGITS = 24
@@ -41,6 +44,7 @@ class Case(Part):
     source, mask, refs, target: pictures by their path in the folder. mask: white where the edit may change pixels.
     caption_origin: whether the data set has the target's caption, a model wrote it, or it is the instruction itself.
     meta: facts of this benchmark alone. `control`: what the source of a controllable task is (`edge`, `blur`, ...).
+    `group`: cases of one group err together and are drawn together; without it those of one picture are.
     """
 
     bench: str
@@ -78,12 +82,15 @@ class LeftOut(Part):
 
 
 class Manifest(Part):
-    """The facts of a prepared benchmark. digest: of all cases in their order. made_from: a name, not a path."""
+    """The facts of a prepared benchmark. digest: of all cases in their order. made_from: a name, not a path.
+    repository, revision: of the hub, where the files come from it; the revision is a commit."""
 
     format: Literal[1] = 1
     benchmark: str
     licence: str
     made_from: str
+    repository: str | None = None
+    revision: str | None = None
     settings: dict[str, Any]
     cases: int
     tasks: dict[str, int]

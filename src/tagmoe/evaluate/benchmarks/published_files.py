@@ -1,4 +1,4 @@
-"""The files of a published benchmark, in a folder or in a zip, read alike and never outside of it."""
+"""The files of a published benchmark, in a folder, a zip or a tar, read alike and never outside of it."""
 
 from __future__ import annotations
 
@@ -80,12 +80,43 @@ class ZipFiles:
             raise DataError(f"{name!r} in {str(self._file)!r} is damaged ({reason_of(error)}).") from None
 
 
+class TarFiles:
+    """The files of a tar that is not compressed."""
+
+    def __init__(self, file: Path) -> None:
+        """Raises DataError for a file that is no plain tar."""
+        from tagmoe.data.sources.places import members
+
+        self._file = file
+        found = ((inside(member.name), member) for member in members(file))
+        self._known = {name: member for name, member in found if name is not None}
+
+    def names(self) -> list[str]:
+        """All files, sorted."""
+        return sorted(self._known)
+
+    def read(self, name: str) -> bytes | None:
+        """The bytes of a file in the tar."""
+        from tagmoe.data.sources.places import read_member
+        from tagmoe.data.store.fields import UnusableRow
+
+        member = self._known.get(name)
+        if member is None:
+            return None
+        try:
+            return read_member(self._file, member)
+        except UnusableRow as error:
+            raise DataError(f"{name!r} in {str(self._file)!r} cannot be read ({error}).") from None
+
+
 def open_files(path: Path) -> Files:
-    """The files in a folder or a zip. Raises UsageError where there is neither, DataError for a broken zip."""
+    """The files in a folder, a zip or a tar. Raises UsageError where there is none, DataError for a broken file."""
     if path.is_dir():
         return FolderFiles(path)
+    if path.name.endswith((".tar.gz", ".tgz")):
+        raise UsageError(f"{str(path)!r} is a compressed tar; unpack it and give the folder.")
     if path.is_file():
-        return ZipFiles(path)
+        return TarFiles(path) if path.suffix == ".tar" else ZipFiles(path)
     raise UsageError(f"There is no folder or zip {str(path)!r}; check the path.")
 
 

@@ -15,11 +15,13 @@ from tagmoe.errors import ImageError, MissingError
 from tagmoe.evaluate.answers.answer import FAILURES
 from tagmoe.evaluate.benchmarks.cases import Case
 from tagmoe.evaluate.comparison import tables
+from tagmoe.evaluate.comparison.paper_tables import beside_the_paper
 from tagmoe.evaluate.comparison.radar import measure_by_task, radar, spokes
 from tagmoe.evaluate.comparison.summary import NO_OUTPUT, Summary, as_data
+from tagmoe.evaluate.run_folder import RunFacts
 from tagmoe.files.atomic import write_whole
 from tagmoe.pictures import data_address
-from tagmoe.report.numbers import points
+from tagmoe.report.numbers import named, points
 from tagmoe.report.pages import Tile, page_environment
 from tagmoe.report.svg import inline
 
@@ -51,7 +53,8 @@ def write_report(
 
     pictures: cases in the gallery. about: further facts of the page (command, date). by_task: the measure of the radar.
     """
-    data = {**as_data(summary), **about}
+    paper = beside_the_paper(summary)
+    data = {**as_data(summary), "paper": None if paper is None else paper.as_data(), **about}
     write_whole(folder / "report.json", json.dumps(data, indent=1, allow_nan=False) + "\n")
     write_whole(folder / "scores.csv", tables.scores_csv(summary))
     write_whole(folder / "cases.csv", tables.cases_csv(summary))
@@ -65,6 +68,8 @@ def render(summary: Summary, *, pictures: int, about: Mapping[str, str], by_task
     """The page. All text is escaped: instructions, ids and names come from outside."""
     environment = page_environment("tagmoe.evaluate.comparison")
     measures = tables.known(summary)
+    settings = dict(summary.prepared.manifest.settings)
+    not_chosen = settings.pop("not_chosen", {})
     drawn = by_task if by_task is not None else measure_by_task(summary)
     environment.globals |= {
         "shown": tables.shown,
@@ -86,6 +91,10 @@ def render(summary: Summary, *, pictures: int, about: Mapping[str, str], by_task
         tasks=[] if drawn is None else spokes(summary, drawn),
         radar=_radar(summary, drawn),
         gallery=_gallery(summary, pictures),
+        paper=beside_the_paper(summary),
+        chosen=named(_flat(settings)),
+        not_chosen=named(not_chosen),
+        facts_of_editors=[_facts(editor.run.facts) for editor in summary.editors],
         about=about,
         no_output=NO_OUTPUT,
     )
@@ -103,6 +112,35 @@ def _tiles(summary: Summary) -> list[Tile]:
             unit = " %" if measure.kind != "number" and value != "-" else ""
             tiles.append(Tile(value + unit, f"{first}, {name}", f"n {figure.cases:,} of {figure.applicable:,}"))
     return tiles
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Plain data with the names of what is inside joined by dots, so that they can be read in a line."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{above}{name}.")
+        else:
+            found[f"{above}{name}"] = " | ".join(map(str, value)) if isinstance(value, list | tuple) else value
+    return found
+
+
+def _facts(facts: RunFacts) -> list[tuple[str, str]]:
+    """All that is known of an editor: what every editor has, and whatever else it says of itself (revision, ...)."""
+    editor = dict(facts.editor)
+    weights = editor.pop("weights", None) or editor.pop("digest", None) or ""
+    settings, asking = editor.pop("settings", None) or {}, editor.pop("asking", None) or {}
+    editor.pop("name", None)
+    return [
+        ("key", facts.key[:16]),
+        ("editor", str(editor.pop("kind", ""))),
+        *((name, named(_flat(value)) if isinstance(value, dict) else str(value)) for name, value in editor.items()),
+        ("weights", str(weights)[:16]),
+        ("settings", named(_flat(settings))),
+        ("asked", named(_flat(asking))),
+        ("seed", str(facts.seed)),
+        ("rewriting", "none" if facts.rewriting is None else named(facts.rewriting)),
+    ]
 
 
 def _statuses(summary: Summary) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tagmoe.errors import ResultError, UsageError
-from tagmoe.evaluate.benchmarks.cases import Prepared
+from tagmoe.evaluate.benchmarks.cases import Case, Prepared
 from tagmoe.evaluate.metrics.metric import Measure
 from tagmoe.evaluate.metrics.registry import METRICS, make_metrics, measures_of
 from tagmoe.evaluate.run_folder import Run
@@ -279,11 +279,18 @@ def _applies(
 
 
 def _groups(prepared: Prepared) -> np.ndarray:
-    """The group of each case (cases,) int: cases with the same source, or the same first reference, err together."""
+    """The group of each case (cases,) int: cases with the same source, or the same first reference, err together.
+
+    A benchmark may name the group, where one picture becomes the next.
+    """
     numbers: dict[str, int] = {}
-    return np.array(
-        [numbers.setdefault(case.source or next(iter(case.refs), case.key), len(numbers)) for case in prepared.cases]
-    )
+    return np.array([numbers.setdefault(_group(case), len(numbers)) for case in prepared.cases])
+
+
+def _group(case: Case) -> str:
+    if "group" in case.meta:
+        return f"group {case.meta['group']}"
+    return case.source or next(iter(case.refs), case.key)
 
 
 def _outcome(values: np.ndarray, groups: np.ndarray) -> Number | None:
@@ -335,6 +342,10 @@ def as_data(summary: Summary) -> dict[str, Any]:
         "cases": manifest.cases,
         "cases_digest": manifest.digest,
         "licence": manifest.licence,
+        "made_from": manifest.made_from,
+        "repository": manifest.repository,
+        "revision": manifest.revision,
+        "settings": manifest.settings,
         "left_out": len(manifest.left_out),
         "baseline": summary.baseline,
         "bootstrap": {"draws": summary.draws, "seed": summary.seed, "groups": summary.groups},

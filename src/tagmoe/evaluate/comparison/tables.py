@@ -8,6 +8,7 @@ import numpy as np
 
 from tagmoe.evaluate.comparison.summary import Editor, Figure, Number, Summary
 from tagmoe.evaluate.metrics.metric import Measure
+from tagmoe.evaluate.metrics.registry import metric_of_measures
 from tagmoe.report.csv_text import csv_text
 from tagmoe.report.markdown import markdown_text
 from tagmoe.report.printable import one_line
@@ -15,6 +16,7 @@ from tagmoe.report.printable import one_line
 SCORES_HEAD = (
     *("editor", "task", "measure", "mean", "value", "low", "high", "n", "applicable", "coverage"),
     *("minus_baseline", "minus_low", "minus_high", "pairs", "seed", "key"),
+    *("metric_version", "weights", "model_revision", "data_revision"),
 )
 ARROWS = {"higher": "up", "lower": "down", "neither": ""}
 
@@ -51,20 +53,24 @@ def known(summary: Summary) -> dict[str, Measure]:
 
 
 def scores_csv(summary: Summary) -> str:
-    """A row for each editor, task ("all" for the means) and measure, with interval, n and coverage."""
+    """A row for each editor, task ("all" for the means) and measure: interval, n, coverage, and what it rests on."""
+    metrics = metric_of_measures()
     rows: list[list[Any]] = [list(SCORES_HEAD)]
     for name, editor in zip(summary.names, summary.editors, strict=True):
-        made_by = [editor.run.facts.seed, editor.run.facts.key]
+        facts = editor.run.facts
+        made_by = [facts.seed, facts.key]
+        model = [facts.editor.get("weights") or facts.editor.get("digest"), facts.editor.get("revision")]
         for measure in known(summary):
+            rests_on = [*made_by, editor.versions.get(metrics[measure]), *model, summary.prepared.manifest.revision]
             figure = editor.figures[measure]
             rest = [figure.cases, figure.applicable, figure.coverage]
             difference = editor.differences.get(measure)
             minus = [None] * 4 if difference is None else [*_numbers(difference.value), difference.pairs]
-            rows.append([name, "all", measure, "micro", *_numbers(figure.micro), *rest, *minus, *made_by])
-            rows.append([name, "all", measure, "macro", *_numbers(figure.macro), *rest, *[None] * 4, *made_by])
+            rows.append([name, "all", measure, "micro", *_numbers(figure.micro), *rest, *minus, *rests_on])
+            rows.append([name, "all", measure, "macro", *_numbers(figure.macro), *rest, *[None] * 4, *rests_on])
             for task, found in editor.by_task.items():
                 n = editor.task_cases[task][measure]
-                rows.append([name, task, measure, "micro", *_numbers(found[measure]), n, *[None] * 6, *made_by])
+                rows.append([name, task, measure, "micro", *_numbers(found[measure]), n, *[None] * 6, *rests_on])
     return csv_text(rows)
 
 

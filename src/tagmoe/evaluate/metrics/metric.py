@@ -67,13 +67,15 @@ class Pair:
         return None if self.case.target is None else self.prepared.picture(self.case.target)
 
     @cached_property
-    def edited(self) -> np.ndarray | None:
-        """(H, W) bool of the source's size, true where the edit may change pixels; None without source or mask."""
-        if self.source is None or self.case.mask is None:
+    def mask(self) -> Image.Image | None:
+        """The mask (L), white where the edit may change pixels."""
+        return None if self.case.mask is None else load_image(self.prepared.folder / self.case.mask).convert("L")
+
+    def edited(self, like: Image.Image) -> np.ndarray | None:
+        """(H, W) bool of the size of a picture, true where the edit may change pixels; None without a mask."""
+        if self.mask is None:
             return None
-        mask = load_image(self.prepared.folder / self.case.mask).convert("L")
-        if mask.size != self.source.size:
-            mask = mask.resize(self.source.size, Image.Resampling.NEAREST)
+        mask = self.mask if self.mask.size == like.size else self.mask.resize(like.size, Image.Resampling.NEAREST)
         # As ICE-Bench: brighter than 128.
         return np.asarray(mask) > 128
 

@@ -37,3 +37,8 @@ def make_metrics(names: Sequence[str] | None = None) -> list[Metric]:
 def measures_of(names: Sequence[str]) -> dict[str, Measure]:
     """The values of these metrics by name, in the order of the registry."""
     return {measure.name: measure for name in METRICS if name in names for measure in METRICS[name]().measures}
+
+
+def metric_of_measures() -> dict[str, str]:
+    """The metric that gives a value, by the name of the value."""
+    return {measure.name: name for name in METRICS for measure in METRICS[name]().measures}
