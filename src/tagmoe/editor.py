@@ -5,14 +5,15 @@ Evaluation, synthesis, serving and the study take any editor: a pipeline, a serv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
 
 Picture = Image.Image | np.ndarray
 """What an editor may give: a PIL image, or (H, W, 3) uint8."""
+T = TypeVar("T")
 
 
 class Editor(Protocol):
@@ -25,31 +26,27 @@ class Editor(Protocol):
         ...
 
 
-def run_editor(
-    editor: Editor,
-    instructions: Sequence[str],
-    images: Sequence[Sequence[Image.Image]],
-    seeds: Sequence[int],
+def in_batches(
+    references: Sequence[int],
+    ask: Callable[[list[int]], Sequence[T]],
     *,
-    batch: int = 32,
+    batch: int,
     on_batch: Callable[[int], None] | None = None,
-) -> list[np.ndarray]:
-    """The pictures of all requests in their order, (H, W, 3) uint8. on_batch gets the number of requests done."""
-    done: dict[int, np.ndarray] = {}
-    for places in batches([len(references) for references in images], batch):
-        outputs = editor([instructions[i] for i in places], [images[i] for i in places], [seeds[i] for i in places])
-        done |= {place: as_array(output) for place, output in zip(places, outputs, strict=True)}
-        if on_batch is not None:
-            on_batch(len(done))
-    return [done[place] for place in range(len(instructions))]
+) -> list[T]:
+    """The answers to all requests in their order. references: how many pictures each has.
 
-
-def batches(references: Sequence[int], batch: int) -> Iterator[list[int]]:
-    """Split requests into calls: the places of at most `batch` requests that have the same number of references."""
+    ask: gets the places of one call, at most `batch` requests with the same number of references, and gives an answer
+    for each. on_batch: called with the number of requests done.
+    """
+    done: dict[int, T] = {}
     for count in sorted(set(references)):
-        places = [place for place, own in enumerate(references) if own == count]
-        for start in range(0, len(places), batch):
-            yield places[start : start + batch]
+        alike = [place for place, own in enumerate(references) if own == count]
+        for start in range(0, len(alike), batch):
+            places = alike[start : start + batch]
+            done |= zip(places, ask(places), strict=True)
+            if on_batch is not None:
+                on_batch(len(done))
+    return [done[place] for place in range(len(references))]
 
 
 def as_array(picture: Picture) -> np.ndarray:

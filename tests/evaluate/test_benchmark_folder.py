@@ -33,7 +33,7 @@ def test_the_cases_are_those_that_the_demo_draws(bench: Prepared) -> None:
         assert all(np.array_equal(bench.picture(n), s) for n, s in zip(given, one.sources, strict=True))
         assert case.target is not None
         assert np.array_equal(np.asarray(bench.picture(case.target)), one.target)
-        assert (case.source is not None) == (case.mask is not None) == one.tags.scope[0].endswith("editing")
+        assert (case.source is not None) == (case.mask is not None) == one.is_edit
 
 
 def test_a_case_has_another_key_when_anything_in_it_changes(bench: Prepared) -> None:

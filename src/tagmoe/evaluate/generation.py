@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tagmoe.editor import batches
+from tagmoe.editor import in_batches
 from tagmoe.errors import ImageError, TagMoEError
 from tagmoe.evaluate.answers.answer import FAILURES, Answers, NoPicture, Output, ReadyFile
 from tagmoe.evaluate.benchmarks.cases import Case, Prepared, digest_of
@@ -92,14 +92,20 @@ def generate(
         done = len(chosen) - len(waiting)
         if on_cases is not None:
             on_cases(done)
-        for places in batches([answers.pictures_of(case) for _, case in waiting], batch):
-            asked = [waiting[place] for place in places]
-            for answer in _answers(answers, asked, facts.seed, folder):
+
+        def ask(places: list[int]) -> list[Answer]:
+            found = _answers(answers, [waiting[place] for place in places], facts.seed, folder)
+            for answer in found:
                 lines.add(answer)
                 own[answer.case] = kept[answer.case] = answer
-            done += len(asked)
-            if on_cases is not None:
-                on_cases(done)
+            return found
+
+        in_batches(
+            [answers.pictures_of(case) for _, case in waiting],
+            ask,
+            batch=batch,
+            on_batch=None if on_cases is None else lambda count: on_cases(done + count),
+        )
     except BaseException:
         lines.close()
         raise

@@ -12,7 +12,7 @@ from PIL import Image
 from tagmoe.errors import UsageError
 from tagmoe.evaluate.benchmarks.benchmark import Pictures, Row
 from tagmoe.evaluate.benchmarks.cases import Case
-from tagmoe.evaluate.tagworld_cases import cases as draw_cases
+from tagmoe.evaluate.tagworld import cases as draw_cases
 from tagmoe.world import Sample
 
 NAME = "tagworld"
@@ -39,7 +39,6 @@ class TagWorld:
     def case(self, row: Row, pictures: Pictures) -> Case:
         """The case with its pictures as PNG."""
         sample: Sample = row.fields["sample"]
-        is_edit = sample.tags.scope[0].endswith("editing")
         sources = tuple(pictures.add(_png(source), "source") for source in sample.sources)
         return Case(
             bench=self.name,
@@ -47,9 +46,9 @@ class TagWorld:
             task=sample.task,
             instruction=sample.instruction,
             # Where the whole picture is new (subject, style, structure), what is given is a reference, not a source.
-            source=sources[0] if is_edit else None,
-            mask=pictures.add(_png(np.uint8(255) * sample.mask), "mask") if is_edit else None,
-            refs=() if is_edit else sources,
+            source=sources[0] if sample.is_edit else None,
+            mask=pictures.add(_png(np.uint8(255) * sample.mask), "mask") if sample.is_edit else None,
+            refs=() if sample.is_edit else sources,
             target=pictures.add(_png(sample.target), "target"),
             split=sample.split,
             meta={
