@@ -5,7 +5,8 @@ Evaluation, synthesis, serving and the study take any editor: a pipeline, a serv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -27,26 +28,30 @@ class Editor(Protocol):
 
 
 def in_batches(
-    references: Sequence[int],
-    ask: Callable[[list[int]], Sequence[T]],
-    *,
-    batch: int,
-    on_batch: Callable[[int], None] | None = None,
-) -> list[T]:
-    """The answers to all requests in their order. references: how many pictures each has.
+    references: Sequence[int], ask: Callable[[list[int]], Sequence[T]], *, batch: int, threads: int = 1
+) -> Iterator[tuple[list[int], Sequence[T]]]:
+    """Ask for all requests, and yield the places and the answers of each call when it is done.
 
-    ask: gets the places of one call, at most `batch` requests with the same number of references, and gives an answer
-    for each. on_batch: called with the number of requests done.
+    references: how many pictures each request has. ask: gets the places of one call, at most `batch` requests with the
+    same number of references, and gives an answer for each. threads: calls at the same time, for an `ask` that mostly
+    waits; with more than 1 calls end in any order. When the caller stops, no further call begins.
     """
-    done: dict[int, T] = {}
-    for count in sorted(set(references)):
-        alike = [place for place, own in enumerate(references) if own == count]
-        for start in range(0, len(alike), batch):
-            places = alike[start : start + batch]
-            done |= zip(places, ask(places), strict=True)
-            if on_batch is not None:
-                on_batch(len(done))
-    return [done[place] for place in range(len(references))]
+    calls = [
+        alike[start : start + batch]
+        for count in sorted(set(references))
+        for alike in [[place for place, own in enumerate(references) if own == count]]
+        for start in range(0, len(alike), batch)
+    ]
+    if threads == 1:
+        yield from ((places, ask(places)) for places in calls)
+        return
+    pool = ThreadPoolExecutor(threads)
+    try:
+        waiting = {pool.submit(ask, places): places for places in calls}
+        for done in as_completed(waiting):
+            yield waiting.pop(done), done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def as_array(picture: Picture) -> np.ndarray:

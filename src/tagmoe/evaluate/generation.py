@@ -26,8 +26,11 @@ from tagmoe.evaluate.run_folder import (
     Answer,
     Lines,
     RunFacts,
+    by_case,
     claim_run,
     digest_of_pixels,
+    in_order,
+    merge_shards,
     read_rows,
     shard_name,
 )
@@ -72,47 +75,58 @@ def generate(
     limit: int | None = None,
     shard: tuple[int, int] = (1, 1),
     batch: int = 8,
+    threads: int = 1,
     on_cases: Callable[[int], None] | None = None,
 ) -> Generated:
     """Fill the folder of a run; one that is there already goes on.
 
     tasks, limit: only these tasks, the first cases of each. shard: (n, of N), every N-th case from the n-th on; shards
-    may run at the same time in one folder. batch: cases of one call. on_cases: called with the number of finished ones.
+    may run at the same time in one folder, and a command without one joins their files. batch: cases of one call.
+    threads: calls at the same time. on_cases: called with the number of finished ones.
     The seed of a case is the run's seed and its position among all cases, so that it depends on none of these.
 
     Raises UsageError for unknown tasks and a folder of another run, DataError where nothing can be written.
     """
     chosen = prepared.chosen(tasks, limit)[shard[0] - 1 :: shard[1]]
     claim_run(folder, facts)
+    if shard == (1, 1):
+        merge_shards(folder, ANSWERS, Answer, prepared)
     lines = Lines(folder / f"{shard_name(ANSWERS, shard)}.jsonl")
     try:
-        kept = {answer.case: answer for answer in read_rows(folder, ANSWERS, Answer)}
-        own = {answer.case: answer for answer in read_rows(folder, shard_name(ANSWERS, shard), Answer)}
+        kept = by_case(read_rows(folder, ANSWERS, Answer))
+        own = by_case(read_rows(folder, shard_name(ANSWERS, shard), Answer))
         waiting = [(place, case) for place, case in chosen if not _is_done(folder, kept.get(case.key))]
         done = len(chosen) - len(waiting)
         if on_cases is not None:
             on_cases(done)
 
         def ask(places: list[int]) -> list[Answer]:
-            found = _answers(answers, [waiting[place] for place in places], facts.seed, folder)
+            return _answers(answers, [waiting[place] for place in places], facts.seed, folder)
+
+        references = [answers.pictures_of(case) for _, case in waiting]
+        for places, found in in_batches(references, ask, batch=batch, threads=threads):
             for answer in found:
                 lines.add(answer)
                 own[answer.case] = kept[answer.case] = answer
-            return found
-
-        in_batches(
-            [answers.pictures_of(case) for _, case in waiting],
-            ask,
-            batch=batch,
-            on_batch=None if on_cases is None else lambda count: on_cases(done + count),
-        )
+            done += len(places)
+            if on_cases is not None:
+                on_cases(done)
     except BaseException:
         lines.close()
         raise
-    place_of = {case.key: place for place, case in enumerate(prepared.cases)}
-    in_order = sorted(own.values(), key=lambda answer: place_of[answer.case])
-    lines.finish(in_order)
+    lines.finish(in_order(own, prepared))
     return Generated(tuple(kept[case.key] for _, case in chosen), len(waiting))
+
+
+def collect(
+    prepared: Prepared, folder: Path, *, tasks: Sequence[str] | None = None, limit: int | None = None
+) -> Generated:
+    """What a run holds of these cases, after the files of its shards became one file. It asks for nothing.
+
+    Raises UsageError while a shard is being written.
+    """
+    kept = merge_shards(folder, ANSWERS, Answer, prepared)
+    return Generated(tuple(kept[case.key] for _, case in prepared.chosen(tasks, limit) if case.key in kept), 0)
 
 
 def _is_done(folder: Path, answer: Answer | None) -> bool:

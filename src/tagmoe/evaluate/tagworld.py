@@ -101,7 +101,12 @@ def run_cases(
         outputs = editor([case.instruction for case in asked], sources, [seed + i for i in places])
         return [as_array(output) for output in outputs]
 
-    return in_batches([len(case.sources) for case in samples], ask, batch=batch, on_batch=on_batch)
+    images: dict[int, np.ndarray] = {}
+    for places, pictures in in_batches([len(case.sources) for case in samples], ask, batch=batch):
+        images |= zip(places, pictures, strict=True)
+        if on_batch is not None:
+            on_batch(len(images))
+    return [images[i] for i in range(len(samples))]
 
 
 def judged(case: Sample, verdict: Verdict) -> Judged:
