@@ -6,7 +6,6 @@ failed has no picture and never gets a placeholder: its status says why.
 
 from __future__ import annotations
 
-import io
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from tagmoe.editor import in_batches
 from tagmoe.errors import ImageError, TagMoEError
@@ -35,7 +33,7 @@ from tagmoe.evaluate.run_folder import (
     shard_name,
 )
 from tagmoe.files.atomic import write_whole
-from tagmoe.pictures import load_image, read_header
+from tagmoe.pictures import load_image, png_of, read_header
 from tagmoe.sentences import reason_of
 
 DARKEST = 4
@@ -167,7 +165,7 @@ def _kept(case: Case, output: Output, seconds: float, folder: Path, gives_black:
             picture, data, ending = load_image(output.data), output.data, read_header(output.data).extension
         else:
             picture = load_image(output)
-            data, ending = _png(picture), "png"
+            data, ending = png_of(picture), "png"
     except ImageError as error:
         return Answer(id=case.id, case=case.key, status="unreadable", reason=str(error), seconds=seconds)
     name = f"{OUTPUTS}/{case.key}.{ending}"
@@ -185,10 +183,3 @@ def _kept(case: Case, output: Output, seconds: float, folder: Path, gives_black:
         height=picture.height,
         seconds=seconds,
     )
-
-
-def _png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    # A picture of a megapixel takes three times as long at the default level, for a file that is a tenth smaller.
-    picture.save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()

@@ -236,7 +236,8 @@ def claim_run(folder: Path, facts: RunFacts) -> None:
                 "another folder."
             )
         return
-    if folder.is_dir() and any(folder.iterdir()):
+    # Another shard may be writing its facts at this moment.
+    if folder.is_dir() and any(not path.name.startswith(f".{FACTS}.") for path in folder.iterdir()):
         raise UsageError(f"The folder {str(folder)!r} is no run and is not empty; give another name.")
     try:
         folder.mkdir(exist_ok=True)
