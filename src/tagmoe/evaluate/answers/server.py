@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from tagmoe.editor import Picture
-from tagmoe.errors import TagMoEError, UsageError
+from tagmoe.errors import ImageError, TagMoEError, UsageError
 from tagmoe.extras import require
 from tagmoe.pictures import load_image, png_of
 from tagmoe.sentences import cut, reason_of
@@ -103,7 +103,7 @@ class ImagesServer:
 
 
 def _decoded(found: Any) -> Image.Image:
-    """The picture of an answer. Raises TagMoEError where there is none, ImageError where it is damaged."""
+    """The picture of an answer. Raises TagMoEError where there is none that can be opened."""
     first = next(iter(getattr(found, "data", None) or ()), None)
     data = getattr(first, "b64_json", None)
     if not data:
@@ -115,8 +115,8 @@ def _decoded(found: Any) -> Image.Image:
         )
     try:
         return load_image(base64.b64decode(data, validate=True))
-    except binascii.Error as error:
-        raise TagMoEError(f"The server's picture is not in base64 ({reason_of(error)}).") from None
+    except (binascii.Error, ImageError) as error:
+        raise TagMoEError(f"The server's picture is damaged ({reason_of(error)}).") from None
 
 
 def _words(error: Any) -> str:
