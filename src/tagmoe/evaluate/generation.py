@@ -30,6 +30,7 @@ from tagmoe.evaluate.run_folder import (
     in_order,
     merge_shards,
     read_rows,
+    remove_unfinished,
     shard_name,
 )
 from tagmoe.files.atomic import write_whole
@@ -94,6 +95,8 @@ def generate(
         kept = by_case(read_rows(folder, ANSWERS, Answer))
         own = by_case(read_rows(folder, shard_name(ANSWERS, shard), Answer))
         waiting = [(place, case) for place, case in chosen if not _is_done(folder, kept.get(case.key))]
+        names = {case.key for _, case in waiting}
+        remove_unfinished(folder / OUTPUTS, lambda name: name.partition(".")[0] in names)
         done = len(chosen) - len(waiting)
         if on_cases is not None:
             on_cases(done)

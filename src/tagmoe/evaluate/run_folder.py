@@ -123,6 +123,7 @@ class Lines:
         except OSError:
             # Some file systems have no locks.
             pass
+        remove_unfinished(path.parent, lambda name: name == path.name)
         text = path.read_bytes()
         whole = text.rfind(b"\n") + 1
         if whole < len(text):
@@ -148,6 +149,13 @@ class Lines:
     def close(self) -> None:
         """Give the file up."""
         self._file.close()
+
+
+def remove_unfinished(folder: Path, is_ours: Callable[[str], bool]) -> None:
+    """Delete what `write_whole` of a killed process has left. is_ours: by its name, whether nobody else writes a file."""
+    for path in folder.glob(".*.partial"):
+        if is_ours(path.name[1:].removesuffix(".partial").rpartition(".")[0]):
+            path.unlink(missing_ok=True)
 
 
 def _line(row: Part) -> bytes:
