@@ -4,22 +4,39 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
+from support.images_server import images_server
 from support.quick_figures import without_layout
 
 from tagmoe.cli import run
 
-TEXT = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+SERVER = "http://127.0.0.1:8000/v1"
+RESULTS = "docs/results/evaluation"
 
 
 def test_the_page_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (commands,) = re.findall(r"^```sh\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)
-    (code,) = re.findall(r"^```python\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)
-    with without_layout():
-        for line in commands.splitlines():
-            assert run(shlex.split(line)[1:]) == 0, line
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_editor", raising=False)
+    shutil.copytree(ROOT / RESULTS, tmp_path / RESULTS)
+    names: dict[str, object] = {"__name__": "page"}
+    blocks = re.findall(r"^```(sh|python)\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)
+    with without_layout(), images_server(models=["my-editor"]) as server:
+        for kind, text in blocks:
+            if kind == "sh":
+                for line in text.splitlines():
+                    # The address of the server that this test runs.
+                    assert run(shlex.split(line.replace(SERVER, server.url))[1:]) == 0, line
+            elif text.startswith("# my_editor.py"):
+                (tmp_path / "my_editor.py").write_text(text)
+            else:
+                exec(compile(text, "evaluation.md", "exec"), names)
     assert (tmp_path / "report" / "report.html").is_file()
-    exec(compile(code, "evaluation.md", "exec"), {"__name__": "page"})
+    assert len(server.requests) == 3
+    assert {kind for kind, _ in blocks} == {"sh", "python"}

@@ -152,7 +152,7 @@ class Lines:
 
 
 def remove_unfinished(folder: Path, is_ours: Callable[[str], bool]) -> None:
-    """Delete what `write_whole` of a killed process has left. is_ours: by its name, whether nobody else writes a file."""
+    """Delete what `write_whole` of a killed process has left. is_ours: whether nobody else writes a file of a name."""
     for path in folder.glob(".*.partial"):
         if is_ours(path.name[1:].removesuffix(".partial").rpartition(".")[0]):
             path.unlink(missing_ok=True)
