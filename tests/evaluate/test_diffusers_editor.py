@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
 from PIL import Image
+from support.hub_server import client_of, served
 from support.tiny_editors import editors, instruct_pix2pix
 
 from tagmoe.errors import CheckpointError, MissingError, UsageError
@@ -122,3 +123,16 @@ def test_a_folder_is_loaded_and_a_wrong_one_refused(tmp_path: Path) -> None:
         load_diffusers_editor(str(tmp_path / "tiny"))
     with pytest.raises(MissingError, match="no model folder"):
         load_diffusers_editor(str(tmp_path / "none"))
+
+
+def test_a_hub_name_is_downloaded_and_has_the_digest_of_its_folder(tmp_path: Path) -> None:
+    with served(tmp_path / "repository") as hub:
+        instruct_pix2pix().save_pretrained(hub.files)
+        (hub.files / "code.py").write_text("raise SystemExit")
+        with client_of(hub, tmp_path / "cache"):
+            editor = load_diffusers_editor("owner/model", steps=1)
+        facts = editor.facts()
+        assert facts["name"] == "owner/model"
+        assert facts["weights"] == load_diffusers_editor(str(hub.files)).facts()["weights"]
+        assert "unet/diffusion_pytorch_model.safetensors" in hub.asked
+        assert "code.py" not in hub.asked

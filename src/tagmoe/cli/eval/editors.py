@@ -163,7 +163,8 @@ class EditorOptions:
         if self.kind in ("model", "diffusers"):
             from tagmoe.train.recipe import versions
 
-            return versions()
+            # What is installed may be another version than the code that runs.
+            return {**versions(), "tagmoe": __version__}
         extra = {"openai": version("openai")} if self.kind == "server" else {}
         return {"tagmoe": __version__, "pillow": version("pillow"), "numpy": version("numpy"), **extra}
 
