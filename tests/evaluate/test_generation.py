@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -203,6 +205,16 @@ def test_shards_of_one_folder_make_the_whole(bench: Prepared, tmp_path: Path) ->
     assert (again.new, again.digest) == (0, whole.digest)
 
 
+def test_shards_of_machines_without_a_shared_disk_are_copied_together(bench: Prepared, tmp_path: Path) -> None:
+    answers = AnchorAnswers("target", bench)
+    facts = RunFacts.of(bench, answers)
+    for number in (1, 2):
+        generate(bench, answers, facts, tmp_path / f"machine {number}", shard=(number, 2))
+        shutil.copytree(tmp_path / f"machine {number}", tmp_path / "together", dirs_exist_ok=True)
+    joined = collect(bench, tmp_path / "together")
+    assert joined.digest == generate(bench, answers, facts, tmp_path / "whole").digest
+
+
 def test_an_output_of_a_shard_counts_more_than_an_earlier_failure(bench: Prepared, tmp_path: Path) -> None:
     """The file of the whole is read after those of shards, so that its failure would win."""
     answers = editor_of(bench, Brighter(refuses=bench.cases[2].instruction))
@@ -272,3 +284,21 @@ def test_marks_become_words_and_a_mask_is_given_when_asked_for(bench: Prepared) 
     masked = bench.chosen(["add"])[0][1]
     assert len(Asking().names(masked)) == 1
     assert Asking(mask="reference").names(masked) == [masked.source, masked.mask]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_full_disk_stops_the_run_in_one_sentence(
+    bench: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    answers = editor_of(bench, Brighter())
+    facts = RunFacts.of(bench, answers)
+    generate(bench, answers, facts, tmp_path / "run", limit=1, tasks=["add"])
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tagmoe.evaluate.generation.write_whole", full)
+    with pytest.raises(DataError, match=r"The disk takes no more in .*outputs' \(No space left on device\)"):
+        generate(bench, answers, facts, tmp_path / "run", batch=1, threads=threads)
+    monkeypatch.undo()
+    assert generate(bench, answers, facts, tmp_path / "run").counts == {"ok": len(bench.cases)}

@@ -17,6 +17,8 @@ from diffusers import (
     Flux2Transformer2DModel,
     FluxKontextPipeline,
     FluxTransformer2DModel,
+    LongCatImageEditPipeline,
+    LongCatImageTransformer2DModel,
     QwenImageEditPipeline,
     QwenImageEditPlusPipeline,
     QwenImageTransformer2DModel,
@@ -49,6 +51,7 @@ def editors() -> dict[str, Any]:
     builders = {
         "QwenImageEditPipeline": lambda: qwen(QwenImageEditPipeline),
         "QwenImageEditPlusPipeline": lambda: qwen(QwenImageEditPlusPipeline),
+        "LongCatImageEditPipeline": longcat,
         "FluxKontextPipeline": flux_kontext,
         "Flux2KleinPipeline": flux2_klein,
         "StableDiffusionInstructPix2PixPipeline": instruct_pix2pix,
@@ -169,10 +172,8 @@ def flux2_klein() -> Any:
 
 
 def qwen(kind: type) -> Any:
-    """Qwen-Image-Edit or its Plus. Its own processor needs torchvision, for videos; this one treats pictures alike."""
-    tokenizer = train_tokenizer(TEXTS, 320)
-    tokenizer._set_model_specific_special_tokens({"image_token": "<|image_pad|>"})
-    pictures = Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=28 * 28 * 4)
+    """Qwen-Image-Edit or its Plus."""
+    tokenizer, encoder, processor = qwen_texts()
     torch.manual_seed(0)
     vae = AutoencoderKLQwenImage(
         base_dim=8, z_dim=4, dim_mult=[1, 2, 4], num_res_blocks=1, temperal_downsample=[False, True],
@@ -184,8 +185,31 @@ def qwen(kind: type) -> Any:
     )  # fmt: skip
     return kind(
         scheduler=FlowMatchEulerDiscreteScheduler(), vae=vae, tokenizer=tokenizer, transformer=transformer,
-        text_encoder=make_text_encoder(
-            tokenizer, hidden_size=16, num_layers=2, num_heads=2, num_kv_heads=2, intermediate_size=16
-        ),
-        processor=PaddleOCRVLProcessor(image_processor=pictures, tokenizer=tokenizer),
+        text_encoder=encoder, processor=processor,
     )  # fmt: skip
+
+
+def longcat() -> Any:
+    """LongCat-Image-Edit."""
+    tokenizer, encoder, processor = qwen_texts()
+    torch.manual_seed(0)
+    transformer = LongCatImageTransformer2DModel(
+        patch_size=1, in_channels=64, num_layers=1, num_single_layers=1, attention_head_dim=16,
+        num_attention_heads=2, joint_attention_dim=16, pooled_projection_dim=16, axes_dims_rope=[4, 4, 8],
+    )  # fmt: skip
+    return LongCatImageEditPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(), vae=autoencoder(16, shift_factor=0.1, scaling_factor=0.5),
+        text_encoder=encoder, tokenizer=tokenizer, text_processor=processor, transformer=transformer,
+    )  # fmt: skip
+
+
+def qwen_texts() -> tuple[Any, Any, Any]:
+    """Tokenizer, text encoder with a vision tower, and a processor. Qwen's own processor needs torchvision, for videos;
+    this one treats pictures alike."""
+    tokenizer = train_tokenizer(TEXTS, 320)
+    tokenizer._set_model_specific_special_tokens({"image_token": "<|image_pad|>"})
+    pictures = Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=28 * 28 * 4)
+    encoder = make_text_encoder(
+        tokenizer, hidden_size=16, num_layers=2, num_heads=2, num_kv_heads=2, intermediate_size=16
+    )
+    return tokenizer, encoder, PaddleOCRVLProcessor(image_processor=pictures, tokenizer=tokenizer)

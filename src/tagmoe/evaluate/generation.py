@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from tagmoe.editor import in_batches
-from tagmoe.errors import ImageError, TagMoEError
+from tagmoe.errors import DataError, ImageError, TagMoEError
 from tagmoe.evaluate.answers.answer import FAILURES, Answers, NoPicture, Output, ReadyFile
 from tagmoe.evaluate.benchmarks.cases import Case, Prepared, digest_of
 from tagmoe.evaluate.run_folder import (
@@ -172,8 +172,11 @@ def _kept(case: Case, output: Output, seconds: float, folder: Path, gives_black:
     except ImageError as error:
         return Answer(id=case.id, case=case.key, status="unreadable", reason=str(error), seconds=seconds)
     name = f"{OUTPUTS}/{case.key}.{ending}"
-    (folder / OUTPUTS).mkdir(exist_ok=True)
-    write_whole(folder / name, data)
+    try:
+        (folder / OUTPUTS).mkdir(exist_ok=True)
+        write_whole(folder / name, data)
+    except OSError as error:
+        raise DataError(f"The disk takes no more in {str(folder / OUTPUTS)!r} ({reason_of(error)}).") from None
     is_black = not gives_black and int(np.asarray(picture).max()) <= DARKEST
     return Answer(
         id=case.id,
