@@ -13,7 +13,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from tagmoe import load_packaged
-from tagmoe.evaluate.tagworld import cases, edit, score
+from tagmoe.evaluate.tagworld import cases, score
+from tagmoe.evaluate.tagworld_pipeline import edit
 from tagmoe.world import Background, Face, Item, Scene, render
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"

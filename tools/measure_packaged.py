@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from tagmoe.cli.models import load_model
-from tagmoe.evaluate.tagworld import TagWorldScores, cases, run_cases, score
+from tagmoe.evaluate.tagworld import TagWorldScores, cases, score
+from tagmoe.evaluate.tagworld_pipeline import edit
 from tagmoe.intervals import wilson
 from tagmoe.laboratory.routing.tag_scores import tags_right
-from tagmoe.pipeline.editor import pipeline_editor
 from tagmoe.pipeline.packaged import packaged_folder
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.routing.predicted_tags import Alignment, signature
@@ -81,14 +81,8 @@ def edits(
         with np.load(path) as file:
             if [*file["instructions"]] == [case.instruction for case in samples]:
                 return file["images"], torch.from_numpy(file["signatures"])
-    found: dict[int, torch.Tensor] = {}
-
-    def keep(seeds: Sequence[int], routing: list[Any]) -> None:
-        found.update(zip(seeds, signature(routing), strict=True))
-
-    editor = pipeline_editor(pipeline, return_routing="stats", on_routing=keep)
-    images = np.stack(run_cases(editor, samples, seed=seed))
-    signatures = torch.stack([found[seed + i] for i in range(len(samples))])
+    found = edit(pipeline, samples, seed=seed, read=signature, routing="stats")
+    images, signatures = np.stack(found.images), torch.stack(found.routing or [])
     path.parent.mkdir(parents=True, exist_ok=True)
     words = np.array([case.instruction for case in samples])
     np.savez_compressed(path, images=images, signatures=signatures.numpy(), instructions=words)

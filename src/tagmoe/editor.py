@@ -6,13 +6,15 @@ Evaluation, synthesis, serving and the study take any editor: a pipeline, a serv
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
 
 Picture = Image.Image | np.ndarray
 """What an editor may give: a PIL image, or (H, W, 3) uint8."""
+T = TypeVar("T")
 
 
 class Editor(Protocol):
@@ -25,31 +27,31 @@ class Editor(Protocol):
         ...
 
 
-def run_editor(
-    editor: Editor,
-    instructions: Sequence[str],
-    images: Sequence[Sequence[Image.Image]],
-    seeds: Sequence[int],
-    *,
-    batch: int = 32,
-    on_batch: Callable[[int], None] | None = None,
-) -> list[np.ndarray]:
-    """The pictures of all requests in their order, (H, W, 3) uint8. on_batch gets the number of requests done."""
-    done: dict[int, np.ndarray] = {}
-    for places in batches([len(references) for references in images], batch):
-        outputs = editor([instructions[i] for i in places], [images[i] for i in places], [seeds[i] for i in places])
-        done |= {place: as_array(output) for place, output in zip(places, outputs, strict=True)}
-        if on_batch is not None:
-            on_batch(len(done))
-    return [done[place] for place in range(len(instructions))]
+def in_batches(
+    references: Sequence[int], ask: Callable[[list[int]], Sequence[T]], *, batch: int, threads: int = 1
+) -> Iterator[tuple[list[int], Sequence[T]]]:
+    """Ask for all requests, and yield the places and the answers of each call when it is done.
 
-
-def batches(references: Sequence[int], batch: int) -> Iterator[list[int]]:
-    """Split requests into calls: the places of at most `batch` requests that have the same number of references."""
-    for count in sorted(set(references)):
-        places = [place for place, own in enumerate(references) if own == count]
-        for start in range(0, len(places), batch):
-            yield places[start : start + batch]
+    references: how many pictures each request has. ask: gets the places of one call, at most `batch` requests with the
+    same number of references, and gives an answer for each. threads: calls at the same time, for an `ask` that mostly
+    waits; with more than 1 calls end in any order. When the caller stops, no further call begins.
+    """
+    calls = [
+        alike[start : start + batch]
+        for count in sorted(set(references))
+        for alike in [[place for place, own in enumerate(references) if own == count]]
+        for start in range(0, len(alike), batch)
+    ]
+    if threads == 1:
+        yield from ((places, ask(places)) for places in calls)
+        return
+    pool = ThreadPoolExecutor(threads)
+    try:
+        waiting = {pool.submit(ask, places): places for places in calls}
+        for done in as_completed(waiting):
+            yield waiting.pop(done), done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def as_array(picture: Picture) -> np.ndarray:

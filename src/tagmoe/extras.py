@@ -16,6 +16,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "data": ("lance", "pyarrow", "webdataset", "imagehash"),
     "ray": ("ray",),
     "vlm": ("aiohttp", "jsonschema", "llguidance", "sklearn", "cleanlab"),
+    "eval": ("openai",),
     "reports": ("matplotlib", "sklearn"),
 }
 """The modules that tagmoe imports from each extra of pyproject.toml; a test compares the two."""

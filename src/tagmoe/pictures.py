@@ -260,6 +260,13 @@ def _eight_bit(image: Image.Image, name: str) -> Image.Image:
     return grey
 
 
+def png_of(image: Image.Image) -> bytes:
+    """A picture as a PNG. At the default level one of a megapixel takes three times as long, and is a tenth smaller."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
 def data_address(image: Image.Image, *, kind: str = "PNG", **options: Any) -> str:
     """A picture as a data: address for a page. options: further options of Pillow's `save`."""
     buffer = io.BytesIO()

@@ -115,7 +115,7 @@ def test_generate_needs_no_picture_and_takes_a_size(tagmoe, model, tmp_path) -> 
 @pytest.fixture
 def few_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A demo of four tasks: the command does the same with all of them."""
-    monkeypatch.setattr("tagmoe.evaluate.tagworld_cases.TASKS", ("generate", "recolour", "style", "hair"))
+    monkeypatch.setattr("tagmoe.evaluate.tagworld.TASKS", ("generate", "recolour", "style", "hair"))
 
 
 @pytest.mark.usefixtures("few_tasks")

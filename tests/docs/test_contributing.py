@@ -15,13 +15,14 @@ import pytest
 
 from tagmoe.cli import run
 from tagmoe.data.sources.registry import KINDS
+from tagmoe.evaluate.answers.diffusers_editor import CALLS
 from tagmoe.evaluate.benchmarks.registry import BENCHMARKS
 from tagmoe.evaluate.metrics.registry import METRICS
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 ARMS = "recipes/tagworld/ablation"
-RECIPES = ("Add a source", "Add an annotator", "Add a benchmark", "Add a metric", "Add an arm")
+RECIPES = ("Add a source", "Add an annotator", "Add a benchmark", "Add a metric", "Add an editor", "Add an arm")
 KINDS_OF_BLOCKS = {"python", "sh", "yaml", "text"}
 
 
@@ -36,7 +37,9 @@ def contributor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
     """A folder to work in. What a recipe adds to a registry goes again."""
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     monkeypatch.chdir(tmp_path)
-    registries: tuple[dict[str, Any], ...] = (KINDS, BENCHMARKS, METRICS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_contrast", raising=False)
+    registries: tuple[dict[str, Any], ...] = (KINDS, BENCHMARKS, METRICS, CALLS)
     known = [dict(registry) for registry in registries]
     yield tmp_path
     for registry, before in zip(registries, known, strict=True):
@@ -52,6 +55,8 @@ def test_a_recipe_runs_as_printed(title: str, contributor: Path, monkeypatch: py
     names: dict[str, object] = {"__name__": "recipe"}
     for kind, text in blocks(title):
         if kind == "python":
+            if text.startswith("# my_contrast.py"):
+                (contributor / "my_contrast.py").write_text(text, encoding="utf-8")
             exec(compile(text, f"CONTRIBUTING.md, {title}", "exec"), names)
             if title == "Add a source" and text.startswith("# captions.py"):
                 # The file that a contributor writes.
@@ -85,4 +90,5 @@ def test_no_name_of_a_recipe_is_taken() -> None:
     assert "captions" not in KINDS
     assert "pairs" not in BENCHMARKS
     assert "brighter" not in METRICS
+    assert "MyEditPipeline" not in CALLS
     assert not (ROOT / ARMS / "experts-3.yaml").exists()

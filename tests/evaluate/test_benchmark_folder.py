@@ -33,7 +33,7 @@ def test_the_cases_are_those_that_the_demo_draws(bench: Prepared) -> None:
         assert all(np.array_equal(bench.picture(n), s) for n, s in zip(given, one.sources, strict=True))
         assert case.target is not None
         assert np.array_equal(np.asarray(bench.picture(case.target)), one.target)
-        assert (case.source is not None) == (case.mask is not None) == one.tags.scope[0].endswith("editing")
+        assert (case.source is not None) == (case.mask is not None) == one.is_edit
 
 
 def test_a_case_has_another_key_when_anything_in_it_changes(bench: Prepared) -> None:
@@ -109,3 +109,10 @@ def test_a_damaged_folder_is_refused_in_one_sentence(
     damage(folder)
     with pytest.raises(error, match=words):
         read_prepared(folder)
+
+
+def test_the_digest_of_tagworld_is_the_same_on_every_machine(tmp_path: Path) -> None:
+    """Results of others are compared by it, so it depends on pixels alone and on no compressor."""
+    bench = tagworld_bench(tmp_path / "bench", 1)
+    assert {path.suffix for path in bench.folder.glob("pictures/*/*")} == {".bmp"}
+    assert bench.manifest.digest == "0aff6ba12a57d10d0ae35fe3302017b45268a046a7b8b630f1bf540ce2166ce1"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,7 @@ from tagmoe.evaluate.answers.anchors import ANCHORS, AnchorAnswers
 from tagmoe.evaluate.answers.answer import AskedEditor, Asking
 from tagmoe.evaluate.answers.ready import ReadyFolder
 from tagmoe.evaluate.benchmarks.cases import Case, Prepared, read_prepared
-from tagmoe.evaluate.generation import generate
+from tagmoe.evaluate.generation import collect, generate
 from tagmoe.evaluate.run_folder import Lines, RunFacts, read_run
 
 
@@ -91,7 +94,7 @@ def test_a_killed_process_loses_nothing_that_it_had_written(bench: Prepared, tmp
         "from pathlib import Path\n"
         "from tagmoe.evaluate.answers.anchors import AnchorAnswers\n"
         "from tagmoe.evaluate.benchmarks.cases import read_prepared\n"
-        "from tagmoe.evaluate.generation import generate\n"
+        "from tagmoe.evaluate.generation import collect, generate\n"
         "from tagmoe.evaluate.run_folder import RunFacts\n"
         "bench = read_prepared(Path(sys.argv[1]))\n"
         "answers = AnchorAnswers('shuffled', bench)\n"
@@ -192,8 +195,58 @@ def test_shards_of_one_folder_make_the_whole(bench: Prepared, tmp_path: Path) ->
     whole = generate(bench, answers, facts, tmp_path / "whole")
     for number in (1, 2, 3):
         generate(bench, answers, facts, tmp_path / "parts", shard=(number, 3))
-    joined = generate(bench, answers, facts, tmp_path / "parts")
+    assert sorted(path.name for path in (tmp_path / "parts").glob("*.jsonl")) == [
+        f"answers-{number}-of-3.jsonl" for number in (1, 2, 3)
+    ]
+    joined = collect(bench, tmp_path / "parts")
     assert (joined.new, joined.digest) == (0, whole.digest)
+    assert [path.name for path in (tmp_path / "parts").glob("*.jsonl")] == ["answers.jsonl"]
+    again = generate(bench, answers, facts, tmp_path / "parts")
+    assert (again.new, again.digest) == (0, whole.digest)
+
+
+def test_shards_of_machines_without_a_shared_disk_are_copied_together(bench: Prepared, tmp_path: Path) -> None:
+    answers = AnchorAnswers("target", bench)
+    facts = RunFacts.of(bench, answers)
+    for number in (1, 2):
+        generate(bench, answers, facts, tmp_path / f"machine {number}", shard=(number, 2))
+        shutil.copytree(tmp_path / f"machine {number}", tmp_path / "together", dirs_exist_ok=True)
+    joined = collect(bench, tmp_path / "together")
+    assert joined.digest == generate(bench, answers, facts, tmp_path / "whole").digest
+
+
+def test_an_output_of_a_shard_counts_more_than_an_earlier_failure(bench: Prepared, tmp_path: Path) -> None:
+    """The file of the whole is read after those of shards, so that its failure would win."""
+    answers = editor_of(bench, Brighter(refuses=bench.cases[2].instruction))
+    assert len(generate(bench, answers, RunFacts.of(bench, answers), tmp_path / "run").failures) == 1
+    mended = editor_of(bench, Brighter())
+    for number in (1, 2):
+        generate(bench, mended, RunFacts.of(bench, mended), tmp_path / "run", shard=(number, 2))
+    assert read_run(tmp_path / "run", bench).answers[bench.cases[2].key].status == "ok"
+    assert collect(bench, tmp_path / "run").counts == {"ok": len(bench.cases)}
+
+
+def test_calls_at_the_same_time_give_the_same_and_end_when_stopped(bench: Prepared, tmp_path: Path) -> None:
+    together = threading.Barrier(4, timeout=20)
+
+    def slow(instructions, images, seeds):
+        if seeds[0] < 4:
+            together.wait()
+        return Brighter()(instructions, images, seeds)
+
+    answers = AskedEditor(slow, bench, {"name": "brighter", "weights": None, "settings": {}})
+    facts = RunFacts.of(bench, answers)
+    made = generate(bench, answers, facts, tmp_path / "threads", batch=1, threads=4)
+    alone = editor_of(bench, Brighter())
+    assert made.digest == generate(bench, alone, facts, tmp_path / "alone").digest
+
+    def stop(done: int) -> None:
+        if done >= 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generate(bench, alone, facts, tmp_path / "stopped", batch=1, threads=2, on_cases=stop)
+    assert 6 <= len(read_run(tmp_path / "stopped", bench).answers) < len(bench.cases)
 
 
 def test_a_folder_of_another_run_or_in_use_is_refused(bench: Prepared, tmp_path: Path) -> None:
@@ -231,3 +284,21 @@ def test_marks_become_words_and_a_mask_is_given_when_asked_for(bench: Prepared) 
     masked = bench.chosen(["add"])[0][1]
     assert len(Asking().names(masked)) == 1
     assert Asking(mask="reference").names(masked) == [masked.source, masked.mask]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_full_disk_stops_the_run_in_one_sentence(
+    bench: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    answers = editor_of(bench, Brighter())
+    facts = RunFacts.of(bench, answers)
+    generate(bench, answers, facts, tmp_path / "run", limit=1, tasks=["add"])
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tagmoe.evaluate.generation.write_whole", full)
+    with pytest.raises(DataError, match=r"The disk takes no more in .*outputs' \(No space left on device\)"):
+        generate(bench, answers, facts, tmp_path / "run", batch=1, threads=threads)
+    monkeypatch.undo()
+    assert generate(bench, answers, facts, tmp_path / "run").counts == {"ok": len(bench.cases)}

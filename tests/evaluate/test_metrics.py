@@ -256,7 +256,7 @@ def test_near_copies_are_found_and_true_edits_are_not(photos: Prepared) -> None:
     assert values(photos, "copying", spot)["near_copy"] == 0.0
     for number in range(200):
         case = sample(3, number, split="test")
-        if case.sources and case.tags.scope[0].endswith("editing"):
+        if case.sources and case.is_edit:
             assert share_changed(case.sources[0], case.target) > 0.01, case.instruction
     cut = np.zeros((12, 12, 3), np.uint8)
     assert share_changed(cut, cut + 255) == 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from tagmoe.evaluate.benchmarks.cases import Prepared
 from tagmoe.evaluate.metrics.metric import Measure, Pair
 from tagmoe.evaluate.metrics.registry import make_metrics
 from tagmoe.evaluate.run_folder import Run, digest_of_pixels, read_run
-from tagmoe.evaluate.scoring import score
+from tagmoe.evaluate.scoring import read_scores, score
 
 FEW = ["source", "copying"]
 
@@ -97,3 +98,20 @@ def test_shards_and_limits_score_parts_of_the_same_whole(bench: Prepared, run: R
     assert len(whole.scores["copying"]) == len(bench.cases)
     some = score(bench, run, make_metrics(FEW), tasks=["add", "move"])
     assert [row.id.split("-")[0] for row in some.scores["source"]] == ["add", "move"]
+
+
+def test_a_score_of_a_shard_counts_when_the_output_has_changed_since(bench: Prepared, tmp_path: Path) -> None:
+    """The file of the whole holds the score of the old output, and is read after those of shards."""
+    shutil.copytree(anchor_run(bench, "target", tmp_path / "target").folder, tmp_path / "run")
+    score(bench, read_run(tmp_path / "run", bench), make_metrics(["source"]))
+    shutil.rmtree(tmp_path / "run" / "outputs")
+    (tmp_path / "run" / "answers.jsonl").unlink()
+    (tmp_path / "run" / "run.json").unlink()
+    shutil.copytree(anchor_run(bench, "shuffled", tmp_path / "shuffled").folder, tmp_path / "run", dirs_exist_ok=True)
+    run = read_run(tmp_path / "run", bench)
+    for number in (1, 2):
+        score(bench, run, make_metrics(["source"]), shard=(number, 2))
+    expected = score(bench, read_run(tmp_path / "shuffled", bench), make_metrics(["source"]))
+    assert read_scores(run, ["source"])["source"] == {row.case: row for row in expected.scores["source"]}
+    joined = score(bench, run, make_metrics(["source"]))
+    assert (joined.new, joined.digest) == (0, expected.digest)

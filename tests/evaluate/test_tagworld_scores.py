@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from support.prepared_benchmarks import tagworld_bench
 
 from tagmoe.errors import UsageError
-from tagmoe.evaluate.tagworld import Edits, cases, edit, run_cases, score, validator
+from tagmoe.evaluate.answers.answer import AskedEditor
+from tagmoe.evaluate.generation import generate
+from tagmoe.evaluate.metrics.oracle import Oracle
+from tagmoe.evaluate.run_folder import RunFacts, read_run
+from tagmoe.evaluate.scoring import score as score_run
+from tagmoe.evaluate.tagworld import cases, run_cases, score
+from tagmoe.evaluate.tagworld_pipeline import edit, validator
+from tagmoe.pipeline.editor import pipeline_editor
+from tagmoe.routing.case_routing import record
 from tagmoe.world import TASKS
 
 
@@ -74,7 +84,7 @@ def test_true_targets_score_one_everywhere() -> None:
 
 @pytest.mark.slow
 def test_an_editor_that_does_nothing_keeps_all_and_succeeds_never() -> None:
-    samples = [case for case in cases(2, 4) if case.source_scene is not None and case.tags.scope[0].endswith("editing")]
+    samples = [case for case in cases(2, 4) if case.source_scene is not None and case.is_edit]
     scores = score(samples, [case.sources[0] for case in samples])
     assert scores.success.value == 0.0
     assert scores.unchanged == 1.0
@@ -106,8 +116,8 @@ def test_no_cases_are_refused() -> None:
 @pytest.mark.slow
 def test_a_pipeline_gives_the_same_pictures_and_routing_in_any_batch(pipeline: Any) -> None:
     samples = cases(1, 0, ["generate", "add", "recolour", "light"])
-    whole: Edits = edit(pipeline, samples, steps=2, return_routing=True)
-    apart = edit(pipeline, samples, steps=2, batch=1, return_routing=True)
+    whole = edit(pipeline, samples, steps=2, read=record)
+    apart = edit(pipeline, samples, steps=2, batch=1, read=record)
     assert whole.routing is not None
     assert apart.routing is not None
     for a, b in zip(whole.images, apart.images, strict=True):
@@ -133,3 +143,19 @@ def test_validation_writes_a_sheet_and_returns_two_scores(pipeline: Any, tmp_pat
     with Image.open(tmp_path / "validation" / "00000012.png") as sheet:
         assert sheet.width > 4 * 3 * 64
         assert len(sheet.convert("RGB").getcolors(1 << 20) or []) > 10
+
+
+def test_eval_and_demo_give_the_same_numbers(pipeline: Any, tmp_path: Path) -> None:
+    """The same pictures from the same seeds, and the same values, whether they are kept in folders or in memory."""
+    bench = tagworld_bench(tmp_path / "bench", 1, seed=3)
+    samples = cases(1, 3)
+    images = edit(pipeline, samples, steps=1, seed=3).images
+    scores = score(samples, images)
+    answers = AskedEditor(pipeline_editor(pipeline, steps=1), bench, {"name": "tiny", "weights": None, "settings": {}})
+    generate(bench, answers, RunFacts.of(bench, answers, 3), tmp_path / "run", batch=32)
+    run = read_run(tmp_path / "run", bench)
+    kept = [run.picture(run.answers[case.key]) for case in bench.cases]
+    assert all(np.array_equal(picture, image) for picture, image in zip(kept, images, strict=True))
+    rows = score_run(bench, run, [Oracle()]).scores["oracle"]
+    for row, judged in zip(rows, scores.judged, strict=True):
+        assert row.values == {name: value for name, value in asdict(judged).items() if value is not None}

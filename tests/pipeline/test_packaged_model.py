@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tagmoe import TagMoEPipeline, load_packaged
-from tagmoe.evaluate.tagworld import cases, edit, score
+from tagmoe.evaluate.tagworld import cases, score
+from tagmoe.evaluate.tagworld_pipeline import edit
 from tagmoe.pipeline.packaged import FOLDER
 from tagmoe.world import TASKS, judge, sample
 

@@ -44,17 +44,19 @@ def demo(
     pipeline = load_model(model, threads=threads)
     from tagmoe.evaluate.report import Evaluation, write_report
     from tagmoe.evaluate.tagworld import cases as draw_cases
-    from tagmoe.evaluate.tagworld import edit, score
+    from tagmoe.evaluate.tagworld import score
+    from tagmoe.evaluate.tagworld_pipeline import edit
     from tagmoe.pipeline.training_range import is_divided_by_content
+    from tagmoe.routing.case_routing import record
     from tagmoe.train.recipe import versions
 
     samples = draw_cases(cases, seed)
     if not is_divided_by_content(folder):
         log(UNDIVIDED)
     started = time.perf_counter()
-    has_experts = bool(getattr(pipeline.part("transformer").config, "num_moe_blocks", 0))
+    read = record if getattr(pipeline.part("transformer").config, "num_moe_blocks", 0) else None
     with lasting_bar("editing", len(samples)) as done:
-        edits = edit(pipeline, samples, return_routing=has_experts, on_batch=done, steps=steps, cfg=cfg, seed=seed)
+        edits = edit(pipeline, samples, read=read, on_batch=done, steps=steps, cfg=cfg, seed=seed)
     seconds = time.perf_counter() - started
     evaluation = Evaluation(
         samples=samples,

@@ -48,7 +48,7 @@ def train(
     if config.tensorboard:
         require("train", purpose="The setting 'tensorboard: true'")
     quiet_libraries()
-    from tagmoe.evaluate.tagworld import validator
+    from tagmoe.evaluate.tagworld_pipeline import validator
     from tagmoe.train.recipe import train as run_recipe
 
     try:

@@ -6,7 +6,6 @@ failed has no picture and never gets a placeholder: its status says why.
 
 from __future__ import annotations
 
-import io
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from tagmoe.editor import batches
-from tagmoe.errors import ImageError, TagMoEError
+from tagmoe.editor import in_batches
+from tagmoe.errors import DataError, ImageError, TagMoEError
 from tagmoe.evaluate.answers.answer import FAILURES, Answers, NoPicture, Output, ReadyFile
 from tagmoe.evaluate.benchmarks.cases import Case, Prepared, digest_of
 from tagmoe.evaluate.run_folder import (
@@ -26,13 +24,17 @@ from tagmoe.evaluate.run_folder import (
     Answer,
     Lines,
     RunFacts,
+    by_case,
     claim_run,
     digest_of_pixels,
+    in_order,
+    merge_shards,
     read_rows,
+    remove_unfinished,
     shard_name,
 )
 from tagmoe.files.atomic import write_whole
-from tagmoe.pictures import load_image, read_header
+from tagmoe.pictures import load_image, png_of, read_header
 from tagmoe.report.printable import printable
 from tagmoe.sentences import reason_of
 
@@ -73,41 +75,60 @@ def generate(
     limit: int | None = None,
     shard: tuple[int, int] = (1, 1),
     batch: int = 8,
+    threads: int = 1,
     on_cases: Callable[[int], None] | None = None,
 ) -> Generated:
     """Fill the folder of a run; one that is there already goes on.
 
     tasks, limit: only these tasks, the first cases of each. shard: (n, of N), every N-th case from the n-th on; shards
-    may run at the same time in one folder. batch: cases of one call. on_cases: called with the number of finished ones.
+    may run at the same time in one folder, and a command without one joins their files. batch: cases of one call.
+    threads: calls at the same time. on_cases: called with the number of finished ones.
     The seed of a case is the run's seed and its position among all cases, so that it depends on none of these.
 
     Raises UsageError for unknown tasks and a folder of another run, DataError where nothing can be written.
     """
     chosen = prepared.chosen(tasks, limit)[shard[0] - 1 :: shard[1]]
     claim_run(folder, facts)
+    if shard == (1, 1):
+        merge_shards(folder, ANSWERS, Answer, prepared)
     lines = Lines(folder / f"{shard_name(ANSWERS, shard)}.jsonl")
     try:
-        kept = {answer.case: answer for answer in read_rows(folder, ANSWERS, Answer)}
-        own = {answer.case: answer for answer in read_rows(folder, shard_name(ANSWERS, shard), Answer)}
+        kept = by_case(read_rows(folder, ANSWERS, Answer))
+        own = by_case(read_rows(folder, shard_name(ANSWERS, shard), Answer))
         waiting = [(place, case) for place, case in chosen if not _is_done(folder, kept.get(case.key))]
+        names = {case.key for _, case in waiting}
+        remove_unfinished(folder / OUTPUTS, lambda name: name.partition(".")[0] in names)
         done = len(chosen) - len(waiting)
         if on_cases is not None:
             on_cases(done)
-        for places in batches([answers.pictures_of(case) for _, case in waiting], batch):
-            asked = [waiting[place] for place in places]
-            for answer in _answers(answers, asked, facts.seed, folder):
+
+        def ask(places: list[int]) -> list[Answer]:
+            return _answers(answers, [waiting[place] for place in places], facts.seed, folder)
+
+        references = [answers.pictures_of(case) for _, case in waiting]
+        for places, found in in_batches(references, ask, batch=batch, threads=threads):
+            for answer in found:
                 lines.add(answer)
                 own[answer.case] = kept[answer.case] = answer
-            done += len(asked)
+            done += len(places)
             if on_cases is not None:
                 on_cases(done)
     except BaseException:
         lines.close()
         raise
-    place_of = {case.key: place for place, case in enumerate(prepared.cases)}
-    in_order = sorted(own.values(), key=lambda answer: place_of[answer.case])
-    lines.finish(in_order)
+    lines.finish(in_order(own, prepared))
     return Generated(tuple(kept[case.key] for _, case in chosen), len(waiting))
+
+
+def collect(
+    prepared: Prepared, folder: Path, *, tasks: Sequence[str] | None = None, limit: int | None = None
+) -> Generated:
+    """What a run holds of these cases, after the files of its shards became one file. It asks for nothing.
+
+    Raises UsageError while a shard is being written.
+    """
+    kept = merge_shards(folder, ANSWERS, Answer, prepared)
+    return Generated(tuple(kept[case.key] for _, case in prepared.chosen(tasks, limit) if case.key in kept), 0)
 
 
 def _is_done(folder: Path, answer: Answer | None) -> bool:
@@ -148,12 +169,15 @@ def _kept(case: Case, output: Output, seconds: float, folder: Path, gives_black:
             picture, data, ending = load_image(output.data), output.data, read_header(output.data).extension
         else:
             picture = load_image(output)
-            data, ending = _png(picture), "png"
+            data, ending = png_of(picture), "png"
     except ImageError as error:
         return Answer(id=case.id, case=case.key, status="unreadable", reason=str(error), seconds=seconds)
     name = f"{OUTPUTS}/{case.key}.{ending}"
-    (folder / OUTPUTS).mkdir(exist_ok=True)
-    write_whole(folder / name, data)
+    try:
+        (folder / OUTPUTS).mkdir(exist_ok=True)
+        write_whole(folder / name, data)
+    except OSError as error:
+        raise DataError(f"The disk takes no more in {str(folder / OUTPUTS)!r} ({reason_of(error)}).") from None
     is_black = not gives_black and int(np.asarray(picture).max()) <= DARKEST
     return Answer(
         id=case.id,
@@ -166,10 +190,3 @@ def _kept(case: Case, output: Output, seconds: float, folder: Path, gives_black:
         height=picture.height,
         seconds=seconds,
     )
-
-
-def _png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    # A picture of a megapixel takes three times as long at the default level, for a file that is a tenth smaller.
-    picture.save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()

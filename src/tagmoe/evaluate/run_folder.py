@@ -2,7 +2,7 @@
 
 RUN/run.json               `RunFacts`: the editor with the digest of its weights, settings, seed, digest of the cases
 RUN/outputs/CASE.png       an output under the key of its case; one that was ready is kept byte by byte
-RUN/answers*.jsonl         `Answer`: a line for each case that was asked; with shards one file for each
+RUN/answers*.jsonl         `Answer`: a line for each case that was asked; each shard has a file until they are merged
 RUN/scores/METRIC*.jsonl   `tagmoe.evaluate.scoring.Score`: a line for each output
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, TypeVar
@@ -32,6 +32,7 @@ from tagmoe.sentences import reason_of
 FACTS, OUTPUTS, ANSWERS, SCORES = "run.json", "outputs", "answers", "scores"
 
 R = TypeVar("R", bound=Part)
+K = TypeVar("K", bound="Kept")
 
 
 class RunFacts(Part):
@@ -71,11 +72,21 @@ class RunFacts(Part):
         return str(self.editor.get("name", self.editor.get("kind", "editor")))
 
 
-class Answer(Part):
-    """What became of a case. case: its key. file: the output in the folder. pixels: SHA-256 of size and pixels."""
+class Kept(Part):
+    """A row of a case. case: its key."""
 
     id: str
     case: str
+
+    @property
+    def rank(self) -> int:
+        """Of two rows of a case the one of the higher rank counts."""
+        return 0
+
+
+class Answer(Kept):
+    """What became of a case. case: its key. file: the output in the folder. pixels: SHA-256 of size and pixels."""
+
     status: Status
     reason: str = ""
     file: str | None = None
@@ -83,6 +94,11 @@ class Answer(Part):
     width: int = 0
     height: int = 0
     seconds: float = 0.0
+
+    @property
+    def rank(self) -> int:
+        """An answer with an output counts more than one without."""
+        return int(self.file is not None)
 
 
 class Lines:
@@ -107,6 +123,7 @@ class Lines:
         except OSError:
             # Some file systems have no locks.
             pass
+        remove_unfinished(path.parent, lambda name: name == path.name)
         text = path.read_bytes()
         whole = text.rfind(b"\n") + 1
         if whole < len(text):
@@ -124,9 +141,21 @@ class Lines:
         write_whole(self._path, b"".join(map(_line, rows)))
         self.close()
 
+    def remove(self) -> None:
+        """Delete the file, whose rows are in another one now."""
+        self._path.unlink(missing_ok=True)
+        self.close()
+
     def close(self) -> None:
         """Give the file up."""
         self._file.close()
+
+
+def remove_unfinished(folder: Path, is_ours: Callable[[str], bool]) -> None:
+    """Delete what `write_whole` of a killed process has left. is_ours: whether nobody else writes a file of a name."""
+    for path in folder.glob(".*.partial"):
+        if is_ours(path.name[1:].removesuffix(".partial").rpartition(".")[0]):
+            path.unlink(missing_ok=True)
 
 
 def _line(row: Part) -> bytes:
@@ -138,10 +167,7 @@ def read_rows(folder: Path, name: str, kind: type[R]) -> Iterator[R]:
 
     Raises DataError for a line that is not of this kind.
     """
-    pattern = re.compile(rf"{re.escape(name)}(-\d+-of-\d+)?\.jsonl")
-    for path in sorted(folder.glob(f"{name}*.jsonl")):
-        if not pattern.fullmatch(path.name):
-            continue
+    for path in shard_files(folder, name):
         try:
             lines = path.read_bytes().split(b"\n")[:-1]
         except OSError as error:
@@ -154,6 +180,49 @@ def read_rows(folder: Path, name: str, kind: type[R]) -> Iterator[R]:
                     f"Line {number} of {str(path)!r} is not one of this version: {wrong_field(error, kind)}; delete "
                     "the file and run the command again."
                 ) from None
+
+
+def by_case(rows: Iterable[K]) -> dict[str, K]:
+    """The row of each case: the one of the highest rank, and the last of equal ones."""
+    found: dict[str, K] = {}
+    for row in rows:
+        if row.case not in found or row.rank >= found[row.case].rank:
+            found[row.case] = row
+    return found
+
+
+def in_order(rows: Mapping[str, K], prepared: Prepared) -> list[K]:
+    """The rows in the order of the cases, however they came about."""
+    return [rows[case.key] for case in prepared.cases if case.key in rows]
+
+
+def merge_shards(
+    folder: Path, name: str, kind: type[K], prepared: Prepared, is_current: Callable[[K], bool] = lambda row: True
+) -> dict[str, K]:
+    """Make one file NAME.jsonl of it and of those of shards, NAME-*.jsonl; returns its rows by the key of the case.
+
+    is_current: rows for which it is false are left out. Raises UsageError while another command writes one of them.
+    """
+    shards: list[Lines] = []
+    try:
+        for path in shard_files(folder, name):
+            if path.stem != name:
+                shards.append(Lines(path))
+        rows = by_case(row for row in read_rows(folder, name, kind) if is_current(row))
+        if shards:
+            Lines(folder / f"{name}.jsonl").finish(in_order(rows, prepared))
+            for lines in shards:
+                lines.remove()
+    finally:
+        for lines in shards:
+            lines.close()
+    return rows
+
+
+def shard_files(folder: Path, name: str) -> list[Path]:
+    """The files NAME.jsonl and NAME-*.jsonl that are there."""
+    pattern = re.compile(rf"{re.escape(name)}(-\d+-of-\d+)?\.jsonl")
+    return [path for path in sorted(folder.glob(f"{name}*.jsonl")) if pattern.fullmatch(path.name)]
 
 
 def shard_name(name: str, shard: tuple[int, int]) -> str:
@@ -175,7 +244,8 @@ def claim_run(folder: Path, facts: RunFacts) -> None:
                 "another folder."
             )
         return
-    if folder.is_dir() and any(folder.iterdir()):
+    # Another shard may be writing its facts at this moment.
+    if folder.is_dir() and any(not path.name.startswith(f".{FACTS}.") for path in folder.iterdir()):
         raise UsageError(f"The folder {str(folder)!r} is no run and is not empty; give another name.")
     try:
         folder.mkdir(exist_ok=True)
@@ -226,7 +296,7 @@ def read_run(folder: Path, prepared: Prepared | None = None) -> Run:
             f"The run {str(folder)!r} is of other cases than {str(prepared.folder)!r} ({facts.benchmark}, digest "
             f"{facts.cases[:12]}, not {prepared.manifest.digest[:12]}); give the benchmark that it was made for."
         )
-    return Run(folder, facts, {answer.case: answer for answer in read_rows(folder, ANSWERS, Answer)})
+    return Run(folder, facts, by_case(read_rows(folder, ANSWERS, Answer)))
 
 
 def digest_of_pixels(picture: Image.Image) -> str:

@@ -7,7 +7,7 @@ scored again. A case without an output has no line: `tagmoe.evaluate.comparison`
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
@@ -16,7 +16,18 @@ from tagmoe.errors import ImageError, TagMoEError
 from tagmoe.evaluate.answers.answer import FAILURES
 from tagmoe.evaluate.benchmarks.cases import Case, Prepared, digest_of
 from tagmoe.evaluate.metrics.metric import Lack, Metric, NoValue, Pair, Value, lacking
-from tagmoe.evaluate.run_folder import SCORES, Answer, Lines, Run, read_rows, shard_name
+from tagmoe.evaluate.run_folder import (
+    SCORES,
+    Answer,
+    Kept,
+    Lines,
+    Run,
+    by_case,
+    in_order,
+    merge_shards,
+    read_rows,
+    shard_name,
+)
 from tagmoe.sentences import reason_of
 
 
@@ -27,17 +38,20 @@ class Lacking(Part):
     reason: str
 
 
-class Score(Part):
-    """The values of one metric for one output. case: its key. pixels: the output that was scored. resized: the pictures
-    to whose size the output was resized."""
+class Score(Kept):
+    """The values of one metric for one output. pixels: the output that was scored. resized: the pictures to whose size
+    the output was resized."""
 
-    id: str
-    case: str
     pixels: str
     version: int
     values: dict[str, float]
     lacking: dict[str, Lacking]
     resized: tuple[str, ...] = ()
+
+    @property
+    def rank(self) -> int:
+        """A newer version counts more; of one version, a score that did not fail."""
+        return 2 * self.version + (not any(reason.status == "failed" for reason in self.lacking.values()))
 
 
 @dataclass(frozen=True)
@@ -109,9 +123,11 @@ def score(
         own: dict[str, dict[str, Score]] = {}
         for metric in metrics:
             file = shard_name(metric.name, shard)
+            if shard == (1, 1):
+                merge_shards(folder, metric.name, Score, prepared, lambda row: _is_of(row, run))
             files[metric.name] = Lines(folder / f"{file}.jsonl")
-            kept[metric.name] = {score.case: score for score in read_rows(folder, metric.name, Score)}
-            own[metric.name] = {score.case: score for score in read_rows(folder, file, Score)}
+            kept[metric.name] = by_case(_current(run, metric.name))
+            own[metric.name] = by_case(_current(run, file))
         for done, case in enumerate(chosen, 1):
             answer = run.answers.get(case.key)
             if answer is None or answer.file is None:
@@ -139,10 +155,8 @@ def score(
         for lines in files.values():
             lines.close()
         raise
-    place_of = {case.key: place for place, case in enumerate(prepared.cases)}
     for name, lines in files.items():
-        in_order = sorted(own[name].values(), key=lambda row: place_of[row.case])
-        lines.finish(in_order)
+        lines.finish(in_order(own[name], prepared))
     found_scores = {name: tuple(rows[c.key] for c in chosen if c.key in rows) for name, rows in kept.items()}
     return Scored(found_scores, tuple(unscored), new)
 
@@ -151,13 +165,19 @@ def read_scores(run: Run, names: Sequence[str]) -> dict[str, dict[str, Score]]:
     """The scores of a run by metric and by the key of the case, but for those of outputs that have changed since."""
     found: dict[str, dict[str, Score]] = {}
     for name in names:
-        rows = {row.case: row for row in read_rows(run.folder / SCORES, name, Score)}
-        current = {
-            key: row for key, row in rows.items() if key in run.answers and row.pixels == run.answers[key].pixels
-        }
+        current = by_case(_current(run, name))
         if current:
             found[name] = current
     return found
+
+
+def _current(run: Run, name: str) -> Iterator[Score]:
+    """The rows of a metric, or of a shard's file, that are of the outputs as they are now."""
+    return (row for row in read_rows(run.folder / SCORES, name, Score) if _is_of(row, run))
+
+
+def _is_of(row: Score, run: Run) -> bool:
+    return row.case in run.answers and row.pixels == run.answers[row.case].pixels
 
 
 def _without_output(case: Case, answer: Answer | None) -> Unscored:

@@ -37,7 +37,7 @@ def contact_sheet(
                 tile = Image.fromarray(picture).resize((SIZE, SIZE), Image.Resampling.NEAREST)
                 sheet.paste(tile, (left + position * (SIZE + GAP), top))
         text = f"{case.task}: {'ok' if verdict.success else 'failed'}"
-        if case.tags.scope[0].endswith("editing"):
+        if case.is_edit:
             text += f", {verdict.unchanged:.0%} unchanged"
         draw.text((left, top + SIZE + 1), text, fill=GOOD if verdict.success else BAD, font=font)
         draw.text((left, top + SIZE + 13), _fit(case.instruction, width, font), fill=INK, font=font)

@@ -1,35 +1,37 @@
-"""TagWorld as a benchmark: draw test cases, edit them, let the oracle score them (the role of paper 4.2-4.3).
+"""TagWorld: draw test cases, run an editor on them, let the oracle score the pictures (the role of paper 4.2-4.3).
 
-Any editor can be scored: it is a function from instructions, pictures and seeds to pictures.
+There is one way to score: `tagmoe demo`, the validation of a training, the laboratory and the metric `oracle` of
+`tagmoe eval` all take an output's numbers from `judged`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 from PIL import Image
 
-from tagmoe.editor import Editor, Picture, batches, run_editor
+from tagmoe.editor import Editor, Picture, as_array, in_batches
 from tagmoe.errors import UsageError
-from tagmoe.evaluate.sheet import contact_sheet
-from tagmoe.evaluate.tagworld_cases import cases as cases
 from tagmoe.intervals import Interval, wilson
-from tagmoe.pipeline.editor import pipeline_editor
-from tagmoe.pipeline.pipeline import TagMoEPipeline
-from tagmoe.routing.case_routing import CaseRouting, record
-from tagmoe.world import Sample, Verdict, judge
+from tagmoe.world import TASKS, Sample, Verdict, judge, sample
 
 
 @dataclass(frozen=True)
-class Edits:
-    """images: (H, W, 3) uint8, one a case. routing: one a case when it was recorded."""
+class Judged:
+    """The oracle's numbers for one output (`tagmoe.world.judge`); None where the case does not ask for it.
 
-    images: list[np.ndarray]
-    routing: list[CaseRouting] | None = None
+    success is strict; edit_done is the score that was published before.
+    """
+
+    success: bool
+    edit_done: bool
+    unchanged: float | None
+    subject: float | None
+    face: float | None
+    style: float | None
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ class TaskScore:
 class TagWorldScores:
     """Means over the cases to which a score applies; None where there is no such case.
 
-    success is strict; edit_done is the score that was published before (`tagmoe.world.judge`). verdicts: in the order
-    of the cases. held_out: success on seen and held-out phrasings, and on seen and held-out combinations of attributes.
+    judged, verdicts: in the order of the cases. held_out: success on seen and held-out phrasings, and on seen and
+    held-out combinations of attributes.
     """
 
     success: Interval[float]
@@ -60,7 +62,24 @@ class TagWorldScores:
     style: float | None
     tasks: tuple[TaskScore, ...]
     held_out: dict[str, Interval[float]]
+    judged: tuple[Judged, ...]
     verdicts: tuple[Verdict, ...]
+
+
+def cases(per_task: int, seed: int, tasks: Sequence[str] | None = None) -> list[Sample]:
+    """`per_task` test cases of every task (or of `tasks`), in the order of tasks. A smaller number gives the first.
+
+    Raises UsageError for an unknown task or fewer than one case.
+    """
+    if per_task < 1:
+        raise UsageError(f"The number of cases a task is {per_task}; give 1 or more.")
+    number = {name: position for position, name in enumerate(TASKS)}
+    # Every case has its own index. With a shared one, the scenes of different tasks would be equal.
+    return [
+        sample(seed, i * len(TASKS) + number.get(task, 0), split="test", task=task)
+        for task in (TASKS if tasks is None else tasks)
+        for i in range(per_task)
+    ]
 
 
 def run_cases(
@@ -71,46 +90,30 @@ def run_cases(
     seed: int = 0,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[np.ndarray]:
-    """Edit all cases with any editor. Case i gets seed + i, so that results do not depend on the batch size.
+    """The pictures of all cases by any editor, (H, W, 3) uint8; case i gets the seed `seed` + i whatever the batch.
 
     on_batch: called with the number of finished cases.
     """
-    return run_editor(
-        editor,
-        [case.instruction for case in samples],
-        [[Image.fromarray(source) for source in case.sources] for case in samples],
-        [seed + i for i in range(len(samples))],
-        batch=batch,
-        on_batch=on_batch,
-    )
+
+    def ask(places: list[int]) -> list[np.ndarray]:
+        asked = [samples[i] for i in places]
+        sources = [[Image.fromarray(source) for source in case.sources] for case in asked]
+        outputs = editor([case.instruction for case in asked], sources, [seed + i for i in places])
+        return [as_array(output) for output in outputs]
+
+    images: dict[int, np.ndarray] = {}
+    for places, pictures in in_batches([len(case.sources) for case in samples], ask, batch=batch):
+        images |= zip(places, pictures, strict=True)
+        if on_batch is not None:
+            on_batch(len(images))
+    return [images[i] for i in range(len(samples))]
 
 
-def edit(
-    pipeline: TagMoEPipeline,
-    samples: Sequence[Sample],
-    *,
-    steps: int | None = None,
-    cfg: float | None = None,
-    batch: int = 32,
-    seed: int = 0,
-    return_routing: bool = False,
-    on_batch: Callable[[int], None] | None = None,
-) -> Edits:
-    """Edit (or generate) all cases with a pipeline. If asked, record the routing of each case."""
-    recorded: list[CaseRouting] = []
-    editor = pipeline_editor(
-        pipeline,
-        steps=steps,
-        cfg=cfg,
-        return_routing="full" if return_routing else None,
-        on_routing=lambda _, routing: recorded.extend(record(routing)),
-    )
-    images = run_cases(editor, samples, batch=batch, seed=seed, on_batch=on_batch)
-    if not return_routing:
-        return Edits(images)
-    order = [i for indices in batches([len(case.sources) for case in samples], batch) for i in indices]
-    by_case = dict(zip(order, recorded, strict=True))
-    return Edits(images, [by_case[i] for i in range(len(samples))])
+def judged(case: Sample, verdict: Verdict) -> Judged:
+    """A verdict as the numbers that are averaged."""
+    # A picture that is entirely new has nothing that could stay. Its perfect score would only flatter the mean.
+    unchanged = verdict.unchanged if case.is_edit else None
+    return Judged(verdict.success, verdict.edit_done, unchanged, verdict.subject, verdict.face, verdict.style)
 
 
 def score(samples: Sequence[Sample], images: Sequence[Picture]) -> TagWorldScores:
@@ -118,62 +121,39 @@ def score(samples: Sequence[Sample], images: Sequence[Picture]) -> TagWorldScore
     if not samples:
         raise UsageError("There are no cases to score; give at least one.")
     verdicts = tuple(judge(case, image) for case, image in zip(samples, images, strict=True))
-    pairs = list(zip(samples, verdicts, strict=True))
+    rows = tuple(map(judged, samples, verdicts))
+    pairs = list(zip(samples, rows, strict=True))
     return TagWorldScores(
-        success=_share([v.success for v in verdicts]),
-        edit_done=_share([v.edit_done for v in verdicts]),
-        unchanged=_unchanged(pairs),
-        subject=_mean([v.subject for v in verdicts]),
-        face=_mean([v.face for v in verdicts]),
-        style=_mean([v.style for v in verdicts]),
+        success=_share(rows, "success"),
+        edit_done=_share(rows, "edit_done"),
+        unchanged=_mean(rows, "unchanged"),
+        subject=_mean(rows, "subject"),
+        face=_mean(rows, "face"),
+        style=_mean(rows, "style"),
         tasks=tuple(
-            _task_score(task, [pair for pair in pairs if pair[0].task == task])
+            _task_score(task, [row for case, row in pairs if case.task == task])
             for task in dict.fromkeys(case.task for case in samples)
         ),
-        held_out=_held_out(pairs),
+        held_out={
+            "seen phrasing": _share([row for case, row in pairs if not case.held_out_paraphrase]),
+            "held-out phrasing": _share([row for case, row in pairs if case.held_out_paraphrase]),
+            "seen combination": _share([row for case, row in pairs if not case.held_out_combination]),
+            "held-out combination": _share([row for case, row in pairs if case.held_out_combination]),
+        },
+        judged=rows,
         verdicts=verdicts,
     )
 
 
-def validator(per_task: int, seed: int = 0) -> Callable[[TagMoEPipeline, int, Path], dict[str, float]]:
-    """A function for training to validate with: it edits cases, writes a contact sheet, and returns their scores.
-
-    The scores are {"success", "unchanged"}.
-    """
-    samples = cases(per_task, seed)
-
-    def validate(pipeline: TagMoEPipeline, step: int, folder: Path) -> dict[str, float]:
-        images = edit(pipeline, samples, seed=seed).images
-        scores = score(samples, images)
-        contact_sheet(samples, images, scores.verdicts, folder / f"{step:08d}.png")
-        return {"success": scores.success.value, "unchanged": scores.unchanged or 0.0}
-
-    return validate
+def _share(rows: Sequence[Judged], name: str = "success") -> Interval[float]:
+    return wilson(sum(getattr(row, name) for row in rows), len(rows))
 
 
-def _share(outcomes: Sequence[bool]) -> Interval[float]:
-    return wilson(sum(outcomes), len(outcomes))
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    present = [value for value in values if value is not None]
+def _mean(rows: Sequence[Judged], name: str) -> float | None:
+    present = [value for row in rows if (value := getattr(row, name)) is not None]
     return fmean(present) if present else None
 
 
-def _unchanged(pairs: Sequence[tuple[Sample, Verdict]]) -> float | None:
-    # A picture that is entirely new has nothing that could stay. Its perfect score would only flatter the mean.
-    return _mean([v.unchanged for case, v in pairs if case.tags.scope[0].endswith("editing")])
-
-
-def _task_score(task: str, pairs: Sequence[tuple[Sample, Verdict]]) -> TaskScore:
-    success, done = (fmean(values) for values in zip(*((v.success, v.edit_done) for _, v in pairs), strict=True))
-    return TaskScore(task, len(pairs), success, done, _unchanged(pairs))
-
-
-def _held_out(pairs: Sequence[tuple[Sample, Verdict]]) -> dict[str, Interval[float]]:
-    return {
-        "seen phrasing": _share([v.success for case, v in pairs if not case.held_out_paraphrase]),
-        "held-out phrasing": _share([v.success for case, v in pairs if case.held_out_paraphrase]),
-        "seen combination": _share([v.success for case, v in pairs if not case.held_out_combination]),
-        "held-out combination": _share([v.success for case, v in pairs if case.held_out_combination]),
-    }
+def _task_score(task: str, rows: Sequence[Judged]) -> TaskScore:
+    success, done = (fmean(getattr(row, name) for row in rows) for name in ("success", "edit_done"))
+    return TaskScore(task, len(rows), success, done, _mean(rows, "unchanged"))

@@ -74,7 +74,7 @@ def _bytes(values: np.ndarray) -> np.ndarray:
 
 def _source(case: Sample) -> np.ndarray | None:
     """The picture that the edit starts from; None where the target is another picture altogether."""
-    return case.sources[0] if case.sources and case.tags.scope[0].endswith("editing") else None
+    return case.sources[0] if case.sources and case.is_edit else None
 
 
 def _moved(case: Sample, rng: np.random.Generator) -> np.ndarray:

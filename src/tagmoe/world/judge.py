@@ -19,8 +19,6 @@ from .render import render, render_cell
 from .sample import Sample
 from .scene import PLACES, Face, Scene, Thing
 
-# Scopes whose whole picture is new, so that nothing outside the edit could stay as it was.
-_NEW_PICTURE = ("image generation", "content customization", "style customization")
 # The least share of the way from the source's pixels to the target's that an edited cell must have gone. A half-done
 # edit reaches 0.5. True targets that a lossy autoencoder restored nearly always go further (docs/log.md).
 _CARRIED_OUT = 0.55
@@ -100,7 +98,7 @@ def _is_done_elsewhere(source: Scene | None, target: Scene, image: np.ndarray | 
 
 def _source(sample: Sample) -> Scene | None:
     """The scene that the edit starts from; None where the whole picture is new."""
-    return None if sample.tags.scope[0] in _NEW_PICTURE else sample.source_scene
+    return sample.source_scene if sample.is_edit else None
 
 
 def _half_done(source: Scene | None, target: Scene, reading: Reading, cells: np.ndarray) -> list[int]:

@@ -57,6 +57,11 @@ class Sample:
     split: Split
     divide: Divide
 
+    @property
+    def is_edit(self) -> bool:
+        """Whether the output is an edited source. Else the whole picture is new, and nothing of it could stay."""
+        return self.tags.scope[0].endswith("editing")
+
 
 @dataclass(frozen=True)
 class Content:

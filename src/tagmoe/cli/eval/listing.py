@@ -9,12 +9,16 @@ from tagmoe.cli.output import print_result
 def list_(as_json: AsJson = False) -> None:
     """List benchmarks with their licences, editors, and metrics with their values."""
     from tagmoe.evaluate.answers.anchors import ANCHORS
+    from tagmoe.evaluate.answers.diffusers_editor import CALLS
     from tagmoe.evaluate.benchmarks.registry import BENCHMARKS
     from tagmoe.evaluate.metrics.registry import make_metrics
 
     editors = {
         "model": "a pipeline of tagmoe: --model, by default the packaged one",
         "--outputs DIR": "a folder of ready outputs: ID.png, or gen_info.json",
+        "--endpoint URL": "an images server of OpenAI's protocol",
+        "module:function": "a Python function",
+        "diffusers:FOLDER": f"a pipeline of diffusers: {', '.join(CALLS)}",
         **dict.fromkeys(ANCHORS, "an anchor"),
     }
     data = {

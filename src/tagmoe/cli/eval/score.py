@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tagmoe.cli.eval.options import Bench, Limit, Runs, Shard, Tasks, log_failures, names_of, shard_of
-from tagmoe.cli.options import AsJson
+from tagmoe.cli.eval.workers import ScoreShard, WorkerOptions
+from tagmoe.cli.options import AsJson, takes
 from tagmoe.cli.output import log, print_result
 from tagmoe.cli.progress import lasting_bar
 from tagmoe.sentences import counted
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from tagmoe.evaluate.scoring import Scored
 
 
+@takes(WorkerOptions)
 def score(
     bench: Bench,
     runs: Runs,
@@ -26,6 +28,8 @@ def score(
     limit: Limit = None,
     shard: Shard = "1/1",
     as_json: AsJson = False,
+    *,
+    options: WorkerOptions,
 ) -> None:
     """Score the outputs of runs, and keep each score at once; run it again after a stop.
 
@@ -37,6 +41,7 @@ def score(
     from tagmoe.evaluate.scoring import score as run_metrics
 
     part, names = shard_of(shard), names_of(tasks)
+    options.check_workers(part)
     made = make_metrics(names_of(metrics))
     prepared = read_prepared(bench)
     total = len(prepared.chosen(names, limit)[part[0] - 1 :: part[1]])
@@ -45,13 +50,19 @@ def score(
     has_failed = False
     for run in opened:
         with lasting_bar(f"scoring {run.folder.name}", total) as done:
+            new = 0
+            if not options.is_one_process:
+                chosen = [metric.name for metric in made]
+                work = ScoreShard(bench.resolve(), run.folder.resolve(), chosen, tasks, limit, options.workers)
+                new = options.run(work, done)
+            # Of shards that are done this joins the files.
             scored = run_metrics(prepared, run, made, tasks=names, limit=limit, shard=part, on_cases=done)
         _log(str(run.folder), scored, total)
         has_failed = has_failed or bool(scored.failed)
         data[str(run.folder)] = {
             "editor": run.name,
             "scored": {name: len(rows) for name, rows in scored.scores.items()},
-            "new": scored.new,
+            "new": scored.new + new,
             "resized": scored.resized,
             "statuses": scored.counts,
             "failures": [{"id": one.id, "status": one.status, "reason": one.reason} for one in scored.failed],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-SUFFIXES = (".safetensors", ".json", ".txt")
+SUFFIXES = (".safetensors", ".bin", ".json", ".txt", ".model")
 """Files that decide what a pipeline draws: weights, configs and tokenizers."""
 
 

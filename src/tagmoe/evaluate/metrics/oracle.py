@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 
 import numpy as np
 
 from tagmoe.evaluate.metrics.metric import Measure, NoValue, Pair, Value, lacking
+from tagmoe.evaluate.tagworld import judged
 from tagmoe.world import judge, sample
 
 BENCH = "tagworld"
@@ -37,16 +39,6 @@ class Oracle:
         drawn = sample(meta["seed"], meta["index"], split="test", task=case.task, divide=meta["divide"])
         if pair.target is None or not np.array_equal(np.asarray(pair.target), drawn.target):
             return lacking(self.measures, "failed", "this version of TagWorld draws another case; prepare it again")
-        verdict = judge(drawn, pair.output)
-        # As everywhere in tagmoe: a picture that is entirely new has nothing that could stay.
-        is_edit = drawn.tags.scope[0].endswith("editing")
-        found = {
-            "success": float(verdict.success),
-            "edit_done": float(verdict.edit_done),
-            "unchanged": verdict.unchanged if is_edit else None,
-            "subject": verdict.subject,
-            "face": verdict.face,
-            "style": verdict.style,
-        }
+        found = asdict(judged(drawn, judge(drawn, pair.output)))
         missing = NoValue("not_applicable", "the case does not ask for it")
         return {name: missing if value is None else float(value) for name, value in found.items()}

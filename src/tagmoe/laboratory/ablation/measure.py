@@ -245,16 +245,8 @@ def _family_editor(
 
 def judged(samples: Sequence[Sample], images: np.ndarray) -> Verdicts:
     """The oracle's verdict of every case."""
-    verdicts = score(samples, list(images)).verdicts
-    editing = [case.tags.scope[0].endswith("editing") for case in samples]
-    return Verdicts(
-        success=tuple(v.success for v in verdicts),
-        # A picture that is entirely new has nothing that could stay unchanged.
-        unchanged=tuple(v.unchanged if edits else None for v, edits in zip(verdicts, editing, strict=True)),
-        subject=tuple(v.subject for v in verdicts),
-        face=tuple(v.face for v in verdicts),
-        style=tuple(v.style for v in verdicts),
-    )
+    rows = score(samples, list(images)).judged
+    return Verdicts(**{name: tuple(getattr(row, name) for row in rows) for name in Verdicts.model_fields})
 
 
 def described(plan: Plan, samples: Sequence[Sample]) -> Cases:

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from tagmoe.evaluate.tagworld import run_cases
+from tagmoe.evaluate.tagworld_pipeline import edit
 from tagmoe.intervals import wilson
-from tagmoe.pipeline.editor import pipeline_editor
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.routing.predicted_tags import Alignment, TagScore, score, signature
 from tagmoe.routing.tags_right import TagsRight, checksum
@@ -25,22 +23,13 @@ def signatures(
     pipeline: TagMoEPipeline,
     samples: Sequence[Sample],
     *,
-    steps: int | None = None,
-    cfg: float | None = None,
     batch: int = 32,
     seed: int = 0,
     on_batch: Callable[[int], None] | None = None,
 ) -> torch.Tensor:
     """Edit the cases and return the routing signature g of each, (cases, N). Case i gets seed + i."""
-    found: dict[int, torch.Tensor] = {}
-
-    def keep(seeds: Sequence[int], routing: list[Any]) -> None:
-        # run_cases groups cases by their number of references. The seed identifies the case.
-        found.update(zip((one - seed for one in seeds), signature(routing), strict=True))
-
-    editor = pipeline_editor(pipeline, steps=steps, cfg=cfg, return_routing="stats", on_routing=keep)
-    run_cases(editor, samples, batch=batch, seed=seed, on_batch=on_batch)
-    return torch.stack([found[i] for i in range(len(samples))])
+    found = edit(pipeline, samples, batch=batch, seed=seed, read=signature, routing="stats", on_batch=on_batch)
+    return torch.stack(found.routing or [])
 
 
 def measure(
