@@ -29,16 +29,15 @@ def test_the_page_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     blocks = re.findall(r"^```(sh|python|yaml)\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)
     with without_layout(), images_server(models=["my-editor"]) as server:
         for kind, text in blocks:
-            if kind == "sh":
+            if name := re.match(r"# (\w+\.(py|yaml))\n", text):
+                # A file that the reader writes: its first line is its name.
+                (tmp_path / name[1]).write_text(text, encoding="utf-8")
+            elif kind == "python":
+                exec(compile(text, "evaluation.md", "exec"), names)
+            else:
                 for line in text.splitlines():
                     # The address of the server that this test runs.
                     assert run(shlex.split(line.replace(SERVER, server.url))[1:]) == 0, line
-            elif kind == "yaml" or text.startswith("# my_editor.py"):
-                # Its first line is its name.
-                (tmp_path / text.split("\n", 1)[0].removeprefix("# ")).write_text(text, encoding="utf-8")
-            else:
-                exec(compile(text, "evaluation.md", "exec"), names)
     assert (tmp_path / "report" / "report.html").is_file()
     assert (tmp_path / "mine-copy" / "scores" / "copying.jsonl").is_file()
     assert len(server.requests) == 3
-    assert {kind for kind, _ in blocks} == {"sh", "python", "yaml"}

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from tagmoe.evaluate.answers.answer import AskedEditor, Asking
 from tagmoe.evaluate.answers.ready import ReadyFolder
 from tagmoe.evaluate.benchmarks.cases import Case, Prepared, read_prepared
 from tagmoe.evaluate.generation import collect, generate
-from tagmoe.evaluate.run_folder import Lines, RunFacts, read_run
+from tagmoe.evaluate.run_folder import OUTPUTS, Lines, RunFacts, claim_run, read_run
 
 
 @pytest.fixture(scope="module")
@@ -302,3 +303,26 @@ def test_a_full_disk_stops_the_run_in_one_sentence(
         generate(bench, answers, facts, tmp_path / "run", batch=1, threads=threads)
     monkeypatch.undo()
     assert generate(bench, answers, facts, tmp_path / "run").counts == {"ok": len(bench.cases)}
+
+
+def test_shards_that_start_at_the_same_moment_share_the_folder(bench: Prepared, tmp_path: Path) -> None:
+    answers = AnchorAnswers("target", bench)
+    facts = RunFacts.of(bench, answers)
+    for attempt in range(10):
+        folder, together = tmp_path / f"{attempt}", time.monotonic() + 0.03
+        children: list[int] = []
+        while len(children) < 4 and 0 not in children:
+            children.append(os.fork())
+        if 0 in children:
+            try:
+                while time.monotonic() < together:
+                    pass
+                claim_run(folder, facts)
+                (folder / OUTPUTS).mkdir(exist_ok=True)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * 4
+    (tmp_path / "0" / "run.json").rename(tmp_path / "0" / ".run.json.1.partial")
+    with pytest.raises(UsageError, match="is no run and is not empty"):
+        claim_run(tmp_path / "0", facts)

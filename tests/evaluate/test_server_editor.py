@@ -14,11 +14,11 @@ from support.images_server import images_server
 from support.prepared_benchmarks import tagworld_bench
 
 from tagmoe.errors import UsageError
-from tagmoe.evaluate.answers.answer import AskedEditor
+from tagmoe.evaluate.answers.answer import AskedEditor, NoMoreAnswers
 from tagmoe.evaluate.answers.server import ImagesServer
 from tagmoe.evaluate.benchmarks.cases import Case, Prepared
 from tagmoe.evaluate.generation import generate
-from tagmoe.evaluate.run_folder import RunFacts
+from tagmoe.evaluate.run_folder import RunFacts, read_run
 
 REFUSAL = {
     "status": 400,
@@ -129,3 +129,24 @@ def test_a_server_is_checked_before_the_first_case(server: Loopback) -> None:
     with pytest.raises(UsageError, match="is no address"):
         ImagesServer("127.0.0.1:1", "tiny-editor")
     assert "secret" not in str(editor(server, key="secret-key").facts())
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_a_server_that_answers_nobody_stops_the_run_and_what_is_there_stays(bench, tmp_path, threads: int) -> None:
+    """Otherwise thousands of cases would fail one by one, each after all its attempts."""
+    with images_server() as server:
+        asked = editor(server, attempts=1)
+        unpaid = {
+            "status": 429,
+            "body": {"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}},
+        }
+        server.faults = {bench.cases[9].instruction: [unpaid]}
+        with pytest.raises(NoMoreAnswers, match=r"answers no more \(You exceeded your quota\)"):
+            run(bench, asked, tmp_path / "run", threads=threads)
+        assert len(server.requests) < len(bench.cases)
+        run(bench, asked, tmp_path / "run", tasks=["add"])
+    with pytest.raises(NoMoreAnswers, match="is gone"):
+        run(bench, asked, tmp_path / "run", threads=threads)
+    kept = read_run(tmp_path / "run", bench).answers.values()
+    assert 1 <= len(kept) < len(bench.cases)
+    assert {answer.status for answer in kept} == {"ok"}

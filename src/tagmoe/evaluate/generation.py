@@ -16,7 +16,7 @@ import numpy as np
 
 from tagmoe.editor import in_batches
 from tagmoe.errors import DataError, ImageError, TagMoEError
-from tagmoe.evaluate.answers.answer import FAILURES, Answers, NoPicture, Output, ReadyFile
+from tagmoe.evaluate.answers.answer import FAILURES, Answers, NoMoreAnswers, NoPicture, Output, ReadyFile
 from tagmoe.evaluate.benchmarks.cases import Case, Prepared, digest_of
 from tagmoe.evaluate.run_folder import (
     ANSWERS,
@@ -85,7 +85,8 @@ def generate(
     threads: calls at the same time. on_cases: called with the number of finished ones.
     The seed of a case is the run's seed and its position among all cases, so that it depends on none of these.
 
-    Raises UsageError for unknown tasks and a folder of another run, DataError where nothing can be written.
+    Raises UsageError for unknown tasks and a folder of another run, DataError where nothing can be written, and the
+    editor's NoMoreAnswers.
     """
     chosen = prepared.chosen(tasks, limit)[shard[0] - 1 :: shard[1]]
     claim_run(folder, facts)
@@ -147,6 +148,8 @@ def _answers(answers: Answers, asked: Sequence[tuple[int, Case]], seed: int, fol
         outputs: Sequence[Output] = answers(asked, [seed + position for position, _ in asked])
         if len(outputs) != len(asked):
             raise TagMoEError(f"The editor gave {len(outputs)} pictures for {len(asked)} cases.")
+    except NoMoreAnswers:
+        raise
     except Exception as error:
         if len(asked) > 1:
             return [answer for one in asked for answer in _answers(answers, [one], seed, folder)]

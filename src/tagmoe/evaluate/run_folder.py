@@ -244,8 +244,10 @@ def claim_run(folder: Path, facts: RunFacts) -> None:
                 "another folder."
             )
         return
-    # Another shard may be writing its facts at this moment.
+    # Another shard may be writing its facts at this moment, or have done so since.
     if folder.is_dir() and any(not path.name.startswith(f".{FACTS}.") for path in folder.iterdir()):
+        if file.exists():
+            return claim_run(folder, facts)
         raise UsageError(f"The folder {str(folder)!r} is no run and is not empty; give another name.")
     try:
         folder.mkdir(exist_ok=True)

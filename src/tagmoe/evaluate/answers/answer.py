@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 from PIL import Image
 
 from tagmoe.editor import Editor, Picture
+from tagmoe.errors import TagMoEError
 from tagmoe.evaluate.benchmarks.cases import Case, Prepared
 
 Status = Literal["ok", "black", "missing", "unreadable", "failed", "inapplicable"]
@@ -25,6 +26,10 @@ class NoPicture:
 
     status: Status
     reason: str
+
+
+class NoMoreAnswers(TagMoEError):
+    """No further case can be answered, such as by a server that is gone. The run stops; what it has is kept."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,8 @@ class Answers(Protocol):
         ...
 
     def __call__(self, cases: Sequence[tuple[int, Case]], seeds: Sequence[int]) -> Sequence[Output]:
-        """One output for each (position among all cases, case) and its seed."""
+        """One output for each (position among all cases, case) and its seed. An error fails the cases of the call, but
+        for NoMoreAnswers, which stops the run."""
         ...
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from tagmoe.editor import Picture
 from tagmoe.errors import ImageError, TagMoEError, UsageError
+from tagmoe.evaluate.answers.answer import NoMoreAnswers
 from tagmoe.extras import require
 from tagmoe.pictures import load_image, png_of
 from tagmoe.sentences import cut, reason_of
@@ -22,6 +23,9 @@ from tagmoe.vlm.endpoints import base_url
 
 SETTLED = (400, 403, 404, 413, 422)
 """Answers to one request that no retry mends; any other status was retried in vain."""
+
+UNPAID = ("insufficient_quota", "billing_hard_limit_reached")
+"""Codes of an account that gets no more answers, whatever is asked."""
 
 
 class ImagesServer:
@@ -78,11 +82,11 @@ class ImagesServer:
     def __call__(
         self, instructions: Sequence[str], images: Sequence[Sequence[Image.Image]], seeds: Sequence[int]
     ) -> Sequence[Picture]:
-        """One picture a request. Raises TagMoEError with the reason of the server."""
+        """One picture a request. Raises TagMoEError with the server's reason, NoMoreAnswers where it answers nobody."""
         return [self._picture(*request) for request in zip(instructions, images, seeds, strict=True)]
 
     def _picture(self, instruction: str, pictures: Sequence[Image.Image], seed: int) -> Picture:
-        from openai import APIConnectionError, APIError, APIStatusError
+        from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError
 
         fields = {name: value for name, value in {"seed": seed, **self._fields}.items() if value is not None}
         try:
@@ -93,10 +97,16 @@ class ImagesServer:
             else:
                 found = self._client.images.generate(model=self._model, prompt=instruction, extra_body=fields)
         except APIStatusError as error:
+            if error.status_code == 401 or error.code in UNPAID:
+                raise NoMoreAnswers(f"The server answers no more ({cut(_words(error), 300)}).") from None
             kind = "refused it" if error.status_code in SETTLED else "failed"
             raise TagMoEError(f"The server {kind} (status {error.status_code}: {cut(_words(error), 300)}).") from None
+        except APITimeoutError:
+            raise TagMoEError("The server gave no answer in time.") from None
         except APIConnectionError as error:
-            raise TagMoEError(f"The server gave no answer ({reason_of(error)}).") from None
+            raise NoMoreAnswers(
+                f"The server {self._url!r} is gone ({reason_of(error)}); start it, and run the command again."
+            ) from None
         except (APIError, ValueError) as error:
             raise TagMoEError(f"The server's answer cannot be read ({reason_of(error)}).") from None
         return _decoded(found)
