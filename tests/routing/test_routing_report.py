@@ -98,7 +98,6 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "report"
 
 
-@pytest.mark.slow
 def test_the_page_is_well_formed_offline_and_escaped(full: Path) -> None:
     text = (full / PAGE).read_text()
     page = Page(text)

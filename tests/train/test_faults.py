@@ -64,7 +64,6 @@ def calls_of(monkeypatch: pytest.MonkeyPatch, stop_at: int) -> None:
     monkeypatch.setattr(checkpoint.shutil, "rmtree", counted(rmtree, half_deleted))
 
 
-@pytest.mark.slow_but_first
 @pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize("stop_at", range(1, 6))
 def test_a_kill_at_any_point_leaves_whole_checkpoints_and_nothing_for_ever(

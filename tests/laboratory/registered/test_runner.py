@@ -38,21 +38,27 @@ def experiment(recipes: Path) -> Experiment:
 
 @pytest.fixture(scope="module")
 def finished(experiment: Experiment, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """(out, results) of the first seed, run to its end."""
+    """(out, results) of the first run."""
     out = tmp_path_factory.mktemp("out")
-    run_experiment(experiment, out, out / "results", most=4, console=QUIET)
+    run_experiment(experiment, out, out / "results", most=1, console=QUIET)
     return out, out / "results"
 
 
-@pytest.mark.slow
+@pytest.fixture(scope="module")
+def first_seed(experiment: Experiment, finished: tuple[Path, Path]) -> tuple[Path, Path]:
+    """(out, results) of the first seed."""
+    run_experiment(experiment, *finished, most=3, console=QUIET)
+    return finished
+
+
 def test_whole_seeds_come_first_in_the_order_of_the_plan(experiment: Experiment) -> None:
     first = ["dense-alpha-1", "wide-alpha-1", "oracle-alpha-1", "text-gate-alpha-0"]
     assert [run.name for run in experiment.runs] == [f"{name}-seed-{seed}" for seed in (3, 4) for name in first]
 
 
 @pytest.mark.slow
-def test_each_run_is_one_small_result(experiment: Experiment, finished: tuple[Path, Path]) -> None:
-    out, results = finished
+def test_each_run_is_one_small_result(experiment: Experiment, first_seed: tuple[Path, Path]) -> None:
+    out, results = first_seed
     assert sorted(path.stem for path in results.glob("*-seed-*.json")) == sorted(r.name for r in experiment.runs[:4])
     for run in experiment.runs[:4]:
         result = read_run(results / f"{run.name}.json")
@@ -66,8 +72,19 @@ def test_each_run_is_one_small_result(experiment: Experiment, finished: tuple[Pa
     assert not any(name.startswith(("edits-", "verdicts-", "checkpoints")) for name in left)
 
 
-def test_the_status_counts_and_estimates(experiment: Experiment, finished: tuple[Path, Path]) -> None:
+def test_the_status_before_a_seed_is_whole(experiment: Experiment, finished: tuple[Path, Path]) -> None:
+    whole = read_run(finished[1] / "dense-alpha-1-seed-3.json")
+    assert whole.scores is not None
+    assert len(whole.scores.success) == 2
     found = status_of(experiment, *finished)
+    assert found.done + found.left == 8
+    assert found.hours is not None
+    assert found.gate == "open"
+
+
+@pytest.mark.slow
+def test_the_status_counts_and_estimates(experiment: Experiment, first_seed: tuple[Path, Path]) -> None:
+    found = status_of(experiment, *first_seed)
     assert (found.done, found.left, found.seeds_done, found.running) == (4, 4, (3,), False)
     assert found.next == "dense-alpha-1-seed-4"
     assert found.hours is not None
