@@ -58,6 +58,7 @@ def test_a_file_that_is_no_usable_picture(tagmoe, model, bad_pictures, tmp_path,
     assert [path.name for path in tmp_path.iterdir()] == ["bad"]
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [

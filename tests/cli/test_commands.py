@@ -118,6 +118,7 @@ def few_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tagmoe.evaluate.tagworld.TASKS", ("generate", "recolour", "style", "hair"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_tasks")
 def test_a_demo_writes_both_files_and_is_replaced_only_by_force(tagmoe, model, tmp_path) -> None:
     folder = tmp_path / "demo"

@@ -32,6 +32,7 @@ def test_list_names_what_there_is(tagmoe) -> None:
     assert data["metrics"]["oracle"]["values"]["success"]["better"] == "higher"
 
 
+@pytest.mark.slow
 def test_anchors_are_generated_and_scored(tagmoe, bench: Path) -> None:
     for name in ("target", "black", "copy", "shuffled"):
         made = tagmoe("eval", "generate", bench, "--editor", name, "--out", name, "--json")
@@ -113,6 +114,7 @@ def test_mistakes_are_refused_in_one_sentence(tagmoe, bench: Path) -> None:
     assert not Path("none").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_figures")
 def test_runs_are_reported_and_compared(tagmoe, bench: Path) -> None:
     for name in ("target", "copy"):

@@ -97,6 +97,7 @@ def test_a_pipeline_of_diffusers_is_an_editor(tagmoe, bench: Path) -> None:
     tagmoe("eval", "generate", bench, "--editor", "diffusers:none", "--out", "x").refused(3, "no model folder 'none'")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.slow)])
 def test_workers_make_one_run_of_the_same_digest(tagmoe, bench: Path, engine: str) -> None:
     Path("my_editors.py").write_text(FUNCTION)

@@ -109,6 +109,7 @@ def test_words_outside_the_grammar_have_no_rule(tagmoe, aligned, picture, tmp_pa
     assert "No rule of TagWorld" in page.read_text()
 
 
+@pytest.mark.slow
 def test_a_model_of_another_world_has_no_rules(tagmoe, aligned, picture, tmp_path) -> None:
     folder = tmp_path / "photos"
     shutil.copytree(aligned, folder)

@@ -95,7 +95,7 @@ def test_a_negative_prompt_changes_the_picture_and_needs_guidance(tagmoe, model,
     tagmoe(*command, "-o", no, "--negative-prompt", "zebra").refused(2, "'zebra'")
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["edit", "generate"])
 def test_a_bar_shows_the_steps_on_a_terminal_only(tagmoe, model, picture, tmp_path, monkeypatch, verb) -> None:
     sources = [picture] if verb == "edit" else []

@@ -59,7 +59,7 @@ def test_by_default_all_is_resident_and_nothing_is_said(tagmoe, model, picture, 
     assert not any("memory plan" in error for error in errors)
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize(("verb", "plan"), [("edit", "4-bit"), ("generate", "8-bit")])
 def test_a_plan_that_is_taken_is_said_in_one_line(tagmoe, picture, tmp_path, room_for, verb, plan) -> None:
     room_for(plan)

@@ -36,6 +36,7 @@ def test_every_format_holds_every_text(tmp_path: Path, text: str, name: str) -> 
     assert read_facts(tmp_path / name) == facts
 
 
+@pytest.mark.slow_but_first
 @TEXTS
 def test_a_result_is_drawn_again_from_every_text(tagmoe, open_model, picture, tmp_path, text) -> None:
     number = list(NASTY.values()).index(text)

@@ -313,7 +313,7 @@ def test_no_server_costs_one_line_and_changes_no_pixel(tagmoe: Any, model: Path,
     assert (pixels(tmp_path / "o.png") == pixels(tmp_path / "plain.png")).all()
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [60, 0.3])
 def test_self_uses_the_model_that_is_loaded_and_leaves_it_as_it_was(
     tagmoe: Any, chat_model: Path, scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float

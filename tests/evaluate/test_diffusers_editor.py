@@ -44,6 +44,7 @@ def options_of(name: str) -> dict[str, Any]:
     return sized if name.startswith("Qwen") else {}
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("name", editors())
 def test_a_pipeline_edits_by_its_seed_and_tells_its_settings(name: str) -> None:
     editor = DiffusersEditor(editors()[name](), "0" * 64, "tiny", steps=2, cfg=2.0, options=options_of(name))

@@ -305,6 +305,7 @@ def test_a_full_disk_stops_the_run_in_one_sentence(
     assert generate(bench, answers, facts, tmp_path / "run").counts == {"ok": len(bench.cases)}
 
 
+@pytest.mark.slow
 def test_shards_that_start_at_the_same_moment_share_the_folder(bench: Prepared, tmp_path: Path) -> None:
     answers = AnchorAnswers("target", bench)
     facts = RunFacts.of(bench, answers)

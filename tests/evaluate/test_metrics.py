@@ -224,6 +224,7 @@ def test_controls_follow_ice_bench(photos: Prepared) -> None:
     assert colourfulness(red) == pytest.approx(0.3 * np.sqrt(1 + 0.25))
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("right", "down", "zoom"), [(0, 0, 1), (3, 0, 1), (0.5, -1.5, 1), (9, -14, 1), (0, 0, 1.03), (4, -3, 0.95)]
 )

@@ -104,6 +104,7 @@ def tags(page: str) -> list[str]:
     return parser.tags
 
 
+@pytest.mark.slow_but_first
 @TEXTS
 def test_an_evaluation_of_them_is_read_back_and_reported(text: str, tmp_path: Path) -> None:
     (tmp_path / "bench").mkdir()

@@ -95,6 +95,7 @@ def test_wilsons_interval_is_the_published_one(successes: int, n: int, low: floa
     assert found.bounds == pytest.approx((low, high), abs=5e-5)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("n", [10, 50, 200])
 def test_wilsons_interval_covers_on_average(n: int) -> None:
     """Exactly, over all outcomes, for shares from 0.05 to 0.95."""

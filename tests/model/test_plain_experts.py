@@ -258,6 +258,7 @@ def graphs() -> list[Any]:
     return []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tokens", "autocast", "trains"),
     [

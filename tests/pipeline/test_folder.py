@@ -150,6 +150,7 @@ def test_an_option_that_is_given_replaces_a_bad_one(saved: tuple[Path, np.ndarra
     assert TagMoEPipeline.from_pretrained(folder, default_size=32).config.default_size == 32
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("processor", [[None, None], ["transformers", "Qwen2VLProcessor"]])
 def test_the_processor_of_an_editing_folder_is_skipped_in_silence(
     saved: tuple[Path, np.ndarray], tmp_path: Path, caplog: pytest.LogCaptureFixture, processor: Any

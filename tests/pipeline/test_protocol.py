@@ -84,7 +84,7 @@ def test_bad_sigmas_are_one_sentence(tiny_pipeline: Any, sigmas: Any) -> None:
 
 
 # diffusers: a solver makes a NumPy array of a tensor in the old way
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize(
     "scheduler",

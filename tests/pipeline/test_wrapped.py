@@ -79,7 +79,7 @@ def test_a_wrapped_transformer_is_built_with_and_returns_routing(
         pipe(PROMPT, return_routing="all")
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", [torch.compile, distributed_module, nn.DataParallel])
 def test_a_wrapped_part_is_saved_without_its_wrapper(
     tmp_path: Path, tiny_pipeline: Any, wrap: Callable[[Any], Any]

@@ -140,6 +140,7 @@ def test_a_table_keeps_its_cells(text, capsys):
     assert len(one_line(text).splitlines()) <= 1
 
 
+@pytest.mark.slow_but_first
 @TEXTS
 def test_two_annotators_are_compared(text, tmp_path):
     records = [replace(nasty_record(text), id=record_id("x", str(number)), origin=str(number)) for number in range(4)]
@@ -183,6 +184,7 @@ def demo(text: str) -> Evaluation:
     return Evaluation([replace(case, instruction=text)], [case.target], judged, routing=None, **about, **numbers)
 
 
+@pytest.mark.slow_but_first
 @TEXTS
 def test_the_page_of_an_edit_and_that_of_a_demo_show_it(text):
     for drawn in (page_of_an_edit, lambda words: render_demo(demo(words))):

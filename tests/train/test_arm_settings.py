@@ -114,6 +114,7 @@ def test_a_cache_is_lengthened_for_a_longer_run_and_never_emptied(components: st
     assert torch.equal(shorter.batch([3], blank=[False]).target_BTC, before)
 
 
+@pytest.mark.slow
 def test_a_family_is_trained_on_alone_and_without_generation(config: Make, latents: str) -> None:
     family = ["recolour", "style"]
     stage = make_stage(config(unified={"edit_tasks": family, "text_to_image_every": 0, "batch": 16}), Path(latents))

@@ -106,7 +106,7 @@ def test_a_full_disk_while_saving_keeps_the_last_checkpoint_and_frees_the_room(t
     assert [path.name for path in tmp_path.iterdir()] == ["00000001"]
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["base", "unified"])
 def test_a_disk_that_fills_while_training_says_how_to_go_on(
     config: Make, run_training: RunTraining, monkeypatch: pytest.MonkeyPatch, whole: RunConfig, stage: str
@@ -217,6 +217,7 @@ def test_a_dense_run_that_goes_on_as_a_mixture_is_named(
 
 
 # ---- signals and numbers ------------------------------------------------------------------------------------------
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("culprit", ["flow", "grad_norm"])
 def test_the_number_that_is_not_finite_is_named(
     config: Make, run_training: RunTraining, monkeypatch: pytest.MonkeyPatch, culprit: str
@@ -233,6 +234,7 @@ def test_the_number_that_is_not_finite_is_named(
 
 
 # ---- what a recipe can contradict ---------------------------------------------------------------------------------
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("stage", ["base", "unified"])
 @pytest.mark.parametrize(
     ("tasks", "said"),

@@ -49,7 +49,7 @@ def stores(tagworld: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     }
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["truncate", "skip"])
 def test_a_long_prompt_does_not_stop_a_run(
     policy: str, stores: dict[str, Path], config: Callable[..., RunConfig]
@@ -94,7 +94,7 @@ def test_a_stream_is_cut_to_what_the_components_read(
     assert "Instructions of more than 4 tokens: " in found
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["truncate", "skip"])
 def test_encoding_does_the_same(
     policy: str, stores: dict[str, Path], components: str, config: Callable[..., RunConfig], tmp_path: Path

@@ -126,6 +126,7 @@ def fail(config: RunConfig, stage: str, run_training: Callable[..., Path], patch
             run_training(config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "killed"),
     [

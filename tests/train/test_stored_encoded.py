@@ -34,7 +34,7 @@ def encoded(tagworld: Path, components: str, tmp_path_factory: pytest.TempPathFa
     return target
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["edit", "generate"])
 def test_an_encoded_store_gives_the_batches_of_its_pictures(
     kind: str, tagworld: Path, encoded: Path, components: str, config: Callable[..., RunConfig], tmp_path: Path

@@ -57,7 +57,7 @@ def blurred(picture: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).filter(ImageFilter.GaussianBlur(0.5)))
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [1, pytest.param(40, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_the_true_target_is_perfect_in_every_task(split: str, count: int) -> None:
     for case in cases(count, split):
@@ -219,7 +219,7 @@ def test_an_edit_in_a_destroyed_scene_is_no_success(count: int) -> None:
     assert tried > 13 * count
 
 
-@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.slow)])
 def test_damage_outside_the_edit_lowers_unchanged_only(every: int) -> None:
     tried = 0
     for case in cases(2, "train", seed=43)[::every]:
@@ -273,10 +273,11 @@ def test_a_lost_face_and_a_lost_subject_are_seen() -> None:
         assert gone.face == 0.0
 
 
-def test_noise_and_blank_pictures_are_no_success() -> None:
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_noise_and_blank_pictures_are_no_success(every: int) -> None:
     blanks = [np.full((64, 64, 3), level, dtype=np.uint8) for level in (0, 60, 128, 255)]
     garbage = [RNG.integers(0, 256, (64, 64, 3)).astype(np.uint8) for _ in range(2)]
-    for case in cases(1, "test"):
+    for case in cases(1, "test")[::every]:
         for picture in garbage:
             verdict = judge(case, picture)
             assert not verdict.success
@@ -331,7 +332,7 @@ def test_reasons_name_the_place_and_what_was_found() -> None:
 
 
 def test_a_verdict_takes_less_than_thirty_milliseconds() -> None:
-    chosen = [sample(51, i, split="test") for i in range(50)]
+    chosen = [sample(51, i, split="test") for i in range(20)]
     for case in chosen:
         judge(case, case.target)
     start = time.process_time()

@@ -39,6 +39,7 @@ def test_the_rules_give_the_tags_of_five_thousand_cases() -> None:
     assert wrong_cases(100, seed=42) == []
 
 
+@pytest.mark.slow
 def test_every_set_of_tags_that_cases_have_is_among_those_of_the_rules() -> None:
     known = {tags.indices for tags in rule_sets()}
     assert len(known) == len(rule_sets())

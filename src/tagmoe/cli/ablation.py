@@ -205,7 +205,7 @@ def _run_plan(
 ) -> None:
     experiment = _experiment(recipes, plan, changes)
     quiet_libraries()
-    from tagmoe.laboratory.registered.machine import take_the_lowest_priority
+    from tagmoe.laboratory.registered.priority import take_the_lowest_priority
     from tagmoe.laboratory.registered.runner import run_experiment
 
     place = out / "results" if results is None else results

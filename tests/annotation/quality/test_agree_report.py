@@ -67,6 +67,7 @@ def test_figures_are_those_of_the_columns(store, report):
     assert 0.8 < found.micro_f1.value < 1
 
 
+@pytest.mark.slow
 def test_alpha_of_three_annotators(store):
     names = ("sloppy", "oracle", "turned")
     found = agree(store, *names[:2], also=names[2:], pictures=0, bootstrap=FEW)
@@ -79,6 +80,7 @@ def test_alpha_of_three_annotators(store):
     assert agree(store, "sloppy", "oracle", pictures=0, bootstrap=FEW).alphas_of_all == {}
 
 
+@pytest.mark.slow
 def test_rows_that_differ_most_are_worth_a_look(store, report):
     said = [list(read_annotations(store, name)) for name in ("sloppy", "oracle")]
     for case in report.worst:

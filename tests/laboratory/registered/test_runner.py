@@ -250,7 +250,7 @@ def test_a_kill_and_a_pause_lose_nothing(tmp_path: Path) -> None:
 def test_a_run_in_the_background_gives_way_to_other_sessions_too() -> None:
     code = (
         "import os; from pathlib import Path;"
-        "from tagmoe.laboratory.registered.machine import take_the_lowest_priority;"
+        "from tagmoe.laboratory.registered.priority import take_the_lowest_priority;"
         "take_the_lowest_priority(); print(os.nice(0), Path('/proc/self/autogroup').read_text().split()[-1])"
     )
     said = subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, text=True)

@@ -59,7 +59,7 @@ def test_a_model_that_does_not_fit_says_so(benchmark: Any, monkeypatch: pytest.M
     assert not any(figure.name.endswith("_peak") for figure in figures)
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["8-bit", "4-bit"])
 @torch.no_grad()
 def test_layers_are_packed_as_when_a_folder_is_loaded(benchmark: Any, loaded: Any, form: str) -> None:

@@ -42,6 +42,7 @@ def test_a_plan_draws_within_its_tolerance(kept: Any, draw: Any, resident_pictur
     assert difference(draw(pipeline, count=1), drawn[:1]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["reversed", *(pytest.param(d, marks=pytest.mark.slow) for d in ("zero", "scaled"))])
 @torch.no_grad()
 def test_broken_experts_would_exceed_the_tolerance(

@@ -56,6 +56,7 @@ def test_the_full_size_model_is_counted_exactly(full: ModelSizes) -> None:
     assert full.text_encoder.parameters - full.text_encoder.quantised > 2 * 152064 * 3584
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("budget", "host", "name"),
     [
@@ -213,6 +214,7 @@ def test_host_memory_is_what_the_machine_has() -> None:
     assert 0.1 * GB < room_module.host_memory() <= psutil.virtual_memory().total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tiling", [False, pytest.param(True, marks=pytest.mark.slow)])
 @torch.no_grad()
 def test_the_autoencoder_needs_no_more_than_estimated(benchmark: Any, tiling: bool) -> None:

@@ -1,12 +1,9 @@
-"""What a run needs of its machine: the same processor and versions to its end, and no time that others want."""
+"""What a run must not change in the middle: the kind of processor, and the versions of the software."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
-import sys
-from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -41,16 +38,3 @@ def code_digest() -> str:
         for path in sorted((root / room).rglob("*.py")):
             digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:12]
-
-
-def take_the_lowest_priority() -> None:
-    """Leave the processor to everybody else.
-
-    Linux divides time between sessions before it looks at the priorities of processes (autogroups). So a run without a
-    terminal gets a session of its own, and that session the lowest priority too.
-    """
-    os.setpriority(os.PRIO_PROCESS, 0, 19)
-    with suppress(OSError):  # another kernel, or a process that leads its session and would take others along
-        if not sys.stdin.isatty():
-            os.setsid()
-            Path("/proc/self/autogroup").write_text("19")
