@@ -202,8 +202,8 @@ def page(data: dict[str, Any]) -> str:
         "|---|---|---|",
         *(f"| {name} | {interval(share)} | {share['n']} |" for name, share in data["held_out"].items()),
         "",
-        "Cases with a seen scene hold fewer things and other tasks than those without, so the last two rows differ in "
-        "more than what was seen.",
+        "Cases with a seen scene hold fewer things, are more often flat and in daylight, and are of other tasks. So "
+        "the last two rows differ in more than what was seen ([with that held equal](../log.md)).",
     ]
     return "\n".join(lines)
 
