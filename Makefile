@@ -1,4 +1,4 @@
-# make demo   set up, edit held-out pictures with the packaged model, write demo/report.html
+# make demo   set up, edit test cases with the packaged model, write demo/report.html
 # make test   set up, run the default tests (all but the slow ones)
 # make check  set up, run ruff, mypy and the default tests
 VENV   := .venv

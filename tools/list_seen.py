@@ -9,14 +9,15 @@ listed, because training and test cases are divided by content (`tagmoe.world.di
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from tagmoe.config import find_recipe, load_config
 from tagmoe.train.stream import EDITING, TEXT_TO_IMAGE
-from tagmoe.world import Content, content
+from tagmoe.world import Content, Scene, content
 from tagmoe.world.divide import SEEN, content_key, is_ambiguous, is_kept_for_test, pair_text, scene_text
 
 
@@ -35,17 +36,36 @@ def stream() -> Iterator[Content]:
             yield content(config.seed, index, task=tasks, divide=config.divide)
 
 
-def keys() -> np.ndarray:
-    """The sorted keys of pairs of pictures, generated pictures and ambiguous wordings of the test side; (n,) uint64."""
-    found: set[int] = set()
+class Seen(NamedTuple):
+    """What of the stream lies on the test side, as keys of `content_key`.
+
+    listed: (n,) uint64, sorted; pairs of pictures, generated pictures and ambiguous wordings, which no test case has.
+    scenes: every single picture, of which a test case may have one in another pair.
+    """
+
+    listed: np.ndarray
+    scenes: frozenset[int]
+
+
+def seen() -> Seen:
+    """What the packaged model and its frozen parts saw of the test side."""
+    listed: set[int] = set()
+    pictures: set[int] = set()
     for drawn in stream():
         edit = drawn.edit
-        scenes = [scene for scene in (edit.source, edit.target) if scene is not None]
-        if all(is_kept_for_test(scene_text(scene)) for scene in scenes):
-            found.add(content_key(pair_text(edit.source, edit.target)))
+        texts = [scene_text(scene) for scene in (edit.source, edit.target) if scene is not None]
+        kept = [text for text in texts if is_kept_for_test(text)]
+        pictures.update(map(content_key, kept))
+        if kept == texts:
+            listed.add(content_key(pair_text(edit.source, edit.target)))
         if is_kept_for_test(drawn.instruction) and is_ambiguous(drawn.instruction):
-            found.add(content_key(drawn.instruction))
-    return np.array(sorted(found), dtype=np.uint64)
+            listed.add(content_key(drawn.instruction))
+    return Seen(np.array(sorted(listed), dtype=np.uint64), frozenset(pictures))
+
+
+def has_seen_picture(source: Scene | None, target: Scene, scenes: Collection[int]) -> bool:
+    """Whether a picture of a case, alone, is among `scenes` (keys)."""
+    return any(content_key(scene_text(scene)) in scenes for scene in (source, target) if scene is not None)
 
 
 def main() -> None:
@@ -53,7 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="compare only; exit code 1 where the list differs")
     options = parser.parse_args()
-    found = keys()
+    found = seen().listed
     if options.check:
         with np.load(SEEN) as file:
             same = np.array_equal(file["keys"], found)

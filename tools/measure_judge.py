@@ -1,8 +1,9 @@
 """How often TagWorld's judge accepts each kind of output, right or wrong: the attack table, docs/results/judge.md.
 
-    python tools/measure_judge.py [--cases 500] [--targets 2000] [--seed 31415] [--dry-run]
+    python tools/measure_judge.py [--cases 250] [--targets 2000] [--seed 31415] [--dry-run]
 
-Kinds and their classes: `tagmoe.laboratory.judge_attacks`. "restored" needs the packaged model's autoencoder.
+Kinds and their classes: `tagmoe.laboratory.judge_attacks`. "restored" needs the packaged model's autoencoder. A kind
+that seldom applies is tried on further cases until it has LEAST outputs; the page names those that do not reach it.
 """
 
 from __future__ import annotations
@@ -16,10 +17,14 @@ import torch
 
 from tagmoe.cli.models import load_model
 from tagmoe.intervals import wilson
-from tagmoe.laboratory.judge_attacks import CLASSES, Restore, attacks, cases
+from tagmoe.laboratory.judge_attacks import CLASSES, Restore, cases, drawn
 from tagmoe.world import Verdict, judge
 
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "judge.md"
+LEAST = 200
+"""Outputs wanted of each kind."""
+MOST = 6000
+"""Cases drawn at most for them."""
 Judged = dict[str, list[tuple[str, Verdict]]]
 
 
@@ -39,17 +44,15 @@ def restorer() -> Restore:
 def main() -> None:
     """Measure, print, write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=500, help="cases to attack, the tasks in turn")
+    parser.add_argument("--cases", type=int, default=250, help="cases to attack by all kinds, the tasks in turn")
     parser.add_argument("--targets", type=int, default=2000, help="further cases whose true targets are judged")
     parser.add_argument("--seed", type=int, default=31415)
     parser.add_argument("--dry-run", action="store_true", help="print only")
     options = parser.parse_args()
     command = f"python tools/measure_judge.py --cases {options.cases} --targets {options.targets} --seed {options.seed}"
-    rng, restore = np.random.default_rng(options.seed), restorer()
     judged: Judged = defaultdict(list)
-    for case in cases(options.cases, options.seed):
-        for attack in attacks(case, rng, restore):
-            judged[attack.kind].append((case.task, judge(case, attack.image)))
+    for attack in drawn(options.cases, options.seed, restorer(), least=LEAST, most=MOST):
+        judged[attack.kind].append((attack.case.task, judge(attack.case, attack.image)))
     right = sum(judge(case, case.target).success for case in cases(options.targets, options.seed + 1))
     text = page(judged, command, f"{right} of {options.targets}")
     print(text)
@@ -59,6 +62,7 @@ def main() -> None:
 
 def page(judged: Judged, command: str, targets: str) -> str:
     """The Markdown page of the table."""
+    short = [kind for kind in CLASSES if len(judged[kind]) < LEAST]
     lines = [
         "# Attacks on TagWorld's judge",
         "",
@@ -70,7 +74,9 @@ def page(judged: Judged, command: str, targets: str) -> str:
         f"right kind at most 2 % refused. True targets of further cases of all tasks: {targets} accepted.",
         "",
         "*Success* is the share that the strict judge accepts (95 % interval, Wilson), *edit done* the share that the "
-        "older score accepts. *Worst task*: the one with most misjudged outputs of the kind.",
+        "older score accepts. *Worst task*: the one with most misjudged outputs of the kind. A kind that applied to "
+        f"fewer than {LEAST} of the cases was tried on further ones, in the same order of tasks, up to case {MOST}. "
+        f"Kinds that have fewer outputs even so: {', '.join(short) or 'none'}.",
         "",
         "| output | a person calls it | n | success | 95 % interval | edit done | worst task |",
         "|---|---|---|---|---|---|---|",

@@ -105,8 +105,11 @@ def test_the_list_of_rooms_is_whole() -> None:
 def test_figures_are_those_of_the_result_files() -> None:
     data = json.loads((ROOT / "docs/results/packaged.json").read_text(encoding="utf-8"))
     of, tags = ({task: row[name]["value"] for task, row in data["tasks"].items()} for name in ("success", "tags"))
-    success = data["success"]
+    success, new = data["success"], data["held_out"]["both pictures new"]
+    seen = sum(row["seen"] for row in data["tasks"].values())
     for figure in (
+        f"Of {100 * seen / success['n']:.0f} % of the cases",
+        f"without these {100 * new['value']:.1f} % are right [{100 * new['low']:.1f}, {100 * new['high']:.1f}]",
         f"{100 * success['value']:.1f} % of {success['n']:,}",
         f"{100 * success['low']:.1f} to {100 * success['high']:.1f}",
         f"{100 * data['edit_done']['value']:.1f} %",

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
 
-from tagmoe.laboratory.judge_attacks import CLASSES, attacks, cases, visible
+from tagmoe.laboratory.judge_attacks import CLASSES, RESTORED, cases, drawn, visible
 from tagmoe.world import judge
 
 
 def table(count: int, seed: int) -> dict[str, list[bool]]:
-    rng = np.random.default_rng(seed)
     found: dict[str, list[bool]] = defaultdict(list)
-    for case in cases(count, seed):
-        for attack in attacks(case, rng):
-            found[attack.kind].append(judge(case, attack.image).success)
+    for attack in drawn(count, seed):
+        found[attack.kind].append(judge(attack.case, attack.image).success)
     return found
 
 
@@ -32,7 +30,7 @@ def wrong_rows(found: dict[str, list[bool]], share: float) -> list[str]:
 
 def test_every_kind_is_classed_and_applies() -> None:
     found = table(8, 7)
-    assert {*found} == {*CLASSES} - {"restored"}
+    assert {*found} == {*CLASSES} - {RESTORED}
     assert len(CLASSES) >= 26
     # One case of 8 is the least that can be missed.
     assert wrong_rows(found, 0.13) == []
@@ -42,6 +40,15 @@ def test_every_kind_is_classed_and_applies() -> None:
 @pytest.mark.timeout(1800)
 def test_at_most_two_percent_are_misjudged() -> None:
     assert wrong_rows(table(600, 31), 0.02) == []
+
+
+def test_kinds_that_seldom_apply_get_further_cases_up_to_a_bound() -> None:
+    first = Counter(attack.kind for attack in drawn(3, 7))
+    assert min(first[kind] for kind in CLASSES if kind != RESTORED) == 0
+    made = Counter(attack.kind for attack in drawn(3, 7, least=4, most=600))
+    assert {kind: max(4, first[kind]) for kind in CLASSES if kind != RESTORED} == made
+    numbers = [attack.case.index for attack in drawn(3, 7, least=4, most=5)]
+    assert max(numbers) == 4
 
 
 def test_what_nobody_sees_is_no_attack() -> None:

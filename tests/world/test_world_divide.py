@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +16,10 @@ from support.tools import load_tool
 from tagmoe.errors import UsageError
 from tagmoe.world import TASKS, Content, Scene, content, sample
 from tagmoe.world.divide import SEEN, is_ambiguous, is_kept_for_test
+from tagmoe.world.render import silhouette
 from tagmoe.world.templates import TEMPLATES
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def drawn(count: int, split: str, seed: int, divide: str = "content") -> list[Content]:
@@ -100,11 +106,42 @@ def test_the_packaged_model_saw_no_test_case() -> None:
     assert said & new_wordings(test) == set()
 
 
+@pytest.fixture(scope="module")
+def seen() -> Any:
+    """What the packaged model saw of the test side; takes three minutes."""
+    return load_tool("list_seen").seen()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_list_of_what_the_packaged_model_saw_is_that_of_its_stream() -> None:
+def test_the_list_of_what_the_packaged_model_saw_is_that_of_its_stream(seen: Any) -> None:
     with np.load(SEEN) as file:
-        assert np.array_equal(file["keys"], load_tool("list_seen").keys())
+        assert np.array_equal(file["keys"], seen.listed)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_test_cases_with_a_single_picture_seen_in_another_pair_are_as_many_as_published(seen: Any) -> None:
+    data = json.loads((DOCS / "results" / "packaged.json").read_text(encoding="utf-8"))
+    per_task = data["tasks"]["add"]["success"]["n"] // len(data["seeds"])
+    has_seen_picture = load_tool("list_seen").has_seen_picture
+    for number, task in enumerate(TASKS):
+        edits = [
+            content(row["seed"], i * len(TASKS) + number, split="test", task=task).edit
+            for row in data["seeds"]
+            for i in range(per_task)
+        ]
+        found = sum(has_seen_picture(edit.source, edit.target, seen.scenes) for edit in edits)
+        assert found == data["tasks"][task]["seen"], task
+
+
+def test_structure_maps_are_the_one_picture_that_is_not_divided() -> None:
+    """They show shapes alone, of which there are few, so a test map occurs in training above another target."""
+    train, test = (
+        {silhouette(content(seed, i, split=split, task="structure").edit.target).tobytes() for i in range(count)}  # type: ignore[arg-type]
+        for seed, split, count in ((0, "train", 400), (1000, "test", 40))
+    )
+    assert train & test
 
 
 @pytest.mark.parametrize(("split", "checksum"), [("train", 1078939924), ("test", 3350716622)])

@@ -1,4 +1,4 @@
-"""`tagmoe demo`: edit held-out TagWorld cases with a model, judge them, write the report."""
+"""`tagmoe demo`: edit test cases of TagWorld with a model, judge them, write the report."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def demo(
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Edit held-out pictures of every task, judge them from their pixels, and write a report of one page."""
+    """Edit test cases of every task, judge them from their pixels, and write a report of one page."""
     check_output_folder(out, force=force, ours=FILES)
     folder = check_model(model)
     pipeline = load_model(model, threads=threads)

@@ -30,7 +30,7 @@ VERBS = {
     "demo": Verb(
         "demo",
         "demo",
-        "Edit held-out pictures of every task, judge them from their pixels, and write a report of one page.",
+        "Edit test cases of every task, judge them from their pixels, and write a report of one page.",
     ),
     "edit": Verb("edit", "edit", "Edit a picture, or several into one or each by itself, by an instruction."),
     "generate": Verb("generate", "generate", "Generate a picture from text."),

@@ -7,7 +7,7 @@ to a case where a person would not see it, or where its scene has no room for it
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ CLASSES: Mapping[str, str] = {
     name: str(entry["class"]) for name, entry in read_yaml(_FILE.read_text(encoding="utf-8"), _FILE.name).items()
 }
 """The class of each kind: "right", "wrong" or "partial"."""
+RESTORED = "restored"
+"""The kind that needs an autoencoder."""
 _VISIBLE = 12.0
 """A mean difference, in grey levels, of a square of 3x3 pixels: less is nothing that a person sees."""
 Restore = Callable[[np.ndarray], np.ndarray]
@@ -39,17 +41,39 @@ class Attack:
     image: np.ndarray
 
 
-def attacks(case: Sample, rng: np.random.Generator, restore: Restore | None = None) -> list[Attack]:
-    """All attacks that apply to a case. restore: an autoencoder's (64, 64, 3) -> (64, 64, 3), for "restored"."""
-    made = {kind: make(case, rng) for kind, make in _KINDS.items()}
-    if restore is not None:
-        made["restored"] = restore(case.target)
+def attacks(
+    case: Sample, rng: np.random.Generator, restore: Restore | None = None, kinds: Collection[str] = tuple(CLASSES)
+) -> list[Attack]:
+    """All attacks of these kinds that apply to a case.
+
+    restore: an autoencoder's (64, 64, 3) -> (64, 64, 3), for "restored", which is left out without it.
+    """
+    made = {kind: make(case, rng) for kind, make in _KINDS.items() if kind in kinds}
+    if restore is not None and RESTORED in kinds:
+        made[RESTORED] = restore(case.target)
     found = []
     for kind, image in made.items():
         if image is None or (CLASSES[kind] != "right" and not visible(image, case.target)):
             continue
         found.append(Attack(kind, case, np.ascontiguousarray(image)))
     return found
+
+
+def drawn(count: int, seed: int, restore: Restore | None = None, *, least: int = 0, most: int = 0) -> Iterator[Attack]:
+    """All attacks on `count` cases, then further ones of the kinds that seldom apply.
+
+    The further cases go through the tasks as the first ones do. They are attacked by the kinds that have fewer than
+    `least` outputs, until there are none of these, or until `most` cases were drawn in all.
+    """
+    rng = np.random.default_rng(seed)
+    outputs = {kind: 0 for kind in CLASSES if restore is not None or kind != RESTORED}
+    for number in range(max(count, most)):
+        kinds = [kind for kind, made in outputs.items() if number < count or made < least]
+        if not kinds:
+            return
+        for attack in attacks(_case(number, seed), rng, restore, kinds):
+            outputs[attack.kind] += 1
+            yield attack
 
 
 def visible(image: np.ndarray, target: np.ndarray) -> bool:
@@ -61,8 +85,11 @@ def visible(image: np.ndarray, target: np.ndarray) -> bool:
 
 def cases(count: int, seed: int) -> list[Sample]:
     """`count` test cases that go through the tasks in turn."""
-    names = list(TASKS)
-    return [sample(seed, i, split="test", task=names[i % len(names)]) for i in range(count)]
+    return [_case(number, seed) for number in range(count)]
+
+
+def _case(number: int, seed: int) -> Sample:
+    return sample(seed, number, split="test", task=tuple(TASKS)[number % len(TASKS)])
 
 
 # Kinds ----------------------------------------------------------------------------------------------------------

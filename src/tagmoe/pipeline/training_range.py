@@ -37,8 +37,8 @@ def training_range(config: Mapping[str, Any]) -> tuple[str, list[tuple[int, int]
 def is_divided_by_content(folder: Path) -> bool:
     """Whether the model in a folder cannot have been trained on TagWorld's test cases (`tagmoe.world.divide`).
 
-    The packaged model was trained on an older stream, but the test cases leave out what it saw. Raises CheckpointError
-    for a folder without a readable model_index.json.
+    The packaged model was trained on an older stream, but the test cases leave out the pairs that it saw. Raises
+    CheckpointError for a folder without a readable model_index.json.
     """
     if folder.resolve() == PACKAGED.resolve():
         return True

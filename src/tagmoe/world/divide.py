@@ -1,8 +1,12 @@
 """What training may show and what is kept for tests: a hash of the content decides, for every seed.
 
-A picture (scene) belongs to training or to test, and a case to the side on which all its pictures lie, so that no
-picture and no pair of pictures is on both sides. A wording that is held out for one task can be another task's training
-wording ("paint a red star at the top left"): the hash divides those texts too.
+A scene belongs to training or to test, and a case to the side on which all its scenes lie. So no scene and no pair of
+scenes is on both sides. A structure map is no scene: it shows shapes alone, and the same map occurs on both sides above
+different targets. A wording that is held out for one task can be another task's training wording ("paint a red star at
+the top left"): the hash divides those texts too.
+
+The packaged model was trained before this divide. Its test cases have none of its pairs, but one scene of a pair may
+have been in another pair of its training.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from .templates import TEMPLATES
 TEST_SHARE = 0.2
 """The share of scenes, and of ambiguous wordings, that is kept for tests."""
 SEEN = Path(__file__).with_name("seen.npz")
-"""Contents of the test side that the packaged model was trained on, in the stream from before this divide."""
+"""Pairs and wordings of the test side that the packaged model was trained on, in the stream from before this divide."""
 
 
 def content_key(text: str) -> int:
@@ -110,7 +114,10 @@ def _one_of(values: Iterable[str]) -> str:
 
 
 def is_seen(source: Scene | None, target: Scene, instruction: str, *, held_out: bool) -> bool:
-    """Whether the packaged model was trained on a case's pictures, or on a wording that is to be new."""
+    """Whether the packaged model was trained on a case's pair of scenes, or on a wording that is to be new.
+
+    source: None where the target alone is a scene. A scene of the pair that was seen in another pair does not count.
+    """
     found = _seen()
     return content_key(pair_text(source, target)) in found or (held_out and content_key(instruction) in found)
 

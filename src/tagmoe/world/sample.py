@@ -84,8 +84,9 @@ def sample(
     """Case number `index` of a split, of the given task (or one of several; by default of any).
 
     In "test" half of the cases use a held-out paraphrase and about a third may hold held-out combinations. With
-    divide="content" no test case of any seed has the pictures of a training case of any seed, nor those that the
-    packaged model was trained on; and no held-out paraphrase of it occurs there. divide="stream": see `Divide`.
+    divide="content" no test case of any seed has a scene of a training case of any seed, and no pair of scenes that the
+    packaged model was trained on; and no held-out paraphrase of it occurs there. See `tagmoe.world.divide` for what is
+    not divided. divide="stream": see `Divide`.
     Raises UsageError for an unknown task, split or divide, or a negative seed or index.
     """
     drawn = content(seed, index, split=split, task=task, divide=divide)
