@@ -133,10 +133,18 @@ def test_runs_are_reported_and_compared(tagmoe, bench: Path) -> None:
     tagmoe("eval", "report", bench, "target", "--out", "x", "--baseline", "joy").refused(2, "'joy'", "target")
     paired = tagmoe("eval", "compare", bench, "copy", "target", "--draws", 100, "--json")
     assert paired.code == 0, paired.err
-    found = json.loads(paired.out)["differences"]
+    data = json.loads(paired.out)
+    assert data["bootstrap"] == {"draws": 100, "seed": 0, "groups": len(TASKS)}
+    assert data["rests_on"]["a"]["key"] == json.loads(Path("page/report.json").read_text())["editors"]["copy"]["key"]
+    found = data["differences"]
+    assert found["success"]["applicable"] == len(TASKS)
     assert (found["success"]["value"], found["success"]["n"]) == (1.0, len(TASKS) - 1)
     assert found["near_copy"]["value"] == -1.0
     assert "success (%, up)" in tagmoe("eval", "compare", bench, "copy", "target", "--draws", 100).out
+    for run, task in (("copy", "add"), ("target", "move")):
+        tagmoe("eval", "generate", bench, "--editor", run, "--tasks", task, "--out", f"part {run}")
+        tagmoe("eval", "score", bench, f"part {run}", "--tasks", task, "--metrics", "oracle")
+    tagmoe("eval", "compare", bench, "part copy", "part target").refused(1, "no case has a value in both")
     tagmoe("eval", "score", bench, "copy", "--metrics", "source")
     tagmoe("eval", "compare", bench, "copy", "target").refused(1, "'target' has no scores of the metric 'source'")
     tagmoe("eval", "prepare", "tagworld", "--cases", 1, "--seed", 1, "--out", "other")

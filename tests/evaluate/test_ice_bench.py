@@ -163,6 +163,15 @@ def test_files_that_are_not_ice_bench_are_refused_in_one_sentence(tmp_path: Path
     (tmp_path / "torn.zip").write_bytes(zipped(tmp_path / "whole.zip", files_of(ALL, "data")).read_bytes()[:300])
     with pytest.raises(DataError, match="cannot be read as a zip"):
         IceBench(tmp_path / "torn.zip")
+    whole = (tmp_path / "whole.zip").read_bytes()
+    entry = whole.index(b"PK\x01\x02")
+    # A damaged list of contents: a version that nobody has, and a name that is no text though it is said to be.
+    versioned = whole[: entry + 6] + b"\xff\xff" + whole[entry + 8 :]
+    named = whole[: entry + 8] + b"\x00\x08" + whole[entry + 10 : entry + 46] + b"\xff" + whole[entry + 47 :]
+    for damaged in (versioned, named):
+        (tmp_path / "torn.zip").write_bytes(damaged)
+        with pytest.raises(DataError, match="cannot be read as a zip"):
+            IceBench(tmp_path / "torn.zip")
     with pytest.raises(UsageError, match="There is no folder or zip"):
         IceBench(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="--accept-licence"):

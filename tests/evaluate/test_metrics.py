@@ -202,6 +202,15 @@ def test_an_output_of_another_size_is_resized_and_noted(photos: Prepared) -> Non
     assert same.resized == set()
 
 
+def test_a_transparent_part_of_a_mask_is_not_to_be_edited(photos: Prepared) -> None:
+    """White on nothing, as programmes for drawing save it: laid on white it would be a mask of the whole picture."""
+    mask = Image.new("RGBA", (320, 240))
+    mask.paste("white", (0, 0, 160, 240))
+    whole = values(photos, "source", photo(3))
+    mask.save(photos.folder / "mask.png")
+    assert values(photos, "source", photo(3)) == whole
+
+
 def test_controls_follow_ice_bench(photos: Prepared) -> None:
     edges = Image.fromarray(np.uint8(255) * canny(np.asarray(photo(3))))
     edges.save(photos.folder / "source.png")

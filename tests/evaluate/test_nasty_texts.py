@@ -142,9 +142,9 @@ def test_an_evaluation_of_them_is_read_back_and_reported(text: str, tmp_path: Pa
         assert {line[0] for line in rows[1:]} == {text, f"{text}2"}
         assert len({len(line) for line in rows}) == 1
     lines = read("scores.md").splitlines()
-    assert len(lines) == 8, lines
+    assert len(lines) == 11, lines
     assert tags(read("scores.md").replace("\\<", "")) == []
-    assert len(read("scores.tex").splitlines()) == 6
+    assert len(read("scores.tex").splitlines()) == 8
     drawn = ["".join(one.itertext()).split() for one in ET.fromstring(radar(summary, "changed")).iter()]
     for name in (text, f"{text}2", f"{text} 0"):
         assert short(name).split() in drawn, "a legend or a spoke lacks its name"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,16 @@ from support.published_tables import arrow, dataset_dict, json_lines, parquet, p
 
 from tagmoe.errors import DataError, UsageError
 from tagmoe.evaluate.answers.ready import ReadyFolder
+from tagmoe.evaluate.benchmarks.benchmark import prepare
 from tagmoe.evaluate.benchmarks.emu_edit import EmuEdit
 from tagmoe.evaluate.benchmarks.gedit_bench import GEditBench
 from tagmoe.evaluate.benchmarks.gedit_bench_v2 import GEditBenchV2
 from tagmoe.evaluate.benchmarks.magicbrush import MagicBrushDev
-from tagmoe.evaluate.benchmarks.omnicontext import OmniContext
+from tagmoe.evaluate.benchmarks.omnicontext import TASKS, OmniContext
 from tagmoe.evaluate.generation import generate
 from tagmoe.evaluate.run_folder import RunFacts
+
+CELL = base64.b64encode(png()).decode()
 
 
 def colour(number: int) -> tuple[int, int, int]:
@@ -303,3 +308,40 @@ def test_magicbrush_gives_its_dev_turns_with_masks_and_never_its_test_split(tmp_
     parquet(data / "test-00000-of-00001.parquet", [row("9", 1, None)])
     with pytest.raises(DataError, match="must not be passed on"):
         list(MagicBrushDev(tmp_path / "in").rows())
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "row"),
+    [
+        (
+            GEditBench,
+            "train.jsonl",
+            {"task_type": "t", "key": "k", "instruction": "i", "instruction_language": "en", "input_image": CELL},
+        ),
+        (EmuEdit, "test.jsonl", {"instruction": "i", "image": CELL, "task": "t", "idx": 1, "hash": "h"}),
+        (
+            MagicBrushDev,
+            "dev.jsonl",
+            {"img_id": "1", "turn_index": 1, "source_img": CELL, "instruction": "i", "target_img": CELL},
+        ),
+        (GEditBenchV2, "metadata.jsonl", {"key": "t_1", "instruction": "i", "source_image": CELL}),
+        (OmniContext, "train.jsonl", {"key": "k", "task_type": TASKS[0], "instruction": "i", "input_images": [CELL]}),
+    ],
+)
+def test_a_row_of_json_without_a_column_is_listed_alone(tmp_path: Path, kind: Any, file: str, row: Any) -> None:
+    """A JSON file says nowhere which columns it has: each row may lack another one."""
+    (tmp_path / "in").mkdir()
+    rows = [[1, 2], row, *({name: value for name, value in row.items() if name != lacking} for lacking in kind.needed)]
+    (tmp_path / "in" / file).write_text("".join(json.dumps(one) + "\n" for one in rows))
+    (tmp_path / "out").mkdir()
+    manifest = prepare(kind(tmp_path / "in"), tmp_path / "out")
+    assert manifest.cases >= 1
+    assert manifest.cases + len(manifest.left_out) == len(rows)
+    assert {one.row for one in manifest.left_out} > {1}
+
+
+def test_a_table_of_csv_without_a_column_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("task_type,instruction\nt,i\n")
+    benchmark = GEditBench(tmp_path)
+    with pytest.raises(DataError, match="has no column 'key', only task_type, instruction"):
+        list(benchmark.rows())

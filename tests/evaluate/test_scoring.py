@@ -84,7 +84,7 @@ def test_a_metric_that_fails_gives_no_number_and_is_asked_again(bench: Prepared,
     found = score(bench, run, [Broken()])
     assert [(one.id.split("-")[0], one.status, one.reason) for one in found.failed] == [
         ("add", "broken failed", "ZeroDivisionError: by zero"),
-        ("move", "broken failed", "the value is not a finite number"),
+        ("move", "broken failed", "the value is nan, not a finite number"),
     ]
     assert sum(bool(row.values) for row in found.scores["broken"]) == len(bench.cases) - 2
     assert score(bench, run, [Broken()]).new == 2

@@ -16,7 +16,8 @@ from tagmoe.evaluate.answers.answer import NoPicture
 from tagmoe.evaluate.benchmarks.cases import Case, Manifest, Prepared, digest_of_cases
 from tagmoe.evaluate.comparison.page import FILES, PAGE, write_report
 from tagmoe.evaluate.comparison.pairs import compare
-from tagmoe.evaluate.comparison.summary import Summary, summarise
+from tagmoe.evaluate.comparison.summary import Summary, as_data, summarise
+from tagmoe.evaluate.comparison.tables import scores_csv
 from tagmoe.evaluate.generation import generate
 from tagmoe.evaluate.metrics.metric import Measure
 from tagmoe.evaluate.metrics.registry import make_metrics
@@ -123,6 +124,33 @@ def test_intervals_are_those_of_means_of_drawn_cases(two) -> None:
     outcome = summary.editors[0].figures["near_copy"].micro
     wanted = wilson(int((values < 0.3).sum()), len(values))
     assert (outcome.value, outcome.low, outcome.high) == (wanted.value, wanted.low, wanted.high)
+
+
+def test_outcomes_of_a_task_have_an_interval_also_where_all_are_the_same(two) -> None:
+    """A bootstrap of ten equal outcomes would say that there is no doubt at all."""
+    prepared, _, _, _ = two
+    run = made_run(
+        prepared.folder / "sure", prepared, "sure", {p: {"changed": 0.5, "near_copy": 1.0} for p in range(57)}
+    )
+    summary = summarise(prepared, [run], draws=200)
+    found = summary.editors[0].by_task["c"]["near_copy"]
+    wanted = wilson(7, 7)
+    assert (found.value, found.low, found.high) == (1.0, wanted.low, wanted.high)
+    assert found.low < 0.7
+    assert summary.applicable["c"]["near_copy"] == 10
+    rows = [line.split(",") for line in scores_csv(summary).splitlines()]
+    (row,) = [dict(zip(rows[0], one, strict=True)) for one in rows if one[1:3] == ["c", "near_copy"]]
+    assert (row["n"], row["applicable"], row["coverage"]) == ("7", "10", "0.7")
+    assert as_data(summary)["editors"]["sure"]["tasks"]["c"]["near_copy"]["applicable"] == 10
+
+
+def test_no_bound_of_a_share_is_below_zero_by_rounding(tmp_path: Path) -> None:
+    prepared = made_bench(tmp_path)
+    run = made_run(tmp_path / "run", prepared, "a", {p: {"changed": float(p % 20 == 0) / 3} for p in range(60)})
+    editor = summarise(prepared, [run], draws=2000).editors[0]
+    for found in (editor.figures["changed"].micro, *(editor.by_task[task]["changed"] for task in "abc")):
+        assert found.low >= 0
+        assert str(found.low) != "-0.0"
 
 
 def test_differences_are_paired(two) -> None:

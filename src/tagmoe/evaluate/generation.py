@@ -16,7 +16,16 @@ import numpy as np
 
 from tagmoe.editor import in_batches
 from tagmoe.errors import DataError, ImageError, TagMoEError
-from tagmoe.evaluate.answers.answer import FAILURES, Answers, NoMoreAnswers, NoPicture, Output, ReadyFile
+from tagmoe.evaluate.answers.answer import (
+    FAILURES,
+    RAISED,
+    Answers,
+    NoMoreAnswers,
+    NoPicture,
+    Output,
+    ReadyFile,
+    reason_raised,
+)
 from tagmoe.evaluate.benchmarks.cases import Case, Prepared, digest_of
 from tagmoe.evaluate.run_folder import (
     ANSWERS,
@@ -36,7 +45,7 @@ from tagmoe.evaluate.run_folder import (
 from tagmoe.files.atomic import write_whole
 from tagmoe.pictures import load_image, png_of, read_header
 from tagmoe.report.printable import printable
-from tagmoe.sentences import reason_of
+from tagmoe.sentences import counted, reason_of
 
 DARKEST = 4
 """A picture none of whose values is above this is black. [ours]"""
@@ -145,16 +154,19 @@ def _answers(answers: Answers, asked: Sequence[tuple[int, Case]], seed: int, fol
     """The answers of a batch. When the call fails, each case is asked by itself, so that one does not fail others."""
     started = time.perf_counter()
     try:
-        outputs: Sequence[Output] = answers(asked, [seed + position for position, _ in asked])
+        # An editor may give an iterator, which makes the pictures now.
+        outputs: Sequence[Output] = list(answers(asked, [seed + position for position, _ in asked]))
         if len(outputs) != len(asked):
-            raise TagMoEError(f"The editor gave {len(outputs)} pictures for {len(asked)} cases.")
+            raise TagMoEError(
+                f"The editor gave {counted(outputs, 'picture')} for {counted(asked, 'case')}; it should give a list of "
+                "one for each."
+            )
     except NoMoreAnswers:
         raise
-    except Exception as error:
+    except RAISED as error:
         if len(asked) > 1:
             return [answer for one in asked for answer in _answers(answers, [one], seed, folder)]
-        why = reason_of(error) if isinstance(error, TagMoEError) else f"{type(error).__name__}: {reason_of(error)}"
-        outputs = [NoPicture("failed", printable(why))]
+        outputs = [NoPicture("failed", reason_raised(error))]
     seconds = (time.perf_counter() - started) / len(asked)
     return [
         _kept(case, output, seconds, folder, answers.gives_black)
@@ -173,8 +185,10 @@ def _kept(case: Case, output: Output, seconds: float, folder: Path, gives_black:
         else:
             picture = load_image(output)
             data, ending = png_of(picture), "png"
-    except ImageError as error:
-        return Answer(id=case.id, case=case.key, status="unreadable", reason=str(error), seconds=seconds)
+    except RAISED as error:
+        # What an editor gives may be any object; one that cannot even be looked at is no reason to stop.
+        why = str(error) if isinstance(error, ImageError) else reason_raised(error)
+        return Answer(id=case.id, case=case.key, status="unreadable", reason=printable(why), seconds=seconds)
     name = f"{OUTPUTS}/{case.key}.{ending}"
     try:
         (folder / OUTPUTS).mkdir(exist_ok=True)

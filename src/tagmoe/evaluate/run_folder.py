@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -52,9 +54,12 @@ class RunFacts(Part):
 
     @classmethod
     def of(cls, prepared: Prepared, answers: Answers, seed: int = 0, **about: Any) -> RunFacts:
-        """The facts of a run of these answers on this benchmark. about: versions, command and date."""
+        """The facts of a run of these answers on this benchmark. about: versions, command and date.
+
+        Raises UsageError where the editor says something of itself that is no plain data.
+        """
         manifest = prepared.manifest
-        editor = dict(answers.facts())
+        editor = _plain(answers.facts())
         return cls(benchmark=manifest.benchmark, cases=manifest.digest, editor=editor, seed=seed, **about)
 
     def depends_on(self) -> dict[str, Any]:
@@ -70,6 +75,19 @@ class RunFacts(Part):
     def name(self) -> str:
         """What the editor is called in tables."""
         return str(self.editor.get("name", self.editor.get("kind", "editor")))
+
+
+def _plain(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts as they are read back from JSON, so that the same run is known again: there a tuple is a list."""
+    try:
+        text = json.dumps(dict(facts), allow_nan=False, ensure_ascii=False)
+        text.encode()
+        return dict(json.loads(text))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(
+            f"The settings of the editor are no plain data ({reason_of(error)}); give texts, finite numbers, lists and "
+            "dictionaries."
+        ) from None
 
 
 class Kept(Part):
@@ -110,24 +128,38 @@ class Lines:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: IO[bytes] = path.open("ab+", buffering=0)
-        except OSError as error:
-            raise DataError(f"Nothing can be written in {str(path)!r} ({reason_of(error)}).") from None
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        self._file: IO[bytes] = self._locked()
+        while not self._is_in_place():
+            # The command that had it has replaced or removed it since it was opened: rows would go nowhere.
             self._file.close()
-            raise UsageError(f"Another command is writing {str(path)!r}; wait for it, or stop it.") from None
-        except OSError:
-            # Some file systems have no locks.
-            pass
+            self._file = self._locked()
         remove_unfinished(path.parent, lambda name: name == path.name)
         text = path.read_bytes()
         whole = text.rfind(b"\n") + 1
         if whole < len(text):
             self._file.truncate(whole)
+
+    def _locked(self) -> IO[bytes]:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            file = self._path.open("ab+", buffering=0)
+        except OSError as error:
+            raise DataError(f"Nothing can be written in {str(self._path)!r} ({reason_of(error)}).") from None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise UsageError(f"Another command is writing {str(self._path)!r}; wait for it, or stop it.") from None
+        except OSError:
+            # Some file systems have no locks.
+            pass
+        return file
+
+    def _is_in_place(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), os.stat(self._path))
+        except FileNotFoundError:
+            return False
 
     def add(self, row: Part) -> None:
         """Append a row. Raises DataError when the disk is full."""

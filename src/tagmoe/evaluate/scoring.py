@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import nan
 
 from tagmoe.config.part import Part
-from tagmoe.errors import ImageError, TagMoEError
-from tagmoe.evaluate.answers.answer import FAILURES
+from tagmoe.errors import ImageError, ResultError
+from tagmoe.evaluate.answers.answer import FAILURES, RAISED, reason_raised
 from tagmoe.evaluate.benchmarks.cases import Case, Prepared, digest_of
-from tagmoe.evaluate.metrics.metric import Lack, Metric, NoValue, Pair, Value, lacking
+from tagmoe.evaluate.metrics.metric import Lack, Measure, Metric, NoValue, Pair, Value, lacking
 from tagmoe.evaluate.run_folder import (
     SCORES,
     Answer,
@@ -28,7 +28,6 @@ from tagmoe.evaluate.run_folder import (
     read_rows,
     shard_name,
 )
-from tagmoe.sentences import reason_of
 
 
 class Lacking(Part):
@@ -52,6 +51,15 @@ class Score(Kept):
     def rank(self) -> int:
         """A newer version counts more; of one version, a score that did not fail."""
         return 2 * self.version + (not any(reason.status == "failed" for reason in self.lacking.values()))
+
+    def is_of(self, measures: Sequence[Measure]) -> bool:
+        """Whether it has exactly these values, each of them possible. A file may have been changed by hand."""
+        names = [*self.values, *self.lacking]
+        if len(names) != len(measures):
+            return False
+        return all(
+            measure.name in self.lacking or measure.holds(self.values.get(measure.name, nan)) for measure in measures
+        )
 
 
 @dataclass(frozen=True)
@@ -187,8 +195,10 @@ def _without_output(case: Case, answer: Answer | None) -> Unscored:
 
 
 def _is_current(score: Score | None, answer: Answer, metric: Metric) -> bool:
-    """Whether a score is of this output and this version of the metric, and did not fail."""
+    """Whether a score is of this output and this metric as it is now, and did not fail."""
     if score is None or score.pixels != answer.pixels or score.version != metric.version:
+        return False
+    if not score.is_of(metric.measures):
         return False
     return not any(reason.status == "failed" for reason in score.lacking.values())
 
@@ -205,14 +215,23 @@ def _scores(
     for metric in metrics:
         pair.resized.clear()
         try:
-            values = metric(pair)
-        except Exception as error:
-            why = reason_of(error) if isinstance(error, TagMoEError) else f"{type(error).__name__}: {reason_of(error)}"
-            values = lacking(metric.measures, "failed", why)
-        infinite = [name for name, value in values.items() if not isinstance(value, NoValue) and not isfinite(value)]
-        values = {**values, **{name: NoValue("failed", "the value is not a finite number") for name in infinite}}
+            given = dict(metric(pair))
+            wrong = sorted(given.keys() ^ {measure.name for measure in metric.measures})
+            if wrong:
+                raise ResultError(f"it gave no value {wrong[0]!r}, or gave it and has no such measure")
+            values = {measure.name: _checked(given[measure.name], measure) for measure in metric.measures}
+        except RAISED as error:
+            values = lacking(metric.measures, "failed", reason_raised(error))
         found.append((metric.name, _row(case, answer, metric, values, pair)))
     return found
+
+
+def _checked(value: Value, measure: Measure) -> Value:
+    """A value as a plain number, or why it is none: nothing else may come into a mean."""
+    if isinstance(value, NoValue):
+        return value
+    number = float(value)
+    return number if measure.holds(number) else NoValue("failed", f"the value is {number:g}, not {measure.range}")
 
 
 def _row(case: Case, answer: Answer, metric: Metric, values: Mapping[str, Value], pair: Pair) -> Score:

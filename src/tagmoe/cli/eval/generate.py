@@ -65,7 +65,7 @@ def generate(
             made = work.make(part, done)
         else:
             new = options.run(work, done)
-            made = replace(collect(prepared, out, tasks=names, limit=limit), new=new)
+            made = replace(collect(prepared, work.out, tasks=names, limit=limit), new=new)
     seconds = round(time.perf_counter() - started, 3)
     listed = ", ".join(f"{count:,} {status}" for status, count in made.counts.items())
     log(f"{counted(made.answers, 'case')}: {listed}; {made.new:,} asked now, in {seconds:.1f} s")
@@ -73,7 +73,7 @@ def generate(
     log_failures(failures)
     data = {
         "run": str(out),
-        "key": read_run(out).facts.key,
+        "key": read_run(work.out).facts.key,
         "cases": len(made.answers),
         "new": made.new,
         "statuses": made.counts,

@@ -12,10 +12,12 @@ import typer
 
 from tagmoe.cli.eval.options import names_of
 from tagmoe.cli.options import MOST_PROCESSES, Engine, EngineName, RayAddress
+from tagmoe.cli.output import stdout_to_stderr
 from tagmoe.errors import TagMoEError, UsageError
 
 if TYPE_CHECKING:
     from tagmoe.cli.eval.editors import EditorOptions
+    from tagmoe.evaluate.benchmarks.cases import Prepared
     from tagmoe.evaluate.generation import Generated
 
 
@@ -88,10 +90,16 @@ class GenerateShard:
     def make(self, shard: tuple[int, int], on_cases: Callable[[int], None] | None = None) -> Generated:
         """What the run holds of a shard afterwards."""
         from tagmoe.evaluate.benchmarks.cases import read_prepared
+
+        prepared = read_prepared(self.bench)
+        # An editor is code of others, and may print: stdout is for the result.
+        with stdout_to_stderr():
+            return self._make(prepared, shard, on_cases)
+
+    def _make(self, prepared: Prepared, shard: tuple[int, int], on_cases: Callable[[int], None] | None) -> Generated:
         from tagmoe.evaluate.generation import generate
         from tagmoe.evaluate.run_folder import RunFacts
 
-        prepared = read_prepared(self.bench)
         answers = self.editor.open(prepared)
         batch, threads = self.editor.calls
         facts = RunFacts.of(

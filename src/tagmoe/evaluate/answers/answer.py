@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -11,6 +12,8 @@ from PIL import Image
 from tagmoe.editor import Editor, Picture
 from tagmoe.errors import TagMoEError
 from tagmoe.evaluate.benchmarks.cases import Case, Prepared
+from tagmoe.report.printable import printable
+from tagmoe.sentences import reason_of
 
 Status = Literal["ok", "black", "missing", "unreadable", "failed", "inapplicable"]
 """ok: a picture. black: a picture that is black all over, which safety filters give; it is scored as any other.
@@ -28,6 +31,11 @@ class NoPicture:
     reason: str
 
 
+RAISED = (Exception, SystemExit, CancelledError)
+"""What code of others may raise. The last two are no Exception: the first would end the command, often with exit code
+0, and the second comes from a library that asks a server."""
+
+
 class NoMoreAnswers(TagMoEError):
     """No further case can be answered, such as by a server that is gone. The run stops; what it has is kept."""
 
@@ -40,6 +48,12 @@ class ReadyFile:
 
 
 Output = Picture | ReadyFile | NoPicture
+
+
+def reason_raised(error: BaseException) -> str:
+    """What an error of other code says, with its kind where it is none of tagmoe's sentences."""
+    said = reason_of(error) if isinstance(error, TagMoEError) else f"{type(error).__name__}: {reason_of(error)}"
+    return printable(said)
 
 
 class Answers(Protocol):

@@ -12,7 +12,7 @@ from typing import Any
 
 from tagmoe.editor import Editor
 from tagmoe.errors import UsageError
-from tagmoe.sentences import reason_of
+from tagmoe.evaluate.answers.answer import RAISED, reason_raised
 
 
 def load_function(name: str) -> tuple[Editor, dict[str, Any]]:
@@ -28,15 +28,36 @@ def load_function(name: str) -> tuple[Editor, dict[str, Any]]:
         found: Any = import_module(module)
         for part in path.split("."):
             found = getattr(found, part)
-    except Exception as error:
+    except RAISED as error:
         # The user's module runs on import, so any error may come.
         raise UsageError(
-            f"The editor {name!r} cannot be imported ({type(error).__name__}: {reason_of(error)}); give a function as "
+            f"The editor {name!r} cannot be imported ({reason_raised(error)}); give a function as "
             "package.module:function."
         ) from error
     if not callable(found):
         raise UsageError(f"The editor {name!r} is no function; give one that takes instructions, pictures and seeds.")
-    file = inspect.getsourcefile(inspect.getmodule(found) or sys.modules[module])
-    code = None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
-    own = dict(found.facts()) if hasattr(found, "facts") else {}
-    return found, {"name": name, "weights": None, "settings": {}, "code": code, **own}
+    if inspect.isclass(found):
+        raise UsageError(f"The editor {name!r} is a class; make an object of it in its module, and name that.")
+    return found, {"name": name, "weights": None, "settings": {}, "code": _digest_of_code(found, module), **_own(found)}
+
+
+def _own(found: Any) -> dict[str, Any]:
+    """What the editor says of itself. Raises UsageError where its `facts()` fails or gives no names."""
+    if not hasattr(found, "facts"):
+        return {}
+    try:
+        return dict(found.facts())
+    except RAISED as error:
+        raise UsageError(
+            f"The editor's facts() failed ({reason_raised(error)}); let it give a dictionary of name, weights and "
+            "settings."
+        ) from error
+
+
+def _digest_of_code(found: Any, module: str) -> str | None:
+    """SHA-256 of the file that the function is from; None for one that has no file, such as a compiled one."""
+    try:
+        file = inspect.getsourcefile(inspect.getmodule(found) or sys.modules[module])
+        return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    except (TypeError, OSError):
+        return None

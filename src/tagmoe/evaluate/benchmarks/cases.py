@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,10 +23,10 @@ from pydantic import Field, ValidationError
 
 from tagmoe.config.describe import wrong_field
 from tagmoe.config.part import Part
-from tagmoe.errors import DataError, UsageError
+from tagmoe.errors import DataError, ImageError, UsageError
 from tagmoe.files.json_lines import lines_of
-from tagmoe.pictures import load_image
-from tagmoe.sentences import reason_of
+from tagmoe.pictures import load_image, open_picture, upright_rgb
+from tagmoe.sentences import cut, reason_of
 
 MANIFEST, CASES, PICTURES, OUTPUTS = "manifest.json", "cases.jsonl", "pictures", "outputs"
 FILES = (MANIFEST, CASES, PICTURES, OUTPUTS)
@@ -34,6 +35,7 @@ OUTPUT_TABLE = "gen_info.json"
 FORMAT = 1
 """The version of the files; `format` in each of them."""
 KEY_DIGITS = 24
+_KEPT = re.compile(rf"{PICTURES}/[0-9a-f]{{2}}/[0-9a-f]{{64}}\.[a-z]{{1,5}}")
 
 P = TypeVar("P", bound=Part)
 
@@ -65,6 +67,11 @@ class Case(Part):
     def key(self) -> str:
         """A digest of all that the case says and shows: pictures are named by their content."""
         return digest_of(self.model_dump())[:KEY_DIGITS]
+
+    @property
+    def pictures(self) -> list[str]:
+        """The paths of all its pictures."""
+        return [name for name in (self.source, self.mask, *self.refs, self.target) if name is not None]
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy; its key is its own, where pydantic would copy the one that is known."""
@@ -107,8 +114,28 @@ class Prepared:
     cases: tuple[Case, ...]
 
     def picture(self, name: str) -> Image.Image:
-        """One of its pictures, upright RGB. Raises ImageError where it is gone or damaged."""
-        return load_image(self.folder / name)
+        """One of its pictures, upright RGB. Raises ImageError where it is gone, damaged or another than was kept."""
+        return load_image(self._kept(name))
+
+    def mask(self, name: str) -> Image.Image:
+        """A mask of it, mode L; what is transparent is black, and not to be edited. Raises ImageError as `picture`."""
+        with open_picture(self._kept(name)) as image:
+            return upright_rgb(image, is_mask=True).convert("L")
+
+    def _kept(self, name: str) -> bytes:
+        """The bytes of a picture, which are those that its name is the digest of. A case is known by the names of its
+        pictures, so that another one in its place would change numbers unseen. What Python code has put together
+        may have other names."""
+        path = self.folder / name
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise ImageError(f"There is no picture file {str(path)!r}; run tagmoe eval prepare again.") from None
+        except OSError as error:
+            raise ImageError(f"{str(path)!r} cannot be read ({reason_of(error)}).") from None
+        if _KEPT.fullmatch(name) and hashlib.sha256(data).hexdigest() != path.stem:
+            raise ImageError(f"{str(path)!r} is not the picture that was prepared; run tagmoe eval prepare again.")
+        return data
 
     def chosen(self, tasks: Sequence[str] | None = None, limit: int | None = None) -> list[tuple[int, Case]]:
         """(position among all cases, case): of these tasks, the first `limit` of each. Raises UsageError."""
@@ -157,7 +184,16 @@ def read_prepared(folder: Path) -> Prepared:
     twice = [name for name, count in Counter(case.id for case in cases).items() if count > 1]
     if twice:
         raise DataError(f"The case {twice[0]!r} is in {str(folder / CASES)!r} twice; run tagmoe eval prepare again.")
-    if digest_of_cases(cases) != manifest.digest:
+    outside = [name for case in cases for name in case.pictures if not _KEPT.fullmatch(name)]
+    if outside:
+        # Such a path could lead out of the folder, to a picture that is then sent to a server or shown on a page.
+        raise DataError(
+            f"The picture {cut(outside[0])!r} in {str(folder / CASES)!r} is none that tagmoe eval prepare has written; "
+            "run it again."
+        )
+    # The digest is of the cases alone, and tables go through the tasks that the manifest names.
+    is_whole = (len(cases), Counter(case.task for case in cases)) == (manifest.cases, manifest.tasks)
+    if not cases or not is_whole or digest_of_cases(cases) != manifest.digest:
         raise DataError(
             f"The cases in {str(folder / CASES)!r} are not those of its {MANIFEST}; run tagmoe eval prepare again."
         )

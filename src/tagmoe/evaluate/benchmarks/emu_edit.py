@@ -19,12 +19,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 from tagmoe.data.sources.option_values import one_of
 from tagmoe.errors import DataError
-from tagmoe.evaluate.benchmarks.benchmark import Pictures, Row
+from tagmoe.evaluate.benchmarks.benchmark import Pictures, Row, UnusableCase
 from tagmoe.evaluate.benchmarks.cases import Case
 from tagmoe.evaluate.benchmarks.published_tables import Table, TableRow, identifier, text
 from tagmoe.evaluate.benchmarks.table_benchmark import TableBenchmark
@@ -56,8 +57,7 @@ class EmuEdit(TableBenchmark):
         self._split = one_of("split", split, (*SPLITS, "all"))
         self._filter = one_of("filter", filter, ("none", "same-caption"))
         super().__init__(path)
-        first = next(self.table.rows(), None)
-        self._is_exchanged = first is not None and first.values.get("edited_image") is not None
+        self._is_exchanged = _has_outputs(self.table)
         self._made = None if generations is None else _Generations(Path(generations))
 
     def choices(self) -> Mapping[str, Any]:
@@ -116,6 +116,14 @@ class EmuEdit(TableBenchmark):
             yield EDITOR, data
 
 
+def _has_outputs(table: Table) -> bool:
+    """Whether the first row that can be read holds an output."""
+    for row in table.rows():
+        with suppress(UnusableCase):
+            return row.values.get("edited_image") is not None
+    return False
+
+
 class _Generations:
     """The outputs of the other set: by hash, and by hash, task and number where several rows have one hash."""
 
@@ -146,7 +154,10 @@ def picture_bytes(value: Any) -> bytes | None:
 
 
 def _keys(row: TableRow) -> list[tuple[str, ...]]:
-    """What a row may be found by, the best first."""
-    values = row.values
+    """What a row may be found by, the best first; nothing for a row that cannot be read, which `prepare` lists."""
+    try:
+        values = row.values
+    except UnusableCase:
+        return []
     name = identifier(values["hash"])
     return [(name,), (name, identifier(values["task"]), identifier(values["idx"]))] if name else []

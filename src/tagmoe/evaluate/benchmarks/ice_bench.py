@@ -16,6 +16,7 @@ from tagmoe.errors import DataError
 from tagmoe.evaluate.benchmarks.benchmark import Pictures, Row, UnusableCase
 from tagmoe.evaluate.benchmarks.cases import Case
 from tagmoe.evaluate.benchmarks.published_files import Files, FolderFiles, inside, open_files
+from tagmoe.evaluate.benchmarks.published_tables import identifier
 from tagmoe.files.json_lines import lines_of
 from tagmoe.sentences import reason_of
 
@@ -87,8 +88,7 @@ class IceBench:
         for line in lines:
             if line.strip():
                 fields = _object(line)
-                name = fields.get("ItemID", "")
-                yield Row(str(name) if isinstance(name, str | int) else "", fields)
+                yield Row(identifier(fields.get("ItemID")), fields)
 
     def case(self, row: Row, pictures: Pictures) -> Case:
         """The case of a row. `TargetCaption` is for metrics and is never fed to an editor."""

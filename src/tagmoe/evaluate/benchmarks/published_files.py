@@ -58,7 +58,8 @@ class ZipFiles:
         self._file = file
         try:
             self._zip = zipfile.ZipFile(file)
-        except (OSError, zipfile.BadZipFile) as error:
+        except Exception as error:
+            # A damaged list of contents may be of an unknown version, or hold names that are no text.
             raise DataError(f"{str(file)!r} cannot be read as a zip ({reason_of(error)}); download it again.") from None
         self._known = {info.filename: info for info in self._zip.infolist() if not info.is_dir()}
 

@@ -16,6 +16,7 @@ from typing import Any
 from tagmoe.errors import DataError, UsageError
 from tagmoe.evaluate.benchmarks.benchmark import Pictures, UnusableCase
 from tagmoe.extras import require
+from tagmoe.report.printable import printable
 from tagmoe.sentences import reason_of
 
 ARROW, CSV, PARQUET = ".arrow", ".csv", ".parquet"
@@ -98,9 +99,9 @@ class Table:
     def _open(self, tables: Sequence[tuple[str, Path]], path: Path) -> Iterator[Callable[[], Iterator[TableRow]]]:
         for kind, file in tables:
             if kind == "json":
-                yield partial(_json_rows, file, path)
+                yield partial(_json_rows, file, path, self._needed)
             elif kind == CSV:
-                yield partial(_csv_rows, file, path)
+                yield partial(_csv_rows, file, path, self._needed)
             else:
                 require("data", "pyarrow", purpose=f"Reading {kind} files")
                 yield from self._arrow_or_parquet(kind, file, path)
@@ -198,10 +199,7 @@ def _bare_arrow_rows(file: Path, split: str, needed: Sequence[str]) -> Iterator[
         reader = pyarrow.ipc.open_file(mapped) if is_file else pyarrow.ipc.open_stream(mapped)
         missing = [name for name in needed if name not in reader.schema.names]
         if missing:
-            raise DataError(
-                f"{str(file)!r} has no column {missing[0]!r}, only {', '.join(reader.schema.names[:12])}; give the "
-                "files as they were published."
-            )
+            raise _lacks(file, missing[0], reader.schema.names)
         for batch in map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader:
             for at in range(len(batch)):
                 number += 1
@@ -209,13 +207,14 @@ def _bare_arrow_rows(file: Path, split: str, needed: Sequence[str]) -> Iterator[
                 yield TableRow(file, number, split, partial(dict, values))
 
 
-def _json_rows(file: Path, path: Path) -> Iterator[TableRow]:
+def _json_rows(file: Path, path: Path, needed: Sequence[str]) -> Iterator[TableRow]:
+    """Rows of a JSON file. Each has columns of its own; a needed one that it lacks is None, as an empty one is."""
     from tagmoe.data.sources.json_rows import items, object_of
     from tagmoe.data.store.fields import UnusableRow
 
     def load(line: bytes) -> Mapping[str, Any]:
         try:
-            return object_of(line)
+            return {**dict.fromkeys(needed), **object_of(line)}
         except UnusableRow as error:
             raise UnusableCase(str(error)) from None
 
@@ -223,17 +222,30 @@ def _json_rows(file: Path, path: Path) -> Iterator[TableRow]:
         yield TableRow(file, number, _split(file, path), partial(load, line))
 
 
-def _csv_rows(file: Path, path: Path) -> Iterator[TableRow]:
-    """Rows of a CSV file with a line of names; a row of more cells than names is no row."""
+def _csv_rows(file: Path, path: Path, needed: Sequence[str]) -> Iterator[TableRow]:
+    """Rows of a CSV file with a line of names; a row of more cells than names is no row.
+
+    Raises DataError where it lacks a needed column.
+    """
     before = csv.field_size_limit(MOST_CELL)
     try:
         with file.open(encoding="utf-8-sig", newline="") as handle:
-            for number, cells in enumerate(csv.DictReader(handle), 1):
+            reader = csv.DictReader(handle)
+            names = reader.fieldnames or ()
+            missing = [name for name in needed if name not in names]
+            if missing:
+                raise _lacks(file, missing[0], names)
+            for number, cells in enumerate(reader, 1):
                 yield TableRow(file, number, _split(file, path), partial(_cells, cells))
     except (OSError, UnicodeError, csv.Error) as error:
         raise DataError(f"{str(file)!r} cannot be read ({reason_of(error)}); give a CSV file in UTF-8.") from None
     finally:
         csv.field_size_limit(before)
+
+
+def _lacks(file: Path, column: str, names: Sequence[str]) -> DataError:
+    listed = ", ".join(map(printable, names[:12])) or "none"
+    return DataError(f"{str(file)!r} has no column {column!r}, only {listed}; give the files as they were published.")
 
 
 def _cells(cells: dict[str | Any, Any]) -> Mapping[str, Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -188,17 +189,22 @@ def _shown(summary: Summary, case: Case) -> Shown:
     prepared = summary.prepared
     given = [("source", case.source), *((f"reference {n}", name) for n, name in enumerate(case.refs, 1))]
     given += [("mask", case.mask), ("target", case.target)]
-    pictures = [(_thumbnail(prepared.picture(name)), role, role, "") for role, name in given if name is not None]
+    pictures = [_tile(partial(prepared.picture, name), role) for role, name in given if name is not None]
     for name, editor in zip(summary.names, summary.editors, strict=True):
         answer = editor.run.answers.get(case.key)
         if answer is None or answer.file is None:
             pictures.append(("", name, name, "not generated" if answer is None else answer.status))
             continue
-        try:
-            pictures.append((_thumbnail(editor.run.picture(answer)), name, name, ""))
-        except ImageError:
-            pictures.append(("", name, name, "unreadable"))
+        pictures.append(_tile(partial(editor.run.picture, answer), name))
     return Shown(case, tuple(pictures))
+
+
+def _tile(open_picture: Callable[[], Image.Image], name: str) -> tuple[str, str, str, str]:
+    """A picture of `Shown`; one that is gone or damaged is no reason to have no report."""
+    try:
+        return _thumbnail(open_picture()), name, name, ""
+    except ImageError:
+        return "", name, name, "unreadable"
 
 
 def _thumbnail(picture: Image.Image) -> str:

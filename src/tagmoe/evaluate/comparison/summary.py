@@ -67,7 +67,8 @@ class Editor:
 
 @dataclass(frozen=True)
 class Summary:
-    """Several runs on one benchmark. baseline: the name of the run that differences are to; None for a single run."""
+    """Several runs on one benchmark. baseline: the name of the run that differences are to; None for a single run.
+    applicable: task -> measure -> cases that should have a value."""
 
     prepared: Prepared
     measures: Mapping[str, Measure]
@@ -77,6 +78,7 @@ class Summary:
     draws: int
     seed: int
     groups: int
+    applicable: Mapping[str, Mapping[str, int]]
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -101,7 +103,7 @@ def summarise(
     for run, found in zip(runs, scores, strict=True):
         if not found:
             raise ResultError(f"The run {str(run.folder)!r} has no scores; run tagmoe eval score.")
-    _check_versions(runs, scores)
+    _check_scores(runs, scores)
     measures = measures_of([name for name in METRICS if any(name in found for found in scores)])
     tables = [_values(prepared, found, measures) for found in scores]
     applies = _applies(prepared, scores, measures)
@@ -110,12 +112,14 @@ def summarise(
     drawn = _Drawn(prepared, groups, bootstrap)
     values = np.stack([np.stack([table[name] for name in measures], axis=1) for table in tables])  # (R, cases, M)
     micro, macro, by_task = drawn.means(values)
+    tasks = np.array([case.task for case in prepared.cases])
+    outcomes = {name: measure.kind == "outcome" for name, measure in measures.items()}
     editors = []
     for number, (run, found) in enumerate(zip(runs, scores, strict=True)):
         figures = {}
-        for place, (name, measure) in enumerate(measures.items()):
+        for place, name in enumerate(measures):
             have = np.isfinite(values[number, :, place])
-            overall = _outcome(values[number, have, place], groups[have]) if measure.kind == "outcome" else None
+            overall = _outcome(values[number, :, place], groups, have) if outcomes[name] else None
             figures[name] = Figure(
                 micro=overall or micro[number][place],
                 macro=macro[number][place],
@@ -137,7 +141,11 @@ def summarise(
                 statuses=_statuses(prepared, run),
                 figures=figures,
                 by_task={
-                    task: {name: by_task[task][number][place] for place, name in enumerate(measures)}
+                    task: {
+                        name: (_outcome(values[number, :, place], groups, tasks == task) if is_outcome else None)
+                        or by_task[task][number][place]
+                        for place, (name, is_outcome) in enumerate(outcomes.items())
+                    }
                     for task in prepared.manifest.tasks
                 },
                 task_cases=_task_cases(prepared, tables[number]),
@@ -156,6 +164,10 @@ def summarise(
         draws=draws,
         seed=seed,
         groups=len(set(groups.tolist())),
+        applicable={
+            task: {name: int(asked[tasks == task].sum()) for name, asked in applies.items()}
+            for task in prepared.manifest.tasks
+        },
     )
 
 
@@ -216,6 +228,9 @@ class _Drawn:
         )
 
     def _intervals(self, values: np.ndarray, draws: np.ndarray, groups: np.ndarray, runs: int) -> list[list[Number]]:
+        # Rounding of single precision must not put a bound of zero below zero.
+        size = np.abs(np.nan_to_num(draws))
+        draws = np.where(size < 1e-6 * size.max(axis=0), 0.0, draws)
         found = [
             self._bootstrap.interval(float(value), draws[:, column], int(groups[column]))
             for column, value in enumerate(values)
@@ -236,17 +251,23 @@ def _names(runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def _check_versions(runs: Sequence[Run], scores: Sequence[Mapping[str, Mapping[str, Score]]]) -> None:
-    """Refuse scores that were made by different versions of a metric: they cannot be compared."""
-    now = {metric.name: metric.version for metric in make_metrics()}
+def _check_scores(runs: Sequence[Run], scores: Sequence[Mapping[str, Mapping[str, Score]]]) -> None:
+    """Refuse scores by another version of a metric, which cannot be compared, and values that it cannot give."""
+    now = {metric.name: metric for metric in make_metrics()}
     for run, found in zip(runs, scores, strict=True):
         for name, rows in found.items():
-            other = next((row.version for row in rows.values() if row.version != now[name]), None)
-            if other is not None:
-                raise ResultError(
-                    f"The run {str(run.folder)!r} was scored by version {other} of the metric {name!r}, and this "
-                    f"tagmoe has {now[name]}; run tagmoe eval score again."
-                )
+            metric = now[name]
+            for row in rows.values():
+                if row.version != metric.version:
+                    raise ResultError(
+                        f"The run {str(run.folder)!r} was scored by version {row.version} of the metric {name!r}, and "
+                        f"this tagmoe has {metric.version}; run tagmoe eval score again."
+                    )
+                if not row.is_of(metric.measures):
+                    raise ResultError(
+                        f"The scores of {row.id!r} in {str(run.folder)!r} are none that the metric {name!r} gives; run "
+                        "tagmoe eval score again."
+                    )
 
 
 def _values(
@@ -293,8 +314,13 @@ def _group(case: Case) -> str:
     return case.source or next(iter(case.refs), case.key)
 
 
-def _outcome(values: np.ndarray, groups: np.ndarray) -> Number | None:
-    """Wilson's interval of outcomes that are independent; None where cases share a source."""
+def _outcome(values: np.ndarray, groups: np.ndarray, cases: np.ndarray) -> Number | None:
+    """Wilson's interval of the outcomes of these cases (bool), if they are independent; None where they share a source.
+
+    Where all succeed, a bootstrap would say that there is no doubt at all.
+    """
+    has = cases & np.isfinite(values)
+    values, groups = values[has], groups[has]
     if not len(values) or len(np.unique(groups)) < len(groups):
         return None
     share = wilson(int(values.sum()), len(values))
@@ -349,11 +375,14 @@ def as_data(summary: Summary) -> dict[str, Any]:
         "left_out": len(manifest.left_out),
         "baseline": summary.baseline,
         "bootstrap": {"draws": summary.draws, "seed": summary.seed, "groups": summary.groups},
-        "editors": {name: _editor(editor) for name, editor in zip(summary.names, summary.editors, strict=True)},
+        "editors": {
+            name: _editor(editor, summary.applicable)
+            for name, editor in zip(summary.names, summary.editors, strict=True)
+        },
     }
 
 
-def _editor(editor: Editor) -> dict[str, Any]:
+def _editor(editor: Editor, applicable: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
     facts = editor.run.facts
     return {
         "key": facts.key,
@@ -377,7 +406,14 @@ def _editor(editor: Editor) -> dict[str, Any]:
             for name, difference in editor.differences.items()
         },
         "tasks": {
-            task: {name: {**interval.as_data(), "n": editor.task_cases[task][name]} for name, interval in found.items()}
+            task: {
+                name: {
+                    **interval.as_data(),
+                    "n": editor.task_cases[task][name],
+                    "applicable": applicable[task][name],
+                }
+                for name, interval in found.items()
+            }
             for task, found in editor.by_task.items()
         },
     }

@@ -69,8 +69,9 @@ def scores_csv(summary: Summary) -> str:
             rows.append([name, "all", measure, "micro", *_numbers(figure.micro), *rest, *minus, *rests_on])
             rows.append([name, "all", measure, "macro", *_numbers(figure.macro), *rest, *[None] * 4, *rests_on])
             for task, found in editor.by_task.items():
-                n = editor.task_cases[task][measure]
-                rows.append([name, task, measure, "micro", *_numbers(found[measure]), n, *[None] * 6, *rests_on])
+                n, asked = editor.task_cases[task][measure], summary.applicable[task][measure]
+                rest = [n, asked, n / asked if asked else None]
+                rows.append([name, task, measure, "micro", *_numbers(found[measure]), *rest, *[None] * 4, *rests_on])
     return csv_text(rows)
 
 
@@ -103,6 +104,7 @@ def scores_markdown(summary: Summary) -> str:
     for name, editor in zip(summary.names, summary.editors, strict=True):
         cells = [_cell(editor.figures[key], measure) for key, measure in measures.items()]
         lines.append("| " + " | ".join([markdown_text(name), *cells]) + " |")
+    lines += ["", *(f"- {markdown_text(line)}" for line in _rests_on(summary))]
     return "\n".join(lines) + "\n"
 
 
@@ -112,6 +114,7 @@ def scores_latex(summary: Summary) -> str:
     manifest = summary.prepared.manifest
     lines = [
         f"% {one_line(manifest.benchmark)}, {manifest.cases} cases; n and intervals: scores.csv",
+        *(f"% {one_line(line)}" for line in _rests_on(summary)),
         f"\\begin{{tabular}}{{l{'r' * len(measures)}}}",
         "editor & " + " & ".join(_latex(unit(measure)) for measure in measures.values()) + " \\\\ \\hline",
     ]
@@ -123,6 +126,19 @@ def scores_latex(summary: Summary) -> str:
             cells.append(f"\\textbf{{{text}}}" if is_best(summary, editor, key) else text)
         lines.append(f"{_latex(one_line(name))} & " + " & ".join(cells) + " \\\\")
     return "\n".join([*lines, "\\end{tabular}"]) + "\n"
+
+
+def _rests_on(summary: Summary) -> list[str]:
+    """A line for each editor: what its numbers rest on."""
+    lines = []
+    for name, editor in zip(summary.names, summary.editors, strict=True):
+        facts = editor.run.facts
+        weights = facts.editor.get("weights") or facts.editor.get("digest")
+        metrics = ", ".join(f"{metric} {version}" for metric, version in editor.versions.items())
+        versions = ", ".join(f"{part} {version}" for part, version in facts.versions.items())
+        known = f"; weights {str(weights)[:12]}" if weights else ""
+        lines.append(f"{name}: key {facts.key[:12]}, seed {facts.seed}{known}; metrics {metrics}; made with {versions}")
+    return lines
 
 
 def is_best(summary: Summary, editor: Editor, measure: str) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import isfinite
 from typing import Literal, Protocol
 
 import numpy as np
 from PIL import Image
 
 from tagmoe.evaluate.benchmarks.cases import Case, Prepared
-from tagmoe.pictures import load_image
 
 Better = Literal["higher", "lower", "neither"]
 Kind = Literal["number", "share", "outcome"]
@@ -30,6 +30,17 @@ class Measure:
     about: str
     digits: int = 3
     kind: Kind = "number"
+
+    @property
+    def range(self) -> str:
+        """What a value may be, for sentences."""
+        return {"number": "a finite number", "share": "between 0 and 1", "outcome": "0 or 1"}[self.kind]
+
+    def holds(self, value: float) -> bool:
+        """Whether a value is one that this measure can have."""
+        if self.kind == "outcome":
+            return value in (0.0, 1.0)
+        return 0.0 <= value <= 1.0 if self.kind == "share" else isfinite(value)
 
 
 @dataclass(frozen=True)
@@ -69,7 +80,7 @@ class Pair:
     @cached_property
     def mask(self) -> Image.Image | None:
         """The mask (L), white where the edit may change pixels."""
-        return None if self.case.mask is None else load_image(self.prepared.folder / self.case.mask).convert("L")
+        return None if self.case.mask is None else self.prepared.mask(self.case.mask)
 
     def edited(self, like: Image.Image) -> np.ndarray | None:
         """(H, W) bool of the size of a picture, true where the edit may change pixels; None without a mask."""
