@@ -51,6 +51,7 @@ def test_anchors_are_generated_and_scored(tagmoe, bench: Path) -> None:
     assert [row["values"]["success"] for row in black] == [0.0] * len(TASKS)
 
 
+@pytest.mark.slow
 def test_a_model_is_generated_as_the_demo_does(tagmoe, bench: Path, model: Path) -> None:
     made = tagmoe("eval", "generate", bench, "--model", model, "--steps", 1, "--cfg", 1, "--out", "mine", "--json")
     assert made.code == 0, made.err

@@ -135,7 +135,7 @@ def test_an_edit_is_conditioned_on_the_picture_that_is_seen(seeing: TagMoEPipeli
         seeing(TEXTS[0], noise(400, 1), num_inference_steps=1)
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "numbered"), [("QwenImageEditPlusPipeline", True), ("QwenImageEditPipeline", False)])
 def test_a_folder_of_a_stock_editing_pipeline_sees_pictures(
     name: str, numbered: bool, components: str, tmp_path: Path

@@ -121,7 +121,7 @@ def test_noise_has_its_share_of_the_spread_and_each_expert_its_own(dense, source
     assert (tmp_path / "chunks" / WEIGHTS).read_bytes() == whole
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
 def test_dtype_is_that_of_a_model_converted_before(dense, tmp_path, stored, dtype) -> None:

@@ -95,6 +95,7 @@ def test_rows_that_differ_most_are_worth_a_look(store, report):
     assert len(worst) == len(set(worst)) == agree_module.SHOWN
 
 
+@pytest.mark.slow
 def test_inverses_are_compared_with_their_parents(store):
     found = agree(store, "turned", "oracle", pictures=0, bootstrap=FEW)
     inverses = sum(batch.num_rows for batch in store.scan(["id"], where="operation = 'inverse'"))
