@@ -209,9 +209,8 @@ def test_records_in_quarantine_stay_behind_and_findings_and_annotations_are_writ
         assert (found.records, found.left_out) == (3, 1)
         (tmp_path / f"all-{kind}").mkdir()
         assert export(store, tmp_path / f"all-{kind}", kind, quarantined=True).records == 4
-    lines = [
-        json.loads(line) for file in (tmp_path / "all-jsonl").glob("*.jsonl") for line in file.read_text().splitlines()
-    ]
+    texts = [file.read_text() for file in (tmp_path / "all-jsonl").glob("*.jsonl")]
+    lines = [json.loads(line) for text in texts for line in text.splitlines()]
     assert [line.get("quarantine") for line in lines] == [[], ["tiny"], None, []]
     assert lines[0]["annotation_rules"] == {"status": "ok", "tags": [1]}
     assert not any(name.startswith("encoded_") for line in lines for name in line)
