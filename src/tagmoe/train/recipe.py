@@ -40,12 +40,14 @@ from tagmoe.pipeline.training_range import is_divided_by_content
 from tagmoe.sentences import counted, reason_of
 from tagmoe.train.checkpoint import file_hash, of_module
 from tagmoe.train.components_folder import Components, components_path, read_components, train_components
+from tagmoe.train.frozen import restore_frozen
 from tagmoe.train.loop import Run, run_stage
-from tagmoe.train.mixture import load_mixture, named_folder, restore_alignment, with_mixture
+from tagmoe.train.mixture import load_mixture, named_folder, restore_alignment, with_start
 from tagmoe.train.prompts import check_prompts, with_words
 from tagmoe.train.stage import FlowStage, Validator
 from tagmoe.train.stored import TAGWORLD, StoredRows, batch_kinds, check_rows, newest_version
 from tagmoe.train.stream import check_tasks
+from tagmoe.train.trained import choose_trained, save_lora
 from tagmoe.world import SIZE
 
 PACKAGES = ("tagmoe", "torch", "diffusers", "transformers", "numpy")
@@ -83,7 +85,7 @@ def train(config: RunConfig, *, validator: Validator, resume: bool = False, cons
     folder = Path(config.output_dir)
     if not resume:
         _check_new(folder)
-    config = _pinned(with_mixture(config), _recorded(folder) if resume else {})
+    config = _pinned(with_start(config), _recorded(folder) if resume else {})
     settings = config.model_dump(mode="json")
     if resume:
         _check_resumable(folder, settings)
@@ -152,6 +154,7 @@ def _train(run: Run, parts: Components, validator: Validator, stored: StoredRows
             _print_all(base.notes(), run)
             transformer.load_state_dict(of_module(run_stage(base, run), "transformer"))
         transformer = unified_transformer(transformer, config)
+    choose_trained(transformer, config)
     pipeline = pipeline_of(transformer)
     by_family = config.moe is not None and config.moe.router == "family"
     unified = stage(
@@ -161,7 +164,12 @@ def _train(run: Run, parts: Components, validator: Validator, stored: StoredRows
         run.console.print(f"The mixture {config.mixture!r} has no {ALIGNMENT}: W_tag and H_pred start anew.")
     _print_all(unified.notes(), run)
     ema = run_stage(unified, run)
-    transformer.load_state_dict(of_module(ema, "transformer"))
+    unified.modules["transformer"].load_state_dict(of_module(ema, "transformer"))
+    if config.parameters == "lora":
+        save_lora(transformer, run.folder / "lora")
+        shutil.rmtree(own_cache, ignore_errors=True)
+        return run.folder / "lora"
+    restore_frozen(transformer, torch.float32)
     target = run.folder / "model"
     save_model(pipeline, target, alignment=of_module(ema, "objective") or None)  # a dense model has none
     shutil.rmtree(own_cache, ignore_errors=True)

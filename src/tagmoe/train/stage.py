@@ -34,6 +34,7 @@ from tagmoe.train.facts import Facts
 from tagmoe.train.loop import Report
 from tagmoe.train.stored import StoredRows, StoredSamples, batch_kinds, held_out_draws
 from tagmoe.train.stream import EDITING, TEXT_TO_IMAGE, EncodedSamples
+from tagmoe.train.trained import trained_part
 from tagmoe.world import Divide, mistaken_tags
 from tagmoe.world.families import side_of
 
@@ -121,7 +122,7 @@ class FlowStage:
             self.objective.tag_embedding.read_names(tag_readings(pipeline))
         self._conflict = conflict
         self._by_family = by_family and self.is_moe
-        self.modules: Mapping[str, nn.Module] = {"transformer": self.transformer}
+        self.modules: Mapping[str, nn.Module] = {"transformer": trained_part(self.transformer)}
         if self.is_moe:
             self.modules = {**self.modules, "objective": self.objective}
         self._cache = cache
