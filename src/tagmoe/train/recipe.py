@@ -38,6 +38,7 @@ from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.pipeline.training_range import WORLD as TAGWORLD_NAME
 from tagmoe.pipeline.training_range import is_divided_by_content
 from tagmoe.sentences import counted, reason_of
+from tagmoe.train.adamw import check_processes, processes
 from tagmoe.train.checkpoint import file_hash, of_module
 from tagmoe.train.components_folder import Components, components_path, read_components, train_components
 from tagmoe.train.frozen import restore_frozen
@@ -83,6 +84,7 @@ def train(config: RunConfig, *, validator: Validator, resume: bool = False, cons
     `HARMLESS` differs from that of the run to resume.
     """
     folder = Path(config.output_dir)
+    check_processes(config.optimizer, processes())
     if not resume:
         _check_new(folder)
     config = _pinned(with_start(config), _recorded(folder) if resume else {})

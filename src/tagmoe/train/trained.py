@@ -34,7 +34,7 @@ class TrainedPart(nn.Module):
         """Those that train."""
         return ((n, p) for n, p in self.module.named_parameters(*args, **kwargs) if p.requires_grad)
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Those that train, without a graph."""
         return {name: parameter.detach() for name, parameter in self.named_parameters()}
 
