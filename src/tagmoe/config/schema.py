@@ -238,7 +238,7 @@ class LoraConfig(Settings):
     rank: int = Field(16, ge=1, le=WIDEST)
     alpha: float | None = Field(None, gt=0)
     """The update counts by alpha / rank. null: the rank, so by 1."""
-    modules: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+    modules: tuple[str, ...] = Field(
         ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"), min_length=1
     )
     """Ends of names of linear layers. By default those of attention, both streams. net.0.proj, net.2: every FFN, each
