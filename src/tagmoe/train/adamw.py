@@ -20,6 +20,8 @@ from tagmoe.extras import require
 
 SMALLEST_8BIT = 4096
 """A parameter of fewer numbers keeps fp32 moments (bitsandbytes' default)."""
+BLOCK_8BIT = 256
+"""Numbers that share one fp32 scale in bitsandbytes' 8-bit moments."""
 BETAS = (0.9, 0.99)
 
 

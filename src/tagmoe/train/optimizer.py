@@ -12,7 +12,7 @@ from torch.optim._muon import _adjust_lr
 
 from tagmoe.config import OptimizerConfig
 from tagmoe.sentences import counted
-from tagmoe.train.adamw import BETAS, AdamWByParameter, adamw_8bit, keep_gradients_in
+from tagmoe.train.adamw import BETAS, BLOCK_8BIT, SMALLEST_8BIT, AdamWByParameter, adamw_8bit, keep_gradients_in
 from tagmoe.train.precision import has_bf16
 
 
@@ -66,8 +66,7 @@ def make_optimizers(modules: Mapping[str, nn.Module], config: OptimizerConfig) -
         for name, parameter in module.named_parameters():
             if not parameter.requires_grad:
                 continue
-            inside_block = "transformer_blocks." in name and ".gate." not in name
-            kind = matrices if config.name == "muon" and inside_block and parameter.ndim == 2 else rest
+            kind = matrices if takes_muon(name, parameter, config) else rest
             kind.setdefault(_rate(name, config), []).append(parameter)
     optimizers: list[torch.optim.Optimizer] = []
     if matrices:
@@ -82,6 +81,22 @@ def make_optimizers(modules: Mapping[str, nn.Module], config: OptimizerConfig) -
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
     return optimizers
+
+
+def takes_muon(name: str, parameter: Tensor, config: OptimizerConfig) -> bool:
+    """Whether Muon updates this parameter, and not AdamW."""
+    inside_block = "transformer_blocks." in name and ".gate." not in name
+    return config.name == "muon" and inside_block and parameter.ndim == 2
+
+
+def state_bytes(name: str, parameter: Tensor, config: OptimizerConfig) -> int:
+    """Bytes of the optimizer's state of a parameter: Muon's momentum, or AdamW's two moments. Without step counters."""
+    count = parameter.numel()
+    if takes_muon(name, parameter, config):
+        return 4 * count
+    if config.states == "8bit" and count >= SMALLEST_8BIT:
+        return 2 * count + 2 * 4 * math.ceil(count / BLOCK_8BIT)
+    return (4 if config.states == "bf16" else 8) * count
 
 
 def _adamw(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:

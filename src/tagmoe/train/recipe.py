@@ -33,6 +33,7 @@ from tagmoe.model.cpu.attention import RealRoPEAttnProcessor
 from tagmoe.model.transformer import TagMoETransformer2DModel
 from tagmoe.model.upcycle import upcycle, widen
 from tagmoe.pipeline.folder import ALIGNMENT
+from tagmoe.pipeline.memory.room import memory_room
 from tagmoe.pipeline.model_folder import RECORD
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.pipeline.training_range import WORLD as TAGWORLD_NAME
@@ -44,6 +45,7 @@ from tagmoe.train.components_folder import Components, components_path, read_com
 from tagmoe.train.frozen import restore_frozen
 from tagmoe.train.loop import Run, run_stage
 from tagmoe.train.mixture import load_mixture, named_folder, restore_alignment, with_start
+from tagmoe.train.plan import check_fits, counts_of
 from tagmoe.train.prompts import check_prompts, with_words
 from tagmoe.train.stage import FlowStage, Validator
 from tagmoe.train.stored import TAGWORLD, StoredRows, batch_kinds, check_rows, newest_version
@@ -89,6 +91,7 @@ def train(config: RunConfig, *, validator: Validator, resume: bool = False, cons
         _check_new(folder)
     config = _pinned(with_start(config), _recorded(folder) if resume else {})
     settings = config.model_dump(mode="json")
+    check_fits(counts_of(config), memory_room())
     if resume:
         _check_resumable(folder, settings)
     if config.threads is not None:

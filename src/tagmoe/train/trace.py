@@ -101,9 +101,7 @@ def trace(
     return total
 
 
-def _trace(
-    config: Mapping[str, Any], shapes: Shapes, precision: str, prepare: Callable[[Any], None]
-) -> Traced:
+def _trace(config: Mapping[str, Any], shapes: Shapes, precision: str, prepare: Callable[[Any], None]) -> Traced:
     transformer = meta_transformer(config).train()
     transformer.set_attn_processor(RealRoPEAttnProcessor())
     prepare(transformer)

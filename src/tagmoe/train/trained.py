@@ -61,6 +61,19 @@ def choose_trained(transformer: QwenImageTransformer2DModel, config: RunConfig) 
     What trains is in fp32. Before the first mixture (or LoRA) nothing needs a gradient, so autograd builds no graph.
     Raises ConfigError for a model without mixtures, and for LoRA modules that it has not.
     """
+    mark_trained(transformer, config)
+    if config.parameters == "all" or config.frozen_dtype == "fp32":
+        return
+    keep_frozen(transformer, config.frozen_dtype)
+    # A model that was read in bf16: what trains and what no frozen_dtype takes is in fp32.
+    kept = {id(p) for m in transformer.modules() if is_kept(m) for p in m.parameters(recurse=False)}
+    for parameter in transformer.parameters():
+        if id(parameter) not in kept:
+            parameter.data = parameter.data.float()
+
+
+def mark_trained(transformer: QwenImageTransformer2DModel, config: RunConfig) -> None:
+    """The first half of `choose_trained`: what trains is marked so, and LoRA are added."""
     if config.parameters == "all":
         return
     transformer.requires_grad_(False)
@@ -74,14 +87,6 @@ def choose_trained(transformer: QwenImageTransformer2DModel, config: RunConfig) 
             )
     else:
         _add_lora(transformer, config.lora, config.seed)
-    keep_frozen(transformer, config.frozen_dtype)
-    if config.frozen_dtype == "fp32":
-        return
-    # A model that was read in bf16: what trains and what no frozen_dtype takes is in fp32.
-    kept = {id(p) for m in transformer.modules() if is_kept(m) for p in m.parameters(recurse=False)}
-    for parameter in transformer.parameters():
-        if id(parameter) not in kept:
-            parameter.data = parameter.data.float()
 
 
 def _add_lora(transformer: Any, lora: LoraConfig, seed: int) -> None:
