@@ -90,6 +90,8 @@ def _print_recipes(as_json: bool) -> None:
     recipes = []
     for name, path in packaged_recipes().items():
         about, minutes, *_ = [line.removeprefix("# ") for line in path.read_text(encoding="utf-8").splitlines()]
-        recipes.append({"name": name, "minutes": int(minutes.split()[1]), "about": about})
-    lines = [f"{row['name']:<24}{row['minutes']:>4} min  {row['about']}" for row in recipes]
+        known = minutes.split()[1]
+        # Of a recipe that nobody has run at full size the minutes are not known.
+        recipes.append({"name": name, "minutes": int(known) if known.isdigit() else None, "about": about})
+    lines = [f"{row['name']:<26}{row['minutes'] or '?':>4} min  {row['about']}" for row in recipes]
     print_result({"recipes": recipes}, "\n".join(lines), as_json=as_json)

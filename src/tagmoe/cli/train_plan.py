@@ -58,7 +58,7 @@ def _text(plan: TrainingPlan, room: Room) -> str:
     lines += [
         f"{'device':<62}{plan.device / GB:>10.3f}",
         f"{'host':<62}{plan.host / GB:>10.3f}",
-        f"{'memory of the device (' + room.device + ')':<62}{room.budget / GB:>10.3f}",
+        f"{'memory of the device':<62}{room.budget / GB:>10.3f}",
         "",
         "FLOPs of a step: " + ", ".join(f"{name} {count / 1e12:.4g} T" for name, count in plan.flops.items()),
         "",

@@ -126,8 +126,10 @@ def is_in_4_bits(layer: nn.Module) -> bool:
 def _in_4_bits(linear: nn.Linear) -> nn.Module:
     from bitsandbytes.nn import Linear4bit, Params4bit
 
-    layer = Linear4bit(linear.in_features, linear.out_features, bias=linear.bias is not None, quant_type="nf4")
-    layer.weight = Params4bit(linear.weight.detach(), requires_grad=False, quant_type="nf4", module=layer)
+    # As `tagmoe.pipeline.memory` does: the scales themselves are not quantised.
+    kind: dict[str, Any] = {"quant_type": "nf4", "compress_statistics": False}
+    layer = Linear4bit(linear.in_features, linear.out_features, bias=linear.bias is not None, **kind)
+    layer.weight = Params4bit(linear.weight.detach(), requires_grad=False, module=layer, **kind)
     if linear.bias is not None:
         layer.bias = nn.Parameter(linear.bias.detach().bfloat16(), requires_grad=False)
     # The weight is quantised by the move.

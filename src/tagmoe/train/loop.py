@@ -264,8 +264,11 @@ def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
 
 def _average_of(stage: Stage) -> dict[str, Tensor]:
     """A copy of what trains, for the moving average: beside it, or on the host with `optimizer.ema_offload`."""
-    place = {"device": "cpu"} if stage.optimizer.ema_offload else {}
-    return {name: value.detach().to(**place, copy=True) for name, value in flat_parameters(stage.modules).items()}
+    offloaded = stage.optimizer.ema_offload
+    return {
+        name: value.detach().to("cpu" if offloaded else value.device, copy=True)
+        for name, value in flat_parameters(stage.modules).items()
+    }
 
 
 def _check_room(stage: Stage, run: Run) -> None:

@@ -187,7 +187,7 @@ def counts(
     every = [(f"{owner}.{name}", p) for owner, module in named for name, p in module.named_parameters()]
     trained = [(name, p) for name, p in every if p.requires_grad]
     numbers = sum(p.numel() for _, p in trained)
-    parts = [*_frozen_parts(transformer, heads, config)]
+    parts = [*_frozen_parts(transformer, heads, config, precision)]
     parts.append(Part("trained weights", DEVICE, "fp32", numbers, 4 * numbers))
     if precision == "bf16":
         copied = sum(p.numel() for p in _copied(transformer))
@@ -204,14 +204,16 @@ def counts(
     return Counts(sum(p.numel() for _, p in every), numbers, tuple(parts))
 
 
-def _frozen_parts(transformer: nn.Module, heads: nn.Module | None, config: RunConfig) -> Iterator[Part]:
+def _frozen_parts(transformer: nn.Module, heads: nn.Module | None, config: RunConfig, precision: str) -> Iterator[Part]:
     kept = [layer for _, _, layer in frozen_linears(transformer)] if config.frozen_dtype != "fp32" else []
     packed = {id(p) for layer in kept for p in (layer.weight, layer.bias) if p is not None}
     if kept:
         size = sum(kept_bytes(layer.weight.shape, config.frozen_dtype) for layer in kept)
         biases = sum(layer.bias.numel() for layer in kept if layer.bias is not None)
         numbers = biases + sum(layer.weight.numel() for layer in kept)
-        yield Part("frozen linear layers", DEVICE, config.frozen_dtype, numbers, size + 2 * biases)
+        # bitsandbytes turns a bias into the dtype of the first input.
+        bias_bytes = 4 if config.frozen_dtype == "nf4" and precision == "fp32" else 2
+        yield Part("frozen linear layers", DEVICE, config.frozen_dtype, numbers, size + bias_bytes * biases)
     modules = [transformer, *([] if heads is None else [heads])]
     others = [p for m in modules for p in m.parameters() if not p.requires_grad and id(p) not in packed]
     if others:

@@ -197,7 +197,8 @@ class _Assumed(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
-            query, key, value, *rest = (*args, *(kwargs[name] for name in ("query", "key", "value") if name in kwargs))
+            named = [kwargs[name] for name in ("query", "key", "value") if name in kwargs]
+            query, key, value, *rest = [*args, *named]
             mask = rest[0] if rest else kwargs.get("attn_mask")
             # Below autocast, so its cast is made here.
             if torch.is_autocast_enabled("cpu"):
