@@ -15,7 +15,7 @@ from tagmoe.train.plan import check_fits, plan_training
 from tagmoe.train.plan_shapes import shapes_of
 
 CARDS = {
-    "qwen-image/moe-1gpu": ("80gb", (768, 768), (1024, 1024)),
+    "qwen-image/moe-1gpu": ("80gb", (1024, 1024), (2048, 2048)),
     "qwen-image/lora-1gpu-24gb": ("24gb", (768, 768), (1024, 1024)),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING
 
@@ -19,13 +20,17 @@ LARGEST_SIDE = 1 << 14
 def print_plan(config: RunConfig, *, memory: str, size: str | None, references: int, as_json: bool) -> None:
     """Print the plan of stage unified. Raises TrainingError, after the print, when it does not fit; UsageError for a
     size that is none."""
-    from tagmoe.pipeline.memory.room import memory_room
+    from tagmoe.pipeline.memory.plans import BUDGETS, PLANS, RESERVE
+    from tagmoe.pipeline.memory.room import Room, memory_room
     from tagmoe.train.plan import check_fits, plan_training
     from tagmoe.train.plan_shapes import shapes_of
 
-    room = memory_room(memory)
+    # A card of a named size is another machine, perhaps: its host is not known.
+    room = memory_room() if memory == "auto" else Room("cuda", BUDGETS[memory] - RESERVE, math.inf, PLANS)
     plan = plan_training(config, room, shapes_of(config, _size(size), references))
-    print_result(plan.as_json() | {"budget_bytes": int(room.budget)}, _text(plan, room), as_json=as_json)
+    print_result(
+        plan.as_json() | {"budget_bytes": int(room.budget), "device": room.device}, _text(plan, room), as_json=as_json
+    )
     check_fits(plan, room)
 
 

@@ -134,7 +134,13 @@ def plan_training(config: RunConfig, room: Room, shapes: Shapes) -> TrainingPlan
     counted = counts(transformer, heads, config, precision, components=_components_bytes(config))
     # The bits of nf4 are no torch dtype. What is kept for backward beside the weights is that of bf16.
     traced_config = config.model_copy(update={"frozen_dtype": "bf16"} if config.frozen_dtype == "nf4" else {})
-    traced = trace(described, shapes, precision, prepare=lambda model: choose_trained(model, traced_config))
+    traced = trace(
+        described,
+        shapes,
+        precision,
+        prepare=lambda model: choose_trained(model, traced_config),
+        device=room.device,
+    )
     tokens = shapes.batch * (shapes.image_tokens + shapes.text_tokens)
     working = TRANSFORMER_VALUES * tokens * transformer.inner_dim * (2 if precision == "bf16" else 4)
     return TrainingPlan(

@@ -80,8 +80,10 @@ def trace(
     precision: str,
     *,
     prepare: Callable[[Any], None],
+    device: str = "cpu",
 ) -> Traced:
-    """Trace a transformer of this config. prepare: freezes what does not train, as before a run.
+    """Trace a transformer of this config. prepare: freezes what does not train, as before a run. device: "cuda" has
+    fused attention; a "cpu" in bf16 keeps the products of queries and keys (`tagmoe.model.cpu.attention`).
 
     Of more than `MOST_TRACED` dense blocks or mixtures only some are traced; the rest is a multiple of one more block.
     """
@@ -91,7 +93,7 @@ def trace(
 
     def of(dense_blocks: int, mixture_blocks: int) -> Traced:
         layers = {"num_layers": dense_blocks + mixture_blocks, "num_moe_blocks": mixture_blocks}
-        return _trace({**config, **layers}, shapes, precision, prepare)
+        return _trace({**config, **layers}, shapes, precision, prepare, device)
 
     first = total = of(*few)
     if dense > few[0]:
@@ -101,9 +103,12 @@ def trace(
     return total
 
 
-def _trace(config: Mapping[str, Any], shapes: Shapes, precision: str, prepare: Callable[[Any], None]) -> Traced:
+def _trace(
+    config: Mapping[str, Any], shapes: Shapes, precision: str, prepare: Callable[[Any], None], device: str
+) -> Traced:
     transformer = meta_transformer(config).train()
-    transformer.set_attn_processor(RealRoPEAttnProcessor())
+    if device == "cpu":
+        transformer.set_attn_processor(RealRoPEAttnProcessor())
     prepare(transformer)
     # The table of rotations is a plain attribute, which the meta device left without numbers.
     transformer.pos_embed = QwenEmbedRope(10000, list(transformer.config.axes_dims_rope), scale_rope=True)
@@ -198,7 +203,8 @@ class _Assumed(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
             named = [kwargs[name] for name in ("query", "key", "value") if name in kwargs]
-            query, key, value, *rest = [*args, *named]
+            given: list[Any] = [*args, *named]
+            query, key, value, *rest = given
             mask = rest[0] if rest else kwargs.get("attn_mask")
             # Below autocast, so its cast is made here.
             if torch.is_autocast_enabled("cpu"):
