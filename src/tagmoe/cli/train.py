@@ -10,10 +10,12 @@ from typing import Annotated
 import typer
 
 from tagmoe.cli.models import quiet_libraries
-from tagmoe.cli.options import AsJson
+from tagmoe.cli.options import AsJson, MemoryChoice
 from tagmoe.cli.output import log, print_result
 from tagmoe.errors import UsageError
 from tagmoe.extras import require
+
+MOST_REFERENCES = 64
 
 
 def train(
@@ -25,12 +27,22 @@ def train(
     ] = None,
     output_dir: Annotated[Path | None, typer.Option(help="Folder of the run, instead of the recipe's.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in the output folder.")] = False,
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="Print what the run needs (memory, FLOPs) and whether it fits; train nothing."),
+    ] = False,
+    memory: MemoryChoice = "auto",
+    size: Annotated[
+        str | None, typer.Option(help="WIDTHxHEIGHT of the pictures to plan for; by default the recipe's largest.")
+    ] = None,
+    references: Annotated[int, typer.Option(min=0, max=MOST_REFERENCES, help="References to plan for.")] = 1,
     list_recipes: Annotated[bool, typer.Option("--list", help="List the packaged recipes without training.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a model by a recipe: dense base, upcycling, unified training; print the folder of the result.
 
     Example: tagmoe train tagworld/quick --set seed=1 --output-dir runs/one
+    Example: tagmoe train tagworld/quick --plan
     """
     from tagmoe.config import find_recipe, load_config
 
@@ -45,6 +57,14 @@ def train(
         # Quoted, because the value is read as YAML, where a path may be read as another type.
         overrides.append(f"output_dir={json.dumps(str(output_dir))}")
     config = load_config(path, overrides)
+    if plan:
+        from tagmoe.cli.train_plan import print_plan
+
+        quiet_libraries()
+        print_plan(config, memory=memory, size=size, references=references, as_json=as_json)
+        return
+    if (memory, size, references) != ("auto", None, 1):
+        raise UsageError("--memory, --size and --references are for --plan alone; add it, or leave them out.")
     if config.tensorboard:
         require("train", purpose="The setting 'tensorboard: true'")
     quiet_libraries()
@@ -70,6 +90,8 @@ def _print_recipes(as_json: bool) -> None:
     recipes = []
     for name, path in packaged_recipes().items():
         about, minutes, *_ = [line.removeprefix("# ") for line in path.read_text(encoding="utf-8").splitlines()]
-        recipes.append({"name": name, "minutes": int(minutes.split()[1]), "about": about})
-    lines = [f"{row['name']:<24}{row['minutes']:>4} min  {row['about']}" for row in recipes]
+        known = minutes.split()[1]
+        # Of a recipe that nobody has run at full size the minutes are not known.
+        recipes.append({"name": name, "minutes": int(known) if known.isdigit() else None, "about": about})
+    lines = [f"{row['name']:<26}{row['minutes'] or '?':>4} min  {row['about']}" for row in recipes]
     print_result({"recipes": recipes}, "\n".join(lines), as_json=as_json)

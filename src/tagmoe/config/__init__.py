@@ -15,6 +15,7 @@ from tagmoe.config.load import (
 from tagmoe.config.schema import (
     AutoencoderConfig,
     DataConfig,
+    LoraConfig,
     LossConfig,
     MoEConfig,
     OptimizerConfig,
@@ -30,6 +31,7 @@ __all__ = [
     "RECIPES",
     "AutoencoderConfig",
     "DataConfig",
+    "LoraConfig",
     "LossConfig",
     "MoEConfig",
     "OptimizerConfig",

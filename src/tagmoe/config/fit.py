@@ -13,6 +13,8 @@ NUM_FAMILIES = 4
 PICTURE_SIZE = 64
 # The transformer packs 2x2 latents into one token.
 PATCH_SIZE = 2
+SCRATCH = "scratch"
+"""The value of `start` for new weights; any other names a folder."""
 
 
 class Misfits(ValueError):
@@ -36,9 +38,11 @@ def misfits(config: RunConfig) -> list[str]:
             "'base.steps' to 0, or leave 'dense' out.",
         ),
         *_misfits_of_mixture(config),
+        *_misfits_of_start(config),
+        *_misfits_of_training(config),
     ]
     # With a finished mixture these are read from its folder, and its sizes fit together.
-    if moe is not None and config.mixture is None:
+    if moe is not None and config.mixture is None and config.start == SCRATCH:
         checks += [
             (
                 moe.top_k > moe.num_experts,
@@ -143,3 +147,75 @@ def _misfits_of_mixture(config: RunConfig) -> list[tuple[bool, str]]:
         (config.components is None, f"{given} 'components' is null, which trains others; leave 'components' out."),
     ]
     return [(config.mixture is not None and misfit, sentence) for misfit, sentence in checks]
+
+
+def _misfits_of_start(config: RunConfig) -> list[tuple[bool, str]]:
+    given = f"The setting 'start' names {config.start!r}, but"
+    checks = [
+        (config.dense is not None, f"{given} 'dense' names {config.dense!r}; leave 'dense' out."),
+        (config.mixture is not None, f"{given} 'mixture' names {config.mixture!r}; leave 'mixture' out."),
+        (config.base.steps > 0, f"{given} 'base.steps' is {config.base.steps}; set 'base.steps' to 0."),
+    ]
+    return [(config.start != SCRATCH and misfit, sentence) for misfit, sentence in checks]
+
+
+def _misfits_of_training(config: RunConfig) -> list[tuple[bool, str]]:
+    """Of what trains, and of the optimizer."""
+    optimizer, loss = config.optimizer, config.loss
+    frozen, adapts = config.parameters != "all", config.parameters == "lora"
+    checks = [
+        (
+            config.parameters == "moe" and config.moe is None,
+            "The setting 'parameters' is 'moe', but 'moe' is null, which makes a dense model; set 'parameters' to "
+            "'all' or 'lora'.",
+        ),
+        (
+            config.wide is not None and frozen,
+            f"The setting 'parameters' is {config.parameters!r}, but 'wide' adds FFNs to be trained with all; set "
+            "'parameters' to 'all'.",
+        ),
+        (
+            not frozen and "frozen_dtype" in config.model_fields_set,
+            f"The setting 'frozen_dtype' is {config.frozen_dtype!r}, but 'parameters' is 'all', so nothing is frozen; "
+            "leave 'frozen_dtype' out.",
+        ),
+        (
+            not adapts and "lora" in config.model_fields_set,
+            f"The setting 'lora' is given, but 'parameters' is {config.parameters!r}; leave 'lora' out, or set "
+            "'parameters' to 'lora'.",
+        ),
+        (
+            loss.resolution_shift and loss.timestep_shift != 1,
+            f"The setting 'loss.resolution_shift' is true, but 'loss.timestep_shift' is {loss.timestep_shift:g}; leave "
+            "one of them out.",
+        ),
+        (
+            optimizer.schedule != "wsd" and "decay_share" in optimizer.model_fields_set,
+            f"The setting 'optimizer.decay_share' is for the schedule 'wsd', but 'optimizer.schedule' is "
+            f"{optimizer.schedule!r}; leave 'decay_share' out.",
+        ),
+    ]
+    checks += [
+        (
+            optimizer.name == "muon" and value != "fp32",
+            f"The setting 'optimizer.{name}' is {value!r}, which only 'adamw' knows; set 'optimizer.name' to 'adamw'.",
+        )
+        for name, value in (("states", optimizer.states), ("gradients", optimizer.gradients))
+    ]
+    data = config.data
+    if data is not None and data.reference_weights is not None:
+        few = [number for number in data.reference_weights if number < 0]
+        none = data.reference_weights and not any(data.reference_weights.values())
+        checks += [
+            (bool(few), f"The setting 'data.reference_weights' names {few[:1]} references; give numbers from 0."),
+            (bool(none), "The setting 'data.reference_weights' has only zeros, which leaves no row; raise one."),
+        ]
+    for name, stage in (("base", config.base), ("unified", config.unified)):
+        checks.append(
+            (
+                stage.reference_dropout > 0 and (stage.text_to_image_every == 1 or name == "base"),
+                f"The setting '{name}.reference_dropout' is {stage.reference_dropout:g}, but the stage has no "
+                "editing batches; leave it out.",
+            )
+        )
+    return checks

@@ -146,10 +146,16 @@ class LossConfig(Settings):
     timestep_mean: float = 0.0
     timestep_std: float = Field(1.0, gt=0)
     timestep_shift: float = Field(1.0, gt=0)
+    resolution_shift: bool = Field(False, exclude_if=lambda shifted: not shifted)
+    """Shift times by the target's number of tokens, as the model's scheduler does (Qwen-Image: exp(mu)), in place of
+    `timestep_shift`. [release]"""
 
 
 class OptimizerConfig(Settings):
-    """Muon for the matrices of the blocks, AdamW for the rest; warm-up, constant, linear decay to zero. [ours]"""
+    """Muon for the matrices of the blocks, AdamW for the rest; warm-up, constant, linear decay to zero. [ours]
+
+    Muon needs whole matrices: one process only, and its momentum is fp32.
+    """
 
     name: Literal["muon", "adamw"] = "muon"
     muon_lr: float = Field(8e-3, gt=0)
@@ -165,6 +171,15 @@ class OptimizerConfig(Settings):
     """The learning rate of the gates, as a multiple of that of other weights of their kind. [ours]"""
     expert_rate: float = Field(1.0, ge=0, le=1000, exclude_if=lambda factor: factor == 1)
     """The learning rate of the experts, as a multiple of that of other weights of their kind. [ours]"""
+    schedule: Literal["wsd", "cosine", "constant"] = Field("wsd", exclude_if=lambda kind: kind == "wsd")
+    """After the warm-up. wsd: constant, then linear to zero over `decay_share`. cosine: half a cosine to zero.
+    constant: the peak to the end."""
+    states: Literal["fp32", "bf16", "8bit"] = Field("fp32", exclude_if=lambda kind: kind == "fp32")
+    """The two moments of AdamW. 8bit: blockwise, by bitsandbytes, in one process. With muon fp32 only."""
+    gradients: Literal["fp32", "bf16"] = Field("fp32", exclude_if=lambda kind: kind == "fp32")
+    """The dtype in which AdamW's gradients are kept. Weights and their update stay fp32. With muon fp32 only."""
+    ema_offload: bool = Field(False, exclude_if=lambda offloaded: not offloaded)
+    """Keep the moving average in host memory, not on the device that trains."""
 
 
 class StageConfig(Settings):
@@ -181,6 +196,9 @@ class StageConfig(Settings):
     """Train on these editing tasks alone, by default on all of them."""
     condition_dropout: float = Field(0.1, ge=0, lt=1)
     """Share of samples whose instruction is replaced by the empty one, for classifier-free guidance."""
+    reference_dropout: float = Field(0.0, ge=0, lt=1, exclude_if=lambda share: share == 0)
+    """Share of editing batches that are trained without their reference tokens, for guidance by the references. A whole
+    batch, as its samples have one length. The text is as before, also where the text encoder sees the pictures."""
     unique_samples: int = Field(100_000, ge=1, le=MOST_SAMPLES)
     """Number of different samples. Each is encoded once and seen again every epoch: encoding costs more than a step."""
     keep_texts: bool = Field(False, exclude_if=lambda keep: not keep)
@@ -197,6 +215,11 @@ class DataConfig(Settings):
     weights: dict[str, Annotated[float, Field(ge=0)]] | None = None
     """Share of the samples for each data set; the sum is free. A data set that is not named is left out. By default a
     data set weighs as much as it has rows."""
+    reference_weights: dict[int, Annotated[float, Field(ge=0)]] | None = Field(
+        None, exclude_if=lambda weights: weights is None
+    )
+    """By number of references, how often such a row is drawn beside others of its data set. A number that is not named
+    has 1; 0 leaves its rows out. Shares of the data sets stay those of `weights`, or of their rows."""
     rewritten_share: float = Field(0.5, ge=0, le=1)
     """Share of samples that use the rewritten instruction if they have one. The others use one of the raw ones."""
     long_prompts: Literal["truncate", "skip"] = "truncate"
@@ -207,6 +230,19 @@ class DataConfig(Settings):
     once, and its gradient counts by their number. skip: they are left out."""
     validation_rows: int = Field(256, ge=0, le=10**6)
     """Rows of the store's split "validation", at most, whose loss is measured at each validation. 0: none."""
+
+
+class LoraConfig(Settings):
+    """The low-rank updates that `parameters: lora` trains (Hu et al., 2021), by PEFT. [ours]"""
+
+    rank: int = Field(16, ge=1, le=WIDEST)
+    alpha: float | None = Field(None, gt=0)
+    """The update counts by alpha / rank. null: the rank, so by 1."""
+    modules: tuple[str, ...] = Field(
+        ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"), min_length=1
+    )
+    """Ends of names of linear layers. By default those of attention, both streams. net.0.proj, net.2: every FFN, each
+    expert by itself."""
 
 
 class RunConfig(Settings):
@@ -220,6 +256,17 @@ class RunConfig(Settings):
     components: str | None = "packaged"
     """Where the frozen autoencoder, tokenizer and text encoder come from: "packaged", a model folder, or null to train
     them first."""
+    # Left out of a dump at their default, so that other runs keep the hash from before they existed.
+    start: str = Field("scratch", min_length=1, exclude_if=lambda start: start == "scratch")
+    """What training starts from. scratch: new weights, by stage base. Else a model folder or the folder of its run: a
+    dense model is upcycled, as by `dense`; a mixture (upcycled, a converted release, a run) goes on, as `mixture`."""
+    parameters: Literal["all", "moe", "lora"] = Field("all", exclude_if=lambda kind: kind == "all")
+    """What stage unified trains. all [paper 4.1]. moe: experts, gates, W_tag and H_pred. lora: low-rank updates of
+    `lora.modules`, W_tag and H_pred. [ours]"""
+    frozen_dtype: Literal["fp32", "bf16", "fp8", "nf4"] = Field("bf16", exclude_if=lambda kind: kind == "bf16")
+    """How linear layers are kept that `parameters` leaves out. fp8: one scale a layer. nf4: 4 bits, by bitsandbytes.
+    With fp8 and nf4 the first and last layers and the gates stay in fp32, as norms do always."""
+    lora: LoraConfig = Field(LoraConfig(), exclude_if=lambda lora: lora == LoraConfig())
     dense: str | None = None
     """A model folder, or the folder of its run, with the dense transformer to start from, in place of stage base."""
     # Left out of a dump when it is null, so that other runs keep the hash from before it existed.

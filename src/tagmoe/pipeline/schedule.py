@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,18 +35,24 @@ def set_timesteps(
     else:
         options["num_inference_steps"] = steps
     if config.get("use_dynamic_shifting", False) and "mu" in known:
-        options["mu"] = calculate_shift(
-            tokens,
-            config.get("base_image_seq_len", 256),
-            config.get("max_image_seq_len", 4096),
-            config.get("base_shift", 0.5),
-            config.get("max_shift", 1.15),
-        )
+        options["mu"] = dynamic_shift(config, tokens)
     scheduler.set_timesteps(device=device, **options)
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)
     timesteps: torch.Tensor = scheduler.timesteps
     return timesteps
+
+
+def dynamic_shift(config: Mapping[str, Any], tokens: int) -> float:
+    """mu of a scheduler that shifts by the size of the picture; times are shifted by exp(mu) (Qwen-Image)."""
+    mu: float = calculate_shift(
+        tokens,
+        config.get("base_image_seq_len", 256),
+        config.get("max_image_seq_len", 4096),
+        config.get("base_shift", 0.5),
+        config.get("max_shift", 1.15),
+    )
+    return mu
 
 
 def check_flow(scheduler: Any) -> None:

@@ -45,12 +45,19 @@ class Samples(Protocol):
 
 
 def draw_noise(
-    target_BTC: Tensor, numbers: Iterable[int], loss: LossConfig, *, seed: int, name: str
+    target_BTC: Tensor,
+    numbers: Iterable[int],
+    loss: LossConfig,
+    *,
+    seed: int,
+    name: str,
+    shift: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The noise (B, T, C) and the time (B,) of the targets of samples `numbers`, in fp32.
 
     Each sample has its own generator, seeded by its number. So the noise does not depend on how a large batch is split
     into micro-batches and ranks. name: the stage and the kind of batch, which also seed the noise.
+    shift: of the times, in place of `loss.timestep_shift`.
     """
     generator = torch.Generator()
     noise_BTC, t_B = torch.empty(target_BTC.shape), torch.empty(len(target_BTC))
@@ -61,7 +68,7 @@ def draw_noise(
             density=loss.timestep_density,
             mean=loss.timestep_mean,
             std=loss.timestep_std,
-            shift=loss.timestep_shift,
+            shift=loss.timestep_shift if shift is None else shift,
             generator=generator,
         )
         noise_BTC[place] = torch.randn(noise_BTC.shape[1:], generator=generator)

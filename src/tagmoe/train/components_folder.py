@@ -71,7 +71,8 @@ def read_components(source: str) -> Components:
             f"There is no components folder {source!r}, which the recipe names; train it first with "
             '"tagmoe train tagworld/components", or set components to packaged.'
         )
-    pipeline = TagMoEPipeline.from_pretrained(folder, dtype=torch.float32)
+    # Its transformer may be the largest part by far, and nobody needs it here.
+    pipeline = TagMoEPipeline.from_pretrained(folder, dtype=torch.float32, transformer=None)
     for name in ("vae", "text_encoder"):
         pipeline.part(name).eval().requires_grad_(False)
     settings = {name: pipeline.config[name] for name in SETTINGS}

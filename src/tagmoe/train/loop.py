@@ -180,7 +180,7 @@ def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
     optimizers = make_optimizers(stage.modules, stage.optimizer)
     if sentence := short_warm_up(stage.name, stage.steps, stage.optimizer):
         run.console.print(sentence)
-    ema = {name: value.detach().clone() for name, value in flat_parameters(stage.modules).items()}
+    ema = _average_of(stage)
     step = 0
     remove_leftovers(folder)
     _check_room(stage, run)
@@ -202,7 +202,7 @@ def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
             stage.restore(state, step)
         restore_modules(stage.modules, tensors["modules"], found[-1])
         restore_optimizers(optimizers, tensors["optimizer"])
-        ema = tensors["ema"]
+        ema = {name: tensors["ema"][name].to(value.device) for name, value in ema.items()}
         run.console.print(f"{stage.name}: resumed at step {step} of {stage.steps}")
         for name, before in state.get("versions", {}).items():
             if before != run.versions.get(name):
@@ -262,6 +262,15 @@ def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
     return ema
 
 
+def _average_of(stage: Stage) -> dict[str, Tensor]:
+    """A copy of what trains, for the moving average: beside it, or on the host with `optimizer.ema_offload`."""
+    offloaded = stage.optimizer.ema_offload
+    return {
+        name: value.detach().to("cpu" if offloaded else value.device, copy=True)
+        for name, value in flat_parameters(stage.modules).items()
+    }
+
+
 def _check_room(stage: Stage, run: Run) -> None:
     """Raise TrainingError when the disk cannot hold a stage's checkpoints: weights, average and two moments each."""
     weights = sum(value.numel() * value.element_size() for value in flat_parameters(stage.modules).values())
@@ -309,6 +318,9 @@ def train_step(
 @torch.no_grad()
 def update_average(ema: dict[str, Tensor], current: Mapping[str, Tensor], decay: float) -> None:
     floating = [name for name, value in current.items() if value.is_floating_point()]
-    torch._foreach_lerp_([ema[name] for name in floating], [current[name] for name in floating], 1 - decay)
+    # The average may be on the host, so it is the weights that move.
+    torch._foreach_lerp_(
+        [ema[name] for name in floating], [current[name].to(ema[name].device) for name in floating], 1 - decay
+    )
     for name in current.keys() - set(floating):
         ema[name].copy_(current[name])

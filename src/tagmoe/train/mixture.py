@@ -10,7 +10,8 @@ from pydantic import BaseModel
 
 from tagmoe.config import RunConfig
 from tagmoe.config.describe import in_yaml
-from tagmoe.errors import ConfigError, MissingError
+from tagmoe.config.fit import SCRATCH, misfits
+from tagmoe.errors import CheckpointError, ConfigError, MissingError
 from tagmoe.files.json_files import read_object
 from tagmoe.losses.objective import Objective
 from tagmoe.model.cpu.attention import RealRoPEAttnProcessor
@@ -18,6 +19,7 @@ from tagmoe.model.transformer import TagMoETransformer2DModel
 from tagmoe.pipeline.folder import ALIGNMENT, read_alignment
 from tagmoe.pipeline.model_folder import model_folder
 from tagmoe.pipeline.pipeline import TagMoEPipeline
+from tagmoe.pipeline.release import explain_release
 from tagmoe.train.components_folder import Components
 from tagmoe.weights.shards import read_file
 
@@ -31,6 +33,27 @@ def named_folder(source: str, setting: str) -> Path:
     if not folder.is_dir():
         raise MissingError(f"There is no model folder {source!r}, which the setting {setting!r} names; train it first.")
     return model_folder(folder)
+
+
+def with_start(config: RunConfig) -> RunConfig:
+    """The config with `start` in the older words: `dense` or `mixture`, by what its folder holds, then `with_mixture`.
+
+    Raises MissingError without the folder, UsageError for the authors' transformer alone, and the errors of
+    `with_mixture`.
+    """
+    if config.start == SCRATCH:
+        return with_mixture(config)
+    folder = named_folder(config.start, "start")
+    try:
+        saved = read_object(folder / "transformer" / "config.json")
+    except CheckpointError as error:
+        raise explain_release(folder, error) from None
+    kind = "mixture" if saved.get("num_moe_blocks") else "dense"
+    config = config.model_copy(update={"start": SCRATCH, kind: config.start})
+    # Some settings exclude each other only now that the kind of the folder is known.
+    if problems := misfits(config):
+        raise ConfigError(" ".join(problems))
+    return with_mixture(config)
 
 
 def with_mixture(config: RunConfig) -> RunConfig:
@@ -60,10 +83,18 @@ def with_mixture(config: RunConfig) -> RunConfig:
 
 
 def load_mixture(config: RunConfig, parts: Components) -> TagMoETransformer2DModel:
-    """The transformer of a config's mixture, in fp32. Raises ConfigError where `components` do not fit it."""
+    """The transformer of a config's mixture. Raises ConfigError where `components` do not fit it.
+
+    It is in fp32. Where most of it stays frozen in fewer bits, it is in bf16 if its files are: `choose_trained` makes
+    what trains fp32, and so the host never holds the whole model in fp32.
+    """
     assert config.mixture is not None
     folder = named_folder(config.mixture, "mixture")
-    transformer = TagMoEPipeline.from_pretrained(folder, dtype=torch.float32).transformer
+    keeps_fp32 = config.parameters == "all" or config.frozen_dtype == "fp32"
+    dtype = torch.float32 if keeps_fp32 or not _is_bf16(folder / "transformer") else torch.bfloat16
+    transformer = TagMoEPipeline.from_pretrained(
+        folder, dtype=dtype, text_encoder=None, tokenizer=None, vae=None
+    ).transformer
     wanted = {
         "joint_attention_dim": parts.text_encoder.config.text_config.hidden_size,
         "in_channels": 4 * parts.vae.config.z_dim,
@@ -78,6 +109,11 @@ def load_mixture(config: RunConfig, parts: Components) -> TagMoETransformer2DMod
     if config.compile:
         transformer.compile_repeated_blocks()
     return transformer
+
+
+def _is_bf16(folder: Path) -> bool:
+    """Whether every weight in a folder is stored in bf16, by the headers of its files."""
+    return all(entry.dtype == "BF16" for file in folder.glob("*.safetensors") for entry in read_file(file).values())
 
 
 def restore_alignment(objective: Objective, config: RunConfig) -> bool:

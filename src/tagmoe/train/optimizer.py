@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.optim._muon import _adjust_lr
 
 from tagmoe.config import OptimizerConfig
 from tagmoe.sentences import counted
+from tagmoe.train.adamw import BETAS, BLOCK_8BIT, SMALLEST_8BIT, AdamWByParameter, adamw_8bit, keep_gradients_in
 from tagmoe.train.precision import has_bf16
 
 
@@ -64,8 +66,7 @@ def make_optimizers(modules: Mapping[str, nn.Module], config: OptimizerConfig) -
         for name, parameter in module.named_parameters():
             if not parameter.requires_grad:
                 continue
-            inside_block = "transformer_blocks." in name and ".gate." not in name
-            kind = matrices if config.name == "muon" and inside_block and parameter.ndim == 2 else rest
+            kind = matrices if takes_muon(name, parameter, config) else rest
             kind.setdefault(_rate(name, config), []).append(parameter)
     optimizers: list[torch.optim.Optimizer] = []
     if matrices:
@@ -75,14 +76,39 @@ def make_optimizers(modules: Mapping[str, nn.Module], config: OptimizerConfig) -
             muon(groups, lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
         )
     if rest:
-        groups = _groups(rest, config.lr)
-        optimizers.append(
-            torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True)
-        )
+        optimizers.append(_adamw(_groups(rest, config.lr), config))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
     return optimizers
+
+
+def takes_muon(name: str, parameter: Tensor, config: OptimizerConfig) -> bool:
+    """Whether Muon updates this parameter, and not AdamW."""
+    inside_block = "transformer_blocks." in name and ".gate." not in name
+    return config.name == "muon" and inside_block and parameter.ndim == 2
+
+
+def state_bytes(name: str, parameter: Tensor, config: OptimizerConfig) -> int:
+    """Bytes of the optimizer's state of a parameter: Muon's momentum, or AdamW's two moments. Without step counters."""
+    count = parameter.numel()
+    if takes_muon(name, parameter, config):
+        return 4 * count
+    if config.states == "8bit" and count >= SMALLEST_8BIT:
+        return 2 * count + 2 * 4 * math.ceil(count / BLOCK_8BIT)
+    return (4 if config.states == "bf16" else 8) * count
+
+
+def _adamw(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
+    """AdamW with moments and gradients of the wanted dtypes. torch's own where both are fp32."""
+    if config.gradients == "bf16":
+        keep_gradients_in(torch.bfloat16, (p for group in groups for p in group["params"]))
+    if config.states == "8bit":
+        return adamw_8bit(groups, config)
+    if config.states == "bf16" or config.gradients == "bf16":
+        states = torch.bfloat16 if config.states == "bf16" else torch.float32
+        return AdamWByParameter(groups, lr=config.lr, weight_decay=config.weight_decay, states=states)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=BETAS, weight_decay=config.weight_decay, fused=True)
 
 
 def _rate(name: str, config: OptimizerConfig) -> float:
@@ -95,11 +121,17 @@ def _groups(by_rate: Mapping[float, list[nn.Parameter]], lr: float) -> list[dict
 
 
 def learning_rate_factor(step: int, total: int, config: OptimizerConfig) -> float:
-    """The learning rate at `step` of `total` as a share of the peak: linear warm-up, constant, linear decay to 0.
+    """The learning rate at `step` of `total` as a share of the peak: linear warm-up, then by `config.schedule`.
 
-    Where the two overlap, the lower one counts, so that every stage ends near 0.
+    wsd: constant, then linear decay to 0. Where it overlaps with the warm-up, the lower one counts, so that every stage
+    ends near 0. cosine: half a cosine from the end of the warm-up to 0 at `total`. constant: the peak.
     """
     warm_up = (step + 1) / max(1, config.warmup_steps)
+    if config.schedule == "constant":
+        return min(1.0, warm_up)
+    if config.schedule == "cosine":
+        after = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
+        return min(1.0, warm_up, (1 + math.cos(math.pi * min(1.0, max(0.0, after)))) / 2)
     decay_steps = max(1, round(total * config.decay_share))
     return max(0.0, min(1.0, warm_up, (total - step) / decay_steps))
 

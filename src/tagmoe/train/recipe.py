@@ -33,19 +33,24 @@ from tagmoe.model.cpu.attention import RealRoPEAttnProcessor
 from tagmoe.model.transformer import TagMoETransformer2DModel
 from tagmoe.model.upcycle import upcycle, widen
 from tagmoe.pipeline.folder import ALIGNMENT
+from tagmoe.pipeline.memory.room import memory_room
 from tagmoe.pipeline.model_folder import RECORD
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.pipeline.training_range import WORLD as TAGWORLD_NAME
 from tagmoe.pipeline.training_range import is_divided_by_content
 from tagmoe.sentences import counted, reason_of
+from tagmoe.train.adamw import check_processes, processes
 from tagmoe.train.checkpoint import file_hash, of_module
 from tagmoe.train.components_folder import Components, components_path, read_components, train_components
+from tagmoe.train.frozen import restore_frozen
 from tagmoe.train.loop import Run, run_stage
-from tagmoe.train.mixture import load_mixture, named_folder, restore_alignment, with_mixture
+from tagmoe.train.mixture import load_mixture, named_folder, restore_alignment, with_start
+from tagmoe.train.plan import check_fits, counts_of
 from tagmoe.train.prompts import check_prompts, with_words
 from tagmoe.train.stage import FlowStage, Validator
 from tagmoe.train.stored import TAGWORLD, StoredRows, batch_kinds, check_rows, newest_version
 from tagmoe.train.stream import check_tasks
+from tagmoe.train.trained import choose_trained, save_lora
 from tagmoe.world import SIZE
 
 PACKAGES = ("tagmoe", "torch", "diffusers", "transformers", "numpy")
@@ -81,10 +86,12 @@ def train(config: RunConfig, *, validator: Validator, resume: bool = False, cons
     `HARMLESS` differs from that of the run to resume.
     """
     folder = Path(config.output_dir)
+    check_processes(config.optimizer, processes())
     if not resume:
         _check_new(folder)
-    config = _pinned(with_mixture(config), _recorded(folder) if resume else {})
+    config = _pinned(with_start(config), _recorded(folder) if resume else {})
     settings = config.model_dump(mode="json")
+    check_fits(counts_of(config), memory_room())
     if resume:
         _check_resumable(folder, settings)
     if config.threads is not None:
@@ -152,6 +159,7 @@ def _train(run: Run, parts: Components, validator: Validator, stored: StoredRows
             _print_all(base.notes(), run)
             transformer.load_state_dict(of_module(run_stage(base, run), "transformer"))
         transformer = unified_transformer(transformer, config)
+    choose_trained(transformer, config)
     pipeline = pipeline_of(transformer)
     by_family = config.moe is not None and config.moe.router == "family"
     unified = stage(
@@ -161,7 +169,12 @@ def _train(run: Run, parts: Components, validator: Validator, stored: StoredRows
         run.console.print(f"The mixture {config.mixture!r} has no {ALIGNMENT}: W_tag and H_pred start anew.")
     _print_all(unified.notes(), run)
     ema = run_stage(unified, run)
-    transformer.load_state_dict(of_module(ema, "transformer"))
+    unified.modules["transformer"].load_state_dict(of_module(ema, "transformer"))
+    if config.parameters == "lora":
+        save_lora(transformer, run.folder / "lora")
+        shutil.rmtree(own_cache, ignore_errors=True)
+        return run.folder / "lora"
+    restore_frozen(transformer, torch.float32)
     target = run.folder / "model"
     save_model(pipeline, target, alignment=of_module(ema, "objective") or None)  # a dense model has none
     shutil.rmtree(own_cache, ignore_errors=True)

@@ -6,6 +6,7 @@ terms.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -13,11 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tagmoe.config import LossConfig, OptimizerConfig, StageConfig
-from tagmoe.errors import DataError
+from tagmoe.data.order.sampler import uniform
+from tagmoe.errors import ConfigError, DataError
 from tagmoe.losses.balance import expert_load
 from tagmoe.losses.flow import flow_loss, interpolate
 from tagmoe.losses.objective import Objective
@@ -25,6 +28,7 @@ from tagmoe.model.intervention import given_experts
 from tagmoe.model.routing import RouterStats
 from tagmoe.model.transformer import pooled_text
 from tagmoe.pipeline.pipeline import TagMoEPipeline
+from tagmoe.pipeline.schedule import dynamic_shift
 from tagmoe.sentences import counted
 from tagmoe.tags import TAG_NAMES
 from tagmoe.train.batch import Batch, Samples, draw_noise
@@ -34,6 +38,7 @@ from tagmoe.train.facts import Facts
 from tagmoe.train.loop import Report
 from tagmoe.train.stored import StoredRows, StoredSamples, batch_kinds, held_out_draws
 from tagmoe.train.stream import EDITING, TEXT_TO_IMAGE, EncodedSamples
+from tagmoe.train.trained import trained_part
 from tagmoe.world import Divide, mistaken_tags
 from tagmoe.world.families import side_of
 
@@ -58,6 +63,11 @@ def aligned_tags(batch: Batch, kind: str) -> Tensor:
 def tasks_of(batch: Batch) -> list[str]:
     """The tasks of a batch of TagWorld's stream."""
     return [case.task for case in batch.samples if isinstance(case, Facts)]
+
+
+def without_references(batch: Batch) -> Batch:
+    """The batch without its reference tokens (dropout of references)."""
+    return replace(batch, reference_BTC=None, grids=batch.grids[:1])
 
 
 def tag_readings(pipeline: TagMoEPipeline) -> Tensor:
@@ -119,9 +129,14 @@ class FlowStage:
             )
         if self.is_moe and loss.tag_embedding == "text":
             self.objective.tag_embedding.read_names(tag_readings(pipeline))
+        if loss.resolution_shift and not pipeline.part("scheduler").config.get("use_dynamic_shifting", False):
+            raise ConfigError(
+                "The setting 'loss.resolution_shift' is true, but the scheduler of the components does not shift by "
+                "the size of the picture; set 'loss.timestep_shift' instead."
+            )
         self._conflict = conflict
         self._by_family = by_family and self.is_moe
-        self.modules: Mapping[str, nn.Module] = {"transformer": self.transformer}
+        self.modules: Mapping[str, nn.Module] = {"transformer": trained_part(self.transformer)}
         if self.is_moe:
             self.modules = {**self.modules, "objective": self.objective}
         self._cache = cache
@@ -220,10 +235,21 @@ class FlowStage:
         batch = self._samples[kind].draw(number)
         if self._conflict and kind == "edit":
             batch = replace(batch, target_BTC=turned(batch.target_BTC, tasks_of(batch), self._conflict))
+        dropped = self.config.reference_dropout
+        if batch.reference_BTC is not None and dropped:
+            drawn = uniform(self.seed, f"{self.name} reference dropout", np.array([number]))
+            batch = without_references(batch) if drawn[0] < dropped else batch
         name = f"{self.name} {kind}"
         first = number * self.config.batch
         numbers = range(first, first + len(batch.target_BTC))
-        return batch, *draw_noise(batch.target_BTC, numbers, self.loss_config, seed=self.seed, name=name)
+        shift = self._shift(batch.target_BTC.shape[1])
+        return batch, *draw_noise(batch.target_BTC, numbers, self.loss_config, seed=self.seed, name=name, shift=shift)
+
+    def _shift(self, tokens: int) -> float | None:
+        """The shift of the times of a target of so many tokens; None: that of `loss.timestep_shift`."""
+        if not self.loss_config.resolution_shift:
+            return None
+        return math.exp(dynamic_shift(self.pipeline.part("scheduler").config, tokens))
 
     def loss(self, step: int, micro: int) -> tuple[Tensor, Report]:
         """Eq. (5) on one micro-batch. The micro-batches of a step must be asked for in order."""
@@ -324,7 +350,12 @@ class FlowStage:
         for drawn in self._held_out:
             batch = samples.read(drawn)
             noise_BTC, t_B = draw_noise(
-                batch.target_BTC, drawn.numbers.tolist(), self.loss_config, seed=0, name="held out"
+                batch.target_BTC,
+                drawn.numbers.tolist(),
+                self.loss_config,
+                seed=0,
+                name="held out",
+                shift=self._shift(batch.target_BTC.shape[1]),
             )
             prediction_BTC, _ = self._predict((batch, noise_BTC, t_B))
             total += len(t_B) * float(flow_loss(prediction_BTC, batch.target_BTC, noise_BTC))

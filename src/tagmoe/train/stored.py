@@ -141,6 +141,29 @@ def _of_kind(source: SourceRows, kind: str) -> dict[str, np.ndarray]:
     return {b: r for b, r in source.rows.items() if kind == "all" or (" " in b) == (kind == "edit")}
 
 
+def by_references(sources: Mapping[str, SourceRows], weights: Mapping[int, float] | None) -> Mapping[str, SourceRows]:
+    """The sources divided by the number of references, each weighted by `data.reference_weights`; None: as they are.
+
+    A source keeps its weight beside the others. Raises UsageError when no row is left.
+    """
+    from tagmoe.data.order.rows import bucket_sizes
+
+    if weights is None:
+        return sources
+    found = {}
+    for name, source in sources.items():
+        parts: dict[int, dict[str, np.ndarray]] = {}
+        for bucket, rows in source.rows.items():
+            parts.setdefault(len(bucket_sizes(bucket)) - 1, {})[bucket] = rows
+        mass = {number: weights.get(number, 1.0) * sum(map(len, rows.values())) for number, rows in parts.items()}
+        for number, part in mass.items():
+            if part > 0:
+                found[f"{name} {number}"] = SourceRows(source.weight * part / sum(mass.values()), parts[number])
+    if not found:
+        raise UsageError("The setting 'data.reference_weights' leaves no row to train on; raise one of its weights.")
+    return found
+
+
 def held_out_draws(rows: StoredRows, kinds: Sequence[str], batch: int) -> list[Draw]:
     """Batches of the held-out rows of these kinds; of more than `data.validation_rows`, always the same ones."""
     every = [
@@ -183,7 +206,7 @@ class StoredSamples:
         self.pipeline = pipeline
         self.rows = rows
         self.sampler = Sampler(
-            rows.of_kind(kind),
+            by_references(rows.of_kind(kind), rows.settings.reference_weights),
             batch=batch,
             seed=seed,
             dropout=dropout,

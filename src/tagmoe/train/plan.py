@@ -1,0 +1,325 @@
+"""The arithmetic of a training run before anything is loaded: parameters, bytes on the device and the host, FLOPs.
+
+Weights, gradients and optimizer states are counted to the byte, from the shapes of the model. Activations and FLOPs are
+those of a trace (`tagmoe.train.trace`). GB is 1e9 bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from tagmoe.config import OptimizerConfig, RunConfig
+from tagmoe.config.fit import SCRATCH
+from tagmoe.errors import TrainingError
+from tagmoe.files.json_files import read_object
+from tagmoe.losses.objective import Objective
+from tagmoe.model.gate import Float32Linear
+from tagmoe.pipeline.memory.plans import TRANSFORMER_VALUES
+from tagmoe.pipeline.memory.room import Room
+from tagmoe.pipeline.memory.sizes import GB, read_sizes
+from tagmoe.train.components_folder import components_path
+from tagmoe.train.frozen import frozen_linears, kept_bytes
+from tagmoe.train.mixture import named_folder, with_start
+from tagmoe.train.optimizer import state_bytes
+from tagmoe.train.precision import resolve_precision
+from tagmoe.train.trace import Shapes, Traced, meta_transformer, trace
+from tagmoe.train.trained import choose_trained, mark_trained
+from tagmoe.weights.layout import DENSE_DEFAULTS
+
+DEVICE, HOST = "device", "host"
+QWEN_IMAGE = ("in_channels", "out_channels", "joint_attention_dim")
+CHECKPOINT_BYTES = 4
+"""Bytes of a number in a checkpoint's weights and average."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Memory of one kind. place: "device" or "host". dtype: in words. numbers: parameters that it
+    is of, 0 for what is not counted by parameter."""
+
+    what: str
+    place: str
+    dtype: str
+    numbers: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Parameters of the transformer and the heads of the loss, and the memory that they take."""
+
+    parameters: int
+    trained: int
+    parts: tuple[Part, ...]
+
+    @property
+    def frozen(self) -> int:
+        """Parameters that do not train."""
+        return self.parameters - self.trained
+
+    def bytes_on(self, place: str) -> int:
+        """Bytes of the parts in this place."""
+        return sum(part.bytes for part in self.parts if part.place == place)
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What a run of stage unified needs. alternatives: bytes on the device with other dtypes, without activations."""
+
+    counts: Counts
+    shapes: Shapes
+    accumulate: int
+    precision: str
+    traced: Traced
+    working: int
+    alternatives: Mapping[str, int]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def device(self) -> int:
+        """Bytes on the device at the peak of a step."""
+        return self.counts.bytes_on(DEVICE) + self.traced.saved + self.working
+
+    @property
+    def host(self) -> int:
+        """Bytes of host memory, where the device is another."""
+        return self.counts.bytes_on(HOST)
+
+    @property
+    def flops(self) -> dict[str, int]:
+        """FLOPs of a step by kind. recompute: of activation checkpointing, which no setting turns on yet."""
+        return {
+            "forward": self.accumulate * self.traced.forward,
+            "backward": self.accumulate * self.traced.backward,
+            "recompute": 0,
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan as a JSON object."""
+        return {
+            "parameters": {
+                "all": self.counts.parameters,
+                "trained": self.counts.trained,
+                "frozen": self.counts.frozen,
+            },
+            "precision": self.precision,
+            "batch": asdict(self.shapes) | {"accumulate": self.accumulate},
+            "parts": [
+                *(asdict(part) for part in self.counts.parts),
+                asdict(Part("activations", DEVICE, self.precision, 0, self.traced.saved)),
+                asdict(Part("working memory", DEVICE, self.precision, 0, self.working)),
+            ],
+            "device_bytes": self.device,
+            "host_bytes": self.host,
+            "flops": self.flops,
+            "alternatives": dict(self.alternatives),
+            "notes": list(self.notes),
+        }
+
+
+def plan_training(config: RunConfig, room: Room, shapes: Shapes) -> TrainingPlan:
+    """The plan of stage unified for micro-batches of these shapes. Raises the errors of `with_start` and of settings
+    that do not fit the model."""
+    config, notes = _known(config)
+    precision = precision_on(config, room)
+    described = transformer_config(config)
+    transformer = meta_transformer(described)
+    mark_trained(transformer, config)
+    heads = objective(config, described)
+    counted = counts(transformer, heads, config, precision, components=_components_bytes(config))
+    # The bits of nf4 are no torch dtype. What is kept for backward beside the weights is that of bf16.
+    traced_config = config.model_copy(update={"frozen_dtype": "bf16"} if config.frozen_dtype == "nf4" else {})
+    traced = trace(
+        described,
+        shapes,
+        precision,
+        prepare=lambda model: choose_trained(model, traced_config),
+        device=room.device,
+    )
+    tokens = shapes.batch * (shapes.image_tokens + shapes.text_tokens)
+    working = TRANSFORMER_VALUES * tokens * transformer.inner_dim * (2 if precision == "bf16" else 4)
+    return TrainingPlan(
+        counted, shapes, config.unified.accumulate, precision, traced, working,
+        alternatives(transformer, heads, config, precision), tuple(notes),
+    )  # fmt: skip
+
+
+def counts_of(config: RunConfig) -> Counts:
+    """What a run keeps beside its activations, on this machine, from settings whose `start` is resolved."""
+    described = transformer_config(config)
+    transformer = meta_transformer(described)
+    mark_trained(transformer, config)
+    return counts(transformer, objective(config, described), config, resolve_precision(config.precision))
+
+
+def check_fits(plan: TrainingPlan | Counts, room: Room) -> None:
+    """Raise TrainingError when the memory is too small, naming the largest parts. Without a GPU the host is the device.
+
+    Of `Counts` alone, activations are left out.
+    """
+    parts = [*(plan.counts.parts if isinstance(plan, TrainingPlan) else plan.parts)]
+    if isinstance(plan, TrainingPlan):
+        parts.append(Part("activations", DEVICE, plan.precision, 0, plan.traced.saved + plan.working))
+    for place, budget in ((DEVICE, room.budget), (HOST, room.host)):
+        here = [part for part in parts if part.place == place or (room.device == "cpu" and place == DEVICE)]
+        needed = sum(part.bytes for part in here)
+        if needed > budget:
+            largest = sorted(here, key=lambda part: -part.bytes)[:3]
+            raise TrainingError(
+                f"Training needs {needed / GB:.1f} GB on the {place}, which has {max(budget, 0) / GB:.1f} GB: "
+                f"{', '.join(f'{part.what} {part.bytes / GB:.1f}' for part in largest)}; train fewer parameters, keep "
+                "them in fewer bits (frozen_dtype, optimizer.states, optimizer.gradients), or take a smaller batch."
+            )
+
+
+def precision_on(config: RunConfig, room: Room) -> str:
+    """The precision of a run on this device: "auto" is bf16 on a GPU."""
+    if room.device == "cuda" and config.precision == "auto":
+        return "bf16"
+    return resolve_precision(config.precision)
+
+
+def counts(
+    transformer: nn.Module, heads: nn.Module | None, config: RunConfig, precision: str, *, components: int = 0
+) -> Counts:
+    """Count a transformer whose trained parameters are marked (`mark_trained`), and the heads of the loss."""
+    optimizer = config.optimizer
+    named = [("transformer", transformer), *([] if heads is None else [("objective", heads)])]
+    every = [(f"{owner}.{name}", p) for owner, module in named for name, p in module.named_parameters()]
+    trained = [(name, p) for name, p in every if p.requires_grad]
+    numbers = sum(p.numel() for _, p in trained)
+    parts = [*_frozen_parts(transformer, heads, config, precision)]
+    parts.append(Part("trained weights", DEVICE, "fp32", numbers, 4 * numbers))
+    if precision == "bf16":
+        copied = sum(p.numel() for p in _copied(transformer))
+        parts.append(Part("copies of trained weights to compute with", DEVICE, "bf16", copied, 2 * copied))
+    size = 2 if optimizer.gradients == "bf16" else 4
+    parts.append(Part("gradients", DEVICE, optimizer.gradients, numbers, size * numbers))
+    states = sum(state_bytes(name, p, optimizer) for name, p in trained)
+    kind = {"fp32": "fp32", "bf16": "bf16", "8bit": "8 bits"}[optimizer.states]
+    parts.append(Part(f"states of {optimizer.name}", DEVICE, kind, numbers, states))
+    place = HOST if optimizer.ema_offload else DEVICE
+    parts.append(Part("moving average", place, "fp32", numbers, 4 * numbers))
+    if components:
+        parts.append(Part("autoencoder and text encoder", HOST, "fp32", components // 4, components))
+    return Counts(sum(p.numel() for _, p in every), numbers, tuple(parts))
+
+
+def _frozen_parts(transformer: nn.Module, heads: nn.Module | None, config: RunConfig, precision: str) -> Iterator[Part]:
+    kept = [layer for _, _, layer in frozen_linears(transformer)] if config.frozen_dtype != "fp32" else []
+    packed = {id(p) for layer in kept for p in (layer.weight, layer.bias) if p is not None}
+    if kept:
+        size = sum(kept_bytes(layer.weight.shape, config.frozen_dtype) for layer in kept)
+        biases = sum(layer.bias.numel() for layer in kept if layer.bias is not None)
+        numbers = biases + sum(layer.weight.numel() for layer in kept)
+        # bitsandbytes turns a bias into the dtype of the first input.
+        bias_bytes = 4 if config.frozen_dtype == "nf4" and precision == "fp32" else 2
+        yield Part("frozen linear layers", DEVICE, config.frozen_dtype, numbers, size + bias_bytes * biases)
+    modules = [transformer, *([] if heads is None else [heads])]
+    others = [p for m in modules for p in m.parameters() if not p.requires_grad and id(p) not in packed]
+    if others:
+        numbers = sum(p.numel() for p in others)
+        yield Part("frozen gates, norms, first and last layers", DEVICE, "fp32", numbers, 4 * numbers)
+
+
+def _copied(transformer: nn.Module) -> Iterator[Tensor]:
+    """The trained parameters that autocast copies to bf16."""
+    for layer in transformer.modules():
+        if isinstance(layer, nn.Linear) and not isinstance(layer, Float32Linear):
+            yield from (p for p in layer.parameters(recurse=False) if p.requires_grad)
+
+
+def alternatives(transformer: nn.Module, heads: nn.Module | None, config: RunConfig, precision: str) -> dict[str, int]:
+    """Bytes on the device without activations, by the dtypes of AdamW's states, gradients and the frozen base."""
+    rows = [("fp32", "fp32", "bf16"), ("8bit", "fp32", "bf16"), ("8bit", "bf16", "bf16")]
+    rows += [("8bit", "fp32", "fp8"), ("8bit", "bf16", "fp8"), ("8bit", "bf16", "nf4")]
+    found = {}
+    for states, gradients, frozen in rows:
+        if config.parameters == "all" and frozen != "bf16":
+            continue
+        dtypes = {"name": "adamw", "states": states, "gradients": gradients, "ema_offload": True}
+        optimizer: OptimizerConfig = config.optimizer.model_copy(update=dtypes)
+        other = config.model_copy(update={"optimizer": optimizer, "frozen_dtype": frozen})
+        base = "" if config.parameters == "all" else f", frozen {frozen}"
+        found[f"states {states}, gradients {gradients}{base}"] = counts(transformer, heads, other, precision).bytes_on(
+            DEVICE
+        )
+    return found
+
+
+def transformer_config(config: RunConfig) -> dict[str, Any]:
+    """The config of the transformer that stage unified trains: of the folder it starts from, or of the settings."""
+    if config.mixture is not None:
+        return _of_folder(named_folder(config.mixture, "mixture"))
+    if config.dense is not None:
+        dense = _of_folder(named_folder(config.dense, "dense"))
+    else:
+        dense = {**DENSE_DEFAULTS, **_dimensions(config), **config.transformer.model_dump()}
+    if config.moe is not None:
+        names = ("num_moe_blocks", "num_experts", "top_k", "gate", "gate_input")
+        return dense | {name: getattr(config.moe, name) for name in names}
+    if config.wide is not None:
+        return dense | {"num_wide_blocks": config.wide.num_blocks, "wide_factor": config.wide.factor}
+    return dense
+
+
+def _of_folder(folder: Path) -> dict[str, Any]:
+    saved = read_object(folder / "transformer" / "config.json")
+    return {name: value for name, value in saved.items() if not name.startswith("_")}
+
+
+def _dimensions(config: RunConfig) -> dict[str, int]:
+    """What the components say about the transformer. Those of Qwen-Image where they are not there yet."""
+    if config.components is None:
+        z_dim, width = config.autoencoder.z_dim, config.text_encoder.hidden_size
+    elif (folder := components_path(config.components)).is_dir():
+        z_dim = read_object(folder / "vae" / "config.json")["z_dim"]
+        text = read_object(folder / "text_encoder" / "config.json")
+        width = text.get("text_config", text)["hidden_size"]
+    else:
+        return {name: DENSE_DEFAULTS[name] for name in QWEN_IMAGE}
+    return {"in_channels": 4 * z_dim, "out_channels": z_dim, "joint_attention_dim": width}
+
+
+def objective(config: RunConfig, described: Mapping[str, Any]) -> nn.Module | None:
+    """The heads of the loss that train with a mixture; None for a dense model."""
+    layers = described.get("num_moe_blocks", 0)
+    if not layers:
+        return None
+    loss = config.loss
+    return Objective(
+        described["num_experts"], loss.semantic_dim, tag_embedding=loss.tag_embedding, head_hidden=loss.head_hidden,
+        head_layers=loss.head_layers, signature=loss.signature, num_layers=layers,
+    )  # fmt: skip
+
+
+def _known(config: RunConfig) -> tuple[RunConfig, list[str]]:
+    """(the config, notes), with `start` resolved. A folder that is not there yet is planned by the settings."""
+    missing = [
+        (name, folder)
+        for name in ("start", "dense", "mixture", "components")
+        if (folder := getattr(config, name)) not in (None, SCRATCH, "packaged")
+        and not Path(folder).expanduser().is_dir()
+    ]
+    if not missing:
+        return with_start(config), []
+    changes = {name: SCRATCH if name == "start" else None for name, _ in missing if name != "components"}
+    notes = [
+        f"There is no folder {folder!r} yet ('{name}'), so the sizes are those of the recipe's settings"
+        f"{', and its parts are not counted' if name == 'components' else ''}."
+        for name, folder in missing
+    ]
+    return config.model_copy(update=changes), notes
+
+
+def _components_bytes(config: RunConfig) -> int:
+    """Bytes of the frozen autoencoder and text encoder in fp32; 0 where their folder is not there."""
+    if config.components is None or not (folder := components_path(config.components)).is_dir():
+        return 0
+    sizes = read_sizes(folder)
+    return CHECKPOINT_BYTES * (sizes.vae.parameters + sizes.text_encoder.parameters)
