@@ -24,6 +24,7 @@ def test_every_recipe_of_the_full_size_has_its_card() -> None:
     assert {name for name in packaged_recipes() if name.startswith("qwen-image/")} == CARDS.keys()
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("name", CARDS)
 def test_it_fits_its_card_up_to_the_size_that_it_says(name: str) -> None:
     card, fits, too_large = CARDS[name]

@@ -136,6 +136,7 @@ TINY = {
 }  # fmt: skip
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("parameters", ["all", "moe", "lora"])
 def test_activations_are_within_a_tenth(parameters: str, precision: str) -> None:
@@ -156,6 +157,7 @@ def test_activations_are_within_a_tenth(parameters: str, precision: str) -> None
         assert traced.saved == pytest.approx(saved(), rel=0.1)
 
 
+@pytest.mark.slow
 def test_frozen_blocks_cost_their_forward_only() -> None:
     shapes = Shapes(2, ((8, 8),), 16)
     flops = {}
