@@ -140,7 +140,6 @@ def test_a_demo_writes_both_files_and_is_replaced_only_by_force(tagmoe, model, t
     assert [path.name for path in tmp_path.iterdir()] == ["demo"]
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("few_tasks")
 def test_a_demo_that_fails_leaves_nothing(tagmoe, model, tmp_path, monkeypatch) -> None:
     def fail(*_: object) -> None:

@@ -62,7 +62,6 @@ def test_import_refuses_benchmark_pictures(tagmoe, edits, tmp_path) -> None:
     assert json.loads(found.out)["skipped"] == {"benchmark picture": 1}
 
 
-@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("words", "code", "parts"),
     [

@@ -49,7 +49,6 @@ def contents(path: Path) -> tuple[int, str]:
     return len(opened), content_hash(opened, ["id", "instruction", "images", "target"])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("verb", GROWING)
 def test_a_disk_that_takes_no_more(tagmoe, store, made, verb):
     with small_files(300):
@@ -84,7 +83,6 @@ def test_another_writer(tagmoe, store, made, verb):
     assert contents(store) == contents(made)
 
 
-@pytest.mark.slow
 def test_encoding_ends_and_says_so(tagmoe, store):
     assert "12 rows encoded, left: 0 fragments" in tagmoe("data", "encode", store).out
     assert "0 rows encoded" in tagmoe("data", "encode", store).out

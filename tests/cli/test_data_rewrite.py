@@ -215,7 +215,6 @@ def test_no_more_is_asked_than_the_share_lets_in(tagmoe, tmp_path, server):
     assert states(store, TEXTS)["ok"] == asked
 
 
-@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("words", "code", "parts"),
     [

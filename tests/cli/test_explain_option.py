@@ -99,7 +99,6 @@ def test_without_alignment_weights_there_is_a_page_with_the_reason(tagmoe, model
     assert "has no alignment.safetensors" in page.read_text()
 
 
-@pytest.mark.slow
 def test_words_outside_the_grammar_have_no_rule(tagmoe, aligned, picture, tmp_path) -> None:
     page = tmp_path / "page.html"
     arguments = ["edit", picture, "-p", "circle circle circle", "-o", tmp_path / "out.png", "--model", aligned]

@@ -65,7 +65,6 @@ def test_every_number_has_both_bounds(name: str) -> None:
     assert [param.opts[0] for param in numbers if param.min is None or param.max is None] == []
 
 
-@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

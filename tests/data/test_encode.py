@@ -268,7 +268,6 @@ def test_the_fingerprint_is_of_weights_and_settings_not_of_places(tmp_path):
     assert {name for name in base if base[name] != found[name]} == {"prompt", "tokenizer", "vae", "sizes", "dtype"}
 
 
-@pytest.mark.slow
 def test_sizes_that_the_model_cannot_encode(tmp_path):
     for sizes, message in (([(60, 64)], "60x64"), ([(64, 64)] * 2, "twice"), ([], "no bucket")):
         with pytest.raises(UsageError, match=message):

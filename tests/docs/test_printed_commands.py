@@ -54,13 +54,11 @@ def test_there_are_commands() -> None:
     assert len(MENTIONED) > 5
 
 
-@pytest.mark.slow_but_first
 @pytest.mark.parametrize("command", [command for command in TYPED if "..." not in command.replace('"..."', "")])
 def test_a_command_to_type_parses(command: str) -> None:
     parse(command)
 
 
-@pytest.mark.slow_but_first
 @pytest.mark.parametrize("command", MENTIONED)
 def test_a_command_in_prose_exists(command: str) -> None:
     try:

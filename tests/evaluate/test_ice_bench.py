@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from support.archives import write, zipped
 
 from tagmoe.errors import DataError, UsageError
 from tagmoe.evaluate.benchmarks.benchmark import prepare
@@ -45,21 +45,6 @@ def files_of(rows: list[object], folder: str) -> dict[str, bytes]:
         f"{folder}/data.jsonl": lines.encode(),
         **{f"{folder}/images/{name}": data for name, data in PICTURES.items()},
     }
-
-
-def write(root: Path, files: dict[str, bytes]) -> Path:
-    for name, data in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(data)
-    return root
-
-
-def zipped(path: Path, files: dict[str, bytes]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return path
 
 
 ALL = [row(number, task) for number, task in enumerate(TASKS)]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
-import zipfile
 from pathlib import Path
 
 import pytest
+from support.archives import tarred, write, zipped
 from support.published_tables import png, prepared, reasons
 
 from tagmoe.errors import DataError, UsageError
@@ -17,31 +15,6 @@ from tagmoe.evaluate.benchmarks.dreambench_plus import DreamBenchPlus
 from tagmoe.evaluate.benchmarks.imgedit_bench import ImgEditBench
 from tagmoe.evaluate.generation import generate
 from tagmoe.evaluate.run_folder import RunFacts
-
-
-def write(root: Path, files: dict[str, bytes]) -> Path:
-    for name, data in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(data)
-    return root
-
-
-def zipped(file: Path, files: dict[str, bytes]) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return file
-
-
-def tarred(file: Path, files: dict[str, bytes]) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(file, "w") as archive:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return file
 
 
 def subject(name: str, prompts: int = 9) -> bytes:

@@ -238,7 +238,6 @@ READERS: dict[str, Callable[[bytes, Path], np.ndarray]] = {
 }
 
 
-@pytest.mark.slow_but_first
 @pytest.mark.parametrize("case", CASES)
 def test_every_reader_sees_what_the_file_means(case: str, tmp_path: Path) -> None:
     data, wanted = CASES[case]

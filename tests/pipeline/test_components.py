@@ -139,7 +139,6 @@ def test_a_whole_folder_passes_and_stock_classes_read_it(folder: Path) -> None:
 WEIGHTS = ("vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors")
 
 
-@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     "name",
     [*WEIGHTS, "model_index.json", "vae/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json",

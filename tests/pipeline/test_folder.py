@@ -101,7 +101,6 @@ def edited(saved: Path, folder: Path, **changes: Any) -> Path:
     return folder
 
 
-@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -262,7 +262,6 @@ def test_an_alpha_that_is_no_number_is_refused(pipe, tmp_path, alpha) -> None:
 
 
 # ---- what is refused -----------------------------------------------------------------------------------------------
-@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

@@ -5,16 +5,15 @@ As in `made_published`: every maker writes below a folder and says what an impor
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from support.archives import tarred
 from support.made_published import Expected, encode, pixels
 
 
@@ -23,16 +22,6 @@ def save(folder: Path, name: str, number: int) -> str:
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(encode(pixels(number), "JPEG" if name.endswith(".jpg") else "PNG"))
     return name
-
-
-def write_tar(file: Path, members: Mapping[str, bytes]) -> Path:
-    """A plain tar of these members, in their order."""
-    with tarfile.open(file, "w") as tar:
-        for name, data in members.items():
-            item = tarfile.TarInfo(name)
-            item.size = len(data)
-            tar.addfile(item, io.BytesIO(data))
-    return file
 
 
 def write_lines(file: Path, rows: Sequence[object]) -> None:
@@ -246,7 +235,7 @@ def x2edit(folder: Path) -> Expected:
         members[f"{number:08d}.json"] = json.dumps(item).encode()
         for side, name in enumerate(names):
             members[f"{number:08d}{name}"] = encode(pixels(2 * number + side), "JPEG")
-    write_tar(folder / "00000.tar", members)
+    tarred(folder / "00000.tar", members)
     return Expected(4, 3, Counter({"no instruction": 1}))
 
 

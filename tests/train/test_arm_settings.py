@@ -65,7 +65,6 @@ def test_arms_start_from_the_given_base_exactly(config: Make, run_training: Trai
     assert all(torch.equal(mixture[name], before[name]) for name in shared)
 
 
-@pytest.mark.slow
 def test_a_base_that_is_missing_or_of_another_size_is_refused(config: Make, run_training: Train) -> None:
     plain = config(base={"steps": 0}).model_dump(mode="json")
     with pytest.raises(MissingError, match="no model folder 'nowhere'"):
@@ -114,7 +113,6 @@ def test_a_cache_is_lengthened_for_a_longer_run_and_never_emptied(components: st
     assert torch.equal(shorter.batch([3], blank=[False]).target_BTC, before)
 
 
-@pytest.mark.slow
 def test_a_family_is_trained_on_alone_and_without_generation(config: Make, latents: str) -> None:
     family = ["recolour", "style"]
     stage = make_stage(config(unified={"edit_tasks": family, "text_to_image_every": 0, "batch": 16}), Path(latents))

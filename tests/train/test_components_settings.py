@@ -73,7 +73,6 @@ def test_every_setting_of_the_folder_is_that_of_the_model(
     assert model.scheduler.config.use_dynamic_shifting
 
 
-@pytest.mark.slow
 def test_the_model_reads_a_prompt_as_the_encoded_store_has_it(
     stating: Path,
     photographs: Path,

@@ -85,7 +85,6 @@ def test_the_buckets_hold_all_tasks() -> None:
     assert set(TEXT_TO_IMAGE) | set(EDITING) == set(TASKS)
 
 
-@pytest.mark.slow
 def test_kept_texts_are_those_of_every_step_whatever_the_order(pipeline: TagMoEPipeline, tmp_path: Path) -> None:
     blank = [False, True, False, False]
     each, kept, again = (

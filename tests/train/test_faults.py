@@ -234,7 +234,6 @@ def test_the_number_that_is_not_finite_is_named(
 
 
 # ---- what a recipe can contradict ---------------------------------------------------------------------------------
-@pytest.mark.slow_but_first
 @pytest.mark.parametrize("stage", ["base", "unified"])
 @pytest.mark.parametrize(
     ("tasks", "said"),

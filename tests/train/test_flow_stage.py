@@ -116,7 +116,6 @@ def test_auto_precision_is_one_of_two() -> None:
     assert [resolve_precision(name) for name in ("fp32", "bf16")] == ["fp32", "bf16"]
 
 
-@pytest.mark.slow
 def test_bf16_training_resumes_bit_for_bit_and_other_precisions_are_refused(
     config: Callable[..., RunConfig], run_training: Callable[..., Path]
 ) -> None:

@@ -123,7 +123,6 @@ def test_the_folder_of_a_run_may_be_the_base(
     assert run_training(config("next", **places, base={"steps": 0}, unified={"steps": 1})).is_dir()
 
 
-@pytest.mark.slow
 def test_without_a_terminal_a_line_says_how_far_it_is(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "EVERY", 0.0)
     out = StringIO()

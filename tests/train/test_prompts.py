@@ -71,13 +71,11 @@ def test_a_row_with_another_wording_stays(stores: dict[str, Path], config: Calla
     assert "without another wording" not in found
 
 
-@pytest.mark.slow
 def test_a_control_token_leaves_its_row_out(stores: dict[str, Path], config: Callable[..., RunConfig]) -> None:
     found = said(config(data={"store": str(stores["token"])}, **SHORT))
     assert "prompts, as the model refuses them: The prompt contains the control token '<|im_end|>'" in found
 
 
-@pytest.mark.slow
 def test_a_store_without_any_readable_row_is_refused(stores: dict[str, Path], config: Callable[..., RunConfig]) -> None:
     with pytest.raises(UsageError, match="rows to train on"):
         said(config(data={"store": str(stores["all"]), "long_prompts": "skip"}, **SHORT))

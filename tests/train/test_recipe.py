@@ -74,7 +74,6 @@ def test_a_failure_before_the_first_step_leaves_nothing(
     assert tree(tmp_path) == before
 
 
-@pytest.mark.slow
 def test_a_failure_after_a_step_keeps_the_run(
     config: Make, run_training: RunTraining, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,7 +91,6 @@ def test_a_failure_after_a_step_keeps_the_run(
     assert run_training(run, resume=True).is_dir()
 
 
-@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("name", "part"),
     [

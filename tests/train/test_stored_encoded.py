@@ -72,7 +72,6 @@ def test_a_run_on_an_encoded_store_learns_what_one_on_pictures_does(
     assert logs[0] == pytest.approx(logs[1], rel=1e-3)
 
 
-@pytest.mark.slow
 def test_what_another_encoder_made_is_not_trained_on(
     encoded: Path, components: str, config: Callable[..., RunConfig], tmp_path: Path
 ) -> None:

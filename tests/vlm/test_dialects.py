@@ -165,7 +165,6 @@ WORDINGS = [
 FIELDS = ["temperature", "chat_template_kwargs", "seed", "max_tokens", "response_format"]
 
 
-@pytest.mark.slow_but_first
 @pytest.mark.parametrize(("status", "body"), WORDINGS)
 @pytest.mark.parametrize("name", FIELDS)
 def test_a_refused_field_is_left_out_for_the_run(server: Server, name: str, status: int, body: Any) -> None:
@@ -254,7 +253,6 @@ def test_words_that_change_cost_few_trials(server: Server) -> None:
     assert server.counts()["requests"] <= 24 + 3 * 2 * len(OPTIONAL)
 
 
-@pytest.mark.slow
 def test_what_one_server_refuses_another_may_answer(server: Server) -> None:
     with fault_server(rules=[{"status": 402, "body": {"error": {"message": "no credit"}}}]) as poor:
         server.set(rules=[{"content": VALUE}])

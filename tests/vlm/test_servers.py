@@ -122,7 +122,6 @@ def test_what_fails_on_the_way_is_asked_again(server: Server, fault: str) -> Non
     assert server.counts()["faults"] == {fault: 2}
 
 
-@pytest.mark.slow_but_first
 @pytest.mark.parametrize("fault", ["429", "500", "reset", "half_body", "not_json", "hang"])
 def test_attempts_are_bounded_and_the_reason_names_the_server(server: Server, fault: str) -> None:
     server.set(faults={fault: 1.0})

@@ -226,7 +226,6 @@ def test_a_bad_source_is_one_sentence_and_nothing_is_written(source, tmp_path, c
     assert [path.name for path in tmp_path.iterdir()] == ["dense"]
 
 
-@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

@@ -67,7 +67,6 @@ def test_figures_are_those_of_the_columns(store, report):
     assert 0.8 < found.micro_f1.value < 1
 
 
-@pytest.mark.slow
 def test_alpha_of_three_annotators(store):
     names = ("sloppy", "oracle", "turned")
     found = agree(store, *names[:2], also=names[2:], pictures=0, bootstrap=FEW)

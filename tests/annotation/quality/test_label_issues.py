@@ -99,7 +99,6 @@ def test_probabilities_are_of_pictures_that_the_probe_has_not_seen():
     assert ((by_root > 0.5) == labels[:, 0]).mean() < 0.7
 
 
-@pytest.mark.slow
 def test_what_is_too_little_is_said_in_words(world):
     features, sets, roots = world
     assert "too few" in find_label_issues(features[:20], sets[:20], roots[:20]).reason

@@ -315,7 +315,6 @@ def test_answers_break_no_rule_and_are_the_same_again() -> None:
                 json.loads(answer.raw)
 
 
-@pytest.mark.slow
 def test_words_alone_know_tagworld_but_for_its_faces() -> None:
     """A floor under the measurement in tools/measure_rules.py, whose gold the rules must not see."""
     right, cases = 0, 0

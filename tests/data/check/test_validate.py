@@ -169,7 +169,6 @@ def test_memory_does_not_grow_with_the_store(tmp_path):
     assert peaks[1] < 1.25 * peaks[0]
 
 
-@pytest.mark.slow
 def test_a_worker_that_is_killed_is_said(tmp_path, monkeypatch):
     store = stored(tmp_path / "s", [sound(number) for number in range(40)])
     monkeypatch.setattr("tagmoe.data.check.validate._start_worker", _die)

@@ -93,7 +93,6 @@ def test_an_inverse_is_its_parent_the_other_way_round(tmp_path):
     assert examine(to_row(child)) == []
 
 
-@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("changes", "kind", "reason"),
     [

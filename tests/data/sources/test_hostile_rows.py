@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from support.archives import tarred
 from support.edit_files import jsonl_folder
-from support.made_layouts import LAYOUTS, write_tar
+from support.made_layouts import LAYOUTS
 
 from tagmoe.data.sources.jsonl import JsonlSource
 from tagmoe.data.sources.registry import open_source
@@ -99,7 +100,7 @@ def test_a_sample_of_a_tar(tmp_path):
         data = (
             json.dumps(changed(dice, json.loads(members[name]))).encode() if is_json else b"\xff" * dice.randint(0, 9)
         )
-        write_tar(file, members | {name: data})
+        tarred(file, members | {name: data})
         assert read(open_source("x2edit", file)) >= 1
 
 

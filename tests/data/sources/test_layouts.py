@@ -11,8 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.archives import tarred
 from support.edit_files import jsonl_folder, picture_bytes, write_lines
-from support.made_layouts import LAYOUTS, save, write_tar
+from support.made_layouts import LAYOUTS, save
 from support.stored_content import content_hash
 
 from tagmoe.data.export import export
@@ -252,7 +253,7 @@ def test_pictures_below_another_root_or_in_a_tar(tmp_path):
     members = {
         name: (tmp_path / "pictures" / name).read_bytes() for row in rows for name in (row["before"], row["after"])
     }
-    tar = write_tar(tmp_path / "all.tar", {f"./{name}": data for name, data in members.items()})
+    tar = tarred(tmp_path / "all.tar", {f"./{name}": data for name, data in members.items()})
     assert records(JsonlSource(file, map=MAP, root=tar)) == whole
 
 
@@ -365,7 +366,7 @@ def test_tars_of_others_are_mapped(tmp_path):
         members[f"a/{number}.output.png"] = picture_bytes(2 * number + 1)
         members[f"a/{number}.txt"] = f" edit {number}\n".encode()
     members["a/2.output.png"] = b""
-    file = write_tar(tmp_path / "x.tar", members)
+    file = tarred(tmp_path / "x.tar", members)
     (tmp_path / "list.txt").write_text("x")
     source = WebdatasetSource(tmp_path, map={"instruction": "txt", "source": "input", "target": "output.png"})
     assert [(record.instruction, record.origin) for record in records(source)] == [

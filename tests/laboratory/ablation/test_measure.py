@@ -152,7 +152,6 @@ def test_families_part_the_editing_tasks() -> None:
     assert sorted(members) == sorted(EDITING)
 
 
-@pytest.mark.slow
 def test_task_gradients_leave_the_weights_and_are_symmetric(sparse: TagMoEPipeline, dense: TagMoEPipeline) -> None:
     for pipeline in (dense, sparse):
         before = {name: value.clone() for name, value in pipeline.transformer.state_dict().items()}

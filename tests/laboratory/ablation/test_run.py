@@ -86,7 +86,6 @@ def test_results_of_dense_and_sparse_fit_together(finished: list[Job]) -> None:
     assert not {"output_dir", "cache_dir", "dense"} & align.settings.keys()
 
 
-@pytest.mark.slow
 def test_a_job_goes_on_from_what_is_there(finished: list[Job]) -> None:
     _, job = finished
     first = read_result(job.folder / "result.json")

@@ -22,7 +22,6 @@ from tagmoe.routing.summary import summarise
 from tagmoe.world import judge
 
 
-@pytest.mark.slow
 def test_every_picture_gets_every_instruction_and_each_is_an_edit_of_it() -> None:
     seed = 4
     cases = tagworld_controls(2, seed)

@@ -72,7 +72,6 @@ def group_of(block: nn.Module) -> Any:
     return HookRegistry.check_if_exists_or_initialize(block).get_hook("group_offloading").group
 
 
-@pytest.mark.slow
 def test_every_weight_of_an_expert_belongs_to_the_group_of_its_block(loaded: Any) -> None:
     pipeline = loaded("group-offload")
     groups = {id(group_of(block)): group_of(block) for block in pipeline.transformer.transformer_blocks}
