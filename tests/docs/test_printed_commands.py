@@ -23,6 +23,7 @@ FILES = (
     *sorted((ROOT / "recipes").rglob("*.yaml")),
     *sorted((ROOT / "tools").glob("*.py")),
 )
+COMMANDS = typer.main.get_command(app)
 TEXTS = [path.read_text(encoding="utf-8") for path in FILES]
 
 
@@ -38,7 +39,7 @@ MENTIONED = found(r"`(tagmoe (?:-|[a-z])[^`\n]*)`")
 
 def parse(command: str) -> None:
     """What the command line does with these words before it runs anything."""
-    group: Any = typer.main.get_command(app)
+    group: Any = COMMANDS
     words = shlex.split(command)[1:]
     with suppress(typer.Exit):  # --help prints and leaves
         context = group.make_context("tagmoe", words)

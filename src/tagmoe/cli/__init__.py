@@ -14,6 +14,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import cache
 from types import SimpleNamespace
 from typing import Annotated, Any
 
@@ -84,7 +85,8 @@ def run(arguments: Sequence[str]) -> int:
         os.environ["TAGMOE_DEBUG"] = "1"
     try:
         _check_words(arguments)
-        code = app([word for word in arguments if word != "--debug"], prog_name="tagmoe", standalone_mode=False)
+        words = [word for word in arguments if word != "--debug"]
+        code = _commands()(words, prog_name="tagmoe", standalone_mode=False)
         sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
@@ -99,6 +101,12 @@ def run(arguments: Sequence[str]) -> int:
     if code in (INTERRUPTED, TERMINATED):
         log("interrupted: the command was stopped before it was finished.")
     return code if isinstance(code, int) else 0
+
+
+@cache
+def _commands() -> Any:
+    """The parser of all verbs, built once a process: calling the app would build it again for every command line."""
+    return typer.main.get_command(app)
 
 
 def log(sentence: str) -> None:
