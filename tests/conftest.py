@@ -9,8 +9,6 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A name that is no folder is looked for on the hub: no test may wait for a network.
 os.environ["HF_HUB_OFFLINE"] = "1"
-# Imports make objects that stay. Going through them again and again takes the collector a quarter of the collection.
-gc.disable()
 
 from typing import Any
 
@@ -24,6 +22,8 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.register_profile("quick", max_examples=30)
     if config.getoption("markexpr") == "not slow":
         settings.load_profile("quick")
+    # Imports make objects that stay. To go through them again and again would be a quarter of the collection's time.
+    gc.disable()
 
 
 @pytest.hookimpl(tryfirst=True)
