@@ -13,10 +13,13 @@ from diffusers import (
     AutoencoderKLQwenImage,
     DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinKVPipeline,
     Flux2KleinPipeline,
     Flux2Transformer2DModel,
     FluxKontextPipeline,
     FluxTransformer2DModel,
+    Kandinsky5I2IPipeline,
+    Kandinsky5Transformer3DModel,
     LongCatImageEditPipeline,
     LongCatImageTransformer2DModel,
     QwenImageEditPipeline,
@@ -54,6 +57,8 @@ def editors() -> dict[str, Any]:
         "LongCatImageEditPipeline": longcat,
         "FluxKontextPipeline": flux_kontext,
         "Flux2KleinPipeline": flux2_klein,
+        "Flux2KleinKVPipeline": lambda: Flux2KleinKVPipeline(**flux2_klein().components),
+        "Kandinsky5I2IPipeline": kandinsky5,
         "StableDiffusionInstructPix2PixPipeline": instruct_pix2pix,
         "StableDiffusionXLInstructPix2PixPipeline": instruct_pix2pix_xl,
     }
@@ -79,24 +84,24 @@ def word_tokenizer(length: int = 16) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=core, model_max_length=length, **marks)
 
 
-def clip(kind: type = CLIPTextModel, width: int = 32) -> Any:
+def clip(kind: type = CLIPTextModel, width: int = 32, length: int = 16) -> Any:
     """A text encoder of CLIP."""
     torch.manual_seed(0)
     return kind(
         CLIPTextConfig(
             vocab_size=len(WORDS), hidden_size=width, intermediate_size=width, num_hidden_layers=2,
-            num_attention_heads=2, projection_dim=width, max_position_embeddings=16,
+            num_attention_heads=2, projection_dim=width, max_position_embeddings=length,
             pad_token_id=0, bos_token_id=1, eos_token_id=2,
         )
     )  # fmt: skip
 
 
-def autoencoder(channels: int = 4, **options: Any) -> Any:
-    """An autoencoder of Stable Diffusion that halves each side once."""
+def autoencoder(channels: int = 4, levels: int = 2, **options: Any) -> Any:
+    """An autoencoder of Stable Diffusion. Each level but the first halves the sides."""
     torch.manual_seed(0)
     return AutoencoderKL(
-        block_out_channels=(8, 8), norm_num_groups=4, latent_channels=channels,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, **options,
+        block_out_channels=(8,) * levels, norm_num_groups=4, latent_channels=channels,
+        down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels, **options,
     )  # fmt: skip
 
 
@@ -201,6 +206,24 @@ def longcat() -> Any:
         scheduler=FlowMatchEulerDiscreteScheduler(), vae=autoencoder(16, shift_factor=0.1, scaling_factor=0.5),
         text_encoder=encoder, tokenizer=tokenizer, text_processor=processor, transformer=transformer,
     )  # fmt: skip
+
+
+def kandinsky5() -> Any:
+    """Kandinsky 5.0 for editing, with one more size of pictures than the seven that it knows."""
+    _, encoder, processor = qwen_texts()
+    torch.manual_seed(0)
+    transformer = Kandinsky5Transformer3DModel(
+        patch_size=(1, 2, 2), in_visual_dim=16, out_visual_dim=16, in_text_dim=16, in_text_dim2=32, time_dim=16,
+        model_dim=16, ff_dim=32, num_text_blocks=1, num_visual_blocks=1, axes_dims=(1, 1, 2), visual_cond=True,
+        attention_type="regular",
+    )  # fmt: skip
+    pipeline = Kandinsky5I2IPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(), vae=autoencoder(16, 4, scaling_factor=0.5),
+        text_encoder=encoder, tokenizer=processor, text_encoder_2=clip(length=77), tokenizer_2=word_tokenizer(77),
+        transformer=transformer,
+    )  # fmt: skip
+    pipeline.resolutions.append((64, 64))
+    return pipeline
 
 
 def qwen_texts() -> tuple[Any, Any, Any]:

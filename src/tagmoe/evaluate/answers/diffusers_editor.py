@@ -1,7 +1,8 @@
 """Any edit pipeline of diffusers as an editor: one table says how each class is called.
 
 The pictures, the guidance and the words for them have another name in nearly every class. What is not in the table can
-be had as a function of the user's own (`tagmoe.evaluate.answers.function`).
+be had as a function of the user's own (`tagmoe.evaluate.answers.function`): so a class that answers with a film
+(ChronoEdit), or one that wants the instruction as JSON which a model of its own writes (BriaFiboEdit).
 """
 
 from __future__ import annotations
@@ -42,15 +43,24 @@ class Call:
 
 _NEGATIVE = {"negative_prompt": " "}
 """Without one these classes leave true classifier-free guidance out."""
-_FLUX2 = Call(least=0, most=None, as_list=True)
+_ANY_NUMBER = Call(least=0, most=None, as_list=True)
 CALLS: dict[str, Call] = {
     "QwenImageEditPipeline": Call(cfg="true_cfg_scale", fixed=_NEGATIVE),
     "QwenImageEditPlusPipeline": Call(most=None, as_list=True, cfg="true_cfg_scale", fixed=_NEGATIVE),
     "QwenImage21Pipeline": Call(least=0, most=None, as_list=True, cfg="true_cfg_scale", fixed=_NEGATIVE),
     "FluxKontextPipeline": Call(least=0),
-    "Flux2Pipeline": _FLUX2,
-    "Flux2KleinPipeline": _FLUX2,
+    "Flux2Pipeline": _ANY_NUMBER,
+    "Flux2KleinPipeline": _ANY_NUMBER,
+    "Flux2KleinKVPipeline": Call(least=0, most=None, as_list=True, cfg=None),
     "LongCatImageEditPipeline": Call(),
+    "GlmImagePipeline": _ANY_NUMBER,
+    "ZImageOmniPipeline": _ANY_NUMBER,
+    "BriaFibo2Pipeline": _ANY_NUMBER,
+    "JoyImageEditPipeline": Call(),
+    "JoyImageEditPlusPipeline": Call("images", most=None, as_list=True),
+    "Kandinsky5I2IPipeline": Call(),
+    "DreamLitePipeline": Call(least=0),
+    "DreamLiteMobilePipeline": Call(least=0, cfg=None),
     "StableDiffusionInstructPix2PixPipeline": Call(),
     "StableDiffusionXLInstructPix2PixPipeline": Call(),
     "OmniGenPipeline": Call(
@@ -111,7 +121,8 @@ class DiffusersEditor:
         generator = torch.Generator("cpu").manual_seed(seed)
         arguments = {**call.fixed, **self._options, call.pictures: shown, "prompt": words, "generator": generator}
         with torch.inference_mode():
-            output: Picture = self._pipeline(**arguments).images[0]
+            # The first field of the output, which most classes call images and Kandinsky image.
+            output: Picture = self._pipeline(**arguments)[0][0]
         return output
 
 
