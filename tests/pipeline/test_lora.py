@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 from diffusers import QwenImageTransformer2DModel
-from diffusers.loaders import QwenImageLoraLoaderMixin
+from diffusers.loaders import PeftAdapterMixin, QwenImageLoraLoaderMixin
 from peft import LoraConfig
 from safetensors.torch import save_file
 from support.tiny_model import build_dense, build_pipeline
 
 from tagmoe.errors import CheckpointError, MissingError, UsageError
+from tagmoe.model.lora import LoraReport
 from tagmoe.model.upcycle import upcycle
-from tagmoe.pipeline.lora import LoraReport
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 
 RANK = 2
@@ -132,9 +132,18 @@ def test_on_fresh_experts_it_is_the_dense_model_with_its_update(
 def test_diffusers_alone_loses_the_mixtures_layers(dense, pipe, inputs) -> None:
     """The control: why this module is there."""
     parts = matrices(dense)
-    QwenImageLoraLoaderMixin.load_lora_weights(pipe, in_names_of("diffusers", parts))
+    PeftAdapterMixin.load_lora_adapter(pipe.transformer, in_names_of("diffusers", parts))
     merged(dense, parts)
     assert not torch.allclose(sample(pipe.transformer, inputs), sample(dense, inputs), atol=1e-2)
+
+
+@pytest.mark.parametrize(("scheme", "alpha"), [("diffusers", None), ("comfyui", 1.0)])
+def test_a_pipeline_of_diffusers_loads_it_whole_into_our_transformer(dense, pipe, inputs, scheme, alpha) -> None:
+    """It renames the layers and multiplies alpha into them before it hands them on."""
+    parts = matrices(dense)
+    QwenImageLoraLoaderMixin.load_lora_weights(pipe, in_names_of(scheme, parts, alpha))
+    merged(dense, parts, 1.0 if alpha is None else alpha / RANK)
+    torch.testing.assert_close(sample(pipe.transformer, inputs), sample(dense, inputs), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow_but_first

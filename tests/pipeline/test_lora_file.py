@@ -16,8 +16,8 @@ from support.tiny_model import build_dense, build_pipeline
 from torch import Tensor
 
 from tagmoe.errors import CheckpointError, MissingError, UsageError
+from tagmoe.model.lora_file import lora_file
 from tagmoe.model.upcycle import upcycle
-from tagmoe.pipeline.lora_file import lora_file
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 
 RANK = 4

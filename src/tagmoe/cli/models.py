@@ -23,7 +23,7 @@ from tagmoe.pipeline.model_folder import model_folder
 from tagmoe.pipeline.packaged import packaged_folder
 
 if TYPE_CHECKING:
-    from tagmoe.pipeline.lora import LoraReport
+    from tagmoe.model.lora import LoraReport
     from tagmoe.pipeline.pipeline import TagMoEPipeline
 
 PACKAGED = "packaged TagWorld model"

@@ -22,7 +22,7 @@ from tagmoe.sentences import counted
 if TYPE_CHECKING:
     from tagmoe.cli.explain import Page
     from tagmoe.cli.rewriting import Rewriter
-    from tagmoe.pipeline.lora import LoraReport
+    from tagmoe.model.lora import LoraReport
     from tagmoe.pipeline.memory.plans import MemoryPlan
     from tagmoe.pipeline.pipeline import TagMoEPipeline, TagMoEPipelineOutput
     from tagmoe.rewrite.rewriter import Rewriting

@@ -25,6 +25,7 @@ from tagmoe.errors import ConfigError, UsageError
 from tagmoe.model.cpu.attention import RealRoPEAttnProcessor, real_rotary
 from tagmoe.model.cpu.experts import LEAST_ROWS
 from tagmoe.model.loading import StrictLoadingMixin
+from tagmoe.model.lora import LoraAdapterMixin
 from tagmoe.model.moe import MoE
 from tagmoe.model.routing import (
     ROUTING_TOKENS,
@@ -215,7 +216,7 @@ TransformerBlockRegistry.register(
 )
 
 
-class TagMoETransformer2DModel(StrictLoadingMixin, QwenImageTransformer2DModel):
+class TagMoETransformer2DModel(StrictLoadingMixin, LoraAdapterMixin, QwenImageTransformer2DModel):
     """Qwen-Image's transformer with `MoE` in place of `img_mlp` in the last `num_moe_blocks` blocks (paper 4.1).
 
     With num_moe_blocks=0 it is diffusers' model, bit for bit. Reference images are appended as tokens: `img_shapes`

@@ -54,6 +54,7 @@ MATRIX = re.compile(
     r")\.(?P<part>weight|bias)"
 )
 ALPHA = re.compile(r"(?P<layer>.+)\.(?:alpha|lora_alpha|network_alpha)")
+DORA = re.compile(r"(?:transformer\.)?(.+?)\.(?:lora_[AB]\.(?:weight|bias)|lora_magnitude_vector(?:\.weight)?)")
 SIDES = {"A": "A", "down": "A", "B": "B", "up": "B"}
 # These initialisations of peft change the layer that the LoRA belongs to, so the file alone is not the model.
 CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "eva_base")
@@ -120,6 +121,24 @@ def read_lora(
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{label} is damaged ({reason_of(error)}); copy or download it again.") from error
     return _parse(label, weights, header, config, modules)
+
+
+def is_dora_of(source: str | Path | Mapping[str, Tensor], modules: Iterable[str], **file_options: Any) -> bool:
+    """Whether this is a DoRA of exactly these modules that diffusers saved, so that diffusers loads it exactly."""
+    if isinstance(source, Mapping):
+        return False
+    try:
+        with safe_open(lora_file(source, **file_options), framework="pt") as tensors:
+            names, header = list(tensors.keys()), tensors.metadata() or {}
+    except (SafetensorError, OSError):
+        return False
+    layers = [DORA.fullmatch(name) for name in names]
+    known = set(modules)
+    return (
+        LORA_ADAPTER_METADATA_KEY in header
+        and any("magnitude" in name for name in names)
+        and all(layer is not None and layer[1] in known for layer in layers)
+    )
 
 
 def lora_file(source: str | Path, weight_name: str | None = None, subfolder: str | None = None, **hub: Any) -> Path:
