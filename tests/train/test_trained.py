@@ -152,7 +152,8 @@ def test_a_layer_of_zeros_stays_one() -> None:
     assert float(StoredLinear(linear, torch.float8_e4m3fn).restored(torch.float32).weight.abs().max()) == 0
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp8", "nf4"])
+@pytest.mark.slow_but_first
+@pytest.mark.parametrize("dtype", ["nf4", "fp8", "bf16"])
 def test_a_run_of_moe_trains_the_mixture_alone_and_resumes(
     dtype: str, config: Callable[..., RunConfig], run_training: RunTraining
 ) -> None:
