@@ -163,6 +163,7 @@ def test_a_callback_object_of_diffusers_says_which_tensors_it_wants(tiny_pipelin
     assert not tokens(tiny_pipeline, PROMPT, callback_on_step_end=Zeros()).any()
 
 
+@pytest.mark.slow
 def test_attention_kwargs_scale_a_lora(tiny_pipeline: Any) -> None:
     peft = pytest.importorskip("peft")
     pipe = build_pipeline()

@@ -71,22 +71,22 @@ def real_bytes(parameters: list[nn.Parameter]) -> int:
     return sum(p.numel() * p.element_size() for p in parameters)
 
 
+BYTE_CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {"name": "adamw", "states": "bf16", "gradients": "bf16"}),
+    ({"parameters": "moe"}, {"name": "adamw"}),
+    ({"parameters": "moe", "frozen_dtype": "fp8"}, {"name": "adamw", "states": "8bit"}),
+    ({"parameters": "moe", "frozen_dtype": "nf4"}, {"name": "adamw", "states": "8bit", "gradients": "bf16"}),
+    ({"parameters": "moe", "frozen_dtype": "fp32"}, {"name": "muon"}),
+]
+
+
 @pytest.mark.parametrize(
     ("changes", "optimizer"),
     [
         ({}, {"name": "muon"}),
         ({"parameters": "moe", "frozen_dtype": "fp8"}, {"name": "adamw", "states": "bf16", "gradients": "bf16"}),
         ({"parameters": "moe", "frozen_dtype": "nf4"}, {"name": "adamw", "states": "8bit"}),
-        *(
-            pytest.param(*case, marks=pytest.mark.slow)
-            for case in (
-                ({}, {"name": "adamw", "states": "bf16", "gradients": "bf16"}),
-                ({"parameters": "moe"}, {"name": "adamw"}),
-                ({"parameters": "moe", "frozen_dtype": "fp8"}, {"name": "adamw", "states": "8bit"}),
-                ({"parameters": "moe", "frozen_dtype": "nf4"}, {"name": "adamw", "states": "8bit", "gradients": "bf16"}),
-                ({"parameters": "moe", "frozen_dtype": "fp32"}, {"name": "muon"}),
-            )
-        ),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in BYTE_CASES),
         ({"parameters": "lora", "lora": {"rank": 3}}, {"name": "adamw"}),
     ],
 )

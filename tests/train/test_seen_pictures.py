@@ -119,6 +119,7 @@ def test_prompts_beside_pictures_and_alone_do_not_disturb_each_other(seeing: Tag
     assert torch.equal(plain.encode_prompt(texts[0], image=beside[0])[0], plain.encode_prompt(texts[0])[0])
 
 
+@pytest.mark.slow
 def test_an_edit_is_conditioned_on_the_picture_that_is_seen(seeing: TagMoEPipeline) -> None:
     seen: list[Any] = []
     encode = seeing.encode_texts

@@ -23,7 +23,7 @@ def expert_bytes(benchmark: Any, pipeline: Any) -> int:
     return sum(benchmark.held_bytes(b.img_mlp.experts) for b in pipeline.transformer.transformer_blocks[-3:])
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["8-bit", "4-bit"])
 def test_bytes_after_loading_are_those_of_the_arithmetic(benchmark: Any, loaded: Any, form: str) -> None:
     full, packed = loaded("resident"), loaded(form)
