@@ -128,7 +128,6 @@ def test_a_generated_picture_is_repeated(tagmoe, model, tmp_path) -> None:
     assert np.array_equal(pixels(first), pixels(again))
 
 
-@pytest.mark.slow
 def test_the_packaged_model_repeats_its_edit(tagmoe, tmp_path) -> None:
     first, again = tmp_path / "first.webp", tmp_path / "again.webp"
     assert tagmoe("edit", "example:scene", "-p", "make the star blue", "-o", first).code == 0

@@ -170,6 +170,7 @@ def test_references_keep_their_aspect_and_area_is_an_argument(tiny_pipeline: Any
     assert grids == ((1, 8, 8), (1, 2, 8))
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("source", "wanted"),
     [((64, 64), (64, 64)), ((300, 150), (88, 48)), ((150, 300), (48, 88)), ((1600, 100), (128, 32))],

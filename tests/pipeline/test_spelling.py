@@ -31,7 +31,7 @@ def pipe() -> TagMoEPipeline:
     return TagMoEPipeline.from_pretrained(packaged_folder())
 
 
-@pytest.mark.slow
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_every_spelling_of_an_instruction_is_encoded_alike(pipe: TagMoEPipeline, spelling: str) -> None:
     for number, task in enumerate(TASKS):

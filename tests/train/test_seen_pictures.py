@@ -70,6 +70,7 @@ class Processor:
         return found
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("sizes", [[(64, 64)], [(100, 60), (40, 90)]])
 def test_the_embedding_is_that_of_the_stock_pipeline(sizes: list[tuple[int, int]]) -> None:
     ours = build_pipeline(picture_template=EDIT_TEMPLATE)
