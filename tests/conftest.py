@@ -44,6 +44,8 @@ def pytest_collection_finish() -> None:
     """Spare the collector what was imported: to go through the objects of all libraries takes it most of a second."""
     gc.freeze()
     gc.enable()
+    # Models and figures are made of many objects that die without the collector. At 700 new ones it runs all the time.
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -143,8 +143,8 @@ TINY = {
 }  # fmt: skip
 
 
-# Three dense blocks are two and one more; more mixtures than two are planned in tests/train/test_full_size_recipes.py.
-SHORT = {"num_layers": 4, "num_moe_blocks": 1}
+# Traced at once. Of a deep model some blocks are traced, also in tests/train/test_full_size_recipes.py.
+SHORT = {"num_layers": 3, "num_moe_blocks": 1}
 
 
 @pytest.mark.slow_but_first
