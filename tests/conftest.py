@@ -10,10 +10,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A name that is no folder is looked for on the hub: no test may wait for a network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import settings
+from support.kept_components import components_kept
 from support.tiny_model import build_pipeline
 
 
@@ -42,6 +44,15 @@ def pytest_collection_finish() -> None:
     """Spare the collector what was imported: to go through the objects of all libraries takes it most of a second."""
     gc.freeze()
     gc.enable()
+    # Models and figures are made of many objects that die without the collector. At 700 new ones it runs all the time.
+    gc.set_threshold(20_000, 20, 20)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def components_read_once() -> Iterator[None]:
+    """All runs of a session train with the same few components."""
+    with components_kept():
+        yield
 
 
 @pytest.fixture(scope="session")

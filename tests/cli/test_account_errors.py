@@ -104,6 +104,7 @@ def test_a_run_of_refused_rows_needs_few_control_questions(tagmoe, store, server
     assert statuses(store) == {"ok": ROWS}
 
 
+@pytest.mark.slow
 def test_a_row_that_is_refused_before_the_account_is_empty_hides_nothing(tagmoe, store, server):
     body = {"error": {"message": "denied"}}
     picture = Store.open(store).records([0])[0].target.digest

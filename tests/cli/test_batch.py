@@ -123,7 +123,7 @@ def test_a_bad_picture_is_said_and_the_others_go_on(tagmoe, model, folder, tmp_p
     assert sorted(path.name for path in out.iterdir()) == ["a.png", "b.jpg", "c.png"]
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["prompt", "seed", "steps", "source", "no metadata"])
 def test_what_was_made_otherwise_is_refused_without_force(tagmoe, model, folder, tmp_path, change) -> None:
     out = tmp_path / "out"

@@ -180,6 +180,7 @@ def test_view(tagmoe, store, tmp_path) -> None:
     tagmoe("data", "view", store, "--id", record.id, "-o", tmp_path / "a.png").refused(2, "--force")
 
 
+@pytest.mark.slow
 def test_without_the_extra_the_install_line_is_named(tagmoe, store, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("tagmoe.extras.find_spec", lambda name: None)
     for words in (

@@ -49,6 +49,7 @@ def contents(path: Path) -> tuple[int, str]:
     return len(opened), content_hash(opened, ["id", "instruction", "images", "target"])
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("verb", GROWING)
 def test_a_disk_that_takes_no_more(tagmoe, store, made, verb):
     with small_files(300):

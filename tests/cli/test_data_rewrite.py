@@ -162,7 +162,8 @@ REMOVALS = [sound(n, native_task="removal", instruction=f"Remove thing number {n
 INVERSE = {"instruction": "Add a small blue kite to the left of the tree.", "certain": True}
 
 
-def test_records_that_wait_get_their_inverse(tagmoe, tmp_path, server):
+def test_records_that_wait_get_their_inverse(tagmoe, tmp_path, server, monkeypatch):
+    monkeypatch.setattr("tagmoe.vlm.servers.FIRST_PAUSE", 0.05)
     odd = replace(REMOVALS[5], images=(*REMOVALS[5].images, picture(scene(seed=9), "reference")))
     store = made(tmp_path / "s", [*REMOVALS[:5], odd])
     waiting = json.loads(tagmoe("data", "invert", store, "--share", 0.5, "--dry-run", "--json").out)

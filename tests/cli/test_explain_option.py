@@ -60,6 +60,7 @@ def test_an_edit_is_explained_with_predicted_tags_beside_those_of_the_rules(tagm
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.png", "page.html"]
 
 
+@pytest.mark.slow
 def test_explaining_does_not_change_the_picture(tagmoe, aligned, picture, tmp_path) -> None:
     with_page, without = tmp_path / "a.png", tmp_path / "b.png"
     assert tagmoe(*call(picture, with_page, aligned, "--explain", tmp_path / "page.html")).code == 0

@@ -372,6 +372,7 @@ def test_generate_has_it_too(tagmoe: Any, model: Path, tmp_path: Path) -> None:
     assert json.loads(done.out)["prompt"] == "draw a red star at the top left"
 
 
+@pytest.mark.slow
 def test_a_bad_backend_is_refused_before_anything_is_loaded(tagmoe: Any, scene: Path, tmp_path: Path) -> None:
     command = ("edit", scene, "-p", RAW, "-o", tmp_path / "o.png")
     tagmoe(*command, "--rewrite", "gpt").refused(2, "'gpt'")

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from support.source_trees import imports_in
+
 PACKAGE = Path(__file__).parents[2] / "src" / "tagmoe"
 LEVELS = (
     ("sentences",),
@@ -72,10 +74,10 @@ def room_of(path: Path) -> str:
 def imports_of(text: str, package: tuple[str, ...]) -> set[str]:
     """Rooms of tagmoe that a file imports anywhere in it, also inside functions and for types only."""
     names: list[str] = []
-    for node in ast.walk(ast.parse(text)):
+    for node in imports_in(text):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
+        else:
             above = package[: len(package) - node.level + 1] if node.level else ()
             module = ".".join([*above, *([node.module] if node.module else [])])
             names += [f"{module}.{alias.name}" for alias in node.names]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from functools import cache
+from collections.abc import Iterator
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
@@ -25,20 +25,17 @@ def functions(tree: ast.Module) -> list[Function]:
     return [node for body in (tree.body, *(c.body for c in classes)) for node in body if isinstance(node, Function)]
 
 
-@cache
-def called(function: Function) -> frozenset[str]:
+def called(function: Function) -> Iterator[str]:
     """The last names of all that a function calls; "assert" where it asserts itself."""
-    names = set()
     for node in ast.walk(function):
         if isinstance(node, ast.Call):
-            names.add(getattr(node.func, "attr", None) or getattr(node.func, "id", ""))
+            yield getattr(node.func, "attr", None) or getattr(node.func, "id", "")
         elif isinstance(node, ast.Assert):
-            names.add("assert")
-    return frozenset(names)
+            yield "assert"
 
 
 def asserts(function: Function, helpers: frozenset[str]) -> bool:
-    return not called(function).isdisjoint(helpers)
+    return any(name in helpers for name in called(function))
 
 
 def asserting_helpers(tree: ast.Module, known: frozenset[str]) -> frozenset[str]:
@@ -63,7 +60,8 @@ def imported(tree: ast.Module) -> set[str]:
 def idle_tests(text: str, also: frozenset[str] = frozenset(), shared: frozenset[str] = frozenset()) -> list[str]:
     """Tests of a file that assert nothing. also: names that assert there; shared: helpers of tests/support that do."""
     tree = ast.parse(text)
-    helpers = asserting_helpers(tree, ASSERTING | also | (shared & imported(tree)))
+    from_support = shared & imported(tree) if "support" in text else frozenset[str]()
+    helpers = asserting_helpers(tree, ASSERTING | also | from_support)
     return [f.name for f in functions(tree) if f.name.startswith("test") and not asserts(f, helpers)]
 
 

@@ -191,6 +191,7 @@ def test_nothing_rewards_a_copy_of_the_whole_source() -> None:
     assert {one.better for one in METRICS["copying"]().measures} == {"neither", "lower"}
 
 
+@pytest.mark.slow
 def test_an_output_of_another_size_is_resized_and_noted(photos: Prepared) -> None:
     case = Case(bench="p", id="1", task="t", instruction="i", source="source.png", target="target.png")
     pair = Pair(case, photo(1).resize((640, 480)), photos)
@@ -233,7 +234,7 @@ def test_controls_follow_ice_bench(photos: Prepared) -> None:
     assert colourfulness(red) == pytest.approx(0.3 * np.sqrt(1 + 0.25))
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("right", "down", "zoom"), [(0, 0, 1), (3, 0, 1), (0.5, -1.5, 1), (9, -14, 1), (0, 0, 1.03), (4, -3, 0.95)]
 )

@@ -77,14 +77,17 @@ def test_several_pictures_go_in_their_order_and_fields_as_given(server: Loopback
     assert "seed" not in request
 
 
-def test_what_passes_is_asked_again_after_the_time_that_the_server_names(bench, server: Loopback, tmp_path) -> None:
+def test_what_passes_is_asked_again_after_the_time_that_the_server_names(
+    bench, server: Loopback, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("tagmoe.vlm.servers.FIRST_PAUSE", 0.05)
     words = first_of(bench, "add")[1].instruction
-    server.faults = {words: [{"status": 429, "headers": {"Retry-After": "1.2"}}, 500, 503]}
+    server.faults = {words: [{"status": 429, "headers": {"Retry-After": "0.8"}}, 500, 503]}
     started = time.monotonic()
     made = run(bench, editor(server), tmp_path / "run", tasks=["add"])
     assert made.counts == {"ok": 1}
     assert server.asked[words] == 4
-    assert time.monotonic() - started > 1.2
+    assert time.monotonic() - started > 0.8
 
 
 def test_a_refusal_is_a_failure_with_the_words_of_the_server_and_no_picture(bench, server: Loopback, tmp_path) -> None:

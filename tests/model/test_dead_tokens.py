@@ -135,6 +135,7 @@ def test_without_references_nothing_changes_a_bit(build, inputs, real):
         assert torch.equal(model(**inputs, target_only=True).sample, model(**inputs).sample)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("tokens", "routing", "experts", "gate"),
     [
@@ -184,6 +185,7 @@ def test_the_last_text_mlp_is_left_out_unless_it_is_hooked(build, inputs, monkey
     assert id(mlp) in called
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("tokens", ROUTING_TOKENS)
 def test_the_setting_changes_the_statistics_and_nothing_else(build, inputs, tokens):
     model, plain = build(routing_tokens=tokens), build()

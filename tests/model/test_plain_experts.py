@@ -298,6 +298,7 @@ def test_the_operators_keep_their_word_about_shapes(trains) -> None:
     torch.library.opcheck(torch.ops.tagmoe.experts, args, test_utils=("test_schema", "test_faketensor"))
 
 
+@pytest.mark.slow
 def test_modules_that_must_be_called_still_compile_around_them(graphs) -> None:
     model, x = TwoLayers(), torch.randn(1, 40, DIM)
     for layer in (model.first, model.second):

@@ -83,6 +83,7 @@ def test_impossible_settings_are_named(dense, settings, said):
         upcycle(dense, **({"num_moe_blocks": 2} | settings))
 
 
+@pytest.mark.slow
 def test_a_mixture_is_not_upcycled_again(build):
     with pytest.raises(ConfigError, match="already has 2 mixture blocks"):
         upcycle(build(), num_moe_blocks=3)

@@ -11,6 +11,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from support.source_trees import imports_in
 
 from tagmoe.errors import MissingError
 from tagmoe.extras import EXTRAS, require
@@ -41,7 +42,7 @@ def imported() -> set[str]:
     """Every top-level package that the source imports anywhere, but Python's own and tagmoe."""
     found = set()
     for text in SOURCES.values():
-        for node in ast.walk(ast.parse(text)):
+        for node in imports_in(text):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and not node.level and node.module:
                 names = [node.module]

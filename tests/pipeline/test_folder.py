@@ -144,12 +144,13 @@ def test_the_index_can_only_name_what_belongs_there(
     assert {"this", "module_of_a_test", "evil"}.isdisjoint(set(sys.modules) - imported)
 
 
+@pytest.mark.slow
 def test_an_option_that_is_given_replaces_a_bad_one(saved: tuple[Path, np.ndarray], tmp_path: Path) -> None:
     folder = edited(saved[0], tmp_path / "copy", default_size="64")
     assert TagMoEPipeline.from_pretrained(folder, default_size=32).config.default_size == 32
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("processor", [[None, None], ["transformers", "Qwen2VLProcessor"]])
 def test_the_processor_of_an_editing_folder_is_skipped_in_silence(
     saved: tuple[Path, np.ndarray], tmp_path: Path, caplog: pytest.LogCaptureFixture, processor: Any

@@ -183,7 +183,7 @@ def test_alpha_of_a_header_is_applied_once(pipe, tmp_path, kind, prefix) -> None
     assert_update(pipe, 0.5)
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["adapter metadata", "adapter metadata without prefix", "lora_alpha", "kohya's"])
 def test_tensors_come_before_the_header_and_are_applied_once(pipe, tmp_path, kind) -> None:
     """Stock diffusers multiplies by both: kohya writes both, and so do converters."""

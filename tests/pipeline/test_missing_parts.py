@@ -84,7 +84,7 @@ def test_guidance_without_a_text_encoder_asks_for_negative_embeddings(tiny_pipel
         tokens(without("text_encoder", "tokenizer"), prompt_embeds=embeds, prompt_embeds_mask=mask)
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", [("text_encoder", "tokenizer"), ("transformer",), ("vae",), ("scheduler",), PARTS])
 def test_missing_parts_are_saved_and_loaded_as_missing(tmp_path: Path, missing: tuple[str, ...], caplog: Any) -> None:
     pipe = without(*missing)
@@ -108,6 +108,7 @@ def test_a_missing_part_can_be_given_at_load(tmp_path: Path, tiny_pipeline: Any)
     torch.testing.assert_close(tokens(part, **embeddings(tiny_pipeline)), tokens(tiny_pipeline, PROMPT))
 
 
+@pytest.mark.slow
 def test_weights_are_saved_as_safetensors_in_any_case(tmp_path: Path, tiny_pipeline: Any) -> None:
     tiny_pipeline.save_pretrained(tmp_path, safe_serialization=False, variant="fp16")
     files = {

@@ -58,6 +58,7 @@ def test_it_equals_diffusers_qwen_image_pipeline(tiny_pipeline: Any) -> None:
     close(ours, theirs, 1e-4)
 
 
+@pytest.mark.slow
 def test_the_template_of_qwen_image_drops_its_prefix(tiny_pipeline: Any) -> None:
     pipe = build_pipeline(prompt_template=QWEN_IMAGE_TEMPLATE, max_prompt_tokens=1024)
     before = QWEN_IMAGE_TEMPLATE.split("{}")[0]
@@ -169,6 +170,7 @@ def test_references_keep_their_aspect_and_area_is_an_argument(tiny_pipeline: Any
     assert grids == ((1, 8, 8), (1, 2, 8))
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize(
     ("source", "wanted"),
     [((64, 64), (64, 64)), ((300, 150), (88, 48)), ((150, 300), (48, 88)), ((1600, 100), (128, 32))],
@@ -187,6 +189,7 @@ def test_the_size_asked_for_is_the_size_given(tiny_pipeline: Any, size: tuple[in
     assert out.images[0].size == (width, height)
 
 
+@pytest.mark.slow
 def test_output_types_agree(tiny_pipeline: Any) -> None:
     pil, array, tensor = (tiny_pipeline(SHORT, seed=0, output_type=kind).images for kind in ("pil", "np", "pt"))
     np.testing.assert_allclose(array[0], tensor[0].permute(1, 2, 0).numpy(), atol=1e-6)
@@ -329,6 +332,7 @@ def test_half_precision_runs_and_starts_from_the_same_noise() -> None:
     assert (rough - exact).abs().mean() < 0.02
 
 
+@pytest.mark.slow
 def test_the_progress_bar_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     pipe = build_pipeline()
     pipe(SHORT, seed=0)

@@ -163,6 +163,7 @@ def test_a_callback_object_of_diffusers_says_which_tensors_it_wants(tiny_pipelin
     assert not tokens(tiny_pipeline, PROMPT, callback_on_step_end=Zeros()).any()
 
 
+@pytest.mark.slow
 def test_attention_kwargs_scale_a_lora(tiny_pipeline: Any) -> None:
     peft = pytest.importorskip("peft")
     pipe = build_pipeline()
@@ -335,6 +336,7 @@ def test_routing_is_shown_in_one_line(tiny_pipeline: Any) -> None:
     assert repr(trace.stats()) == "RouterStats(layers=2, batch=1, experts=4)"
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("dense", [True, False], ids=["dense", "mixture"])
 def test_from_pipe_goes_both_ways(dense: bool) -> None:
     ours = build_pipeline(known_words=PROMPT.split(), **({"transformer": build_dense(4)} if dense else {}))

@@ -66,6 +66,7 @@ def test_a_converted_folder_gives_the_same_pictures_as_loading_in_memory(release
     assert not np.array_equal(first, picture(dense))
 
 
+@pytest.mark.slow
 def test_what_is_kept_for_analysis_is_there_in_both(released, base, converted, tmp_path) -> None:
     in_memory = TagMoEPipeline.from_pretrained(str(released), base=str(base))
     folder = TagMoEPipeline.from_pretrained(converted)

@@ -45,7 +45,7 @@ def photo(size: tuple[int, int] = (64, 64)) -> Image.Image:
         (TAGWORLD, [], (64, 128), "an output of 64x128"),
         (TAGWORLD, [(photo, (640, 480))], (64, 64), "a picture of 640x480"),
         (TAGWORLD, [(photo, (64, 64))], (64, 64), "the colours of a photograph"),
-        (PHOTOS, [(photo, (4000, 3000))], (1024, 1024), None),
+        (PHOTOS, [(photo, (2000, 1500))], (1024, 1024), None),
         (PHOTOS, [(photo, (64, 64))], (1344, 768), None),
         (PHOTOS, [], (2048, 2048), "an output of 2048x2048"),
         (PHOTOS, [], (256, 256), "an output of 256x256"),

@@ -55,7 +55,7 @@ WRAPPERS = pytest.mark.parametrize(
 )
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @WRAPPERS
 @pytest.mark.parametrize("part", ["transformer", "text_encoder", "vae"])
 def test_a_wrapped_part_gives_the_same_picture(tiny_pipeline: Any, part: str, wrap: Callable[[Any], Any]) -> None:
@@ -66,7 +66,7 @@ def test_a_wrapped_part_gives_the_same_picture(tiny_pipeline: Any, part: str, wr
     assert pipe.device == torch.device("cpu") or wrap is hooked
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @WRAPPERS
 def test_a_wrapped_transformer_is_built_with_and_returns_routing(
     tiny_pipeline: Any, wrap: Callable[[Any], Any]
@@ -121,7 +121,7 @@ def test_a_lora_on_a_wrapped_transformer_comes_and_goes(tmp_path: Path, wrap: Ca
     torch.testing.assert_close(tokens(pipe), before)
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", [torch.compile, distributed_module, nn.DataParallel])
 def test_a_wrapped_part_changes_its_dtype_and_its_pipeline(wrap: Callable[[Any], Any]) -> None:
     pipe = build_pipeline()

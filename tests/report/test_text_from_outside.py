@@ -116,7 +116,7 @@ def test_a_page_shows_it_and_has_no_tag_of_it(text, tmp_path):
     assert made.count("<") == 2
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @TEXTS
 def test_a_store_counts_exports_and_reads_it_back(text, tmp_path):
     store = Store.create(tmp_path / "s")

@@ -75,6 +75,7 @@ def test_weights_follow_the_number_of_tokens() -> None:
     assert parts_of(means, weight_LI).sum() == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_a_report_has_them_or_says_why_not(make: Make, tmp_path: Path) -> None:
     found = find(make())
     assert not isinstance(found.streams, Missing)

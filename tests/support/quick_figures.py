@@ -12,5 +12,6 @@ import pytest
 def without_layout() -> Iterator[None]:
     """Draw figures without moving their parts apart; all of them are drawn all the same."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("matplotlib.layout_engine.ConstrainedLayoutEngine.execute", lambda *_: None)
+        # With an engine a figure is drawn twice, the first time to measure it.
+        patch.setattr("matplotlib.figure.Figure.get_layout_engine", lambda _: None)
         yield

@@ -41,12 +41,12 @@ def test_so_many_batches_have_no_references(config: Callable[..., RunConfig], la
         stage(config(unified=changed), latents),
         stage(config(unified={**changed, "reference_dropout": 0}), latents),
     )
-    batches = [made.draw(step, 0)[0] for step in range(60)]
+    batches = [made.draw(step, 0)[0] for step in range(40)]
     dropped = [batch.reference_BTC is None for batch in batches]
-    assert 60 * 0.2 < sum(dropped) < 60 * 0.6
+    assert 40 * 0.2 < sum(dropped) < 40 * 0.6
     assert [len(batch.grids) for batch in batches] == [1 if gone else 2 for gone in dropped]
-    again = [made.draw(step, 0)[0].reference_BTC is None for step in range(60)]
-    assert again == dropped, "a pure function of the seed and the number"
+    again = [made.draw(step, 0)[0].reference_BTC is None for step in range(20)]
+    assert again == dropped[:20], "a pure function of the seed and the number"
     for step in (dropped.index(True), dropped.index(False)):
         one, other = made.draw(step, 0), whole.draw(step, 0)
         assert torch.equal(one[0].target_BTC, other[0].target_BTC)

@@ -71,15 +71,22 @@ def real_bytes(parameters: list[nn.Parameter]) -> int:
     return sum(p.numel() * p.element_size() for p in parameters)
 
 
+BYTE_CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {"name": "adamw", "states": "bf16", "gradients": "bf16"}),
+    ({"parameters": "moe"}, {"name": "adamw"}),
+    ({"parameters": "moe", "frozen_dtype": "fp8"}, {"name": "adamw", "states": "8bit"}),
+    ({"parameters": "moe", "frozen_dtype": "nf4"}, {"name": "adamw", "states": "8bit", "gradients": "bf16"}),
+    ({"parameters": "moe", "frozen_dtype": "fp32"}, {"name": "muon"}),
+]
+
+
 @pytest.mark.parametrize(
     ("changes", "optimizer"),
     [
         ({}, {"name": "muon"}),
-        ({}, {"name": "adamw", "states": "bf16", "gradients": "bf16"}),
-        ({"parameters": "moe"}, {"name": "adamw"}),
-        ({"parameters": "moe", "frozen_dtype": "fp8"}, {"name": "adamw", "states": "8bit"}),
-        ({"parameters": "moe", "frozen_dtype": "nf4"}, {"name": "adamw", "states": "8bit", "gradients": "bf16"}),
-        ({"parameters": "moe", "frozen_dtype": "fp32"}, {"name": "muon"}),
+        ({"parameters": "moe", "frozen_dtype": "fp8"}, {"name": "adamw", "states": "bf16", "gradients": "bf16"}),
+        ({"parameters": "moe", "frozen_dtype": "nf4"}, {"name": "adamw", "states": "8bit"}),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in BYTE_CASES),
         ({"parameters": "lora", "lora": {"rank": 3}}, {"name": "adamw"}),
     ],
 )
@@ -136,17 +143,23 @@ TINY = {
 }  # fmt: skip
 
 
+# Traced at once. Of a deep model some blocks are traced, also in tests/train/test_full_size_recipes.py.
+SHORT = {"num_layers": 3, "num_moe_blocks": 1}
+
+
 @pytest.mark.slow_but_first
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("layers", [SHORT, {}], ids=["short", "deep"])
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
 @pytest.mark.parametrize("parameters", ["all", "moe", "lora"])
-def test_activations_are_within_a_tenth(parameters: str, precision: str) -> None:
+def test_activations_are_within_a_tenth(parameters: str, precision: str, layers: dict[str, int]) -> None:
+    tiny = TINY | layers
     run = check_config({**FULL, "parameters": parameters})
     shapes = Shapes(2, ((6, 8), (6, 8)), 16)
-    traced = trace(TINY, shapes, precision, prepare=lambda model: choose_trained(model, run))
+    traced = trace(tiny, shapes, precision, prepare=lambda model: choose_trained(model, run))
     from tagmoe.model.cpu.attention import RealRoPEAttnProcessor
     from tagmoe.model.transformer import TagMoETransformer2DModel
 
-    transformer = TagMoETransformer2DModel(**TINY).train()
+    transformer = TagMoETransformer2DModel(**tiny).train()
     transformer.set_attn_processor(RealRoPEAttnProcessor())
     choose_trained(transformer, run)
     with saved_bytes(transformer) as saved, autocast(precision):

@@ -70,6 +70,7 @@ class Processor:
         return found
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("sizes", [[(64, 64)], [(100, 60), (40, 90)]])
 def test_the_embedding_is_that_of_the_stock_pipeline(sizes: list[tuple[int, int]]) -> None:
     ours = build_pipeline(picture_template=EDIT_TEMPLATE)
@@ -119,6 +120,7 @@ def test_prompts_beside_pictures_and_alone_do_not_disturb_each_other(seeing: Tag
     assert torch.equal(plain.encode_prompt(texts[0], image=beside[0])[0], plain.encode_prompt(texts[0])[0])
 
 
+@pytest.mark.slow
 def test_an_edit_is_conditioned_on_the_picture_that_is_seen(seeing: TagMoEPipeline) -> None:
     seen: list[Any] = []
     encode = seeing.encode_texts

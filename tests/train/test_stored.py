@@ -49,7 +49,7 @@ def stored_stage(config: RunConfig, folder: Path) -> FlowStage:
     )  # fmt: skip
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "tasks"), [("edit", EDITING), ("generate", TEXT_TO_IMAGE)])
 def test_a_batch_is_that_of_the_stream_on_the_same_samples(
     kind: str, tasks: tuple[str, ...], tagworld: Path, config: Callable[..., RunConfig], latents: str

@@ -253,6 +253,7 @@ def test_words_that_change_cost_few_trials(server: Server) -> None:
     assert server.counts()["requests"] <= 24 + 3 * 2 * len(OPTIONAL)
 
 
+@pytest.mark.slow
 def test_what_one_server_refuses_another_may_answer(server: Server) -> None:
     with fault_server(rules=[{"status": 402, "body": {"error": {"message": "no credit"}}}]) as poor:
         server.set(rules=[{"content": VALUE}])

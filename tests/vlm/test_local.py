@@ -61,7 +61,7 @@ def picture(width: int, height: int, seed: int = 0) -> Attachment:
     return Attachment(png(width, height, seed))
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
 @pytest.mark.parametrize("seed", range(4))
 def test_random_weights_write_what_fits_the_schema(vlm: LocalVLM, schema: dict[str, Any], seed: int) -> None:
@@ -107,6 +107,7 @@ def test_an_answer_that_just_fits_max_tokens_is_whole(vlm: LocalVLM) -> None:
     assert ask(vlm, schema=schema, max_tokens=whole).value == "a"
 
 
+@pytest.mark.slow
 def test_the_seed_decides_a_draw_and_nothing_global_does(vlm: LocalVLM) -> None:
     options = {"temperature": 2.0, "max_tokens": 12}
     torch.manual_seed(1)
@@ -378,6 +379,7 @@ def test_the_loop_runs_on_and_questions_wait_for_each_other(vlm: LocalVLM, monke
     assert most == 1
 
 
+@pytest.mark.slow
 def test_an_abandoned_question_stops_being_written(vlm: LocalVLM) -> None:
     async def main() -> None:
         with pytest.raises(asyncio.TimeoutError):

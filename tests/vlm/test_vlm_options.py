@@ -19,6 +19,7 @@ from tagmoe.vlm.question import Question
 LIMITS: dict[str, Any] = {"concurrency": 4, "timeout": 5.0}
 
 
+@pytest.mark.slow
 def test_servers_are_checked_and_then_asked_with_the_key_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     with fault_server(key="the-key") as server:
         monkeypatch.delenv("OPENAI_API_KEY", raising=False)

@@ -63,6 +63,7 @@ def test_a_turned_picture_is_shown_upright(orientation: int) -> None:
     assert max(other) < 60
 
 
+@pytest.mark.slow
 def test_a_large_picture_is_scaled_to_the_cap() -> None:
     shown = opened(capped(encoded(scene(600, 900)), 150_000))
     assert shown.format == "JPEG"

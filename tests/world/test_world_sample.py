@@ -13,7 +13,20 @@ import pytest
 
 from tagmoe.errors import UsageError
 from tagmoe.tags import TAG_NAMES
-from tagmoe.world import TASKS, Background, Face, Item, Sample, Scene, render, sample, slot_values, words
+from tagmoe.world import (
+    TASKS,
+    Background,
+    Content,
+    Face,
+    Item,
+    Sample,
+    Scene,
+    content,
+    render,
+    sample,
+    slot_values,
+    words,
+)
 from tagmoe.world.scene import PLACES
 from tagmoe.world.templates import TEMPLATES
 
@@ -22,6 +35,11 @@ SPLITS = ("train", "test")
 
 def cases(count: int, split: str = "train", seed: int = 11) -> list[Sample]:
     return [sample(seed, i, split=split, task=task) for task in TASKS for i in range(count)]  # type: ignore[arg-type]
+
+
+def contents(count: int, split: str = "train", seed: int = 11) -> list[Content]:
+    """What `cases` show and say, without their pictures, in a third of the time."""
+    return [content(seed, i, split=split, task=task) for task in TASKS for i in range(count)]  # type: ignore[arg-type]
 
 
 def same(a: Sample, b: Sample) -> bool:
@@ -82,11 +100,12 @@ def test_train_never_shows_a_held_out_combination_and_test_often_does(count: int
 
 def test_a_training_mix_uses_all_18_tags_and_every_descriptor_is_valid() -> None:
     used: set[str] = set()
-    for case in cases(25) + cases(10, "test"):
-        case.tags.validate()
-        used.update(case.tags.tags)
-        faces = [s is not None and s.face is not None for s in (case.source_scene, case.target_scene)]
-        if "face preservation" in case.tags.preservation:
+    for case in contents(16) + contents(8, "test"):
+        tags = TASKS[case.task].tags(case.edit)
+        tags.validate()
+        used.update(tags.tags)
+        faces = [s is not None and s.face is not None for s in (case.edit.source, case.edit.target)]
+        if "face preservation" in tags.preservation:
             assert all(faces)
     assert used == set(TAG_NAMES)
 
@@ -95,18 +114,18 @@ def test_instructions_are_short_lower_case_and_from_the_closed_vocabulary() -> N
     known, values = words(), slot_values()
     assert len(known) < 200
     seen: set[str] = set()
-    for case in [*cases(30), *cases(30, "test")]:
+    for case in [*contents(30), *contents(30, "test")]:
         said = case.instruction.replace(",", "").split()
         captioned = case.task in ("generate", "style_ref", "structure", "subject")
         assert len(said) <= (22 if captioned else 18), case.instruction
         assert set(said) <= known, case.instruction
-        assert all(value in values[key] for key, value in case.slots.items()), case.slots
+        assert all(value in values[key] for key, value in case.edit.slots.items()), case.edit.slots
         seen.update(said)
     assert known - seen == set()
 
 
 def test_held_out_paraphrases_are_new_but_use_only_words_seen_in_training() -> None:
-    trained = {word for i in range(2500) for word in sample(2, i).instruction.replace(",", "").split()}
+    trained = {word for i in range(2500) for word in content(2, i).instruction.replace(",", "").split()}
     assert words() == trained
     for group in TEMPLATES.values():
         assert len(group.train) >= 5
@@ -155,9 +174,9 @@ def described(slots: dict[str, str], style: str) -> Scene:
     return scene.put(*placed)
 
 
-def follow(case: Sample) -> Scene:
+def follow(case: Content) -> Scene:
     """Carry out an instruction from the facts it states and the source alone: the specification of the tasks."""
-    slots, source = case.slots, case.source_scene
+    slots, source = case.edit.slots, case.edit.source
     if case.task == "generate":
         return described(slots, slots.get("style", "flat"))
     assert source is not None
@@ -204,18 +223,18 @@ def follow(case: Sample) -> Scene:
 def test_the_target_follows_from_source_and_stated_facts(task: str) -> None:
     for split in SPLITS:
         for i in range(20):
-            case = sample(21, i, split=split, task=task)  # type: ignore[arg-type]
-            assert follow(case) == case.target_scene, case.instruction
+            case = content(21, i, split=split, task=task)  # type: ignore[arg-type]
+            assert follow(case) == case.edit.target, case.instruction
 
 
 def test_every_stated_value_is_in_the_words_of_the_instruction() -> None:
     unspoken = ("task", "kind", "style", "light", "group.shape", "old.clothes")
-    for case in cases(6) + cases(6, "test"):
-        for key, value in case.slots.items():
+    for case in contents(6) + contents(6, "test"):
+        for key, value in case.edit.slots.items():
             if not key.endswith(unspoken):
                 spoken = "small" in case.instruction or "shrink" in case.instruction
                 spoken = spoken or "large" in case.instruction or "grow" in case.instruction
-                assert value in case.instruction or (key == "new.size" and spoken), (case.instruction, case.slots)
+                assert value in case.instruction or (key == "new.size" and spoken), (case.instruction, case.edit.slots)
 
 
 def test_a_structure_map_is_black_and_white_and_names_each_shape_once() -> None:
@@ -228,7 +247,7 @@ def test_a_structure_map_is_black_and_white_and_names_each_shape_once() -> None:
 
 
 def test_task_may_be_one_or_several_and_unknown_ones_are_refused() -> None:
-    assert {sample(0, i, task=("add", "remove")).task for i in range(30)} == {"add", "remove"}
+    assert {content(0, i, task=("add", "remove")).task for i in range(30)} == {"add", "remove"}
     with pytest.raises(UsageError, match="recolor"):
         sample(0, 0, task="recolor")
     with pytest.raises(UsageError, match="validation"):
@@ -240,9 +259,9 @@ def test_task_may_be_one_or_several_and_unknown_ones_are_refused() -> None:
 
 
 def test_at_least_a_thousand_samples_a_second() -> None:
-    for i in range(500):
+    for i in range(100):
         sample(31, i)
     start = time.process_time()
-    for i in range(1000):
+    for i in range(200):
         sample(32, i)
-    assert 1000 / (time.process_time() - start) > 1000
+    assert 200 / (time.process_time() - start) > 1000

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from .oracle import CLEAN, CLEAN_OF_STYLE, Setting, candidates, pixels, rims, setting_rims, split_cells
+from .oracle import CLEAN, CLEAN_OF_STYLE, Setting, centred, pixels, rims, setting_rims, split_cells
 from .render import render, render_cell
 from .scene import PLACES, Scene
 
@@ -38,7 +38,7 @@ def damage(target: Scene, source: Scene | None, image: np.ndarray | Image.Image)
     truths = np.stack([render_cell(thing, target.background, target.style, target.light) for thing in target.cells])
     truths = truths.reshape(len(PLACES), -1).astype(np.float32)
     rests = cells - truths
-    others = _others(candidates(setting)[0], truths, rests)
+    others = _others(*centred(setting), truths, rests)
     found = []
     for place, rest in enumerate(rests):
         name = PLACES[place]
@@ -65,8 +65,11 @@ def damage(target: Scene, source: Scene | None, image: np.ndarray | Image.Image)
 
 
 def _means(values: np.ndarray, side: int) -> np.ndarray:
-    """The mean of every square of side x side pixels."""
-    return np.lib.stride_tricks.sliding_window_view(values, (side, side), axis=(0, 1)).mean(axis=(-1, -2))
+    """The mean of every square of side x side pixels, summed along one side and then along the other."""
+    for axis in (0, 1):
+        count = values.shape[axis] - side + 1
+        values = np.sum([values.take(range(i, i + count), axis=axis) for i in range(side)], axis=0)
+    return values / side**2
 
 
 def _as_before(difference: np.ndarray, back: np.ndarray) -> bool:
@@ -80,13 +83,15 @@ def _as_before(difference: np.ndarray, back: np.ndarray) -> bool:
     return bool(((gone >= PART_WAY) & (explained >= PART_WAY) & (squares >= PART_CHANGE**2)).any())
 
 
-def _others(things: np.ndarray, truths: np.ndarray, rests: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each cell, the products with its difference and the squared lengths of the directions to all things."""
-    # About grey, so that products of bytes stay exact enough in float32.
-    centred = things.astype(np.float32) - 128.0
+def _others(
+    things: np.ndarray, squares: np.ndarray, truths: np.ndarray, rests: np.ndarray
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each cell, the products with its difference and the squared lengths of the directions to all things.
+
+    things, squares: of `centred`.
+    """
     truths = truths - 128.0
-    with_rest, with_truth = centred @ rests.T, centred @ truths.T
-    squares = np.einsum("ij,ij->i", centred, centred)
+    with_rest, with_truth = things @ rests.T, things @ truths.T
     return [
         (with_rest[:, i] - truths[i] @ rests[i], squares + truths[i] @ truths[i] - 2 * with_truth[:, i])
         for i in range(len(truths))

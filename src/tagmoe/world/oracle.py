@@ -120,6 +120,14 @@ def candidates(setting: Setting) -> tuple[np.ndarray, np.ndarray]:
     return cells, np.square(cells.astype(np.float32) - 128.0).mean(axis=1)
 
 
+@lru_cache(maxsize=4)  # a verdict needs them twice, and most pictures are flat and by day; 5 MB each
+def centred(setting: Setting) -> tuple[np.ndarray, np.ndarray]:
+    """`candidates` about grey, (things, 3072) float32, so that products of bytes stay exact enough; and each one's
+    squared length (things,) float32."""
+    cells = candidates(setting)[0].astype(np.float32) - 128.0
+    return cells, np.einsum("ij,ij->i", cells, cells)
+
+
 @cache
 def _rim() -> np.ndarray:
     """(32, 32) bool: the pixels of a cell that no thing touches in any style."""
@@ -198,7 +206,7 @@ def _tolerance(best: np.ndarray) -> np.ndarray:
 
 def _cell_errors(cells: np.ndarray, setting: Setting) -> np.ndarray:
     """(4, things) mean squared errors of four cells against all renderings, by |x|^2 - 2 x.y + |y|^2."""
-    cells_there, squares = candidates(setting)
+    squares = candidates(setting)[1]
     seen = cells.reshape(4, -1) - 128.0
-    products = seen @ (cells_there.astype(np.float32) - 128.0).T
+    products = seen @ centred(setting)[0].T
     return np.square(seen).mean(axis=1)[:, None] - products * (2.0 / seen.shape[1]) + squares

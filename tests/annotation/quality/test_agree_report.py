@@ -24,7 +24,7 @@ from tagmoe.intervals import Bootstrap
 from tagmoe.tags import TAG_NAMES, index
 
 FEW = Bootstrap(100)
-ROWS = 80
+ROWS = 60
 
 
 def wrong_of_inverses(record):

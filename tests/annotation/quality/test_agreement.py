@@ -148,6 +148,7 @@ def test_equal_answers_agree_wholly_and_shuffled_ones_by_chance():
     assert max(map(abs, kappas)) < 0.15
 
 
+@pytest.mark.slow
 def test_exchanging_the_annotators_exchanges_only_what_has_a_side():
     first, second = random_sets(300, 2), random_sets(300, 3)
     there = tally_of(zip(first, second, strict=True)).result(gold="b", bootstrap=Bootstrap())

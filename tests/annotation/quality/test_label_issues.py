@@ -99,8 +99,8 @@ def test_probabilities_are_of_pictures_that_the_probe_has_not_seen():
     assert ((by_root > 0.5) == labels[:, 0]).mean() < 0.7
 
 
-def test_what_is_too_little_is_said_in_words(world):
-    features, sets, roots = world
+def test_what_is_too_little_is_said_in_words():
+    features, sets, roots = read(100, TASKS)
     assert "too few" in find_label_issues(features[:20], sets[:20], roots[:20]).reason
     assert "too few" in find_label_issues(features[:100], sets[:100], ["one"] * 100).reason
     assert "no tag" in find_label_issues(features[:100], [5] * 100, roots[:100]).reason

@@ -170,12 +170,12 @@ def test_memory_does_not_grow_with_the_store(tmp_path):
 
 
 def test_a_worker_that_is_killed_is_said(tmp_path, monkeypatch):
-    store = stored(tmp_path / "s", [sound(number) for number in range(40)])
+    store = stored(tmp_path / "s", [sound(number) for number in range(10)])
     monkeypatch.setattr("tagmoe.data.check.validate._start_worker", _die)
     with pytest.raises(DataError, match="fewer --workers"):
         validate(store, workers=2)
     monkeypatch.undo()
-    assert validate(store, workers=1) == 40
+    assert validate(store, workers=1) == 10
 
 
 def _die() -> None:

@@ -178,7 +178,7 @@ def test_one_inverse_a_parent_and_none_of_an_inverse(tmp_path):
     assert content_hash(store) == before
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.25, 0.4])
 def test_the_share_is_a_cap_for_each_task(tmp_path, share):
     records = [given(number, native_task="add" if number % 3 else "style") for number in range(60)]
@@ -270,7 +270,7 @@ def pixels(made: Picture) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(made.data)).convert("RGB"))
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "inverse"), [("add", "remove"), ("remove", "add")])
 def test_the_words_of_a_tagworld_inverse_name_what_changed(tmp_path, task, inverse):
     store = stored(tmp_path / "s", [of_tagworld(task, number) for number in range(30)], sizes=(30,))

@@ -89,7 +89,7 @@ CHANGED = {
 }
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGED.values(), ids=list(CHANGED))
 def test_a_benchmark_picture_is_known_when_it_was_changed(tmp_path, change):
     found = photographs()
@@ -102,6 +102,7 @@ def test_a_benchmark_picture_is_known_when_it_was_changed(tmp_path, change):
     assert not any(exact.has_like(Picture.of(change(image))) for image in found)
 
 
+@pytest.mark.slow
 def test_other_photographs_are_no_benchmark_pictures(tmp_path):
     found = photographs()
     for number, image in enumerate(found[::2]):

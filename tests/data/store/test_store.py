@@ -255,6 +255,7 @@ def test_an_object_store_has_no_lock_and_the_writer_that_is_overtaken_stops(tmp_
         Store.open(f"file-object-store://{tmp_path}/other")
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("prefix", ["", "file-object-store://"])
 def test_of_processes_that_make_one_store_at_once_each_gets_the_same_store(tmp_path, prefix):
     for number in range(12):

@@ -129,6 +129,7 @@ def test_text_from_outside_is_escaped(make_result: Make) -> None:
     assert Page(text).tags
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.usefixtures("quick_figures")
 @pytest.mark.parametrize("arms", [("moe",), ("dense",), ("dense", "moe")])
 def test_a_report_of_few_arms_and_one_seed(make_result: Make, arms: tuple[str, ...], tmp_path: Path) -> None:

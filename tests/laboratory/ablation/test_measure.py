@@ -166,6 +166,7 @@ def test_task_gradients_leave_the_weights_and_are_symmetric(sparse: TagMoEPipeli
         assert all(parameter.grad is None for parameter in pipeline.transformer.parameters())
 
 
+@pytest.mark.slow
 def test_a_cosine_is_that_of_the_gradients_that_backward_gives(dense: TagMoEPipeline) -> None:
     found = task_gradients(dense, late_blocks=1, samples=4, tasks=("recolour", "style"))
     block = dense.transformer.transformer_blocks[-1].img_mlp

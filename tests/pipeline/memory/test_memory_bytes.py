@@ -23,7 +23,7 @@ def expert_bytes(benchmark: Any, pipeline: Any) -> int:
     return sum(benchmark.held_bytes(b.img_mlp.experts) for b in pipeline.transformer.transformer_blocks[-3:])
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["8-bit", "4-bit"])
 def test_bytes_after_loading_are_those_of_the_arithmetic(benchmark: Any, loaded: Any, form: str) -> None:
     full, packed = loaded("resident"), loaded(form)
@@ -42,6 +42,7 @@ def test_bytes_after_loading_are_those_of_the_arithmetic(benchmark: Any, loaded:
     assert share < {"8-bit": 0.53, "4-bit": 0.31}[form]
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("form", ["8-bit", "4-bit"])
 def test_every_linear_layer_is_packed_but_the_gate_and_the_ends(loaded: Any, form: str) -> None:
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
