@@ -67,6 +67,8 @@ HARMLESS = frozenset(
         "validation_cases",
         "keep_checkpoints",
         "tensorboard",
+        # Its `spike: skip` leaves later steps out, which is what a run resumes for that a spike has stopped.
+        "watch",
     }
 )
 
@@ -355,7 +357,7 @@ def _check_resumable(folder: Path, settings: Mapping[str, Any]) -> None:
     # A record from before the setting existed names no divide; its run has that of the stream.
     recorded = {"divide": "stream", **_recorded(folder)}
     for name, before, now in _differences(recorded, settings):
-        if name not in HARMLESS:
+        if name.partition(".")[0] not in HARMLESS:
             raise TrainingError(
                 f"The settings differ from those in {str(record)!r}: {name!r} is {_shown(now)} and was "
                 f"{_shown(before)}; resume with the same recipe and --set, or choose another output_dir."

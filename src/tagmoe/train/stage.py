@@ -36,6 +36,8 @@ from tagmoe.train.dial import turned
 from tagmoe.train.expert_load import ExpertLoad
 from tagmoe.train.facts import Facts
 from tagmoe.train.loop import Report
+from tagmoe.train.routing_watch import bin_name, bin_of
+from tagmoe.train.seen import Seen, seen_of
 from tagmoe.train.stored import StoredRows, StoredSamples, batch_kinds, held_out_draws
 from tagmoe.train.stream import EDITING, TEXT_TO_IMAGE, EncodedSamples
 from tagmoe.train.trained import trained_part
@@ -139,6 +141,9 @@ class FlowStage:
         self.modules: Mapping[str, nn.Module] = {"transformer": trained_part(self.transformer)}
         if self.is_moe:
             self.modules = {**self.modules, "objective": self.objective}
+        self.seen: list[Seen] = []
+        layers, mixtures = (self.transformer.config[name] for name in ("num_layers", "num_moe_blocks"))
+        self.mixtures = tuple(f"transformer_blocks.{n}.img_mlp" for n in range(layers - mixtures, layers))
         self._cache = cache
         self._stored = stored
         self._divide = divide
@@ -255,7 +260,7 @@ class FlowStage:
         """Eq. (5) on one micro-batch. The micro-batches of a step must be asked for in order."""
         kind, _ = self._place(step)
         drawn = self._next(step, micro)
-        batch, noise_BTC, _ = drawn
+        batch, noise_BTC, t_B = drawn
         prediction_BTC, routing = self._predict(drawn)
         weight_BT = None
         if self.loss_config.edit_weight != 1.0 and batch.reference_BTC is not None:
@@ -271,6 +276,7 @@ class FlowStage:
             weight_BT=weight_BT,
         )
         report = {"flow": float(terms.flow.detach())}
+        self.seen = [*(self.seen if micro else []), seen_of(batch, kind, t_B, noise_BTC, prediction_BTC, routing)]
         if routing is not None:
             self._load.add(routing.counts_LBN.cpu())
             if micro + 1 == self.accumulate:
@@ -318,7 +324,7 @@ class FlowStage:
         self.transformer.eval()
         scores = self.validator(self.pipeline, step, folder)
         if self._held_out:
-            scores = {**scores, "held_out_flow": self._held_out_loss()}
+            scores = {**scores, **self._held_out_loss()}
         self.transformer.train()
         return scores
 
@@ -343,10 +349,12 @@ class FlowStage:
         return notes
 
     @torch.no_grad()
-    def _held_out_loss(self) -> float:
-        """Mean of L_flow over the held-out rows, each with its own noise and time, the same at every step."""
+    def _held_out_loss(self) -> Report:
+        """Mean of L_flow over the held-out rows, each with its own noise and time, the same at every step; and the mean
+        over those of each tenth of the time, by "held_out_flow/0.1-0.2"."""
         samples = self._stored_samples()[0][1]
         total, count = 0.0, 0
+        by_bin: dict[int, list[float]] = {}
         for drawn in self._held_out:
             batch = samples.read(drawn)
             noise_BTC, t_B = draw_noise(
@@ -358,6 +366,12 @@ class FlowStage:
                 shift=self._shift(batch.target_BTC.shape[1]),
             )
             prediction_BTC, _ = self._predict((batch, noise_BTC, t_B))
-            total += len(t_B) * float(flow_loss(prediction_BTC, batch.target_BTC, noise_BTC))
+            flow_B = flow_loss(prediction_BTC, batch.target_BTC, noise_BTC, per_sample=True)
+            total += len(t_B) * float(flow_B.mean())
             count += len(t_B)
-        return total / count
+            for t, flow in zip(t_B.tolist(), flow_B.tolist(), strict=True):
+                by_bin.setdefault(bin_of(t), []).append(flow)
+        return {
+            "held_out_flow": total / count,
+            **{f"held_out_flow/{bin_name(n)}": sum(flows) / len(flows) for n, flows in sorted(by_bin.items())},
+        }
