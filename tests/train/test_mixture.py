@@ -130,5 +130,5 @@ def test_without_a_terminal_a_line_says_how_far_it_is(config: Make, monkeypatch:
     lines = [line for line in out.getvalue().splitlines() if ": step " in line]
     assert len(lines) == 5
     form = r"unified: step 2 of 4, flow \d.*, learning rate [\d.e-]+, [\d.e+]+ steps/s, "
-        form += r"[\d.e+]+ samples/s, \d+k? tokens/s, load \d+ % to \d+ %, \d+ s left"
+    form += r"[\d.e+]+ samples/s, \d+k? tokens/s, load \d+ % to \d+ %, \d+ s left"
     assert re.fullmatch(form, lines[3])

@@ -99,13 +99,16 @@ def whole(place: float) -> str:
     return f"{place:,.0f}"
 
 
-def drawn_lines(lines: Sequence[Line], number: Write, *, zero: bool = False, place: Write = whole) -> Markup:
-    """Curves over one another. number, place: write values and places of the axes. zero: values start at 0, no log."""
+def drawn_lines(
+    lines: Sequence[Line], number: Write, *, zero: bool = False, log: bool = False, place: Write = whole
+) -> Markup:
+    """Curves over one another. number, place: write values and places of the axes. zero: the axis of values starts at 0.
+    log: it is logarithmic where the means span more than `LOG_RATIO`."""
     bins = [one for line in lines for one in line.curve.bins]
     if not bins:
         return Markup("")
     means = [one.mean for one in bins]
-    is_log = not zero and min(means) > 0 and max(means) > LOG_RATIO * min(means)
+    is_log = log and min(means) > 0 and max(means) > LOG_RATIO * min(means)
     # A band far outside of the means (a single spike) would flatten the line: the axis gives it a quarter at most.
     spread = max(means) - min(means) or abs(max(means)) or 1.0
     low = 0.0 if zero else max(min(one.low for one in bins), min(means) - spread / 4)
@@ -162,11 +165,14 @@ class _Scale:
             if len(found) < 2:
                 found = [self.low, math.sqrt(self.low * self.high), self.high]
             return found[:: max(1, -(-len(found) // 4))]
-        raw = (self.high - self.low) / 3
-        size = 10 ** math.floor(math.log10(raw))
-        step = next(size * factor for factor in (1, 2, 5, 10) if size * factor >= raw * 0.999)
-        first = math.ceil(self.low / step - 1e-9)
-        return [step * k for k in range(first, math.floor(self.high / step + 1e-9) + 1)]
+        power = math.floor(math.log10(self.high - self.low))
+        found: list[float] = []
+        for step in (factor * 10.0**exponent for exponent in (power, power - 1) for factor in (5, 2, 1)):
+            first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+            found = [step * k for k in range(first, last + 1)]
+            if len(found) >= 3:
+                break
+        return found
 
 
 def _grid(scale: _Scale) -> str:

@@ -24,7 +24,7 @@ from tagmoe.files.yaml_text import read_yaml
 from tagmoe.pipeline.model_folder import RECORD
 from tagmoe.report.colours import series_colour
 from tagmoe.report.curves import Curve, Line, drawn_lines, drawn_shares
-from tagmoe.report.numbers import named, percent, seconds
+from tagmoe.report.numbers import named, percent, seconds, short_count
 from tagmoe.report.pages import Tile, page_environment
 from tagmoe.sentences import counted, reason_of
 from tagmoe.tags import TAG_NAMES
@@ -49,6 +49,7 @@ TITLES = {
     "validation/held_out_flow": "L_flow on held-out rows",
 }
 SPEED = ("samples/s", "tokens/s", "utilisation")
+FROM_ZERO = frozenset({*SPEED, "learning_rate", "validation/success"})
 AFTER_LOSSES = ("grad_norm", "learning_rate", *SPEED)
 BY_TIME = "validation/held_out_flow/"
 
@@ -282,7 +283,9 @@ def _card(name: str, curve: Curve) -> dict[str, Any]:
     return {
         "title": title,
         "last": "" if curve.last is None else write(curve.last),
-        "drawn": drawn_lines([Line(curve)], write, zero=name in SPEED),
+        "drawn": drawn_lines(
+            [Line(curve)], write, zero=name in FROM_ZERO, log=name not in FROM_ZERO and "/" not in name
+        ),
     }
 
 
@@ -370,7 +373,9 @@ def _number(value: float) -> str:
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else str(value)
     size = abs(value)
-    if size >= 1e5 or size < 1e-3:
+    if 1e5 <= size < 1e9:
+        return short_count(round(value))
+    if size >= 1e9 or size < 1e-3:
         text = f"{value:.2e}"
         mantissa, _, power = text.partition("e")
         return f"{mantissa.rstrip('0').rstrip('.')}e{int(power)}"
