@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +20,8 @@ from tagmoe.errors import UsageError
 from tagmoe.extras import require
 
 MOST_REFERENCES = 64
+PATIENCE = 5.0
+"""Seconds that a process of torchrun waits for rank 0 to say what is wrong. torchrun looks ten times a second."""
 
 
 def train(
@@ -43,7 +49,46 @@ def train(
 
     Example: tagmoe train tagworld/quick --set seed=1 --output-dir runs/one
     Example: tagmoe train tagworld/quick --plan
+    Example: torchrun --nproc-per-node 8 -m tagmoe train recipe.yaml
     """
+    with _rank_0_speaks_first():
+        _train(recipe, changes, output_dir, resume, plan, memory, size, references, list_recipes, as_json)
+
+
+def _rank() -> int:
+    """The number of this process among those that torchrun has started."""
+    return int(os.environ.get("RANK", "0"))
+
+
+@contextmanager
+def _rank_0_speaks_first() -> Iterator[None]:
+    """Let only rank 0 say what is wrong for all of them. Another rank waits: torchrun ends it when rank 0 has failed.
+
+    If it still runs after `PATIENCE` seconds, the fault is its own, so it says it.
+    """
+    try:
+        yield
+    except typer.Exit:
+        raise
+    except Exception:
+        if _rank():
+            time.sleep(PATIENCE)
+            log(f"Process {_rank()} of {os.environ.get('WORLD_SIZE')} failed:")
+        raise
+
+
+def _train(
+    recipe: Path | None,
+    changes: list[str] | None,
+    output_dir: Path | None,
+    resume: bool,
+    plan: bool,
+    memory: str,
+    size: str | None,
+    references: int,
+    list_recipes: bool,
+    as_json: bool,
+) -> None:
     from tagmoe.config import find_recipe, load_config
 
     if list_recipes:
@@ -74,13 +119,14 @@ def train(
     try:
         folder = run_recipe(config, validator=validator(config.validation_cases), resume=resume)
     except KeyboardInterrupt as stopped:
-        if str(stopped):
+        if str(stopped) and _rank() == 0:
             log(f"{stopped} Add --resume to the same command to go on.")
         # The argument parser turns every other exception of this kind into the code of Ctrl-C.
         raise typer.Exit(128 + getattr(stopped, "signum", signal.SIGINT)) from stopped
-    print_result(
-        {"model": str(folder), "output_dir": config.output_dir, "seed": config.seed}, str(folder), as_json=as_json
-    )
+    if _rank() == 0:
+        print_result(
+            {"model": str(folder), "output_dir": config.output_dir, "seed": config.seed}, str(folder), as_json=as_json
+        )
 
 
 def _print_recipes(as_json: bool) -> None:

@@ -264,9 +264,17 @@ class RunConfig(Settings):
     """Folder of encoded pictures, shared by runs. By default a run keeps them in its own folder until it finishes."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast where the processor computes in bf16, else fp32."""
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", exclude_if=lambda device: device == "auto")
+    """Where the run computes. auto: a GPU where there is one. Under torchrun each process of a machine has its own."""
+    replicate: int = Field(1, ge=1, le=WIDEST, exclude_if=lambda groups: groups == 1)
+    """Under torchrun: groups of processes that each hold a whole model, sharded within the group (HSDP). 1: all
+    processes share one (FSDP)."""
     threads: int | None = Field(None, ge=1, le=MOST_THREADS)
     compile: bool = False
     """Compile the transformer's blocks: a minute or two at the start (needs a C++ compiler), then 1.5 times faster."""
+    activation_checkpointing: bool = Field(False, exclude_if=lambda recomputes: not recomputes)
+    """Keep only the inputs of each block for backward, which computes it again: less memory, more time, the same
+    gradients. The choice of experts is kept, not made again."""
     save_every: int = Field(500, ge=1, le=MOST_STEPS)
     save_minutes: float | None = Field(None, gt=0, le=10**6, exclude_if=lambda minutes: minutes is None)
     """Save also when so many minutes have passed since the last checkpoint."""

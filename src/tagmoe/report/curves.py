@@ -102,7 +102,7 @@ def whole(place: float) -> str:
 def drawn_lines(
     lines: Sequence[Line], number: Write, *, zero: bool = False, log: bool = False, place: Write = whole
 ) -> Markup:
-    """Curves over one another. number, place: write values and places of the axes. zero: the axis of values starts at 0.
+    """Curves over one another. number, place: write values and places of the axes. zero: the values' axis starts at 0.
     log: it is logarithmic where the means span more than `LOG_RATIO`."""
     bins = [one for line in lines for one in line.curve.bins]
     if not bins:
@@ -161,10 +161,10 @@ class _Scale:
     def ticks(self) -> list[float]:
         if self.is_log:
             powers = range(math.ceil(math.log10(self.low)), math.floor(math.log10(self.high)) + 1)
-            found = [10.0**power for power in powers]
-            if len(found) < 2:
-                found = [self.low, math.sqrt(self.low * self.high), self.high]
-            return found[:: max(1, -(-len(found) // 4))]
+            decades = [10.0**power for power in powers]
+            if len(decades) < 2:
+                decades = [self.low, math.sqrt(self.low * self.high), self.high]
+            return decades[:: max(1, -(-len(decades) // 4))]
         power = math.floor(math.log10(self.high - self.low))
         found: list[float] = []
         for step in (factor * 10.0**exponent for exponent in (power, power - 1) for factor in (5, 2, 1)):

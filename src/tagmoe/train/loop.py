@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol, runtime_checkable
@@ -28,6 +29,8 @@ from tagmoe.train.checkpoint import (
     flat_parameters,
     list_checkpoints,
     load_checkpoint,
+    local_parameters,
+    optimizer_tensors,
     remove_leftovers,
     restore_modules,
     restore_optimizers,
@@ -35,6 +38,8 @@ from tagmoe.train.checkpoint import (
 )
 from tagmoe.train.optimizer import learning_rate_factor, make_optimizers, set_learning_rate, short_warm_up
 from tagmoe.train.precision import autocast, resolve_precision
+from tagmoe.train.ranks import ALONE, Ranks
+from tagmoe.train.sharding import gathered, local, spread, whole
 from tagmoe.train.watch import Watch
 
 Report = dict[str, float]
@@ -120,7 +125,7 @@ def _interruptible() -> Iterator[dict[str, int]]:
 @contextmanager
 def averaged_weights(modules: Mapping[str, nn.Module], ema: Mapping[str, Tensor]) -> Iterator[None]:
     """Put the moving average into the modules for the length of a block."""
-    current = {name: value.clone() for name, value in flat_parameters(modules).items()}
+    current = {name: value.clone() for name, value in local_parameters(modules).items()}
     fill(modules, ema)
     try:
         yield
@@ -128,24 +133,32 @@ def averaged_weights(modules: Mapping[str, nn.Module], ema: Mapping[str, Tensor]
         fill(modules, current)
 
 
-def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
+def run_stage(stage: Stage, run: Run, ranks: Ranks = ALONE) -> dict[str, Tensor]:
     """Train a stage to its last step, resuming from its newest checkpoint. Returns the averaged weights.
+
+    ranks: those that share the stage, whose modules are sharded among them; each gets its part of the average.
 
     Raises DivergedError on a loss or gradient that is not finite, naming the step and the last good checkpoint;
     Interrupted after Ctrl-C or SIGTERM, once the state is saved.
     """
     config = run.config
-    precision = resolve_precision(config.precision)
-    folder = run.folder / "checkpoints" / stage.name
+    precision = resolve_precision(config.precision, ranks.device.type)
+    # Of all ranks: those that do not write have a folder of their own for the rest.
+    folder = Path(config.output_dir) / "checkpoints" / stage.name
+    for module in stage.modules.values():
+        module.to(ranks.device)
     optimizers = make_optimizers(stage.modules, stage.optimizer)
     if sentence := short_warm_up(stage.name, stage.steps, stage.optimizer):
         run.console.print(sentence)
     ema = _average_of(stage)
-    watch = Watch(stage, run, precision)
+    watch = Watch(stage, run, precision, ranks)
     step = 0
-    remove_leftovers(folder)
-    _check_room(stage, run)
-    if found := list_checkpoints(folder):
+    if ranks.is_first:
+        remove_leftovers(folder)
+        _check_room(stage, run)
+    # All go on from the same one, though a folder of a network may show them different ones.
+    found = ranks.from_first(partial(list_checkpoints, folder))
+    if found:
         state, tensors = load_checkpoint(found[-1])
         if state.get("precision", precision) != precision:
             raise TrainingError(
@@ -164,7 +177,8 @@ def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
             stage.restore(state, step)
         restore_modules(stage.modules, tensors["modules"], found[-1])
         restore_optimizers(optimizers, tensors["optimizer"])
-        ema = {name: tensors["ema"][name].to(value.device) for name, value in ema.items()}
+        like = flat_parameters(stage.modules)
+        ema = {name: local(spread(tensors["ema"][name], like[name])).to(value.device) for name, value in ema.items()}
         run.console.print(f"{stage.name}: resumed at step {step} of {stage.steps}")
         for name, before in state.get("versions", {}).items():
             if before != run.versions.get(name):
@@ -172,14 +186,20 @@ def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
                 run.console.print(f"{name} was {before} and is {now}: the rest may differ from an uninterrupted run.")
 
     def save() -> None:
-        if not all(bool(value.isfinite().all()) for value in flat_parameters(stage.modules).values()):
+        if any(ranks.largest(not all(bool(v.isfinite().all()) for v in local_parameters(stage.modules).values()))):
             raise DivergedError(_stopped(stage, step, "a weight is not finite", folder))
+        current, states = flat_parameters(stage.modules), optimizer_tensors(optimizers)
+        tensors = {
+            "modules": gathered(current, current, ranks),
+            "ema": gathered(ema, current, ranks),
+            "optimizer": gathered(states, states, ranks),
+        }
+        if not ranks.is_first:
+            return
         save_checkpoint(
             folder,
             step,
-            modules=stage.modules,
-            ema=ema,
-            optimizers=optimizers,
+            **tensors,
             state={
                 "stage": stage.name,
                 "precision": precision,
@@ -205,13 +225,17 @@ def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
                 raise DivergedError(_stopped(stage, step + 1, watch.stop, folder))
             step += 1
             decay = min(stage.optimizer.ema_decay, (1 + step) / (10 + step))
-            update_average(ema, flat_parameters(stage.modules), decay)
+            update_average(ema, local_parameters(stage.modules), decay)
             report["seconds"] = time.perf_counter() - started
             watch.done(step, report, optimizers[0].param_groups[0]["lr"])
             last_step = step == stage.steps
             late = config.save_minutes is not None and time.monotonic() - saved >= 60 * config.save_minutes
-            if asked or watch.stop or last_step or late or step % config.save_every == 0:
+            # One rank may have had the signal, and its clock is its own.
+            signum, late_somewhere = ranks.largest(asked.get("signum", 0), late)
+            if signum or watch.stop or last_step or late_somewhere or step % config.save_every == 0:
                 save()
+                # A rank must not end, or time out in the next step, while rank 0 writes.
+                ranks.wait()
                 saved = time.monotonic()
             if last_step or step % config.validate_every == 0:
                 with averaged_weights(stage.modules, ema), torch.no_grad():
@@ -219,8 +243,8 @@ def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
                 watch.validated(step, scores)
             if watch.stop is not None:
                 raise TrainingError(f"{stage.name}: stopped and saved at step {step}, because {watch.stop}")
-            if asked:
-                raise Interrupted(f"{stage.name}: stopped at step {step} of {stage.steps} and saved.", **asked)
+            if signum:
+                raise Interrupted(f"{stage.name}: stopped at step {step} of {stage.steps} and saved.", signum)
     return ema
 
 
@@ -229,7 +253,7 @@ def _average_of(stage: Stage) -> dict[str, Tensor]:
     offloaded = stage.optimizer.ema_offload
     return {
         name: value.detach().to("cpu" if offloaded else value.device, copy=True)
-        for name, value in flat_parameters(stage.modules).items()
+        for name, value in local_parameters(stage.modules).items()
     }
 
 
@@ -265,12 +289,13 @@ def train_step(
     """One step. accepts: whether it may change the weights, by its terms and `grad_norm`."""
     total: Report = {}
     for micro in range(stage.accumulate):
-        with autocast(precision):
+        with autocast(precision, parameters[0].device.type):
             loss, terms = stage.loss(step, micro)
         (loss / stage.accumulate).backward()
         for name, value in terms.items():
             total[name] = total.get(name, 0.0) + value / stage.accumulate
-    total["grad_norm"] = float(nn.utils.clip_grad_norm_(parameters, stage.optimizer.grad_clip))
+    norm = nn.utils.clip_grad_norm_(parameters, stage.optimizer.grad_clip)
+    total["grad_norm"] = float(whole(norm, norm))
     # A gradient that is not finite must not reach the weights.
     if accepts(total):
         for optimizer in optimizers:

@@ -6,8 +6,9 @@ those of a trace (`tagmoe.train.trace`). GB is 1e9 bytes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,11 @@ class Counts:
     def frozen(self) -> int:
         """Parameters that do not train."""
         return self.parameters - self.trained
+
+    def shared(self, shards: int) -> Counts:
+        """What one of so many ranks keeps, among which every weight is sharded (FSDP)."""
+        parts = (replace(part, bytes=math.ceil(part.bytes / shards)) for part in self.parts)
+        return replace(self, parts=tuple(parts))
 
     def bytes_on(self, place: str) -> int:
         """Bytes of the parts in this place."""
@@ -149,12 +155,12 @@ def plan_training(config: RunConfig, room: Room, shapes: Shapes) -> TrainingPlan
     )  # fmt: skip
 
 
-def counts_of(config: RunConfig) -> Counts:
-    """What a run keeps beside its activations, on this machine, from settings whose `start` is resolved."""
+def counts_of(config: RunConfig, device: str = "cpu") -> Counts:
+    """What a run keeps beside its activations on a device of this type, from settings whose `start` is resolved."""
     described = transformer_config(config)
     transformer = meta_transformer(described)
     mark_trained(transformer, config)
-    return counts(transformer, objective(config, described), config, resolve_precision(config.precision))
+    return counts(transformer, objective(config, described), config, resolve_precision(config.precision, device))
 
 
 def check_fits(plan: TrainingPlan | Counts, room: Room) -> None:

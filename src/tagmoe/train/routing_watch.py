@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from tagmoe.config import WatchConfig
 from tagmoe.report.numbers import percent_near_ends
 from tagmoe.tags import TAG_NAMES
+from tagmoe.train.ranks import ALONE, Ranks
 from tagmoe.train.seen import Seen
 
 TIME_BINS = 10
@@ -57,11 +59,16 @@ def share_explained(values_BN: np.ndarray, design_BP: np.ndarray) -> float | Non
 
 
 class RoutingWatch:
-    """Collects what the gates do between two records. names: of the mixtures, layer by layer."""
+    """Collects what the gates do between two records, over all ranks, which must call it together.
 
-    def __init__(self, names: Sequence[str], settings: WatchConfig) -> None:
+    names: of the mixtures, layer by layer. experts: in each of them.
+    """
+
+    def __init__(self, names: Sequence[str], experts: int, settings: WatchConfig, ranks: Ranks = ALONE) -> None:
         self._names = names
+        self._experts = experts
         self._settings = settings
+        self._ranks = ranks
         self._last: deque[tuple[float, np.ndarray, np.ndarray]] = deque(maxlen=MOST_SAMPLES)
         self._wrong: set[str] = set()
         self.load: list[list[float]] = []
@@ -69,23 +76,29 @@ class RoutingWatch:
         self._begin()
 
     def _begin(self) -> None:
+        layers = len(self._names)
         self._steps = 0
-        self._load_BLN: list[np.ndarray] = []
-        self._tags_BK: list[np.ndarray] = []
-        self._flow: list[tuple[float, float]] = []
+        # Sums over samples. By time: number, L_flow, in two rows. By tag, and in the last row over all samples.
+        self._flow = np.zeros((2, TIME_BINS))
+        self._load = np.zeros((len(TAG_NAMES) + 1, layers, self._experts))
+        self._samples = np.zeros(len(TAG_NAMES) + 1)
 
     def add(self, step: int, seen: Sequence[Seen]) -> Record | None:
         """Take a step's samples. Gives a record at the first step and at every `routing_every`-th: see `record`."""
         self._steps += 1
         for one in seen:
-            self._flow += zip(one.t_B.tolist(), one.flow_B.tolist(), strict=True)
+            for t, flow in zip(one.t_B.tolist(), one.flow_B.tolist(), strict=True):
+                self._flow[:, bin_of(t)] += (1, flow) if math.isfinite(flow) else (0, 0)
+            tags_BK = one.tags_BK.numpy()
+            in_BK = np.concatenate([tags_BK > 0, np.ones((len(tags_BK), 1), bool)], axis=1).astype(float)
+            self._samples += in_BK.sum(axis=0)
             if one.counts_LBN is None or one.probs_LBN is None:
                 continue
-            counts_BLN = one.counts_LBN.float().numpy().transpose(1, 0, 2)
-            self._load_BLN += [*(counts_BLN / counts_BLN.sum(axis=2, keepdims=True).clip(min=1))]
-            self._tags_BK += [*one.tags_BK.numpy()]
+            counts_LBN = one.counts_LBN.float().numpy()
+            share_LBN = counts_LBN / counts_LBN.sum(axis=2, keepdims=True).clip(min=1)
+            self._load += np.einsum("bk,lbn->kln", in_BK, share_LBN)
             probs_BLN = one.probs_LBN.float().numpy().transpose(1, 0, 2)
-            self._last.extend(zip(one.t_B.tolist(), one.tags_BK.numpy(), probs_BLN, strict=True))
+            self._last.extend(zip(one.t_B.tolist(), tags_BK, probs_BLN, strict=True))
         if step != 1 and step % self._settings.routing_every:
             return None
         record = self.record()
@@ -99,31 +112,34 @@ class RoutingWatch:
         `TIME_BINS`. With mixtures also:
         load: share of the tokens by layer and expert. by_tag: the same over the samples with a tag, and their number.
         explained: by layer, the share of the variance of the samples' mean gate probabilities that is told by the
-        timestep (in `TIME_BINS`) and by the tags, over the last n samples.
+        timestep (in `TIME_BINS`) and by the tags, over the last n samples of this rank.
         """
-        by_bin: list[list[float]] = [[] for _ in range(TIME_BINS)]
-        for t, flow in self._flow:
-            if math.isfinite(flow):
-                by_bin[bin_of(t)].append(flow)
+        parts = (self._flow, self._samples, self._load)
+        summed = self._ranks.sum(torch.from_numpy(np.concatenate([part.ravel() for part in parts]))).numpy()
+        ends = np.cumsum([part.size for part in parts])
+        flow, samples, load = (
+            row.reshape(part.shape) for row, part in zip(np.split(summed, ends[:-1]), parts, strict=True)
+        )
         record: Record = {
             "steps": self._steps,
-            "samples": len(self._flow),
-            "flow_by_time": [[len(flows), _short(float(np.mean(flows))) if flows else None] for flows in by_bin],
+            "samples": int(samples[-1]),
+            "flow_by_time": [[int(n), _short(total / n) if n else None] for n, total in flow.T],
         }
-        if not self._load_BLN:
+        if not self._names or not samples[-1]:
             return record
-        load_BLN, tags_BK = np.stack(self._load_BLN), np.stack(self._tags_BK) > 0
         record["layers"] = list(self._names)
-        record["load"] = self.load = _rounded(load_BLN.mean(axis=0))
+        record["load"] = self.load = _rounded(load[-1] / samples[-1])
         record["by_tag"] = {
-            TAG_NAMES[tag]: {"samples": int(has_B.sum()), "load": _rounded(load_BLN[has_B].mean(axis=0))}
-            for tag, has_B in enumerate(tags_BK.T)
-            if has_B.any()
+            tag: {"samples": int(n), "load": _rounded(total / n)}
+            for tag, n, total in zip(TAG_NAMES, samples, load, strict=False)
+            if n
         }
         record["explained"] = self._explained()
         return record
 
     def _explained(self) -> Record:
+        if not self._last:
+            return {"samples": 0, "time": [None] * len(self._names), "tags": [None] * len(self._names)}
         times, tags, probs = zip(*self._last, strict=True)
         time_BP = np.eye(TIME_BINS)[[bin_of(t) for t in times]]
         tags_BP = np.stack(tags).astype(float)

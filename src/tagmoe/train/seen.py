@@ -40,25 +40,31 @@ class Seen:
 
 @runtime_checkable
 class Watched(Protocol):
-    """A stage that tells what it saw. seen: the micro-batches of the last step. mixtures: the names of its mixtures in
-    the model, in the order of the layers of `Seen`."""
+    """A stage that tells what it saw. seen: this rank's micro-batches of the last step. mixtures: the names of its
+    mixtures in the model, in the order of the layers of `Seen`. experts: in each of them; 0 for a dense model."""
 
     seen: list[Seen]
     mixtures: tuple[str, ...]
+    experts: int
 
 
 @torch.no_grad()
 def seen_of(
     batch: Batch, kind: str, t_B: Tensor, noise_BTC: Tensor, prediction_BTC: Tensor, routing: RouterStats | None
 ) -> Seen:
-    """What a micro-batch and its forward pass show. prediction_BTC: the predicted velocity of the target's tokens."""
+    """What a micro-batch and its forward pass show. prediction_BTC: the predicted velocity of the target's tokens.
+
+    A batch whose share is 0 stands in for none: its B is 0.
+    """
+    size = len(t_B) if batch.share else 0
+    names = [f"{case.task} {case.index}" if isinstance(case, Facts) else case for case in batch.samples]
     return Seen(
         kind,
-        tuple(f"{case.task} {case.index}" if isinstance(case, Facts) else case for case in batch.samples),
-        Shapes(len(t_B), batch.grids, batch.text_BSD.shape[1]),
-        t_B.cpu(),
-        batch.tags_BK.cpu(),
-        flow_loss(prediction_BTC, batch.target_BTC, noise_BTC, per_sample=True).cpu(),
-        None if routing is None else routing.mean_probs_LBN.detach().cpu(),
-        None if routing is None else routing.counts_LBN.detach().cpu(),
+        tuple(names[:size]),
+        Shapes(size, batch.grids, batch.text_BSD.shape[1]),
+        t_B[:size].cpu(),
+        batch.tags_BK[:size].cpu(),
+        flow_loss(prediction_BTC, batch.target_BTC, noise_BTC, per_sample=True)[:size].cpu(),
+        None if routing is None else routing.mean_probs_LBN.detach()[:, :size].cpu(),
+        None if routing is None else routing.counts_LBN.detach()[:, :size].cpu(),
     )

@@ -38,11 +38,11 @@ CORNERS = ((4, 4), (16, 4), (4, 16), (16, 16))
 """(image tokens, text tokens) of the traces that the polynomial goes through."""
 
 
-def peak_flops(precision: str, setting: float | None) -> float | None:
+def peak_flops(precision: str, device: torch.device, setting: float | None) -> float | None:
     """FLOPs a second of the device that trains: the setting, else that of the GPU's name in bf16, else None."""
-    if setting is not None or precision != "bf16" or not torch.cuda.is_available():
+    if setting is not None or precision != "bf16" or device.type != "cuda":
         return setting
-    return peak_of(torch.cuda.get_device_name())
+    return peak_of(torch.cuda.get_device_name(device))
 
 
 def peak_of(name: str) -> float | None:
@@ -59,8 +59,9 @@ class StepFlops:
     (`loss.routing_tokens`) are counted.
     """
 
-    def __init__(self, config: Mapping[str, Any], precision: str, prepare: Callable[[Any], None]) -> None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    def __init__(
+        self, config: Mapping[str, Any], precision: str, prepare: Callable[[Any], None], device: str = "cpu"
+    ) -> None:
         rows = []
         for image, text in CORNERS:
             traced = trace(config, Shapes(1, ((1, image),), text), precision, prepare=prepare, device=device)
@@ -80,7 +81,9 @@ def _powers(image: int, text: int) -> tuple[float, ...]:
     return 1.0, image, text, (image + text) ** 2
 
 
-def step_flops(stage: str, described: Mapping[str, Any], config: RunConfig, precision: str) -> StepFlops:
+def step_flops(
+    stage: str, described: Mapping[str, Any], config: RunConfig, precision: str, device: str = "cpu"
+) -> StepFlops:
     """The FLOPs of a stage's steps. described: config of its transformer."""
     # The bits of nf4 are no torch dtype; they are multiplied in bf16.
     kept = config.model_copy(update={"frozen_dtype": "bf16"} if config.frozen_dtype == "nf4" else {})
@@ -90,4 +93,4 @@ def step_flops(stage: str, described: Mapping[str, Any], config: RunConfig, prec
             choose_trained(model, kept)
 
     names = {name: value for name, value in described.items() if not name.startswith("_")}
-    return StepFlops(names, precision, prepare)
+    return StepFlops(names, precision, prepare, device)

@@ -1,7 +1,7 @@
 """What watches a stage while it trains: metrics, routing, alarms, trackers, progress and the page of the run.
 
 It reads what a step computed and draws no random numbers. So the weights do not depend on it, but for the steps that
-the setting `watch.spike: skip` leaves out.
+the setting `watch.spike: skip` leaves out. Ranks other than 0 take part in sums and decisions, and write nothing.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tagmoe.files.atomic import write_whole
-from tagmoe.train.adamw import processes
 from tagmoe.train.progress import Pace, shown
+from tagmoe.train.ranks import ALONE, Ranks
 from tagmoe.train.routing_watch import RoutingWatch, scalars
 from tagmoe.train.run_page import ABOUT, ALARMS, METRICS, ROUTING, RunPage, lines
 from tagmoe.train.seen import Seen, Watched
@@ -36,7 +36,7 @@ Report = Mapping[str, float]
 class Watch:
     """Of one stage. step: the steps done before. stop: why the run must end after the running step, or None."""
 
-    def __init__(self, stage: Any, run: Run, precision: str) -> None:
+    def __init__(self, stage: Any, run: Run, precision: str, ranks: Ranks = ALONE) -> None:
         config = run.config
         self._stage = stage
         self._run = run
@@ -44,12 +44,14 @@ class Watch:
         self._folder = run.folder
         self._console = run.console
         self._precision = precision
-        self._spikes = Spikes(config.watch)
-        self._routing = RoutingWatch(getattr(stage, "mixtures", ()), config.watch)
-        self._peak = peak_flops(precision, config.watch.peak_flops) if isinstance(stage, Watched) else None
+        self._ranks = ranks
+        self._spikes = Spikes(config.watch, ranks)
+        self._routing = RoutingWatch(getattr(stage, "mixtures", ()), getattr(stage, "experts", 0), config.watch, ranks)
+        device = ranks.device
+        self._peak = peak_flops(precision, device, config.watch.peak_flops) if isinstance(stage, Watched) else None
         self._flops = None
-        if self._peak is not None:
-            self._flops = step_flops(stage.name, stage.modules["transformer"].config, config, precision)
+        if self._peak is not None and ranks.is_first:
+            self._flops = step_flops(stage.name, stage.transformer.config, config, precision, device.type)
         self._page: RunPage | None = None
         self._next_page = 0.0
         self._refused = False
@@ -90,7 +92,7 @@ class Watch:
                 report["utilisation"] = round(pace.utilisation, 4)
         self._log(METRICS, step, report)
         self._track(report | ({} if pace is None else pace.rates), step)
-        if self.seen and (record := self._routing.add(step, self.seen)) is not None:
+        if isinstance(self._stage, Watched) and (record := self._routing.add(step, self.seen)) is not None:
             self._log(ROUTING, step, record)
             self._track(scalars(record), step)
             for sentence in self._routing.alarms(record):
@@ -122,12 +124,15 @@ class Watch:
 
     @contextmanager
     def running(self, step: int) -> Iterator[None]:
-        """Everything that is open while the stage trains. The page is written at the end, however that comes.
+        """Everything that is open while the stage trains, in rank 0. The page is written at its end, however that comes.
 
         step: the steps done before. What was logged of later ones is removed, as they are done again.
         """
         stage, config, settings = self._stage, self._run.config, self._run.settings
         self._step = step
+        if not self._ranks.is_first:
+            yield
+            return
         forget_after(self._folder, stage.name, step)
         about = {"precision": self._precision, "versions": dict(self._run.versions)}
         write_whole(self._folder / ABOUT, json.dumps(about, indent=1) + "\n")
@@ -152,7 +157,7 @@ class Watch:
     def _pace(self, seconds: float) -> Pace | None:
         if not self.seen:
             return None
-        ranks = processes()
+        ranks = self._ranks.count
         used = None
         if self._flops is not None and self._peak is not None and seconds > 0:
             used = self._flops.of_step(self.seen) / seconds / self._peak
@@ -168,6 +173,8 @@ class Watch:
         self._log(ALARMS, step, {"kind": kind, "what": sentence})
 
     def _log(self, file: str, step: int, record: Mapping[str, Any]) -> None:
+        if not self._ranks.is_first:
+            return
         whole = {"stage": self._stage.name, "step": step, **record}
         with (self._folder / file).open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(whole) + "\n")
