@@ -12,6 +12,7 @@ import torch
 
 from tagmoe.config import WatchConfig
 from tagmoe.report.numbers import percent_near_ends
+from tagmoe.sentences import counted
 from tagmoe.tags import TAG_NAMES
 from tagmoe.train.ranks import ALONE, Ranks
 from tagmoe.train.seen import Seen
@@ -102,11 +103,12 @@ class RoutingWatch:
         if step != 1 and step % self._settings.routing_every:
             return None
         record = self.record()
-        self._begin()
+        if step % self._settings.routing_every == 0:
+            self._begin()
         return record
 
     def record(self) -> Record:
-        """What was seen since the last record.
+        """What was seen since the last record, or of the second one since the first step.
 
         steps, samples: how many. layers: names of the mixtures. flow_by_time: [samples, mean of L_flow] for each of
         `TIME_BINS`. With mixtures also:
@@ -174,7 +176,7 @@ class RoutingWatch:
                         f"expert {expert} of {name} is dead: it gets {percent_near_ends(share)} of the tokens"
                     )
         new = [
-            f"{sentence} over {record['steps']} steps ({record['samples']} samples)."
+            f"{sentence} over {counted(record['steps'], 'step')} ({counted(record['samples'], 'sample')})."
             for key, sentence in found.items()
             if key not in self._wrong
         ]

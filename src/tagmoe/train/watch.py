@@ -124,7 +124,7 @@ class Watch:
 
     @contextmanager
     def running(self, step: int) -> Iterator[None]:
-        """Everything that is open while the stage trains, in rank 0. The page is written at its end, however that comes.
+        """Everything that is open while the stage trains, in rank 0. However it ends, the page is written then.
 
         step: the steps done before. What was logged of later ones is removed, as they are done again.
         """
@@ -141,12 +141,10 @@ class Watch:
             self._page.read_files()
         with ExitStack() as stack:
             self._show = stack.enter_context(shown(self._console, stage.name, step, stage.steps))
-            self._trackers = stack.enter_context(
-                trackers(
-                    config.watch.report_to, self._folder, stage.name, step,
-                    tensorboard=config.tensorboard, settings=settings,
-                )
-            )  # fmt: skip
+            if step < stage.steps:
+                where = (self._folder, stage.name, step)
+                opened = trackers(config.watch.report_to, *where, tensorboard=config.tensorboard, settings=settings)
+                self._trackers = stack.enter_context(opened)
             try:
                 yield
             except BaseException as error:
