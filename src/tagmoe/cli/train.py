@@ -17,7 +17,6 @@ from tagmoe.cli.models import quiet_libraries
 from tagmoe.cli.options import AsJson, MemoryChoice
 from tagmoe.cli.output import log, print_result
 from tagmoe.errors import UsageError
-from tagmoe.extras import require
 
 MOST_REFERENCES = 64
 PATIENCE = 5.0
@@ -42,6 +41,15 @@ def train(
         str | None, typer.Option(help="WIDTHxHEIGHT of the pictures to plan for; by default the recipe's largest.")
     ] = None,
     references: Annotated[int, typer.Option(min=0, max=MOST_REFERENCES, help="References to plan for.")] = 1,
+    report_to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[,NAME]", help="Trackers that get the metrics too: tensorboard, wandb, mlflow, trackio, ..."
+        ),
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Write the page of the run in this folder anew; train nothing.")
+    ] = None,
     list_recipes: Annotated[bool, typer.Option("--list", help="List the packaged recipes without training.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -51,8 +59,22 @@ def train(
     Example: tagmoe train tagworld/quick --plan
     Example: torchrun --nproc-per-node 8 -m tagmoe train recipe.yaml
     """
+    if page is not None:
+        if recipe is not None:
+            raise UsageError("--page is for a run that is there already; leave the recipe out.")
+        _write_page(page, as_json)
+        return
+    changes = [*(changes or []), *([] if report_to is None else [f"watch.report_to={report_to.split(',')}"])]
     with _rank_0_speaks_first():
         _train(recipe, changes, output_dir, resume, plan, memory, size, references, list_recipes, as_json)
+
+
+def _write_page(run: Path, as_json: bool) -> None:
+    quiet_libraries()
+    from tagmoe.train.run_page import RunPage
+
+    path = RunPage.read(run).write()
+    print_result({"page": str(path)}, str(path), as_json=as_json)
 
 
 def _rank() -> int:
@@ -110,9 +132,10 @@ def _train(
         return
     if (memory, size, references) != ("auto", None, 1):
         raise UsageError("--memory, --size and --references are for --plan alone; add it, or leave them out.")
-    if config.tensorboard:
-        require("train", purpose="The setting 'tensorboard: true'")
     quiet_libraries()
+    from tagmoe.train.trackers import check_trackers
+
+    check_trackers(config.watch.report_to, tensorboard=config.tensorboard)
     from tagmoe.evaluate.tagworld_pipeline import validator
     from tagmoe.train.recipe import train as run_recipe
 

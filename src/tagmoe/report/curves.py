@@ -20,7 +20,7 @@ MOST_BINS = 256
 """Bins of a curve. When they are full, two become one."""
 WIDTH, HEIGHT = 1000.0, 200.0
 LOG_RATIO = 30.0
-"""Where the means of a curve span more than this ratio, its axis is logarithmic."""
+"""Where the values of a curve span more than this ratio, its axis may be logarithmic."""
 
 
 @dataclass
@@ -103,18 +103,19 @@ def drawn_lines(
     lines: Sequence[Line], number: Write, *, zero: bool = False, log: bool = False, place: Write = whole
 ) -> Markup:
     """Curves over one another. number, place: write values and places of the axes. zero: the values' axis starts at 0.
-    log: it is logarithmic where the means span more than `LOG_RATIO`."""
+    log: it is logarithmic where the values span more than `LOG_RATIO`."""
     bins = [one for line in lines for one in line.curve.bins]
     if not bins:
         return Markup("")
     means = [one.mean for one in bins]
-    is_log = log and min(means) > 0 and max(means) > LOG_RATIO * min(means)
+    least, most = min(one.low for one in bins), max(one.high for one in bins)
+    is_log = log and least > 0 and most > LOG_RATIO * least
     # A band far outside of the means (a single spike) would flatten the line: the axis gives it a quarter at most.
     spread = max(means) - min(means) or abs(max(means)) or 1.0
-    low = 0.0 if zero else max(min(one.low for one in bins), min(means) - spread / 4)
-    high = min(max(one.high for one in bins), max(means) + spread / 4)
+    low = 0.0 if zero else max(least, min(means) - spread / 4)
+    high = min(most, max(means) + spread / 4)
     if is_log:
-        low, high = max(low, min(means) / 2), max(one.high for one in bins)
+        low, high = least, most
     scale = _Scale(min(one.first for one in bins), max(one.last for one in bins), low, high, is_log)
     parts = [_grid(scale)]
     for line in lines:

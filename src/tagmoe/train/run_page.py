@@ -351,7 +351,7 @@ def _explained(view: StageView) -> dict[str, Any] | None:
     lines = [Line(curve, name, colours[name], band=False) for name, curve in view.explained.items() if curve.bins]
     said = ", ".join(f"{line.name} {percent(line.curve.last)}" for line in lines)
     return {
-        "title": "variance explained",
+        "title": "explained by",
         "last": said,
         "drawn": drawn_lines(lines, lambda share: percent(share), zero=min(_lows(lines)) >= 0),
         "names": [(line.name, line.colour) for line in lines],
