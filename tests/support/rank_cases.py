@@ -1,15 +1,14 @@
-"""Short trainings of a tiny mixture in one process or in several, for the tests of ranks.
-
-As a script, under torchrun: `rank_cases.py FOLDER` trains every case of FOLDER/cases.json and writes FOLDER/<name>.pt.
-"""
+"""Short trainings of a tiny mixture in one process or in several, for the tests of ranks."""
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 import os
-import subprocess
-import sys
+import socket
+import time
+import traceback
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from support.training_runs import opened_mixture
-from tagmoe.config import RunConfig, check_config
+from tagmoe.config import RunConfig
 from tagmoe.train.components_folder import read_components
 from tagmoe.train.engine import prepare_blocks, train_sharded
 from tagmoe.train.loop import Run, run_stage
@@ -28,30 +27,52 @@ from tagmoe.train.recipe import assemble
 from tagmoe.train.stage import Draw, FlowStage
 from tagmoe.train.trained import choose_trained
 
-PATIENCE = 120
-"""Seconds after which ranks that wait for each other are given up. A case takes about one."""
+PATIENCE = 150
+"""Seconds after which ranks that wait for each other are given up. A case takes about two."""
 
 
 def launch(folder: Path, cases: Mapping[str, RunConfig], ranks: int, **special: str) -> dict[str, Any]:
-    """Train the cases one after the other in so many processes of torchrun; returns what each has left, by name.
+    """Train the cases one after the other in so many processes; returns what each has left, by name.
 
-    special: by case, the name of a `SPECIAL`.
+    special: by case, the name of one of `SPECIAL`. The processes are forked: they need not import torch again.
     """
     folder.mkdir(exist_ok=True)
-    written = {name: {"config": c.model_dump(mode="json"), "special": special.get(name)} for name, c in cases.items()}
-    (folder / "cases.json").write_text(json.dumps(written))
-    done = torchrun([__file__, str(folder)], ranks)
-    assert done.returncode == 0, done.stderr[-4000:]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_rank, args=(folder, cases, special, r, ranks, port)) for r in range(ranks)]
+    for worker in workers:
+        worker.start()
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end and any(worker.is_alive() for worker in workers):
+        if any(worker.exitcode for worker in workers):
+            break
+        time.sleep(0.05)
+    codes = [worker.exitcode for worker in workers]
+    for worker in workers:
+        worker.kill()
+        worker.join()
+    said = "".join(path.read_text() for path in folder.glob("*.failed"))
+    assert codes == [0] * ranks, f"exit codes {codes} (None: still waiting)\n{said}"
     return {name: torch.load(folder / f"{name}.pt") for name in cases}
 
 
-def torchrun(arguments: list[str], ranks: int, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
-    """Run torchrun on this machine, at a free port."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", *arguments]
-    tests = str(Path(__file__).parents[1])
-    paths = os.pathsep.join([tests, *sys.path])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
+def _rank(
+    folder: Path, cases: Mapping[str, RunConfig], special: Mapping[str, str], rank: int, ranks: int, port: int
+) -> None:
+    """One process of `launch`."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    try:
+        with ranks_of("cpu") as joined:
+            for name, config in cases.items():
+                result = trained(config, joined, special.get(name))
+                if joined.is_first:
+                    torch.save(result, folder / f"{name}.pt")
+    except BaseException:
+        (folder / f"{rank}.failed").write_text(f"rank {rank}\n{traceback.format_exc()}")
+        raise
 
 
 def _untagged(stage: FlowStage, draw: Draw) -> Draw:
@@ -86,7 +107,8 @@ def _without_expert_0(stage: FlowStage) -> None:
             module.register_forward_hook(closed)
 
 
-SPECIAL = ("untagged", "single", "without_expert_0")
+SPECIAL = ("lacking", "single")
+"""lacking: the second half of every batch has no tags, and sends no token to expert 0. single: see `_single`."""
 
 
 def _make(config: RunConfig, ranks: Ranks, special: str | None) -> FlowStage:
@@ -100,10 +122,10 @@ def _make(config: RunConfig, ranks: Ranks, special: str | None) -> FlowStage:
         "unified", assemble(transformer, parts), config.unified, config.loss, config.optimizer,
         seed=0, cache=Path(config.cache_dir), validator=lambda *_: {}, ranks=ranks,
     )  # fmt: skip
-    if special == "without_expert_0":
+    if special == "lacking":
         _without_expert_0(stage)
-    elif special is not None:
-        change, drawn = {"untagged": _untagged, "single": _single}[special], stage.draw
+    if special is not None:
+        change, drawn = {"lacking": _untagged, "single": _single}[special], stage.draw
         stage.draw = lambda step, micro: change(stage, drawn(step, micro))  # type: ignore[method-assign]
     return stage
 
@@ -116,8 +138,6 @@ def trained(config: RunConfig, ranks: Ranks = ALONE, special: str | None = None)
 
     class Noted(Run):
         def metrics(self, stage: str, step: int) -> Any:
-            from contextlib import nullcontext
-
             return nullcontext(lambda at, numbers: reports.append(dict(numbers)))
 
     Path(config.output_dir).mkdir(parents=True, exist_ok=True)
@@ -128,18 +148,3 @@ def trained(config: RunConfig, ranks: Ranks = ALONE, special: str | None = None)
         model, average = train_sharded(stage, run, ranks)
     weights = {name: value.detach().clone() for name, value in average.items()}
     return {"report": reports, "average": weights, "load": stage._load.state(), "model": type(model).__name__}
-
-
-def main() -> None:
-    """One rank of torchrun."""
-    folder = Path(sys.argv[1])
-    torch.set_num_threads(1)
-    with ranks_of("cpu") as ranks:
-        for name, case in json.loads((folder / "cases.json").read_text()).items():
-            result = trained(check_config(case["config"]), ranks, case["special"])
-            if ranks.is_first:
-                torch.save(result, folder / f"{name}.pt")
-
-
-if __name__ == "__main__":
-    main()
