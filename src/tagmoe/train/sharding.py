@@ -7,6 +7,7 @@ hold a whole model, sharded within the group. Gates are gathered in fp32 also wh
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from tagmoe.model.gate import Gate
+from tagmoe.model.gate import Float32Linear
 from tagmoe.train.ranks import Ranks
 
 
@@ -26,15 +27,17 @@ def shard(transformer: Any, objective: nn.Module, ranks: Ranks, *, precision: st
     replicate: groups that each hold a whole model; it divides the number of ranks.
     """
     mesh = _mesh(ranks, replicate)
+    # The sample is cut out of all tokens, and nobody changes it in place.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     # Inputs stay as they are: times and router statistics are fp32.
     exact = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
     inside = exact
     if precision == "bf16":
         inside = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     for block in transformer.transformer_blocks:
-        for part in block.modules():
-            if isinstance(part, Gate):
-                fully_shard(part, mesh=mesh, mp_policy=exact)
+        # Its layers as one group, since what a gate itself returns is a view, of which FSDP2 warns.
+        if gate := [part for part in block.modules() if isinstance(part, Float32Linear)]:
+            fully_shard(gate, mesh=mesh, mp_policy=exact)
         fully_shard(block, mesh=mesh, mp_policy=inside)
     # Validation puts other weights in. A root that stayed gathered would not see them.
     fully_shard(transformer, mesh=mesh, mp_policy=exact, reshard_after_forward=True)
