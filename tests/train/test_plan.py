@@ -203,3 +203,24 @@ def test_heads_of_the_loss_are_those_of_the_stage(config: Callable[..., RunConfi
     assert isinstance(planned, Objective)
     real = make_stage(run, Path(latents)).objective
     assert [p.shape for p in planned.parameters()] == [p.shape for p in real.parameters()]
+
+
+def test_blocks_that_are_computed_again_keep_their_inputs_and_cost_their_forward_twice() -> None:
+    described = {
+        "num_layers": 5, "num_attention_heads": 2, "attention_head_dim": 16, "axes_dims_rope": [4, 6, 6],
+        "in_channels": 16, "out_channels": 4, "joint_attention_dim": 32, "num_moe_blocks": 2, "num_experts": 2,
+    }  # fmt: skip
+    shapes = Shapes(2, ((4, 4),), 8)
+
+    def frozen_first(model: Any) -> None:
+        model.requires_grad_(False)
+        model.transformer_blocks[4].requires_grad_(True)
+
+    for prepare, again in ((lambda model: None, 5), (frozen_first, 2)):
+        plain = trace(described, shapes, "fp32", prepare=prepare)
+        kept = trace(described, shapes, "fp32", prepare=prepare, recompute=True)
+        assert (kept.forward, kept.backward, plain.recompute) == (plain.forward, plain.backward, 0)
+        inputs = 2 * (16 + 8 + 1) * 32 * 4
+        assert kept.saved < plain.saved
+        assert kept.saved > again * inputs if again == 5 else kept.saved > 0
+        assert 0 < kept.recompute < plain.forward

@@ -19,6 +19,7 @@ from tagmoe.cli.output import log, print_result
 from tagmoe.errors import UsageError
 
 MOST_REFERENCES = 64
+MOST_RANKS = 2**16
 PATIENCE = 5.0
 """Seconds that a process of torchrun waits for rank 0 to say what is wrong. torchrun looks ten times a second."""
 
@@ -41,6 +42,9 @@ def train(
         str | None, typer.Option(help="WIDTHxHEIGHT of the pictures to plan for; by default the recipe's largest.")
     ] = None,
     references: Annotated[int, typer.Option(min=0, max=MOST_REFERENCES, help="References to plan for.")] = 1,
+    ranks: Annotated[
+        int, typer.Option(min=1, max=MOST_RANKS, help="Processes (GPUs) to plan for, as torchrun would start.")
+    ] = 1,
     report_to: Annotated[
         str | None,
         typer.Option(
@@ -66,7 +70,7 @@ def train(
         return
     changes = [*(changes or []), *([] if report_to is None else [f"watch.report_to={report_to.split(',')}"])]
     with _rank_0_speaks_first():
-        _train(recipe, changes, output_dir, resume, plan, memory, size, references, list_recipes, as_json)
+        _train(recipe, changes, output_dir, resume, plan, memory, size, references, ranks, list_recipes, as_json)
 
 
 def _write_page(run: Path, as_json: bool) -> None:
@@ -108,6 +112,7 @@ def _train(
     memory: str,
     size: str | None,
     references: int,
+    ranks: int,
     list_recipes: bool,
     as_json: bool,
 ) -> None:
@@ -128,10 +133,10 @@ def _train(
         from tagmoe.cli.train_plan import print_plan
 
         quiet_libraries()
-        print_plan(config, memory=memory, size=size, references=references, as_json=as_json)
+        print_plan(config, memory=memory, size=size, references=references, ranks=ranks, as_json=as_json)
         return
-    if (memory, size, references) != ("auto", None, 1):
-        raise UsageError("--memory, --size and --references are for --plan alone; add it, or leave them out.")
+    if (memory, size, references, ranks) != ("auto", None, 1, 1):
+        raise UsageError("--memory, --size, --references and --ranks are for --plan alone; add it, or leave them out.")
     quiet_libraries()
     from tagmoe.train.trackers import check_trackers
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -53,11 +53,13 @@ class Shapes:
 
 @dataclass(frozen=True)
 class Traced:
-    """Of one micro-batch. saved: bytes kept for backward. forward, backward: FLOPs (a multiply-add is two)."""
+    """Of one micro-batch. saved: bytes kept for backward. forward, backward: FLOPs (a multiply-add is two). recompute:
+    those of activation checkpointing."""
 
     saved: int
     forward: int
     backward: int
+    recompute: int = 0
 
     def plus(self, one: Traced, other: Traced, times: int) -> Traced:
         """This, and `times` the difference of `one` from `other`."""
@@ -81,9 +83,11 @@ def trace(
     *,
     prepare: Callable[[Any], None],
     device: str = "cpu",
+    recompute: bool = False,
 ) -> Traced:
     """Trace a transformer of this config. prepare: freezes what does not train, as before a run. device: "cuda" has
-    fused attention; a "cpu" in bf16 keeps the products of queries and keys (`tagmoe.model.cpu.attention`).
+    fused attention; a "cpu" in bf16 keeps the products of queries and keys (`tagmoe.model.cpu.attention`). recompute:
+    backward computes its blocks again (activation checkpointing).
 
     Of more than `MOST_TRACED` dense blocks or mixtures only some are traced; the rest is a multiple of one more block.
     """
@@ -96,11 +100,30 @@ def trace(
         return _trace({**config, **layers}, shapes, precision, prepare, device)
 
     first = total = of(*few)
-    if dense > few[0]:
-        total = total.plus(of(few[0] + 1, few[1]), first, dense - few[0])
-    if mixtures > few[1]:
-        total = total.plus(of(few[0], few[1] + 1), first, mixtures - few[1])
-    return total
+    kinds = []
+    for count, traced, more in ((dense, few[0], (few[0] + 1, few[1])), (mixtures, few[1], (few[0], few[1] + 1))):
+        if count > traced or (recompute and count):
+            one = of(*more)
+            total = total.plus(one, first, count - traced)
+            kinds.append((count, Traced(0, 0, 0).plus(one, first, 1)))
+    return _recomputed(total, kinds, config, shapes, precision) if recompute else total
+
+
+def _recomputed(
+    total: Traced, kinds: list[tuple[int, Traced]], config: Mapping[str, Any], shapes: Shapes, precision: str
+) -> Traced:
+    """`total` when backward computes blocks again: it keeps their inputs, and what one block keeps at a time.
+
+    kinds: (number, what one of them adds) of dense blocks and mixtures. Blocks without a backward pass keep nothing.
+    """
+    again = [(count, one) for count, one in kinds if one.backward]
+    width = config["num_attention_heads"] * config["attention_head_dim"]
+    size = 2 if precision == "bf16" else 4
+    # A row for each token, and one for the time.
+    inputs = shapes.batch * (shapes.image_tokens + shapes.text_tokens + 1) * width * size
+    saved = total.saved - sum(count * one.saved for count, one in again)
+    saved += sum(count * inputs for count, _ in again) + max((one.saved for _, one in again), default=0)
+    return replace(total, saved=saved, recompute=sum(count * one.forward for count, one in again))
 
 
 def _trace(
