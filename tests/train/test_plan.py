@@ -203,3 +203,18 @@ def test_heads_of_the_loss_are_those_of_the_stage(config: Callable[..., RunConfi
     assert isinstance(planned, Objective)
     real = make_stage(run, Path(latents)).objective
     assert [p.shape for p in planned.parameters()] == [p.shape for p in real.parameters()]
+
+
+def test_activation_checkpointing_keeps_what_is_planned_and_counts_its_flops_apart(
+    config: Callable[..., RunConfig], latents: str
+) -> None:
+    plans = [plan_training(config(activation_checkpointing=on), ROOM, TRACED) for on in (False, True)]
+    plain, again = plans
+    assert (plain.flops["recompute"], plain.traced.block) == (0, 0)
+    assert again.flops["forward"] == plain.flops["forward"]
+    assert again.flops["backward"] == plain.flops["backward"]
+    # All that is not in a block is computed once.
+    assert 0.8 * plain.flops["forward"] < again.flops["recompute"] < plain.flops["forward"]
+    assert again.traced.saved < 0.3 * plain.traced.saved
+    assert again.traced.block > 0.3 * plain.traced.saved, "one of two blocks"
+    assert again.device < plain.device

@@ -89,7 +89,7 @@ class TrainingPlan:
     @property
     def device(self) -> int:
         """Bytes on the device at the peak of a step."""
-        return self.counts.bytes_on(DEVICE) + self.traced.saved + self.working
+        return self.counts.bytes_on(DEVICE) + self.traced.saved + self.traced.block + self.working
 
     @property
     def host(self) -> int:
@@ -98,11 +98,11 @@ class TrainingPlan:
 
     @property
     def flops(self) -> dict[str, int]:
-        """FLOPs of a step by kind. recompute: of activation checkpointing, which no setting turns on yet."""
+        """FLOPs of a step by kind. recompute: of activation checkpointing."""
         return {
             "forward": self.accumulate * self.traced.forward,
             "backward": self.accumulate * self.traced.backward,
-            "recompute": 0,
+            "recompute": self.accumulate * self.traced.recompute,
         }
 
     def as_json(self) -> dict[str, Any]:
@@ -118,6 +118,7 @@ class TrainingPlan:
             "parts": [
                 *(asdict(part) for part in self.counts.parts),
                 asdict(Part("activations", DEVICE, self.precision, 0, self.traced.saved)),
+                asdict(Part("activations of a recomputed block", DEVICE, self.precision, 0, self.traced.block)),
                 asdict(Part("working memory", DEVICE, self.precision, 0, self.working)),
             ],
             "device_bytes": self.device,
@@ -146,6 +147,7 @@ def plan_training(config: RunConfig, room: Room, shapes: Shapes) -> TrainingPlan
         precision,
         prepare=lambda model: choose_trained(model, traced_config),
         device=room.device,
+        recompute=config.activation_checkpointing,
     )
     tokens = shapes.batch * (shapes.image_tokens + shapes.text_tokens)
     working = TRANSFORMER_VALUES * tokens * transformer.inner_dim * (2 if precision == "bf16" else 4)
@@ -170,7 +172,9 @@ def check_fits(plan: TrainingPlan | Counts, room: Room) -> None:
     """
     parts = [*(plan.counts.parts if isinstance(plan, TrainingPlan) else plan.parts)]
     if isinstance(plan, TrainingPlan):
-        parts.append(Part("activations", DEVICE, plan.precision, 0, plan.traced.saved + plan.working))
+        parts.append(
+            Part("activations", DEVICE, plan.precision, 0, plan.traced.saved + plan.traced.block + plan.working)
+        )
     for place, budget in ((DEVICE, room.budget), (HOST, room.host)):
         here = [part for part in parts if part.place == place or (room.device == "cpu" and place == DEVICE)]
         needed = sum(part.bytes for part in here)
