@@ -7,7 +7,7 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -34,14 +34,31 @@ PATIENCE = 150
 def launch(folder: Path, cases: Mapping[str, RunConfig], ranks: int, **special: str) -> dict[str, Any]:
     """Train the cases one after the other in so many processes; returns what each has left, by name.
 
-    special: by case, the name of one of `SPECIAL`. The processes are forked: they need not import torch again.
+    special: by case, the name of one of `SPECIAL`.
+    """
+
+    def work() -> None:
+        with ranks_of("cpu") as joined:
+            for name, config in cases.items():
+                result = trained(config, joined, special.get(name))
+                if joined.is_first:
+                    torch.save(result, folder / f"{name}.pt")
+
+    in_ranks(folder, work, ranks)
+    return {name: torch.load(folder / f"{name}.pt") for name in cases}
+
+
+def in_ranks(folder: Path, work: Callable[[], None], ranks: int) -> None:
+    """Do the work in so many processes, with the variables that torchrun sets. They write into `folder` what failed.
+
+    The processes are forked: they need not import torch again.
     """
     folder.mkdir(exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=_rank, args=(folder, cases, special, r, ranks, port)) for r in range(ranks)]
+    workers = [context.Process(target=_rank, args=(folder, work, r, ranks, port)) for r in range(ranks)]
     for worker in workers:
         worker.start()
     end = time.monotonic() + PATIENCE
@@ -55,21 +72,14 @@ def launch(folder: Path, cases: Mapping[str, RunConfig], ranks: int, **special: 
         worker.join()
     said = "".join(path.read_text() for path in folder.glob("*.failed"))
     assert codes == [0] * ranks, f"exit codes {codes} (None: still waiting)\n{said}"
-    return {name: torch.load(folder / f"{name}.pt") for name in cases}
 
 
-def _rank(
-    folder: Path, cases: Mapping[str, RunConfig], special: Mapping[str, str], rank: int, ranks: int, port: int
-) -> None:
-    """One process of `launch`."""
+def _rank(folder: Path, work: Callable[[], None], rank: int, ranks: int, port: int) -> None:
+    """One process of `in_ranks`."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     try:
-        with ranks_of("cpu") as joined:
-            for name, config in cases.items():
-                result = trained(config, joined, special.get(name))
-                if joined.is_first:
-                    torch.save(result, folder / f"{name}.pt")
+        work()
     except BaseException:
         (folder / f"{rank}.failed").write_text(f"rank {rank}\n{traceback.format_exc()}")
         raise

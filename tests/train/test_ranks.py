@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from support.rank_cases import launch, trained
 
 from tagmoe.config import RunConfig
@@ -96,9 +97,8 @@ def test_bf16_in_two_ranks_is_near_bf16_in_one(config: Make, tmp_path: Path) -> 
 def test_recomputed_and_compiled_blocks_give_the_losses_of_plain_ones(config: Make) -> None:
     plain = trained(case(config, "plain", 4))
     again = trained(case(config, "again", 4, activation_checkpointing=True))
-    assert again["report"] == [
-        {**step, "seconds": again["report"][at]["seconds"]} for at, step in enumerate(plain["report"])
-    ]
+    for here, there in zip(again["report"], plain["report"], strict=True):
+        assert here | {"seconds": 0} == there | {"seconds": 0}
     assert again["load"] == plain["load"], "a recompute counts no token twice"
     assert all(torch.equal(again["average"][name], value) for name, value in plain["average"].items())
     for name, recomputed in (("compiled", False), ("both", True)):

@@ -60,6 +60,7 @@ def _text(plan: TrainingPlan, room: Room) -> str:
     lines += [f"{part.what:<46}{part.place:<8}{part.dtype:<8}{part.bytes / GB:>10.3f}" for part in counts.parts]
     for what, size in (
         ("activations kept for backward (traced)", plan.traced.saved),
+        ("activations of a block computed again (traced)", plan.traced.block),
         ("working memory (estimate)", plan.working),
     ):
         lines.append(f"{what:<46}{'device':<8}{plan.precision:<8}{size / GB:>10.3f}")

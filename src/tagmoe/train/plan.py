@@ -92,7 +92,7 @@ class TrainingPlan:
     @property
     def device(self) -> int:
         """Bytes on the device at the peak of a step."""
-        return self.counts.bytes_on(DEVICE) + self.traced.saved + self.working
+        return self.counts.bytes_on(DEVICE) + self.traced.saved + self.traced.block + self.working
 
     @property
     def host(self) -> int:
@@ -122,6 +122,7 @@ class TrainingPlan:
             "parts": [
                 *(asdict(part) for part in self.counts.parts),
                 asdict(Part("activations", DEVICE, self.precision, 0, self.traced.saved)),
+                asdict(Part("activations of a recomputed block", DEVICE, self.precision, 0, self.traced.block)),
                 asdict(Part("working memory", DEVICE, self.precision, 0, self.working)),
             ],
             "device_bytes": self.device,
@@ -179,7 +180,9 @@ def check_fits(plan: TrainingPlan | Counts, room: Room) -> None:
     """
     parts = [*(plan.counts.parts if isinstance(plan, TrainingPlan) else plan.parts)]
     if isinstance(plan, TrainingPlan):
-        parts.append(Part("activations", DEVICE, plan.precision, 0, plan.traced.saved + plan.working))
+        parts.append(
+            Part("activations", DEVICE, plan.precision, 0, plan.traced.saved + plan.traced.block + plan.working)
+        )
     for place, budget in ((DEVICE, room.budget), (HOST, room.host)):
         here = [part for part in parts if part.place == place or (room.device == "cpu" and place == DEVICE)]
         needed = sum(part.bytes for part in here)
