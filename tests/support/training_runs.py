@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from tagmoe.config import RunConfig
+from tagmoe.model.transformer import TagMoETransformer2DModel
 from tagmoe.model.upcycle import upcycle
-from tagmoe.train.components_folder import read_components
+from tagmoe.train.components_folder import Components, read_components
 from tagmoe.train.recipe import assemble, dense_transformer
 from tagmoe.train.stage import FlowStage
 
@@ -46,10 +47,8 @@ def weights(model: Path) -> dict[str, bytes]:
     return {name: value.view(-1).float().numpy().tobytes() for file in files for name, value in load_file(file).items()}
 
 
-def make_stage(config: RunConfig, folder: Path) -> FlowStage:
-    """The unified stage of a config, upcycled from an untrained dense model whose adaLN is opened."""
-    assert config.components is not None
-    parts = read_components(config.components)
+def opened_mixture(config: RunConfig, parts: Components) -> TagMoETransformer2DModel:
+    """A mixture upcycled from an untrained dense model. Its adaLN is opened, and its gates are far from ties."""
     dense = dense_transformer(config, parts)
     torch.manual_seed(0)
     for parameter in dense.parameters():  # adaLN-zero blocks would send no gradient to the gates yet
@@ -58,7 +57,14 @@ def make_stage(config: RunConfig, folder: Path) -> FlowStage:
     for name, parameter in moe.named_parameters():
         if ".gate." in name:  # near-tied gates would all choose alike
             parameter.data.add_(0.5 * torch.randn_like(parameter))
+    return moe
+
+
+def make_stage(config: RunConfig, folder: Path) -> FlowStage:
+    """The unified stage of a config, upcycled from an untrained dense model whose adaLN is opened."""
+    assert config.components is not None
+    parts = read_components(config.components)
     return FlowStage(
-        "unified", assemble(moe, parts), config.unified, config.loss, config.optimizer,
+        "unified", assemble(opened_mixture(config, parts), parts), config.unified, config.loss, config.optimizer,
         seed=0, cache=folder, validator=lambda *_: {},
     )  # fmt: skip

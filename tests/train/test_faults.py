@@ -20,7 +20,7 @@ from tagmoe.config import OptimizerConfig, RunConfig
 from tagmoe.errors import CheckpointError, ConfigError, TrainingError
 from tagmoe.sentences import counted
 from tagmoe.train import checkpoint, loop
-from tagmoe.train.checkpoint import list_checkpoints, save_checkpoint
+from tagmoe.train.checkpoint import flat_parameters, list_checkpoints, save_checkpoint
 from tagmoe.train.optimizer import learning_rate_factor, short_warm_up
 from tagmoe.train.recipe import train
 
@@ -37,7 +37,9 @@ def save(folder: Path, step: int, value: float, keep: int = 2) -> Path:
     module = torch.nn.Linear(2, 2)
     with torch.no_grad():
         module.weight.fill_(value)
-    return save_checkpoint(folder, step, modules={"m": module}, ema={}, optimizers=[], state={}, keep=keep)
+    return save_checkpoint(
+        folder, step, modules=flat_parameters({"m": module}), ema={}, optimizer={}, state={}, keep=keep
+    )
 
 
 def calls_of(monkeypatch: pytest.MonkeyPatch, stop_at: int) -> None:

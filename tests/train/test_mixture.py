@@ -129,5 +129,6 @@ def test_without_a_terminal_a_line_says_how_far_it_is(config: Make, monkeypatch:
     train(config(base={"steps": 3}, unified={"steps": 4}), validator=lambda *_: {}, console=Console(file=out))
     lines = [line for line in out.getvalue().splitlines() if ": step " in line]
     assert len(lines) == 5
-    form = r"unified: step 2 of 4, flow \d.*, learning rate [\d.e-]+, [\d.e+]+ steps/s, \d+ s left"
+    form = r"unified: step 2 of 4, flow \d.*, learning rate [\d.e-]+, [\d.e+]+ steps/s, "
+    form += r"[\d.e+]+ samples/s, \d+k? tokens/s, load \d+ % to \d+ %, \d+ s left"
     assert re.fullmatch(form, lines[3])

@@ -203,7 +203,7 @@ def test_what_does_not_fit_is_refused_with_its_largest_parts(config: Callable[..
 def test_a_run_that_cannot_fit_leaves_no_folder(
     config: Callable[..., RunConfig], run_training: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tagmoe.train.recipe.memory_room", lambda: Room("cpu", 1000.0, float("inf"), CPU_PLANS))
+    monkeypatch.setattr("tagmoe.train.recipe.memory_room", lambda **_: Room("cpu", 1000.0, float("inf"), CPU_PLANS))
     run = config()
     with pytest.raises(TrainingError, match="Training needs"):
         run_training(run)
@@ -216,3 +216,18 @@ def test_heads_of_the_loss_are_those_of_the_stage(config: Callable[..., RunConfi
     assert isinstance(planned, Objective)
     real = make_stage(run, Path(latents)).objective
     assert [p.shape for p in planned.parameters()] == [p.shape for p in real.parameters()]
+
+
+def test_activation_checkpointing_keeps_what_is_planned_and_counts_its_flops_apart(
+    config: Callable[..., RunConfig], latents: str
+) -> None:
+    shapes = Shapes(2, ((6, 8), (6, 8)), 16)
+    plain, again = (plan_training(config(activation_checkpointing=on), ROOM, shapes) for on in (False, True))
+    assert (plain.flops["recompute"], plain.traced.block) == (0, 0)
+    assert again.flops["forward"] == plain.flops["forward"]
+    assert again.flops["backward"] == plain.flops["backward"]
+    # All that is not in a block is computed once.
+    assert 0.8 * plain.flops["forward"] < again.flops["recompute"] < plain.flops["forward"]
+    assert again.traced.saved < 0.3 * plain.traced.saved
+    assert again.traced.block > 0.3 * plain.traced.saved, "one of two blocks"
+    assert again.device < plain.device

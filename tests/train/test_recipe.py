@@ -17,11 +17,12 @@ from tagmoe.errors import MissingError, TrainingError, UsageError
 from tagmoe.files import atomic
 from tagmoe.losses.objective import Objective
 from tagmoe.pipeline import packaged
+from tagmoe.pipeline.model_folder import RECORD
 from tagmoe.pipeline.packaged import packaged_folder
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.pipeline.training_range import is_divided_by_content
-from tagmoe.train import recipe
-from tagmoe.train.recipe import RECORD, _divide, save_model
+from tagmoe.train import recipe, run_folder
+from tagmoe.train.recipe import _divide, save_model
 
 Make = Callable[..., RunConfig]
 RunTraining = Callable[..., Path]
@@ -235,9 +236,9 @@ RECIPES = [*(ROOT / "recipes").glob("*/*.yaml"), *(ROOT / "recipes").rglob("comm
 def test_every_recipe_fits_and_resumes_under_its_own_record(path: Path, tmp_path: Path) -> None:
     settings = load_config(path).model_dump(mode="json")
     (tmp_path / RECORD).write_text(yaml.safe_dump(settings, sort_keys=False))
-    recipe._check_resumable(tmp_path, settings)
+    run_folder.check_resumable(tmp_path, settings)
     with pytest.raises(TrainingError, match="'seed' is 9"):
-        recipe._check_resumable(tmp_path, settings | {"seed": 9})
+        run_folder.check_resumable(tmp_path, settings | {"seed": 9})
 
 
 # The model folder ----------------------------------------------------------------------------------------------------

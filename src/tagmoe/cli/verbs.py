@@ -40,6 +40,11 @@ VERBS = {
         "train",
         "Train a model by a recipe: dense base, upcycling, unified training; print the folder of the result.",
     ),
+    "export": Verb(
+        "export",
+        "export",
+        "Write a finished training run for other tools, with a model card: data, licences, tags, seed, versions.",
+    ),
     "upcycle": Verb(
         "upcycle",
         "upcycle",

@@ -25,6 +25,7 @@ from tagmoe.config.schema import (
     TransformerConfig,
     WideConfig,
 )
+from tagmoe.config.watching import WatchConfig
 
 __all__ = [
     "COMMON",
@@ -40,6 +41,7 @@ __all__ = [
     "StageConfig",
     "TextEncoderConfig",
     "TransformerConfig",
+    "WatchConfig",
     "WideConfig",
     "apply_overrides",
     "check_config",

@@ -111,6 +111,11 @@ def misfits(config: RunConfig) -> list[str]:
             "The setting 'moe.router' is 'family', which compiled blocks do not see; set 'compile' to false.",
         ),
         (
+            by_family and config.activation_checkpointing,
+            "The setting 'moe.router' is 'family', which blocks that are computed again do not see; set "
+            "'activation_checkpointing' to false.",
+        ),
+        (
             (by_family or config.conflict > 0) and config.unified.steps > 0 and config.unified.text_to_image_every != 0,
             "Generation belongs to no family of editing tasks; set 'unified.text_to_image_every' to 0, or leave "
             "'conflict' and 'moe.router' out.",

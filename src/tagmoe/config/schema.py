@@ -5,12 +5,13 @@ Every default says where it comes from: [paper 4.1], [release], or [ours] (docs/
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, model_validator
 
+from tagmoe.config.block import Settings
 from tagmoe.config.fit import Misfits, misfits
+from tagmoe.config.watching import WatchConfig
 
 LARGEST_SEED = 2**62
 """A stage adds its step number to the seed, and torch takes seeds below 2**64."""
@@ -20,21 +21,6 @@ MOST_SAMPLES = 10**9
 WIDEST = 2**16
 DEEPEST = 1000
 MOST_THREADS = 1024
-
-
-class Settings(BaseModel):
-    """A frozen block of settings that refuses names it does not know and numbers that are not finite."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_switch_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """pydantic would take true for the number 1."""
-        kind = cls.model_fields[str(info.field_name)].annotation
-        if isinstance(value, bool) and kind is not bool:
-            raise PydanticCustomError("no_switch", "it is no switch")
-        return value
 
 
 class AutoencoderConfig(Settings):
@@ -278,9 +264,17 @@ class RunConfig(Settings):
     """Folder of encoded pictures, shared by runs. By default a run keeps them in its own folder until it finishes."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast where the processor computes in bf16, else fp32."""
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", exclude_if=lambda device: device == "auto")
+    """Where the run computes. auto: a GPU where there is one. Under torchrun each process of a machine has its own."""
+    replicate: int = Field(1, ge=1, le=WIDEST, exclude_if=lambda groups: groups == 1)
+    """Under torchrun: groups of processes that each hold a whole model, sharded within the group (HSDP). 1: all
+    processes share one (FSDP)."""
     threads: int | None = Field(None, ge=1, le=MOST_THREADS)
     compile: bool = False
     """Compile the transformer's blocks: a minute or two at the start (needs a C++ compiler), then 1.5 times faster."""
+    activation_checkpointing: bool = Field(False, exclude_if=lambda recomputes: not recomputes)
+    """Keep only the inputs of each block for backward, which computes it again: less memory, more time, the same
+    gradients. The choice of experts is kept, not made again."""
     save_every: int = Field(500, ge=1, le=MOST_STEPS)
     save_minutes: float | None = Field(None, gt=0, le=10**6, exclude_if=lambda minutes: minutes is None)
     """Save also when so many minutes have passed since the last checkpoint."""
@@ -303,6 +297,7 @@ class RunConfig(Settings):
     # Left out of a dump when it is null, so that runs without a store keep the hash from before stores existed.
     data: DataConfig | None = Field(None, exclude_if=lambda data: data is None)
     """null: the endless stream of TagWorld."""
+    watch: WatchConfig = Field(WatchConfig(), exclude_if=lambda watch: watch == WatchConfig())
     base: StageConfig
     unified: StageConfig
 

@@ -7,7 +7,6 @@ of all gradients is made.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -115,11 +114,6 @@ def keep_gradients_in(dtype: torch.dtype, parameters: Iterable[nn.Parameter]) ->
     """Let autograd round each gradient to this dtype as it arrives. Micro-batches are summed in it too."""
     for parameter in parameters:
         parameter.grad_dtype = dtype  # type: ignore[attr-defined]
-
-
-def processes() -> int:
-    """The number of processes that train together, as torchrun says."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def check_processes(config: OptimizerConfig, count: int) -> None:

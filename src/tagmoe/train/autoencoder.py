@@ -77,9 +77,10 @@ class AutoencoderStage:
 
     def loss(self, step: int, micro: int) -> tuple[Tensor, Report]:
         """The loss on one batch of pictures that no other step uses."""
-        x = pictures(self.seed, self._first_picture + step * self.config.batch, self.config.batch, self.divide)
+        start = self._first_picture + step * self.config.batch
+        x = pictures(self.seed, start, self.config.batch, self.divide).to(self.vae.device)
         posterior = self.vae.encode(x).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(self.seed + step))
+        noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(self.seed + step)).to(x)
         z = posterior.mean + self.config.latent_noise * posterior.mean.detach().float().std() * noise
         difference = self.vae.decode(z).sample.float() - x
         absolute, squared = difference.abs().mean(), difference.square().mean()
@@ -91,7 +92,7 @@ class AutoencoderStage:
 
     def validate(self, step: int, folder: Path) -> Report:
         """Peak signal to noise ratio on pictures of another seed."""
-        x = pictures(self.seed + 1, 0, 64, self.divide)
+        x = pictures(self.seed + 1, 0, 64, self.divide).to(self.vae.device)
         restored = self.vae.decode(self.vae.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
         error = (restored - x).square().mean() / 4
         return {"psnr": float(-10 * error.log10())}
@@ -103,7 +104,12 @@ def measure_latents(
 ) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of every latent channel over `count` pictures, for the model's config."""
     latents = (
-        torch.cat([vae.encode(pictures(seed, start, 64, divide)).latent_dist.mode() for start in range(0, count, 64)])
+        torch.cat(
+            [
+                vae.encode(pictures(seed, start, 64, divide).to(vae.device)).latent_dist.mode()
+                for start in range(0, count, 64)
+            ]
+        )
         .transpose(0, 1)
         .flatten(1)
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -23,6 +23,7 @@ class Batch:
     reference_BTC: those of all references in order; None without references. text_BSD, mask_BS: text embeddings and
     their mask. tags_BK: zeros and ones. edited_BT: True where the edit may change the picture. grids: (rows, columns)
     of tokens of the target, then of each reference. share: B as a share of a full batch; its gradient counts by it.
+    first: number of the first sample, from which the others are counted on.
     """
 
     samples: Sequence[Facts] | Sequence[str]
@@ -34,13 +35,19 @@ class Batch:
     edited_BT: Tensor
     grids: tuple[tuple[int, int], ...]
     share: float = 1.0
+    first: int = 0
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch with its tensors on this device."""
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)  # type: ignore[arg-type]
 
 
 class Samples(Protocol):
     """Numbered batches of one kind. Batch k of size B holds the samples k B to (k + 1) B - 1."""
 
-    def draw(self, number: int) -> Batch:
-        """Batch `number`: a pure function of the seed and the number."""
+    def draw(self, number: int, *, rank: int = 0, count: int = 1) -> Batch:
+        """The part of one of `count` ranks in batch `number`: a pure function of the seed and the numbers."""
         ...
 
 

@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tagmoe.errors import CheckpointError
+from tagmoe.train.sharding import local, spread
 
 PARTIAL, OLD = ".partial-", ".old-"
 
@@ -36,6 +37,11 @@ def flat_parameters(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     }
 
 
+def local_parameters(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """As `flat_parameters`, of sharded modules this rank's part."""
+    return {name: local(value) for name, value in flat_parameters(modules).items()}
+
+
 def of_module(flat: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors of one module among those of `flat_parameters`, by the module's own names."""
     return {name.removeprefix(f"{prefix}."): value for name, value in flat.items() if name.startswith(f"{prefix}.")}
@@ -43,8 +49,8 @@ def of_module(flat: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def fill(modules: Mapping[str, nn.Module], flat: Mapping[str, Tensor]) -> None:
-    """Copy tensors like those of `flat_parameters` into the modules."""
-    for name, value in flat_parameters(modules).items():
+    """Copy tensors like those of `local_parameters` into the modules."""
+    for name, value in local_parameters(modules).items():
         value.copy_(flat[name])
 
 
@@ -59,13 +65,18 @@ def optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, 
 
 
 def restore_optimizers(optimizers: Sequence[torch.optim.Optimizer], flat: Mapping[str, Tensor]) -> None:
-    """Inverse of `optimizer_tensors`; the parameter groups (learning rates) stay as they are now."""
+    """Inverse of `optimizer_tensors`; the parameter groups (learning rates) stay as they are now.
+
+    The tensors are whole. Those of a sharded parameter are sharded as it is.
+    """
     for number, optimizer in enumerate(optimizers):
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in flat.items():
             owner, index, name = key.split(".", 2)
             if int(owner) == number:
-                state.setdefault(int(index), {})[name] = value
+                like = parameters[int(index)]
+                state.setdefault(int(index), {})[name] = spread(value, like) if value.shape == like.shape else value
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
@@ -73,22 +84,25 @@ def save_checkpoint(
     folder: Path,
     step: int,
     *,
-    modules: Mapping[str, nn.Module],
+    modules: Mapping[str, Tensor],
     ema: Mapping[str, Tensor],
-    optimizers: Sequence[torch.optim.Optimizer],
+    optimizer: Mapping[str, Tensor],
     state: Mapping[str, Any],
     keep: int,
 ) -> Path:
-    """Write `folder/<step>` atomically, then delete all but the newest `keep`. Returns its path."""
+    """Write `folder/<step>` atomically, then delete all but the newest `keep`. Returns its path.
+
+    modules, ema, optimizer: whole tensors by the names of `flat_parameters` and `optimizer_tensors`.
+    """
     target = folder / f"{step:08d}"
     partial = folder / f"{PARTIAL}{step:08d}"
     remove_leftovers(folder)
     try:
         partial.mkdir(parents=True)
         for name, tensors in (
-            ("modules", flat_parameters(modules)),
+            ("modules", modules),
             ("ema", ema),
-            ("optimizer", optimizer_tensors(optimizers)),
+            ("optimizer", optimizer),
         ):
             save_file(
                 {key: value.detach().contiguous().clone() for key, value in tensors.items()},
@@ -176,7 +190,9 @@ def restore_modules(modules: Mapping[str, nn.Module], flat: Mapping[str, Tensor]
     """Copy flat tensors into the modules; every name and shape must match. Raises CheckpointError."""
     for prefix, module in modules.items():
         try:
-            module.load_state_dict(of_module(flat, prefix))
+            own = module.state_dict()
+            given = of_module(flat, prefix)
+            module.load_state_dict({n: spread(v, own[n]) if n in own else v for n, v in given.items()})
         except RuntimeError as error:
             raise CheckpointError(
                 f"The checkpoint {str(source)!r} does not fit the settings of this run: "

@@ -21,6 +21,7 @@ from tagmoe.pipeline.single_frame import fast_single_frame
 from tagmoe.train.autoencoder import AutoencoderStage, measure_latents
 from tagmoe.train.checkpoint import fill
 from tagmoe.train.loop import Run, run_stage
+from tagmoe.train.ranks import Ranks
 from tagmoe.train.text_encoder import TEMPLATE, TextEncoderStage, instructions
 from tagmoe.world import SIZE, words
 
@@ -54,6 +55,11 @@ class Components:
     scheduler: SchedulerMixin = field(default_factory=make_scheduler)
     settings: Mapping[str, Any] = field(default_factory=tagworld_settings)
 
+    def to(self, device: torch.device) -> None:
+        """Move the autoencoder and the text encoder."""
+        self.vae.to(device)
+        self.text_encoder.to(device)
+
 
 def components_path(source: str) -> Path:
     """The folder that the setting 'components' names: "packaged", a model folder, or the folder of its run."""
@@ -81,8 +87,9 @@ def read_components(source: str) -> Components:
     )
 
 
-def train_components(run: Run) -> Components:
-    """Train all three from scratch (resumable). The returned parts hold the averaged weights."""
+def train_components(run: Run, device: torch.device) -> Components:
+    """Train all three from scratch (resumable), on this device. The returned parts hold the averaged weights."""
+    ranks = Ranks(device=device)
     config = run.config
     auto = config.autoencoder
     vae = fast_single_frame(
@@ -94,8 +101,8 @@ def train_components(run: Run) -> Components:
             seed=config.seed,
         )
     )
-    _keep_average(AutoencoderStage(vae, auto, config.seed, divide=config.divide), run)
-    _keep_average(AutoencoderStage(vae, auto, config.seed, decoder_only=True, divide=config.divide), run)
+    _keep_average(AutoencoderStage(vae, auto, config.seed, divide=config.divide), run, ranks)
+    _keep_average(AutoencoderStage(vae, auto, config.seed, decoder_only=True, divide=config.divide), run, ranks)
     mean, std = measure_latents(vae, config.seed, divide=config.divide)
     vae.register_to_config(latents_mean=mean, latents_std=std)
 
@@ -111,9 +118,9 @@ def train_components(run: Run) -> Components:
         intermediate_size=text.intermediate_size,
         seed=config.seed,
     )
-    _keep_average(TextEncoderStage(encoder, tokenizer, text, config.seed, config.divide), run)
+    _keep_average(TextEncoderStage(encoder, tokenizer, text, config.seed, config.divide), run, ranks)
     return Components(vae.eval().requires_grad_(False), tokenizer, encoder.eval().requires_grad_(False))
 
 
-def _keep_average(stage: AutoencoderStage | TextEncoderStage, run: Run) -> None:
-    fill(stage.modules, run_stage(stage, run))
+def _keep_average(stage: AutoencoderStage | TextEncoderStage, run: Run, ranks: Ranks) -> None:
+    fill(stage.modules, run_stage(stage, run, ranks))

@@ -15,13 +15,15 @@ import torch
 from torch import Tensor
 
 from tagmoe.losses.balance import expert_load
+from tagmoe.train.ranks import ALONE, Ranks
 
 
 class ExpertLoad:
     """Load of every expert (L, N) by kind of step. Before the first step of a kind the load is uniform. Then L_lbl is 1
-    and has no gradient."""
+    and has no gradient. ranks: those over which a step's load is summed."""
 
-    def __init__(self, layers: int, experts: int) -> None:
+    def __init__(self, layers: int, experts: int, ranks: Ranks = ALONE) -> None:
+        self._ranks = ranks
         self._uniform_LN = torch.ones(layers, experts)
         self._last: dict[str, Tensor] = {}
         self._running_LN = torch.zeros(layers, experts)
@@ -35,8 +37,8 @@ class ExpertLoad:
         self._running_LN = self._running_LN + expert_load(counts_LBN)
 
     def finish(self, kind: str) -> None:
-        """End the running step, which was of this kind."""
-        self._last[kind] = self._running_LN
+        """End the running step, which was of this kind. All ranks must do so together."""
+        self._last[kind] = self._ranks.sum(self._running_LN)
         self._running_LN = torch.zeros_like(self._uniform_LN)
 
     def state(self) -> dict[str, Any]:

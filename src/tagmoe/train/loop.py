@@ -6,14 +6,14 @@ last two. So a resumed run repeats an uninterrupted one bit for bit, and no rand
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol, runtime_checkable
@@ -24,14 +24,13 @@ from torch import Tensor, nn
 
 from tagmoe.config import OptimizerConfig, RunConfig
 from tagmoe.errors import DivergedError, TrainingError
-from tagmoe.extras import require
-from tagmoe.files.atomic import write_whole
-from tagmoe.files.json_lines import lines_of
 from tagmoe.train.checkpoint import (
     fill,
     flat_parameters,
     list_checkpoints,
     load_checkpoint,
+    local_parameters,
+    optimizer_tensors,
     remove_leftovers,
     restore_modules,
     restore_optimizers,
@@ -39,7 +38,9 @@ from tagmoe.train.checkpoint import (
 )
 from tagmoe.train.optimizer import learning_rate_factor, make_optimizers, set_learning_rate, short_warm_up
 from tagmoe.train.precision import autocast, resolve_precision
-from tagmoe.train.progress import shown
+from tagmoe.train.ranks import ALONE, Ranks
+from tagmoe.train.sharding import gathered, local, spread, whole
+from tagmoe.train.watch import Watch
 
 Report = dict[str, float]
 
@@ -95,42 +96,6 @@ class Run:
     inputs: dict[str, str] = field(default_factory=dict)
     """SHA-256 of what the run starts from, by setting: a path may get another content before a run resumes."""
 
-    @contextmanager
-    def metrics(self, stage: str, step: int) -> Iterator[Callable[[int, Report], None]]:
-        """A function (step, numbers) that appends to metrics.jsonl, and to TensorBoard where it is enabled.
-
-        Metrics of steps after `step` are removed first, because a resumed stage runs those steps again.
-        """
-        path = self.folder / "metrics.jsonl"
-        self._forget_after(path, stage, step)
-        writer = _tensorboard(self.folder / "tensorboard" / stage, step) if self.config.tensorboard else None
-
-        def log(at: int, numbers: Report) -> None:
-            with path.open("a", encoding="utf-8") as handle:
-                handle.write(json.dumps({"stage": stage, "step": at, **numbers}) + "\n")
-            if writer is not None:
-                for name, value in numbers.items():
-                    writer.add_scalar(name, value, at)
-
-        with writer or nullcontext():
-            yield log
-
-    @staticmethod
-    def _forget_after(path: Path, stage: str, step: int) -> None:
-        if not path.exists():
-            return
-        # A killed process may leave an incomplete line.
-        records = [line for line in lines_of(path.read_text(encoding="utf-8")) if line.endswith("}")]
-        kept = [line for line in records if (r := json.loads(line))["stage"] != stage or r["step"] <= step]
-        write_whole(path, "".join(line + "\n" for line in kept))
-
-
-def _tensorboard(folder: Path, step: int) -> Any:
-    require("train", purpose="The setting 'tensorboard: true'")
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(folder, purge_step=step + 1)
-
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -160,7 +125,7 @@ def _interruptible() -> Iterator[dict[str, int]]:
 @contextmanager
 def averaged_weights(modules: Mapping[str, nn.Module], ema: Mapping[str, Tensor]) -> Iterator[None]:
     """Put the moving average into the modules for the length of a block."""
-    current = {name: value.clone() for name, value in flat_parameters(modules).items()}
+    current = {name: value.clone() for name, value in local_parameters(modules).items()}
     fill(modules, ema)
     try:
         yield
@@ -168,23 +133,32 @@ def averaged_weights(modules: Mapping[str, nn.Module], ema: Mapping[str, Tensor]
         fill(modules, current)
 
 
-def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
+def run_stage(stage: Stage, run: Run, ranks: Ranks = ALONE) -> dict[str, Tensor]:
     """Train a stage to its last step, resuming from its newest checkpoint. Returns the averaged weights.
+
+    ranks: those that share the stage, whose modules are sharded among them; each gets its part of the average.
 
     Raises DivergedError on a loss or gradient that is not finite, naming the step and the last good checkpoint;
     Interrupted after Ctrl-C or SIGTERM, once the state is saved.
     """
     config = run.config
-    precision = resolve_precision(config.precision)
-    folder = run.folder / "checkpoints" / stage.name
+    precision = resolve_precision(config.precision, ranks.device.type)
+    # Of all ranks: those that do not write have a folder of their own for the rest.
+    folder = Path(config.output_dir) / "checkpoints" / stage.name
+    for module in stage.modules.values():
+        module.to(ranks.device)
     optimizers = make_optimizers(stage.modules, stage.optimizer)
     if sentence := short_warm_up(stage.name, stage.steps, stage.optimizer):
         run.console.print(sentence)
     ema = _average_of(stage)
+    watch = Watch(stage, run, precision, ranks)
     step = 0
-    remove_leftovers(folder)
-    _check_room(stage, run)
-    if found := list_checkpoints(folder):
+    if ranks.is_first:
+        remove_leftovers(folder)
+        _check_room(stage, run)
+    # All go on from the same one, though a folder of a network may show them different ones.
+    found = ranks.from_first(partial(list_checkpoints, folder))
+    if found:
         state, tensors = load_checkpoint(found[-1])
         if state.get("precision", precision) != precision:
             raise TrainingError(
@@ -198,11 +172,13 @@ def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
                     f"{state['step']}; restore them, or start again in another output_dir."
                 )
         step = int(state["step"])
+        watch.restore(state.get("watch", {}))
         if isinstance(stage, Stateful):
             stage.restore(state, step)
         restore_modules(stage.modules, tensors["modules"], found[-1])
         restore_optimizers(optimizers, tensors["optimizer"])
-        ema = {name: tensors["ema"][name].to(value.device) for name, value in ema.items()}
+        like = flat_parameters(stage.modules)
+        ema = {name: local(spread(tensors["ema"][name], like[name])).to(value.device) for name, value in ema.items()}
         run.console.print(f"{stage.name}: resumed at step {step} of {stage.steps}")
         for name, before in state.get("versions", {}).items():
             if before != run.versions.get(name):
@@ -210,55 +186,65 @@ def run_stage(stage: Stage, run: Run) -> dict[str, Tensor]:
                 run.console.print(f"{name} was {before} and is {now}: the rest may differ from an uninterrupted run.")
 
     def save() -> None:
-        if not all(bool(value.isfinite().all()) for value in flat_parameters(stage.modules).values()):
-            raise DivergedError(_not_finite(stage, step, "a weight", folder))
+        if any(ranks.largest(not all(bool(v.isfinite().all()) for v in local_parameters(stage.modules).values()))):
+            raise DivergedError(_stopped(stage, step, "a weight is not finite", folder))
+        current, states = flat_parameters(stage.modules), optimizer_tensors(optimizers)
+        tensors = {
+            "modules": gathered(current, current, ranks),
+            "ema": gathered(ema, current, ranks),
+            "optimizer": gathered(states, states, ranks),
+        }
+        if not ranks.is_first:
+            return
         save_checkpoint(
             folder,
             step,
-            modules=stage.modules,
-            ema=ema,
-            optimizers=optimizers,
+            **tensors,
             state={
                 "stage": stage.name,
                 "precision": precision,
                 "settings": run.settings,
                 "versions": run.versions,
                 "inputs": run.inputs,
+                "watch": watch.state(),
                 **(stage.state(step) if isinstance(stage, Stateful) else {}),
             },
             keep=config.keep_checkpoints,
         )
 
     parameters = [p for module in stage.modules.values() for p in module.parameters() if p.requires_grad]
-    showing = shown(run.console, stage.name, step, stage.steps)
     saved = time.monotonic()
-    with showing as show, _interruptible() as asked, run.metrics(stage.name, step) as log:
+    with watch.running(step), _interruptible() as asked:
         while step < stage.steps:
             started = time.perf_counter()
             set_learning_rate(optimizers, learning_rate_factor(step, stage.steps, stage.optimizer))
-            report = train_step(stage, step, optimizers, parameters, precision)
-            if not all(math.isfinite(value) for value in report.values()):
-                wrong = ", ".join(f"{name} {value}" for name, value in report.items() if not math.isfinite(value))
-                raise DivergedError(_not_finite(stage, step + 1, wrong, folder))
+            report = train_step(stage, step, optimizers, parameters, precision, watch.accepts)
+            if watch.stop is not None:
+                if all(math.isfinite(value) for value in report.values()):
+                    save()
+                raise DivergedError(_stopped(stage, step + 1, watch.stop, folder))
             step += 1
             decay = min(stage.optimizer.ema_decay, (1 + step) / (10 + step))
-            update_average(ema, flat_parameters(stage.modules), decay)
+            update_average(ema, local_parameters(stage.modules), decay)
             report["seconds"] = time.perf_counter() - started
-            log(step, {key: round(value, 6) for key, value in report.items()})
-            show(step, report, optimizers[0].param_groups[0]["lr"])
+            watch.done(step, report, optimizers[0].param_groups[0]["lr"])
             last_step = step == stage.steps
             late = config.save_minutes is not None and time.monotonic() - saved >= 60 * config.save_minutes
-            if asked or last_step or late or step % config.save_every == 0:
+            # One rank may have had the signal, and its clock is its own.
+            signum, late_somewhere = ranks.largest(asked.get("signum", 0), late)
+            if signum or watch.stop or last_step or late_somewhere or step % config.save_every == 0:
                 save()
+                # A rank must not end, or time out in the next step, while rank 0 writes.
+                ranks.wait()
                 saved = time.monotonic()
             if last_step or step % config.validate_every == 0:
                 with averaged_weights(stage.modules, ema), torch.no_grad():
                     scores = stage.validate(step, run.folder / "validation")
-                if scores:
-                    log(step, {f"validation/{name}": value for name, value in scores.items()})
-                    run.console.print(f"{stage.name} {step}: " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()))
-            if asked:
-                raise Interrupted(f"{stage.name}: stopped at step {step} of {stage.steps} and saved.", **asked)
+                watch.validated(step, scores)
+            if watch.stop is not None:
+                raise TrainingError(f"{stage.name}: stopped and saved at step {step}, because {watch.stop}")
+            if signum:
+                raise Interrupted(f"{stage.name}: stopped at step {step} of {stage.steps} and saved.", signum)
     return ema
 
 
@@ -267,7 +253,7 @@ def _average_of(stage: Stage) -> dict[str, Tensor]:
     offloaded = stage.optimizer.ema_offload
     return {
         name: value.detach().to("cpu" if offloaded else value.device, copy=True)
-        for name, value in flat_parameters(stage.modules).items()
+        for name, value in local_parameters(stage.modules).items()
     }
 
 
@@ -283,11 +269,12 @@ def _check_room(stage: Stage, run: Run) -> None:
         )
 
 
-def _not_finite(stage: Stage, step: int, what: str, folder: Path) -> str:
+def _stopped(stage: Stage, step: int, why: str, folder: Path) -> str:
     last = list_checkpoints(folder)
     return (
-        f"{stage.name}: {what} is not finite at step {step}; the last good checkpoint is "
-        f"{str(last[-1]) if last else 'none'}. Start again with a lower learning rate in another output_dir."
+        f"{stage.name}: {why}; this is step {step}, and the last good checkpoint is "
+        f"{str(last[-1]) if last else 'none'}. Resume with --set watch.spike=skip to leave such steps out, or start "
+        "again with a lower learning rate in another output_dir."
     )
 
 
@@ -297,17 +284,20 @@ def train_step(
     optimizers: list[torch.optim.Optimizer],
     parameters: list[nn.Parameter],
     precision: str,
+    accepts: Callable[[Report], bool] = lambda report: math.isfinite(report["grad_norm"]),
 ) -> Report:
+    """One step. accepts: whether it may change the weights, by its terms and `grad_norm`."""
     total: Report = {}
     for micro in range(stage.accumulate):
-        with autocast(precision):
+        with autocast(precision, parameters[0].device.type):
             loss, terms = stage.loss(step, micro)
         (loss / stage.accumulate).backward()
         for name, value in terms.items():
             total[name] = total.get(name, 0.0) + value / stage.accumulate
-    total["grad_norm"] = float(nn.utils.clip_grad_norm_(parameters, stage.optimizer.grad_clip))
-    # A gradient that is not finite must not reach the weights. The caller sees it in the report and stops.
-    if math.isfinite(total["grad_norm"]):
+    norm = nn.utils.clip_grad_norm_(parameters, stage.optimizer.grad_clip)
+    total["grad_norm"] = float(whole(norm, norm))
+    # A gradient that is not finite must not reach the weights.
+    if accepts(total):
         for optimizer in optimizers:
             optimizer.step()
     for optimizer in optimizers:

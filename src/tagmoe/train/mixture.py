@@ -14,7 +14,6 @@ from tagmoe.config.fit import SCRATCH, misfits
 from tagmoe.errors import CheckpointError, ConfigError, MissingError
 from tagmoe.files.json_files import read_object
 from tagmoe.losses.objective import Objective
-from tagmoe.model.cpu.attention import RealRoPEAttnProcessor
 from tagmoe.model.transformer import TagMoETransformer2DModel
 from tagmoe.pipeline.folder import ALIGNMENT, read_alignment
 from tagmoe.pipeline.model_folder import model_folder
@@ -105,9 +104,6 @@ def load_mixture(config: RunConfig, parts: Components) -> TagMoETransformer2DMod
                 f"The setting 'components' names parts for a transformer whose {name} is {value}, but that of the "
                 f"mixture {config.mixture!r} is {transformer.config[name]}; leave 'components' out."
             )
-    transformer.set_attn_processor(RealRoPEAttnProcessor())
-    if config.compile:
-        transformer.compile_repeated_blocks()
     return transformer
 
 

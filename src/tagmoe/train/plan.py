@@ -6,8 +6,9 @@ those of a trace (`tagmoe.train.trace`). GB is 1e9 bytes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from tagmoe.weights.layout import DENSE_DEFAULTS
 
 DEVICE, HOST = "device", "host"
 QWEN_IMAGE = ("in_channels", "out_channels", "joint_attention_dim")
+COPIES = "copies of trained weights to compute with"
 CHECKPOINT_BYTES = 4
 """Bytes of a number in a checkpoint's weights and average."""
 
@@ -62,6 +64,11 @@ class Counts:
         """Parameters that do not train."""
         return self.parameters - self.trained
 
+    def shared(self, shards: int) -> Counts:
+        """What one of so many ranks keeps, among which every weight is sharded (FSDP)."""
+        parts = (replace(part, bytes=math.ceil(part.bytes / shards)) for part in self.parts)
+        return replace(self, parts=tuple(parts))
+
     def bytes_on(self, place: str) -> int:
         """Bytes of the parts in this place."""
         return sum(part.bytes for part in self.parts if part.place == place)
@@ -69,7 +76,8 @@ class Counts:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What a run of stage unified needs. alternatives: bytes on the device with other dtypes, without activations."""
+    """What a run of stage unified needs, in one of `ranks` processes. alternatives: bytes on the device with other
+    dtypes, without activations."""
 
     counts: Counts
     shapes: Shapes
@@ -79,11 +87,12 @@ class TrainingPlan:
     working: int
     alternatives: Mapping[str, int]
     notes: tuple[str, ...] = ()
+    ranks: int = 1
 
     @property
     def device(self) -> int:
         """Bytes on the device at the peak of a step."""
-        return self.counts.bytes_on(DEVICE) + self.traced.saved + self.working
+        return self.counts.bytes_on(DEVICE) + self.traced.saved + self.traced.block + self.working
 
     @property
     def host(self) -> int:
@@ -92,11 +101,11 @@ class TrainingPlan:
 
     @property
     def flops(self) -> dict[str, int]:
-        """FLOPs of a step by kind. recompute: of activation checkpointing, which no setting turns on yet."""
+        """FLOPs of a step by kind, of one rank. recompute: of activation checkpointing."""
         return {
             "forward": self.accumulate * self.traced.forward,
             "backward": self.accumulate * self.traced.backward,
-            "recompute": 0,
+            "recompute": self.accumulate * self.traced.recompute,
         }
 
     def as_json(self) -> dict[str, Any]:
@@ -108,10 +117,12 @@ class TrainingPlan:
                 "frozen": self.counts.frozen,
             },
             "precision": self.precision,
+            "ranks": self.ranks,
             "batch": asdict(self.shapes) | {"accumulate": self.accumulate},
             "parts": [
                 *(asdict(part) for part in self.counts.parts),
                 asdict(Part("activations", DEVICE, self.precision, 0, self.traced.saved)),
+                asdict(Part("activations of a recomputed block", DEVICE, self.precision, 0, self.traced.block)),
                 asdict(Part("working memory", DEVICE, self.precision, 0, self.working)),
             ],
             "device_bytes": self.device,
@@ -122,16 +133,20 @@ class TrainingPlan:
         }
 
 
-def plan_training(config: RunConfig, room: Room, shapes: Shapes) -> TrainingPlan:
-    """The plan of stage unified for micro-batches of these shapes. Raises the errors of `with_start` and of settings
-    that do not fit the model."""
+def plan_training(config: RunConfig, room: Room, shapes: Shapes, ranks: int = 1) -> TrainingPlan:
+    """The plan of stage unified for one of so many ranks. shapes: of its part of a micro-batch.
+
+    Raises the errors of `with_start` and of settings that do not fit the model."""
     config, notes = _known(config)
     precision = precision_on(config, room)
     described = transformer_config(config)
     transformer = meta_transformer(described)
     mark_trained(transformer, config)
     heads = objective(config, described)
-    counted = counts(transformer, heads, config, precision, components=_components_bytes(config))
+    counted = counts(transformer, heads, config, precision)
+    if ranks > 1:
+        counted = sharded(counted, transformer, config, precision, ranks // config.replicate)
+    counted = _with_components(counted, _components_bytes(config))
     # The bits of nf4 are no torch dtype. What is kept for backward beside the weights is that of bf16.
     traced_config = config.model_copy(update={"frozen_dtype": "bf16"} if config.frozen_dtype == "nf4" else {})
     traced = trace(
@@ -140,21 +155,22 @@ def plan_training(config: RunConfig, room: Room, shapes: Shapes) -> TrainingPlan
         precision,
         prepare=lambda model: choose_trained(model, traced_config),
         device=room.device,
+        recompute=config.activation_checkpointing,
     )
     tokens = shapes.batch * (shapes.image_tokens + shapes.text_tokens)
     working = TRANSFORMER_VALUES * tokens * transformer.inner_dim * (2 if precision == "bf16" else 4)
     return TrainingPlan(
         counted, shapes, config.unified.accumulate, precision, traced, working,
-        alternatives(transformer, heads, config, precision), tuple(notes),
+        alternatives(transformer, heads, config, precision, ranks // config.replicate), tuple(notes), ranks,
     )  # fmt: skip
 
 
-def counts_of(config: RunConfig) -> Counts:
-    """What a run keeps beside its activations, on this machine, from settings whose `start` is resolved."""
+def counts_of(config: RunConfig, device: str = "cpu") -> Counts:
+    """What a run keeps beside its activations on a device of this type, from settings whose `start` is resolved."""
     described = transformer_config(config)
     transformer = meta_transformer(described)
     mark_trained(transformer, config)
-    return counts(transformer, objective(config, described), config, resolve_precision(config.precision))
+    return counts(transformer, objective(config, described), config, resolve_precision(config.precision, device))
 
 
 def check_fits(plan: TrainingPlan | Counts, room: Room) -> None:
@@ -164,7 +180,9 @@ def check_fits(plan: TrainingPlan | Counts, room: Room) -> None:
     """
     parts = [*(plan.counts.parts if isinstance(plan, TrainingPlan) else plan.parts)]
     if isinstance(plan, TrainingPlan):
-        parts.append(Part("activations", DEVICE, plan.precision, 0, plan.traced.saved + plan.working))
+        parts.append(
+            Part("activations", DEVICE, plan.precision, 0, plan.traced.saved + plan.traced.block + plan.working)
+        )
     for place, budget in ((DEVICE, room.budget), (HOST, room.host)):
         here = [part for part in parts if part.place == place or (room.device == "cpu" and place == DEVICE)]
         needed = sum(part.bytes for part in here)
@@ -184,9 +202,7 @@ def precision_on(config: RunConfig, room: Room) -> str:
     return resolve_precision(config.precision)
 
 
-def counts(
-    transformer: nn.Module, heads: nn.Module | None, config: RunConfig, precision: str, *, components: int = 0
-) -> Counts:
+def counts(transformer: nn.Module, heads: nn.Module | None, config: RunConfig, precision: str) -> Counts:
     """Count a transformer whose trained parameters are marked (`mark_trained`), and the heads of the loss."""
     optimizer = config.optimizer
     named = [("transformer", transformer), *([] if heads is None else [("objective", heads)])]
@@ -197,7 +213,7 @@ def counts(
     parts.append(Part("trained weights", DEVICE, "fp32", numbers, 4 * numbers))
     if precision == "bf16":
         copied = sum(p.numel() for p in _copied(transformer))
-        parts.append(Part("copies of trained weights to compute with", DEVICE, "bf16", copied, 2 * copied))
+        parts.append(Part(COPIES, DEVICE, "bf16", copied, 2 * copied))
     size = 2 if optimizer.gradients == "bf16" else 4
     parts.append(Part("gradients", DEVICE, optimizer.gradients, numbers, size * numbers))
     states = sum(state_bytes(name, p, optimizer) for name, p in trained)
@@ -205,9 +221,31 @@ def counts(
     parts.append(Part(f"states of {optimizer.name}", DEVICE, kind, numbers, states))
     place = HOST if optimizer.ema_offload else DEVICE
     parts.append(Part("moving average", place, "fp32", numbers, 4 * numbers))
-    if components:
-        parts.append(Part("autoencoder and text encoder", HOST, "fp32", components // 4, components))
     return Counts(sum(p.numel() for _, p in every), numbers, tuple(parts))
+
+
+def sharded(counted: Counts, transformer: nn.Module, config: RunConfig, precision: str, shards: int) -> Counts:
+    """What one of so many ranks keeps (FSDP2): its part of everything, and whole blocks while they are computed.
+
+    The blocks are an estimate: two of the largest, as the next one is gathered ahead, and the gradients of one. They
+    take the place of copies in bf16.
+    """
+    size = 2 if precision == "bf16" else 4
+    blocks = list(transformer.transformer_blocks)  # type: ignore[arg-type]
+    numbers = max(sum(p.numel() for p in block.parameters()) for block in blocks)
+    trained = max(sum(p.numel() for p in block.parameters() if p.requires_grad) for block in blocks)
+    kept = replace(counted, parts=tuple(part for part in counted.parts if part.what != COPIES)).shared(shards)
+    gathered = Part("blocks gathered to be computed (estimate)", DEVICE, precision, 2 * numbers, 2 * size * numbers)
+    gradients = Part("gradients of a block to be summed (estimate)", DEVICE, "fp32", trained, 4 * trained)
+    return replace(kept, parts=(*kept.parts, gathered, *([gradients] if trained else [])))
+
+
+def _with_components(counted: Counts, size: int) -> Counts:
+    """With the frozen autoencoder and text encoder, which every process holds for itself."""
+    if not size:
+        return counted
+    part = Part("autoencoder and text encoder", HOST, "fp32", size // CHECKPOINT_BYTES, size)
+    return replace(counted, parts=(*counted.parts, part))
 
 
 def _frozen_parts(transformer: nn.Module, heads: nn.Module | None, config: RunConfig, precision: str) -> Iterator[Part]:
@@ -234,10 +272,17 @@ def _copied(transformer: nn.Module) -> Iterator[Tensor]:
             yield from (p for p in layer.parameters(recurse=False) if p.requires_grad)
 
 
-def alternatives(transformer: nn.Module, heads: nn.Module | None, config: RunConfig, precision: str) -> dict[str, int]:
-    """Bytes on the device without activations, by the dtypes of AdamW's states, gradients and the frozen base."""
+def alternatives(
+    transformer: nn.Module, heads: nn.Module | None, config: RunConfig, precision: str, shards: int = 1
+) -> dict[str, int]:
+    """Bytes on the device without activations, by the dtypes of AdamW's states, gradients and the frozen base.
+
+    shards: ranks that share a model. What several processes cannot do is left out.
+    """
     rows = [("fp32", "fp32", "bf16"), ("8bit", "fp32", "bf16"), ("8bit", "bf16", "bf16")]
     rows += [("8bit", "fp32", "fp8"), ("8bit", "bf16", "fp8"), ("8bit", "bf16", "nf4")]
+    if shards > 1:
+        rows = [("fp32", "fp32", "bf16"), ("bf16", "fp32", "bf16"), ("bf16", "bf16", "bf16")]
     found = {}
     for states, gradients, frozen in rows:
         if config.parameters == "all" and frozen != "bf16":
@@ -246,9 +291,10 @@ def alternatives(transformer: nn.Module, heads: nn.Module | None, config: RunCon
         optimizer: OptimizerConfig = config.optimizer.model_copy(update=dtypes)
         other = config.model_copy(update={"optimizer": optimizer, "frozen_dtype": frozen})
         base = "" if config.parameters == "all" else f", frozen {frozen}"
-        found[f"states {states}, gradients {gradients}{base}"] = counts(transformer, heads, other, precision).bytes_on(
-            DEVICE
-        )
+        counted = counts(transformer, heads, other, precision)
+        if shards > 1:
+            counted = sharded(counted, transformer, other, precision, shards)
+        found[f"states {states}, gradients {gradients}{base}"] = counted.bytes_on(DEVICE)
     return found
 
 

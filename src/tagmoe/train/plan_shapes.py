@@ -16,9 +16,10 @@ LATENT = 8
 """Pixels of a side that a latent of Qwen-Image's autoencoder stands for."""
 
 
-def shapes_of(config: RunConfig, size: tuple[int, int] | None, references: int) -> Shapes:
-    """A micro-batch of stage unified. size: (width, height) of all pictures; by default TagWorld's, or for a store the
-    full size. The text has as many tokens as the components read at most, or 128 where they do not say."""
+def shapes_of(config: RunConfig, size: tuple[int, int] | None, references: int, ranks: int = 1) -> Shapes:
+    """The part of one of so many ranks in a micro-batch of stage unified. size: (width, height) of all pictures; by
+    default TagWorld's, or for a store the full size. The text has as many tokens as the components read at most, or 128
+    where they do not say."""
     width, height = size or ((SIZE, SIZE) if config.data is None else (FULL_SIDE, FULL_SIDE))
     stride, text = LATENT * 2, FULL_TEXT
     if config.components is not None and (folder := components_path(config.components)).is_dir():
@@ -26,4 +27,4 @@ def shapes_of(config: RunConfig, size: tuple[int, int] | None, references: int) 
         stride = 2 ** len(read_object(folder / "vae" / "config.json").get("dim_mult", (1, 2, 4, 4)))
         text = min(text, read_object(folder / "model_index.json").get("max_prompt_tokens") or text)
     grid = ceil(height / stride), ceil(width / stride)
-    return Shapes(config.unified.batch, (grid,) * (1 + references), text)
+    return Shapes(ceil(config.unified.batch / ranks), (grid,) * (1 + references), text)

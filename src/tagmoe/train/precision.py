@@ -1,4 +1,4 @@
-"""The precision of a run: bf16 where the processor has bf16 arithmetic, else fp32."""
+"""The precision of a run: bf16 where the device has bf16 arithmetic, else fp32."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ def has_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def resolve_precision(precision: str) -> str:
-    """ "fp32" or "bf16": what "auto" means on this processor."""
+def resolve_precision(precision: str, device: str = "cpu") -> str:
+    """ "fp32" or "bf16": what "auto" means on a device of this type ("cpu": this processor, "cuda": bf16)."""
     if precision != "auto":
         return precision
-    return "bf16" if has_bf16() else "fp32"
+    return "bf16" if device == "cuda" or has_bf16() else "fp32"
 
 
-def autocast(precision: str) -> torch.autocast:
-    """bf16 autocast for "bf16", nothing for "fp32"."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+def autocast(precision: str, device: str = "cpu") -> torch.autocast:
+    """bf16 autocast for "bf16", nothing for "fp32", on a device of this type."""
+    return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")

@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -25,28 +24,27 @@ from torch import Tensor
 
 from tagmoe.config import RunConfig
 from tagmoe.data.order.rows import bucket_sizes
-from tagmoe.errors import ConfigError, TrainingError, UsageError
-from tagmoe.files.atomic import put_in_place, write_whole
+from tagmoe.errors import ConfigError, TrainingError
+from tagmoe.files.atomic import put_in_place
 from tagmoe.files.resumable import FULL
-from tagmoe.files.yaml_text import read_yaml, write_yaml
-from tagmoe.model.cpu.attention import RealRoPEAttnProcessor
 from tagmoe.model.transformer import TagMoETransformer2DModel
 from tagmoe.model.upcycle import upcycle, widen
 from tagmoe.pipeline.folder import ALIGNMENT
 from tagmoe.pipeline.memory.room import memory_room
-from tagmoe.pipeline.model_folder import RECORD
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.pipeline.training_range import WORLD as TAGWORLD_NAME
 from tagmoe.pipeline.training_range import is_divided_by_content
 from tagmoe.sentences import counted, reason_of
-from tagmoe.train.adamw import check_processes, processes
-from tagmoe.train.checkpoint import file_hash, of_module
+from tagmoe.train.checkpoint import file_hash, fill, of_module
 from tagmoe.train.components_folder import Components, components_path, read_components, train_components
+from tagmoe.train.engine import check_ranks, prepare_blocks, scratch_folder, train_sharded
 from tagmoe.train.frozen import restore_frozen
 from tagmoe.train.loop import Run, run_stage
 from tagmoe.train.mixture import load_mixture, named_folder, restore_alignment, with_start
 from tagmoe.train.plan import check_fits, counts_of
 from tagmoe.train.prompts import check_prompts, with_words
+from tagmoe.train.ranks import ALONE, Ranks, processes, ranks_of
+from tagmoe.train.run_folder import check_new, check_resumable, open_run_folder, recorded_settings
 from tagmoe.train.stage import FlowStage, Validator
 from tagmoe.train.stored import TAGWORLD, StoredRows, batch_kinds, check_rows, newest_version
 from tagmoe.train.stream import check_tasks
@@ -54,21 +52,6 @@ from tagmoe.train.trained import choose_trained, save_lora
 from tagmoe.world import SIZE
 
 PACKAGES = ("tagmoe", "torch", "diffusers", "transformers", "numpy")
-LOCK = ".lock"
-ABSENT = "not set"
-# Settings that a resumed run may change, as no weight depends on them. Not threads: they change the order of sums.
-HARMLESS = frozenset(
-    {
-        "output_dir",
-        "cache_dir",
-        "save_every",
-        "save_minutes",
-        "validate_every",
-        "validation_cases",
-        "keep_checkpoints",
-        "tensorboard",
-    }
-)
 
 
 def versions() -> dict[str, str]:
@@ -79,37 +62,55 @@ def versions() -> dict[str, str]:
 def train(config: RunConfig, *, validator: Validator, resume: bool = False, console: Console | None = None) -> Path:
     """Run every stage of a recipe (paper 4.1); returns the folder of the finished pipeline.
 
-    A new run that fails before its first step leaves no folder behind.
+    Under torchrun its processes share the unified stage; rank 0 alone trains what comes before it, and writes. A new
+    run that fails before its first step leaves no folder behind.
 
     Raises UsageError when the output folder cannot be used, when it is not empty without `resume`, and when `resume`
     finds no run in it. Raises TrainingError when another process trains there, and when a setting that is not in
-    `HARMLESS` differs from that of the run to resume.
+    `run_folder.HARMLESS` differs from that of the run to resume. Raises ConfigError for settings that so many processes
+    cannot do.
     """
+    check_ranks(config, processes())
+    with ranks_of(config.device) as ranks:
+        config = ranks.from_first(partial(_checked, config, ranks, resume=resume))
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        return _train_together(config, ranks, validator, resume, console or Console(stderr=True, soft_wrap=True))
+
+
+def _checked(config: RunConfig, ranks: Ranks, *, resume: bool) -> RunConfig:
+    """The config with what its folders decide, once the output folder, the memory and a resumed run allow it."""
     folder = Path(config.output_dir)
-    check_processes(config.optimizer, processes())
     if not resume:
-        _check_new(folder)
-    config = _pinned(with_start(config), _recorded(folder) if resume else {})
-    settings = config.model_dump(mode="json")
-    check_fits(counts_of(config), memory_room())
+        check_new(folder)
+    config = _pinned(with_start(config), recorded_settings(folder) if resume else {})
+    # Processes that compute on the host share its memory too.
+    shards = ranks.count // config.replicate if ranks.device.type == "cuda" else 1
+    check_fits(counts_of(config, ranks.device.type).shared(shards), memory_room(on_gpu=ranks.device.type == "cuda"))
     if resume:
-        _check_resumable(folder, settings)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+        check_resumable(folder, config.model_dump(mode="json"))
+    return config
+
+
+def _train_together(config: RunConfig, ranks: Ranks, validator: Validator, resume: bool, console: Console) -> Path:
+    folder, settings = Path(config.output_dir), config.model_dump(mode="json")
     # Checked before the folder is made, so that a recipe that names missing components can simply be run again.
     parts = None if config.components is None else read_components(config.components)
     # Components that this run trains itself cannot have encoded the store.
     encoder = None if config.components is None else components_path(config.components)
     stored = None if config.data is None else StoredRows.open(config.data, encoder)
     check_tasks(config)
-    with _run_folder(folder, settings, resume):
-        run = Run(
-            config, folder, settings, versions(), console or Console(stderr=True, soft_wrap=True), _inputs(config)
-        )
+    with open_run_folder(folder, settings, resume) if ranks.is_first else scratch_folder() as scratch:
+        if scratch is None:
+            run = Run(config, folder, settings, versions(), console, _inputs(config))
+        else:
+            run = Run(config, scratch, settings, versions(), Console(quiet=True), _inputs(config))
         if stored is not None and stored.quarantined:
             run.console.print(f"not trained on: {counted(stored.quarantined, 'row')} of the store in quarantine.")
         try:
-            return _train(run, parts or train_components(run), validator, stored)
+            if parts is None:
+                parts = ranks.from_first(partial(train_components, run, ranks.device))
+            return _train(run, parts, validator, stored, ranks)
         except (OSError, SafetensorError) as error:
             # safetensors hides the system's error number in a sentence.
             full = getattr(error, "errno", None) in FULL or "os error 28" in str(error)
@@ -130,14 +131,20 @@ def _pinned(config: RunConfig, recorded: Mapping[str, Any]) -> RunConfig:
     return config.model_copy(update={"data": config.data.model_copy(update={"version": version})})
 
 
-def _train(run: Run, parts: Components, validator: Validator, stored: StoredRows | None) -> Path:
+def _train(run: Run, parts: Components, validator: Validator, stored: StoredRows | None, ranks: Ranks = ALONE) -> Path:
     config = run.config
     parts = with_words(parts, stored, run.console)
     if stored is not None and TAGWORLD not in stored.used:
         run.console.print("The store has no pictures of TagWorld, so its oracle does not judge the model.")
         validator = _no_judge
-    transformer = dense_transformer(config, parts) if config.mixture is None else load_mixture(config, parts)
-    own_cache = run.folder / "cache"
+    if stored is None or stored.encoded is None or validator is not _no_judge:
+        # What encodes, or draws for the judge. Else they are not used, and stay in host memory.
+        parts.to(ranks.device)
+    if config.mixture is None:
+        transformer = dense_transformer(config, parts)
+    else:
+        transformer = _prepared(load_mixture(config, parts), config)
+    own_cache = Path(config.output_dir) / "cache"
     cache = own_cache if config.cache_dir is None else Path(config.cache_dir).expanduser()
     stored = check_prompts(assemble(transformer, parts), stored, config, run.console)
     stage = partial(
@@ -157,28 +164,39 @@ def _train(run: Run, parts: Components, validator: Validator, stored: StoredRows
         if config.dense is None:
             base = stage("base", pipeline_of(transformer), text_to_image, validator=_no_judge)
             _print_all(base.notes(), run)
-            transformer.load_state_dict(of_module(run_stage(base, run), "transformer"))
+            average = ranks.from_first(partial(run_stage, base, run, Ranks(device=ranks.device)))
+            transformer.load_state_dict(of_module(average, "transformer"))
         transformer = unified_transformer(transformer, config)
     choose_trained(transformer, config)
     pipeline = pipeline_of(transformer)
     by_family = config.moe is not None and config.moe.router == "family"
     unified = stage(
-        "unified", pipeline, config.unified, validator=validator, conflict=config.conflict, by_family=by_family
+        "unified",
+        pipeline,
+        config.unified,
+        validator=validator,
+        conflict=config.conflict,
+        by_family=by_family,
+        ranks=ranks,
     )
     if config.mixture is not None and not restore_alignment(unified.objective, config):
         run.console.print(f"The mixture {config.mixture!r} has no {ALIGNMENT}: W_tag and H_pred start anew.")
     _print_all(unified.notes(), run)
-    ema = run_stage(unified, run)
-    unified.modules["transformer"].load_state_dict(of_module(ema, "transformer"))
-    if config.parameters == "lora":
-        save_lora(transformer, run.folder / "lora")
+    if ranks.count == 1:
+        trained, ema = transformer, run_stage(unified, run, ranks)
+        fill(unified.modules, ema)
+    else:
+        trained, ema = train_sharded(unified, run, ranks)
+    target = run.folder / ("lora" if config.parameters == "lora" else "model")
+    if ranks.is_first:
+        if config.parameters == "lora":
+            save_lora(trained, target)
+        else:
+            restore_frozen(trained, torch.float32)
+            # A dense model has no heads.
+            save_model(pipeline_of(trained), target, alignment=of_module(ema, "objective") or None)
         shutil.rmtree(own_cache, ignore_errors=True)
-        return run.folder / "lora"
-    restore_frozen(transformer, torch.float32)
-    target = run.folder / "model"
-    save_model(pipeline, target, alignment=of_module(ema, "objective") or None)  # a dense model has none
-    shutil.rmtree(own_cache, ignore_errors=True)
-    return target
+    return Path(config.output_dir) / target.name
 
 
 def _print_all(sentences: Sequence[str], run: Run) -> None:
@@ -203,9 +221,7 @@ def unified_transformer(dense: TagMoETransformer2DModel, config: RunConfig) -> T
 
 
 def _prepared(transformer: TagMoETransformer2DModel, config: RunConfig) -> TagMoETransformer2DModel:
-    transformer.set_attn_processor(RealRoPEAttnProcessor())
-    if config.compile:
-        transformer.compile_repeated_blocks()
+    prepare_blocks(transformer, config)
     return transformer
 
 
@@ -316,123 +332,3 @@ def _start_from(transformer: TagMoETransformer2DModel, source: str) -> None:
                 f"{wanted[name]}; name a dense model of the recipe's size."
             )
     transformer.load_state_dict(trained.state_dict())
-
-
-def _check_new(folder: Path) -> None:
-    try:
-        if folder.exists() and not folder.is_dir():
-            raise UsageError(f"The output folder {str(folder)!r} is a file; choose another output_dir.")
-        # A process that was refused or killed at once leaves nothing but its lock file.
-        taken = folder.exists() and any(path.name != LOCK for path in folder.iterdir())
-    except OSError as error:
-        raise _unusable(folder, error) from error
-    if taken:
-        raise UsageError(f"The output folder {str(folder)!r} exists and is not empty; add --resume or choose another.")
-
-
-def _recorded(folder: Path) -> dict[str, Any]:
-    """The settings of the run in a folder. Raises UsageError when there is none, TrainingError when it is damaged."""
-    record = folder / RECORD
-    try:
-        text = record.read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UsageError(f"There is no run to resume in {str(folder)!r}; start it without --resume.") from error
-    except UnicodeDecodeError as error:
-        raise _damaged(record) from error
-    except (OSError, ValueError) as error:
-        raise _unusable(folder, error) from error
-    try:
-        recorded = read_yaml(text, str(record))
-    except ConfigError as error:
-        raise _damaged(record) from error
-    if not isinstance(recorded, dict) or not recorded:
-        raise _damaged(record)
-    return recorded
-
-
-def _check_resumable(folder: Path, settings: Mapping[str, Any]) -> None:
-    record = folder / RECORD
-    # A record from before the setting existed names no divide; its run has that of the stream.
-    recorded = {"divide": "stream", **_recorded(folder)}
-    for name, before, now in _differences(recorded, settings):
-        if name not in HARMLESS:
-            raise TrainingError(
-                f"The settings differ from those in {str(record)!r}: {name!r} is {_shown(now)} and was "
-                f"{_shown(before)}; resume with the same recipe and --set, or choose another output_dir."
-            )
-
-
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(name, value before, value now) of every setting that differs. A section that is new or gone is one setting."""
-    for name in [*now, *(before.keys() - now.keys())]:
-        was, is_ = before.get(name, ABSENT), now.get(name, ABSENT)
-        if isinstance(was, Mapping) and isinstance(is_, Mapping):
-            yield from _differences(was, is_, f"{prefix}{name}.")
-        elif was != is_:
-            yield f"{prefix}{name}", was, is_
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return f"a section ({', '.join(f'{name}: {inner}' for name, inner in list(value.items())[:3])}, ...)"
-    return value if value is ABSENT else "null" if value is None else repr(value)
-
-
-def _unusable(folder: Path, error: Exception) -> UsageError:
-    reason = reason_of(error)
-    return UsageError(f"The output folder {str(folder)!r} cannot be used ({reason}); choose another output_dir.")
-
-
-def _damaged(record: Path) -> TrainingError:
-    return TrainingError(
-        f"The settings of the run, {str(record)!r}, cannot be read; restore the file, or start again in another "
-        "output_dir."
-    )
-
-
-@contextmanager
-def _run_folder(folder: Path, settings: Mapping[str, Any], resume: bool) -> Iterator[None]:
-    """Lock the run's folder and write its settings. If a new run trains nothing, what it made is removed."""
-    try:
-        made = [path for path in (folder, *folder.parents) if not path.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        raise _unusable(folder, error) from error
-    with _only_one(folder):
-        if not resume:
-            _check_new(folder)  # checked again, because no other process can start here now
-        try:
-            write_whole(folder / RECORD, write_yaml(settings))
-            yield
-        except BaseException:
-            if not resume and not (folder / "metrics.jsonl").exists():
-                _empty(folder, made)
-            raise
-
-
-def _empty(folder: Path, made: list[Path]) -> None:
-    for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-    for path in made:
-        with suppress(OSError):  # another process has put a file into it
-            path.rmdir()
-
-
-@contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Refuse a second process in the same run folder. The lock ends with its process."""
-    import fcntl
-
-    try:
-        handle = (folder / LOCK).open("w")
-    except OSError as error:
-        raise _unusable(folder, error) from error
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise TrainingError(f"Another process is training in {str(folder)!r}; wait for it or stop it.") from error
-        yield

@@ -36,6 +36,9 @@ from tagmoe.train.dial import turned
 from tagmoe.train.expert_load import ExpertLoad
 from tagmoe.train.facts import Facts
 from tagmoe.train.loop import Report
+from tagmoe.train.ranks import ALONE, Ranks
+from tagmoe.train.routing_watch import bin_name, bin_of
+from tagmoe.train.seen import Seen, seen_of
 from tagmoe.train.stored import StoredRows, StoredSamples, batch_kinds, held_out_draws
 from tagmoe.train.stream import EDITING, TEXT_TO_IMAGE, EncodedSamples
 from tagmoe.train.trained import trained_part
@@ -95,8 +98,10 @@ class FlowStage:
         conflict: float = 0.0,
         by_family: bool = False,
         divide: Divide = "content",
+        ranks: Ranks = ALONE,
     ) -> None:
-        """conflict: alpha of the dial. by_family: a mixture's experts are given by the tasks' families."""
+        """conflict: alpha of the dial. by_family: a mixture's experts are given by the tasks' families. ranks: those
+        that share each batch."""
         self.name = name
         self.steps = config.steps
         self.accumulate = config.accumulate
@@ -139,6 +144,10 @@ class FlowStage:
         self.modules: Mapping[str, nn.Module] = {"transformer": trained_part(self.transformer)}
         if self.is_moe:
             self.modules = {**self.modules, "objective": self.objective}
+        self.seen: list[Seen] = []
+        layers, mixtures = (self.transformer.config[name] for name in ("num_layers", "num_moe_blocks"))
+        self.mixtures = tuple(f"transformer_blocks.{n}.img_mlp" for n in range(layers - mixtures, layers))
+        self.experts = self.transformer.config.num_experts if self.is_moe else 0
         self._cache = cache
         self._stored = stored
         self._divide = divide
@@ -146,7 +155,8 @@ class FlowStage:
         kinds = batch_kinds(config.text_to_image_every) if stored is not None and config.steps else []
         self._samples: dict[str, Samples] = {kind: self._open(kind) for kind in kinds}
         self._held_out = [] if stored is None else held_out_draws(stored, kinds, config.batch)
-        self._load = ExpertLoad(self.transformer.config.num_moe_blocks, self.transformer.config.num_experts)
+        self._ranks = ranks
+        self._load = ExpertLoad(self.transformer.config.num_moe_blocks, self.transformer.config.num_experts, ranks)
         # The next micro-batch is drawn (rendered and encoded) while the current one trains.
         self._drawer = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"draw-{name}")
         self._ahead: tuple[tuple[int, int], Future[Draw]] | None = None
@@ -221,18 +231,24 @@ class FlowStage:
         else:
             future = self._drawer.submit(self.draw, step, micro)
         following = (step, micro + 1) if micro + 1 < self.accumulate else (step + 1, 0)
-        drawn = future.result()
+        batch, noise_BTC, t_B = future.result()
         self._ahead = (following, self._drawer.submit(self.draw, *following)) if following[0] < self.steps else None
-        return drawn
+        return self._placed(batch, noise_BTC, t_B)
+
+    def _placed(self, batch: Batch, noise_BTC: Tensor, t_B: Tensor) -> Draw:
+        """What was drawn, on the device of the model."""
+        device = self.transformer.device
+        return batch.to(device), noise_BTC.to(device), t_B.to(device)
 
     @torch.no_grad()
     def draw(self, step: int, micro: int) -> Draw:
-        """(batch, noise_BTC, t_B) of a micro-batch: a pure function of the seed and the micro-batch's number."""
+        """(batch, noise_BTC, t_B) of this rank's part of a micro-batch: a pure function of the seed and the
+        micro-batch's number."""
         kind, nth = self._place(step)
         if kind not in self._samples:
             self._samples[kind] = self._open(kind)
         number = nth * self.accumulate + micro
-        batch = self._samples[kind].draw(number)
+        batch = self._samples[kind].draw(number, rank=self._ranks.rank, count=self._ranks.count)
         if self._conflict and kind == "edit":
             batch = replace(batch, target_BTC=turned(batch.target_BTC, tasks_of(batch), self._conflict))
         dropped = self.config.reference_dropout
@@ -240,8 +256,7 @@ class FlowStage:
             drawn = uniform(self.seed, f"{self.name} reference dropout", np.array([number]))
             batch = without_references(batch) if drawn[0] < dropped else batch
         name = f"{self.name} {kind}"
-        first = number * self.config.batch
-        numbers = range(first, first + len(batch.target_BTC))
+        numbers = range(batch.first, batch.first + len(batch.target_BTC))
         shift = self._shift(batch.target_BTC.shape[1])
         return batch, *draw_noise(batch.target_BTC, numbers, self.loss_config, seed=self.seed, name=name, shift=shift)
 
@@ -255,7 +270,7 @@ class FlowStage:
         """Eq. (5) on one micro-batch. The micro-batches of a step must be asked for in order."""
         kind, _ = self._place(step)
         drawn = self._next(step, micro)
-        batch, noise_BTC, _ = drawn
+        batch, noise_BTC, t_B = drawn
         prediction_BTC, routing = self._predict(drawn)
         weight_BT = None
         if self.loss_config.edit_weight != 1.0 and batch.reference_BTC is not None:
@@ -264,20 +279,28 @@ class FlowStage:
             prediction_BTC,
             batch.target_BTC,
             noise_BTC,
-            aligned_tags(batch, self.loss_config.align_tags),
+            aligned_tags(batch, self.loss_config.align_tags).to(prediction_BTC.device),
             mean_probs_LBN=None if routing is None else routing.mean_probs_LBN,
             counts_LBN=None if routing is None else routing.counts_LBN,
             global_counts_LN=None if routing is None else self._load.of(kind).to(prediction_BTC.device),
             weight_BT=weight_BT,
         )
-        report = {"flow": float(terms.flow.detach())}
+        measured = [terms.flow.detach().view(1)]
+        self.seen = [*(self.seen if micro else []), seen_of(batch, kind, t_B, noise_BTC, prediction_BTC, routing)]
         if routing is not None:
-            self._load.add(routing.counts_LBN.cpu())
+            # A rank that a small batch leaves without samples computes one that does not count.
+            counts_LBN = routing.counts_LBN if batch.share else torch.zeros_like(routing.counts_LBN)
+            self._load.add(counts_LBN.cpu())
             if micro + 1 == self.accumulate:
                 self._load.finish(kind)
-            report |= {"balance": float(terms.balance.detach()), "alignment": float(terms.alignment.detach())}
             load_LN = expert_load(routing.counts_LBN) / len(batch.samples)
-            for layer, load_N in enumerate(load_LN):
+            measured += [terms.balance.detach().view(1), terms.alignment.detach().view(1), load_LN.flatten()]
+        # The means over all ranks: the loop must decide alike in each of them.
+        means = self._ranks.mean(torch.cat(measured), batch.share)
+        report = {"flow": float(means[0])}
+        if routing is not None:
+            report |= {"balance": float(means[1]), "alignment": float(means[2])}
+            for layer, load_N in enumerate(means[3:].view_as(load_LN)):
                 report[f"load/{layer}_max"] = float(load_N.max())
                 report[f"load/{layer}_min"] = float(load_N.min())
             report["tags/effective_rank"] = float(self.objective.tag_embedding.effective_rank())
@@ -318,7 +341,7 @@ class FlowStage:
         self.transformer.eval()
         scores = self.validator(self.pipeline, step, folder)
         if self._held_out:
-            scores = {**scores, "held_out_flow": self._held_out_loss()}
+            scores = {**scores, **self._held_out_loss()}
         self.transformer.train()
         return scores
 
@@ -343,21 +366,30 @@ class FlowStage:
         return notes
 
     @torch.no_grad()
-    def _held_out_loss(self) -> float:
-        """Mean of L_flow over the held-out rows, each with its own noise and time, the same at every step."""
+    def _held_out_loss(self) -> Report:
+        """Mean of L_flow over the held-out rows, each with its own noise and time, the same at every step; and the mean
+        over those of each tenth of the time, by "held_out_flow/0.1-0.2"."""
         samples = self._stored_samples()[0][1]
         total, count = 0.0, 0
+        by_bin: dict[int, list[float]] = {}
         for drawn in self._held_out:
-            batch = samples.read(drawn)
-            noise_BTC, t_B = draw_noise(
-                batch.target_BTC,
+            read = samples.read(drawn)
+            noise = draw_noise(
+                read.target_BTC,
                 drawn.numbers.tolist(),
                 self.loss_config,
                 seed=0,
                 name="held out",
-                shift=self._shift(batch.target_BTC.shape[1]),
+                shift=self._shift(read.target_BTC.shape[1]),
             )
+            batch, noise_BTC, t_B = self._placed(read, *noise)
             prediction_BTC, _ = self._predict((batch, noise_BTC, t_B))
-            total += len(t_B) * float(flow_loss(prediction_BTC, batch.target_BTC, noise_BTC))
+            flow_B = flow_loss(prediction_BTC, batch.target_BTC, noise_BTC, per_sample=True)
+            total += len(t_B) * float(flow_B.mean())
             count += len(t_B)
-        return total / count
+            for t, flow in zip(t_B.tolist(), flow_B.tolist(), strict=True):
+                by_bin.setdefault(bin_of(t), []).append(flow)
+        return {
+            "held_out_flow": total / count,
+            **{f"held_out_flow/{bin_name(n)}": sum(flows) / len(flows) for n, flows in sorted(by_bin.items())},
+        }

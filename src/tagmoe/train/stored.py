@@ -214,9 +214,10 @@ class StoredSamples:
             rare=rows.settings.rare_buckets,
         )
 
-    def draw(self, number: int) -> Batch:
-        """Batch `number` of the sampler. Raises DataError naming the record that cannot be trained on."""
-        return self.read(self.sampler.draw(number))
+    def draw(self, number: int, *, rank: int = 0, count: int = 1) -> Batch:
+        """A rank's part of batch `number` of the sampler. Raises DataError naming the record that cannot be used."""
+        drawn = self.sampler.draw(number, rank=rank, world_size=count)
+        return replace(self.read(drawn), first=int(drawn.numbers[0]))
 
     def read(self, drawn: Draw) -> Batch:
         """The batch of these rows. Raises DataError naming the record that cannot be used."""

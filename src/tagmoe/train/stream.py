@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -110,11 +110,13 @@ class EncodedSamples:
             if not self._members:
                 raise TrainingError(f"Among the first {unique} samples is none of {', '.join(only)}; raise the number.")
 
-    def draw(self, number: int) -> Batch:
-        """Batch `number`. A share `dropout` of all samples has an empty instruction."""
-        numbers = np.arange(number * self.batch_size, (number + 1) * self.batch_size)
+    def draw(self, number: int, *, rank: int = 0, count: int = 1) -> Batch:
+        """A rank's part of batch `number`. A share `dropout` of all samples has an empty instruction."""
+        part = self.batch_size // count
+        first = number * self.batch_size + rank * part
+        numbers = np.arange(first, first + part)
         blank = uniform(self.seed, "dropout", numbers) < self.dropout
-        return self.batch(self.indices(numbers.tolist()), blank=blank.tolist())
+        return replace(self.batch(self.indices(numbers.tolist()), blank=blank.tolist()), first=first)
 
     def indices(self, numbers: Iterable[int]) -> list[int]:
         """Indices of TagWorld's samples for these numbers. Every epoch is another permutation."""

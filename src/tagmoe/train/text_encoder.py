@@ -78,6 +78,7 @@ class TextEncoderStage:
     def _read(self, samples: list[Sample]) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
         texts = [TEMPLATE.format(drawn.instruction) for drawn in samples]
         batch = self.tokenizer(texts, padding=True, padding_side="right", return_tensors="pt", add_special_tokens=False)
+        batch = batch.to(self.text_encoder.device)
         mask = batch.attention_mask
         output = self.text_encoder(
             input_ids=batch.input_ids, attention_mask=mask, output_hidden_states=True, use_cache=False
@@ -91,7 +92,7 @@ class TextEncoderStage:
         numbers = range(start, start + self.config.batch)
         samples = [sample(self.seed, index, divide=self.divide) for index in numbers]
         slot_logits, logits, ids, mask = self._read(samples)
-        targets = self.reader.targets(samples)
+        targets = self.reader.targets(samples).to(slot_logits[0].device)
         slots = torch.stack([F.cross_entropy(z.float(), targets[:, i]) for i, z in enumerate(slot_logits)]).sum()
         labels = ids[:, 1:].masked_fill(mask[:, 1:] == 0, -100)
         next_token = F.cross_entropy(logits[:, :-1].float().flatten(0, 1), labels.flatten())
@@ -104,9 +105,9 @@ class TextEncoderStage:
         """Share of test instructions whose slots are all predicted right. Half of them are held-out paraphrases."""
         samples = [sample(self.seed, index, split="test") for index in range(512)]
         slot_logits, *_ = self._read(samples)
-        targets = self.reader.targets(samples)
+        targets = self.reader.targets(samples).to(slot_logits[0].device)
         right = torch.stack([z.argmax(dim=-1) == targets[:, i] for i, z in enumerate(slot_logits)]).all(dim=0)
-        unseen = torch.tensor([drawn.held_out_paraphrase for drawn in samples])
+        unseen = torch.tensor([drawn.held_out_paraphrase for drawn in samples], device=right.device)
         return {
             "read": float(right[~unseen].float().mean()),
             "read_held_out_paraphrase": float(right[unseen].float().mean()),

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,10 +23,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from tagmoe.model.cpu.attention import RealRoPEAttnProcessor
-from tagmoe.model.transformer import TagMoETransformer2DModel
+from tagmoe.model.recompute import recomputed
+from tagmoe.model.transformer import TagMoETransformer2DModel, TagMoETransformerBlock
 from tagmoe.train.precision import autocast
 
 aten = torch.ops.aten
@@ -53,25 +56,22 @@ class Shapes:
 
 @dataclass(frozen=True)
 class Traced:
-    """Of one micro-batch. saved: bytes kept for backward. forward, backward: FLOPs (a multiply-add is two)."""
+    """Of one micro-batch. saved: bytes kept for backward. forward, backward: FLOPs (a multiply-add is two).
+
+    With activation checkpointing, recompute: FLOPs of the blocks that backward computes again. block: bytes that one
+    of them keeps meanwhile.
+    """
 
     saved: int
     forward: int
     backward: int
+    recompute: int = 0
+    block: int = 0
 
     def plus(self, one: Traced, other: Traced, times: int) -> Traced:
         """This, and `times` the difference of `one` from `other`."""
-        return Traced(
-            *(
-                a + times * (b - c)
-                for a, b, c in zip(
-                    (self.saved, self.forward, self.backward),
-                    (one.saved, one.forward, one.backward),
-                    (other.saved, other.forward, other.backward),
-                    strict=True,
-                )
-            )
-        )
+        every = (astuple(traced) for traced in (self, one, other))
+        return Traced(*(a + times * (b - c) for a, b, c in zip(*every, strict=True)))
 
 
 def trace(
@@ -81,19 +81,52 @@ def trace(
     *,
     prepare: Callable[[Any], None],
     device: str = "cpu",
+    recompute: bool = False,
 ) -> Traced:
     """Trace a transformer of this config. prepare: freezes what does not train, as before a run. device: "cuda" has
     fused attention; a "cpu" in bf16 keeps the products of queries and keys (`tagmoe.model.cpu.attention`).
 
+    recompute: with activation checkpointing.
+
     Of more than `MOST_TRACED` dense blocks or mixtures only some are traced; the rest is a multiple of one more block.
     """
+    one_pass = partial(_trace_all, config, shapes, precision, prepare, device)
+    plain = one_pass(recompute=False)
+    if not recompute:
+        return plain
+    again = one_pass(recompute=True)
+    block = _largest_block(config, partial(_trace, shapes=shapes, precision=precision, prepare=prepare, device=device))
+    return replace(plain, saved=again.saved, recompute=again.backward - plain.backward, block=block)
+
+
+def _largest_block(config: Mapping[str, Any], traced: Callable[[Mapping[str, Any]], Traced]) -> int:
+    """Bytes that one block keeps for its own backward, the larger of a dense one and a mixture."""
+
+    def saved(dense: int, mixtures: int) -> int:
+        return traced({**config, "num_layers": dense + mixtures, "num_moe_blocks": mixtures}).saved
+
+    if not config.get("num_moe_blocks", 0):
+        return saved(1, 0)
+    mixture = saved(0, 1)
+    return max(mixture, saved(1, 1) - mixture)
+
+
+def _trace_all(
+    config: Mapping[str, Any],
+    shapes: Shapes,
+    precision: str,
+    prepare: Callable[[Any], None],
+    device: str,
+    *,
+    recompute: bool,
+) -> Traced:
     mixtures = config.get("num_moe_blocks", 0)
     dense = config["num_layers"] - mixtures
     few = min(dense, MOST_TRACED), min(mixtures, MOST_TRACED)
 
     def of(dense_blocks: int, mixture_blocks: int) -> Traced:
         layers = {"num_layers": dense_blocks + mixture_blocks, "num_moe_blocks": mixture_blocks}
-        return _trace({**config, **layers}, shapes, precision, prepare, device)
+        return _trace({**config, **layers}, shapes, precision, prepare, device, recompute)
 
     first = total = of(*few)
     if dense > few[0]:
@@ -104,7 +137,12 @@ def trace(
 
 
 def _trace(
-    config: Mapping[str, Any], shapes: Shapes, precision: str, prepare: Callable[[Any], None], device: str
+    config: Mapping[str, Any],
+    shapes: Shapes,
+    precision: str,
+    prepare: Callable[[Any], None],
+    device: str,
+    recompute: bool = False,
 ) -> Traced:
     transformer = meta_transformer(config).train()
     if device == "cpu":
@@ -119,6 +157,8 @@ def _trace(
             display=False, custom_mapping={FUSED: _attention_flops, FUSED_BACKWARD: _attention_backward_flops}
         )
         with _Assumed(), saved_bytes(transformer) as saved, counter, autocast(precision):
+            if recompute:
+                transformer.enable_gradient_checkpointing(partial(_recomputed, saved))
             output = transformer(**inputs)
             kept, forward = saved(), counter.get_total_flops()
             loss = output.sample.float().square().mean()
@@ -158,21 +198,44 @@ def _inputs(transformer: Any, shapes: Shapes) -> dict[str, Any]:
     }
 
 
+class SavedBytes:
+    """Called, the bytes of what was kept, each memory once. weights: memories that do not count."""
+
+    def __init__(self, weights: set[int]) -> None:
+        self._weights = weights
+        self._kept: dict[int, Tensor] = {}
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        """Note a tensor that is kept for backward."""
+        self._kept.setdefault(_memory(tensor), tensor)
+        return tensor
+
+    def __call__(self) -> int:
+        return sum(t.untyped_storage().nbytes() for at, t in self._kept.items() if at not in self._weights)
+
+
 @contextmanager
-def saved_bytes(module: nn.Module) -> Iterator[Callable[[], int]]:
+def saved_bytes(module: nn.Module) -> Iterator[SavedBytes]:
     """Yields a function: the bytes that autograd has kept inside the block, each memory once.
 
     The weights of the module, and copies of them in another dtype, are not counted.
     """
     weights = {_memory(value) for value in (*module.parameters(), *module.buffers())}
-    kept: dict[int, Tensor] = {}
+    saved = SavedBytes(weights)
+    with _WeightCopies(weights), saved_tensors_hooks(saved.keep, lambda tensor: tensor):
+        yield saved
 
-    def pack(tensor: Tensor) -> Tensor:
-        kept.setdefault(_memory(tensor), tensor)
-        return tensor
 
-    with _WeightCopies(weights), saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield lambda: sum(t.untyped_storage().nbytes() for at, t in kept.items() if at not in weights)
+def _recomputed(saved: SavedBytes, block: Any, *inputs: Any) -> Any:
+    """`recomputed`, and a note of what it keeps where backward comes to it: inputs, and the choice of experts."""
+    if inputs[0].requires_grad or any(parameter.requires_grad for parameter in block.parameters()):
+        for value in tree_leaves(inputs):
+            if isinstance(value, Tensor):
+                saved.keep(value)
+        if isinstance(block, TagMoETransformerBlock):
+            # An fp32 score and an int64 number.
+            saved.keep(torch.empty(*inputs[0].shape[:2], block.img_mlp.top_k, 3))
+    return recomputed(block, *inputs)
 
 
 def _memory(tensor: Tensor) -> int:

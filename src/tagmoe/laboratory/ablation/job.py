@@ -163,7 +163,8 @@ def do(job: Job) -> None:
     from rich.console import Console
 
     from tagmoe.laboratory.ablation import measure
-    from tagmoe.train.recipe import RECORD, train
+    from tagmoe.pipeline.model_folder import RECORD
+    from tagmoe.train.recipe import train
 
     plan = None if job.plan is None else measure.Plan(**job.plan)
     started = time.perf_counter()

@@ -12,6 +12,7 @@ from tagmoe.laboratory.ablation import measure
 from tagmoe.laboratory.ablation.job import Job, alignment_of, parameters_of, read_metrics
 from tagmoe.laboratory.registered.exam import edit_all, judge_all
 from tagmoe.laboratory.registered.machine import code_digest
+from tagmoe.pipeline.model_folder import RECORD
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.train import recipe
 from tagmoe.train.stream import EDITING
@@ -23,7 +24,7 @@ KEPT = 40
 def train(job: Job, console: Console) -> None:
     """Train a job's model, from its last checkpoint where it has one. Raises DivergedError."""
     validator = measure.curve_validator(plan_of(job)) if job.plan is not None else lambda *_: {}
-    resume = (job.folder / "run" / recipe.RECORD).exists()
+    resume = (job.folder / "run" / RECORD).exists()
     recipe.train(job.config, validator=validator, resume=resume, console=console)
 
 

@@ -28,17 +28,17 @@ class Room:
         return 2 if self.device == "cuda" else 4
 
 
-def memory_room(memory: str = "auto") -> Room:
+def memory_room(memory: str = "auto", *, on_gpu: bool | None = None) -> Room:
     """The memory of this machine: for "auto" what is free now, else that of a card of this size ("24gb" to "80gb").
 
-    Without a GPU the CPU's memory is the device, and nothing can be moved out of it. Raises UsageError for a word that
-    is not in `CHOICES`.
+    on_gpu: whether its GPU is used; None: if there is one. Without a GPU the CPU's memory is the device, and nothing
+    can be moved out of it. Raises UsageError for a word that is not in `CHOICES`.
     """
     import torch
 
     if memory not in CHOICES:
         raise UsageError(f"The memory is {memory!r}; give one of {', '.join(CHOICES)}.")
-    on_gpu = torch.cuda.is_available()
+    on_gpu = torch.cuda.is_available() if on_gpu is None else on_gpu
     if memory != "auto":
         budget = BUDGETS[memory] - RESERVE
     elif on_gpu:

@@ -1,0 +1,171 @@
+"""Runs in several processes: what they leave, how they resume in another number, and how they end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+from support.rank_cases import in_ranks
+from support.tiny_training import train_quietly
+from support.training_runs import metrics
+
+from tagmoe.config import RunConfig
+from tagmoe.errors import ConfigError
+from tagmoe.train import loop
+from tagmoe.train.engine import check_ranks
+
+Make = Callable[..., RunConfig]
+RUN: dict[str, Any] = {"base": {"steps": 2}, "optimizer": {"name": "adamw", "lr": 1e-3}, "save_every": 2}
+LIMIT = 120
+"""Seconds in which torchrun must have ended all its processes. It gives them 30 after it has asked them to stop."""
+
+
+@pytest.mark.parametrize(
+    ("changes", "ranks", "said"),
+    [
+        ({}, 3, "'unified.batch' is 4, the samples of a micro-batch over all processes, and 3 processes cannot share"),
+        ({"replicate": 2}, 1, "'replicate' is 2, which does not divide the 1 process"),
+        ({"replicate": 4}, 2, "does not divide the 2 processes"),
+        ({"parameters": "moe", "frozen_dtype": "fp8"}, 2, "'frozen_dtype' is 'fp8', whose scales"),
+        ({"loss": {"align_loss": "contrastive"}}, 2, "'loss.align_loss' is 'contrastive', which compares"),
+        ({"loss": {"align_tags": "shuffled"}}, 2, "'loss.align_tags' is 'shuffled'"),
+        ({"optimizer": {"name": "muon"}}, 2, "'optimizer.name' is 'muon', which needs whole matrices"),
+    ],
+)
+def test_what_so_many_processes_cannot_do_is_refused(config: Make, changes: Any, ranks: int, said: str) -> None:
+    with pytest.raises(ConfigError, match=r"^The setting '.*\.$") as refused:
+        check_ranks(config(**(RUN | changes)), ranks)
+    assert said in str(refused.value)
+
+
+def near(model: Path, other: Path) -> None:
+    """Whether two finished models hold the same weights, to the rounding of bf16 in which they are saved."""
+    for name in ("transformer/diffusion_pytorch_model.safetensors", "alignment.safetensors"):
+        mine, theirs = load_file(model / name), load_file(other / name)
+        assert mine.keys() == theirs.keys()
+        for key, value in theirs.items():
+            distance = (mine[key].float() - value.float()).norm()
+            assert distance <= 4e-3 * value.float().norm().clamp_min(1e-3), key
+
+
+@pytest.mark.slow
+def test_a_run_of_two_ranks_resumes_on_one_and_on_four(
+    config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = config("whole", **RUN)
+    expected = train_quietly(whole)
+    stopped = config("stopped", **RUN)
+    original = loop.train_step
+
+    def failing(stage: Any, step: int, *rest: Any) -> Any:
+        if stage.name == "unified" and step == 3:
+            raise RuntimeError("stopped here")
+        return original(stage, step, *rest)
+
+    def stop() -> None:
+        with pytest.raises(RuntimeError, match="stopped here"):
+            train_quietly(stopped)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", failing)
+        in_ranks(tmp_path / "first", stop, 2)
+    kept = Path(stopped.output_dir) / "checkpoints" / "unified"
+    assert [path.name for path in kept.iterdir()] == ["00000002"]
+    for ranks in (1, 2, 4):
+        resumed = config(f"on-{ranks}", **RUN)
+        shutil.copytree(stopped.output_dir, resumed.output_dir)
+        in_ranks(tmp_path / f"ranks-{ranks}", lambda run=resumed: train_quietly(run, resume=True), ranks)  # type: ignore[misc]
+        near(Path(resumed.output_dir) / "model", expected)
+        for here, there in zip(metrics(resumed), metrics(whole), strict=True):
+            assert here["stage"] == there["stage"]
+            for name in here.keys() - {"stage"}:
+                assert here[name] == pytest.approx(there[name], rel=1e-4, abs=1e-5), (name, here["step"])
+
+
+@contextmanager
+def torchrun(recipe: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """`tagmoe train` in two processes of torchrun. What is left of them at the end is killed, by number."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "tagmoe"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [*command, "train", str(recipe), *arguments], env=environment, text=True, stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        finally:
+            left = [*workers(process.pid), process.pid] if process.poll() is None else []
+            for pid in left:
+                os.kill(pid, signal.SIGKILL)
+
+
+def workers(parent: int) -> list[int]:
+    """The processes that a process has started."""
+    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+
+
+def written(config: RunConfig, tmp_path: Path) -> Path:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    return recipe
+
+
+def wait_for_step(config: RunConfig, step: int) -> None:
+    end = time.monotonic() + LIMIT
+    while time.monotonic() < end:
+        path = Path(config.output_dir) / "metrics.jsonl"
+        if path.exists() and any(f'"unified", "step": {step}' in line for line in path.read_text().splitlines()):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"no step {step} in {LIMIT} s")
+
+
+LONG: dict[str, Any] = RUN | {"base": {"steps": 0}, "unified": {"steps": 100_000}, "save_every": 1000}
+
+
+@pytest.mark.slow
+def test_rank_0_says_once_what_is_wrong_and_all_end(config: Make, tmp_path: Path) -> None:
+    run = config("refused", **RUN)
+    Path(run.output_dir).mkdir()
+    (Path(run.output_dir) / "other").touch()
+    with torchrun(written(run, tmp_path)) as process:
+        _, said = process.communicate(timeout=LIMIT)
+    assert process.returncode != 0
+    assert said.count("exists and is not empty") == 1, said
+
+
+@pytest.mark.slow
+def test_when_a_rank_is_killed_the_others_end(config: Make, tmp_path: Path) -> None:
+    run = config("killed", **LONG)
+    with torchrun(written(run, tmp_path)) as process:
+        wait_for_step(run, 2)
+        started, ranks = time.monotonic(), workers(process.pid)
+        assert len(ranks) == 2
+        os.kill(ranks[1], signal.SIGKILL)
+        process.communicate(timeout=LIMIT)
+        assert time.monotonic() - started < 60
+    assert process.returncode != 0
+    assert not [pid for pid in ranks if Path(f"/proc/{pid}").exists()]
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_the_run_resumes(config: Make, tmp_path: Path) -> None:
+    run = config("stopped", **LONG)
+    with torchrun(written(run, tmp_path)) as process:
+        wait_for_step(run, 2)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=LIMIT)
+    assert said.count("Add --resume to the same command") == 1, said
+    last = metrics(run)[-1]["step"]
+    assert [int(path.name) for path in (Path(run.output_dir) / "checkpoints" / "unified").iterdir()] == [last]
