@@ -78,6 +78,8 @@ def _rank(folder: Path, work: Callable[[], None], rank: int, ranks: int, port: i
     """One process of `in_ranks`."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    # Its loading threads would find the OpenMP pool of the process that was forked.
+    os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
     try:
         work()
     except BaseException:
