@@ -27,8 +27,8 @@ from tagmoe.train.recipe import assemble
 from tagmoe.train.stage import Draw, FlowStage
 from tagmoe.train.trained import choose_trained
 
-PATIENCE = 150
-"""Seconds after which ranks that wait for each other are given up. A case takes about two."""
+PATIENCE = 90
+"""Seconds for each case, after which ranks that wait for each other are given up. It takes about two alone."""
 
 
 def launch(folder: Path, cases: Mapping[str, RunConfig], ranks: int, **special: str) -> dict[str, Any]:
@@ -44,11 +44,11 @@ def launch(folder: Path, cases: Mapping[str, RunConfig], ranks: int, **special: 
                 if joined.is_first:
                     torch.save(result, folder / f"{name}.pt")
 
-    in_ranks(folder, work, ranks)
+    in_ranks(folder, work, ranks, PATIENCE * (1 + len(cases)))
     return {name: torch.load(folder / f"{name}.pt") for name in cases}
 
 
-def in_ranks(folder: Path, work: Callable[[], None], ranks: int) -> None:
+def in_ranks(folder: Path, work: Callable[[], None], ranks: int, patience: float = 3 * PATIENCE) -> None:
     """Do the work in so many processes, with the variables that torchrun sets. They write into `folder` what failed.
 
     The processes are forked: they need not import torch again.
@@ -61,7 +61,7 @@ def in_ranks(folder: Path, work: Callable[[], None], ranks: int) -> None:
     workers = [context.Process(target=_rank, args=(folder, work, r, ranks, port)) for r in range(ranks)]
     for worker in workers:
         worker.start()
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + patience
     while time.monotonic() < end and any(worker.is_alive() for worker in workers):
         if any(worker.exitcode for worker in workers):
             break
@@ -78,6 +78,8 @@ def _rank(folder: Path, work: Callable[[], None], rank: int, ranks: int, port: i
     """One process of `in_ranks`."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    # Its loading threads would find the OpenMP pool of the process that was forked.
+    os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
     try:
         work()
     except BaseException:

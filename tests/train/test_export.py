@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from tagmoe.config import RunConfig
 from tagmoe.errors import MissingError, UsageError
-from tagmoe.pipeline.lora_file import read_lora
+from tagmoe.model.lora_file import read_lora
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.train.export import export
 

@@ -48,6 +48,7 @@ def test_two_ranks_train_as_one(config: Make, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_every_way_to_split_a_batch_is_the_same_training(config: Make, tmp_path: Path) -> None:
     """2 ranks x 1, a rank without samples, 3 ranks with uneven parts of the weights, and HSDP."""
     expected = trained(case(config, "one", 3, 4))
@@ -73,6 +74,7 @@ ENGINES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_what_trains_and_how_is_the_same_in_two_ranks(config: Make, tmp_path: Path) -> None:
     cases = {name: case(config, name, 4, **changes) for name, changes in ENGINES.items()}
     found = launch(tmp_path / "ranks", cases, 2)
@@ -83,6 +85,7 @@ def test_what_trains_and_how_is_the_same_in_two_ranks(config: Make, tmp_path: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_bf16_in_two_ranks_is_near_bf16_in_one(config: Make, tmp_path: Path) -> None:
     """The gate reads fp32 weights: the loads of the experts differ by few tokens."""
     expected = trained(case(config, "one", 4, precision="bf16"))
@@ -94,6 +97,7 @@ def test_bf16_in_two_ranks_is_near_bf16_in_one(config: Make, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_recomputed_and_compiled_blocks_give_the_losses_of_plain_ones(config: Make) -> None:
     plain = trained(case(config, "plain", 4))
     again = trained(case(config, "again", 4, activation_checkpointing=True))

@@ -60,6 +60,7 @@ def near(model: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_run_of_two_ranks_resumes_on_one_and_on_four(
     config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +136,7 @@ LONG: dict[str, Any] = RUN | {"base": {"steps": 0}, "unified": {"steps": 100_000
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_rank_0_says_once_what_is_wrong_and_all_end(config: Make, tmp_path: Path) -> None:
     run = config("refused", **RUN)
     Path(run.output_dir).mkdir()
@@ -146,6 +148,7 @@ def test_rank_0_says_once_what_is_wrong_and_all_end(config: Make, tmp_path: Path
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_when_a_rank_is_killed_the_others_end(config: Make, tmp_path: Path) -> None:
     run = config("killed", **LONG)
     with torchrun(written(run, tmp_path)) as process:
@@ -160,6 +163,7 @@ def test_when_a_rank_is_killed_the_others_end(config: Make, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_sigterm_saves_and_the_run_resumes(config: Make, tmp_path: Path) -> None:
     run = config("stopped", **LONG)
     with torchrun(written(run, tmp_path)) as process:

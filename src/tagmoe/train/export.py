@@ -26,8 +26,8 @@ from tagmoe.config import DataConfig
 from tagmoe.errors import MissingError, TagMoEError, UsageError
 from tagmoe.files.resumable import ByteRange, PlannedFile, Written, write_folder
 from tagmoe.files.yaml_text import write_yaml
+from tagmoe.model.lora_file import read_lora
 from tagmoe.pipeline.folder import ALIGNMENT
-from tagmoe.pipeline.lora_file import read_lora
 from tagmoe.pipeline.model_folder import INDEX, model_folder
 from tagmoe.report.markdown import markdown_text
 from tagmoe.report.numbers import named

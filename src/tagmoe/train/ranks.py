@@ -119,10 +119,9 @@ def ranks_of(device: str) -> Iterator[Ranks]:
         return
     # NCCL for tensors on a GPU, gloo for those on the host and for what ranks wait for.
     dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
-    try:
-        ranks = Ranks(rank, count, chosen, dist.new_group(backend="gloo", timeout=LONGEST_WAIT))
-        yield ranks
-        # A rank that ends early would take the connections of the others with it.
-        ranks.wait()
-    finally:
-        dist.destroy_process_group()
+    ranks = Ranks(rank, count, chosen, dist.new_group(backend="gloo", timeout=LONGEST_WAIT))
+    # After an exception the group is left as it is: another rank may be inside a collective, and this one is to end.
+    yield ranks
+    # A rank that ends early would take the connections of the others with it.
+    ranks.wait()
+    dist.destroy_process_group()

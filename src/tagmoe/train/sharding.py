@@ -36,7 +36,8 @@ def shard(transformer: Any, objective: nn.Module, ranks: Ranks, *, precision: st
         inside = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     for block in transformer.transformer_blocks:
         # Its layers as one group, since what a gate itself returns is a view, of which FSDP2 warns.
-        if gate := [part for part in block.modules() if isinstance(part, Float32Linear)]:
+        gate: list[nn.Module] = [part for part in block.modules() if isinstance(part, Float32Linear)]
+        if gate:
             fully_shard(gate, mesh=mesh, mp_policy=exact)
         fully_shard(block, mesh=mesh, mp_policy=inside)
     # Validation puts other weights in. A root that stayed gathered would not see them.
