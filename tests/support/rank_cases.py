@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import socket
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -146,17 +146,14 @@ def trained(config: RunConfig, ranks: Ranks = ALONE, special: str | None = None)
     """Train a case. Returns, in rank 0, the terms of every step ("report"), the whole weights of the average and what
     trains ("average"), and the transformer ("model")."""
     stage = _make(config, ranks, special)
-    reports: list[dict[str, float]] = []
-
-    class Noted(Run):
-        def metrics(self, stage: str, step: int) -> Any:
-            return nullcontext(lambda at, numbers: reports.append(dict(numbers)))
-
-    Path(config.output_dir).mkdir(parents=True, exist_ok=True)
-    run = Noted(config, Path(config.output_dir), {}, {}, Console(quiet=True))
+    folder = Path(config.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    run = Run(config, folder, {}, {}, Console(quiet=True))
     if ranks.count == 1:
         average, model = run_stage(stage, run), stage.transformer
     else:
         model, average = train_sharded(stage, run, ranks)
     weights = {name: value.detach().clone() for name, value in average.items()}
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines() if ranks.is_first else []
+    reports = [record for line in lines if "flow" in (record := json.loads(line))]
     return {"report": reports, "average": weights, "load": stage._load.state(), "model": type(model).__name__}
