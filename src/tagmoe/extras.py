@@ -38,3 +38,8 @@ def require(extra: str, *modules: str, purpose: str) -> None:
     for name in modules or EXTRAS[extra]:
         if find_spec(name) is None:
             raise MissingError(f"{purpose} needs {name}, which is not installed; run: {install_line(extra)}.")
+
+
+def missing_package(package: str, purpose: str) -> MissingError:
+    """The error where a package that no extra brings is not installed. purpose: as in `require`."""
+    return MissingError(f"{purpose} needs {package}, which is not installed; run: pip install {package}.")

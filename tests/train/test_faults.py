@@ -23,6 +23,7 @@ from tagmoe.train import checkpoint, loop
 from tagmoe.train.checkpoint import flat_parameters, list_checkpoints, save_checkpoint
 from tagmoe.train.optimizer import learning_rate_factor, short_warm_up
 from tagmoe.train.recipe import train
+from tagmoe.train.stage import FlowStage
 
 Make = Callable[..., RunConfig]
 RunTraining = Callable[..., Path]
@@ -224,14 +225,16 @@ def test_a_dense_run_that_goes_on_as_a_mixture_is_named(
 def test_the_number_that_is_not_finite_is_named(
     config: Make, run_training: RunTraining, monkeypatch: pytest.MonkeyPatch, culprit: str
 ) -> None:
-    original = loop.train_step
+    original = FlowStage.loss
 
-    def broken(stage: Any, step: int, *rest: Any) -> Any:
-        report = original(stage, step, *rest)
-        return {**report, culprit: math.inf} if stage.name == "unified" and step == 1 else report
+    def broken(self: FlowStage, step: int, micro: int) -> Any:
+        loss, report = original(self, step, micro)
+        if self.name != "unified" or step != 1:
+            return loss, report
+        return (loss * math.inf, report) if culprit == "grad_norm" else (loss, {**report, culprit: math.inf})
 
-    monkeypatch.setattr(loop, "train_step", broken)
-    with pytest.raises(TrainingError, match=f"unified: {culprit} inf is not finite at step 2"):
+    monkeypatch.setattr(FlowStage, "loss", broken)
+    with pytest.raises(TrainingError, match=f"unified: {culprit} (inf|nan) is not finite.*step 2"):
         run_training(config(base={"steps": 0}, unified={"steps": 2}))
 
 

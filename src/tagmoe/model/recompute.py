@@ -7,11 +7,11 @@ forward. So the choice of experts is kept from the forward pass: 12 bytes for ea
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 ROUTING = (torch.ops.aten.max.dim, torch.ops.aten.topk.default)
@@ -22,7 +22,7 @@ def _keep_routing(context: Any, operator: Any, *args: Any, **kwargs: Any) -> Che
     return CheckpointPolicy.MUST_SAVE if operator in ROUTING else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def recomputed(block: nn.Module, *inputs: Any) -> Any:
+def recomputed(block: Callable[..., Any], *inputs: Any) -> Any:
     """block(*inputs), keeping for backward only the inputs and the choice of experts."""
     contexts = partial(create_selective_checkpoint_contexts, _keep_routing)
     return checkpoint(block, *inputs, use_reentrant=False, context_fn=contexts)

@@ -235,7 +235,13 @@ def _recomputed(saved: SavedBytes, block: Any, *inputs: Any) -> Any:
         if isinstance(block, TagMoETransformerBlock):
             # An fp32 score and an int64 number.
             saved.keep(torch.empty(*inputs[0].shape[:2], block.img_mlp.top_k, 3))
-    return recomputed(block, *inputs)
+
+    def assumed(*again: Any) -> Any:
+        # Backward leaves out the modes of functions that were on in forward.
+        with _Assumed():
+            return block(*again)
+
+    return recomputed(assumed, *inputs)
 
 
 def _memory(tensor: Tensor) -> int:

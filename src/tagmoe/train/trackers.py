@@ -7,8 +7,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from tagmoe.errors import ConfigError, MissingError
-from tagmoe.extras import require
+from tagmoe.errors import ConfigError
+from tagmoe.extras import missing_package, require
 from tagmoe.sentences import cut
 
 PROJECT = "tagmoe"
@@ -44,10 +44,7 @@ def check_trackers(names: tuple[str, ...], *, tensorboard: bool = False) -> None
                 f"{', '.join(known)}."
             )
         if name not in installed:
-            raise MissingError(
-                f"The setting 'watch.report_to' names {name}, which is not installed; run: pip install "
-                f"{PACKAGES.get(name, name)}."
-            )
+            raise missing_package(PACKAGES.get(name, name), f"The setting 'watch.report_to: [{name}]'")
 
 
 @contextmanager
