@@ -168,6 +168,7 @@ def test_several_seeds_stand_in_the_names(tagmoe, model, picture, tmp_path) -> N
         assert name == f"seed{Image.open(tmp_path / 'more' / name).text['seed']}.png"
 
 
+@pytest.mark.slow
 def test_one_picture_into_a_folder_keeps_its_name(tagmoe, model, picture, tmp_path) -> None:
     outcome = tagmoe("edit", picture, "-p", PROMPT, "-o", tmp_path, "--model", model, "--steps", 1)
     assert outcome.out.split() == [str(tmp_path / "scene.png")]

@@ -72,6 +72,7 @@ def _black(folder: Path) -> Path:
     return folder / "black.png"
 
 
+@pytest.mark.slow
 def test_in_a_batch_a_picture_that_the_mask_does_not_fit_fails_alone(tagmoe, model, picture, mask, tmp_path) -> None:
     (tmp_path / "in").mkdir()
     shutil.copy(picture, tmp_path / "in" / "a.png")

@@ -273,6 +273,7 @@ def test_auto_says_why_it_cannot_and_what_the_model_can(
     assert "heart'?" not in refused.err
 
 
+@pytest.mark.slow
 def test_without_a_rewriter_nothing_is_said_of_one(tagmoe: Any, model: Path, scene: Path, tmp_path: Path) -> None:
     done, metadata = edit(tagmoe, model, scene, tmp_path / "o.png")
     assert "rewrit" not in done.err

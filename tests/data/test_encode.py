@@ -232,6 +232,7 @@ def test_a_stale_cache_is_refused_and_made_anew(tmp_path, packaged):
     EncodedStore(store, other)
 
 
+@pytest.mark.slow
 def test_rows_added_later_are_encoded_alone(tmp_path, packaged):
     store = make_store(tmp_path / "s", (2, 2))
     assert encode_store(store, *packaged, limit=2).left == 1

@@ -24,6 +24,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     return tagworld_bench(tmp_path_factory.mktemp("bench") / "tagworld", 2)
 
 
+@pytest.mark.slow
 def test_the_cases_are_those_that_the_demo_draws(bench: Prepared) -> None:
     drawn = cases(2, 0)
     assert [(case.task, case.instruction) for case in bench.cases] == [(one.task, one.instruction) for one in drawn]

@@ -52,6 +52,7 @@ def editor_of(bench: Prepared, editor: Brighter) -> AskedEditor:
     return AskedEditor(editor, bench, {"name": "brighter", "weights": None, "settings": {}})
 
 
+@pytest.mark.slow
 def test_each_case_has_its_own_seed_and_its_own_pictures(bench: Prepared, tmp_path: Path) -> None:
     editor = Brighter()
     answers = editor_of(bench, editor)

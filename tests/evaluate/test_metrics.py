@@ -147,6 +147,7 @@ def test_canny_is_its_definition_pixel_by_pixel(seed: int) -> None:
     assert [canny(flat)[row].nonzero()[0].tolist() for row in (0, 4, 8)] == [[4], [4], [4]]
 
 
+@pytest.mark.slow
 def test_differences_are_means_over_the_right_pixels(photos: Prepared) -> None:
     output = photo(3)
     source, target = np.asarray(photo(1)) / 255, np.asarray(photo(2)) / 255
@@ -257,6 +258,7 @@ def test_pictures_that_do_not_match_have_no_shift(photos: Prepared) -> None:
     assert same == {"shift": pytest.approx(0, abs=1e-6), "zoom": 0.0}
 
 
+@pytest.mark.slow
 def test_near_copies_are_found_and_true_edits_are_not(photos: Prepared) -> None:
     buffer = io.BytesIO()
     photo(1).save(buffer, "JPEG", quality=95)

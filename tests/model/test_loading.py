@@ -47,6 +47,7 @@ def test_subfolder_dtype_and_info_are_diffusers_own(folder):
     assert info["missing_keys"] == []
 
 
+@pytest.mark.slow
 def test_a_dense_diffusers_folder_loads_as_a_model_without_mixtures(dense, inputs, tmp_path):
     dense.save_pretrained(tmp_path)
     assert torch.equal(TagMoETransformer2DModel.from_pretrained(tmp_path)(**inputs).sample, dense(**inputs).sample)

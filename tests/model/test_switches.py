@@ -83,6 +83,7 @@ def test_given_experts_take_all_tokens_of_their_sample(build: Build, inputs: Inp
         pass
 
 
+@pytest.mark.slow
 def test_experts_that_are_given_start_as_the_dense_model(dense: QwenImageTransformer2DModel, inputs: Inputs) -> None:
     mixture = upcycle(dense, num_moe_blocks=2, mode="plain", generator=seeded()).eval()
     with given_experts(mixture, torch.tensor([2, 0])):

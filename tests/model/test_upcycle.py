@@ -31,6 +31,7 @@ def test_a_plain_mixture_starts_at_top_k_over_n_of_its_ffn(dense):
     )
 
 
+@pytest.mark.slow
 def test_tokens_spread_over_the_experts_at_step_0(dense, inputs):
     moe = upcycle(dense, num_moe_blocks=2, generator=seeded())
     counts = moe(**inputs, return_routing="stats").routing.counts_LBN.sum(1)

@@ -181,6 +181,7 @@ def test_a_pipeline_never_reads_a_pickle(saved: tuple[Path, np.ndarray], tmp_pat
         TagMoEPipeline.from_pretrained(folder)
 
 
+@pytest.mark.slow
 def test_every_part_is_loaded_from_safetensors_only(
     saved: tuple[Path, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,6 +225,7 @@ def test_diffusers_own_loader_opens_a_saved_folder(tmp_path: Path) -> None:
     assert torch.equal(first, second)
 
 
+@pytest.mark.slow
 def test_a_saved_folder_says_how_to_open_it_and_keeps_a_card_of_its_own(tmp_path: Path) -> None:
     pipeline = build_pipeline()
     pipeline.save_pretrained(tmp_path)

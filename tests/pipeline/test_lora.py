@@ -216,6 +216,7 @@ def test_a_lora_trained_on_the_mixture_loads_as_it_is(pipe, inputs) -> None:
     torch.testing.assert_close(with_lora, sample(pipe.transformer, inputs), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_two_loras_with_strengths_and_none(dense, pipe, inputs) -> None:
     base = sample(pipe.transformer, inputs)
     parts = matrices(dense)

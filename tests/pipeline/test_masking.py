@@ -42,6 +42,7 @@ def test_outside_the_mask_every_pixel_is_the_source(tiny_pipeline: Any, size: tu
     assert changed[inside].any(axis=-1).mean() > 0.9
 
 
+@pytest.mark.slow
 def test_a_mask_for_all_prompts_or_one_for_each(tiny_pipeline: Any) -> None:
     sources, masks = [[picture(1)], [picture(2)]], [mask(), mask(box=(0, 40, 64, 64))]
     options = {"num_inference_steps": 1, "seed": 3, "num_images_per_prompt": 2}

@@ -109,6 +109,7 @@ def test_an_empty_negative_prompt_is_one_space(tiny_pipeline: Any) -> None:
     assert not torch.equal(tokens(tiny_pipeline, SHORT, seed=0, negative_prompt=LONG), spaced)
 
 
+@pytest.mark.slow
 def test_padding_a_prompt_changes_nothing(tiny_pipeline: Any) -> None:
     embeds, mask = tiny_pipeline.encode_prompt([LONG, SHORT])
     alone, alone_mask = tiny_pipeline.encode_prompt(SHORT)
@@ -216,6 +217,7 @@ def test_packing_is_invertible_and_latents_are_normalised() -> None:
     assert torch.equal(pipe.encode_images(pixels), scaled)
 
 
+@pytest.mark.slow
 def test_given_latents_and_embeddings_are_used(tiny_pipeline: Any) -> None:
     generator = torch.Generator().manual_seed(4)
     noise = tiny_pipeline.pack_latents(torch.randn(1, 4, 16, 16, generator=generator))
@@ -248,6 +250,7 @@ def test_routing_covers_the_conditional_half_of_every_step(tiny_pipeline: Any, k
     assert tiny_pipeline(SHORT, seed=0).routing is None
 
 
+@pytest.mark.slow
 def test_a_dense_stock_transformer_works_but_has_no_routing() -> None:
     from diffusers import QwenImageTransformer2DModel
 
@@ -288,6 +291,7 @@ def test_interrupting_stops_the_steps_and_still_gives_a_picture(tiny_pipeline: A
     assert not tiny_pipeline.interrupt
 
 
+@pytest.mark.slow
 def test_the_rewriter_sees_the_references_and_its_answer_is_used(tiny_pipeline: Any) -> None:
     asked: list[tuple[str, int]] = []
 
@@ -358,6 +362,7 @@ def test_a_lora_loads_changes_the_picture_and_leaves_without_trace(tmp_path: Pat
     assert torch.equal(tokens(pipe, SHORT, seed=0), before)
 
 
+@pytest.mark.slow
 def test_unknown_words_are_refused_with_a_suggestion() -> None:
     pipe = build_pipeline(known_words=["Add", "a", "red", "circle", "it's"])
     assert pipe("ADD a red circle, it's", seed=0).images

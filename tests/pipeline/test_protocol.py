@@ -125,6 +125,7 @@ def test_sigmas_for_a_scheduler_without_them_are_refused(tiny_pipeline: Any) -> 
         pipe(PROMPT, sigmas=[1.0, 0.5])
 
 
+@pytest.mark.slow
 def test_a_callback_changes_prompt_embeds_for_the_steps_to_come(tiny_pipeline: Any) -> None:
     other, _ = tiny_pipeline.encode_prompt(PROMPT)
 

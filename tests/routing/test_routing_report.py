@@ -189,6 +189,7 @@ def test_what_cannot_be_said_has_its_reason(make: Make, options, says) -> None:
     assert f'"missing": "{says}' in text
 
 
+@pytest.mark.slow
 def test_a_bare_page_says_what_it_does_not_show(make: Make, tmp_path: Path) -> None:
     """No tasks, masks or verdicts, random weights, and switched experts of which nobody judged the pictures."""
     recording = make(
@@ -207,6 +208,7 @@ def test_a_bare_page_says_what_it_does_not_show(make: Make, tmp_path: Path) -> N
     assert "picture changed without expert 3" in page.text
 
 
+@pytest.mark.slow
 def test_an_unlabelled_full_size_recording_is_shown(tmp_path: Path) -> None:
     """Ten undecided layers, several references, no tasks, thinned steps, cases of different shapes and steps."""
     (tmp_path / "r").mkdir()

@@ -160,6 +160,7 @@ def test_a_step_that_is_not_finite_is_skipped_by_policy_and_stops_otherwise(
     assert "changes no weight" in alarm["what"]
 
 
+@pytest.mark.slow
 def test_a_collapse_stops_the_run_by_policy_after_it_is_saved(config: Make, run_training: Callable[..., Path]) -> None:
     run = config(
         base={"steps": 0}, unified={"steps": 4},

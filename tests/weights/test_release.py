@@ -145,6 +145,7 @@ def test_the_alignment_parts_load_into_the_objective(folder: Path, base: Path, w
     assert torch.equal(objective.router_head.net[4].bias, weights["router_head.net.4.bias"])
 
 
+@pytest.mark.slow
 def test_the_loaded_model_says_what_it_is_and_is_ready(folder: Path, base: Path) -> None:
     model, _ = load_release(folder, base, dtype=torch.bfloat16)
     config = model.config

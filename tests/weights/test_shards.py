@@ -257,6 +257,7 @@ def test_dtypes_are_those_of_the_library(tmp_path) -> None:
             assert list(tensors.keys()) == ["a"]
 
 
+@pytest.mark.slow
 def test_the_plan_is_what_is_written(sharded, tmp_path) -> None:
     entries = read_entries(sharded)
     files = plan_shards(

@@ -77,6 +77,7 @@ def test_one_file_is_what_the_library_would_write(source, tmp_path) -> None:
     assert (tmp_path / "moe" / WEIGHTS).read_bytes() == again.read_bytes()
 
 
+@pytest.mark.slow
 def test_gates_are_drawn_from_the_modules_distribution(tmp_path) -> None:
     torch.manual_seed(0)
     wide = QwenImageTransformer2DModel(
@@ -294,6 +295,7 @@ def big_folder(folder: Path, dim: int = 3072) -> int:
 
 
 # Not ru_maxrss: a new process begins with that of the process that started it, here pytest with torch in it.
+@pytest.mark.slow_but_first
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 @pytest.mark.parametrize(("noise", "dtype"), [(0, ""), pytest.param(0.01, "fp32", marks=pytest.mark.slow)])
 def test_memory_stays_far_below_the_largest_tensor_and_torch_is_not_imported(tmp_path, noise, dtype) -> None:

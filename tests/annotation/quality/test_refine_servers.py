@@ -195,6 +195,7 @@ def test_bad_input_is_one_sentence(refine, tmp_path, monkeypatch, arguments, cod
     assert all(part in err for part in parts), err
 
 
+@pytest.mark.slow
 def test_nobody_to_ask(refine, tmp_path):
     two = rules_file(tmp_path / "2.yaml", "2", "Better words.")
     code, _, err = refine("--rules", two, endpoint=False)

@@ -59,6 +59,7 @@ def test_the_column_says_what_was_found(tmp_path, workers):
     assert summary.first["undecodable"] == [(3, sound(3).id)]
 
 
+@pytest.mark.slow
 def test_only_what_is_not_checked_is_checked(tmp_path):
     store = stored(tmp_path / "s", *mixed())
     validate(store)
@@ -190,6 +191,7 @@ def test_another_writer(tmp_path):
         validate(store)
 
 
+@pytest.mark.slow
 def test_all_of_a_fragment_counts_when_its_rows_are_not_sound(tmp_path):
     store = stored(tmp_path / "s", [replace(sound(number), instruction=" ") for number in range(40)])
     validate(store)

@@ -51,6 +51,7 @@ def check(work: Work, engine: str) -> None:
     assert os.getpid() not in pids
 
 
+@pytest.mark.slow
 def test_processes_that_die_lose_only_their_fragment(tmp_path):
     check(Work(tmp_path), "local")
 
