@@ -124,7 +124,6 @@ def test_greedy_does_not_depend_on_the_seed(vlm: LocalVLM) -> None:
     assert len({ask(vlm, schema=SCHEMAS["nested"], seed=seed).text for seed in range(3)}) == 1
 
 
-@pytest.mark.slow
 def test_draws_follow_the_probabilities_of_what_is_allowed() -> None:
     logits = torch.tensor([[2.0, 0.5, -torch.inf, 1.0]])
     sampling = Sampling(0.7, seed=5)
