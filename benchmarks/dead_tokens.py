@@ -12,7 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from figures import Figure, report
+from figures import ALL, LEFT_OUT, Figure, emulates_bf16, report
 from train_step import TAGWORLD, WIDE, Size, batch_of, cpu_seconds, dense_model
 
 from tagmoe.config import OptimizerConfig
@@ -96,12 +96,12 @@ def mixture_of(size: Size, routing_tokens: str) -> TagMoETransformer2DModel:
     return mixture.train()
 
 
-def forwards(size: Size, rounds: int) -> list[Figure]:
-    """A forward of an edit in bf16."""
+def forwards(size: Size, rounds: int, *, bf16: bool) -> list[Figure]:
+    """A forward of an edit."""
     mixture, inputs = mixture_of(size, "all"), batch_of(size)
 
     def forward(*, target_only: bool) -> Any:
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             return mixture(**inputs, target_only=target_only)
 
     rows = [expert_rows(mixture, lambda only=only: forward(target_only=only)) for only in (True, False)]
@@ -112,14 +112,16 @@ def forwards(size: Size, rounds: int) -> list[Figure]:
     ]
 
 
-def training(size: Size, rounds: int) -> list[Figure]:
+def training(size: Size, rounds: int, *, bf16: bool = False) -> list[Figure]:
     """A training step by `live` tokens against one by all."""
-    steps = [train_step(mixture_of(size, kind), size, target_only=kind == "live") for kind in ("live", "all")]
+    steps = [
+        train_step(mixture_of(size, kind), size, target_only=kind == "live", bf16=bf16) for kind in ("live", "all")
+    ]
     return [paired(f"{size.name}_training_live", *steps, rounds, 1.0)]
 
 
-def train_step(model: TagMoETransformer2DModel, size: Size, *, target_only: bool) -> Callable[[], None]:
-    """A training step by Eq. (5): forward, loss, backward, optimizer. In bf16, at TagWorld's size in fp32."""
+def train_step(model: TagMoETransformer2DModel, size: Size, *, target_only: bool, bf16: bool) -> Callable[[], None]:
+    """A training step by Eq. (5): forward, loss, backward, optimizer."""
     objective = Objective(4, 64 if size is TAGWORLD else 512)
     optimizers = make_optimizers({"transformer": model, "objective": objective}, OptimizerConfig(name="adamw"))
     inputs, target_tokens = batch_of(size), size.side**2
@@ -127,7 +129,7 @@ def train_step(model: TagMoETransformer2DModel, size: Size, *, target_only: bool
     tags = (torch.rand(size.batch, 18) < 0.2).float()
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=size is not TAGWORLD):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             out = model(**inputs, return_routing="stats", target_only=target_only)
             stats = out.routing
             terms = objective(out.sample[:, :target_tokens], x0, noise, tags, stats.mean_probs_LBN, stats.counts_LBN)
@@ -139,15 +141,17 @@ def train_step(model: TagMoETransformer2DModel, size: Size, *, target_only: bool
     return step
 
 
-def measure(sizes: str, rounds: int, train_rounds: int, seed: int) -> Sequence[Figure]:
+def measure(sizes: str, rounds: int, train_rounds: int, seed: int, all: bool) -> Sequence[Figure]:
     """Edits with the packaged model and a model of width 1024, and training steps, with and without the dead tokens."""
     torch.set_num_threads(1)
     figures = []
     if sizes in ("all", "packaged"):
         figures += [*packaged(seed, 3 * rounds), *training(TAGWORLD, rounds)]
     if sizes in ("all", WIDE.name):
-        figures += forwards(WIDE, rounds)
-        figures += training(WIDE, train_rounds) if train_rounds else []
+        bf16 = all or not emulates_bf16()
+        figures += [] if bf16 else [Figure(f"{WIDE.name}_bf16", 0, "measured", note=f"{LEFT_OUT}; fp32 below")]
+        figures += forwards(WIDE, rounds, bf16=bf16)
+        figures += training(WIDE, train_rounds, bf16=bf16) if train_rounds else []
     return figures
 
 
@@ -159,5 +163,6 @@ if __name__ == "__main__":
             "rounds": {"type": int, "default": 7, "help": "rounds of each comparison; of edits three times as many"},
             "train_rounds": {"type": int, "default": 5, "help": "rounds of training steps of width 1024, 0 for none"},
             "seed": {"type": int, "default": 0, "help": "seed of the edits' noise"},
+            "all": ALL,
         },
     )

@@ -11,6 +11,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -38,6 +39,30 @@ class Figure:
         if self.wanted is None:
             return True
         return self.value >= self.wanted if self.at_least else self.value <= self.wanted
+
+
+def product_speed(dtype: Any, side: int = 768) -> float:
+    """FLOPs a second of a square product on this processor, with the threads that torch has: the best of five."""
+    import torch
+
+    a, b = (torch.randn(side, side).to(dtype) for _ in range(2))
+    seconds = []
+    for _ in range(6):
+        started = time.perf_counter()
+        a @ b
+        seconds.append(time.perf_counter() - started)
+    return 2 * side**3 / min(seconds[1:])
+
+
+def emulates_bf16() -> bool:
+    """Whether this processor has no units for bf16: there a product in bf16 takes longer than in fp32."""
+    import torch
+
+    return product_speed(torch.bfloat16) < 0.8 * product_speed(torch.float32)
+
+
+LEFT_OUT = "left out: this processor only emulates bf16; --all measures it"
+ALL = {"action": "store_true", "help": "also what this processor emulates, or has no time for in 10 minutes"}
 
 
 def report(measure: Callable[..., Sequence[Figure]], options: Mapping[str, Mapping[str, Any]] | None = None) -> None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from diffusers import QwenImageTransformer2DModel
-from figures import Figure, report
+from figures import ALL, LEFT_OUT, Figure, emulates_bf16, report
 
 from tagmoe.config import OptimizerConfig
 from tagmoe.losses import Objective, flow_loss
@@ -187,15 +187,19 @@ def measure_size(size: Size, precision: str, optimizer: str) -> list[Figure]:
     return [*figures, Figure(f"{label}_routing_share", share, "x", 0.02, runs=size.rounds, note=note)]
 
 
-def measure(sizes: str, seed: int) -> Sequence[Figure]:
+def measure(sizes: str, seed: int, all: bool) -> Sequence[Figure]:
     """Whole training steps with and without mixtures."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     figures = []
+    slow = not all and emulates_bf16()
     for size in (TAGWORLD, WIDE):
-        if sizes in ("all", size.name):
-            for precision in size.precisions:
-                figures += measure_size(size, precision, "adamw")
+        if sizes not in ("all", size.name):
+            continue
+        for precision in ("fp32",) if slow else size.precisions:
+            figures += measure_size(replace(size, rounds=3) if slow and size is WIDE else size, precision, "adamw")
+        if slow:
+            figures.append(Figure(f"{size.name}_bf16", 0, "measured", note=LEFT_OUT))
     return figures
 
 
@@ -205,5 +209,6 @@ if __name__ == "__main__":
         {
             "sizes": {"default": "all", "choices": ["all", TAGWORLD.name, WIDE.name], "help": "which size"},
             "seed": {"type": int, "default": 0, "help": "seed of weights and data"},
+            "all": ALL,
         },
     )
