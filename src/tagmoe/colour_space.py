@@ -1,14 +1,16 @@
 """What the numbers in a picture's pixels mean as colours, from whatever tag the format has, and those colours in sRGB.
 
-An embedded ICC profile comes first. Then the chunks of a PNG file (sRGB, else gAMA and cHRM), then the EXIF colour
-space Adobe RGB, which cameras record without a profile. A picture without any of these is taken as sRGB.
+The chunk cICP of a PNG file comes first, as its standard says, then an embedded ICC profile. Then the chunks sRGB, else
+gAMA and cHRM, then the EXIF colour space Adobe RGB, which cameras record without a profile. A picture without any of
+these is taken as sRGB. Of high dynamic range (PQ and HLG) nothing is known here: such a cICP is passed over.
 """
 
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Sequence
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -17,6 +19,15 @@ from PIL import ExifTags, Image
 SRGB = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
 ADOBE_RGB = (0.3127, 0.3290, 0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
 ADOBE_GAMMA = 256 / 563
+# Of ITU-T H.273: colour primaries, and the exponent of a transfer function (None: sRGB's curve). Pictures of BT.709 and
+# BT.2020 are shown by a curve of 2.4 (BT.1886).
+CICP_PRIMARIES = {
+    1: SRGB,
+    9: (0.3127, 0.3290, 0.708, 0.292, 0.170, 0.797, 0.131, 0.046),
+    11: (0.314, 0.351, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
+    12: (0.3127, 0.3290, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
+}
+CICP_CURVES = {1: 2.4, 4: 2.2, 5: 2.8, 6: 2.4, 8: 1.0, 13: None, 14: 2.4, 15: 2.4}
 USUAL_GAMMA = 1 / 2.2
 """The gAMA chunk of nearly all files. It stands for sRGB, whose curve has no single exponent."""
 NEAR = 0.005
@@ -25,6 +36,8 @@ D50 = (0.9642, 1.0, 0.8249)
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 _SRGB_CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
 _ADOBE = 2
+_PNG = b"\x89PNG\r\n\x1a\n"
+CICP = "cicp"
 _OPTION_FILE = "R03"
 
 
@@ -33,6 +46,11 @@ def profile_of(image: Image.Image, exif: Image.Exif) -> bytes | None:
 
     May raise anything for damaged tags.
     """
+    primaries, curve = image.info.get(CICP, (None, None))
+    if primaries in CICP_PRIMARIES and curve in CICP_CURVES:
+        if (CICP_PRIMARIES[primaries], CICP_CURVES[curve]) == (SRGB, None):
+            return None
+        return matrix_profile(CICP_PRIMARIES[primaries], CICP_CURVES[curve])
     data: bytes | None = image.info.get("icc_profile")
     if data or "srgb" in image.info:
         return data or None
@@ -45,6 +63,21 @@ def profile_of(image: Image.Image, exif: Image.Exif) -> bytes | None:
     if _is_adobe(exif):
         return matrix_profile(ADOBE_RGB, 1 / ADOBE_GAMMA)
     return None
+
+
+def note_cicp(image: Image.Image, file: IO[bytes]) -> None:
+    """Note a PNG file's chunk cICP in `image.info`, where Pillow has no place for it."""
+    place = file.tell()
+    file.seek(len(_PNG))
+    while len(head := file.read(8)) == 8 and head[4:] not in (b"IDAT", b"IEND"):
+        length = int.from_bytes(head[:4], "big")
+        content = file.read(length + 4) if head[4:] == b"cICP" else b""
+        # A matrix, or values of a part of the range, are for films.
+        if len(content) == 8 and zlib.crc32(b"cICP" + content[:4]) == int.from_bytes(content[4:], "big"):
+            image.info[CICP] = tuple(content[:2]) if tuple(content[2:4]) == (0, 1) else (None, None)
+        if not content:
+            file.seek(length + 4, io.SEEK_CUR)
+    file.seek(place)
 
 
 def is_srgb(image: Image.Image, exif: Image.Exif) -> bool:

@@ -23,7 +23,7 @@ from typing import IO, Any, NamedTuple, NoReturn
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from tagmoe.colour_space import is_srgb, to_srgb
+from tagmoe.colour_space import is_srgb, note_cicp, to_srgb
 from tagmoe.errors import ImageError
 from tagmoe.picture_header import plain_header
 from tagmoe.sentences import cut
@@ -153,6 +153,8 @@ def open_picture(
                     io.BytesIO(source) if isinstance(source, bytes) else stack.enter_context(_path(source).open("rb"))
                 )
                 image = stack.enter_context(Image.open(file, formats=_readable(formats, path, source)))
+                if image.format == "PNG":
+                    note_cicp(image, file)
             except ImageError:
                 raise
             except Exception as error:

@@ -50,6 +50,10 @@ def gama(gamma: float) -> bytes:
     return chunk(b"gAMA", struct.pack(">I", round(gamma * 100000)))
 
 
+def cicp(primaries: int, transfer: int) -> bytes:
+    return chunk(b"cICP", bytes((primaries, transfer, 0, 1)))
+
+
 def chrm(points: tuple[float, ...]) -> bytes:
     return chunk(b"cHRM", struct.pack(">8I", *(round(value * 100000) for value in points)))
 
@@ -144,6 +148,13 @@ CASES: dict[str, tuple[bytes, np.ndarray]] = {
         with_chunks(saved(RGB), after=chunk(b"eXIf", turned(6).tobytes()[6:])),
         TURNS[6](DRAWN),
     ),
+    "PNG cICP P3": (with_chunks(saved(RGB), cicp(12, 13)), as_srgb(DRAWN, P3, None)),
+    "PNG cICP P3 over sRGB": (with_chunks(saved(RGB), cicp(12, 13) + chunk(b"sRGB", b"\0")), as_srgb(DRAWN, P3, None)),
+    "PNG cICP P3 RGBA": (with_chunks(saved(RGBA), cicp(12, 13)), on(as_srgb(DRAWN, P3, None), ALPHA)),
+    "PNG cICP BT.709 linear": (with_chunks(saved(RGB), cicp(1, 8)), as_srgb(DRAWN, SRGB, 1.0)),
+    "PNG cICP sRGB over gAMA": (with_chunks(saved(RGB), cicp(1, 13) + gama(1.0)), DRAWN),
+    "PNG cICP PQ": (with_chunks(saved(RGB), cicp(9, 16)), DRAWN),
+    "PNG cICP cut short": (with_chunks(saved(RGB), chunk(b"cICP", b"\x0c")), DRAWN),
     "PNG sRGB chunk over gAMA": (with_chunks(saved(RGB), chunk(b"sRGB", b"\0") + gama(1.0)), DRAWN),
     "PNG usual gAMA": (with_chunks(saved(RGB), gama(0.45455) + chrm(SRGB)), DRAWN),
     "PNG gAMA 1.0": (with_chunks(saved(RGB), gama(1.0)), as_srgb(DRAWN, SRGB, 1.0)),
