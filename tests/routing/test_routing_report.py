@@ -189,7 +189,6 @@ def test_what_cannot_be_said_has_its_reason(make: Make, options, says) -> None:
     assert f'"missing": "{says}' in text
 
 
-@pytest.mark.slow
 def test_a_bare_page_says_what_it_does_not_show(make: Make, tmp_path: Path) -> None:
     """No tasks, masks or verdicts, random weights, and switched experts of which nobody judged the pictures."""
     recording = make(

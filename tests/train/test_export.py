@@ -13,6 +13,7 @@ import torch
 from diffusers.loaders import QwenImageLoraLoaderMixin
 from safetensors.torch import load_file
 
+from tagmoe.cli import run as tagmoe
 from tagmoe.config import RunConfig
 from tagmoe.errors import MissingError, UsageError
 from tagmoe.model.lora_file import read_lora
@@ -38,9 +39,17 @@ def test_the_folder_makes_the_same_picture_to_the_bit(whole: RunConfig, folder: 
     assert np.array_equal(picture(folder), picture(Path(whole.output_dir) / "model"))
 
 
-def test_the_single_file_reads_back_equal(whole: RunConfig, tmp_path: Path) -> None:
-    run = Path(whole.output_dir)
-    export(run, "safetensors", tmp_path / "single")
+def test_the_single_file_reads_back_equal(whole: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, out = Path(whole.output_dir), tmp_path / "single"
+    command = ["export", str(run), "--format", "safetensors", "-o", str(out), "--json"]
+    assert tagmoe(command) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["output"], facts["format"]) == (str(out), "safetensors")
+    assert facts["bytes"] == sum(path.stat().st_size for path in out.iterdir())
+    assert tagmoe(command) == 2
+    assert "--force" in capsys.readouterr().err
+    assert tagmoe(["export", str(run), "-o", str(run / "inside")]) == 2
+    assert "lie in one another" in capsys.readouterr().err
     before = load_file(run / "model" / "transformer" / "diffusion_pytorch_model.safetensors")
     after = load_file(tmp_path / "single" / "model.safetensors")
     assert before.keys() == after.keys()

@@ -218,7 +218,6 @@ def test_heads_of_the_loss_are_those_of_the_stage(config: Callable[..., RunConfi
     assert [p.shape for p in planned.parameters()] == [p.shape for p in real.parameters()]
 
 
-@pytest.mark.slow
 def test_activation_checkpointing_keeps_what_is_planned_and_counts_its_flops_apart(
     config: Callable[..., RunConfig], latents: str
 ) -> None:

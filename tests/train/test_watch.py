@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.console import Console
 from support.html_page import Page
 from support.training_runs import metrics, weights
 
+from tagmoe.cli import run as tagmoe
 from tagmoe.config import RunConfig, WatchConfig
 from tagmoe.errors import ConfigError, MissingError, TrainingError, UsageError
 from tagmoe.losses.objective import Objective
@@ -265,3 +267,22 @@ def test_peaks_are_found_by_the_names_that_torch_gives() -> None:
 def test_a_folder_without_a_run_has_no_page(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no training run"):
         RunPage.read(tmp_path)
+
+
+def test_a_page_is_written_anew(whole: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole.output_dir, run)
+    before = (run / "index.html").read_text(encoding="utf-8")
+    (run / "index.html").unlink()
+    assert tagmoe(["train", "--page", str(run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"page": str(run / "index.html")}
+    assert len((run / "index.html").read_text(encoding="utf-8")) > 0.8 * len(before)
+    assert tagmoe(["train", "tagworld/quick", "--page", str(run)]) == 2
+    assert tagmoe(["train", "--page", str(tmp_path / "none")]) != 0
+
+
+def test_an_unknown_tracker_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "run")
+    assert tagmoe(["train", "tagworld/quick", "--output-dir", out, "--report-to", "wandbb"]) == 2
+    assert "wandbb" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -72,7 +72,6 @@ def test_each_run_is_one_small_result(experiment: Experiment, first_seed: tuple[
     assert not any(name.startswith(("edits-", "verdicts-", "checkpoints")) for name in left)
 
 
-@pytest.mark.slow
 def test_the_status_before_a_seed_is_whole(experiment: Experiment, finished: tuple[Path, Path]) -> None:
     whole = read_run(finished[1] / "dense-alpha-1-seed-3.json")
     assert whole.scores is not None
