@@ -90,6 +90,26 @@ def test_it_equals_the_loop_in_values_and_all_gradients(
     assert len(taken) == 2
 
 
+@pytest.mark.parametrize("avx512", [True, False])
+def test_with_and_without_avx512_an_edit_is_that_of_the_loop(avx512, taken, monkeypatch) -> None:
+    """Without gradients the GELU has another way on a processor that has AVX2 alone."""
+    monkeypatch.setattr(plain_experts, "HAS_AVX512", avx512)
+    experts, x, weights = make_experts(), torch.randn(TOKENS, DIM), torch.ones(TOKENS, 1)
+    with torch.no_grad():
+        for route in ROUTES:
+            fast = experts_sorted(x, experts, routing(route), weights)
+            close([fast], [experts_loop(x, experts, routing(route), weights)], 2e-6)
+    assert taken
+
+
+def test_a_gelu_in_place_is_torchs_at_every_size(monkeypatch) -> None:
+    monkeypatch.setattr(plain_experts, "GELU_BLOCK", 64)
+    for numbers in (0, 1, 63, 64, 65, 200):
+        h = torch.linspace(-12, 12, numbers)
+        expected = torch.nn.functional.gelu(h, approximate="tanh")
+        torch.testing.assert_close(plain_experts.gelu_(h), expected, rtol=1e-5, atol=2e-6)
+
+
 def test_top_2_equals_the_loop(taken) -> None:
     experts, x = make_experts(), torch.randn(TOKENS, DIM).requires_grad_()
     ids = routing("skewed", 2)

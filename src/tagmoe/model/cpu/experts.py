@@ -256,8 +256,24 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None = 
     return torch.mm(x, weight.t(), out=out) if bias is None else torch.addmm(bias, x, weight.t(), out=out)
 
 
+def gelu_(h: Tensor) -> Tensor:
+    """The tanh-GELU in the place of h, which must be contiguous and in fp32; see `gelu_and_slope_`."""
+    size = min(GELU_BLOCK, h.numel())
+    buffer = h.new_empty(size)
+    for block in h.view(-1).split(GELU_BLOCK):
+        s = buffer[: len(block)]
+        torch.mul(block, block, out=s)
+        block.mul_(s.mul_(C1).add_(C0).mul_(block).sigmoid_())
+    return h
+
+
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """GELU(x W^T + b), without gradients: inside oneDNN's product where this torch has it."""
+    """GELU(x W^T + b), without gradients: inside oneDNN's product where this torch has it and the processor AVX-512.
+
+    With AVX2 alone oneDNN's GELU takes as long as torch's; in place, by blocks that stay in the cache, it takes less.
+    """
+    if x.device.type == "cpu" and x.dtype == torch.float32 and not HAS_AVX512:
+        return gelu_(linear(x, weight, bias))
     if HAS_POINTWISE and x.device.type == "cpu" and x.dtype in DTYPES and _row_count_is_round(x):
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu", [], "tanh")
         return y
@@ -284,6 +300,7 @@ def _probe_pointwise() -> bool:
     return True
 
 
+HAS_AVX512 = "AVX512" in torch.backends.cpu.get_cpu_capability()
 HAS_POINTWISE = torch.backends.mkldnn.is_available() and _probe_pointwise()
 
 
