@@ -176,5 +176,6 @@ def test_sigterm_saves_and_the_run_resumes(config: Make, tmp_path: Path) -> None
         _, said = process.communicate(timeout=LIMIT)
         print(f"saved and ended {time.monotonic() - asked:.1f} s after SIGTERM")
     assert said.count("Add --resume to the same command") == 1, said
+    assert "SIGKILL" not in said, "the ranks end by themselves"
     last = metrics(run)[-1]["step"]
     assert [int(path.name) for path in (Path(run.output_dir) / "checkpoints" / "unified").iterdir()] == [last]

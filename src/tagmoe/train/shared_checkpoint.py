@@ -53,7 +53,8 @@ def is_shared(path: Path) -> bool:
 def staged(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies on the host of this rank's parts of these tensors, which are sharded as those in `like`."""
     return {
-        name: _as_sharded(_own(tensor).to("cpu", copy=True), tensor, like[name]) for name, tensor in tensors.items()
+        name: _as_sharded(_own(tensor).to("cpu", copy=True).contiguous(), tensor, like[name])
+        for name, tensor in tensors.items()
     }
 
 
