@@ -8,7 +8,8 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,10 +49,11 @@ def launch(folder: Path, cases: Mapping[str, RunConfig], ranks: int, **special: 
     return {name: torch.load(folder / f"{name}.pt") for name in cases}
 
 
-def in_ranks(folder: Path, work: Callable[[], None], ranks: int, patience: float = 3 * PATIENCE) -> None:
-    """Do the work in so many processes, with the variables that torchrun sets. They write into `folder` what failed.
+@contextmanager
+def forked(folder: Path, work: Callable[[], object], ranks: int) -> Iterator[list[Any]]:
+    """The work in so many processes, with the variables that torchrun sets. They write into `folder` what failed.
 
-    The processes are forked: they need not import torch again.
+    The processes are forked: they need not import torch again. What is left of them at the end is killed.
     """
     folder.mkdir(exist_ok=True)
     with socket.socket() as free:
@@ -61,20 +63,28 @@ def in_ranks(folder: Path, work: Callable[[], None], ranks: int, patience: float
     workers = [context.Process(target=_rank, args=(folder, work, r, ranks, port)) for r in range(ranks)]
     for worker in workers:
         worker.start()
-    end = time.monotonic() + patience
-    while time.monotonic() < end and any(worker.is_alive() for worker in workers):
-        if any(worker.exitcode for worker in workers):
-            break
-        time.sleep(0.05)
-    codes = [worker.exitcode for worker in workers]
-    for worker in workers:
-        worker.kill()
-        worker.join()
+    try:
+        yield workers
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.join()
+
+
+def in_ranks(folder: Path, work: Callable[[], object], ranks: int, patience: float = 3 * PATIENCE) -> None:
+    """Let so many processes do the work as in `forked`, and wait for them: at most `patience` seconds."""
+    with forked(folder, work, ranks) as workers:
+        end = time.monotonic() + patience
+        while time.monotonic() < end and any(worker.is_alive() for worker in workers):
+            if any(worker.exitcode for worker in workers):
+                break
+            time.sleep(0.05)
+        codes = [worker.exitcode for worker in workers]
     said = "".join(path.read_text() for path in folder.glob("*.failed"))
     assert codes == [0] * ranks, f"exit codes {codes} (None: still waiting)\n{said}"
 
 
-def _rank(folder: Path, work: Callable[[], None], rank: int, ranks: int, port: int) -> None:
+def _rank(folder: Path, work: Callable[[], object], rank: int, ranks: int, port: int) -> None:
     """One process of `in_ranks`."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -90,7 +100,7 @@ def _rank(folder: Path, work: Callable[[], None], rank: int, ranks: int, port: i
 def _untagged(stage: FlowStage, draw: Draw) -> Draw:
     """The second half of every batch has no tags."""
     batch, *rest = draw
-    second = [(batch.first + row) % stage.config.batch >= stage.config.batch // 2 for row in range(len(batch.tags_BK))]
+    second = [number % stage.config.batch >= stage.config.batch // 2 for number in batch.numbers]
     tags_BK = batch.tags_BK * (~torch.tensor(second)).float().unsqueeze(-1)
     return replace(batch, tags_BK=tags_BK), *rest  # type: ignore[return-value]
 

@@ -131,18 +131,18 @@ def test_rates_of_gates_and_experts_change_no_other_weight(config: Make, tmp_pat
 
 @pytest.mark.slow
 def test_a_checkpoint_is_written_when_minutes_have_passed(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tagmoe.train import loop
+    from tagmoe.train import loop, saving
 
     clock = iter(range(0, 10**6, 61))
     monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(clock)))
     saved: list[int] = []
-    real = loop.save_checkpoint
+    real = saving.save_checkpoint
 
     def noted(folder: Path, step: int, **rest: Any) -> Path:
         saved.append(step)
         return real(folder, step, **rest)
 
-    monkeypatch.setattr(loop, "save_checkpoint", noted)
+    monkeypatch.setattr(saving, "save_checkpoint", noted)
     settings = config(base={"steps": 0}, save_every=100).model_dump(mode="json") | {"save_minutes": 1.0}
     train(check_config(settings), validator=lambda *_: {})
     assert saved == [1, 2, 3, 4, 5, 6]

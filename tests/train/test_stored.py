@@ -312,7 +312,7 @@ def test_rows_without_tags_train_without_the_alignment_loss(
     assert weights(model) == weights(run_training(tagged))
 
 
-def test_a_damaged_record_is_named(
+def test_a_store_of_damaged_records_is_refused(
     tagworld: Path, config: Callable[..., RunConfig], run_training: Callable[..., Path], tmp_path: Path
 ) -> None:
     store = changed(
@@ -320,6 +320,60 @@ def test_a_damaged_record_is_named(
     )
     with pytest.raises(DataError, match=r"The record [0-9a-f]{32} of the store .* cannot be trained on .*validate"):
         run_training(config(data={"store": str(store)}))
+
+
+def with_damage(store: Path, place: Path, rows: list[int]) -> Path:
+    """A copy of a store in which the target of these rows is cut off."""
+    number = iter(range(len(Store.open(store))))
+
+    def cut(record: Record) -> Record:
+        target = replace(record.target, data=record.target.data[:60])
+        return replace(record, target=target) if next(number) in rows else record
+
+    return changed(store, place, cut)
+
+
+def test_a_batch_is_drawn_without_its_damaged_record_and_counts_less(
+    tagworld: Path, config: Callable[..., RunConfig], latents: str, tmp_path: Path
+) -> None:
+    pipeline = make_stage(config(), Path(latents)).pipeline
+
+    def samples(store: Path) -> StoredSamples:
+        rows = StoredRows.open(DataConfig(store=str(store)))
+        return StoredSamples(pipeline, rows, "edit", batch=4, seed=0, dropout=0.0)
+
+    drawn = samples(tagworld).sampler.draw(2)
+    whole, bad = samples(tagworld).draw(2), int(drawn.rows[1])
+    left = samples(with_damage(tagworld, tmp_path / "one", [bad]))
+    found = left.draw(2)
+    assert (found.share, found.numbers) == (0.75, (8, 10, 11))
+    for name in ("target_BTC", "tags_BK", "edited_BT"):
+        torch.testing.assert_close(getattr(found, name), getattr(whole, name)[[0, 2, 3]], rtol=1e-3, atol=1e-3)
+    assert [sentence.startswith("The record ") for sentence in found.skipped] == [True]
+    assert "cannot be trained on (" in found.skipped[0]
+    first, second = (left.draw(2, rank=rank, count=2) for rank in (0, 1))
+    assert (first.numbers, first.share, second.numbers, second.share) == ((8,), 0.5, (10, 11), 1.0)
+    every = samples(with_damage(tagworld, tmp_path / "all", drawn.rows.tolist())).draw(2)
+    assert (every.share, len(every.skipped), len(every.target_BTC)) == (0.0, 4, 1)
+
+
+@pytest.mark.slow
+def test_a_record_that_cannot_be_read_is_left_out_counted_and_listed(
+    tagworld: Path, config: Callable[..., RunConfig], run_training: Callable[..., Path], tmp_path: Path
+) -> None:
+    store = with_damage(tagworld, tmp_path / "store", [3, 17])
+    settings: dict[str, Any] = {"base": {"steps": 0}, "unified": {"steps": 10, "text_to_image_every": 0}}
+    run = config(data={"store": str(store)}, **settings)
+    run_training(run)
+    lines = (Path(run.output_dir) / "alarms.jsonl").read_text().splitlines()
+    alarms = [one for line in lines if (one := json.loads(line))["kind"] == "sample"]
+    assert ["so far: 1." in alarms[0]["what"], "so far: 2." in alarms[1]["what"], len(alarms)] == [True, True, 2]
+    assert sum(line["samples"] for line in metrics(run)) == 38, "a pass over 40 edits"
+    stopped = config("stopped", data={"store": str(store)}, watch={"bad_sample": "stop"}, **settings)
+    with pytest.raises(
+        TrainingError, match=r"stopped and saved at step \d+, because The record .* cannot be trained on"
+    ):
+        run_training(stopped)
 
 
 def test_quarantined_rows_are_not_trained_on(tagworld: Path, tmp_path: Path) -> None:

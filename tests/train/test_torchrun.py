@@ -27,8 +27,10 @@ from tagmoe.train.engine import check_ranks
 
 Make = Callable[..., RunConfig]
 RUN: dict[str, Any] = {"base": {"steps": 2}, "optimizer": {"name": "adamw", "lr": 1e-3}, "save_every": 2}
-LIMIT = 120
+LIMIT = 60
 """Seconds in which torchrun must have ended all its processes. It gives them 30 after it has asked them to stop."""
+START = 500
+"""Seconds for two processes to import torch and begin, on a machine that is busy with other work."""
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,8 @@ def test_a_run_of_two_ranks_resumes_on_one_and_on_four(
         near(Path(resumed.output_dir) / "model", expected)
         for here, there in zip(metrics(resumed), metrics(whole), strict=True):
             assert here["stage"] == there["stage"]
-            for name in here.keys() - {"stage"}:
+            # Text is padded within a rank, and rank 0 speaks of the tokens of all by its own.
+            for name in here.keys() - {"stage", "tokens"}:
                 assert here[name] == pytest.approx(there[name], rel=1e-4, abs=1e-5), (name, here["step"])
 
 
@@ -123,13 +126,13 @@ def written(config: RunConfig, tmp_path: Path) -> Path:
 
 
 def wait_for_step(config: RunConfig, step: int) -> None:
-    end = time.monotonic() + LIMIT
+    end = time.monotonic() + START
     while time.monotonic() < end:
         path = Path(config.output_dir) / "metrics.jsonl"
         if path.exists() and any(f'"unified", "step": {step}' in line for line in path.read_text().splitlines()):
             return
         time.sleep(0.1)
-    raise AssertionError(f"no step {step} in {LIMIT} s")
+    raise AssertionError(f"no step {step} in {START} s")
 
 
 LONG: dict[str, Any] = RUN | {"base": {"steps": 0}, "unified": {"steps": 100_000}, "save_every": 1000}
@@ -142,7 +145,7 @@ def test_rank_0_says_once_what_is_wrong_and_all_end(config: Make, tmp_path: Path
     Path(run.output_dir).mkdir()
     (Path(run.output_dir) / "other").touch()
     with torchrun(written(run, tmp_path)) as process:
-        _, said = process.communicate(timeout=LIMIT)
+        _, said = process.communicate(timeout=START + LIMIT)
     assert process.returncode != 0
     assert said.count("exists and is not empty") == 1, said
 
@@ -157,7 +160,7 @@ def test_when_a_rank_is_killed_the_others_end(config: Make, tmp_path: Path) -> N
         assert len(ranks) == 2
         os.kill(ranks[1], signal.SIGKILL)
         process.communicate(timeout=LIMIT)
-        assert time.monotonic() - started < 60
+        print(f"all ended {time.monotonic() - started:.1f} s after the kill")
     assert process.returncode != 0
     assert not [pid for pid in ranks if Path(f"/proc/{pid}").exists()]
 
@@ -169,7 +172,10 @@ def test_sigterm_saves_and_the_run_resumes(config: Make, tmp_path: Path) -> None
     with torchrun(written(run, tmp_path)) as process:
         wait_for_step(run, 2)
         process.send_signal(signal.SIGTERM)
+        asked = time.monotonic()
         _, said = process.communicate(timeout=LIMIT)
+        print(f"saved and ended {time.monotonic() - asked:.1f} s after SIGTERM")
     assert said.count("Add --resume to the same command") == 1, said
+    assert "SIGKILL" not in said, "the ranks end by themselves"
     last = metrics(run)[-1]["step"]
     assert [int(path.name) for path in (Path(run.output_dir) / "checkpoints" / "unified").iterdir()] == [last]

@@ -10,7 +10,7 @@ from tagmoe.config.block import Settings
 
 
 class WatchConfig(Settings):
-    """Settings that a resumed run may change. No weight depends on them, except on `spike: skip`. [ours]"""
+    """Settings that a resumed run may change. No weight depends on them, but for `spike: skip`. [ours]"""
 
     page_seconds: float | None = Field(60.0, gt=0, le=10**6)
     """Rewrite index.html in the run's folder after so many seconds, or after 100 times what the last writing took,
@@ -32,6 +32,9 @@ class WatchConfig(Settings):
     """A loss is a spike above so many times the median of the last `spike_window` steps of its kind."""
     spike_window: int = Field(100, ge=10, le=10_000)
     """Steps of a kind of batch that the median is of. There are no spikes before 10 steps."""
+    bad_sample: Literal["skip", "stop"] = "skip"
+    """What happens when a sample of a store cannot be read. skip: its batch is trained without it, and counts less by
+    as much. stop: so too, but then the run saves and ends. Either way alarms.jsonl lists it."""
     peak_flops: float | None = Field(None, gt=0, le=10**20)
     """Multiply-adds count as two. By default that of the GPU's name, where it is known; on a CPU utilisation is left
     out."""

@@ -23,7 +23,8 @@ class Batch:
     reference_BTC: those of all references in order; None without references. text_BSD, mask_BS: text embeddings and
     their mask. tags_BK: zeros and ones. edited_BT: True where the edit may change the picture. grids: (rows, columns)
     of tokens of the target, then of each reference. share: B as a share of a full batch; its gradient counts by it.
-    first: number of the first sample, from which the others are counted on.
+    numbers: of the samples. skipped: what was wrong with those that could not be read, which are not among the B; each
+    one is a sentence without its end.
     """
 
     samples: Sequence[Facts] | Sequence[str]
@@ -35,7 +36,8 @@ class Batch:
     edited_BT: Tensor
     grids: tuple[tuple[int, int], ...]
     share: float = 1.0
-    first: int = 0
+    numbers: tuple[int, ...] = ()
+    skipped: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> Batch:
         """The batch with its tensors on this device."""

@@ -2,6 +2,8 @@
 
 An old one is renamed before it is deleted, so that a kill leaves no half of it under its own name.
 
+Those of several ranks are in `shared_checkpoint`; either kind is read by any number of ranks.
+
 checkpoints/<stage>/<step, 8 digits>/
     modules.safetensors     what is trained
     ema.safetensors         its exponential moving average
@@ -94,7 +96,6 @@ def save_checkpoint(
 
     modules, ema, optimizer: whole tensors by the names of `flat_parameters` and `optimizer_tensors`.
     """
-    target = folder / f"{step:08d}"
     partial = folder / f"{PARTIAL}{step:08d}"
     remove_leftovers(folder)
     try:
@@ -105,26 +106,52 @@ def save_checkpoint(
             ("optimizer", optimizer),
         ):
             save_file(
-                {key: value.detach().contiguous().clone() for key, value in tensors.items()},
-                partial / f"{name}.safetensors",
+                {key: value.detach().contiguous() for key, value in tensors.items()}, partial / f"{name}.safetensors"
             )
+            _to_disk(partial / f"{name}.safetensors")
         sums = {path.name: file_hash(path) for path in sorted(partial.iterdir())}
-        whole = {"step": step, **state, "sha256": sums}
-        text = json.dumps({**whole, "sha256_of_state": _state_hash(whole)}, indent=1)
-        (partial / "state.json").write_text(text, encoding="utf-8")
-        for path in partial.iterdir():
-            with path.open("rb") as handle:
-                os.fsync(handle.fileno())
+        return commit(partial, folder, step, state=state, sums=sums, keep=keep)
     except (OSError, SafetensorError):
         # The disk may be full, and the room is needed for the next attempt.
-        shutil.rmtree(partial, ignore_errors=True)
+        discard(partial)
         raise
+
+
+def commit(
+    partial: Path, folder: Path, step: int, *, state: Mapping[str, Any], sums: Mapping[str, str], keep: int
+) -> Path:
+    """Put a folder whose tensors are on the disk in its place, then delete all but the newest `keep`. Returns its path.
+
+    sums: SHA-256 of its files.
+    """
+    target = folder / f"{step:08d}"
+    whole = {"step": step, **state, "sha256": dict(sums)}
+    text = json.dumps({**whole, "sha256_of_state": _state_hash(whole)}, indent=1)
+    (partial / "state.json").write_text(text, encoding="utf-8")
+    _to_disk(partial / "state.json")
+    _to_disk(partial)
     if target.exists():
         _remove(target)
     os.replace(partial, target)
+    # Without this a loss of power could undo the new name, and leave what is deleted next deleted.
+    _to_disk(folder)
     for old in list_checkpoints(folder)[:-keep]:
         _remove(old)
     return target
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, would outlast a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def discard(partial: Path) -> None:
+    """Remove a checkpoint that could not be finished."""
+    shutil.rmtree(partial, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -157,8 +184,8 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.name.isdigit() and (path / "state.json").is_file())
 
 
-def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
-    """(state, {"modules", "ema", "optimizer"}). Raises CheckpointError naming the damaged file."""
+def load_state(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """(state, SHA-256 of the files) of a checkpoint. Raises CheckpointError when its state.json is damaged."""
     try:
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
         sums = state.pop("sha256", {})
@@ -166,20 +193,26 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Ten
     except (OSError, ValueError, AttributeError) as error:
         raise CheckpointError(f"The checkpoint {str(path)!r} has no readable state.json; delete the folder.") from error
     if own is not None and own != _state_hash({**state, "sha256": sums}):
-        raise _damaged(path / "state.json")
+        raise damaged(path / "state.json")
+    return state, sums
+
+
+def load_tensors(path: Path, sums: Mapping[str, str]) -> dict[str, dict[str, Tensor]]:
+    """{"modules", "ema", "optimizer"} of a checkpoint of one process. Raises CheckpointError for a damaged file."""
     tensors = {}
     for name in ("modules", "ema", "optimizer"):
         file = path / f"{name}.safetensors"
         try:
             if sums and sums.get(file.name) != file_hash(file):
-                raise _damaged(file)
+                raise damaged(file)
             tensors[name] = load_file(file)
         except (OSError, SafetensorError) as error:
-            raise _damaged(file) from error
-    return state, tensors
+            raise damaged(file) from error
+    return tensors
 
 
-def _damaged(file: Path) -> CheckpointError:
+def damaged(file: Path) -> CheckpointError:
+    """The error for a file of a checkpoint that is not as it was written."""
     return CheckpointError(
         f"The checkpoint file {str(file)!r} is damaged or missing; delete the folder {str(file.parent)!r} to resume "
         "from the one before."

@@ -38,8 +38,8 @@ def check_ranks(config: RunConfig, count: int) -> None:
     batch, stage = config.unified.batch, "The setting 'unified.batch'"
     if count % config.replicate:
         raise ConfigError(
-            f"The setting 'replicate' is {config.replicate}, which does not divide the {counted(count, 'process')} "
-            "that train together; choose a number that does."
+            f"The setting 'replicate' is {config.replicate}, which does not divide the "
+            f"{counted(count, 'process', 'processes')} that train together; choose a number that does."
         )
     if count == 1:
         return

@@ -28,18 +28,20 @@ from tagmoe.train.checkpoint import (
     fill,
     flat_parameters,
     list_checkpoints,
-    load_checkpoint,
+    load_state,
+    load_tensors,
     local_parameters,
     optimizer_tensors,
     remove_leftovers,
     restore_modules,
     restore_optimizers,
-    save_checkpoint,
 )
 from tagmoe.train.optimizer import learning_rate_factor, make_optimizers, set_learning_rate, short_warm_up
 from tagmoe.train.precision import autocast, resolve_precision
 from tagmoe.train.ranks import ALONE, Ranks
-from tagmoe.train.sharding import gathered, local, spread, whole
+from tagmoe.train.saving import Saver
+from tagmoe.train.sharding import local, spread, whole
+from tagmoe.train.shared_checkpoint import check_parts, is_shared, load_parts
 from tagmoe.train.watch import Watch
 
 Report = dict[str, float]
@@ -159,69 +161,56 @@ def run_stage(stage: Stage, run: Run, ranks: Ranks = ALONE) -> dict[str, Tensor]
     # All go on from the same one, though a folder of a network may show them different ones.
     found = ranks.from_first(partial(list_checkpoints, folder))
     if found:
-        state, tensors = load_checkpoint(found[-1])
-        if state.get("precision", precision) != precision:
-            raise TrainingError(
-                f"{stage.name} was trained in {state['precision']} so far, but here it would go on in {precision}; "
-                f"start with precision: {state['precision']} in the recipe where both processors are used."
-            )
-        for name, before in state.get("inputs", {}).items():
-            if before != run.inputs.get(name, before):
-                raise TrainingError(
-                    f"The files that the setting {name!r} names have changed since {stage.name} was trained to step "
-                    f"{state['step']}; restore them, or start again in another output_dir."
-                )
+        state, sums = load_state(found[-1])
+        _check_same(stage, run, state, precision)
         step = int(state["step"])
         watch.restore(state.get("watch", {}))
         if isinstance(stage, Stateful):
             stage.restore(state, step)
-        restore_modules(stage.modules, tensors["modules"], found[-1])
-        restore_optimizers(optimizers, tensors["optimizer"])
-        like = flat_parameters(stage.modules)
-        ema = {name: local(spread(tensors["ema"][name], like[name])).to(value.device) for name, value in ema.items()}
+        if is_shared(found[-1]):
+            check_parts(found[-1], sums, ranks)
+            load_parts(found[-1], stage.modules, ema, optimizers, ranks)
+        else:
+            tensors = load_tensors(found[-1], sums)
+            restore_modules(stage.modules, tensors["modules"], found[-1])
+            restore_optimizers(optimizers, tensors["optimizer"])
+            like = flat_parameters(stage.modules)
+            ema = {n: local(spread(tensors["ema"][n], like[n])).to(value.device) for n, value in ema.items()}
+            del tensors
         run.console.print(f"{stage.name}: resumed at step {step} of {stage.steps}")
         for name, before in state.get("versions", {}).items():
             if before != run.versions.get(name):
                 now = run.versions.get(name, "absent")
                 run.console.print(f"{name} was {before} and is {now}: the rest may differ from an uninterrupted run.")
+    saver = Saver(folder, config.keep_checkpoints, ranks)
 
-    def save() -> None:
+    def save(*, wait: bool) -> None:
         if any(ranks.largest(not all(bool(v.isfinite().all()) for v in local_parameters(stage.modules).values()))):
             raise DivergedError(_stopped(stage, step, "a weight is not finite", folder))
-        current, states = flat_parameters(stage.modules), optimizer_tensors(optimizers)
-        tensors = {
-            "modules": gathered(current, current, ranks),
-            "ema": gathered(ema, current, ranks),
-            "optimizer": gathered(states, states, ranks),
+        current = flat_parameters(stage.modules)
+        state = {
+            "stage": stage.name,
+            "precision": precision,
+            "settings": run.settings,
+            "versions": run.versions,
+            "inputs": run.inputs,
+            "watch": watch.state(),
+            **(stage.state(step) if isinstance(stage, Stateful) else {}),
         }
-        if not ranks.is_first:
-            return
-        save_checkpoint(
-            folder,
-            step,
-            **tensors,
-            state={
-                "stage": stage.name,
-                "precision": precision,
-                "settings": run.settings,
-                "versions": run.versions,
-                "inputs": run.inputs,
-                "watch": watch.state(),
-                **(stage.state(step) if isinstance(stage, Stateful) else {}),
-            },
-            keep=config.keep_checkpoints,
-        )
+        saver.start(step, {"modules": current, "ema": ema, "optimizer": optimizer_tensors(optimizers)}, current, state)
+        if wait:
+            saver.finish()
 
     parameters = [p for module in stage.modules.values() for p in module.parameters() if p.requires_grad]
     saved = time.monotonic()
-    with watch.running(step), _interruptible() as asked:
+    with watch.running(step), saver, _interruptible() as asked:
         while step < stage.steps:
             started = time.perf_counter()
             set_learning_rate(optimizers, learning_rate_factor(step, stage.steps, stage.optimizer))
             report = train_step(stage, step, optimizers, parameters, precision, watch.accepts)
             if watch.stop is not None:
                 if all(math.isfinite(value) for value in report.values()):
-                    save()
+                    save(wait=True)
                 raise DivergedError(_stopped(stage, step + 1, watch.stop, folder))
             step += 1
             decay = min(stage.optimizer.ema_decay, (1 + step) / (10 + step))
@@ -230,12 +219,15 @@ def run_stage(stage: Stage, run: Run, ranks: Ranks = ALONE) -> dict[str, Tensor]
             watch.done(step, report, optimizers[0].param_groups[0]["lr"])
             last_step = step == stage.steps
             late = config.save_minutes is not None and time.monotonic() - saved >= 60 * config.save_minutes
-            # One rank may have had the signal, and its clock is its own.
-            signum, late_somewhere = ranks.largest(asked.get("signum", 0), late)
+            # One rank may have had the signal, its clock is its own, and it may know first that a save has failed.
+            known = asked.get("signum", 0), late, saver.has_failed, watch.skipped
+            signum, late_somewhere, failed, skipped = ranks.largest(*known)
+            if skipped:
+                watch.report_skipped(step)
+            if failed:
+                saver.finish()
             if signum or watch.stop or last_step or late_somewhere or step % config.save_every == 0:
-                save()
-                # A rank must not end, or time out in the next step, while rank 0 writes.
-                ranks.wait()
+                save(wait=bool(signum or watch.stop or last_step))
                 saved = time.monotonic()
             if last_step or step % config.validate_every == 0:
                 with averaged_weights(stage.modules, ema), torch.no_grad():
@@ -246,6 +238,21 @@ def run_stage(stage: Stage, run: Run, ranks: Ranks = ALONE) -> dict[str, Tensor]
             if signum:
                 raise Interrupted(f"{stage.name}: stopped at step {step} of {stage.steps} and saved.", signum)
     return ema
+
+
+def _check_same(stage: Stage, run: Run, state: Mapping[str, Any], precision: str) -> None:
+    """Raise TrainingError when a checkpoint's precision, or what its run started from, is not that of this run."""
+    if state.get("precision", precision) != precision:
+        raise TrainingError(
+            f"{stage.name} was trained in {state['precision']} so far, but here it would go on in {precision}; "
+            f"start with precision: {state['precision']} in the recipe where both processors are used."
+        )
+    for name, before in state.get("inputs", {}).items():
+        if before != run.inputs.get(name, before):
+            raise TrainingError(
+                f"The files that the setting {name!r} names have changed since {stage.name} was trained to step "
+                f"{state['step']}; restore them, or start again in another output_dir."
+            )
 
 
 def _average_of(stage: Stage) -> dict[str, Tensor]:

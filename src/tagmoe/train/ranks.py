@@ -22,18 +22,21 @@ from tagmoe.errors import UsageError
 T = TypeVar("T")
 CPU = torch.device("cpu")
 LONGEST_WAIT = timedelta(days=30)
-"""For what rank 0 does while the others wait: training the small stages, writing a checkpoint."""
+"""For what rank 0 does while the others wait: training the small stages, writing the model."""
+LONGEST_SAVE = timedelta(hours=1)
+"""For the slowest rank to write its part of a checkpoint."""
 
 
 @dataclass(frozen=True)
 class Ranks:
     """This process among those that train together. device: where it computes. waiting: a group of gloo whose members
-    may wait for days; None with a single rank."""
+    may wait for days. saving: one for the thread that writes checkpoints. Both are None with a single rank."""
 
     rank: int = 0
     count: int = 1
     device: torch.device = CPU
     waiting: dist.ProcessGroup | None = None
+    saving: dist.ProcessGroup | None = None
 
     @property
     def is_first(self) -> bool:
@@ -49,11 +52,11 @@ class Ranks:
         return total.to(tensor.device)
 
     def mean(self, values: Tensor, weight: float) -> Tensor:
-        """The mean of a vector over all ranks, each of which counts by its weight."""
+        """The mean of a vector over all ranks, each of which counts by its weight; zeros where all weights are 0."""
         if self.count == 1:
             return values
         total = self.sum(torch.cat([values * weight, values.new_tensor([weight])]))
-        return total[:-1] / total[-1]
+        return total[:-1] / total[-1].clamp_min(torch.finfo(total.dtype).tiny)
 
     def largest(self, *values: int) -> list[int]:
         """The largest value of any rank, place by place."""
@@ -119,7 +122,8 @@ def ranks_of(device: str) -> Iterator[Ranks]:
         return
     # NCCL for tensors on a GPU, gloo for those on the host and for what ranks wait for.
     dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
-    ranks = Ranks(rank, count, chosen, dist.new_group(backend="gloo", timeout=LONGEST_WAIT))
+    waiting = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
+    ranks = Ranks(rank, count, chosen, waiting, dist.new_group(backend="gloo", timeout=LONGEST_SAVE))
     # After an exception the group is left as it is: another rank may be inside a collective, and this one is to end.
     yield ranks
     # A rank that ends early would take the connections of the others with it.

@@ -19,8 +19,8 @@ from tagmoe.train.trace import Shapes
 class Seen:
     """One micro-batch of B samples, on the CPU and without a graph.
 
-    kind: of the batch, such as "edit". names: of the samples. flow_B: L_flow of each sample, unweighted.
-    probs_LBN, counts_LBN: as of `RouterStats`; None for a dense model.
+    kind: of the batch, such as "edit". names: of the samples. flow_B: L_flow of each sample, unweighted. skipped: as of
+    `Batch`. probs_LBN, counts_LBN: as of `RouterStats`; None for a dense model.
     """
 
     kind: str
@@ -31,6 +31,7 @@ class Seen:
     flow_B: Tensor
     probs_LBN: Tensor | None
     counts_LBN: Tensor | None
+    skipped: tuple[str, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -67,4 +68,5 @@ def seen_of(
         flow_loss(prediction_BTC, batch.target_BTC, noise_BTC, per_sample=True)[:size].cpu(),
         None if routing is None else routing.mean_probs_LBN.detach()[:, :size].cpu(),
         None if routing is None else routing.counts_LBN.detach()[:, :size].cpu(),
+        batch.skipped,
     )

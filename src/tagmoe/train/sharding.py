@@ -72,8 +72,8 @@ def whole(part: Tensor, like: Tensor) -> Tensor:
 
 
 def spread(tensor: Tensor, like: Tensor) -> Tensor:
-    """The inverse of `whole`, of a tensor that every rank has: sharded as `like` is, or itself."""
-    if not isinstance(like, DTensor):
+    """The inverse of `whole`, of a tensor that every rank has: sharded as `like` is, or itself where it is already."""
+    if not isinstance(like, DTensor) or isinstance(tensor, DTensor):
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 

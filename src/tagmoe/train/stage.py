@@ -256,9 +256,9 @@ class FlowStage:
             drawn = uniform(self.seed, f"{self.name} reference dropout", np.array([number]))
             batch = without_references(batch) if drawn[0] < dropped else batch
         name = f"{self.name} {kind}"
-        numbers = range(batch.first, batch.first + len(batch.target_BTC))
         shift = self._shift(batch.target_BTC.shape[1])
-        return batch, *draw_noise(batch.target_BTC, numbers, self.loss_config, seed=self.seed, name=name, shift=shift)
+        noise = draw_noise(batch.target_BTC, batch.numbers, self.loss_config, seed=self.seed, name=name, shift=shift)
+        return batch, *noise
 
     def _shift(self, tokens: int) -> float | None:
         """The shift of the times of a target of so many tokens; None: that of `loss.timestep_shift`."""
@@ -374,9 +374,11 @@ class FlowStage:
         by_bin: dict[int, list[float]] = {}
         for drawn in self._held_out:
             read = samples.read(drawn)
+            if not read.share:
+                continue
             noise = draw_noise(
                 read.target_BTC,
-                drawn.numbers.tolist(),
+                read.numbers,
                 self.loss_config,
                 seed=0,
                 name="held out",
@@ -390,6 +392,6 @@ class FlowStage:
             for t, flow in zip(t_B.tolist(), flow_B.tolist(), strict=True):
                 by_bin.setdefault(bin_of(t), []).append(flow)
         return {
-            "held_out_flow": total / count,
+            "held_out_flow": total / max(1, count),
             **{f"held_out_flow/{bin_name(n)}": sum(flows) / len(flows) for n, flows in sorted(by_bin.items())},
         }

@@ -215,12 +215,12 @@ class StoredSamples:
         )
 
     def draw(self, number: int, *, rank: int = 0, count: int = 1) -> Batch:
-        """A rank's part of batch `number` of the sampler. Raises DataError naming the record that cannot be used."""
-        drawn = self.sampler.draw(number, rank=rank, world_size=count)
-        return replace(self.read(drawn), first=int(drawn.numbers[0]))
+        """A rank's part of batch `number` of the sampler. Raises the errors of `read`."""
+        return self.read(self.sampler.draw(number, rank=rank, world_size=count))
 
     def read(self, drawn: Draw) -> Batch:
-        """The batch of these rows. Raises DataError naming the record that cannot be used."""
+        """The batch of these rows. Those with pictures that cannot be read are left out; where all are, another row
+        stands in, whose share is 0. Raises DataError when no row of the bucket can be read, and for damaged columns."""
         return self._of_pictures(drawn) if self.rows.encoded is None else self._of_columns(drawn, self.rows.encoded)
 
     def _of_columns(self, drawn: Draw, encoded: EncodedStore) -> Batch:
@@ -246,25 +246,27 @@ class StoredSamples:
             edited_BT=edited_BT,
             grids=tuple((latents.shape[2] // patch, latents.shape[3] // patch) for latents in pictures),
             share=drawn.share,
+            numbers=tuple(drawn.numbers.tolist()),
         )
 
     def _of_pictures(self, drawn: Draw) -> Batch:
         from tagmoe.data.order.rows import bucket_sizes
 
-        records = self.rows.store.records(drawn.rows.tolist())
         multiple = self.pipeline.size_multiple
         sizes = bucket_sizes(drawn.bucket)
         grids = [(height // multiple, width // multiple) for width, height in sizes]
-        pictures = [[record.target, *record.inputs] for record in records]
-        columns = [
-            [self._pixels(record, own[place].data, size) for record, own in zip(records, pictures, strict=True)]
-            for place, size in enumerate(sizes)
-        ]
+        found = [self._opened(record, sizes, grids[0]) for record in self.rows.store.records(drawn.rows.tolist())]
+        samples = [one for one in found if isinstance(one, _Opened)]
+        skipped = tuple(one for one in found if isinstance(one, str))
+        if not samples:
+            drawn, samples = self._stand_in(drawn, sizes, grids[0], skipped[0])
+        elif skipped:
+            drawn = _part_of(drawn, [place for place, one in enumerate(found) if isinstance(one, _Opened)])
+        records = [sample.record for sample in samples]
+        columns = [[sample.pictures[place] for sample in samples] for place in range(len(sizes))]
         tokens = [self.pipeline.pack_latents(self.pipeline.encode_images(images_to_tensor(c))) for c in columns]
         latents = [one.half().float() for one in tokens]  # rounded to fp16, as cached and stored latents are
-        text_BSD, mask_BS = self._text(
-            records, drawn, [[column[place] for column in columns[1:]] for place in range(len(records))]
-        )
+        text_BSD, mask_BS = self._text(samples, drawn)
         return Batch(
             samples=[record.id for record in records],
             target_BTC=latents[0],
@@ -272,35 +274,62 @@ class StoredSamples:
             text_BSD=text_BSD,
             mask_BS=mask_BS,
             tags_BK=_multi_hot([record.tags for record in records]),
-            edited_BT=torch.stack([self._edited(record, grids[0]) for record in records]),
+            edited_BT=torch.stack([sample.edited_T for sample in samples]),
             grids=tuple(grids),
             share=drawn.share,
+            numbers=tuple(drawn.numbers.tolist()),
+            skipped=skipped,
         )
 
-    def _text(
-        self, records: Sequence[Record], drawn: Draw, seen: Sequence[Sequence[Image.Image]]
-    ) -> tuple[Tensor, Tensor]:
+    def _opened(self, record: Record, sizes: Sequence[tuple[int, int]], grid: tuple[int, int]) -> _Opened | str:
+        """The parts of a record that its files hold; a sentence without its end where one cannot be used."""
+        try:
+            pictures = [record.target, *record.inputs]
+            wordings = self._readable(record.instruction, *record.instructions)
+            if not wordings:
+                raise ImageError("the model reads none of its wordings")
+            return _Opened(
+                record,
+                [self._pixels(pictures[place].data, size) for place, size in enumerate(sizes)],
+                self._edited(record, grid),
+                wordings,
+            )
+        except ImageError as error:
+            text = " ".join(str(error).split()).rstrip(".")
+            return f"The record {record.id} of the store {self.rows.settings.store!r} cannot be trained on ({text})"
+
+    def _stand_in(
+        self, drawn: Draw, sizes: Sequence[tuple[int, int]], grid: tuple[int, int], wrong: str
+    ) -> tuple[Draw, list[_Opened]]:
+        """The first row of the bucket that can be read, which does not count."""
+        for source in self.sampler.sources.values():
+            for row in source.rows.get(drawn.bucket, ()):
+                [record] = self.rows.store.records([int(row)])
+                if isinstance(found := self._opened(record, sizes, grid), _Opened):
+                    first = _part_of(drawn, [0])
+                    return replace(first, rows=np.array([row], dtype=np.int64), share=0.0), [found]
+        raise DataError(
+            f"{wrong}, nor can any other of its bucket {drawn.bucket!r}; run 'tagmoe data validate', which puts such "
+            "rows into quarantine, and start a new run."
+        )
+
+    def _text(self, samples: Sequence[_Opened], drawn: Draw) -> tuple[Tensor, Tensor]:
         share = self.rows.settings.rewritten_share
         texts = []
-        for record, blank, choice in zip(records, drawn.blank.tolist(), drawn.choice.tolist(), strict=True):
-            raw = self._readable(record.instruction, *record.instructions)
-            if not raw:
-                raise self._unusable(record, "the model reads none of its wordings")
-            rewritten = next(iter(self._readable(record.instruction_rewritten)), None)
+        for sample, blank, choice in zip(samples, drawn.blank.tolist(), drawn.choice.tolist(), strict=True):
+            raw = sample.wordings
+            rewritten = next(iter(self._readable(sample.record.instruction_rewritten)), None)
             texts.append(BLANK if blank else wording(choice, raw[0], tuple(raw[1:]), rewritten, share=share))
-        return self.pipeline.encode_texts(texts, seen, truncate=True)
+        return self.pipeline.encode_texts(texts, [sample.pictures[1:] for sample in samples], truncate=True)
 
     def _readable(self, *texts: str | None) -> list[str]:
         policy = self.rows.settings.long_prompts
         return [text for text in texts if text is not None and is_readable(self.pipeline, text, policy)]
 
-    def _pixels(self, record: Record, data: bytes, size: tuple[int, int]) -> Image.Image:
-        try:
-            image = load_image(data)
-        except ImageError as error:
-            raise self._unusable(record, error) from error
+    def _pixels(self, data: bytes, size: tuple[int, int]) -> Image.Image:
+        image = load_image(data)
         if image.size != size:
-            raise self._unusable(record, f"a picture is {image.width}x{image.height} and stored as {size[0]}x{size[1]}")
+            raise ImageError(f"a picture is {image.width}x{image.height} and stored as {size[0]}x{size[1]}")
         return image
 
     def _edited(self, record: Record, grid: tuple[int, int]) -> Tensor:
@@ -310,21 +339,32 @@ class StoredSamples:
         rows, columns = grid
         edited = torch.full((rows, columns), not masks)
         for mask in masks:
-            try:
-                image = load_mask(mask.data)
-            except ImageError as error:
-                raise self._unusable(record, error) from error
+            image = load_mask(mask.data)
             image = image.resize((columns * multiple, rows * multiple), Image.Resampling.NEAREST)
             white = torch.from_numpy(np.asarray(image) > 127)
             edited |= white.view(rows, multiple, columns, multiple).any(dim=3).any(dim=1)
         return edited.flatten()
 
-    def _unusable(self, record: Record, reason: object) -> DataError:
-        text = " ".join(str(reason).split()).rstrip(".")
-        return DataError(
-            f"The record {record.id} of the store {self.rows.settings.store!r} cannot be trained on ({text}); run "
-            "'tagmoe data validate', which puts such rows into quarantine, and start a new run."
-        )
+
+@dataclass(frozen=True)
+class _Opened:
+    """A record with its pictures (target first), where its tokens may change, and the wordings that the model reads."""
+
+    record: Record
+    pictures: list[Image.Image]
+    edited_T: Tensor
+    wordings: list[str]
+
+
+def _part_of(drawn: Draw, kept: Sequence[int]) -> Draw:
+    """Some samples of a draw; its share is smaller by as much."""
+    places = list(kept)
+    return replace(
+        drawn,
+        sources=tuple(drawn.sources[place] for place in places),
+        share=drawn.share * len(places) / len(drawn.rows),
+        **{name: getattr(drawn, name)[places] for name in ("numbers", "rows", "blank", "choice")},
+    )
 
 
 def is_readable(pipeline: TagMoEPipeline, text: str, long_prompts: str) -> bool:

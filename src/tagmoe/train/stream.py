@@ -116,7 +116,9 @@ class EncodedSamples:
         first = number * self.batch_size + rank * part
         numbers = np.arange(first, first + part)
         blank = uniform(self.seed, "dropout", numbers) < self.dropout
-        return replace(self.batch(self.indices(numbers.tolist()), blank=blank.tolist()), first=first)
+        return replace(
+            self.batch(self.indices(numbers.tolist()), blank=blank.tolist()), numbers=tuple(numbers.tolist())
+        )
 
     def indices(self, numbers: Iterable[int]) -> list[int]:
         """Indices of TagWorld's samples for these numbers. Every epoch is another permutation."""

@@ -55,6 +55,8 @@ class Watch:
         self._page: RunPage | None = None
         self._next_page = 0.0
         self._refused = False
+        self._left_out = 0
+        self._bad: set[str] = set()
         self._step = 0
         self._trackers: Sequence[Tracker] = ()
         self._show: Callable[..., None] = lambda *_: None
@@ -114,13 +116,33 @@ class Watch:
         self._next_page = 0.0
         self._write_page()
 
+    @property
+    def skipped(self) -> int:
+        """Samples of the last step that this rank could not read."""
+        return sum(len(one.skipped) for one in self.seen)
+
+    def report_skipped(self, step: int) -> None:
+        """List the samples of a step that could not be read, of all ranks, which must ask together.
+
+        Sets `stop` when the run must not go on without them.
+        """
+        for own in self._ranks.all([sentence for one in self.seen for sentence in one.skipped]):
+            for sentence in own:
+                self._left_out += 1
+                what = f"{sentence}; samples left out so far: {self._left_out:,}."
+                self._alarm(step, "sample", what, aloud=sentence not in self._bad)
+                self._bad.add(sentence)
+                if self._settings.bad_sample == "stop":
+                    self.stop = sentence
+
     def state(self) -> dict[str, Any]:
         """For a checkpoint, as JSON values."""
-        return self._spikes.state()
+        return {**self._spikes.state(), "left_out": self._left_out}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state`."""
         self._spikes.restore(state)
+        self._left_out = state.get("left_out", 0)
 
     @contextmanager
     def running(self, step: int) -> Iterator[None]:
@@ -166,8 +188,9 @@ class Watch:
             used,
         )
 
-    def _alarm(self, step: int, kind: str, sentence: str) -> None:
-        self._console.print(f"{self._stage.name}, step {step}: {sentence}", soft_wrap=True, highlight=False)
+    def _alarm(self, step: int, kind: str, sentence: str, *, aloud: bool = True) -> None:
+        if aloud:
+            self._console.print(f"{self._stage.name}, step {step}: {sentence}", soft_wrap=True, highlight=False)
         self._log(ALARMS, step, {"kind": kind, "what": sentence})
 
     def _log(self, file: str, step: int, record: Mapping[str, Any]) -> None:
