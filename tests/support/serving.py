@@ -25,7 +25,10 @@ from tagmoe.serve.work import Drawn, Work
 
 @dataclass
 class PlainPainter:
-    """Draws one colour of the prompt and the seed. seconds: of a step. batches: the (prompt, seed) of each batch."""
+    """Draws one colour of the prompt and the seed. seconds: of a step. batches: the (prompt, seed) of each batch.
+
+    gate: what it waits for before each batch.
+    """
 
     name: str = "plain"
     loras: tuple[str, ...] = ()
@@ -35,6 +38,7 @@ class PlainPainter:
     batches: list[list[tuple[str, int]]] = field(default_factory=list)
     scenes: list[Scene] = field(default_factory=list)
     steps: int = 0
+    gate: threading.Event | None = None
 
     def begin(self) -> None:
         return None
@@ -56,6 +60,8 @@ class PlainPainter:
 
     def draw(self, works: Sequence[Work], on_step: Callable[[], None]) -> list[Drawn]:
         self.batches.append([(work.asked.prompt, work.seed) for work in works])
+        if self.gate is not None:
+            self.gate.wait(30)
         if self.fails and any(self.fails in work.asked.prompt for work in works):
             raise RuntimeError("the painter broke /secret/path")
         for step in range(works[0].asked.steps):
