@@ -17,6 +17,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "ray": ("ray",),
     "vlm": ("aiohttp", "jsonschema", "llguidance", "sklearn", "cleanlab"),
     "eval": ("openai",),
+    "serve": ("fastapi", "starlette", "uvicorn", "python_multipart", "prometheus_client"),
     "reports": ("matplotlib", "sklearn"),
 }
 """The modules that tagmoe imports from each extra of pyproject.toml; a test compares the two."""

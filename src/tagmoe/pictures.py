@@ -206,6 +206,19 @@ def load_mask(source: Any) -> Image.Image:
     return _load(source, is_mask=True).convert("L").point(lambda value: 255 if value >= 128 else 0)
 
 
+def load_hole_mask(data: bytes) -> Image.Image:
+    """A mask of OpenAI's images API, of mode L: 255 where the picture is fully transparent, 0 elsewhere.
+
+    A picture without transparency is read as `load_mask` reads it: white selects. Raises ImageError.
+    """
+    with open_picture(data) as image:
+        if image.has_transparency_data:
+            alpha = upright_picture(image).convert("RGBA").getchannel("A")
+            if np.asarray(alpha).min() < 255:
+                return alpha.point(lambda value: 255 if value == 0 else 0)
+    return load_mask(data)
+
+
 def _load(source: Any, *, draft: tuple[int, int] | None = None, is_mask: bool = False) -> Image.Image:
     ground = "black" if is_mask else "white"
     if hasattr(source, "detach"):

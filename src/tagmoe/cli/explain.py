@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from tagmoe.routing.tags_right import TagsRight
 
 EXTENSIONS = (".html", ".htm")
-RULES_KNOW = "The rules know TagWorld only: there is nothing to compare a prediction of this model with."
 
 
 @dataclass(frozen=True)
@@ -37,42 +36,26 @@ class Page:
         self, pipeline: TagMoEPipeline, output: TagMoEPipelineOutput, sources: Sequence[Image], facts: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Write the page of the first picture. Returns the facts for --json."""
-        from tagmoe.routing.explain import Explanation, TagReading, render
-        from tagmoe.routing.predicted_tags import signature
-        from tagmoe.world import rule_sets, rule_tags
+        from tagmoe.routing.explained import explain_picture
 
         assert output.routing is not None
-        signature_BN = signature(output.routing)
-        prompt = output.prompts[0]
-        rules, rules_reason, candidates = None, RULES_KNOW, None
-        if pipeline.config.known_words is not None:
-            found = rule_tags(prompt, sources)
-            # Choose among the same sets as the figures of the test set; see `tagmoe.laboratory.routing.tag_scores`.
-            rules, candidates = found.descriptor, rule_sets()
-            rules_reason = f"{found.reason[0].upper()}{found.reason[1:]}."
-        predicted = rule_cosine = None
-        if self.alignment is not None:
-            (predicted,) = self.alignment.predict(signature_BN[:1], candidates=candidates)
-            if rules is not None:
-                (rule_cosine,) = self.alignment.cosine(signature_BN[:1], [rules])
-        rank = None if self.alignment is None else self.alignment.effective_rank
-        page = render(
-            Explanation(
-                instruction=prompt,
-                sources=sources,
-                result=output.images[0],
-                traces=output.routing,
-                signature_N=signature_BN[0].tolist(),
-                tags=TagReading(predicted, self.why_not_predicted, rules, rules_reason, rule_cosine, rank, self.right),
-                facts={name: str(value) for name, value in facts.items() if name != "prompt"},
-            )
+        explained = explain_picture(
+            output.routing,
+            prompt=output.prompts[0],
+            sources=sources,
+            image=output.images[0],
+            facts={name: str(value) for name, value in facts.items() if name != "prompt"},
+            alignment=self.alignment,
+            why_not_predicted=self.why_not_predicted,
+            is_tagworld=pipeline.config.known_words is not None,
+            right=self.right,
         )
-        write_text(page, self.path)
-        log(f"explained in {self.path} ({len(page.encode()) / 1e6:.2f} MB)")
+        write_text(explained.page, self.path)
+        log(f"explained in {self.path} ({len(explained.page.encode()) / 1e6:.2f} MB)")
         return {
             "explain": str(self.path),
-            "predicted_tags": None if predicted is None else list(predicted.descriptor.tags),
-            "rule_tags": None if rules is None else list(rules.tags),
+            "predicted_tags": explained.predicted_tags,
+            "rule_tags": explained.rule_tags,
         }
 
 

@@ -35,6 +35,7 @@ VERBS = {
     "edit": Verb("edit", "edit", "Edit a picture, or several into one or each by itself, by an instruction."),
     "generate": Verb("generate", "generate", "Generate a picture from text."),
     "rewrite": Verb("rewrite", "rewrite", "Print the words that `tagmoe edit --rewrite` would use for an instruction."),
+    "serve": Verb("serve", "serve", "Serve pictures in OpenAI's images protocol, on this machine only by default."),
     "train": Verb(
         "train",
         "train",

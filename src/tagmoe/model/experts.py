@@ -39,10 +39,11 @@ def experts_sorted(
     expert_ids_TA: torch.Tensor,
     weights_TA: torch.Tensor,
     least_rows: int = 1,
+    fuses: bool = True,
 ) -> torch.Tensor:
     """Eq. (1) fast: sort the tokens by expert once, run each expert on one contiguous slice, un-sort, weigh, sum.
 
-    Same arguments and result as `experts_loop`. Only this function chooses how the experts run. least_rows: see
+    Same arguments and result as `experts_loop`. Only this function chooses how the experts run. least_rows, fuses: see
     `run_plain`.
     """
     tokens, active = expert_ids_TA.shape
@@ -51,7 +52,7 @@ def experts_sorted(
     on_cpu = x_TD.device.type == "cpu" and x_TD.dtype in plain_experts.DTYPES
     weights = plain_experts.weights_of(experts) if on_cpu else None
     if weights is not None:
-        y_SD = plain_experts.run_plain(x_SD, ids_S, weights, len(experts), least_rows)
+        y_SD = plain_experts.run_plain(x_SD, ids_S, weights, len(experts), least_rows, fuses)
     else:
         y_SD = _call_experts(x_SD, ids_S, experts)
     weights_S1 = weights_TA.reshape(-1, 1).to(y_SD.dtype)

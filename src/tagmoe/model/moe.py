@@ -7,6 +7,7 @@ from diffusers.models.attention import FeedForward
 from torch import nn
 
 from tagmoe.errors import ConfigError
+from tagmoe.model.cpu.experts import LEAST_ROWS
 from tagmoe.model.experts import experts_sorted
 from tagmoe.model.gate import Gate
 
@@ -17,8 +18,11 @@ class MoE(nn.Module):
     The weights are the softmax scores as they are, not renormalised over T(x): with top_k = 1 a renormalised weight
     would be the constant 1 and the gate would get no gradient from the diffusion loss.
 
-    `expert_bias=False` is the authors' release, whose experts have no bias.
+    `expert_bias=False` is the authors' release, whose experts have no bias. rows_apart: no row's bits depend on the
+    other rows (`tagmoe.model.cpu.batches`).
     """
+
+    rows_apart = False
 
     def __init__(
         self,
@@ -66,7 +70,9 @@ class MoE(nn.Module):
             x_TD = x_BTD[:, :tokens].reshape(batch * tokens, dim)
             weights_TA = weights_TA.view(batch, -1, self.top_k)[:, :tokens].reshape(batch * tokens, -1)
             expert_ids_TA = expert_ids_BTA[:, :tokens].reshape(batch * tokens, -1)
-        y_TD = experts_sorted(x_TD, self.experts, expert_ids_TA, weights_TA, least_rows)
+        if self.rows_apart:
+            least_rows = LEAST_ROWS
+        y_TD = experts_sorted(x_TD, self.experts, expert_ids_TA, weights_TA, least_rows, not self.rows_apart)
         y_BTD = y_TD.view(batch, tokens, dim)
         return (y_BTD, scores_BTN, expert_ids_BTA) if return_routing else y_BTD
 

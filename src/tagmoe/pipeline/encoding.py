@@ -31,8 +31,13 @@ Text = tuple[torch.Tensor, torch.Tensor]
 
 
 class EncodingMixin:
-    """A pipeline's encoding and decoding, with its autoencoder, tokenizer and text encoder."""
+    """A pipeline's encoding and decoding, with its autoencoder, tokenizer and text encoder.
 
+    samples_apart: encode and decode the samples of a batch one after the other, so that the bits of none depend on the
+    others; see `tagmoe.model.cpu.batches` for the transformer.
+    """
+
+    samples_apart = False
     config: Any
     transformer: Any
     vae: Any
@@ -142,6 +147,13 @@ class EncodingMixin:
         self.part("tokenizer"), self.part("text_encoder")
         if pictures is None or self.config.picture_template is None:
             pictures = [()] * len(texts)
+        if self.samples_apart and len(texts) > 1:
+            alone = [
+                self.encode_texts([text], [own], truncate=truncate, longest=longest)
+                for text, own in zip(texts, pictures, strict=True)
+            ]
+            rows, real = ([part[0] for part in parts] for parts in zip(*alone, strict=True))
+            return pad_sequence(rows, batch_first=True), pad_sequence(real, batch_first=True)
         seen, counts = self._see([picture for own in pictures for picture in own])
         rows = [
             self._row_ids(text, [next(counts) for _ in own], truncate, longest)
@@ -208,6 +220,10 @@ class EncodingMixin:
         """Raise UsageError for what `encode_prompt` refuses: control tokens, unknown words, too many tokens."""
         self._prompt_ids(prompt)
 
+    def prompt_tokens(self, prompt: str) -> int:
+        """How many tokens a prompt and the end of the template have. Raises UsageError as `check_prompt` does."""
+        return len(self._prompt_ids(prompt)) + len(self._token_ids(self.config.prompt_template.split("{}")[1]))
+
     def is_long(self, prompt: str) -> bool:
         """Whether a prompt has more than `max_prompt_tokens` tokens. Raises UsageError for what no prompt may hold."""
         return len(self._allowed_ids(prompt)) > self.config.max_prompt_tokens
@@ -237,6 +253,8 @@ class EncodingMixin:
 
         They are the mode of the autoencoder's distribution, not a sample, so that encoding is deterministic.
         """
+        if self.samples_apart and len(pixels_BCHW) > 1:
+            return torch.cat([self.encode_images(one) for one in pixels_BCHW.split(1)])
         vae = self.part("vae")
         frames = pixels_BCHW.to(self._execution_device, vae.dtype).unsqueeze(2)
         latents = vae.encode(frames).latent_dist.mode().squeeze(2).float()
@@ -246,6 +264,8 @@ class EncodingMixin:
     @torch.no_grad()
     def decode(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
         """RGB pixels (B, 3, H*f, W*f) in [-1, 1], fp32, of normalised latents (B, z, H, W)."""
+        if self.samples_apart and len(latents_BCHW) > 1:
+            return torch.cat([self.decode(one) for one in latents_BCHW.split(1)])
         vae = self.part("vae")
         mean, std = self._latent_statistics(latents_BCHW.device)
         latents = (latents_BCHW.float() * std + mean).to(vae.dtype)

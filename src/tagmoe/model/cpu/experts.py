@@ -78,11 +78,14 @@ def _is_plain(expert: nn.Module) -> bool:
     )
 
 
-def run_plain(x_SD: Tensor, ids_S: Tensor, weights: list[Tensor], num_experts: int, least_rows: int = 1) -> Tensor:
+def run_plain(
+    x_SD: Tensor, ids_S: Tensor, weights: list[Tensor], num_experts: int, least_rows: int = 1, fuses: bool = True
+) -> Tensor:
     """Apply FFN ids_S[i] to row i of x_SD -> (S, D). Under autocast it computes in autocast's dtype.
 
     weights: those of `weights_of`. An expert without rows gets zero gradients. least_rows: without gradients and in
-    eager mode, an expert that has rows gets padding up to so many (`LEAST_ROWS`).
+    eager mode, an expert that has rows gets padding up to so many (`LEAST_ROWS`). fuses: there, False leaves out
+    oneDNN's products, whose bits are others, whatever the number of rows.
     """
     device = x_SD.device.type
     if torch.is_autocast_enabled(device):
@@ -95,7 +98,8 @@ def run_plain(x_SD: Tensor, ids_S: Tensor, weights: list[Tensor], num_experts: i
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x_SD, *weights)):
             y_SD = _PlainExperts.apply(x_SD, ids_S, num_experts, *weights)
             return y_SD
-        return _forward(x_SD, sort_by_expert(x_SD, ids_S, num_experts, least_rows), weights, trains=False)[0]
+        order = sort_by_expert(x_SD, ids_S, num_experts, least_rows, fuses)
+        return _forward(x_SD, order, weights, trains=False, fuses=fuses)[0]
 
 
 class _PlainExperts(torch.autograd.Function):
@@ -132,12 +136,12 @@ class Order(NamedTuple):
     sizes: list[int]
 
 
-def sort_by_expert(x_SD: Tensor, ids_S: Tensor, num_experts: int, least_rows: int = 1) -> Order:
+def sort_by_expert(x_SD: Tensor, ids_S: Tensor, num_experts: int, least_rows: int = 1, fuses: bool = True) -> Order:
     """The order in which the rows of each expert form one slice. ids_S (int64): the chosen expert of each row.
 
-    least_rows: the rows that a slice has at least, if it has any.
+    least_rows: the rows that a slice has at least, if it has any. fuses: pad slices for oneDNN's products.
     """
-    block = _row_block(x_SD)
+    block = _row_block(x_SD) if fuses else 1
     ids_sorted, order_S = ids_S.sort(stable=True)
     counts = torch.bincount(ids_sorted, minlength=num_experts)
     rows_S = torch.arange(len(ids_S), device=ids_S.device)
@@ -156,7 +160,7 @@ def sort_by_expert(x_SD: Tensor, ids_S: Tensor, num_experts: int, least_rows: in
 
 
 def _forward(
-    x_SD: Tensor, order: Order, weights: Sequence[Tensor], trains: bool
+    x_SD: Tensor, order: Order, weights: Sequence[Tensor], trains: bool, fuses: bool = True
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
     """(y_SD, x_PD, activations and slopes of every expert); without `trains` the lists are empty."""
     per = len(weights) // len(order.sizes)
@@ -173,8 +177,8 @@ def _forward(
             activations.append(hidden)
             slopes.append(slope)
         else:
-            hidden = linear_gelu(x, w1, b1)
-        linear(hidden, w2, b2, out=y)
+            hidden = linear_gelu(x, w1, b1, fuses)
+        linear(hidden, w2, b2, out=y, fuses=fuses)
     return y_PD.index_select(0, order.inverse_S), x_PD, activations, slopes
 
 
@@ -246,9 +250,9 @@ def gelu_and_slope_(h: Tensor) -> Tensor:
     return activation
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None = None, fuses: bool = True) -> Tensor:
     """x W^T + b. Padded fp32 products go to oneDNN, which adds the bias inside; torch sends 16-bit ones there."""
-    if HAS_POINTWISE and x.device.type == "cpu" and x.dtype == torch.float32 and _row_count_is_round(x):
+    if fuses and HAS_POINTWISE and x.device.type == "cpu" and x.dtype == torch.float32 and _row_count_is_round(x):
         y = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return y if out is None else out.copy_(y)
     if out is None:
@@ -267,14 +271,14 @@ def gelu_(h: Tensor) -> Tensor:
     return h
 
 
-def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None, fuses: bool = True) -> Tensor:
     """GELU(x W^T + b), without gradients: inside oneDNN's product where this torch has it and the processor AVX-512.
 
     With AVX2 alone oneDNN's GELU takes as long as torch's; in place, by blocks that stay in the cache, it takes less.
     """
     if x.device.type == "cpu" and x.dtype == torch.float32 and not HAS_AVX512:
-        return gelu_(linear(x, weight, bias))
-    if HAS_POINTWISE and x.device.type == "cpu" and x.dtype in DTYPES and _row_count_is_round(x):
+        return gelu_(linear(x, weight, bias, fuses=fuses))
+    if fuses and HAS_POINTWISE and x.device.type == "cpu" and x.dtype in DTYPES and _row_count_is_round(x):
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu", [], "tanh")
         return y
     return F.gelu(F.linear(x, weight, bias), approximate="tanh")

@@ -1,0 +1,1 @@
+"""An images server in OpenAI's protocol (`tagmoe serve`): small, exact, and safe by default."""
