@@ -65,8 +65,8 @@ def test_all_holds_every_extra_and_dev_holds_all() -> None:
 
 
 def test_whatever_is_imported_is_installed_with_tagmoe_or_by_an_extra() -> None:
-    # torch.utils.tensorboard imports TensorBoard for us
-    optional = {module for modules in EXTRAS.values() for module in modules} - {"tensorboard"}
+    # torch.utils.tensorboard imports TensorBoard for us, and Starlette python-multipart
+    optional = {module for modules in EXTRAS.values() for module in modules} - {"tensorboard", "python_multipart"}
     packages = imported()
     assert len(packages) > 20
     assert optional <= packages
