@@ -21,7 +21,34 @@ VALUES: list[Any] = [
     None, True, -1, 0, 1.5, 1e308, 10**400, "", " ", "x", "\ud800", "\x00", "a" * 10_000, [], [[]], {}, {"a": {"b": 1}},
     "nan", "1e9", "64x64", "0x0", "data:image/png;base64,", "data:,", "http://[", f"data:;base64,{'A' * 99}", "\u202e",
 ]  # fmt: skip
-NAMES = ["prompt", "n", "size", "seed", "steps", "cfg", "negative_prompt", "lora", "routing", "metadata", "stream", "partial_images", "background", "output_format", "output_compression", "response_format", "image", "images", "mask", "model", "quality", "user", "svg", "svg[model]", "image[]", "foo"]
+NAMES = [
+    "prompt",
+    "n",
+    "size",
+    "seed",
+    "steps",
+    "cfg",
+    "negative_prompt",
+    "lora",
+    "routing",
+    "metadata",
+    "stream",
+    "partial_images",
+    "background",
+    "output_format",
+    "output_compression",
+    "response_format",
+    "image",
+    "images",
+    "mask",
+    "model",
+    "quality",
+    "user",
+    "svg",
+    "svg[model]",
+    "image[]",
+    "foo",
+]
 
 
 def json_body(dice: random.Random) -> bytes:

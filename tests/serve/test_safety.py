@@ -10,7 +10,7 @@ import socket
 import threading
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +104,8 @@ def test_bytes_are_bounded_before_they_are_read_into_memory(server: Running) -> 
             yield b"x" * 10_000
 
     # without a length; the server may close before the client has sent all
-    try:
+    with suppress(httpx2.TransportError):
         assert edit(server, content=parts(), headers={"Content-Type": "application/json"}).status_code == 413
-    except httpx2.TransportError:
-        pass
     with socket.create_connection(("127.0.0.1", server.port)) as slow:
         slow.sendall(b"POST /v1/images/edits HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nx")
         slow.settimeout(10)
