@@ -113,6 +113,7 @@ def test_no_body_is_a_fault_of_the_server_and_no_handle_stays(bodies: int) -> No
         before = len(os.listdir("/proc/self/fd"))
         statuses = [send(server, dice) for _ in range(bodies)]
         assert {status for status in statuses if status == 0 or status >= 500} == set()
-        assert {200, 400} <= set(statuses)
+        assert 400 in statuses
+        assert 200 in statuses or bodies < 1000, "some of many bodies are whole by chance"
         assert server.engine.places == 0
         assert len(os.listdir("/proc/self/fd")) <= before + 2
