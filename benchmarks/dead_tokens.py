@@ -150,6 +150,8 @@ def measure(sizes: str, rounds: int, train_rounds: int, seed: int, all: bool) ->
     if sizes in ("all", WIDE.name):
         bf16 = all or not emulates_bf16()
         figures += [] if bf16 else [Figure(f"{WIDE.name}_bf16", 0, "measured", note=f"{LEFT_OUT}; fp32 below")]
+        if not bf16:
+            rounds, train_rounds = min(rounds, 3), min(train_rounds, 2)
         figures += forwards(WIDE, rounds, bf16=bf16)
         figures += training(WIDE, train_rounds, bf16=bf16) if train_rounds else []
     return figures
