@@ -2,7 +2,8 @@
 
 The chunk cICP of a PNG file comes first, as its standard says, then an embedded ICC profile. Then the chunks sRGB, else
 gAMA and cHRM, then the EXIF colour space Adobe RGB, which cameras record without a profile. A picture without any of
-these is taken as sRGB. Of high dynamic range (PQ and HLG) nothing is known here: such a cICP is passed over.
+these is taken as sRGB. AVIF and HEIC say it in a box that holds the same numbers as cICP; there an ICC profile comes
+first. A picture of high dynamic range (PQ or HLG) has no one meaning in sRGB: without an ICC profile it is not read.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ CICP_PRIMARIES = {
     12: (0.3127, 0.3290, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
 }
 CICP_CURVES = {1: 2.4, 4: 2.2, 5: 2.8, 6: 2.4, 8: 1.0, 13: None, 14: 2.4, 15: 2.4}
+HIGH_DYNAMIC_RANGE = {16: "PQ", 18: "HLG"}
 USUAL_GAMMA = 1 / 2.2
 """The gAMA chunk of nearly all files. It stands for sRGB, whose curve has no single exponent."""
 NEAR = 0.005
@@ -38,6 +40,8 @@ _SRGB_CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
 _ADOBE = 2
 _PNG = b"\x89PNG\r\n\x1a\n"
 CICP = "cicp"
+_BOX = b"colrnclx"
+_BOXES_END = 1 << 16
 _OPTION_FILE = "R03"
 
 
@@ -66,8 +70,20 @@ def profile_of(image: Image.Image, exif: Image.Exif) -> bytes | None:
 
 
 def note_cicp(image: Image.Image, file: IO[bytes]) -> None:
-    """Note a PNG file's chunk cICP in `image.info`, where Pillow has no place for it."""
+    """Note in `image.info` the numbers of H.273 that a PNG, AVIF or HEIC file says its colours by.
+
+    Pillow has no place for them.
+    """
     place = file.tell()
+    file.seek(0)
+    if image.format == "PNG":
+        _note_chunk(image, file)
+    elif image.format in ("AVIF", "HEIF") and not image.info.get("icc_profile"):
+        _note_box(image, file)
+    file.seek(place)
+
+
+def _note_chunk(image: Image.Image, file: IO[bytes]) -> None:
     file.seek(len(_PNG))
     while len(head := file.read(8)) == 8 and head[4:] not in (b"IDAT", b"IEND"):
         length = int.from_bytes(head[:4], "big")
@@ -77,7 +93,22 @@ def note_cicp(image: Image.Image, file: IO[bytes]) -> None:
             image.info[CICP] = tuple(content[:2]) if tuple(content[2:4]) == (0, 1) else (None, None)
         if not content:
             file.seek(length + 4, io.SEEK_CUR)
-    file.seek(place)
+
+
+def _note_box(image: Image.Image, file: IO[bytes]) -> None:
+    # The boxes stand before the pixels. Decoders undo the matrix and the range; they leave primaries and curve.
+    start = file.read(_BOXES_END)
+    at = start.find(_BOX) + len(_BOX)
+    if at >= len(_BOX) and len(start) >= at + 4:
+        primaries, curve = (int.from_bytes(start[place : place + 2], "big") for place in (at, at + 2))
+        # Still pictures with the curve of BT.709 or BT.2020 are sRGB ones whose encoder had films in mind.
+        image.info[CICP] = (primaries, 13 if CICP_CURVES.get(curve) == CICP_CURVES[1] else curve)
+
+
+def high_dynamic_range(image: Image.Image) -> str | None:
+    """PQ or HLG, where an opened picture's numbers are of high dynamic range and no ICC profile says what to show."""
+    curve = image.info.get(CICP, (None, None))[1]
+    return None if image.info.get("icc_profile") else HIGH_DYNAMIC_RANGE.get(curve)
 
 
 def is_srgb(image: Image.Image, exif: Image.Exif) -> bool:

@@ -38,7 +38,8 @@ def _png(data: bytes) -> tuple[int, int, str] | None:
     while place + 8 <= len(data):
         length, kind = _CHUNK.unpack_from(data, place)
         # EXIF may also stand behind the pixels, so that all chunks are passed over.
-        if kind == b"eXIf" or (kind in _TEXTS and data.startswith(_TURNING, place + 8)):
+        # cICP may say that the picture has high dynamic range.
+        if kind in (b"eXIf", b"cICP") or (kind in _TEXTS and data.startswith(_TURNING, place + 8)):
             return None
         if kind == b"IEND":
             break

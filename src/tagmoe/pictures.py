@@ -23,7 +23,7 @@ from typing import IO, Any, NamedTuple, NoReturn
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from tagmoe.colour_space import is_srgb, note_cicp, to_srgb
+from tagmoe.colour_space import high_dynamic_range, is_srgb, note_cicp, to_srgb
 from tagmoe.errors import ImageError
 from tagmoe.picture_header import plain_header
 from tagmoe.sentences import cut
@@ -138,8 +138,9 @@ def open_picture(
 ) -> Iterator[Image.Image]:
     """An encoded picture or a file with its header read and its size checked; no pixel is decoded yet.
 
-    Raises ImageError for a source that is no picture of these formats or has more than 64 megapixels. Any error inside
-    the block becomes an ImageError too, because a decoder may raise anything on malicious bytes.
+    Raises ImageError for a source that is no picture of these formats, has more than 64 megapixels, or has high dynamic
+    range and no ICC profile. Any error inside the block becomes an ImageError too, because a decoder may raise anything
+    on malicious bytes.
     """
     path = None if isinstance(source, bytes) else _path(source)
     name = "picture" if path is None else repr(str(path))
@@ -153,13 +154,15 @@ def open_picture(
                     io.BytesIO(source) if isinstance(source, bytes) else stack.enter_context(_path(source).open("rb"))
                 )
                 image = stack.enter_context(Image.open(file, formats=_readable(formats, path, source)))
-                if image.format == "PNG":
-                    note_cicp(image, file)
+                note_cicp(image, file)
             except ImageError:
                 raise
             except Exception as error:
                 _refuse_to_open(path, source, error)
             _check_size(*image.size, name, short=path is None)
+            if curve := high_dynamic_range(image):
+                sentence = f"{name} has high dynamic range ({curve}), which cannot be read here; export it as SDR."
+                raise ImageError("picture of high dynamic range" if path is None else sentence)
             try:
                 yield image
             except ImageError:

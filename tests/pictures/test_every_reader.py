@@ -20,6 +20,7 @@ from tagmoe.data.encoder import mask_cells
 from tagmoe.data.sources.pixels import decoded
 from tagmoe.data.store.picture_sheet import _tile
 from tagmoe.data.store.record import Picture
+from tagmoe.errors import ImageError
 from tagmoe.laboratory.routing.case_file import read_case_file
 from tagmoe.pictures import load_image, load_mask, read_header
 from tagmoe.pipeline.tensors import images_to_tensor, nest_images
@@ -52,6 +53,14 @@ def gama(gamma: float) -> bytes:
 
 def cicp(primaries: int, transfer: int) -> bytes:
     return chunk(b"cICP", bytes((primaries, transfer, 0, 1)))
+
+
+def with_box(primaries: int, transfer: int) -> bytes:
+    """AVIF bytes whose box says these numbers. Pillow writes those of sRGB."""
+    data = saved(RGB, "AVIF", quality=100, subsampling="4:4:4")
+    numbers = struct.pack(">HH", primaries, transfer)
+    assert b"colrnclx\x00\x01\x00\x0d" in data
+    return data.replace(b"colrnclx\x00\x01\x00\x0d", b"colrnclx" + numbers)
 
 
 def chrm(points: tuple[float, ...]) -> bytes:
@@ -153,7 +162,12 @@ CASES: dict[str, tuple[bytes, np.ndarray]] = {
     "PNG cICP P3 RGBA": (with_chunks(saved(RGBA), cicp(12, 13)), on(as_srgb(DRAWN, P3, None), ALPHA)),
     "PNG cICP BT.709 linear": (with_chunks(saved(RGB), cicp(1, 8)), as_srgb(DRAWN, SRGB, 1.0)),
     "PNG cICP sRGB over gAMA": (with_chunks(saved(RGB), cicp(1, 13) + gama(1.0)), DRAWN),
-    "PNG cICP PQ": (with_chunks(saved(RGB), cicp(9, 16)), DRAWN),
+    "PNG cICP PQ, with a profile": (
+        with_chunks(saved(RGB, icc_profile=matrix_profile(P3, None)), cicp(9, 16)),
+        as_srgb(DRAWN, P3, None),
+    ),
+    "AVIF P3": (with_box(12, 13), as_srgb(DRAWN, P3, None)),
+    "AVIF with the curve of films": (with_box(1, 6), DRAWN),
     "PNG cICP cut short": (with_chunks(saved(RGB), chunk(b"cICP", b"\x0c")), DRAWN),
     "PNG sRGB chunk over gAMA": (with_chunks(saved(RGB), chunk(b"sRGB", b"\0") + gama(1.0)), DRAWN),
     "PNG usual gAMA": (with_chunks(saved(RGB), gama(0.45455) + chrm(SRGB)), DRAWN),
@@ -351,3 +365,14 @@ def test_a_mask_that_is_white_only_where_it_is_transparent_is_empty() -> None:
 def test_arrays_are_masks_too() -> None:
     for form in (CHOSEN, WHITE, WHITE.astype(np.uint16) * 257, np.dstack([WHITE | 255, WHITE])):
         assert np.array_equal(np.asarray(load_mask(form)) == 255, CHOSEN)
+
+
+@pytest.mark.parametrize(
+    "data", [with_chunks(saved(RGB), cicp(9, 16)), with_chunks(saved(RGB), cicp(9, 18)), with_box(9, 16)]
+)
+def test_high_dynamic_range_is_refused_by_name(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "picture").write_bytes(data)
+    with pytest.raises(ImageError, match=r"'.*picture' has high dynamic range \((PQ|HLG)\)"):
+        load_image(tmp_path / "picture")
+    with pytest.raises(ImageError, match=r"^picture of high dynamic range$"):
+        read_header(data)
