@@ -6,15 +6,18 @@ scored again. A case without an output has no line: `tagmoe.evaluate.comparison`
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
+from typing import Any
 
 from tagmoe.config.part import Part
 from tagmoe.errors import ImageError, ResultError
 from tagmoe.evaluate.answers.answer import FAILURES, RAISED, reason_raised
 from tagmoe.evaluate.benchmarks.cases import Case, Prepared, digest_of
+from tagmoe.evaluate.metrics.learned import Learned
 from tagmoe.evaluate.metrics.metric import Lack, Measure, Metric, NoValue, Pair, Value, lacking
 from tagmoe.evaluate.run_folder import (
     SCORES,
@@ -28,6 +31,8 @@ from tagmoe.evaluate.run_folder import (
     read_rows,
     shard_name,
 )
+from tagmoe.files.atomic import write_whole
+from tagmoe.files.json_files import read_object
 
 
 class Lacking(Part):
@@ -39,10 +44,11 @@ class Lacking(Part):
 
 class Score(Kept):
     """The values of one metric for one output. pixels: the output that was scored. resized: the pictures to whose size
-    the output was resized."""
+    the output was resized. basis: of a learned metric, the digest of what its values rest on."""
 
     pixels: str
     version: int
+    basis: str = ""
     values: dict[str, float]
     lacking: dict[str, Lacking]
     resized: tuple[str, ...] = ()
@@ -136,19 +142,24 @@ def score(
             files[metric.name] = Lines(folder / f"{file}.jsonl")
             kept[metric.name] = by_case(_current(run, metric.name))
             own[metric.name] = by_case(_current(run, file))
-        for done, case in enumerate(chosen, 1):
-            answer = run.answers.get(case.key)
-            if answer is None or answer.file is None:
-                unscored.append(_without_output(case, answer))
-            elif not (run.folder / answer.file).is_file():
-                unscored.append(Unscored(case.id, "unreadable", f"{answer.file!r} is gone; generate it again"))
-            else:
-                waiting = [m for m in metrics if not _is_current(kept[m.name].get(case.key), answer, m)]
+        at_once = max((metric.batch for metric in metrics if isinstance(metric, Learned)), default=1)
+        for start in range(0, len(chosen), at_once):
+            waiting: list[_Waiting] = []
+            for case in chosen[start : start + at_once]:
+                answer = run.answers.get(case.key)
+                if answer is None or answer.file is None:
+                    unscored.append(_without_output(case, answer))
+                    continue
+                if not (run.folder / answer.file).is_file():
+                    unscored.append(Unscored(case.id, "unreadable", f"{answer.file!r} is gone; generate it again"))
+                    continue
+                asked = [
+                    metric for metric in metrics if not _is_current(kept[metric.name].get(case.key), answer, metric)
+                ]
                 try:
-                    for name, row in _scores(case, answer, run, prepared, waiting):
-                        files[name].add(row)
-                        kept[name][case.key] = own[name][case.key] = row
-                        new += 1
+                    if asked:
+                        # One for all metrics, so that source and target are decoded once.
+                        waiting.append(_Waiting(answer, Pair(case, run.picture(answer), prepared), asked))
                     if answer.status in FAILURES:
                         # It has a picture and is scored, and is listed all the same.
                         unscored.append(Unscored(case.id, answer.status, answer.reason))
@@ -157,16 +168,34 @@ def score(
                     for metric in metrics:
                         kept[metric.name].pop(case.key, None)
                         own[metric.name].pop(case.key, None)
+            for metric in metrics:
+                for row in _scores(metric, [one for one in waiting if metric in one.asked]):
+                    files[metric.name].add(row)
+                    kept[metric.name][row.case] = own[metric.name][row.case] = row
+                    new += 1
             if on_cases is not None:
-                on_cases(done)
+                for done in range(start + 1, min(start + at_once, len(chosen)) + 1):
+                    on_cases(done)
     except BaseException:
         for lines in files.values():
             lines.close()
         raise
     for name, lines in files.items():
         lines.finish(in_order(own[name], prepared))
+    for metric in metrics:
+        if isinstance(metric, Learned):
+            write_whole(folder / f"{metric.name}.json", json.dumps(metric.about(), indent=1) + "\n")
     found_scores = {name: tuple(rows[c.key] for c in chosen if c.key in rows) for name, rows in kept.items()}
     return Scored(found_scores, tuple(unscored), new)
+
+
+def read_basis(run: Run, name: str) -> dict[str, Any]:
+    """What the values of a learned metric rest on, as plain data; empty where nothing is written.
+
+    Raises DataError for a file that cannot be read.
+    """
+    file = run.folder / SCORES / f"{name}.json"
+    return read_object(file) if file.is_file() else {}
 
 
 def read_scores(run: Run, names: Sequence[str]) -> dict[str, dict[str, Score]]:
@@ -198,32 +227,40 @@ def _is_current(score: Score | None, answer: Answer, metric: Metric) -> bool:
     """Whether a score is of this output and this metric as it is now, and did not fail."""
     if score is None or score.pixels != answer.pixels or score.version != metric.version:
         return False
-    if not score.is_of(metric.measures):
+    if score.basis != basis_key(metric) or not score.is_of(metric.measures):
         return False
     return not any(reason.status == "failed" for reason in score.lacking.values())
 
 
-def _scores(
-    case: Case, answer: Answer, run: Run, prepared: Prepared, metrics: Sequence[Metric]
-) -> list[tuple[str, Score]]:
-    """The scores of one output by these metrics. Raises ImageError when the output is damaged."""
-    if not metrics:
-        return []
-    # One for all metrics, so that source and target are decoded once.
-    pair = Pair(case, run.picture(answer), prepared)
-    found = []
-    for metric in metrics:
-        pair.resized.clear()
+def basis_key(metric: Metric) -> str:
+    """The digest of what a learned metric's values rest on; empty for one without weights."""
+    return metric.key if isinstance(metric, Learned) else ""
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """An output that some metrics are to score."""
+
+    answer: Answer
+    pair: Pair
+    asked: Sequence[Metric]
+
+
+def _scores(metric: Metric, waiting: Sequence[_Waiting]) -> Iterator[Score]:
+    """The score of each of these outputs by a metric."""
+    for one in waiting:
+        one.pair.resized.clear()
+    if isinstance(metric, Learned):
+        together = metric.many([one.pair for one in waiting])
+        for one, given in zip(waiting, together, strict=True):
+            yield _row(metric, one, given)
+        return
+    for one in waiting:
         try:
-            given = dict(metric(pair))
-            wrong = sorted(given.keys() ^ {measure.name for measure in metric.measures})
-            if wrong:
-                raise ResultError(f"it gave no value {wrong[0]!r}, or gave it and has no such measure")
-            values = {measure.name: _checked(given[measure.name], measure) for measure in metric.measures}
+            given = metric(one.pair)
         except RAISED as error:
-            values = lacking(metric.measures, "failed", reason_raised(error))
-        found.append((metric.name, _row(case, answer, metric, values, pair)))
-    return found
+            given = lacking(metric.measures, "failed", reason_raised(error))
+        yield _row(metric, one, given)
 
 
 def _checked(value: Value, measure: Measure) -> Value:
@@ -234,17 +271,25 @@ def _checked(value: Value, measure: Measure) -> Value:
     return number if measure.holds(number) else NoValue("failed", f"the value is {number:g}, not {measure.range}")
 
 
-def _row(case: Case, answer: Answer, metric: Metric, values: Mapping[str, Value], pair: Pair) -> Score:
+def _row(metric: Metric, one: _Waiting, given: Mapping[str, Value]) -> Score:
+    try:
+        wrong = sorted(given.keys() ^ {measure.name for measure in metric.measures})
+        if wrong:
+            raise ResultError(f"it gave no value {wrong[0]!r}, or gave it and has no such measure")
+        values = {measure.name: _checked(given[measure.name], measure) for measure in metric.measures}
+    except RAISED as error:
+        values = lacking(metric.measures, "failed", reason_raised(error))
     return Score(
-        id=case.id,
-        case=case.key,
-        pixels=answer.pixels or "",
+        id=one.pair.case.id,
+        case=one.pair.case.key,
+        pixels=one.answer.pixels or "",
         version=metric.version,
+        basis=basis_key(metric),
         values={name: value for name, value in values.items() if not isinstance(value, NoValue)},
         lacking={
             name: Lacking(status=value.status, reason=value.reason)
             for name, value in values.items()
             if isinstance(value, NoValue)
         },
-        resized=tuple(sorted(pair.resized)),
+        resized=tuple(sorted(one.pair.resized)),
     )

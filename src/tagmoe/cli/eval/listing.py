@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, get_args
+
 from tagmoe.cli.options import AsJson
 from tagmoe.cli.output import print_result
+
+if TYPE_CHECKING:
+    from tagmoe.evaluate.metrics.learned import Learned
 
 
 def list_(as_json: AsJson = False) -> None:
@@ -11,7 +16,7 @@ def list_(as_json: AsJson = False) -> None:
     from tagmoe.evaluate.answers.anchors import ANCHORS
     from tagmoe.evaluate.answers.diffusers_editor import CALLS
     from tagmoe.evaluate.benchmarks.registry import BENCHMARKS
-    from tagmoe.evaluate.metrics.registry import make_metrics
+    from tagmoe.evaluate.metrics.registry import LEARNED, make_metrics
 
     editors = {
         "model": "a pipeline of tagmoe: --model, by default the packaged one",
@@ -40,6 +45,17 @@ def list_(as_json: AsJson = False) -> None:
             }
             for metric in make_metrics()
         },
+        "learned_metrics": {
+            name: {
+                "version": kind.version,
+                "values": {one.name: {"better": one.better, "about": one.about} for one in kind.measures},
+                "weights": kind.published,
+                "licence": kind.licence,
+                "choices": _choices(kind),
+                "official": sorted(kind.official),
+            }
+            for name, kind in LEARNED.items()
+        },
     }
     lines = ["benchmarks"]
     for name, kind in BENCHMARKS.items():
@@ -50,4 +66,18 @@ def list_(as_json: AsJson = False) -> None:
     for metric in make_metrics():
         lines.append(f"metric {metric.name}")
         lines += [f"  {one.name:<16}{one.about}; better: {one.better}" for one in metric.measures]
+    for name, kind in LEARNED.items():
+        lines.append(f"metric {name}: needs --weights {name}=FOLDER, as {kind.published} ({kind.licence})")
+        lines += [f"  {one.name:<16}{one.about}; better: {one.better}" for one in kind.measures]
+        lines += [f"  {'':<16}--set {name}.{choice}={values}" for choice, values in _choices(kind).items()]
     print_result(data, "\n".join(lines), as_json=as_json)
+
+
+def _choices(kind: type[Learned]) -> dict[str, str]:
+    """The values that each choice of a metric takes; the first is the default."""
+    found = {}
+    for name, field in kind.choices.model_fields.items():
+        values = [str(value) for value in get_args(field.annotation)]
+        first = str(field.default)
+        found[name] = ", ".join([f"{first} (default)", *(value for value in values if value != first)])
+    return found

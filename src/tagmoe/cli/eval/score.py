@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import typer
 
+from tagmoe.cli.eval.metrics import MetricOptions
 from tagmoe.cli.eval.options import Bench, Limit, Runs, Shard, Tasks, log_failures, names_of, shard_of
 from tagmoe.cli.eval.workers import ScoreShard, WorkerOptions
 from tagmoe.cli.options import AsJson, takes
@@ -17,33 +19,34 @@ if TYPE_CHECKING:
     from tagmoe.evaluate.scoring import Scored
 
 
-@takes(WorkerOptions)
+@dataclass(frozen=True)
+class Options(WorkerOptions, MetricOptions):
+    """What to score by, and where."""
+
+
+@takes(Options)
 def score(
     bench: Bench,
     runs: Runs,
-    metrics: Annotated[
-        str | None, typer.Option(help="Metrics, separated by commas; by default all that `tagmoe eval list` shows.")
-    ] = None,
     tasks: Tasks = None,
     limit: Limit = None,
     shard: Shard = "1/1",
     as_json: AsJson = False,
     *,
-    options: WorkerOptions,
+    options: Options,
 ) -> None:
     """Score the outputs of runs, and keep each score at once; run it again after a stop.
 
     Cases without an output are listed, and the exit code is 1. Example: tagmoe eval score bench copy mine
     """
     from tagmoe.evaluate.benchmarks.cases import read_prepared
-    from tagmoe.evaluate.metrics.registry import make_metrics
     from tagmoe.evaluate.run_folder import read_run
     from tagmoe.evaluate.scoring import score as run_metrics
 
     part, names = shard_of(shard), names_of(tasks)
     options.check_workers(part)
-    made = make_metrics(names_of(metrics))
     prepared = read_prepared(bench)
+    made = options.make(prepared)
     total = len(prepared.chosen(names, limit)[part[0] - 1 :: part[1]])
     opened = [read_run(folder, prepared) for folder in runs]
     data = {}
@@ -52,7 +55,7 @@ def score(
         with lasting_bar(f"scoring {run.folder.name}", total) as done:
             new = 0
             if not options.is_one_process:
-                chosen = [metric.name for metric in made]
+                chosen = options.of_metrics()
                 work = ScoreShard(bench.resolve(), run.folder.resolve(), chosen, tasks, limit, options.workers)
                 new = options.run(work, done)
             # Of shards that are done this joins the files.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from tagmoe.errors import TagMoEError, UsageError
 
 if TYPE_CHECKING:
     from tagmoe.cli.eval.editors import EditorOptions
+    from tagmoe.cli.eval.metrics import MetricOptions
     from tagmoe.evaluate.benchmarks.cases import Prepared
     from tagmoe.evaluate.generation import Generated
 
@@ -130,7 +131,7 @@ class ScoreShard:
 
     bench: Path
     run: Path
-    metrics: Sequence[str] | None
+    metrics: MetricOptions
     tasks: str | None
     limit: int | None
     shards: int
@@ -138,7 +139,6 @@ class ScoreShard:
     def __call__(self, number: int) -> tuple[int, int]:
         """(cases, new rows) of a shard."""
         from tagmoe.evaluate.benchmarks.cases import read_prepared
-        from tagmoe.evaluate.metrics.registry import make_metrics
         from tagmoe.evaluate.run_folder import read_run
         from tagmoe.evaluate.scoring import score
 
@@ -147,7 +147,7 @@ class ScoreShard:
         found = score(
             prepared,
             read_run(self.run, prepared),
-            make_metrics(self.metrics),
+            self.metrics.make(prepared),
             tasks=names,
             limit=self.limit,
             shard=(number, self.shards),

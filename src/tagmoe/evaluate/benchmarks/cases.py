@@ -46,6 +46,7 @@ class Case(Part):
     source, mask, refs, target: pictures by their path in the folder. mask: white where the edit may change pixels.
     caption_origin: whether the data set has the target's caption, a model wrote it, or it is the instruction itself.
     meta: facts of this benchmark alone. `control`: what the source of a controllable task is (`edge`, `blur`, ...).
+    `reference`: what of the references counts (`face`, `subject`, `style`, or several), for the metrics of it.
     `group`: cases of one group err together and are drawn together; without it those of one picture are.
     """
 

@@ -20,6 +20,7 @@ from tagmoe.evaluate.benchmarks.published_files import Files, FolderFiles, open_
 ZIP = "data.zip"
 IMAGES, CAPTIONS = "images", "captions"
 CATEGORIES = ("animal", "human", "object", "style")
+REFERENCES = {"animal": "subject", "human": "face", "object": "subject", "style": "style"}
 PROMPTS = ("photorealistic",) * 4 + ("style",) * 3 + ("imaginative",) * 2
 
 
@@ -73,7 +74,12 @@ class DreamBenchPlus:
             target_caption=fields["prompt"],
             caption_origin="prompt",
             refs=(self._picture(fields["text"], pictures),),
-            meta={"subject": fields["subject"], "prompt": PROMPTS[fields["number"]]},
+            meta={
+                "subject": fields["subject"],
+                "prompt": PROMPTS[fields["number"]],
+                # The paper does not say which of the 1,350 cases its columns are of. [ours]
+                "reference": REFERENCES[fields["category"]],
+            },
         )
 
     def settings(self) -> Mapping[str, Any]:

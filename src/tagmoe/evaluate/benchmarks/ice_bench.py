@@ -60,6 +60,16 @@ CONTROLS = {
     "Image Colorize": "colour",
 }
 """Tasks whose source is a control picture, and what it shows."""
+REFERENCES = {
+    "Face Reference Generation": "face",
+    "Face Swap": "face",
+    "Subject Reference Generation": "subject",
+    "Virtual Try On": "subject",
+    "Subject-guided Inpainting": "subject",
+    "Style Reference Generation": "style",
+    "Style Reference Editing": "style",
+}
+"""Tasks with a reference, and which of its evaluators looks at it."""
 TASKS = (*_CREATING, *_EDITING, *CONTROLS)
 PAPER_TASKS = frozenset((*_CREATING, *_EDITING))
 """The 26 tasks of the paper's Fig. 4, inferred: all but the controllable ones."""
@@ -114,7 +124,11 @@ class IceBench:
             source=self._picture(fields["SourceImage"], "SourceImage", pictures),
             mask=self._picture(fields["SourceMask"], "SourceMask", pictures),
             refs=tuple(self._reference(name, pictures) for name in references),
-            meta={"in_paper": task in PAPER_TASKS, **({"control": CONTROLS[task]} if task in CONTROLS else {})},
+            meta={
+                "in_paper": task in PAPER_TASKS,
+                **({"control": CONTROLS[task]} if task in CONTROLS else {}),
+                **({"reference": REFERENCES[task]} if task in REFERENCES else {}),
+            },
         )
 
     def settings(self) -> Mapping[str, Any]:

@@ -28,6 +28,8 @@ TASKS = (
     "scene_object",
     "scene_character_object",
 )
+REFERENCES = {"character": "face", "object": "subject"}
+"""What the words of a task's name show. The paper does not say which cases its columns are of. [ours]"""
 
 
 class OmniContext(TableBenchmark):
@@ -74,4 +76,5 @@ class OmniContext(TableBenchmark):
             target_caption=words,
             caption_origin="prompt",
             refs=tuple(self.table.picture(one, "input_images", pictures, beside=row.file.parent) for one in given),
+            meta={"reference": [shows for word, shows in REFERENCES.items() if word in task]},
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tagmoe.errors import ResultError
 from tagmoe.evaluate.benchmarks.cases import Prepared
 from tagmoe.evaluate.comparison.summary import Summary, summarise
-from tagmoe.evaluate.metrics.registry import METRICS
+from tagmoe.evaluate.metrics.registry import ALL
 from tagmoe.evaluate.run_folder import Run
 from tagmoe.evaluate.scoring import read_scores
 
@@ -15,7 +15,7 @@ def compare(prepared: Prepared, a: Run, b: Run, *, draws: int = 2000, seed: int 
 
     Raises ResultError where one was scored by a metric that the other lacks, by another version, or is asked otherwise.
     """
-    scores = [read_scores(run, list(METRICS)) for run in (a, b)]
+    scores = [read_scores(run, list(ALL)) for run in (a, b)]
     for run, own, other in ((a, scores[0], scores[1]), (b, scores[1], scores[0])):
         lacks = sorted(other.keys() - own.keys())
         if lacks:

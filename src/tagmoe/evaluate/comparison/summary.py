@@ -16,9 +16,9 @@ import numpy as np
 from tagmoe.errors import ResultError, UsageError
 from tagmoe.evaluate.benchmarks.cases import Case, Prepared
 from tagmoe.evaluate.metrics.metric import Measure
-from tagmoe.evaluate.metrics.registry import METRICS, make_metrics, measures_of
+from tagmoe.evaluate.metrics.registry import ALL, LEARNED, kind_of, measures_of
 from tagmoe.evaluate.run_folder import Run
-from tagmoe.evaluate.scoring import Score, read_scores
+from tagmoe.evaluate.scoring import Score, read_basis, read_scores
 from tagmoe.intervals import Bootstrap, Interval, wilson
 
 Number = Interval[float | None]
@@ -52,7 +52,8 @@ class Difference:
 
 @dataclass(frozen=True)
 class Editor:
-    """All figures of one run. by_task: task -> measure -> mean with interval; n of it is the number of groups."""
+    """All figures of one run. by_task: task -> measure -> mean with interval; n of it is the number of groups.
+    bases: what the values of each learned metric rest on."""
 
     run: Run
     statuses: Mapping[str, int]
@@ -63,6 +64,7 @@ class Editor:
     values: Mapping[str, np.ndarray]
     resized: int
     versions: Mapping[str, int]
+    bases: Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -99,12 +101,12 @@ def summarise(
     if baseline is not None and baseline not in names:
         raise UsageError(f"There is no run {baseline!r} to compare with; give one of {', '.join(names)}.")
     base = names.index(baseline) if baseline is not None else 0
-    scores = [read_scores(run, list(METRICS)) for run in runs]
+    scores = [read_scores(run, list(ALL)) for run in runs]
     for run, found in zip(runs, scores, strict=True):
         if not found:
             raise ResultError(f"The run {str(run.folder)!r} has no scores; run tagmoe eval score.")
     _check_scores(runs, scores)
-    measures = measures_of([name for name in METRICS if any(name in found for found in scores)])
+    measures = measures_of([name for name in ALL if any(name in found for found in scores)])
     tables = [_values(prepared, found, measures) for found in scores]
     applies = _applies(prepared, scores, measures)
     groups = _groups(prepared)
@@ -153,6 +155,7 @@ def summarise(
                 values=tables[number],
                 resized=len({row.case for rows in found.values() for row in rows.values() if row.resized}),
                 versions={name: next(iter(rows.values())).version for name, rows in found.items()},
+                bases={name: read_basis(run, name) for name in found if name in LEARNED},
             )
         )
     return Summary(
@@ -252,18 +255,24 @@ def _names(runs: Sequence[Run]) -> list[str]:
 
 
 def _check_scores(runs: Sequence[Run], scores: Sequence[Mapping[str, Mapping[str, Score]]]) -> None:
-    """Refuse scores by another version of a metric, which cannot be compared, and values that it cannot give."""
-    now = {metric.name: metric for metric in make_metrics()}
+    """Refuse scores by another version or other weights of a metric, and values that it cannot give."""
+    bases: dict[str, tuple[Run, Score]] = {}
     for run, found in zip(runs, scores, strict=True):
         for name, rows in found.items():
-            metric = now[name]
+            version, measures = kind_of(name)
             for row in rows.values():
-                if row.version != metric.version:
+                if row.version != version:
                     raise ResultError(
                         f"The run {str(run.folder)!r} was scored by version {row.version} of the metric {name!r}, and "
-                        f"this tagmoe has {metric.version}; run tagmoe eval score again."
+                        f"this tagmoe has {version}; run tagmoe eval score again."
                     )
-                if not row.is_of(metric.measures):
+                other, first = bases.setdefault(name, (run, row))
+                if row.basis != first.basis:
+                    raise ResultError(
+                        f"The metric {name!r} rests on other weights or choices in {str(run.folder)!r} "
+                        f"({row.id!r}) than in {str(other.folder)!r}; run tagmoe eval score on both with the same."
+                    )
+                if not row.is_of(measures):
                     raise ResultError(
                         f"The scores of {row.id!r} in {str(run.folder)!r} are none that the metric {name!r} gives; run "
                         "tagmoe eval score again."
@@ -388,6 +397,7 @@ def _editor(editor: Editor, applicable: Mapping[str, Mapping[str, int]]) -> dict
         "key": facts.key,
         **facts.model_dump(exclude={"format", "benchmark", "cases"}),
         "metric_versions": dict(editor.versions),
+        "learned_metrics": {name: dict(basis) for name, basis in editor.bases.items()},
         "statuses": dict(editor.statuses),
         "resized": editor.resized,
         "figures": {

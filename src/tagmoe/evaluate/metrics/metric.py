@@ -82,6 +82,10 @@ class Pair:
         """The mask (L), white where the edit may change pixels."""
         return None if self.case.mask is None else self.prepared.mask(self.case.mask)
 
+    def reference(self, place: int) -> Image.Image:
+        """One of the references, upright RGB."""
+        return self.prepared.picture(self.case.refs[place])
+
     def edited(self, like: Image.Image) -> np.ndarray | None:
         """(H, W) bool of the size of a picture, true where the edit may change pixels; None without a mask."""
         if self.mask is None:

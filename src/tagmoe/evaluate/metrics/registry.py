@@ -1,14 +1,22 @@
-"""The metrics that need no weights, by name."""
+"""Every metric by name: those that need no weights, and those of a trained network."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
+from pydantic import ValidationError
+
+from tagmoe.config.describe import wrong_field
 from tagmoe.errors import UsageError
+from tagmoe.evaluate.metrics.aesthetic import Aesthetic
 from tagmoe.evaluate.metrics.alignment import Alignment
+from tagmoe.evaluate.metrics.clip import Clip
 from tagmoe.evaluate.metrics.control import Controllability
 from tagmoe.evaluate.metrics.copying import NearCopy
 from tagmoe.evaluate.metrics.differences import SourceDifference, TargetDifference
+from tagmoe.evaluate.metrics.dino import Dino
+from tagmoe.evaluate.metrics.learned import Backbone, Learned, Profile
 from tagmoe.evaluate.metrics.metric import Measure, Metric
 from tagmoe.evaluate.metrics.oracle import Oracle
 
@@ -20,25 +28,90 @@ METRICS: dict[str, Callable[[], Metric]] = {
     "alignment": Alignment,
     "copying": NearCopy,
 }
+LEARNED: dict[str, type[Learned]] = {kind.name: kind for kind in (Clip, Dino, Aesthetic)}
+ALL = (*METRICS, *LEARNED)
 
 
-def make_metrics(names: Sequence[str] | None = None) -> list[Metric]:
-    """These metrics, by default all. Raises UsageError for an unknown name or none."""
-    unknown = [name for name in names or () if name not in METRICS]
+@dataclass(frozen=True)
+class LearnedSettings:
+    """How metrics of trained networks are run. weights: metric -> folder or repository of its backbone.
+
+    choices: metric -> option -> value, over those of the profile. benchmark: whose own protocol `official` is.
+    """
+
+    weights: Mapping[str, str] = field(default_factory=dict)
+    choices: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    profile: Profile = "faithful"
+    benchmark: str = ""
+    device: str = "cpu"
+    batch: int = 16
+
+    def make(self, name: str) -> Learned:
+        """A learned metric; its backbone is found, and not loaded yet.
+
+        Raises UsageError without weights, for unknown choices, and where the benchmark has no such protocol;
+        MissingError where the weights are not there.
+        """
+        kind = LEARNED[name]
+        if name not in self.weights:
+            raise UsageError(
+                f"The metric {name!r} needs weights: give --weights {name}=FOLDER, or the repository "
+                f"{kind.published} ({kind.licence}), which is then downloaded."
+            )
+        chosen: dict[str, str] = {}
+        if self.profile == "official":
+            if self.benchmark not in kind.official:
+                raise UsageError(
+                    f"{self.benchmark} has no protocol of its own for the metric {name!r}; leave out --profile, or "
+                    "the metric."
+                )
+            chosen = dict(kind.official[self.benchmark])
+        chosen |= self.choices.get(name, {})
+        try:
+            choices = kind.choices.model_validate(chosen)
+        except ValidationError as error:
+            raise UsageError(f"--set for the metric {name!r}: {wrong_field(error, kind.choices)}.") from None
+        backbone = Backbone.find(self.weights[name])
+        return kind(backbone, choices, profile=self.profile, device=self.device, batch=self.batch)
+
+
+def make_metrics(names: Sequence[str] | None = None, settings: LearnedSettings = LearnedSettings()) -> list[Metric]:
+    """These metrics, by default all without weights and those that weights are given for.
+
+    Raises UsageError for an unknown name or none, for weights and choices of a metric that is not among them, and as
+    `LearnedSettings.make` does.
+    """
+    unknown = [name for name in (*(names or ()), *settings.weights, *settings.choices) if name not in ALL]
     if unknown or (names is not None and not names):
         raise UsageError(
-            f"There is no metric {unknown[0]!r}; give some of {', '.join(METRICS)}."
+            f"There is no metric {unknown[0]!r}; give some of {', '.join(ALL)}."
             if unknown
-            else f"The metrics name nothing; give some of {', '.join(METRICS)}."
+            else f"The metrics name nothing; give some of {', '.join(ALL)}."
         )
-    return [METRICS[name]() for name in METRICS if names is None or name in names]
+    chosen = [
+        name for name in ALL if (name in names if names is not None else name in METRICS or name in settings.weights)
+    ]
+    for option, given in (("--weights", settings.weights), ("--set", settings.choices)):
+        unused = [name for name in given if name not in chosen or name in METRICS]
+        if unused:
+            why = "takes none" if unused[0] in METRICS else "is not among --metrics"
+            raise UsageError(f"{option} is given for the metric {unused[0]!r}, which {why}.")
+    return [METRICS[name]() if name in METRICS else settings.make(name) for name in chosen]
 
 
 def measures_of(names: Sequence[str]) -> dict[str, Measure]:
     """The values of these metrics by name, in the order of the registry."""
-    return {measure.name: measure for name in METRICS if name in names for measure in METRICS[name]().measures}
+    return {measure.name: measure for name in ALL if name in names for measure in kind_of(name)[1]}
 
 
 def metric_of_measures() -> dict[str, str]:
     """The metric that gives a value, by the name of the value."""
-    return {measure.name: name for name in METRICS for measure in METRICS[name]().measures}
+    return {measure.name: name for name in ALL for measure in kind_of(name)[1]}
+
+
+def kind_of(name: str) -> tuple[int, tuple[Measure, ...]]:
+    """The version of a metric and its measures; no weights are needed."""
+    if name in LEARNED:
+        return LEARNED[name].version, LEARNED[name].measures
+    metric = METRICS[name]()
+    return metric.version, metric.measures
