@@ -1,9 +1,10 @@
-"""Write the example results of TagWorld: the packaged model, the four anchors, and arms of an ablation, without pictures.
+"""Write the example results of TagWorld: the packaged model, four anchors, arms of an ablation, without pictures.
 
     tagmoe ablation run tagworld/ablation --arms dense,moe --seeds 0 --out arms
     python tools/write_example_runs.py [--cases 4] [--seed 1000] [--arms arms] [--out docs/results/evaluation]
 
-Without --arms their results stay as they are. The pictures of the cases and the outputs are drawn again by `tagmoe eval prepare` and `tagmoe eval generate`.
+Without --arms their results stay as they are. The pictures of the cases and the outputs are drawn again by
+`tagmoe eval prepare` and `tagmoe eval generate`.
 """
 
 from __future__ import annotations
