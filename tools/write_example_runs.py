@@ -1,8 +1,10 @@
-"""Write the example results of TagWorld: the packaged model and the four anchors, scored, without their pictures.
+"""Write the example results of TagWorld: the packaged model, four anchors, arms of an ablation, without pictures.
 
-    python tools/write_example_runs.py [--cases 4] [--seed 1000] [--out docs/results/evaluation]
+    tagmoe ablation run tagworld/ablation --arms dense,moe --seeds 0 --out arms
+    python tools/write_example_runs.py [--cases 4] [--seed 1000] [--arms arms] [--out docs/results/evaluation]
 
-The pictures of the cases and the outputs are drawn again by `tagmoe eval prepare` and `tagmoe eval generate`.
+Without --arms their results stay as they are. The pictures of the cases and the outputs are drawn again by
+`tagmoe eval prepare` and `tagmoe eval generate`.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from tagmoe.evaluate.run_folder import OUTPUTS
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "evaluation"
 METRICS = "oracle,target"
+ARMS = ("dense", "moe")
 
 
 def main() -> None:
@@ -26,8 +29,13 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=4, help="cases of each of the 25 tasks")
     parser.add_argument("--seed", type=int, default=1000, help="of the cases and of the noise")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--arms", type=Path, help="folder of `tagmoe ablation run` with dense and moe, seed 0")
     options = parser.parse_args()
     editors = {"packaged": ["--threads", "1"], **{name: ["--editor", name] for name in ANCHORS}}
+    if options.arms is not None:
+        for arm in ARMS:
+            model = str(options.arms / arm / "seed-0" / "run" / "model")
+            editors[arm] = ["--threads", "1", "--model", model, "--name", f"{arm} arm, seed 0"]
     with tempfile.TemporaryDirectory() as folder:
         bench, runs = f"{folder}/bench", {name: f"{folder}/{name}" for name in editors}
         seed = ["--seed", str(options.seed)]
