@@ -255,6 +255,7 @@ def test_settings_are_honoured_or_refused(folders: dict[str, Path]) -> None:
         ),
         "--set for the metric 'clip': 'refs' is": (["clip"], LearnedSettings(weights, {"clip": {"refs": "best"}})),
         "no protocol of its own": (["clip"], LearnedSettings(weights, profile="official", benchmark="tagworld")),
+        "The device 'gpu' cannot be used": (["clip"], LearnedSettings(weights, device="gpu")),
         "no model folder 'nowhere'": (["clip"], LearnedSettings({"clip": "nowhere"})),
     }
     for sentence, (names, settings) in refused.items():

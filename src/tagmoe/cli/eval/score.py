@@ -10,6 +10,7 @@ import typer
 from tagmoe.cli.eval.metrics import MetricOptions
 from tagmoe.cli.eval.options import Bench, Limit, Runs, Shard, Tasks, log_failures, names_of, shard_of
 from tagmoe.cli.eval.workers import ScoreShard, WorkerOptions
+from tagmoe.cli.models import quiet_libraries
 from tagmoe.cli.options import AsJson, takes
 from tagmoe.cli.output import log, print_result
 from tagmoe.cli.progress import lasting_bar
@@ -46,6 +47,8 @@ def score(
     part, names = shard_of(shard), names_of(tasks)
     options.check_workers(part)
     prepared = read_prepared(bench)
+    if options.weights:
+        quiet_libraries()
     made = options.make(prepared)
     total = len(prepared.chosen(names, limit)[part[0] - 1 :: part[1]])
     opened = [read_run(folder, prepared) for folder in runs]

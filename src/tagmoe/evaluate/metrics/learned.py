@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from tagmoe.config.part import Part
-from tagmoe.errors import CheckpointError
+from tagmoe.errors import CheckpointError, UsageError
 from tagmoe.evaluate.answers.answer import RAISED, reason_raised
 from tagmoe.evaluate.answers.weights import digest_of_weights
 from tagmoe.evaluate.benchmarks.cases import digest_of
@@ -237,3 +237,13 @@ class Learned(ABC):
             full = part + [part[-1]] * (self.batch - len(part))
             found += list(self.encode(kind, full))[: len(part)]
         return found
+
+
+def check_device(name: str) -> None:
+    """Raises UsageError for a device of torch that is unknown or not here."""
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except Exception as error:
+        raise UsageError(f"The device {cut(name)!r} cannot be used ({reason_of(error)}); give cpu or cuda.") from None

@@ -16,7 +16,7 @@ from tagmoe.evaluate.metrics.control import Controllability
 from tagmoe.evaluate.metrics.copying import NearCopy
 from tagmoe.evaluate.metrics.differences import SourceDifference, TargetDifference
 from tagmoe.evaluate.metrics.dino import Dino
-from tagmoe.evaluate.metrics.learned import Backbone, Learned, Profile
+from tagmoe.evaluate.metrics.learned import Backbone, Learned, Profile, check_device
 from tagmoe.evaluate.metrics.metric import Measure, Metric
 from tagmoe.evaluate.metrics.oracle import Oracle
 
@@ -71,6 +71,7 @@ class LearnedSettings:
             choices = kind.choices.model_validate(chosen)
         except ValidationError as error:
             raise UsageError(f"--set for the metric {name!r}: {wrong_field(error, kind.choices)}.") from None
+        check_device(self.device)
         backbone = Backbone.find(self.weights[name])
         return kind(backbone, choices, profile=self.profile, device=self.device, batch=self.batch)
 
