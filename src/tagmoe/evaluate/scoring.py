@@ -14,11 +14,11 @@ from math import nan
 from typing import Any
 
 from tagmoe.config.part import Part
-from tagmoe.errors import ImageError, ResultError
+from tagmoe.errors import DataError, ImageError, ResultError
 from tagmoe.evaluate.answers.answer import FAILURES, RAISED, reason_raised
 from tagmoe.evaluate.benchmarks.cases import Case, Prepared, digest_of
 from tagmoe.evaluate.metrics.learned import Learned
-from tagmoe.evaluate.metrics.metric import Lack, Measure, Metric, NoValue, Pair, Value, lacking
+from tagmoe.evaluate.metrics.metric import FAULTS, Lack, Measure, Metric, NoValue, Pair, Value, lacking
 from tagmoe.evaluate.run_folder import (
     SCORES,
     Answer,
@@ -33,6 +33,7 @@ from tagmoe.evaluate.run_folder import (
 )
 from tagmoe.files.atomic import write_whole
 from tagmoe.files.json_files import read_object
+from tagmoe.sentences import reason_of
 
 
 class Lacking(Part):
@@ -94,11 +95,11 @@ class Scored:
     def failed(self) -> list[Unscored]:
         """What makes the command exit with 1: unscored cases but for inapplicable ones, and metrics that failed."""
         broken = [
-            Unscored(score.id, f"{name} failed", reason.reason)
+            Unscored(score.id, f"{name} {reason.status.replace('_', ' ')}", reason.reason)
             for name, scores in self.scores.items()
             for score in scores
             for reason in score.lacking.values()
-            if reason.status == "failed"
+            if reason.status in FAULTS
         ]
         return [one for one in self.unscored if one.status != "inapplicable"] + list(dict.fromkeys(broken))
 
@@ -190,12 +191,30 @@ def score(
 
 
 def read_basis(run: Run, name: str) -> dict[str, Any]:
-    """What the values of a learned metric rest on, as plain data; empty where nothing is written.
+    """What the values of a learned metric or of a judge rest on, as plain data; empty where nothing is written.
 
     Raises DataError for a file that cannot be read.
     """
     file = run.folder / SCORES / f"{name}.json"
     return read_object(file) if file.is_file() else {}
+
+
+def judges_of(run: Run) -> dict[str, tuple[Measure, ...]]:
+    """The judges that the outputs were scored by, with their measures, which stand beside the scores.
+
+    Raises DataError for a file that is none of this version.
+    """
+    found = {}
+    for file in sorted((run.folder / SCORES).glob("*.json")):
+        basis = read_basis(run, file.stem)
+        if "judge" in basis:
+            try:
+                found[file.stem] = tuple(Measure(**measure) for measure in basis["measures"])
+            except (KeyError, TypeError) as error:
+                raise DataError(
+                    f"{str(file)!r} is not one of this version ({reason_of(error)}); judge again."
+                ) from None
+    return found
 
 
 def read_scores(run: Run, names: Sequence[str]) -> dict[str, dict[str, Score]]:

@@ -139,13 +139,23 @@ def read_reply(reply: Mapping[str, Any], question: Question) -> Answer:
         )
     if finish == "content_filter":
         return Answer("refused", content, reason="The server's content filter stopped the answer.")
-    answer = _first_answer(content, message, question)
+    answer = replace(_first_answer(content, message, question), tokens=_tokens(reply.get("usage")))
     if finish == "length" and not (question.choices and answer.status == "ok"):
         limit = counted(question.max_tokens, "token")
-        return Answer("invalid", answer.text, reason=f"The answer was cut off at {limit}.")
+        reason = f"The answer was cut off at {limit}."
+        return Answer("invalid", answer.text, reason=reason, tokens=answer.tokens)
     if answer.status == "ok" and question.choices:
         return replace(answer, probabilities=choice_probabilities(first.get("logprobs"), question.choices))
     return answer
+
+
+def _tokens(usage: Any) -> tuple[int, int] | None:
+    """Tokens of the question and of the answer, as a server counts them."""
+    if not isinstance(usage, Mapping):
+        return None
+    counts = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    whole = [count for count in counts if isinstance(count, int) and 0 <= count < 1 << 40]
+    return (whole[0], whole[1]) if len(whole) == 2 else None
 
 
 def _first_answer(content: str, message: Mapping[str, Any], question: Question) -> Answer:

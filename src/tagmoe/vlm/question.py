@@ -74,6 +74,7 @@ class Answer:
     chosen word, or the text where neither was asked for; None unless ok. reason: one sentence, why it is not ok.
     attempts: requests made; 0 if nothing was asked. probabilities: of each of the question's choices, where they were
     asked for and can be had. notes: what was mended in the answer, and fields of the request that were left out.
+    tokens: of the question and of the answer, where the server counts them.
     """
 
     status: Status
@@ -83,6 +84,7 @@ class Answer:
     attempts: int = 1
     probabilities: Mapping[str, float] | None = None
     notes: tuple[str, ...] = ()
+    tokens: tuple[int, int] | None = None
 
 
 class VLM(Protocol):

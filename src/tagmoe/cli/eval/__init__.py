@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from tagmoe.cli.eval.calibrate import calibrate
 from tagmoe.cli.eval.compare import compare
 from tagmoe.cli.eval.generate import generate
+from tagmoe.cli.eval.judge import judge
 from tagmoe.cli.eval.listing import list_
 from tagmoe.cli.eval.prepare import prepare
 from tagmoe.cli.eval.report import report
@@ -12,5 +14,5 @@ from tagmoe.cli.verbs import make_group
 
 app = make_group("Score any editor on a benchmark: prepare cases, generate outputs, score, report, compare.")
 app.command("list")(list_)
-for _verb in (prepare, generate, score, report, compare):
+for _verb in (prepare, generate, score, judge, report, compare, calibrate):
     app.command()(_verb)

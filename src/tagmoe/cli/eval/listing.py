@@ -16,6 +16,7 @@ def list_(as_json: AsJson = False) -> None:
     from tagmoe.evaluate.answers.anchors import ANCHORS
     from tagmoe.evaluate.answers.diffusers_editor import CALLS
     from tagmoe.evaluate.benchmarks.registry import BENCHMARKS
+    from tagmoe.evaluate.judging.description import judge_names, read_judge
     from tagmoe.evaluate.metrics.registry import LEARNED, make_metrics
 
     editors = {
@@ -56,6 +57,16 @@ def list_(as_json: AsJson = False) -> None:
             }
             for name, kind in LEARNED.items()
         },
+        "judges": {
+            judge.name: {
+                "origin": judge.origin,
+                "least": judge.least,
+                "most": judge.most,
+                "compares": judge.compares,
+                "values": {one.name: {"better": one.better, "about": one.about} for one in judge.measures},
+            }
+            for judge in map(read_judge, judge_names())
+        },
     }
     lines = ["benchmarks"]
     for name, kind in BENCHMARKS.items():
@@ -66,10 +77,13 @@ def list_(as_json: AsJson = False) -> None:
     for metric in make_metrics():
         lines.append(f"metric {metric.name}")
         lines += [f"  {one.name:<16}{one.about}; better: {one.better}" for one in metric.measures]
-    for name, kind in LEARNED.items():
-        lines.append(f"metric {name}: needs --weights {name}=FOLDER, as {kind.published} ({kind.licence})")
-        lines += [f"  {one.name:<16}{one.about}; better: {one.better}" for one in kind.measures]
-        lines += [f"  {'':<16}--set {name}.{choice}={values}" for choice, values in _choices(kind).items()]
+    for name, learned in LEARNED.items():
+        lines.append(f"metric {name}: needs --weights {name}=FOLDER, as {learned.published} ({learned.licence})")
+        lines += [f"  {one.name:<16}{one.about}; better: {one.better}" for one in learned.measures]
+        lines += [f"  {'':<16}--set {name}.{choice}={values}" for choice, values in _choices(learned).items()]
+    for judge in map(read_judge, judge_names()):
+        lines.append(f"judge {judge.name}: {judge.origin}")
+        lines += [f"  {one.name:<16}{one.about}; better: {one.better}" for one in judge.measures]
     print_result(data, "\n".join(lines), as_json=as_json)
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from tagmoe.errors import ResultError
 from tagmoe.evaluate.benchmarks.cases import Prepared
-from tagmoe.evaluate.comparison.summary import Summary, summarise
-from tagmoe.evaluate.metrics.registry import ALL
+from tagmoe.evaluate.comparison.summary import Summary, metrics_of, summarise
 from tagmoe.evaluate.run_folder import Run
 from tagmoe.evaluate.scoring import read_scores
 
@@ -15,7 +14,8 @@ def compare(prepared: Prepared, a: Run, b: Run, *, draws: int = 2000, seed: int 
 
     Raises ResultError where one was scored by a metric that the other lacks, by another version, or is asked otherwise.
     """
-    scores = [read_scores(run, list(ALL)) for run in (a, b)]
+    kinds = list(metrics_of([a, b]))
+    scores = [read_scores(run, kinds) for run in (a, b)]
     for run, own, other in ((a, scores[0], scores[1]), (b, scores[1], scores[0])):
         lacks = sorted(other.keys() - own.keys())
         if lacks:

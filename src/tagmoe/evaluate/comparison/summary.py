@@ -16,9 +16,9 @@ import numpy as np
 from tagmoe.errors import ResultError, UsageError
 from tagmoe.evaluate.benchmarks.cases import Case, Prepared
 from tagmoe.evaluate.metrics.metric import Measure
-from tagmoe.evaluate.metrics.registry import ALL, LEARNED, kind_of, measures_of
+from tagmoe.evaluate.metrics.registry import ALL, METRICS, kind_of
 from tagmoe.evaluate.run_folder import Run
-from tagmoe.evaluate.scoring import Score, read_basis, read_scores
+from tagmoe.evaluate.scoring import Score, judges_of, read_basis, read_scores
 from tagmoe.intervals import Bootstrap, Interval, wilson
 
 Number = Interval[float | None]
@@ -70,10 +70,11 @@ class Editor:
 @dataclass(frozen=True)
 class Summary:
     """Several runs on one benchmark. baseline: the name of the run that differences are to; None for a single run.
-    applicable: task -> measure -> cases that should have a value."""
+    applicable: task -> measure -> cases that should have a value. metrics: measure -> the metric that gives it."""
 
     prepared: Prepared
     measures: Mapping[str, Measure]
+    metrics: Mapping[str, str]
     editors: tuple[Editor, ...]
     names: tuple[str, ...]
     baseline: str | None
@@ -101,12 +102,14 @@ def summarise(
     if baseline is not None and baseline not in names:
         raise UsageError(f"There is no run {baseline!r} to compare with; give one of {', '.join(names)}.")
     base = names.index(baseline) if baseline is not None else 0
-    scores = [read_scores(run, list(ALL)) for run in runs]
+    kinds = metrics_of(runs)
+    scores = [read_scores(run, list(kinds)) for run in runs]
     for run, found in zip(runs, scores, strict=True):
         if not found:
             raise ResultError(f"The run {str(run.folder)!r} has no scores; run tagmoe eval score.")
-    _check_scores(runs, scores)
-    measures = measures_of([name for name in ALL if any(name in found for found in scores)])
+    _check_scores(runs, scores, kinds)
+    kinds = {name: kind for name, kind in kinds.items() if any(name in found for found in scores)}
+    measures = {measure.name: measure for _, own in kinds.values() for measure in own}
     tables = [_values(prepared, found, measures) for found in scores]
     applies = _applies(prepared, scores, measures)
     groups = _groups(prepared)
@@ -155,12 +158,13 @@ def summarise(
                 values=tables[number],
                 resized=len({row.case for rows in found.values() for row in rows.values() if row.resized}),
                 versions={name: next(iter(rows.values())).version for name, rows in found.items()},
-                bases={name: read_basis(run, name) for name in found if name in LEARNED},
+                bases={name: read_basis(run, name) for name in found if name not in METRICS},
             )
         )
     return Summary(
         prepared=prepared,
         measures=measures,
+        metrics={measure.name: name for name, (_, own) in kinds.items() for measure in own},
         editors=tuple(editors),
         names=tuple(names),
         baseline=names[base] if len(runs) > 1 else None,
@@ -254,12 +258,22 @@ def _names(runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def _check_scores(runs: Sequence[Run], scores: Sequence[Mapping[str, Mapping[str, Score]]]) -> None:
+def metrics_of(runs: Sequence[Run]) -> dict[str, tuple[int, tuple[Measure, ...]]]:
+    """Every metric, and the judges of these runs, with version and measures."""
+    judges = {name: (1, measures) for run in runs for name, measures in judges_of(run).items()}
+    return {**{name: kind_of(name) for name in ALL}, **judges}
+
+
+def _check_scores(
+    runs: Sequence[Run],
+    scores: Sequence[Mapping[str, Mapping[str, Score]]],
+    kinds: Mapping[str, tuple[int, tuple[Measure, ...]]],
+) -> None:
     """Refuse scores by another version or other weights of a metric, and values that it cannot give."""
     bases: dict[str, tuple[Run, Score]] = {}
     for run, found in zip(runs, scores, strict=True):
         for name, rows in found.items():
-            version, measures = kind_of(name)
+            version, measures = kinds[name]
             for row in rows.values():
                 if row.version != version:
                     raise ResultError(
@@ -314,10 +328,11 @@ def _groups(prepared: Prepared) -> np.ndarray:
     A benchmark may name the group, where one picture becomes the next.
     """
     numbers: dict[str, int] = {}
-    return np.array([numbers.setdefault(_group(case), len(numbers)) for case in prepared.cases])
+    return np.array([numbers.setdefault(group_of(case), len(numbers)) for case in prepared.cases])
 
 
-def _group(case: Case) -> str:
+def group_of(case: Case) -> str:
+    """The group that a case is drawn with."""
     if "group" in case.meta:
         return f"group {case.meta['group']}"
     return case.source or next(iter(case.refs), case.key)

@@ -8,7 +8,6 @@ import numpy as np
 
 from tagmoe.evaluate.comparison.summary import Editor, Figure, Number, Summary
 from tagmoe.evaluate.metrics.metric import Measure
-from tagmoe.evaluate.metrics.registry import metric_of_measures
 from tagmoe.report.csv_text import csv_text
 from tagmoe.report.markdown import markdown_text
 from tagmoe.report.printable import one_line
@@ -54,14 +53,18 @@ def known(summary: Summary) -> dict[str, Measure]:
 
 def scores_csv(summary: Summary) -> str:
     """A row for each editor, task ("all" for the means) and measure: interval, n, coverage, and what it rests on."""
-    metrics = metric_of_measures()
     rows: list[list[Any]] = [list(SCORES_HEAD)]
     for name, editor in zip(summary.names, summary.editors, strict=True):
         facts = editor.run.facts
         made_by = [facts.seed, facts.key]
         model = [facts.editor.get("weights") or facts.editor.get("digest"), facts.editor.get("revision")]
         for measure in known(summary):
-            rests_on = [*made_by, editor.versions.get(metrics[measure]), *model, summary.prepared.manifest.revision]
+            rests_on = [
+                *made_by,
+                editor.versions.get(summary.metrics[measure]),
+                *model,
+                summary.prepared.manifest.revision,
+            ]
             figure = editor.figures[measure]
             rest = [figure.cases, figure.applicable, figure.coverage]
             difference = editor.differences.get(measure)

@@ -16,9 +16,12 @@ from tagmoe.evaluate.benchmarks.cases import Case, Prepared
 Better = Literal["higher", "lower", "neither"]
 Kind = Literal["number", "share", "outcome"]
 """share: of 1, shown as per cent. outcome: 0 or 1 for each case; its mean is a share of successes."""
-Lack = Literal["not_applicable", "undefined", "failed"]
+Lack = Literal["not_applicable", "undefined", "failed", "parse_error", "refused"]
 """Why there is no value. not_applicable: the case does not ask for it. undefined: it cannot be told for these pictures.
-failed: the metric raised an error."""
+failed: the metric raised an error, or no answer came. parse_error: a judge answered something else. refused: a judge or
+its server will not answer for these pictures or words."""
+FAULTS: tuple[Lack, ...] = ("failed", "parse_error", "refused")
+"""What a command lists, and exits with 1 for."""
 
 
 @dataclass(frozen=True)

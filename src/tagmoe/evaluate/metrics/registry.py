@@ -100,16 +100,6 @@ def make_metrics(names: Sequence[str] | None = None, settings: LearnedSettings =
     return [METRICS[name]() if name in METRICS else settings.make(name) for name in chosen]
 
 
-def measures_of(names: Sequence[str]) -> dict[str, Measure]:
-    """The values of these metrics by name, in the order of the registry."""
-    return {measure.name: measure for name in ALL if name in names for measure in kind_of(name)[1]}
-
-
-def metric_of_measures() -> dict[str, str]:
-    """The metric that gives a value, by the name of the value."""
-    return {measure.name: name for name in ALL for measure in kind_of(name)[1]}
-
-
 def kind_of(name: str) -> tuple[int, tuple[Measure, ...]]:
     """The version of a metric and its measures; no weights are needed."""
     if name in LEARNED:

@@ -1,0 +1,292 @@
+"""Judge the outputs of a run: each answer is kept as it came, and the scores are made from what is kept.
+
+RUN/judged/JUDGE.jsonl     `Judgement`: the raw answers about each output
+RUN/scores/JUDGE.jsonl     the values, as of any other metric; RUN/scores/JUDGE.json what they rest on
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from tagmoe.annotation.ask.doubts import Doubts
+from tagmoe.errors import DataError, ImageError, UsageError
+from tagmoe.evaluate.benchmarks.cases import Case, Prepared, digest_of
+from tagmoe.evaluate.judging.judge import Compared, Judge, Reply
+from tagmoe.evaluate.metrics.metric import NoValue, Pair, Value, lacking
+from tagmoe.evaluate.run_folder import SCORES, Kept, Lines, Run, by_case, in_order, read_rows
+from tagmoe.evaluate.scoring import Lacking, Score
+from tagmoe.files.atomic import write_whole
+from tagmoe.vlm.control import control_question
+from tagmoe.vlm.question import Question, Status
+
+JUDGED = "judged"
+GIVE_UP_AFTER = 20
+"""So many cases in a row without an answer end the command; what was answered is kept."""
+AGAIN: tuple[Status, ...] = ("failed",)
+"""Cases of such an answer are asked again by the next command."""
+
+
+class Judgement(Kept):
+    """The answers of a judge about an output. pixels, other: digests of the outputs. basis: of what they rest on."""
+
+    pixels: str
+    other: str = ""
+    basis: str
+    replies: tuple[Reply, ...]
+
+    @property
+    def status(self) -> Status:
+        """The status of the first answer that is not ok."""
+        return next((reply.status for reply in self.replies if reply.status != "ok"), "ok")
+
+    @property
+    def rank(self) -> int:
+        """An answer counts more than none."""
+        return int(self.status not in AGAIN)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a command judged. asked: cases that were asked now, by status. known: answers of before.
+    notes: what was mended in the answers, and how often. rows: the judgements by the key of the case.
+    without_output: cases of which the run has no picture."""
+
+    scores: tuple[Score, ...]
+    asked: Mapping[str, int]
+    known: int
+    not_applicable: int
+    without_output: int
+    notes: Mapping[str, int]
+    rows: Mapping[str, Judgement]
+    failed: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """The outcome of a case, as `Doubts` weighs it."""
+
+    status: Status
+    reason: str
+    key: str = ""
+    by_server: bool = True
+    notes: tuple[str, ...] = ()
+
+    def to_row(self) -> dict[str, Any]:
+        return {}
+
+
+def judge_run(
+    prepared: Prepared,
+    run: Run,
+    judge: Judge,
+    *,
+    against: Run | None = None,
+    tasks: Sequence[str] | None = None,
+    limit: int | None = None,
+    in_flight: int = 64,
+    out: Path | None = None,
+    on_cases: Callable[[int], None] | None = None,
+) -> Judged:
+    """Ask the judge about these outputs; what is known already is not asked again.
+
+    against: the run that a judge that compares prefers or not. out: the folder of answers and scores, if not the run's:
+    the judge of a calibration may be a bad one, whose scores must not come into a report. Raises UsageError for a judge
+    that compares without `against`, and for it with another judge. Raises DataError when the server takes no more
+    questions; the answers so far are kept.
+    """
+    if judge.description.compares != (against is not None):
+        raise UsageError(
+            f"The judge {judge.name!r} compares two editors; give the other run."
+            if against is None
+            else f"The judge {judge.name!r} does not compare; leave the other run out."
+        )
+    work = _Work(prepared, run, judge, against, out or run.folder)
+    chosen = [case for _, case in prepared.chosen(tasks, limit)]
+    return asyncio.run(work.run(chosen, in_flight, on_cases or (lambda done: None)))
+
+
+class _Work:
+    """The judging of one run."""
+
+    def __init__(self, prepared: Prepared, run: Run, judge: Judge, against: Run | None, out: Path) -> None:
+        self._prepared, self._run, self._judge, self._against = prepared, run, judge, against
+        self._out = out
+        self._about = judge.basis(None if against is None else against.facts.key)
+        self._basis = digest_of(self._about)[:16]
+        self._last: Question | None = None
+        self._failed_in_a_row = 0
+
+    async def run(self, chosen: Sequence[Case], in_flight: int, on_cases: Callable[[int], None]) -> Judged:
+        """All of it."""
+        judge, run, folder = self._judge, self._run, self._out / JUDGED
+        file = Lines(folder / f"{judge.name}.jsonl")
+        try:
+            rows = by_case(row for row in read_rows(folder, judge.name, Judgement) if self._is_current(row))
+            waiting = [case for case in chosen if self._wants(case) and not _is_answered(rows.get(case.key))]
+            known = sum(case.key in rows for case in chosen) - sum(case.key in rows for case in waiting)
+            asked: Counter[str] = Counter()
+            done = len(chosen) - len(waiting)
+            on_cases(done)
+            broken: list[tuple[str, str, str]] = []
+
+            def keep(row: Judgement) -> None:
+                nonlocal done
+                file.add(row)
+                rows[row.case] = row
+                asked[row.status] += 1
+                done += 1
+                on_cases(done)
+
+            try:
+                await self._ask_all(waiting, in_flight, keep, broken)
+            finally:
+                await judge.vlm.close()
+        except BaseException:
+            file.close()
+            raise
+        file.finish(in_order(rows, self._prepared))
+        scores = self._scores(rows)
+        return Judged(
+            scores=tuple(scores[case.key] for case in chosen if case.key in scores),
+            asked=asked,
+            known=known,
+            not_applicable=sum(judge.why_not(case) is not None for case in chosen),
+            without_output=sum(self._picture_of(run, case) is None for case in chosen),
+            notes=Counter(note for row in rows.values() for reply in row.replies for note in reply.notes),
+            rows=rows,
+            failed=(*broken, *_faults(chosen, scores)),
+        )
+
+    async def _ask_all(
+        self,
+        waiting: Sequence[Case],
+        in_flight: int,
+        keep: Callable[[Judgement], None],
+        broken: list[tuple[str, str, str]],
+    ) -> None:
+        slots = asyncio.Semaphore(in_flight)
+        doubts = Doubts(self._control)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for case in waiting:
+                    await slots.acquire()
+                    task = group.create_task(self._ask(case, doubts, keep, broken))
+                    task.add_done_callback(lambda _: slots.release())
+            await doubts.settle()
+        except BaseExceptionGroup as error:
+            raise _first(error) from None
+
+    async def _ask(
+        self, case: Case, doubts: Doubts, keep: Callable[[Judgement], None], broken: list[tuple[str, str, str]]
+    ) -> None:
+        try:
+            pair = self._pair(case)
+            self._last = self._judge.questions(pair)[0][2] if self._last is None else self._last
+            before = doubts.count
+            replies = await self._judge.ask(pair)
+        except ImageError as error:
+            broken.append((case.id, "unreadable", str(error)))
+            return
+        answers = [self._run.answers[case.key], *([self._against.answers[case.key]] if self._against else [])]
+        pixels, other = [*(answer.pixels or "" for answer in answers), ""][:2]
+        row = Judgement(
+            id=case.id, case=case.key, pixels=pixels, other=other, basis=self._basis, replies=tuple(replies)
+        )
+        reason = next((reply.reason for reply in replies if reply.status != "ok"), "")
+        await doubts.weigh(_Verdict(row.status, reason), before, lambda: keep(row))
+        self._failed_in_a_row = self._failed_in_a_row + 1 if row.status == "failed" else 0
+        if self._failed_in_a_row >= GIVE_UP_AFTER:
+            raise DataError(
+                f"{GIVE_UP_AFTER} cases in a row got no answer, the last with this reason: {reason.rstrip('.')}. The "
+                "answers so far are kept; run the same command again when the server answers."
+            )
+
+    async def _control(self) -> Any:
+        assert self._last is not None
+        return await self._judge.vlm.ask(control_question(self._last))
+
+    def _pair(self, case: Case) -> Compared:
+        output = self._run.picture(self._run.answers[case.key])
+        other: Image.Image | None = None
+        if self._against is not None:
+            other = self._against.picture(self._against.answers[case.key])
+        return Compared(Pair(case, output, self._prepared), other)
+
+    def _wants(self, case: Case) -> bool:
+        runs = [self._run, *([self._against] if self._against is not None else [])]
+        return self._judge.why_not(case) is None and all(self._picture_of(run, case) for run in runs)
+
+    def _picture_of(self, run: Run, case: Case) -> str | None:
+        answer = run.answers.get(case.key)
+        return None if answer is None else answer.file
+
+    def _is_current(self, row: Judgement) -> bool:
+        answer = self._run.answers.get(row.case)
+        other = self._against.answers.get(row.case) if self._against is not None else None
+        return (
+            answer is not None
+            and (row.basis, row.pixels) == (self._basis, answer.pixels)
+            and row.other == ((other.pixels or "") if other is not None else "")
+        )
+
+    def _scores(self, rows: Mapping[str, Judgement]) -> dict[str, Score]:
+        """The values of all judgements, and of cases that the judge is not for; they are written as well."""
+        judge, found = self._judge, {}
+        for case in self._prepared.cases:
+            answer, reason = self._run.answers.get(case.key), judge.why_not(case)
+            if answer is None or answer.file is None or (reason is None and case.key not in rows):
+                continue
+            values = (
+                lacking(judge.measures, "not_applicable", reason)
+                if reason is not None
+                else judge.values(rows[case.key].replies)
+            )
+            found[case.key] = _score(case, answer.pixels or "", self._basis, values)
+        folder = self._out / SCORES
+        Lines(folder / f"{judge.name}.jsonl").finish(in_order(found, self._prepared))
+        about = {**self._about, "measures": [asdict(measure) for measure in judge.measures]}
+        write_whole(folder / f"{judge.name}.json", json.dumps(about, indent=1) + "\n")
+        return found
+
+
+def _is_answered(row: Judgement | None) -> bool:
+    return row is not None and row.status not in AGAIN
+
+
+def _score(case: Case, pixels: str, basis: str, values: Mapping[str, Value]) -> Score:
+    return Score(
+        id=case.id,
+        case=case.key,
+        pixels=pixels,
+        version=1,
+        basis=basis,
+        values={name: value for name, value in values.items() if not isinstance(value, NoValue)},
+        lacking={
+            name: Lacking(status=value.status, reason=value.reason)
+            for name, value in values.items()
+            if isinstance(value, NoValue)
+        },
+    )
+
+
+def _faults(chosen: Sequence[Case], scores: Mapping[str, Score]) -> Iterator[tuple[str, str, str]]:
+    """(id, status, reason) of the cases that should have a value and have none."""
+    for case in chosen:
+        score = scores.get(case.key)
+        reasons = [] if score is None else [one for one in score.lacking.values() if one.status != "not_applicable"]
+        if reasons:
+            yield case.id, reasons[0].status, reasons[0].reason
+
+
+def _first(group: BaseExceptionGroup) -> BaseException:
+    """The first error that tasks raised."""
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
