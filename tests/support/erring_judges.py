@@ -59,7 +59,7 @@ class ErringJudge:
         return {
             "oracle": truth,
             "noisy": 1 - truth if chance < 15 else truth,
-            "flatterer": 1 if chance < 50 else truth,
+            "flatterer": 1 if chance < 85 else truth,
             "strict": 0 if chance < 50 else truth,
             "blind": chance % 2,
         }[self.fault]
@@ -113,7 +113,9 @@ def erring_judge(fault: str, truth: dict[tuple[str, str], float]) -> Iterator[Er
         content = said if said is not None else judge.answer(words, pictures)
         message = {"role": "assistant", "content": content}
         usage = {"prompt_tokens": 100, "completion_tokens": 5, "total_tokens": 105}
-        return web.json_response({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage})
+        return web.json_response(
+            {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage}
+        )
 
     app = web.Application(client_max_size=1 << 26)
     app.add_routes([web.get("/v1/models", models), web.post("/v1/chat/completions", completions)])

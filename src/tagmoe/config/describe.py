@@ -77,7 +77,8 @@ def wrong_field(error: ValidationError, model: type[BaseModel] | None = None) ->
     if problem["type"] == "missing":
         return f"{name!r} is missing"
     if problem["type"] == "value_error":
-        return f"{name!r} is wrong: {problem['ctx']['error']}"
+        # An error about several fields together has no place.
+        return f"{name!r} is wrong: {problem['ctx']['error']}" if name else str(problem["ctx"]["error"])
     kind, bounds = (None, []) if model is None else _type_at(model, problem["loc"])
     wanted = "which cannot be" if kind is None else f"which must be {takes(kind, bounds)}"
     return f"{name!r} is {in_yaml(problem['input'])}, {wanted}"

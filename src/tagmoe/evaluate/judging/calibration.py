@@ -49,7 +49,7 @@ class Calibration:
 
     coverage: share of outputs with a value. correlation: Pearson's, with the truth. order: share of pairs of one case,
     of unequal truth, that it puts in the right order (ties count a half). wrong_as_right, right_as_wrong: shares at the
-    middle of its scale, where the truth is 0 or 1. tasks: the order by task. faults: by name; empty where none is found.
+    middle of its scale, where the truth is 0 or 1. tasks: the order by task. faults: by name; empty if none is found.
     """
 
     n: int

@@ -99,7 +99,8 @@ class JudgeDescription(Part):
             raise ValueError("the scale has no width: least is not below most")
         if self.least_pixels > self.most_pixels:
             raise ValueError("least_pixels is above most_pixels")
-        if self.compares and any(set(one.shows) < {"output", "other"} or one.scores for one in self.questions):
+        shows_both = all({"output", "other"} <= set(one.shows) for one in self.questions)
+        if self.compares and (not shows_both or any(one.scores for one in self.questions)):
             raise ValueError("a judge that compares shows output and other, and has no scores")
         if not self.compares and any("other" in one.shows for one in self.questions):
             raise ValueError("other is shown by a judge that compares alone")
