@@ -7,7 +7,6 @@ import json
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from support.quick_figures import without_layout
+from support.kept_models import models_kept
+from support.quick_figures import without_layout, without_rendering
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,12 @@ def quick_figures() -> Iterator[None]:
 
 
 @pytest.fixture
+def empty_figures() -> Iterator[None]:
+    with without_rendering():
+        yield
+
+
+@pytest.fixture
 def drift_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure the step-0 drift in this process: another one takes ten seconds to import diffusers."""
     from tagmoe.cli import drift
@@ -75,28 +81,10 @@ def drift_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drift, "subprocess", SimpleNamespace(run=run))
 
 
-LOADED: dict[Any, Any] = {}
-
-
-@pytest.fixture(autouse=True)
-def loaded_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder is loaded once for all commands, as long as no file of it changes; each command gets its own copy."""
-    if "model" not in request.fixturenames:
-        return
-    from tagmoe.pipeline.memory import placing
-
-    load = placing.load_pipeline
-
-    def copied(folder: Path, plan: Any, device: Any, **options: Any) -> Any:
-        if plan.is_quantised or plan.offload != "none" or options:
-            return load(folder, plan, device, **options)
-        files = [(path, path.stat()) for path in sorted(Path(folder).rglob("*"))]
-        key = (device, *((path, found.st_size, found.st_mtime_ns) for path, found in files))
-        if key not in LOADED:
-            LOADED[key] = load(folder, plan, device)
-        return deepcopy(LOADED[key])
-
-    monkeypatch.setattr(placing, "load_pipeline", copied)
+@pytest.fixture(scope="module", autouse=True)
+def loaded_once() -> Iterator[None]:
+    with models_kept():
+        yield
 
 
 @pytest.fixture(scope="session")

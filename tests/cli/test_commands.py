@@ -278,6 +278,7 @@ def test_a_whole_run_from_recipe_to_picture(tagmoe, picture, tmp_path, monkeypat
 
     # Drawing the texts for the tokenizer would take longer than all the rest.
     monkeypatch.setattr("tagmoe.train.components_folder.TOKENIZER_TEXTS", 200)
+    monkeypatch.setattr("tagmoe.train.text_encoder.VALIDATION_TEXTS", 16)
     measured = partial(measure_latents, count=64)
     monkeypatch.setattr("tagmoe.train.components_folder.measure_latents", measured)
     recipe = tmp_path / "recipe.yaml"

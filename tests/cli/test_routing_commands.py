@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tagmoe.laboratory.routing import controls
@@ -25,12 +27,25 @@ def lines(path: Path, *rows: object) -> Path:
     return path
 
 
-@pytest.mark.usefixtures("quick_figures")
+@pytest.fixture(scope="module")
+def two_experts(model: Path, tiny_pipeline: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The random model with two experts a layer: half as many can be switched off."""
+    from tagmoe.model.transformer import TagMoETransformer2DModel
+
+    folder = Path(shutil.copytree(model, tmp_path_factory.mktemp("models") / "two-experts"))
+    config = {name: value for name, value in tiny_pipeline.transformer.config.items() if not name.startswith("_")}
+    torch.manual_seed(0)
+    TagMoETransformer2DModel(**(config | {"num_layers": 2, "num_experts": 2})).save_pretrained(folder / "transformer")
+    return folder
+
+
+@pytest.mark.usefixtures("empty_figures")
 @pytest.mark.parametrize("free", [FREE_TASKS[1:2], pytest.param(FREE_TASKS, marks=pytest.mark.slow)])
 def test_a_model_is_recorded_and_the_recording_shown_without_it(
-    tagmoe, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: tuple[str, ...]
+    tagmoe, two_experts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: tuple[str, ...]
 ) -> None:
     """free: the tasks of the control, one of them or all nine."""
+    model = two_experts
     monkeypatch.setattr(controls, "FREE_TASKS", free)
     recording, page = tmp_path / "recording", tmp_path / "page"
     arguments = ["--cases", 1, "--tasks", "recolour, generate", "--controls", 1, "--interventions", 1, *ONE_STEP]
@@ -46,14 +61,14 @@ def test_a_model_is_recorded_and_the_recording_shown_without_it(
     assert opened.header.about.model == model.name
     assert str(model) not in (recording / "recording.json").read_text()
     assert opened.interventions is not None
-    assert len(opened.interventions.conditions) == 1 + 3 * 2 * 4
+    assert len(opened.interventions.conditions) == 1 + 3 * 2 * 2
     assert any(any(one.change) for one in opened.interventions.conditions)
 
     shown = tagmoe("routing", "report", recording, "--out", page)
     assert shown.code == 0, shown.err
     assert shown.out == f"{page / 'report.html'}\n"
     assert "Random weights" in (page / "report.html").read_text()
-    assert len(json.loads((page / "report.json").read_text())["findings"]["effects"]["switched"]) == 24
+    assert len(json.loads((page / "report.json").read_text())["findings"]["effects"]["switched"]) == 12
 
     tagmoe("routing", "report", recording, "--out", page).refused(2, "exists", "--force")
     (page / "mine.txt").write_text("mine")

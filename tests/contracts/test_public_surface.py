@@ -187,6 +187,7 @@ def test_names_commands_settings_and_formats_are_as_written_down(tmp_path: Path)
     assert differences({name: held[name] for name in now}, now) == []
 
 
+@pytest.mark.usefixtures("models")
 def test_quick_commands_print_the_fields_that_are_written_down(tmp_path: Path) -> None:
     held = json.loads(SNAPSHOT.read_text())["printed fields"]
     assert differences({name: held[name] for name in QUICK}, named(printed(tmp_path, QUICK))) == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from pathlib import Path
 
@@ -38,4 +37,5 @@ def test_no_file_names_a_path_of_one_machine() -> None:
 def test_source_files_are_finished_and_say_what_they_are() -> None:
     source = {name: text for name, text in CODE.items() if name.startswith("src/")}
     assert [name for name, text in source.items() if UNFINISHED.search(text)] == []
-    assert [name for name, text in source.items() if not ast.get_docstring(ast.parse(text))] == []
+    # What a file is for is its first line.
+    assert [name for name, text in source.items() if not re.match(r'"""\S', text)] == []

@@ -6,6 +6,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+from support.source_trees import statements
+
 TESTS = Path(__file__).parents[1]
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 # Of libraries: these raise where what they check is not so. `refused` is a method of the command line's outcome.
@@ -51,7 +53,7 @@ def imported(tree: ast.Module) -> set[str]:
     """Names that a file imports from tests/support."""
     return {
         alias.name
-        for node in ast.walk(tree)
+        for node in statements(tree)
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("support")
         for alias in node.names
     }

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.images_server import images_server
-from support.quick_figures import without_layout
+from support.quick_figures import without_rendering
 
 from tagmoe.cli import run
 
@@ -20,6 +20,7 @@ SERVER = "http://127.0.0.1:8000/v1"
 RESULTS = "docs/results/evaluation"
 
 
+@pytest.mark.usefixtures("models")
 def test_the_page_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -27,7 +28,7 @@ def test_the_page_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     shutil.copytree(ROOT / RESULTS, tmp_path / RESULTS)
     names: dict[str, object] = {"__name__": "page"}
     blocks = re.findall(r"^```(sh|python|yaml)\n(.*?)^```", TEXT, flags=re.DOTALL | re.MULTILINE)
-    with without_layout(), images_server(models=["my-editor"]) as server:
+    with without_rendering(), images_server(models=["my-editor"]) as server:
         for kind, text in blocks:
             if name := re.match(r"# (\w+\.(py|yaml))\n", text):
                 # A file that the reader writes: its first line is its name.

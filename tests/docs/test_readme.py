@@ -33,6 +33,7 @@ def test_all_commands_are_of_known_kinds() -> None:
     assert {command.split()[0] for command in COMMANDS} == {"make", "tagmoe"}
 
 
+@pytest.mark.usefixtures("models")
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("tagmoe") and " train " not in c])
 def test_a_command_works(command: str, reader_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = shlex.split(command)[1:]

@@ -89,6 +89,7 @@ def test_a_run_that_was_stopped_goes_on_and_ends_as_if_it_had_not(bench: Prepare
     assert without_times[0] == without_times[1]
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_nothing_that_it_had_written(bench: Prepared, tmp_path: Path) -> None:
     run = tmp_path / "run"
     code = (

@@ -51,7 +51,7 @@ def first_of(bench: Prepared, task: str) -> tuple[int, Case]:
 
 
 def test_each_case_is_asked_once_with_its_pictures_and_its_seed(bench: Prepared, server: Loopback, tmp_path) -> None:
-    server.latency = 0.05
+    server.latency = 0.02
     made = run(bench, editor(server), tmp_path / "many")
     assert made.counts == {"ok": len(bench.cases)}
     assert 1 < server.most_in_flight <= 4
@@ -80,14 +80,14 @@ def test_several_pictures_go_in_their_order_and_fields_as_given(server: Loopback
 def test_what_passes_is_asked_again_after_the_time_that_the_server_names(
     bench, server: Loopback, tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr("tagmoe.vlm.servers.FIRST_PAUSE", 0.05)
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.02)
     words = first_of(bench, "add")[1].instruction
-    server.faults = {words: [{"status": 429, "headers": {"Retry-After": "0.8"}}, 500, 503]}
+    server.faults = {words: [{"status": 429, "headers": {"Retry-After": "0.4"}}, 500, 503]}
     started = time.monotonic()
     made = run(bench, editor(server), tmp_path / "run", tasks=["add"])
     assert made.counts == {"ok": 1}
     assert server.asked[words] == 4
-    assert time.monotonic() - started > 0.8
+    assert time.monotonic() - started > 0.4
 
 
 def test_a_refusal_is_a_failure_with_the_words_of_the_server_and_no_picture(bench, server: Loopback, tmp_path) -> None:

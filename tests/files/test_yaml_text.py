@@ -114,9 +114,13 @@ def test_a_text_that_looks_like_something_else_stays_a_text(text: str) -> None:
 )
 def test_settings_are_read_so(name: str, override: str, said: str) -> None:
     path = packaged_recipes()[name]
-    load_config(path)
     with pytest.raises(ConfigError, match=said):
         load_config(path, [override])
+
+
+@pytest.mark.parametrize("name", sorted(packaged_recipes()))
+def test_without_them_every_recipe_is_read(name: str) -> None:
+    assert load_config(packaged_recipes()[name]).output_dir
 
 
 def test_a_number_for_a_switch_and_the_reverse() -> None:

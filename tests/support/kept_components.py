@@ -17,8 +17,11 @@ KEPT: dict[Any, TagMoEPipeline] = {}
 
 
 def read_once(folder: Path, **options: Any) -> TagMoEPipeline:
-    """The pipeline of a folder, a copy for each caller; read again when a file of it has changed."""
-    files = [(path, path.stat()) for path in sorted(Path(folder).rglob("*"))]
+    """The pipeline of a folder, a copy for each caller; read again when a file of it has changed.
+
+    Copies of a folder, whose files keep their times, are one folder.
+    """
+    files = [(path.relative_to(folder), path.stat()) for path in sorted(Path(folder).rglob("*")) if path.is_file()]
     key = (str(options), *((path, found.st_size, found.st_mtime_ns) for path, found in files))
     if key not in KEPT:
         KEPT[key] = TagMoEPipeline.from_pretrained(folder, **options)

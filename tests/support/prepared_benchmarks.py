@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tagmoe.evaluate.answers.anchors import AnchorAnswers
 from tagmoe.evaluate.benchmarks.benchmark import prepare
@@ -12,10 +15,16 @@ from tagmoe.evaluate.generation import generate
 from tagmoe.evaluate.run_folder import Run, RunFacts, read_run
 
 
+@cache
+def _prepared(per_task: int, seed: int) -> TemporaryDirectory[str]:
+    folder = TemporaryDirectory()
+    prepare(TagWorld(per_task, seed), Path(folder.name))
+    return folder
+
+
 def tagworld_bench(folder: Path, per_task: int = 1, seed: int = 0) -> Prepared:
-    """A new folder with cases of every task of TagWorld."""
-    folder.mkdir()
-    prepare(TagWorld(per_task, seed), folder)
+    """A new folder with cases of every task of TagWorld; they are drawn once a session."""
+    shutil.copytree(_prepared(per_task, seed).name, folder)
     return read_prepared(folder)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import deepcopy
+from functools import cache
 from typing import Any
 
 TEXTS = (
@@ -31,14 +33,13 @@ def tiny_components(
     }
 
 
-def build_pipeline(**overrides: Any) -> Any:
-    """A new random TagMoEPipeline at 64x64: 4 blocks (2 with a mixture), 4 latent channels, factor 4."""
+@cache
+def _parts() -> dict[str, Any]:
+    """The parts of `build_pipeline`, made once: each caller gets copies."""
     import torch
 
     from tagmoe.model.transformer import TagMoETransformer2DModel
-    from tagmoe.pipeline.pipeline import TagMoEPipeline
 
-    torch.set_num_threads(1)
     parts = tiny_components(TEXTS)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -52,6 +53,17 @@ def build_pipeline(**overrides: Any) -> Any:
             axes_dims_rope=(4, 6, 6),
             num_moe_blocks=2,
         ).eval()
+    return parts
+
+
+def build_pipeline(**overrides: Any) -> Any:
+    """A new random TagMoEPipeline at 64x64: 4 blocks (2 with a mixture), 4 latent channels, factor 4."""
+    import torch
+
+    from tagmoe.pipeline.pipeline import TagMoEPipeline
+
+    torch.set_num_threads(1)
+    parts = {name: deepcopy(part) for name, part in _parts().items() if name not in overrides}
     options = {"prompt_template": TINY_TEMPLATE, "max_prompt_tokens": 64, "default_steps": 3, "default_size": 64}
     return TagMoEPipeline(**(parts | options | overrides))
 
@@ -65,8 +77,8 @@ def tagworld_pipeline(tiny: Any) -> Any:
     return type(tiny)(**tiny.components, **options, default_steps=2, default_cfg=2.0)
 
 
-def build_dense(num_layers: int) -> Any:
-    """A random dense Qwen-Image transformer of the size that `build_pipeline` takes; always the same."""
+@cache
+def _dense(num_layers: int) -> Any:
     import torch
     from diffusers import QwenImageTransformer2DModel
 
@@ -75,3 +87,8 @@ def build_dense(num_layers: int) -> Any:
         in_channels=16, out_channels=4, num_layers=num_layers, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=32, axes_dims_rope=(4, 6, 6),
     ).eval()  # fmt: skip
+
+
+def build_dense(num_layers: int) -> Any:
+    """A random dense Qwen-Image transformer of the size that `build_pipeline` takes; always the same."""
+    return deepcopy(_dense(num_layers))

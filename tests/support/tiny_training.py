@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -46,8 +49,9 @@ def train_quietly(config: RunConfig, *, resume: bool = False) -> Path:
     return train(config, validator=lambda *_: {}, resume=resume, console=Console(quiet=True))
 
 
-def write_components(folder: Path) -> str:
-    """Write an untrained pipeline whose autoencoder and text encoder a run can use; returns its path."""
+@cache
+def _components() -> TemporaryDirectory[str]:
+    folder = TemporaryDirectory()
     tokenizer = train_tokenizer(instructions(0, 500), vocab_size=420)
     encoder = make_text_encoder(
         tokenizer, hidden_size=32, num_layers=1, num_heads=2, num_kv_heads=1, intermediate_size=32
@@ -55,5 +59,11 @@ def write_components(folder: Path) -> str:
     vae = fast_single_frame(make_autoencoder(base_dim=4, z_dim=4, dim_mult=(1, 1, 2, 2)))
     parts = Components(vae, tokenizer, encoder)
     config = check_config({**SETTINGS, "output_dir": "unused"})
-    save_model(assemble(dense_transformer(config, parts), parts), folder)
+    save_model(assemble(dense_transformer(config, parts), parts), Path(folder.name) / "model")
+    return folder
+
+
+def write_components(folder: Path) -> str:
+    """Write an untrained pipeline whose autoencoder and text encoder a run can use; returns its path."""
+    shutil.copytree(Path(_components().name) / "model", folder)
     return str(folder)

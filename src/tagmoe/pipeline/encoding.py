@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tagmoe.errors import UsageError
 from tagmoe.model.wrapping import unwrapped
 from tagmoe.pictures import fit_size, resize_image
+from tagmoe.pipeline.apart import SamplesApart
 from tagmoe.pipeline.arguments import (
     check_count,
     check_numbers,
@@ -33,11 +34,11 @@ Text = tuple[torch.Tensor, torch.Tensor]
 class EncodingMixin:
     """A pipeline's encoding and decoding, with its autoencoder, tokenizer and text encoder.
 
-    samples_apart: encode and decode the samples of a batch one after the other, so that the bits of none depend on the
-    others; see `tagmoe.model.cpu.batches` for the transformer.
+    samples_apart: keeps the bits of a sample independent of the others of its batch, where that is wanted; see
+    `tagmoe.model.cpu.batches` for the transformer.
     """
 
-    samples_apart = False
+    samples_apart: SamplesApart | None = None
     config: Any
     transformer: Any
     vae: Any
@@ -147,24 +148,36 @@ class EncodingMixin:
         self.part("tokenizer"), self.part("text_encoder")
         if pictures is None or self.config.picture_template is None:
             pictures = [()] * len(texts)
-        if self.samples_apart and len(texts) > 1:
-            alone = [
-                self.encode_texts([text], [own], truncate=truncate, longest=longest)
-                for text, own in zip(texts, pictures, strict=True)
-            ]
-            rows, real = ([part[0] for part in parts] for parts in zip(*alone, strict=True))
-            return pad_sequence(rows, batch_first=True), pad_sequence(real, batch_first=True)
         seen, counts = self._see([picture for own in pictures for picture in own])
         rows = [
             self._row_ids(text, [next(counts) for _ in own], truncate, longest)
             for text, own in zip(texts, pictures, strict=True)
         ]
-        return self._encode_ids(rows, seen)
+        device = self._execution_device
+        if self.samples_apart is None:
+            return self._encode_ids(rows, device, seen)
+        if seen is not None:
+            alone = [
+                self._encode_ids([row], device, self._see(list(own))[0]) for row, own in zip(rows, pictures, strict=True)
+            ]
+        else:
+            # Equal texts, such as the usual negative prompt, are encoded once; those of one length together, because
+            # padding is what would change bits.
+            of_length: dict[int, dict[tuple[int, ...], tuple[list[int], int]]] = {}
+            for row in rows:
+                of_length.setdefault(len(row[0]), {})[tuple(row[0])] = row
+            known: dict[tuple[int, ...], Text] = {}
+            for alike in of_length.values():
+                embeds, masks = self._encode_ids(list(alike.values()), device)
+                known |= {key: (embeds[i : i + 1], masks[i : i + 1]) for i, key in enumerate(alike)}
+            alone = [known[tuple(row)] for row, _ in rows]
+        each, real = ([part[0] for part in parts] for parts in zip(*alone, strict=True))
+        return pad_sequence(each, batch_first=True), pad_sequence(real, batch_first=True)
 
-    def _encode_ids(self, rows: list[tuple[list[int], int]], seen: SeenPictures | None = None) -> Text:
+    def _encode_ids(self, rows: list[tuple[list[int], int]], device: Any, seen: SeenPictures | None = None) -> Text:
         """The conditioning of token ids, without the first ones of each row, whose number stands beside them."""
         width = max(len(row) for row, _ in rows)
-        device, padding = self._execution_device, self.tokenizer.pad_token_id
+        padding = self.tokenizer.pad_token_id
         ids = torch.tensor([row + [padding] * (width - len(row)) for row, _ in rows], device=device)
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row, _ in rows], device=device)
         options: dict[str, Any] = {}
@@ -214,7 +227,8 @@ class EncodingMixin:
         """As `encode_texts`, for texts that are no prompts, whatever the model's known words are."""
         before, after = self.config.prompt_template.split("{}")
         prefix = self._token_ids(before)
-        return self._encode_ids([(prefix + self._token_ids(text + after), len(prefix)) for text in texts])
+        rows = [(prefix + self._token_ids(text + after), len(prefix)) for text in texts]
+        return self._encode_ids(rows, self._execution_device)
 
     def check_prompt(self, prompt: str) -> None:
         """Raise UsageError for what `encode_prompt` refuses: control tokens, unknown words, too many tokens."""
@@ -253,23 +267,35 @@ class EncodingMixin:
 
         They are the mode of the autoencoder's distribution, not a sample, so that encoding is deterministic.
         """
-        if self.samples_apart and len(pixels_BCHW) > 1:
-            return torch.cat([self.encode_images(one) for one in pixels_BCHW.split(1)])
         vae = self.part("vae")
-        frames = pixels_BCHW.to(self._execution_device, vae.dtype).unsqueeze(2)
-        latents = vae.encode(frames).latent_dist.mode().squeeze(2).float()
+
+        def encode(pixels: torch.Tensor) -> torch.Tensor:
+            mode: torch.Tensor = vae.encode(pixels.unsqueeze(2)).latent_dist.mode()
+            return mode.squeeze(2).float()
+
+        pixels_BCHW = pixels_BCHW.to(self._execution_device, vae.dtype)
+        if self.samples_apart is None:
+            latents = encode(pixels_BCHW)
+        else:
+            latents = self.samples_apart.run("encode", encode, pixels_BCHW, pixels_BCHW[0, 0].numel())
         mean, std = self._latent_statistics(latents.device)
         return (latents - mean) / std
 
     @torch.no_grad()
     def decode(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
         """RGB pixels (B, 3, H*f, W*f) in [-1, 1], fp32, of normalised latents (B, z, H, W)."""
-        if self.samples_apart and len(latents_BCHW) > 1:
-            return torch.cat([self.decode(one) for one in latents_BCHW.split(1)])
         vae = self.part("vae")
+
+        def decode(latents: torch.Tensor) -> torch.Tensor:
+            pixels: torch.Tensor = vae.decode(latents.unsqueeze(2)).sample
+            return pixels.squeeze(2).float()
+
         mean, std = self._latent_statistics(latents_BCHW.device)
-        latents = (latents_BCHW.float() * std + mean).to(vae.dtype)
-        return vae.decode(latents.unsqueeze(2)).sample.squeeze(2).float()
+        latents_BCHW = (latents_BCHW.float() * std + mean).to(vae.dtype)
+        if self.samples_apart is None:
+            return decode(latents_BCHW)
+        pixels = latents_BCHW[0, 0].numel() * self.vae_scale_factor**2
+        return self.samples_apart.run("decode", decode, latents_BCHW, pixels)
 
     def pack_latents(self, latents_BCHW: torch.Tensor) -> torch.Tensor:
         """Image tokens (B, T, z * p * p), row by row, of latents (B, z, h, w); p is the patch size, 2."""

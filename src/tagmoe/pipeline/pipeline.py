@@ -56,7 +56,7 @@ from tagmoe.pipeline.folder import check_model_folder, pipeline_folder, read_ali
 from tagmoe.pipeline.guidance import first_samples, guidance_input, guide, stack_texts
 from tagmoe.pipeline.lora import LoraLoaderMixin
 from tagmoe.pipeline.masking import make_masking
-from tagmoe.pipeline.protocol import PipelineProtocol
+from tagmoe.pipeline.protocol import PipelineProtocol, on_one_device
 from tagmoe.pipeline.release import explain_release, release_parts
 from tagmoe.pipeline.schedule import check_sigmas, set_timesteps, timestep_scale
 from tagmoe.pipeline.seen_pictures import NUMBERED_MARK, SEEN_AREA, picture_options
@@ -204,6 +204,7 @@ class TagMoEPipeline(PipelineProtocol, EncodingMixin, LoraLoaderMixin):
         return super().progress_bar(iterable, total)
 
     @torch.no_grad()
+    @on_one_device
     def __call__(
         self,
         prompt: str | list[str] | None = None,

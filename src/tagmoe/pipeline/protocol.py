@@ -6,10 +6,11 @@ may be wrapped (compiled, distributed): they are called as they are, and read an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from diffusers import DiffusionPipeline
@@ -21,6 +22,8 @@ from tagmoe.model.wrapping import unwrapped
 from tagmoe.pipeline.card import card_of
 from tagmoe.pipeline.folder import ALIGNMENT
 
+P = ParamSpec("P")
+T = TypeVar("T")
 # What to do instead, where a part is missing.
 INSTEAD = {
     "transformer": "load the pipeline with one, as only encoding and decoding work without it",
@@ -29,6 +32,21 @@ INSTEAD = {
     "tokenizer": "give prompt_embeds, and negative_prompt_embeds or true_cfg_scale=1, or load the pipeline with one",
     "scheduler": "load the pipeline with one",
 }
+
+
+def on_one_device(call: Callable[P, T]) -> Callable[P, T]:
+    """Find the device once in a call of a pipeline: each time diffusers goes through all modules of all parts."""
+
+    @wraps(call)
+    def called(*args: P.args, **kwargs: P.kwargs) -> T:
+        pipeline: Any = args[0]
+        pipeline._device_of_call = pipeline._execution_device
+        try:
+            return call(*args, **kwargs)
+        finally:
+            pipeline._device_of_call = None
+
+    return called
 
 
 class PipelineProtocol(DiffusionPipeline):
@@ -41,6 +59,11 @@ class PipelineProtocol(DiffusionPipeline):
     _guidance_scale: float | None = None
     _attention_kwargs: dict[str, Any] | None = None
     _interrupt: bool = False
+    _device_of_call: torch.device | None = None
+
+    @property
+    def _execution_device(self) -> torch.device:
+        return self._device_of_call or super()._execution_device
 
     @property
     def num_timesteps(self) -> int:

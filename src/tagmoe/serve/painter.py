@@ -19,6 +19,7 @@ from tagmoe.model.cpu.batches import keep_samples_apart
 from tagmoe.model.cpu.experts import LEAST_ROWS
 from tagmoe.model.routing import RoutingTrace
 from tagmoe.pictures import fit_size
+from tagmoe.pipeline.apart import SamplesApart
 from tagmoe.pipeline.arguments import check_output_size, check_steps
 from tagmoe.pipeline.masking import fit_mask
 from tagmoe.routing.predicted_tags import signature
@@ -76,7 +77,7 @@ class PipelinePainter:
         self._active: tuple[tuple[str, float], ...] | None = None
         pipeline.set_progress_bar_config(disable=True)
         on_cpu = pipeline.device.type == "cpu"
-        pipeline.samples_apart = on_cpu
+        pipeline.samples_apart = SamplesApart() if on_cpu else None
         self.batches = keep_samples_apart(pipeline.part("transformer")) if on_cpu else True
 
     def begin(self) -> None:

@@ -20,6 +20,7 @@ from tagmoe.world import Divide, Sample, content, sample, slot_values
 
 TEMPLATE = "<|im_start|>{}<|im_end|>"
 LANGUAGE_MODEL_WEIGHT = 0.1
+VALIDATION_TEXTS = 512
 
 
 def instructions(seed: int, count: int, divide: Divide = "content") -> list[str]:
@@ -103,7 +104,7 @@ class TextEncoderStage:
 
     def validate(self, step: int, folder: Path) -> Report:
         """Share of test instructions whose slots are all predicted right. Half of them are held-out paraphrases."""
-        samples = [sample(self.seed, index, split="test") for index in range(512)]
+        samples = [sample(self.seed, index, split="test") for index in range(VALIDATION_TEXTS)]
         slot_logits, *_ = self._read(samples)
         targets = self.reader.targets(samples).to(slot_logits[0].device)
         right = torch.stack([z.argmax(dim=-1) == targets[:, i] for i, z in enumerate(slot_logits)]).all(dim=0)

@@ -38,10 +38,12 @@ def damage(target: Scene, source: Scene | None, image: np.ndarray | Image.Image)
     truths = np.stack([render_cell(thing, target.background, target.style, target.light) for thing in target.cells])
     truths = truths.reshape(len(PLACES), -1).astype(np.float32)
     rests = cells - truths
-    others = _others(*centred(setting), truths, rests)
+    others = _others(*centred(setting), truths, rests) if any(map(_can_be_seen, rests)) else []
     found = []
     for place, rest in enumerate(rests):
         name = PLACES[place]
+        if not _can_be_seen(rest):
+            continue
         if np.square(rest).mean() > limit:
             found.append(f"{name}: blurred, noisy or another thing")
         if source is not None:
@@ -66,9 +68,12 @@ def damage(target: Scene, source: Scene | None, image: np.ndarray | Image.Image)
 
 def _means(values: np.ndarray, side: int) -> np.ndarray:
     """The mean of every square of side x side pixels, summed along one side and then along the other."""
-    for axis in (0, 1):
-        count = values.shape[axis] - side + 1
-        values = np.sum([values.take(range(i, i + count), axis=axis) for i in range(side)], axis=0)
+    for _ in range(2):
+        count = len(values) - side + 1
+        total = values[:count].copy()
+        for i in range(1, side):
+            total += values[i : i + count]
+        values = total.swapaxes(0, 1)
     return values / side**2
 
 
@@ -91,11 +96,18 @@ def _others(
     things, squares: of `centred`.
     """
     truths = truths - 128.0
-    with_rest, with_truth = things @ rests.T, things @ truths.T
+    # One product: the things are read from memory once.
+    with_rest, with_truth = np.split(things @ np.concatenate([rests, truths]).T, 2, axis=1)
     return [
         (with_rest[:, i] - truths[i] @ rests[i], squares + truths[i] @ truths[i] - 2 * with_truth[:, i])
         for i in range(len(truths))
     ]
+
+
+def _can_be_seen(rest: np.ndarray) -> bool:
+    """Whether any direction can explain enough of the difference: by Cauchy and Schwarz none explains more than it."""
+    length = float(rest @ rest)
+    return length >= min(SOURCE_SHARE, OTHER_SHARE) * (length + rest.size * _UNSEEN)
 
 
 def _goes(rest: np.ndarray, products: np.ndarray, squares: np.ndarray, way: float, share: float) -> bool:

@@ -115,17 +115,27 @@ def _sprites() -> tuple[np.ndarray, np.ndarray]:
 def candidates(setting: Setting) -> tuple[np.ndarray, np.ndarray]:
     """Every cell of a setting, as (things, 3072) uint8, and each one's mean square about grey (things,) float32."""
     paint, cover = _sprites()
-    flat = background_cell(setting.background) * (1.0 - cover) + paint
+    flat = background_cell(setting.background) * (1.0 - cover)
+    flat += paint
     cells = restyle(flat, setting.style, setting.light).reshape(len(THINGS), -1)
-    return cells, np.square(cells.astype(np.float32) - 128.0).mean(axis=1)
+    about_grey = _about_grey(cells)
+    return cells, np.square(about_grey, out=about_grey).mean(axis=1)
 
 
-@lru_cache(maxsize=4)  # a verdict needs them twice, and most pictures are flat and by day; 5 MB each
+# A verdict needs those of the target's setting and of every setting that it reads the picture against; 5 MB each.
+@lru_cache(maxsize=_SHORTLIST + 2)
 def centred(setting: Setting) -> tuple[np.ndarray, np.ndarray]:
     """`candidates` about grey, (things, 3072) float32, so that products of bytes stay exact enough; and each one's
     squared length (things,) float32."""
-    cells = candidates(setting)[0].astype(np.float32) - 128.0
-    return cells, np.einsum("ij,ij->i", cells, cells)
+    cells, squares = candidates(setting)
+    return _about_grey(cells), squares * np.float32(cells.shape[1])
+
+
+def _about_grey(cells: np.ndarray) -> np.ndarray:
+    """uint8 cells minus 128, as float32."""
+    about_grey = cells.astype(np.float32)
+    about_grey -= 128.0
+    return about_grey
 
 
 @cache

@@ -66,7 +66,9 @@ def restyle(flat: np.ndarray, style: str, light: str) -> np.ndarray:
     if light != "day":
         gain, offset = _LIGHT[light]
         out = out * np.array(gain, dtype=np.float32) + np.array(offset, dtype=np.float32)
-    return (np.clip(out, 0.0, 255.0) + 0.5).astype(np.uint8)
+    out = np.clip(out, 0.0, 255.0)
+    out += 0.5
+    return out.astype(np.uint8)
 
 
 @lru_cache(maxsize=12288)  # at most 38 MB; the flat day cells alone are 7,794

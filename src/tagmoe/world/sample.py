@@ -131,6 +131,12 @@ def content(
         raise UsageError(f'Unknown divide "{divide}". Allowed are {" and ".join(get_args(Divide))}.')
     if seed < 0 or index < 0:
         raise UsageError(f"Seed {seed} and index {index} must not be negative.")
+    # Of test cases nearly all draws are refused, and the same cases are judged again and again.
+    draw = _content if split == "train" else _kept_content
+    return draw(seed, index, split, names, divide)
+
+
+def _content(seed: int, index: int, split: Split, names: tuple[str, ...], divide: Divide) -> Content:
     rng = np.random.Generator(np.random.PCG64([seed, _SPLIT_KEY[split], index]))
     dice = Dice(rng, seek=split == "test" and rng.random() < 0.36)
     name = dice.pick(names)
@@ -141,6 +147,9 @@ def content(
         drawn = Content(name, edit, phrase(dice, key, edit.values, held_out=held_out), held_out)
         if divide == "stream" or _is_allowed(drawn, split):
             return drawn
+
+
+_kept_content = lru_cache(maxsize=4096)(_content)
 
 
 def _is_allowed(drawn: Content, split: Split) -> bool:

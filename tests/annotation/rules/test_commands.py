@@ -61,6 +61,57 @@ viewpoint         | no   | what would the car look like from the side?
 multi object      | no   | replace the car with a bus and the tree with a lamp post
 multi attribute   | no   | make the shirt blue and the pants black
 image             | no   | convert the canny edges to a photo of a castle
+global illumination | no   | remove the shadows
+global style      | no   | remove the sepia filter
+global illumination | no   | remove the fog
+local attribute   | face | remove her makeup
+local attribute   | face | remove the lipstick from her lips
+local object      | face | take off his glasses
+global style      | no   | add a film grain effect
+global style      | no   | apply a watercolor style
+global background | no   | add a beach background
+local pose        | face | add a smile to her face
+local object      | no   | add the text "SALE" at the top
+global illumination | no   | add warm sunlight
+local attribute   | face | add red lipstick to her lips
+global attribute  | no   | add more color to the picture
+viewpoint         | no   | move the camera to the left
+viewpoint         | no   | rotate the camera to the right
+local attribute   | face | move her hair behind her ears
+global background | face | move the woman to a beach
+local attribute   | no   | give the room a new color
+global background | no   | give the picture a new background
+local attribute   | no   | give the cat a larger size
+local pose        | face | give the man a smile
+local object      | face | give the man a hat
+local pose        | face | the woman should raise her arms
+global background | no   | change the sky to a starry night
+global illumination | no   | change the time of day to evening
+global illumination | no   | change the lighting to candlelight
+local illumination | no   | make the shadow of the tree longer
+global illumination | no   | change the sunset to a sunrise
+global style      | no   | change the style to anime
+viewpoint         | no   | change the camera angle to a top view
+local pose        | face | change her expression to angry
+local pose        | face | change his pose to running
+local attribute   | no   | change the color of the text to red
+local attribute   | no   | change the size of the ball to large
+local attribute   | face | change his beard to grey
+global attribute  | no   | change the colors of the whole picture to pastel
+global style      | no   | turn the drawing into a photo
+global illumination | no   | make the image warmer
+global background | no   | change the kitchen into a forest
+local pose        | face | make the man happy
+global attribute  | no   | increase the saturation
+global illumination | no   | increase the brightness
+local attribute   | no   | increase the size of the ball
+global illumination | no   | brighten the picture
+local object      | no   | replace the apples with oranges
+global background | no   | replace the background with a forest
+local object      | no   | change the text to "OPEN"
+local object      | no   | give the shirt the text "GO"
+multi object      | no   | add two birds
+global background illumination | no   | turn the picture into winter
 """
 CASES = [[part.strip() for part in line.split("|")] for line in READ.strip().splitlines()]
 

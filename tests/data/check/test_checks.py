@@ -34,7 +34,7 @@ def white_mask(width: int = 128, height: int = 128, value: int = 255) -> Picture
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 6))])
 def test_nothing_is_wrong_with_sound_records(kind, number):
     pixels = scene(seed=number, height=160, width=128)
     pair = {
@@ -153,7 +153,7 @@ def test_nothing_was_edited(number):
     assert found(sound(1, images=(picture(encoded(pixels)),), target=kept)) == {"same pixels"}
 
 
-@pytest.mark.parametrize("right", range(1, 9))
+@pytest.mark.parametrize("right", [1, 8, *(pytest.param(n, marks=pytest.mark.slow) for n in range(2, 8))])
 def test_a_shifted_pair(right):
     whole = scene(256, 280, right)
     source, target = whole[:, 12:268], with_patch(whole[:, 12 - right : 268 - right], right)

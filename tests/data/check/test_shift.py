@@ -50,6 +50,7 @@ def test_a_shift_is_in_pixels_of_the_picture_at_any_size(factor):
     assert found == pytest.approx((5, -3), abs=1)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("seed", range(12))
 def test_a_local_edit_is_no_shift(seed):
     pixels = scene(seed=seed, height=256, width=320)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
+import threading
+from collections import Counter
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
+from tagmoe.data.store import engine
 from tagmoe.data.store.engine import ATTEMPTS, run
 from tagmoe.errors import DataError, MissingError, UsageError
 
@@ -54,6 +60,56 @@ def check(work: Work, engine: str) -> None:
 @pytest.mark.slow
 def test_processes_that_die_lose_only_their_fragment(tmp_path):
     check(Work(tmp_path), "local")
+
+
+class Thread:
+    """A worker of the engine in a thread, with a pipe of its own. It dies where the work exits."""
+
+    def __init__(self, *, target: Any, args: tuple[Connection, Any], daemon: bool) -> None:
+        self._pipe, work = Connection(os.dup(args[0].fileno())), args[1]
+        self._thread = threading.Thread(target=self._run, args=(target, work), daemon=daemon)
+        self.start, self.join = self._thread.start, self._thread.join
+
+    def _run(self, target: Any, work: Any) -> None:
+        try:
+            target(self._pipe, work)
+        except SystemExit:
+            pass
+        finally:
+            self._pipe.close()
+
+    def terminate(self) -> None:
+        """Its pipe is closed: it ends."""
+
+
+def test_workers_that_die_lose_only_their_fragment(monkeypatch):
+    context = SimpleNamespace(Pipe=multiprocessing.Pipe, Process=Thread)
+    monkeypatch.setattr(engine, "multiprocessing", SimpleNamespace(get_context=lambda _: context))
+    monkeypatch.setattr(engine, "signal", SimpleNamespace(signal=lambda *_: None, SIGINT=None, SIG_IGN=None))
+    tried = Counter()
+
+    def work(fragment):
+        tried[fragment] += 1
+        if fragment == 2:
+            raise DataError("two is bad.")
+        if fragment == 4 or (fragment == 3 and tried[3] == 1):
+            raise SystemExit
+        return fragment * fragment
+
+    found = {done.fragment: done for done in run(range(6), work, workers=2)}
+    assert {fragment: done.value for fragment, done in found.items()} == {0: 0, 1: 1, 2: None, 3: 9, 4: None, 5: 25}
+    assert found[2].error == "two is bad."
+    assert found[4].error == "Fragment 4 was given up: 3 workers died over it."
+    assert tried == {0: 1, 1: 1, 2: 1, 3: 2, 4: ATTEMPTS, 5: 1}
+
+
+def test_in_this_process_a_fault_is_the_error_of_its_fragment(tmp_path):
+    found = list(run([0, 2, 5], Work(tmp_path)))
+    assert [done.value for done in found] == [0, None, None]
+    assert [done.error for done in found[1:]] == [
+        "two is bad.",
+        "Fragment 5 failed with ZeroDivisionError: five is worse.",
+    ]
 
 
 @pytest.mark.slow

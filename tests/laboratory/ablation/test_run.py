@@ -35,6 +35,7 @@ def arms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("arms")
     components = write_components(folder / "components")
     common = {**SETTINGS, "components": components, "output_dir": "unused", "validate_every": 3}
+    common["base"] = {"steps": 2, "batch": 4, "unique_samples": 64}
     (folder / "common.yaml").write_text(yaml.safe_dump(common))
     for name, settings in (("dense", {"moe": None}), ("moe", {"loss": {"lambda_align": 0}}), ("align", {})):
         (folder / f"{name}.yaml").write_text(yaml.safe_dump({"about": f"arm {name}", "settings": settings}))
