@@ -28,6 +28,7 @@ from tagmoe.train.frozen import frozen_linears, kept_bytes
 from tagmoe.train.mixture import named_folder, with_start
 from tagmoe.train.optimizer import state_bytes
 from tagmoe.train.precision import resolve_precision
+from tagmoe.train.start_parts import is_read_by_parts
 from tagmoe.train.trace import Shapes, Traced, meta_transformer, trace
 from tagmoe.train.trained import choose_trained, mark_trained
 from tagmoe.weights.layout import DENSE_DEFAULTS
@@ -35,6 +36,7 @@ from tagmoe.weights.layout import DENSE_DEFAULTS
 DEVICE, HOST = "device", "host"
 QWEN_IMAGE = ("in_channels", "out_channels", "joint_attention_dim")
 COPIES = "copies of trained weights to compute with"
+TRAINED, STATES, AVERAGE = "trained weights", "states of", "moving average"
 CHECKPOINT_BYTES = 4
 """Bytes of a number in a checkpoint's weights and average."""
 
@@ -96,7 +98,7 @@ class TrainingPlan:
 
     @property
     def host(self) -> int:
-        """Bytes of host memory, where the device is another."""
+        """Bytes of host memory at its peak, where the device is another."""
         return self.counts.bytes_on(HOST)
 
     @property
@@ -143,9 +145,10 @@ def plan_training(config: RunConfig, room: Room, shapes: Shapes, ranks: int = 1)
     transformer = meta_transformer(described)
     mark_trained(transformer, config)
     heads = objective(config, described)
-    counted = counts(transformer, heads, config, precision)
+    counted = whole = counts(transformer, heads, config, precision)
     if ranks > 1:
         counted = sharded(counted, transformer, config, precision, ranks // config.replicate)
+    counted = _with_passing(counted, whole, config, room.device, ranks)
     counted = _with_components(counted, _components_bytes(config))
     # The bits of nf4 are no torch dtype. What is kept for backward beside the weights is that of bf16.
     traced_config = config.model_copy(update={"frozen_dtype": "bf16"} if config.frozen_dtype == "nf4" else {})
@@ -210,7 +213,7 @@ def counts(transformer: nn.Module, heads: nn.Module | None, config: RunConfig, p
     trained = [(name, p) for name, p in every if p.requires_grad]
     numbers = sum(p.numel() for _, p in trained)
     parts = [*_frozen_parts(transformer, heads, config, precision)]
-    parts.append(Part("trained weights", DEVICE, "fp32", numbers, 4 * numbers))
+    parts.append(Part(TRAINED, DEVICE, "fp32", numbers, 4 * numbers))
     if precision == "bf16":
         copied = sum(p.numel() for p in _copied(transformer))
         parts.append(Part(COPIES, DEVICE, "bf16", copied, 2 * copied))
@@ -218,9 +221,9 @@ def counts(transformer: nn.Module, heads: nn.Module | None, config: RunConfig, p
     parts.append(Part("gradients", DEVICE, optimizer.gradients, numbers, size * numbers))
     states = sum(state_bytes(name, p, optimizer) for name, p in trained)
     kind = {"fp32": "fp32", "bf16": "bf16", "8bit": "8 bits"}[optimizer.states]
-    parts.append(Part(f"states of {optimizer.name}", DEVICE, kind, numbers, states))
+    parts.append(Part(f"{STATES} {optimizer.name}", DEVICE, kind, numbers, states))
     place = HOST if optimizer.ema_offload else DEVICE
-    parts.append(Part("moving average", place, "fp32", numbers, 4 * numbers))
+    parts.append(Part(AVERAGE, place, "fp32", numbers, 4 * numbers))
     return Counts(sum(p.numel() for _, p in every), numbers, tuple(parts))
 
 
@@ -238,6 +241,29 @@ def sharded(counted: Counts, transformer: nn.Module, config: RunConfig, precisio
     gathered = Part("blocks gathered to be computed (estimate)", DEVICE, precision, 2 * numbers, 2 * size * numbers)
     gradients = Part("gradients of a block to be summed (estimate)", DEVICE, "fp32", trained, 4 * trained)
     return replace(kept, parts=(*kept.parts, gathered, *([gradients] if trained else [])))
+
+
+def _with_passing(counted: Counts, whole: Counts, config: RunConfig, device: str, ranks: int) -> Counts:
+    """With the most that the host holds for a while: when the model is read, when it is saved, or at the end.
+
+    whole: the counts of one process. A model that is read by parts passes through the host a tensor at a time. On a CPU
+    what is read is what trains, and is counted already.
+    """
+    weights = sum(part.bytes for part in whole.parts if part.what.startswith("frozen") or part.what == TRAINED)
+    state = [part for part in counted.parts if part.what in (TRAINED, AVERAGE) or part.what.startswith(STATES)]
+    moments = {"copy of the state while it is saved": sum(part.bytes for part in state)}
+    if ranks > 1:
+        average = sum(part.bytes for part in whole.parts if part.what == AVERAGE)
+        moments["whole model at the end (rank 0)"] = weights + average
+    if device != "cpu" and (ranks == 1 or not is_read_by_parts(config)):
+        # As `load_mixture` reads it. A dense model is upcycled beside itself, both in fp32.
+        in_fp32 = config.parameters == "all" or config.frozen_dtype == "fp32"
+        read = (4 if in_fp32 else 2) * whole.frozen + 4 * whole.trained
+        made = 2 * 4 * whole.parameters
+        is_made = config.dense is not None or config.base.steps > 0
+        moments["whole model while it is read or made"] = made if is_made else read
+    what, size = max(moments.items(), key=lambda moment: moment[1])
+    return replace(counted, parts=(*counted.parts, Part(f"at most: {what}", HOST, "mixed", 0, size)))
 
 
 def _with_components(counted: Counts, size: int) -> Counts:

@@ -80,7 +80,7 @@ def spread(tensor: Tensor, like: Tensor) -> Tensor:
 
 def gathered(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor], ranks: Ranks) -> dict[str, Tensor]:
     """The whole tensors in the memory of rank 0, one after the other; {} in other ranks. All must ask together."""
-    if ranks.count == 1:
+    if ranks.is_alone:
         return dict(tensors)
     found = {}
     for name, tensor in tensors.items():

@@ -88,12 +88,12 @@ def save_parts(
             commit(partial, folder, step, state=state, sums={n: s for one in sums for n, s in one.items()}, keep=keep)
 
     try:
-        _agreed(begin, ranks)
+        agreed(begin, ranks)
         writer = HuggingFaceStorageWriter(str(partial), _files(tensors, ranks), save_distributed=True)
         _of_dcp(lambda: dcp.save(dict(tensors), storage_writer=writer, process_group=ranks.saving))
         own = f"shard-{ranks.rank + 1:05d}-*.safetensors"
-        sums = _agreed(lambda: {path.name: file_hash(path) for path in sorted(partial.glob(own))}, ranks)
-        _agreed(put_in_place, ranks)
+        sums = agreed(lambda: {path.name: file_hash(path) for path in sorted(partial.glob(own))}, ranks)
+        agreed(put_in_place, ranks)
     except Exception:
         # The disk may be full, and the room is needed for the next attempt.
         if ranks.is_first:
@@ -110,7 +110,7 @@ def _files(tensors: Mapping[str, Tensor], ranks: Ranks) -> dict[str, int]:
     return numbers
 
 
-def _agreed(work: Callable[[], T], ranks: Ranks) -> list[T]:
+def agreed(work: Callable[[], T], ranks: Ranks) -> list[T]:
     """What the work of each rank gives, in every rank. Raises in all of them the first error of any."""
     try:
         mine: tuple[T | None, Exception | None] = work(), None
@@ -119,7 +119,7 @@ def _agreed(work: Callable[[], T], ranks: Ranks) -> list[T]:
     except Exception as error:
         mine = None, CheckpointError(str(error))
     held: list[Any] = [mine]
-    if ranks.count > 1:
+    if not ranks.is_alone:
         held = [None] * ranks.count
         dist.all_gather_object(held, mine, group=ranks.saving)
     for _, wrong in held:
@@ -149,7 +149,7 @@ def check_parts(path: Path, sums: Mapping[str, str], ranks: Ranks) -> None:
             if not whole:
                 raise damaged(path / name)
 
-    _agreed(check, ranks)
+    agreed(check, ranks)
 
 
 def load_parts(
