@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 import statistics
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from tagmoe.train.checkpoint import list_checkpoints
 from tagmoe.train.ranks import Ranks
 
 SIZE = Size(heads=8, head_dim=64, layers=2, batch=4, side=16, text=32)
-EVERY, SAVES, RESUMES = 7, 3, 3
+EVERY, SAVES, RESUMES = 5, 3, 2
 STEPS = EVERY * (SAVES + 1)
 WANTED = 0.02
 WARM_UP = 2
@@ -69,6 +70,7 @@ def measure() -> Sequence[Figure]:
             found = in_processes(count, measured, folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+        print(f"{name}: {found}", file=sys.stderr)
         step = statistics.median(found["step"])
         shares = [lost / (100 * step) for lost in found["lost"]]
         note = f"{min(shares):.4f} to {max(shares):.4f}; {found['bytes'][0] / 1e6:.0f} MB; a step takes {step:.2f} s"

@@ -308,7 +308,7 @@ def alternatives(
     rows = [("fp32", "fp32", "bf16"), ("8bit", "fp32", "bf16"), ("8bit", "bf16", "bf16")]
     rows += [("8bit", "fp32", "fp8"), ("8bit", "bf16", "fp8"), ("8bit", "bf16", "nf4")]
     if shards > 1:
-        rows = [("fp32", "fp32", "bf16"), ("bf16", "fp32", "bf16"), ("bf16", "bf16", "bf16")]
+        rows = [("fp32", "fp32", "bf16"), ("8bit", "fp32", "bf16"), ("8bit", "bf16", "bf16")]
     found = {}
     for states, gradients, frozen in rows:
         if config.parameters == "all" and frozen != "bf16":

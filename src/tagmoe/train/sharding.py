@@ -71,6 +71,16 @@ def whole(part: Tensor, like: Tensor) -> Tensor:
     return full
 
 
+def sharded_rows(part: Tensor, like: Tensor, rows: int) -> Tensor:
+    """This rank's rows of a matrix of so many, which are shared as those of `like` are."""
+    if not isinstance(like, DTensor):
+        return part
+    shape = torch.Size((rows, *part.shape[1:]))
+    return DTensor.from_local(
+        part, like.device_mesh, like.placements, run_check=False, shape=shape, stride=(shape[1:].numel(), 1)
+    )
+
+
 def spread(tensor: Tensor, like: Tensor) -> Tensor:
     """The inverse of `whole`, of a tensor that every rank has: sharded as `like` is, or itself where it is already."""
     if not isinstance(like, DTensor) or isinstance(tensor, DTensor):

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, empty
 
 from tagmoe.errors import CheckpointError
 from tagmoe.train.checkpoint import (
@@ -189,7 +189,7 @@ def load_parts(
 def _state_like(
     name: str, entry: TensorStorageMetadata, optimizers: Sequence[torch.optim.Optimizer], path: Path
 ) -> Tensor:
-    """An empty tensor for a state of an optimizer, sharded as its parameter is where it has its shape."""
+    """An empty tensor for a state of an optimizer, sharded as its parameter is where it has as many rows."""
     _, owner, index, _ = name.split(".", 3)
     try:
         parameters = [p for group in optimizers[int(owner)].param_groups for p in group["params"]]
@@ -197,7 +197,9 @@ def _state_like(
     except IndexError as error:
         raise _misfit(path, f"{name} is the state of a parameter that does not train") from error
     dtype = entry.properties.dtype
-    return torch.empty_like(like, dtype=dtype) if entry.size == like.shape else torch.empty(entry.size, dtype=dtype)
+    if isinstance(like, DTensor) and entry.size and entry.size[0] == like.shape[0]:
+        return empty(entry.size, dtype=dtype, device_mesh=like.device_mesh, placements=like.placements)
+    return torch.empty(entry.size, dtype=dtype)
 
 
 def _misfit(path: Path, why: str) -> CheckpointError:
