@@ -235,7 +235,7 @@ KILLS = int(os.environ.get("TAGMOE_KILLS", "50"))
 """Fewer of them are for a look on a busy machine."""
 CHAOS: dict[str, Any] = {
     "base": {"steps": 0},
-    "unified": {"steps": 8 * KILLS},
+    "unified": {"steps": 6 * KILLS},
     "optimizer": {"name": "adamw", "lr": 1e-3},
     "save_every": 2,
     "watch": {"page_seconds": None},
