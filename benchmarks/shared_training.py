@@ -45,15 +45,17 @@ class Size:
 
 @dataclass
 class TimedStage(RandomStage):
-    """Notes when each step begins, and the newest checkpoint at that time."""
+    """Notes when each step begins, the CPU time until then, and the newest checkpoint at that time."""
 
     folder: Path = Path()
     begun: list[float] = field(default_factory=list)
+    worked: list[float] = field(default_factory=list)
     newest: list[int] = field(default_factory=list)
 
     def loss(self, step: int, micro: int) -> tuple[Tensor, Report]:
         """As of `RandomStage`."""
         self.begun.append(time.perf_counter())
+        self.worked.append(time.process_time())
         self.newest.append(max((int(path.name) for path in list_checkpoints(self.folder)), default=0))
         return super().loss(step, micro)
 

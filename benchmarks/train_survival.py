@@ -13,6 +13,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from figures import Figure, report
@@ -45,7 +46,7 @@ def measured(ranks: Ranks, folder: Path) -> dict[str, list[float]]:
 
 def costs(stage: TimedStage) -> dict[str, list[float]]:
     """What `measured` says of the steps of a stage that has saved."""
-    took = [after - before for before, after in zip(stage.begun, stage.begun[1:], strict=False)]
+    took = [after - before for before, after in pairwise(stage.begun)]
     touched: dict[int, list[int]] = {}
     for save in range(1, SAVES + 1):
         copied = save * EVERY - 1
