@@ -36,7 +36,8 @@ from tagmoe.weights.layout import DENSE_DEFAULTS
 DEVICE, HOST = "device", "host"
 QWEN_IMAGE = ("in_channels", "out_channels", "joint_attention_dim")
 COPIES = "copies of trained weights to compute with"
-TRAINED, STATES, AVERAGE = "trained weights", "states of", "moving average"
+TRAINED, GRADIENTS, STATES, AVERAGE = "trained weights", "gradients", "states of", "moving average"
+REPLACED = "activations whose place gradients take"
 CHECKPOINT_BYTES = 4
 """Bytes of a number in a checkpoint's weights and average."""
 
@@ -79,7 +80,7 @@ class Counts:
 @dataclass(frozen=True)
 class TrainingPlan:
     """What a run of stage unified needs, in one of `ranks` processes. alternatives: bytes on the device with other
-    dtypes, without activations."""
+    dtypes, without activations. replaced: bytes of activations whose place gradients take in backward."""
 
     counts: Counts
     shapes: Shapes
@@ -90,11 +91,17 @@ class TrainingPlan:
     alternatives: Mapping[str, int]
     notes: tuple[str, ...] = ()
     ranks: int = 1
+    replaced: int = 0
 
     @property
     def device(self) -> int:
         """Bytes on the device at the peak of a step."""
-        return self.counts.bytes_on(DEVICE) + self.traced.saved + self.traced.block + self.working
+        return self.counts.bytes_on(DEVICE) + self.activations
+
+    @property
+    def activations(self) -> int:
+        """Bytes at the peak of a step beside those of the counts."""
+        return self.traced.saved + self.traced.block + self.working - self.replaced
 
     @property
     def host(self) -> int:
@@ -126,6 +133,7 @@ class TrainingPlan:
                 asdict(Part("activations", DEVICE, self.precision, 0, self.traced.saved)),
                 asdict(Part("activations of a recomputed block", DEVICE, self.precision, 0, self.traced.block)),
                 asdict(Part("working memory", DEVICE, self.precision, 0, self.working)),
+                asdict(Part(REPLACED, DEVICE, self.precision, 0, -self.replaced)),
             ],
             "device_bytes": self.device,
             "host_bytes": self.host,
@@ -165,7 +173,20 @@ def plan_training(config: RunConfig, room: Room, shapes: Shapes, ranks: int = 1)
     return TrainingPlan(
         counted, shapes, config.unified.accumulate, precision, traced, working,
         alternatives(transformer, heads, config, precision, ranks // config.replicate), tuple(notes), ranks,
+        _replaced(counted, traced, transformer, config),
     )  # fmt: skip
+
+
+def _replaced(counted: Counts, traced: Traced, transformer: nn.Module, config: RunConfig) -> int:
+    """Bytes of activations whose place gradients take: of all, and of a block that is computed again by those of the
+    block. With several micro-batches a step gradients are there already."""
+    if config.unified.accumulate > 1:
+        return 0
+    gradients = sum(part.bytes for part in counted.parts if part.what == GRADIENTS)
+    blocks = list(transformer.transformer_blocks)  # type: ignore[arg-type]
+    trained = [sum(p.numel() for p in block.parameters() if p.requires_grad) for block in blocks]
+    largest = gradients * max(trained) // max(1, counted.trained)
+    return min(gradients, traced.saved) + min(largest, traced.block)
 
 
 def counts_of(config: RunConfig, device: str = "cpu") -> Counts:
@@ -183,9 +204,7 @@ def check_fits(plan: TrainingPlan | Counts, room: Room) -> None:
     """
     parts = [*(plan.counts.parts if isinstance(plan, TrainingPlan) else plan.parts)]
     if isinstance(plan, TrainingPlan):
-        parts.append(
-            Part("activations", DEVICE, plan.precision, 0, plan.traced.saved + plan.traced.block + plan.working)
-        )
+        parts.append(Part("activations", DEVICE, plan.precision, 0, plan.activations))
     for place, budget in ((DEVICE, room.budget), (HOST, room.host)):
         here = [part for part in parts if part.place == place or (room.device == "cpu" and place == DEVICE)]
         needed = sum(part.bytes for part in here)
@@ -218,7 +237,7 @@ def counts(transformer: nn.Module, heads: nn.Module | None, config: RunConfig, p
         copied = sum(p.numel() for p in _copied(transformer))
         parts.append(Part(COPIES, DEVICE, "bf16", copied, 2 * copied))
     size = 2 if optimizer.gradients == "bf16" else 4
-    parts.append(Part("gradients", DEVICE, optimizer.gradients, numbers, size * numbers))
+    parts.append(Part(GRADIENTS, DEVICE, optimizer.gradients, numbers, size * numbers))
     states = sum(state_bytes(name, p, optimizer) for name, p in trained)
     kind = {"fp32": "fp32", "bf16": "bf16", "8bit": "8 bits"}[optimizer.states]
     parts.append(Part(f"{STATES} {optimizer.name}", DEVICE, kind, numbers, states))
