@@ -170,9 +170,11 @@ def measure_shape(
     device: str,
     backward: bool,
     left: float | None = None,
+    pace: dict[bool, float] | None = None,
 ) -> dict[str, list[float]]:
     """Seconds of every implementation by round; also of "dense" and, with a backward, of "limit".
-    None where `left`, seconds for all of it, are too few."""
+    None where `left`, seconds for all of it, are too few, at once by the `pace` of earlier cases: seconds of a first
+    round a number of the products' size, with a backward and without."""
     torch.manual_seed(0)
 
     def ffn() -> FeedForward:
@@ -205,14 +207,20 @@ def measure_shape(
         weights = torch.rand(tokens, 1, device=device).requires_grad_(backward)
         return {name: timed(partial(run, *ways[name], ids, weights), device) for name in names}
 
-    began = time.monotonic()
+    began, size = time.monotonic(), tokens * dim * hidden * len(ways)
+    if left is not None and pace and (1 + WARM_UP + FEWEST) * size * pace.get(backward, 0.0) > left:
+        return seconds
     first = turn(list(ways))
     # Beside other processes a second of work takes longer.
     took = time.monotonic() - began
+    if pace is not None:
+        pace[backward] = took / size
     counts, priming = affordable(first, rounds, None if left is None else (left / took - 1) * sum(first.values()))
     for number in range(max(priming.values(), default=0)):
         turn([name for name, count in priming.items() if number < count])
     for number in range(max(counts.values()) + WARM_UP if any(counts.values()) else 0):
+        if left is not None and time.monotonic() - began > left and len(seconds["ours"]) >= FEWEST:
+            break
         names = [name for name, count in counts.items() if count and number < count + WARM_UP]
         # Rotate the order, so that no implementation always follows the same one.
         at = number % len(names)
@@ -270,11 +278,16 @@ def measure(device: str, shapes: str, seed: int, all: bool) -> Sequence[Figure]:
         for shape in chosen for dtype in dtypes for route in ROUTES for backward in (True, False)
     ]  # fmt: skip
     end = time.monotonic() + BUDGET[shapes] if device == "cpu" and not all else math.inf
+    # A larger case gets more of the time, but not as much more as its arithmetic.
+    shares = [math.sqrt(math.prod(shape[:4]) * (3 if backward else 1)) for shape, _, _, backward in cases]
+    pace: dict[bool, float] = {}
     for number, (shape, dtype, route, backward) in enumerate(cases):
         tokens, dim, hidden, rounds, balanced_bound, skewed_bound = shape
         label = f"{tokens}x{dim}x{hidden}_{str(dtype)[6:]}_{route}_{'train' if backward else 'infer'}"
-        left = None if end == math.inf else (end - time.monotonic()) / (len(cases) - number)
-        seconds = measure_shape(tokens, dim, hidden, rounds, dtype, route, device, backward, left)
+        left = None
+        if end != math.inf:
+            left = (end - time.monotonic()) * shares[number] / sum(shares[number:])
+        seconds = measure_shape(tokens, dim, hidden, rounds, dtype, route, device, backward, left, pace)
         if not seconds["ours"]:
             note = "left out: no time for three rounds; --all measures it"
             figures.append(Figure(label, 0, "measured", note=note))
