@@ -1,23 +1,25 @@
 """The mixture layer against one dense FFN of the same activated parameters, and against other implementations.
 
 Every round draws new routing and times every implementation once. A figure is the median over rounds of the ratio
-within a round. On a CPU it uses one thread and process CPU time, so that other processes do not disturb it.
+within a round. On a CPU it uses one thread and process CPU time, so that other processes do not disturb it. There the
+first round of a case says how many more there is time for; a case without time for three is left out, and named.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 import transformers
 from diffusers.models.attention import FeedForward
-from figures import ALL, LEFT_OUT, Figure, emulates_bf16, product_speed, report
+from figures import ALL, LEFT_OUT, Figure, emulates_bf16, report
 from torch import nn
 from transformers.integrations.moe import use_experts_implementation
 
@@ -36,13 +38,16 @@ CPU_SHAPES = (
 GPU_SHAPES = ((4096, 3072, 12288, 11, 1.05, 1.05), (8192, 3072, 12288, 11, 1.05, 1.05))
 LARGE_DIM = 1024  # from here on, all experts on all tokens is left out: it does four times the arithmetic
 BATCHED_LIMIT = 5e9  # bytes of copied weights
+TRANSFORMERS = ("eager", "grouped_mm", "batched_mm")  # its implementations of experts
 ROUTES = {"balanced": (0.25, 0.25, 0.25, 0.25), "skewed": (0.7, 0.2, 0.05, 0.05)}
 FORWARD_BOUND = 0.95
 # oneDNN compiles a kernel once for each new row count, which takes milliseconds. A run of many steps does not feel
 # that, so every implementation first runs on this many routings.
 PRIMING = 12
 WARM_UP = 1
-BUDGET = 540.0  # seconds
+BUDGET = {"all": 540.0, "small": 180.0}  # seconds, on a CPU, shared by the cases that are still to come
+FEWEST, SLOW = 3, 6.0
+"""Rounds that make a median; and times the median implementation, from which on one runs so few rounds."""
 
 Way = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -114,7 +119,7 @@ def ways_of(experts: nn.ModuleList, dim: int, hidden: int, tokens: int) -> dict[
         ways["all_experts"] = (all_experts(experts), list(experts.parameters()))
     weight = experts[0].net[2].weight
     needed = 8 * tokens * dim * hidden * weight.element_size()
-    for name in ("eager", "grouped_mm", "batched_mm"):
+    for name in TRANSFORMERS:
         if name == "batched_mm" and needed > BATCHED_LIMIT:
             print(f"batched_mm would copy {needed / 1e9:.0f} GB at {tokens}x{dim}x{hidden}: left out", file=sys.stderr)
             continue
@@ -156,9 +161,20 @@ def bare_products(x: torch.Tensor, dense: FeedForward) -> Callable[[], None]:
 
 
 def measure_shape(
-    tokens: int, dim: int, hidden: int, rounds: int, dtype: torch.dtype, route: str, device: str, backward: bool
+    tokens: int,
+    dim: int,
+    hidden: int,
+    rounds: int,
+    dtype: torch.dtype,
+    route: str,
+    device: str,
+    backward: bool,
+    left: float | None = None,
+    pace: dict[bool, float] | None = None,
 ) -> dict[str, list[float]]:
-    """Seconds of every implementation by round; also of "dense" and, with a backward, of "limit"."""
+    """Seconds of every implementation by round; also of "dense" and, with a backward, of "limit".
+    None where `left`, seconds for all of it, are too few, at once by the `pace` of earlier cases: seconds of a first
+    round a number of the products' size, with a backward and without."""
     torch.manual_seed(0)
 
     def ffn() -> FeedForward:
@@ -185,54 +201,63 @@ def measure_shape(
             tensor.grad = None
 
     shares = torch.tensor(ROUTES[route])
-    for _ in range(PRIMING):
+
+    def turn(names: Sequence[str]) -> dict[str, float]:
         ids = torch.multinomial(shares, tokens, replacement=True)[:, None].to(device)
         weights = torch.rand(tokens, 1, device=device).requires_grad_(backward)
-        for name, way in ways.items():
-            if name != "batched_mm":  # none of its products depends on the routing
-                run(*way, ids, weights)
-    for turn in range(rounds + WARM_UP):
-        ids = torch.multinomial(shares, tokens, replacement=True)[:, None].to(device)
-        weights = torch.rand(tokens, 1, device=device).requires_grad_(backward)
-        names = list(ways)
+        return {name: timed(partial(run, *ways[name], ids, weights), device) for name in names}
+
+    began, size = time.monotonic(), tokens * dim * hidden * len(ways)
+    if left is not None and pace and (1 + WARM_UP + FEWEST) * size * pace.get(backward, 0.0) > left:
+        return seconds
+    first = turn(list(ways))
+    # Beside other processes a second of work takes longer.
+    took = time.monotonic() - began
+    if pace is not None:
+        pace[backward] = took / size
+    counts, priming = affordable(first, rounds, None if left is None else (left / took - 1) * sum(first.values()))
+    for number in range(max(priming.values(), default=0)):
+        turn([name for name, count in priming.items() if number < count])
+    for number in range(max(counts.values()) + WARM_UP if any(counts.values()) else 0):
+        if left is not None and time.monotonic() - began > left and len(seconds["ours"]) >= FEWEST:
+            break
+        names = [name for name, count in counts.items() if count and number < count + WARM_UP]
         # Rotate the order, so that no implementation always follows the same one.
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            way, parameters = ways[name]
-            taken = timed(lambda way=way, p=parameters, i=ids, w=weights: run(way, p, i, w), device)
-            if turn >= WARM_UP:
-                seconds[name].append(taken)
-        if backward and turn >= WARM_UP:
-            seconds["limit"].append(timed(limit, device))
+        at = number % len(names)
+        taken = turn(names[at:] + names[:at])
+        if number >= WARM_UP:
+            for name, value in taken.items():
+                seconds[name].append(value)
+            if backward:
+                seconds["limit"].append(timed(limit, device))
     return seconds
 
 
+def affordable(first: dict[str, float], rounds: int, left: float | None) -> tuple[dict[str, int], dict[str, int]]:
+    """(rounds, priming rounds) of each implementation in so many seconds (None: any), by those of a first round.
+
+    One that is slower than the others by far runs no more than `FEWEST` rounds, or none. All have none where there is
+    no time for so many.
+    """
+    # None of the products of batched_mm depends on the routing.
+    primed = first.keys() - {"batched_mm"}
+    if left is None:
+        return dict.fromkeys(first, rounds), dict.fromkeys(primed, PRIMING)
+    slow = {name for name, taken in first.items() if taken > SLOW * statistics.median(first.values())}
+    others = sum(taken for name, taken in first.items() if name not in slow)
+    for kept in (slow, set[str]()):
+        fitting = int((left - (FEWEST + WARM_UP) * sum(first[name] for name in kept)) / others) - WARM_UP
+        if fitting >= FEWEST:
+            rounds = max(FEWEST, min(rounds, fitting // 2))
+            priming = min(PRIMING, fitting - rounds)
+            few = {name: FEWEST if name in kept else 0 for name in slow}
+            return dict.fromkeys(first, rounds) | few, dict.fromkeys(primed - slow, priming)
+    return dict.fromkeys(first, 0), {}
+
+
 def ratio(seconds: dict[str, list[float]], over: str, under: str) -> float:
-    """Median over rounds of the ratio of two implementations' times."""
-    return statistics.median(a / b for a, b in zip(seconds[over], seconds[under], strict=True))
-
-
-def seconds_of(shape: tuple[Any, ...], speed: float) -> float:
-    """About how long a shape takes in one dtype. Training is three times a forward pass, and seven implementations (the
-    dense FFN and all experts among them) do what ten of them would."""
-    tokens, dim, hidden, rounds, *_ = shape
-    runs = len(ROUTES) * (3 + 1) * 10 * (rounds + WARM_UP + PRIMING)
-    return runs * 4.0 * tokens * dim * hidden / speed
-
-
-def chosen_shapes(
-    shapes: Sequence[Any], dtypes: Sequence[torch.dtype], everything: bool
-) -> tuple[list[Any], list[Any]]:
-    """(shapes that are measured, those that would take longer than `BUDGET` together)."""
-    left, measured, over = BUDGET, [], []
-    speeds = [product_speed(dtype) for dtype in dtypes]
-    for shape in shapes:
-        needed = sum(seconds_of(shape, speed) for speed in speeds)
-        if everything or needed <= left:
-            measured.append(shape)
-            left -= needed
-        else:
-            over.append(shape)
-    return measured, over
+    """Median over the rounds that both ran of the ratio of two implementations' times."""
+    return statistics.median(a / b for a, b in zip(seconds[over], seconds[under], strict=False))
 
 
 def measure(device: str, shapes: str, seed: int, all: bool) -> Sequence[Figure]:
@@ -248,37 +273,49 @@ def measure(device: str, shapes: str, seed: int, all: bool) -> Sequence[Figure]:
         dtypes = [torch.float32] if not all and emulates_bf16() else [torch.float32, torch.bfloat16]
         if len(dtypes) == 1:
             figures.append(Figure("bf16", 0, "measured", note=LEFT_OUT))
-        chosen, over = chosen_shapes(chosen, dtypes, all)
-        for tokens, dim, hidden, *_ in over:
-            note = "left out: with the others it takes over 9 minutes; --all measures it"
-            figures.append(Figure(f"{tokens}x{dim}x{hidden}", 0, "measured", note=note))
-    for tokens, dim, hidden, rounds, balanced_bound, skewed_bound in chosen:
-        for dtype in dtypes:
-            for route in ROUTES:
-                for backward in (True, False):
-                    label = f"{tokens}x{dim}x{hidden}_{str(dtype)[6:]}_{route}_{'train' if backward else 'infer'}"
-                    seconds = measure_shape(tokens, dim, hidden, rounds, dtype, route, device, backward)
-                    bound = balanced_bound if route == "balanced" else skewed_bound
-                    if not backward and bound is not None and device == "cpu":
-                        bound = FORWARD_BOUND
-                    note = f"of the dense FFN's {1e3 * statistics.median(seconds['dense']):.1f} ms"
-                    figures.append(
-                        Figure(f"{label}_to_dense", ratio(seconds, "ours", "dense"), "x", bound, runs=rounds, note=note)
-                    )
-                    if backward:
-                        value = ratio(seconds, "limit", "ours")
-                        figures.append(
-                            Figure(f"{label}_of_limit", value, "x", runs=rounds, note="bare products / ours")
-                        )
-                    for peer in seconds.keys() - {"ours", "dense", "limit"}:
-                        value = ratio(seconds, "ours", peer)
-                        by = {"eager", "grouped_mm", "batched_mm"} & {
-                            peer
-                        } and f"transformers {transformers.__version__}"
-                        note = f"ours / {by or 'torch'} {peer}"
-                        wanted = 1.0 if bound is not None or peer == "batched_mm" else None
-                        figures.append(Figure(f"{label}_to_{peer}", value, "x", wanted, runs=rounds, note=note))
+    cases = [
+        (shape, dtype, route, backward)
+        for shape in chosen for dtype in dtypes for route in ROUTES for backward in (True, False)
+    ]  # fmt: skip
+    end = time.monotonic() + BUDGET[shapes] if device == "cpu" and not all else math.inf
+    # A larger case gets more of the time, but not as much more as its arithmetic.
+    shares = [math.sqrt(math.prod(shape[:4]) * (3 if backward else 1)) for shape, _, _, backward in cases]
+    pace: dict[bool, float] = {}
+    for number, (shape, dtype, route, backward) in enumerate(cases):
+        tokens, dim, hidden, rounds, balanced_bound, skewed_bound = shape
+        label = f"{tokens}x{dim}x{hidden}_{str(dtype)[6:]}_{route}_{'train' if backward else 'infer'}"
+        left = None
+        if end != math.inf:
+            left = (end - time.monotonic()) * shares[number] / sum(shares[number:])
+        seconds = measure_shape(tokens, dim, hidden, rounds, dtype, route, device, backward, left, pace)
+        if not seconds["ours"]:
+            note = "left out: no time for three rounds; --all measures it"
+            figures.append(Figure(label, 0, "measured", note=note))
+            continue
+        bound = balanced_bound if route == "balanced" else skewed_bound
+        if not backward and bound is not None and device == "cpu":
+            bound = FORWARD_BOUND
+        figures += figures_of(label, seconds, bound, backward)
     return figures
+
+
+def figures_of(label: str, seconds: dict[str, list[float]], bound: float | None, backward: bool) -> list[Figure]:
+    """What the seconds of a case say. bound: of ours against the dense FFN."""
+    runs = {name: len(taken) for name, taken in seconds.items()}
+    note = f"of the dense FFN's {1e3 * statistics.median(seconds['dense']):.1f} ms"
+    found = [Figure(f"{label}_to_dense", ratio(seconds, "ours", "dense"), "x", bound, runs=runs["ours"], note=note)]
+    if backward:
+        value = ratio(seconds, "limit", "ours")
+        found.append(Figure(f"{label}_of_limit", value, "x", runs=runs["ours"], note="bare products / ours"))
+    for peer in seconds.keys() - {"ours", "dense", "limit"}:
+        if not seconds[peer]:
+            found.append(Figure(f"{label}_to_{peer}", 0, "measured", note="left out: no time; --all measures it"))
+            continue
+        by = f"transformers {transformers.__version__}" if peer in TRANSFORMERS else "torch"
+        wanted = 1.0 if bound is not None or peer == "batched_mm" else None
+        value, note = ratio(seconds, "ours", peer), f"ours / {by} {peer}"
+        found.append(Figure(f"{label}_to_{peer}", value, "x", wanted, runs=runs[peer], note=note))
+    return found
 
 
 if __name__ == "__main__":

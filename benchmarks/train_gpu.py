@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.models.transformers.transformer_qwenimage import QwenEmbedRope
 from figures import Figure, report
 from torch import Tensor, nn
 
@@ -100,8 +99,6 @@ def random_transformer(config: RunConfig, device: torch.device) -> Any:
     model = meta_transformer(described).to(torch.bfloat16).to_empty(device=device).train()
     for name, parameter in model.named_parameters():
         parameter.fill_(1.0) if name.endswith("norm.weight") else parameter.normal_(std=STD)
-    # The table of rotations is a plain attribute, which the meta device left without numbers.
-    model.pos_embed = QwenEmbedRope(10000, list(model.config.axes_dims_rope), scale_rope=True)
     choose_trained(model, config)
     return model
 

@@ -159,7 +159,7 @@ def trained(config: RunConfig, ranks: Ranks = ALONE, special: str | None = None)
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     run = Run(config, folder, {}, {}, Console(quiet=True))
-    if ranks.count == 1:
+    if ranks.is_alone:
         average, model = run_stage(stage, run), stage.transformer
     else:
         model, average = train_sharded(stage, run, ranks)

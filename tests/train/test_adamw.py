@@ -105,12 +105,30 @@ def test_gradients_in_bf16_are_the_rounded_ones() -> None:
     assert float(nn.utils.get_total_norm([p.grad for p in rounded.parameters()])) == pytest.approx(1, rel=0.01)
 
 
-@pytest.mark.parametrize(("settings", "part"), [({}, "'muon'"), ({"name": "adamw", "states": "8bit"}, "'8bit'")])
-def test_what_one_process_alone_can_do_is_refused_in_several(settings: dict[str, Any], part: str) -> None:
-    check_processes(OptimizerConfig(**settings), 1)
-    check_processes(OptimizerConfig(name="adamw", states="bf16"), 2)
-    with pytest.raises(ConfigError, match=part):
-        check_processes(OptimizerConfig(**settings), 2)
+def test_what_one_process_alone_can_do_is_refused_in_several() -> None:
+    check_processes(OptimizerConfig(), 1)
+    for states in ("bf16", "8bit"):
+        check_processes(OptimizerConfig(name="adamw", states=states), 2)
+    with pytest.raises(ConfigError, match="'muon'"):
+        check_processes(OptimizerConfig(), 2)
+
+
+def test_moments_in_8_bits_do_not_depend_on_who_keeps_the_rows() -> None:
+    """The last 20 of 40 rows by themselves have the moments that they have among the others."""
+    wide = nn.Parameter(torch.randn(40, 300))
+    (wider,) = make_optimizers({"m": nn.ParameterDict({"w": wide})}, OptimizerConfig(name="adamw", states="8bit"))
+    part = nn.Parameter(wide.detach()[20:].clone())
+    (parts,) = make_optimizers({"m": nn.ParameterDict({"w": part})}, OptimizerConfig(name="adamw", states="8bit"))
+    for step in range(3):
+        torch.manual_seed(step)
+        wide.grad = torch.randn(40, 300)
+        part.grad = wide.grad[20:].clone()
+        wider.step()
+        parts.step()
+    assert torch.equal(wide[20:], part)
+    for name, value in parts.state[part].items():
+        assert name == "step" or torch.equal(wider.state[wide][name][20:], value), name
+    assert wider.state[wide]["exp_avg"].dtype == torch.uint8
 
 
 def test_a_run_in_several_processes_is_refused_before_its_folder_is_made(

@@ -132,3 +132,12 @@ def test_without_a_terminal_a_line_says_how_far_it_is(config: Make, monkeypatch:
     form = r"unified: step 2 of 4, flow \d.*, learning rate [\d.e-]+, [\d.e+]+ steps/s, "
     form += r"[\d.e+]+ samples/s, \d+k? tokens/s, load \d+ % to \d+ %, \d+ s left"
     assert re.fullmatch(form, lines[3])
+
+
+def test_a_dense_model_of_other_latents_is_named_before_a_folder_is_made(
+    config: Callable[..., RunConfig], run_training: Callable[..., Path], components: str
+) -> None:
+    run = config(start=components, components="packaged", base={"steps": 0}, unified={"steps": 1})
+    with pytest.raises(ConfigError, match=r"whose in_channels is 16, but this run needs 64; name a dense model"):
+        run_training(run)
+    assert not Path(run.output_dir).exists()

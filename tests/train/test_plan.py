@@ -23,13 +23,14 @@ from tagmoe.train.plan import (
     alternatives,
     check_fits,
     counts,
+    counts_of,
     objective,
     plan_training,
     transformer_config,
 )
 from tagmoe.train.plan_shapes import shapes_of
 from tagmoe.train.precision import autocast
-from tagmoe.train.trace import Shapes, meta_transformer, saved_bytes, trace
+from tagmoe.train.trace import Shapes, Traced, meta_transformer, saved_bytes, trace
 from tagmoe.train.trained import choose_trained, mark_trained
 
 ROOM = Room("cpu", 1e12, float("inf"), CPU_PLANS)
@@ -72,6 +73,8 @@ def real_bytes(parameters: list[nn.Parameter]) -> int:
 
 
 BYTE_CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {"name": "muon"}),
+    ({"parameters": "moe", "frozen_dtype": "fp8"}, {"name": "adamw", "states": "bf16", "gradients": "bf16"}),
     ({}, {"name": "adamw", "states": "bf16", "gradients": "bf16"}),
     ({"parameters": "moe"}, {"name": "adamw"}),
     ({"parameters": "moe", "frozen_dtype": "fp8"}, {"name": "adamw", "states": "8bit"}),
@@ -83,8 +86,6 @@ BYTE_CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
 @pytest.mark.parametrize(
     ("changes", "optimizer"),
     [
-        ({}, {"name": "muon"}),
-        ({"parameters": "moe", "frozen_dtype": "fp8"}, {"name": "adamw", "states": "bf16", "gradients": "bf16"}),
         ({"parameters": "moe", "frozen_dtype": "nf4"}, {"name": "adamw", "states": "8bit"}),
         *(pytest.param(*case, marks=pytest.mark.slow) for case in BYTE_CASES),
         ({"parameters": "lora", "lora": {"rank": 3}}, {"name": "adamw"}),
@@ -147,7 +148,7 @@ TINY = {
 SHORT = {"num_layers": 3, "num_moe_blocks": 1}
 
 
-@pytest.mark.slow_but_first
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", [SHORT, {}], ids=["short", "deep"])
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 @pytest.mark.parametrize("parameters", ["all", "moe", "lora"])
@@ -200,6 +201,31 @@ def test_what_does_not_fit_is_refused_with_its_largest_parts(config: Callable[..
     check_fits(plan, Room("cuda", plan.device, plan.host, PLANS))
 
 
+def test_the_plan_states_the_most_that_the_host_holds(
+    config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tagmoe.train.plan.trace", lambda *_, **__: Traced(0, 1, 1))
+    run = config(parameters="moe", optimizer={"name": "adamw"})
+    read = config(parameters="moe", optimizer={"name": "adamw"}, base={"steps": 0})
+    gpu = Room("cuda", 1e12, 1e12, PLANS)
+
+    def most(run: RunConfig, room: Room, ranks: int) -> tuple[str, int]:
+        plan = plan_training(run, room, shapes_of(run, None, 1, ranks), ranks)
+        [part] = [part for part in plan.counts.parts if part.what.startswith("at most: ")]
+        assert plan.host >= part.bytes
+        return part.what.removeprefix("at most: "), part.bytes
+
+    counted = counts_of(run)
+    parameters, trained = counted.parameters, counted.trained
+    assert most(run, ROOM, 1) == ("copy of the state while it is saved", 16 * trained)
+    assert most(run, gpu, 1) == ("whole model while it is read or made", 8 * parameters)
+    assert most(read, gpu, 1)[1] < 8 * parameters, "it is read once, in bf16 where it stays frozen"
+    what, size = most(run, gpu, 2)
+    assert what == "whole model while it is read or made", "a base that is trained first"
+    what, size = most(read.model_copy(update={"start": "a folder that is not there"}), gpu, 4)
+    assert size >= 8 * trained
+
+
 def test_a_run_that_cannot_fit_leaves_no_folder(
     config: Callable[..., RunConfig], run_training: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,6 +244,7 @@ def test_heads_of_the_loss_are_those_of_the_stage(config: Callable[..., RunConfi
     assert [p.shape for p in planned.parameters()] == [p.shape for p in real.parameters()]
 
 
+@pytest.mark.slow
 def test_activation_checkpointing_keeps_what_is_planned_and_counts_its_flops_apart(
     config: Callable[..., RunConfig], latents: str
 ) -> None:

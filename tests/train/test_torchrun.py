@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -29,6 +31,8 @@ Make = Callable[..., RunConfig]
 RUN: dict[str, Any] = {"base": {"steps": 2}, "optimizer": {"name": "adamw", "lr": 1e-3}, "save_every": 2}
 LIMIT = 60
 """Seconds in which torchrun must have ended all its processes. It gives them 30 after it has asked them to stop."""
+LARGEST_FILE = 40_000
+"""Bytes: fewer than a rank's part of a checkpoint, more than whatever else a run writes."""
 START = 500
 """Seconds for two processes to import torch and begin, on a machine that is busy with other work."""
 
@@ -98,13 +102,19 @@ def test_a_run_of_two_ranks_resumes_on_one_and_on_four(
 
 
 @contextmanager
-def torchrun(recipe: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """`tagmoe train` in two processes of torchrun. What is left of them at the end is killed, by number."""
+def torchrun(
+    recipe: Path, *arguments: str, largest_file: int = resource.RLIM_INFINITY
+) -> Iterator[subprocess.Popen[str]]:
+    """`tagmoe train` in two processes of torchrun. What is left of them at the end is killed, by number.
+
+    largest_file: bytes to which a file of theirs can grow; the write of a full disk fails alike.
+    """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "tagmoe"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         [*command, "train", str(recipe), *arguments], env=environment, text=True, stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY)),
     ) as process:  # fmt: skip
         try:
             yield process
@@ -138,16 +148,58 @@ def wait_for_step(config: RunConfig, step: int) -> None:
 LONG: dict[str, Any] = RUN | {"base": {"steps": 0}, "unified": {"steps": 100_000}, "save_every": 1000}
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_rank_0_says_once_what_is_wrong_and_all_end(config: Make, tmp_path: Path) -> None:
-    run = config("refused", **RUN)
+def _taken(config: Make, **_: Any) -> RunConfig:
+    run = config("taken", **RUN)
     Path(run.output_dir).mkdir()
     (Path(run.output_dir) / "other").touch()
-    with torchrun(written(run, tmp_path)) as process:
-        _, said = process.communicate(timeout=START + LIMIT)
+    return run
+
+
+def _other_size(config: Make, components: str, **_: Any) -> RunConfig:
+    """A dense model whose latents have 4 channels, and components whose have 16."""
+    return config("size", start=components, **(RUN | {"components": "packaged", "base": {"steps": 0}}))
+
+
+def _half_deleted(config: Make, tmp_path: Path, **_: Any) -> RunConfig:
+    run = config("deleted", **RUN)
+    in_ranks(tmp_path / "ranks", lambda: train_quietly(run), 2)
+    newest = max((Path(run.output_dir) / "checkpoints" / "unified").iterdir())
+    min(newest.glob("shard-*")).unlink()
+    return run
+
+
+FAULTS: dict[str, tuple[Callable[..., RunConfig], str, list[str]]] = {
+    "taken": (_taken, "exists and is not empty", []),
+    "typo": (lambda config, **_: config("typo", **RUN), "The setting 'unified.bacth'", ["--set", "unified.bacth=4"]),
+    "size": (_other_size, "whose in_channels is 16, but this run needs 64", []),
+    "batch": (lambda config, **_: config("batch", **(RUN | {"unified": {"batch": 3}})), "cannot share", []),
+    "deleted": (_half_deleted, "is damaged or missing; delete the folder", ["--resume"]),
+    "full": (lambda config, **_: config("full", **RUN), "stopped, because", []),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("fault", list(FAULTS))
+def test_rank_0_says_once_what_is_wrong_and_all_end(fault: str, config: Make, components: str, tmp_path: Path) -> None:
+    make, sentence, arguments = FAULTS[fault]
+    run = make(config=config, components=components, tmp_path=tmp_path)
+    most = LARGEST_FILE if fault == "full" else resource.RLIM_INFINITY
+    with torchrun(written(run, tmp_path), *arguments, largest_file=most) as process:
+        said, at = [], None
+        assert process.stderr is not None
+        for line in process.stderr:
+            said.append(line)
+            if at is None and re.search(sentence, line):
+                at = time.monotonic()
+        process.wait(LIMIT)
+    text = "".join(said)
     assert process.returncode != 0
-    assert said.count("exists and is not empty") == 1, said
+    assert at is not None, text
+    assert len(re.findall(sentence, text)) == 1, text
+    took = time.monotonic() - at
+    print(f"{fault}: all ended {took:.1f} s after the sentence")
+    assert took < LIMIT
 
 
 @pytest.mark.slow

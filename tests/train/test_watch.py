@@ -21,6 +21,7 @@ from tagmoe.config import RunConfig, WatchConfig
 from tagmoe.errors import ConfigError, MissingError, TrainingError, UsageError
 from tagmoe.losses.objective import Objective
 from tagmoe.tags import TAG_NAMES
+from tagmoe.train import throughput
 from tagmoe.train.progress import Pace, load_bar
 from tagmoe.train.recipe import train
 from tagmoe.train.routing_watch import RoutingWatch, scalars, share_explained
@@ -28,7 +29,7 @@ from tagmoe.train.run_page import PAGE, RunPage
 from tagmoe.train.seen import Seen
 from tagmoe.train.spikes import MOST_SKIPPED, Spikes
 from tagmoe.train.throughput import StepFlops, peak_of
-from tagmoe.train.trace import Shapes, trace
+from tagmoe.train.trace import Shapes, Traced, trace
 from tagmoe.train.trackers import check_trackers
 
 Make = Callable[..., RunConfig]
@@ -162,15 +163,24 @@ def test_a_step_that_is_not_finite_is_skipped_by_policy_and_stops_otherwise(
     assert "changes no weight" in alarm["what"]
 
 
-@pytest.mark.slow
-def test_a_collapse_stops_the_run_by_policy_after_it_is_saved(config: Make, run_training: Callable[..., Path]) -> None:
+def polynomial(config: Any, shapes: Shapes, precision: str, **_: Any) -> Traced:
+    """FLOPs that grow with the tokens as those of a transformer do."""
+    image, text = shapes.image_tokens, shapes.text_tokens
+    return Traced(0, forward=5 + 3 * image + 7 * (image + text) ** 2, backward=2 * text)
+
+
+def test_a_collapse_stops_the_run_by_policy_after_it_is_saved(
+    config: Make, run_training: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(throughput, "trace", polynomial)
     run = config(
         base={"steps": 0}, unified={"steps": 4},
-        watch={"routing_every": 2, "collapse_share": 0.1, "routing_alarm": "stop"},
+        watch={"routing_every": 2, "collapse_share": 0.1, "routing_alarm": "stop", "peak_flops": 1e6},
     )  # fmt: skip
     with pytest.raises(TrainingError, match=r"saved at step 2, because transformer_blocks\.1\.img_mlp has collapsed"):
         run_training(run)
     assert (Path(run.output_dir) / "checkpoints" / "unified" / "00000002").is_dir()
+    assert all(line["utilisation"] > 0 for line in metrics(run))
     assert "has collapsed" in Page((Path(run.output_dir) / PAGE).read_text()).text
     going_on = config(base={"steps": 0}, unified={"steps": 4}, watch={"routing_every": 2})
     assert run_training(going_on, resume=True).is_dir()
@@ -240,6 +250,16 @@ def test_the_pace_and_the_load_are_said_in_short() -> None:
     assert str(Pace(0.0, 64, 64_000, None)) == ""
     assert load_bar([]) == ""
     assert load_bar([[0.5, 0.5], [1.0, 0.0]]) == "load \N{FULL BLOCK}\N{LOWER ONE EIGHTH BLOCK}"
+
+
+def test_four_traces_give_the_flops_of_any_shape(monkeypatch: pytest.MonkeyPatch, config: Make) -> None:
+    monkeypatch.setattr(throughput, "trace", polynomial)
+    flops = throughput.step_flops("unified", {"_class_name": "any", "num_layers": 1}, config(), "fp32")
+    shapes = Shapes(3, ((6, 8), (4, 10)), 21)
+    traced = polynomial(None, shapes, "fp32")
+    assert flops.of(shapes) == pytest.approx(3 * (traced.forward + traced.backward))
+    assert throughput.peak_flops("fp32", torch.device("cpu"), None) is None
+    assert throughput.peak_flops("fp32", torch.device("cpu"), 2e9) == 2e9
 
 
 @pytest.mark.slow

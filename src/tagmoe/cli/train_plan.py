@@ -47,6 +47,7 @@ def _size(text: str | None) -> tuple[int, int] | None:
 
 def _text(plan: TrainingPlan, room: Room) -> str:
     from tagmoe.pipeline.memory.sizes import GB
+    from tagmoe.train.plan import REPLACED
 
     counts, shapes = plan.counts, plan.shapes
     lines = [
@@ -62,6 +63,7 @@ def _text(plan: TrainingPlan, room: Room) -> str:
         ("activations kept for backward (traced)", plan.traced.saved),
         ("activations of a block computed again (traced)", plan.traced.block),
         ("working memory (estimate)", plan.working),
+        (REPLACED, -plan.replaced),
     ):
         lines.append(f"{what:<46}{'device':<8}{plan.precision:<8}{size / GB:>10.3f}")
     lines += [

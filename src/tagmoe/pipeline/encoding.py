@@ -157,9 +157,8 @@ class EncodingMixin:
         if self.samples_apart is None:
             return self._encode_ids(rows, device, seen)
         if seen is not None:
-            alone = [
-                self._encode_ids([row], device, self._see(list(own))[0]) for row, own in zip(rows, pictures, strict=True)
-            ]
+            shown = [self._see(list(own))[0] for own in pictures]
+            alone = [self._encode_ids([row], device, own) for row, own in zip(rows, shown, strict=True)]
         else:
             # Equal texts, such as the usual negative prompt, are encoded once; those of one length together, because
             # padding is what would change bits.

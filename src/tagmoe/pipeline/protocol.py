@@ -92,11 +92,11 @@ class PipelineProtocol(DiffusionPipeline):
 
     @property
     def device(self) -> torch.device:
-        """Where the pipeline computes: the device of a part on an accelerator, else of the first part."""
+        """Where the pipeline computes: the device of a part on an accelerator, else of the first part with numbers."""
         parts = [unwrapped(part) for part in self.components.values() if isinstance(part, nn.Module)]
         devices = [part.device for part in parts]
         found = [device for device in devices if device.type not in ("cpu", "meta")]
-        return next(iter(found or devices), torch.device("cpu"))
+        return next(iter(found or [device for device in devices if device.type != "meta"]), torch.device("cpu"))
 
     def part(self, name: str) -> Any:
         """A part without its wrapper, to read its config and dtype. Raises UsageError when the pipeline lacks it."""

@@ -1,4 +1,4 @@
-"""AdamW whose moments or gradients take fewer bytes: bf16 moments, 8-bit moments of bitsandbytes, bf16 gradients.
+"""AdamW whose moments or gradients take fewer bytes: bf16 moments, 8-bit moments, bf16 gradients.
 
 Weights and their update are fp32 in all of them. Each works on one parameter after the other, so that no second copy
 of all gradients is made.
@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from tagmoe.config import OptimizerConfig
 from tagmoe.errors import ConfigError
 from tagmoe.extras import require
+from tagmoe.train.sharding import local, sharded_rows
 
 SMALLEST_8BIT = 4096
 """A parameter of fewer numbers keeps fp32 moments (bitsandbytes' default)."""
 BLOCK_8BIT = 256
-"""Numbers that share one fp32 scale in bitsandbytes' 8-bit moments."""
+"""Numbers that share one fp32 scale in 8-bit moments."""
 BETAS = (0.9, 0.99)
+MOMENTS = ("exp_avg", "exp_avg_sq")
+SCALE = "_scale"
+"""The end of the name of the scales of a moment in 8 bits."""
 
 
 class AdamWByParameter(torch.optim.Optimizer):
@@ -29,6 +35,7 @@ class AdamWByParameter(torch.optim.Optimizer):
 
     The moments are read as fp32, updated, and rounded to nearest. In bf16 a second moment that should change by less
     than 0.2 to 0.4 % stays as it is; with beta_2 = 0.99 that is a squared gradient within 20 to 40 % of it.
+    Of a sharded parameter each rank updates its part.
     """
 
     def __init__(
@@ -47,67 +54,122 @@ class AdamWByParameter(torch.optim.Optimizer):
 
     def _update(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:
         assert parameter.grad is not None
-        state, gradient = self.state[parameter], parameter.grad.float()
+        state, weight, gradient = self.state[parameter], local(parameter), local(parameter.grad).float()
         if not state:
             state["step"] = 0
-            for name in ("exp_avg", "exp_avg_sq"):
-                state[name] = torch.zeros_like(parameter, dtype=self.states)
+            for name in MOMENTS:
+                self._begin(state, name, parameter)
         state["step"] = step = int(state["step"]) + 1
         first, second = group["betas"]
         # Not in place: fp32 moments are the state itself, and an fp32 gradient the parameter's.
-        mean = state["exp_avg"].float().lerp(gradient, 1 - first)
-        square = state["exp_avg_sq"].float().lerp(gradient.square(), 1 - second)
-        state["exp_avg"].copy_(mean)
-        state["exp_avg_sq"].copy_(square)
+        mean = self._read(state, "exp_avg").lerp(gradient, 1 - first)
+        square = self._read(state, "exp_avg_sq").lerp(gradient.square(), 1 - second)
+        self._write(state, "exp_avg", mean)
+        self._write(state, "exp_avg_sq", square)
         scale = square.sqrt_().div_(math.sqrt(1 - second**step)).add_(group["eps"])
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.addcdiv_(mean, scale, value=-group["lr"] / (1 - first**step))
+        weight.mul_(1 - group["lr"] * group["weight_decay"])
+        weight.addcdiv_(mean, scale, value=-group["lr"] / (1 - first**step))
+
+    def _begin(self, state: dict[str, Any], name: str, parameter: nn.Parameter) -> None:
+        state[name] = torch.zeros_like(parameter, dtype=self.states)
+
+    def _read(self, state: dict[str, Any], name: str) -> Tensor:
+        return local(state[name]).float()
+
+    def _write(self, state: dict[str, Any], name: str, moment: Tensor) -> None:
+        local(state[name]).copy_(moment)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """torch casts the moments to the dtype of the weights; here they get theirs back, which loses nothing."""
         super().load_state_dict(state_dict)
         for state in self.state.values():
             state["step"] = int(state["step"])
-            for name in ("exp_avg", "exp_avg_sq"):
-                state[name] = state[name].to(self.states)
+            for name in MOMENTS:
+                state[name] = state[name].to(self._dtype(state, name))
+
+    def _dtype(self, state: dict[str, Any], name: str) -> torch.dtype:
+        return self.states
 
 
-def adamw_8bit(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
-    """bitsandbytes' AdamW with 8-bit moments (blocks of 256 numbers with one scale), for one process.
+class AdamWIn8Bits(AdamWByParameter):
+    """AdamW with moments of matrices in 8 bits (Dettmers et al., 2022), by bitsandbytes' quantisation; others in fp32.
 
-    Raises MissingError without bitsandbytes.
+    256 numbers of a row share a scale, and no two rows do. So the moments do not depend on how many ranks share the
+    rows, which a resume may change. Raises MissingError without bitsandbytes.
     """
-    require("memory", purpose="The setting 'optimizer.states: 8bit'")
-    from bitsandbytes.optim import AdamW8bit
 
-    class AdamWIn8Bits(AdamW8bit):  # type: ignore[misc]
-        """Takes gradients of any dtype, and a checkpoint whose step is a tensor."""
+    def __init__(self, groups: Iterable[dict[str, Any]], *, lr: float, weight_decay: float) -> None:
+        require("memory", purpose="The setting 'optimizer.states: 8bit'")
+        super().__init__(groups, lr=lr, weight_decay=weight_decay, states=torch.float32)
 
-        def update_step(self, group: Any, p: nn.Parameter, gindex: int, pindex: int) -> None:
-            kept = p.grad
-            assert kept is not None
-            if kept.dtype == p.dtype:
-                super().update_step(group, p, gindex, pindex)
-                return
-            p.grad, p.grad_dtype = None, None  # type: ignore[attr-defined]
-            p.grad = kept.to(p.dtype)
-            super().update_step(group, p, gindex, pindex)
-            p.grad, p.grad_dtype = None, kept.dtype  # type: ignore[attr-defined]
-            p.grad = kept
+    def _begin(self, state: dict[str, Any], name: str, parameter: nn.Parameter) -> None:
+        if not takes_8bit(parameter):
+            super()._begin(state, name, parameter)
+            return
+        state[name] = torch.zeros_like(parameter, dtype=torch.uint8)
+        rows, blocks = len(parameter), blocks_of(parameter)
+        scales = torch.zeros(len(local(parameter)), blocks, device=parameter.device)
+        state[name + SCALE] = sharded_rows(scales, parameter, rows)
 
-        def state_dict(self) -> dict[str, Any]:
-            """torch's: that of bitsandbytes nests the tensors, and a checkpoint is flat."""
-            return torch.optim.Optimizer.state_dict(self)
+    def _read(self, state: dict[str, Any], name: str) -> Tensor:
+        if name + SCALE not in state:
+            return super()._read(state, name)
+        from bitsandbytes.functional import dequantize_blockwise
 
-        def load_state_dict(self, state_dict: dict[str, Any], *args: Any, **kwargs: Any) -> None:
-            super().load_state_dict(state_dict, *args, **kwargs)
-            for state in self.state.values():
-                state["step"] = int(state["step"])
+        codes, scales = local(state[name]), local(state[name + SCALE])
+        if not codes.numel():
+            return codes.float()
+        blocks = _in_blocks(codes)
+        numbers = dequantize_blockwise(
+            blocks, absmax=scales.flatten(), code=_code(name, codes.device), blocksize=BLOCK_8BIT
+        )
+        return _of_blocks(numbers, codes)
 
-    optimizer: torch.optim.Optimizer = AdamWIn8Bits(
-        groups, lr=config.lr, betas=BETAS, weight_decay=config.weight_decay, min_8bit_size=SMALLEST_8BIT
-    )
-    return optimizer
+    def _write(self, state: dict[str, Any], name: str, moment: Tensor) -> None:
+        if name + SCALE not in state:
+            super()._write(state, name, moment)
+            return
+        from bitsandbytes.functional import quantize_blockwise
+
+        if moment.numel():
+            codes, kept = quantize_blockwise(_in_blocks(moment), code=_code(name, moment.device), blocksize=BLOCK_8BIT)
+            local(state[name]).copy_(_of_blocks(codes, moment))
+            scales = local(state[name + SCALE])
+            scales.copy_(kept.absmax.view_as(scales))
+
+    def _dtype(self, state: dict[str, Any], name: str) -> torch.dtype:
+        return torch.uint8 if name + SCALE in state else self.states
+
+
+def takes_8bit(parameter: Tensor) -> bool:
+    """Whether a parameter's moments are kept in 8 bits: one of several dimensions and of many numbers."""
+    return parameter.ndim > 1 and parameter.numel() >= SMALLEST_8BIT
+
+
+def blocks_of(parameter: Tensor) -> int:
+    """The scales of a row of a parameter's moment."""
+    return math.ceil(math.prod(parameter.shape[1:]) / BLOCK_8BIT)
+
+
+def _in_blocks(tensor: Tensor) -> Tensor:
+    """The rows of a tensor, each filled up to whole blocks with zeros, after one another."""
+    rows = tensor.flatten(1)
+    return F.pad(rows, (0, -rows.shape[1] % BLOCK_8BIT)).flatten()
+
+
+def _of_blocks(flat: Tensor, like: Tensor) -> Tensor:
+    """The inverse of `_in_blocks`."""
+    rows = flat.view(len(like), -1)
+    return rows[:, : math.prod(like.shape[1:])].reshape(like.shape)
+
+
+@lru_cache
+def _code(name: str, device: torch.device) -> Tensor:
+    """bitsandbytes' table of the 256 numbers that 8 bits stand for. Second moments have no sign."""
+    from bitsandbytes.functional import create_dynamic_map
+
+    code: Tensor = create_dynamic_map(signed=name == "exp_avg").to(device)
+    return code
 
 
 def keep_gradients_in(dtype: torch.dtype, parameters: Iterable[nn.Parameter]) -> None:
@@ -124,9 +186,4 @@ def check_processes(config: OptimizerConfig, count: int) -> None:
         raise ConfigError(
             f"The setting 'optimizer.name' is 'muon', which needs whole matrices, but {count} processes share them; "
             "set it to 'adamw', or train in one process."
-        )
-    if config.states == "8bit":
-        raise ConfigError(
-            f"The setting 'optimizer.states' is '8bit', which bitsandbytes keeps in one process alone, but {count} "
-            "train together; set it to 'bf16'. (torchao's 8-bit states are not used yet.)"
         )

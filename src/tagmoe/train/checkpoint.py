@@ -78,7 +78,9 @@ def restore_optimizers(optimizers: Sequence[torch.optim.Optimizer], flat: Mappin
             owner, index, name = key.split(".", 2)
             if int(owner) == number:
                 like = parameters[int(index)]
-                state.setdefault(int(index), {})[name] = spread(value, like) if value.shape == like.shape else value
+                # Of the same rows, those of the moments' scales among them.
+                is_like = value.ndim > 0 and value.shape[0] == like.shape[0]
+                state.setdefault(int(index), {})[name] = spread(value, like) if is_like else value
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

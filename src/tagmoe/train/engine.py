@@ -23,6 +23,7 @@ from tagmoe.train.precision import resolve_precision
 from tagmoe.train.ranks import Ranks
 from tagmoe.train.sharding import gathered, shard, shell_of
 from tagmoe.train.stage import FlowStage
+from tagmoe.train.start_parts import StartParts, fill_parts
 
 
 @contextmanager
@@ -74,12 +75,18 @@ def prepare_blocks(transformer: Any, config: RunConfig) -> None:
             block.compile()
 
 
-def train_sharded(stage: FlowStage, run: Run, ranks: Ranks) -> tuple[Any, dict[str, Tensor]]:
-    """Train a stage whose weights the ranks share. Returns (transformer, average) on rank 0: a model of its own with
-    the average in it, and the whole average. In other ranks the model has no numbers and the average is empty."""
+def train_sharded(
+    stage: FlowStage, run: Run, ranks: Ranks, start: StartParts | None = None
+) -> tuple[Any, dict[str, Tensor]]:
+    """Train a stage whose weights the ranks share. start: where those come from that it has no numbers of.
+
+    Returns (transformer, average) on rank 0: a model of its own with the average in it, and the whole average. In other
+    ranks the model has no numbers and the average is empty."""
     shell = shell_of(stage.transformer)
     precision = resolve_precision(run.config.precision, ranks.device.type)
     shard(stage.transformer, stage.objective, ranks, precision=precision, replicate=run.config.replicate)
+    if start is not None:
+        fill_parts(start, ranks)
     ema = run_stage(stage, run, ranks)
     average = gathered(ema, flat_parameters(stage.modules), ranks)
     fill(stage.modules, ema)

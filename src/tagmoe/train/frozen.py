@@ -55,7 +55,9 @@ class StoredLinear(nn.Linear):
     def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
         # On the meta device, so that no weight is made beside the one that is kept.
         super().__init__(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
-        weight, scale = linear.weight.detach(), torch.ones((), device=linear.weight.device)
+        weight = linear.weight.detach()
+        # That of a layer without numbers, which are read later, is known already.
+        scale = torch.ones((), device="cpu" if weight.is_meta else weight.device)
         if dtype == FP8:
             # A weight of zeros has no scale.
             scale = (weight.float().abs().max() / LARGEST_FP8).clamp_min(torch.finfo(torch.float32).tiny)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,17 +95,22 @@ def load_mixture(config: RunConfig, parts: Components) -> TagMoETransformer2DMod
     transformer = TagMoEPipeline.from_pretrained(
         folder, dtype=dtype, text_encoder=None, tokenizer=None, vae=None
     ).transformer
+    check_components(transformer.config, config, parts)
+    return transformer
+
+
+def check_components(described: Mapping[str, Any], config: RunConfig, parts: Components) -> None:
+    """Raise ConfigError where `components` do not fit the config of the mixture's transformer."""
     wanted = {
         "joint_attention_dim": parts.text_encoder.config.text_config.hidden_size,
         "in_channels": 4 * parts.vae.config.z_dim,
     }
     for name, value in wanted.items():
-        if transformer.config[name] != value:
+        if described[name] != value:
             raise ConfigError(
                 f"The setting 'components' names parts for a transformer whose {name} is {value}, but that of the "
-                f"mixture {config.mixture!r} is {transformer.config[name]}; leave 'components' out."
+                f"mixture {config.mixture!r} is {described[name]}; leave 'components' out."
             )
-    return transformer
 
 
 def _is_bf16(folder: Path) -> bool:

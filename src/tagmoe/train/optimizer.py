@@ -12,7 +12,14 @@ from torch.optim._muon import _adjust_lr
 
 from tagmoe.config import OptimizerConfig
 from tagmoe.sentences import counted
-from tagmoe.train.adamw import BETAS, BLOCK_8BIT, SMALLEST_8BIT, AdamWByParameter, adamw_8bit, keep_gradients_in
+from tagmoe.train.adamw import (
+    BETAS,
+    AdamWByParameter,
+    AdamWIn8Bits,
+    blocks_of,
+    keep_gradients_in,
+    takes_8bit,
+)
 from tagmoe.train.precision import has_bf16
 
 
@@ -94,8 +101,8 @@ def state_bytes(name: str, parameter: Tensor, config: OptimizerConfig) -> int:
     count = parameter.numel()
     if takes_muon(name, parameter, config):
         return 4 * count
-    if config.states == "8bit" and count >= SMALLEST_8BIT:
-        return 2 * count + 2 * 4 * math.ceil(count / BLOCK_8BIT)
+    if config.states == "8bit" and takes_8bit(parameter):
+        return 2 * count + 2 * 4 * len(parameter) * blocks_of(parameter)
     return (4 if config.states == "bf16" else 8) * count
 
 
@@ -104,7 +111,7 @@ def _adamw(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim
     if config.gradients == "bf16":
         keep_gradients_in(torch.bfloat16, (p for group in groups for p in group["params"]))
     if config.states == "8bit":
-        return adamw_8bit(groups, config)
+        return AdamWIn8Bits(groups, lr=config.lr, weight_decay=config.weight_decay)
     if config.states == "bf16" or config.gradients == "bf16":
         states = torch.bfloat16 if config.states == "bf16" else torch.float32
         return AdamWByParameter(groups, lr=config.lr, weight_decay=config.weight_decay, states=states)

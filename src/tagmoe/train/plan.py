@@ -28,6 +28,7 @@ from tagmoe.train.frozen import frozen_linears, kept_bytes
 from tagmoe.train.mixture import named_folder, with_start
 from tagmoe.train.optimizer import state_bytes
 from tagmoe.train.precision import resolve_precision
+from tagmoe.train.start_parts import is_read_by_parts
 from tagmoe.train.trace import Shapes, Traced, meta_transformer, trace
 from tagmoe.train.trained import choose_trained, mark_trained
 from tagmoe.weights.layout import DENSE_DEFAULTS
@@ -35,6 +36,8 @@ from tagmoe.weights.layout import DENSE_DEFAULTS
 DEVICE, HOST = "device", "host"
 QWEN_IMAGE = ("in_channels", "out_channels", "joint_attention_dim")
 COPIES = "copies of trained weights to compute with"
+TRAINED, GRADIENTS, STATES, AVERAGE = "trained weights", "gradients", "states of", "moving average"
+REPLACED = "activations whose place gradients take"
 CHECKPOINT_BYTES = 4
 """Bytes of a number in a checkpoint's weights and average."""
 
@@ -77,7 +80,7 @@ class Counts:
 @dataclass(frozen=True)
 class TrainingPlan:
     """What a run of stage unified needs, in one of `ranks` processes. alternatives: bytes on the device with other
-    dtypes, without activations."""
+    dtypes, without activations. replaced: bytes of activations whose place gradients take in backward."""
 
     counts: Counts
     shapes: Shapes
@@ -88,15 +91,21 @@ class TrainingPlan:
     alternatives: Mapping[str, int]
     notes: tuple[str, ...] = ()
     ranks: int = 1
+    replaced: int = 0
 
     @property
     def device(self) -> int:
         """Bytes on the device at the peak of a step."""
-        return self.counts.bytes_on(DEVICE) + self.traced.saved + self.traced.block + self.working
+        return self.counts.bytes_on(DEVICE) + self.activations
+
+    @property
+    def activations(self) -> int:
+        """Bytes at the peak of a step beside those of the counts."""
+        return self.traced.saved + self.traced.block + self.working - self.replaced
 
     @property
     def host(self) -> int:
-        """Bytes of host memory, where the device is another."""
+        """Bytes of host memory at its peak, where the device is another."""
         return self.counts.bytes_on(HOST)
 
     @property
@@ -124,6 +133,7 @@ class TrainingPlan:
                 asdict(Part("activations", DEVICE, self.precision, 0, self.traced.saved)),
                 asdict(Part("activations of a recomputed block", DEVICE, self.precision, 0, self.traced.block)),
                 asdict(Part("working memory", DEVICE, self.precision, 0, self.working)),
+                asdict(Part(REPLACED, DEVICE, self.precision, 0, -self.replaced)),
             ],
             "device_bytes": self.device,
             "host_bytes": self.host,
@@ -143,9 +153,10 @@ def plan_training(config: RunConfig, room: Room, shapes: Shapes, ranks: int = 1)
     transformer = meta_transformer(described)
     mark_trained(transformer, config)
     heads = objective(config, described)
-    counted = counts(transformer, heads, config, precision)
+    counted = whole = counts(transformer, heads, config, precision)
     if ranks > 1:
         counted = sharded(counted, transformer, config, precision, ranks // config.replicate)
+    counted = _with_passing(counted, whole, config, room.device, ranks)
     counted = _with_components(counted, _components_bytes(config))
     # The bits of nf4 are no torch dtype. What is kept for backward beside the weights is that of bf16.
     traced_config = config.model_copy(update={"frozen_dtype": "bf16"} if config.frozen_dtype == "nf4" else {})
@@ -162,7 +173,20 @@ def plan_training(config: RunConfig, room: Room, shapes: Shapes, ranks: int = 1)
     return TrainingPlan(
         counted, shapes, config.unified.accumulate, precision, traced, working,
         alternatives(transformer, heads, config, precision, ranks // config.replicate), tuple(notes), ranks,
+        _replaced(counted, traced, transformer, config),
     )  # fmt: skip
+
+
+def _replaced(counted: Counts, traced: Traced, transformer: nn.Module, config: RunConfig) -> int:
+    """Bytes of activations whose place gradients take: of all, and of a block that is computed again by those of the
+    block. With several micro-batches a step gradients are there already."""
+    if config.unified.accumulate > 1:
+        return 0
+    gradients = sum(part.bytes for part in counted.parts if part.what == GRADIENTS)
+    blocks = list(transformer.transformer_blocks)  # type: ignore[arg-type]
+    trained = [sum(p.numel() for p in block.parameters() if p.requires_grad) for block in blocks]
+    largest = gradients * max(trained) // max(1, counted.trained)
+    return min(gradients, traced.saved) + min(largest, traced.block)
 
 
 def counts_of(config: RunConfig, device: str = "cpu") -> Counts:
@@ -180,9 +204,7 @@ def check_fits(plan: TrainingPlan | Counts, room: Room) -> None:
     """
     parts = [*(plan.counts.parts if isinstance(plan, TrainingPlan) else plan.parts)]
     if isinstance(plan, TrainingPlan):
-        parts.append(
-            Part("activations", DEVICE, plan.precision, 0, plan.traced.saved + plan.traced.block + plan.working)
-        )
+        parts.append(Part("activations", DEVICE, plan.precision, 0, plan.activations))
     for place, budget in ((DEVICE, room.budget), (HOST, room.host)):
         here = [part for part in parts if part.place == place or (room.device == "cpu" and place == DEVICE)]
         needed = sum(part.bytes for part in here)
@@ -210,17 +232,17 @@ def counts(transformer: nn.Module, heads: nn.Module | None, config: RunConfig, p
     trained = [(name, p) for name, p in every if p.requires_grad]
     numbers = sum(p.numel() for _, p in trained)
     parts = [*_frozen_parts(transformer, heads, config, precision)]
-    parts.append(Part("trained weights", DEVICE, "fp32", numbers, 4 * numbers))
+    parts.append(Part(TRAINED, DEVICE, "fp32", numbers, 4 * numbers))
     if precision == "bf16":
         copied = sum(p.numel() for p in _copied(transformer))
         parts.append(Part(COPIES, DEVICE, "bf16", copied, 2 * copied))
     size = 2 if optimizer.gradients == "bf16" else 4
-    parts.append(Part("gradients", DEVICE, optimizer.gradients, numbers, size * numbers))
+    parts.append(Part(GRADIENTS, DEVICE, optimizer.gradients, numbers, size * numbers))
     states = sum(state_bytes(name, p, optimizer) for name, p in trained)
     kind = {"fp32": "fp32", "bf16": "bf16", "8bit": "8 bits"}[optimizer.states]
-    parts.append(Part(f"states of {optimizer.name}", DEVICE, kind, numbers, states))
+    parts.append(Part(f"{STATES} {optimizer.name}", DEVICE, kind, numbers, states))
     place = HOST if optimizer.ema_offload else DEVICE
-    parts.append(Part("moving average", place, "fp32", numbers, 4 * numbers))
+    parts.append(Part(AVERAGE, place, "fp32", numbers, 4 * numbers))
     return Counts(sum(p.numel() for _, p in every), numbers, tuple(parts))
 
 
@@ -238,6 +260,29 @@ def sharded(counted: Counts, transformer: nn.Module, config: RunConfig, precisio
     gathered = Part("blocks gathered to be computed (estimate)", DEVICE, precision, 2 * numbers, 2 * size * numbers)
     gradients = Part("gradients of a block to be summed (estimate)", DEVICE, "fp32", trained, 4 * trained)
     return replace(kept, parts=(*kept.parts, gathered, *([gradients] if trained else [])))
+
+
+def _with_passing(counted: Counts, whole: Counts, config: RunConfig, device: str, ranks: int) -> Counts:
+    """With the most that the host holds for a while: when the model is read, when it is saved, or at the end.
+
+    whole: the counts of one process. A model that is read by parts passes through the host a tensor at a time. On a CPU
+    what is read is what trains, and is counted already.
+    """
+    weights = sum(part.bytes for part in whole.parts if part.what.startswith("frozen") or part.what == TRAINED)
+    state = [part for part in counted.parts if part.what in (TRAINED, AVERAGE) or part.what.startswith(STATES)]
+    moments = {"copy of the state while it is saved": sum(part.bytes for part in state)}
+    if ranks > 1:
+        average = sum(part.bytes for part in whole.parts if part.what == AVERAGE)
+        moments["whole model at the end (rank 0)"] = weights + average
+    if device != "cpu" and (ranks == 1 or not is_read_by_parts(config)):
+        # As `load_mixture` reads it. A dense model is upcycled beside itself, both in fp32.
+        in_fp32 = config.parameters == "all" or config.frozen_dtype == "fp32"
+        read = (4 if in_fp32 else 2) * whole.frozen + 4 * whole.trained
+        made = 2 * 4 * whole.parameters
+        is_made = config.dense is not None or config.base.steps > 0
+        moments["whole model while it is read or made"] = made if is_made else read
+    what, size = max(moments.items(), key=lambda moment: moment[1])
+    return replace(counted, parts=(*counted.parts, Part(f"at most: {what}", HOST, "mixed", 0, size)))
 
 
 def _with_components(counted: Counts, size: int) -> Counts:
@@ -282,7 +327,7 @@ def alternatives(
     rows = [("fp32", "fp32", "bf16"), ("8bit", "fp32", "bf16"), ("8bit", "bf16", "bf16")]
     rows += [("8bit", "fp32", "fp8"), ("8bit", "bf16", "fp8"), ("8bit", "bf16", "nf4")]
     if shards > 1:
-        rows = [("fp32", "fp32", "bf16"), ("bf16", "fp32", "bf16"), ("bf16", "bf16", "bf16")]
+        rows = [("fp32", "fp32", "bf16"), ("8bit", "fp32", "bf16"), ("8bit", "bf16", "bf16")]
     found = {}
     for states, gradients, frozen in rows:
         if config.parameters == "all" and frozen != "bf16":

@@ -30,7 +30,7 @@ LONGEST_SAVE = timedelta(hours=1)
 @dataclass(frozen=True)
 class Ranks:
     """This process among those that train together. device: where it computes. waiting: a group of gloo whose members
-    may wait for days. saving: one for the thread that writes checkpoints. Both are None with a single rank."""
+    may wait for days. saving: one for the thread that writes checkpoints. Both are None for a process by itself."""
 
     rank: int = 0
     count: int = 1
@@ -39,13 +39,18 @@ class Ranks:
     saving: dist.ProcessGroup | None = None
 
     @property
+    def is_alone(self) -> bool:
+        """Whether this process has joined no others. Nothing is sharded then, and nothing is asked of anyone."""
+        return self.waiting is None
+
+    @property
     def is_first(self) -> bool:
         """Whether this is the rank that writes and prints."""
         return self.rank == 0
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over all ranks, on its device. The tensor itself stays."""
-        if self.count == 1:
+        if self.is_alone:
             return tensor
         total = tensor.detach().to(self.device, copy=True)
         dist.all_reduce(total)
@@ -53,14 +58,14 @@ class Ranks:
 
     def mean(self, values: Tensor, weight: float) -> Tensor:
         """The mean of a vector over all ranks, each of which counts by its weight; zeros where all weights are 0."""
-        if self.count == 1:
+        if self.is_alone:
             return values
         total = self.sum(torch.cat([values * weight, values.new_tensor([weight])]))
         return total[:-1] / total[-1].clamp_min(torch.finfo(total.dtype).tiny)
 
     def largest(self, *values: int) -> list[int]:
         """The largest value of any rank, place by place."""
-        if self.count == 1:
+        if self.is_alone:
             return list(values)
         found = torch.tensor(values, dtype=torch.int64, device=self.device)
         dist.all_reduce(found, op=dist.ReduceOp.MAX)
@@ -68,7 +73,7 @@ class Ranks:
 
     def from_first(self, make: Callable[[], T]) -> T:
         """What rank 0 makes. The others wait for a copy of it."""
-        if self.count == 1:
+        if self.is_alone:
             return make()
         held: list[T | None] = [make() if self.is_first else None]
         dist.broadcast_object_list(held, src=0, group=self.waiting)
@@ -77,7 +82,7 @@ class Ranks:
 
     def all(self, value: T) -> list[T]:
         """The values of all ranks, in their order. All must ask together."""
-        if self.count == 1:
+        if self.is_alone:
             return [value]
         held: list[T | None] = [None] * self.count
         dist.all_gather_object(held, value, group=self.waiting)
@@ -85,7 +90,7 @@ class Ranks:
 
     def wait(self) -> None:
         """Wait until every rank is here."""
-        if self.count > 1:
+        if not self.is_alone:
             dist.barrier(group=self.waiting)
 
 

@@ -26,6 +26,7 @@ from tagmoe.config import RunConfig
 from tagmoe.data.order.rows import bucket_sizes
 from tagmoe.errors import ConfigError, TrainingError
 from tagmoe.files.atomic import put_in_place
+from tagmoe.files.json_files import read_object
 from tagmoe.files.resumable import FULL
 from tagmoe.model.transformer import TagMoETransformer2DModel
 from tagmoe.model.upcycle import upcycle, widen
@@ -40,15 +41,17 @@ from tagmoe.train.components_folder import Components, components_path, read_com
 from tagmoe.train.engine import check_ranks, prepare_blocks, scratch_folder, train_sharded
 from tagmoe.train.frozen import restore_frozen
 from tagmoe.train.loop import Run, run_stage
-from tagmoe.train.mixture import load_mixture, named_folder, restore_alignment, with_start
-from tagmoe.train.plan import check_fits, counts_of
+from tagmoe.train.mixture import check_components, load_mixture, named_folder, restore_alignment, with_start
+from tagmoe.train.plan import check_fits, counts_of, transformer_config
 from tagmoe.train.prompts import check_prompts, with_words
 from tagmoe.train.ranks import ALONE, Ranks, processes, ranks_of
 from tagmoe.train.run_folder import check_new, check_resumable, open_run_folder, recorded_settings
 from tagmoe.train.stage import FlowStage, Validator
+from tagmoe.train.start_parts import StartParts, dense_parts, is_read_by_parts, mixture_parts
 from tagmoe.train.stored import TAGWORLD, StoredRows, batch_kinds, check_rows, newest_version
 from tagmoe.train.stream import check_tasks
 from tagmoe.train.trained import choose_trained, save_lora
+from tagmoe.weights.layout import DENSE_DEFAULTS
 from tagmoe.world import SIZE
 
 PACKAGES = ("tagmoe", "torch", "diffusers", "transformers", "numpy")
@@ -102,9 +105,9 @@ def _train_together(config: RunConfig, ranks: Ranks, validator: Validator, resum
     check_tasks(config)
     with open_run_folder(folder, settings, resume) if ranks.is_first else scratch_folder() as scratch:
         if scratch is None:
-            run = Run(config, folder, settings, versions(), console, _inputs(config))
+            run = Run(config, folder, settings, versions(), console, _inputs(config, ranks))
         else:
-            run = Run(config, scratch, settings, versions(), Console(quiet=True), _inputs(config))
+            run = Run(config, scratch, settings, versions(), Console(quiet=True), _inputs(config, ranks))
         if stored is not None and stored.quarantined:
             run.console.print(f"not trained on: {counted(stored.quarantined, 'row')} of the store in quarantine.")
         try:
@@ -140,7 +143,10 @@ def _train(run: Run, parts: Components, validator: Validator, stored: StoredRows
     if stored is None or stored.encoded is None or validator is not _no_judge:
         # What encodes, or draws for the judge. Else they are not used, and stay in host memory.
         parts.to(ranks.device)
-    if config.mixture is None:
+    start = _start_by_parts(config, parts) if not ranks.is_alone and is_read_by_parts(config) else None
+    if start is not None:
+        transformer = _prepared(start.transformer, config)
+    elif config.mixture is None:
         transformer = dense_transformer(config, parts)
     else:
         transformer = _prepared(load_mixture(config, parts), config)
@@ -159,7 +165,7 @@ def _train(run: Run, parts: Components, validator: Validator, stored: StoredRows
     pipeline_of = partial(assemble, parts=parts, trained_on=_range(config, stored))
     if stored is not None:
         check_rows(stored, config, pipeline_of(transformer).size_multiple)
-    if config.mixture is None:
+    if config.mixture is None and start is None:
         text_to_image = config.base.model_copy(update={"text_to_image_every": 1})
         if config.dense is None:
             base = stage("base", pipeline_of(transformer), text_to_image, validator=_no_judge)
@@ -182,17 +188,17 @@ def _train(run: Run, parts: Components, validator: Validator, stored: StoredRows
     if config.mixture is not None and not restore_alignment(unified.objective, config):
         run.console.print(f"The mixture {config.mixture!r} has no {ALIGNMENT}: W_tag and H_pred start anew.")
     _print_all(unified.notes(), run)
-    if ranks.count == 1:
+    if ranks.is_alone:
         trained, ema = transformer, run_stage(unified, run, ranks)
         fill(unified.modules, ema)
     else:
-        trained, ema = train_sharded(unified, run, ranks)
+        trained, ema = train_sharded(unified, run, ranks, start)
     target = run.folder / ("lora" if config.parameters == "lora" else "model")
     if ranks.is_first:
         if config.parameters == "lora":
             save_lora(trained, target)
         else:
-            restore_frozen(trained, torch.float32)
+            restore_frozen(trained, torch.bfloat16)
             # A dense model has no heads.
             save_model(pipeline_of(trained), target, alignment=of_module(ema, "objective") or None)
         shutil.rmtree(own_cache, ignore_errors=True)
@@ -264,7 +270,8 @@ def assemble(
 def save_model(pipeline: TagMoEPipeline, folder: Path, *, alignment: Mapping[str, Tensor] | None = None) -> None:
     """Write a pipeline folder in bf16, completely or not at all. alignment: W_tag and H_pred, if there are any.
 
-    An older folder of that name is replaced only when the new one is complete.
+    An older folder of that name is replaced only when the new one is complete. The transformer stays in bf16: in fp32
+    one whose frozen weights were kept in fewer bits would be larger than while it trained.
     """
     new = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(new, ignore_errors=True)
@@ -272,15 +279,16 @@ def save_model(pipeline: TagMoEPipeline, folder: Path, *, alignment: Mapping[str
     try:
         pipeline.save_pretrained(new)
     finally:
-        pipeline.to(torch.float32)
+        for name in ("vae", "text_encoder"):
+            pipeline.part(name).to(torch.float32)
     if alignment is not None:
         weights = {name: value.to(torch.bfloat16).contiguous() for name, value in alignment.items()}
         save_file(weights, new / "alignment.safetensors")
     put_in_place(new, folder)
 
 
-def _inputs(config: RunConfig) -> dict[str, str]:
-    """SHA-256 of the parts that a run takes from other folders, by setting."""
+def _inputs(config: RunConfig, ranks: Ranks) -> dict[str, str]:
+    """SHA-256 of the parts that a run takes from other folders, by setting. Each rank reads some of the files."""
     folders: dict[str, tuple[Path, Sequence[str]]] = {}
     if config.components is not None:
         folders["components"] = (components_path(config.components), ("vae", "text_encoder", "tokenizer"))
@@ -288,28 +296,45 @@ def _inputs(config: RunConfig) -> dict[str, str]:
         folders["dense"] = (named_folder(config.dense, "dense"), ("transformer",))
     if config.mixture is not None:
         folders["mixture"] = (named_folder(config.mixture, "mixture"), ("transformer", ALIGNMENT))
-    return {name: _content_hash(folder, parts) for name, (folder, parts) in folders.items()}
+    return {name: _content_hash(folder, parts, ranks) for name, (folder, parts) in folders.items()}
 
 
-def _content_hash(folder: Path, parts: Sequence[str]) -> str:
+def _content_hash(folder: Path, parts: Sequence[str], ranks: Ranks) -> str:
     found = (path for part in parts for path in (folder / part, *(folder / part).rglob("*")))
     files = sorted(path for path in found if path.is_file())
-    lines = [f"{path.relative_to(folder).as_posix()} {file_hash(path)}" for path in files]
+    own = {path: file_hash(path) for path in files[ranks.rank :: ranks.count]}
+    hashes = {path: value for one in ranks.all(own) for path, value in one.items()}
+    lines = [f"{path.relative_to(folder).as_posix()} {hashes[path]}" for path in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _start_by_parts(config: RunConfig, parts: Components) -> StartParts:
+    """What the ranks of a run read of its folder. Raises MissingError or ConfigError naming a folder that does not
+    fit."""
+    if config.mixture is not None:
+        described = transformer_config(config)
+        check_components(described, config, parts)
+        return mixture_parts(config.mixture, described)
+    assert config.dense is not None
+    found = read_object(named_folder(config.dense, "dense") / "transformer" / "config.json")
+    wanted = DENSE_DEFAULTS | _dense_config(config, parts)
+    _check_dense(wanted, found, config.dense)
+    return dense_parts(config.dense, wanted, config.moe, config.seed)
+
+
+def _dense_config(config: RunConfig, parts: Components) -> dict[str, Any]:
+    """What decides the tensors of a dense transformer for these components."""
+    z_dim = parts.vae.config.z_dim
+    width = parts.text_encoder.config.text_config.hidden_size
+    own = config.transformer.model_dump()
+    return {"patch_size": 2, "in_channels": 4 * z_dim, "out_channels": z_dim, "joint_attention_dim": width, **own}
 
 
 def dense_transformer(config: RunConfig, parts: Components) -> TagMoETransformer2DModel:
     """A dense transformer for these components in fp32: new, or with the weights of `dense`."""
-    z_dim = parts.vae.config.z_dim
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        dense = TagMoETransformer2DModel(
-            patch_size=2,
-            in_channels=4 * z_dim,
-            out_channels=z_dim,
-            joint_attention_dim=parts.text_encoder.config.text_config.hidden_size,
-            **config.transformer.model_dump(),
-        )
+        dense = TagMoETransformer2DModel(**_dense_config(config, parts))
         # adaLN-zero (Peebles and Xie): every block starts as the identity, and the first prediction is zero.
         modulations = [mod[1] for block in dense.transformer_blocks for mod in (block.img_mod, block.txt_mod)]
         for layer in (*modulations, dense.proj_out):
@@ -323,12 +348,16 @@ def dense_transformer(config: RunConfig, parts: Components) -> TagMoETransformer
 def _start_from(transformer: TagMoETransformer2DModel, source: str) -> None:
     """Copy the weights of a dense model folder. Raises MissingError or ConfigError naming the folder."""
     trained = TagMoEPipeline.from_pretrained(named_folder(source, "dense"), dtype=torch.float32).transformer
+    _check_dense(transformer.config, trained.config, source)
+    transformer.load_state_dict(trained.state_dict())
+
+
+def _check_dense(wanted: Mapping[str, Any], found: Mapping[str, Any], source: str) -> None:
     # Settings of mixtures such as expert_scale may differ. Only those that build a dense model must agree.
-    wanted, found = transformer.config, trained.config
-    for name in ("num_layers", "num_attention_heads", "attention_head_dim", "joint_attention_dim", "num_moe_blocks"):
-        if wanted[name] != found.get(name, 0):
+    layers = ("num_layers", "num_attention_heads", "attention_head_dim", "num_moe_blocks")
+    for name in ("in_channels", "joint_attention_dim", *layers):
+        if wanted.get(name, 0) != found.get(name, 0):
             raise ConfigError(
                 f"The setting 'dense' names {source!r}, whose {name} is {found.get(name, 0)}, but this run needs "
-                f"{wanted[name]}; name a dense model of the recipe's size."
+                f"{wanted.get(name, 0)}; name a dense model of the recipe's size."
             )
-    transformer.load_state_dict(trained.state_dict())

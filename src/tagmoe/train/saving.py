@@ -53,7 +53,7 @@ class Saver:
         state = copy.deepcopy(state)
 
         def write() -> None:
-            if self._ranks.count == 1:
+            if self._ranks.is_alone:
                 save_checkpoint(self._folder, step, **copies, state=state, keep=self._keep)
             else:
                 flat = {f"{part}.{name}": value for part, own in copies.items() for name, value in own.items()}

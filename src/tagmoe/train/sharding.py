@@ -71,6 +71,16 @@ def whole(part: Tensor, like: Tensor) -> Tensor:
     return full
 
 
+def sharded_rows(part: Tensor, like: Tensor, rows: int) -> Tensor:
+    """This rank's rows of a matrix of so many, which are shared as those of `like` are."""
+    if not isinstance(like, DTensor):
+        return part
+    shape = torch.Size((rows, *part.shape[1:]))
+    return DTensor.from_local(
+        part, like.device_mesh, like.placements, run_check=False, shape=shape, stride=(shape[1:].numel(), 1)
+    )
+
+
 def spread(tensor: Tensor, like: Tensor) -> Tensor:
     """The inverse of `whole`, of a tensor that every rank has: sharded as `like` is, or itself where it is already."""
     if not isinstance(like, DTensor) or isinstance(tensor, DTensor):
@@ -80,7 +90,7 @@ def spread(tensor: Tensor, like: Tensor) -> Tensor:
 
 def gathered(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor], ranks: Ranks) -> dict[str, Tensor]:
     """The whole tensors in the memory of rank 0, one after the other; {} in other ranks. All must ask together."""
-    if ranks.count == 1:
+    if ranks.is_alone:
         return dict(tensors)
     found = {}
     for name, tensor in tensors.items():

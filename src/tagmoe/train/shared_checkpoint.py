@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, empty
 
 from tagmoe.errors import CheckpointError
 from tagmoe.train.checkpoint import (
@@ -88,12 +88,12 @@ def save_parts(
             commit(partial, folder, step, state=state, sums={n: s for one in sums for n, s in one.items()}, keep=keep)
 
     try:
-        _agreed(begin, ranks)
+        agreed(begin, ranks)
         writer = HuggingFaceStorageWriter(str(partial), _files(tensors, ranks), save_distributed=True)
         _of_dcp(lambda: dcp.save(dict(tensors), storage_writer=writer, process_group=ranks.saving))
         own = f"shard-{ranks.rank + 1:05d}-*.safetensors"
-        sums = _agreed(lambda: {path.name: file_hash(path) for path in sorted(partial.glob(own))}, ranks)
-        _agreed(put_in_place, ranks)
+        sums = agreed(lambda: {path.name: file_hash(path) for path in sorted(partial.glob(own))}, ranks)
+        agreed(put_in_place, ranks)
     except Exception:
         # The disk may be full, and the room is needed for the next attempt.
         if ranks.is_first:
@@ -110,7 +110,7 @@ def _files(tensors: Mapping[str, Tensor], ranks: Ranks) -> dict[str, int]:
     return numbers
 
 
-def _agreed(work: Callable[[], T], ranks: Ranks) -> list[T]:
+def agreed(work: Callable[[], T], ranks: Ranks) -> list[T]:
     """What the work of each rank gives, in every rank. Raises in all of them the first error of any."""
     try:
         mine: tuple[T | None, Exception | None] = work(), None
@@ -119,7 +119,7 @@ def _agreed(work: Callable[[], T], ranks: Ranks) -> list[T]:
     except Exception as error:
         mine = None, CheckpointError(str(error))
     held: list[Any] = [mine]
-    if ranks.count > 1:
+    if not ranks.is_alone:
         held = [None] * ranks.count
         dist.all_gather_object(held, mine, group=ranks.saving)
     for _, wrong in held:
@@ -149,7 +149,7 @@ def check_parts(path: Path, sums: Mapping[str, str], ranks: Ranks) -> None:
             if not whole:
                 raise damaged(path / name)
 
-    _agreed(check, ranks)
+    agreed(check, ranks)
 
 
 def load_parts(
@@ -189,7 +189,7 @@ def load_parts(
 def _state_like(
     name: str, entry: TensorStorageMetadata, optimizers: Sequence[torch.optim.Optimizer], path: Path
 ) -> Tensor:
-    """An empty tensor for a state of an optimizer, sharded as its parameter is where it has its shape."""
+    """An empty tensor for a state of an optimizer, sharded as its parameter is where it has as many rows."""
     _, owner, index, _ = name.split(".", 3)
     try:
         parameters = [p for group in optimizers[int(owner)].param_groups for p in group["params"]]
@@ -197,7 +197,9 @@ def _state_like(
     except IndexError as error:
         raise _misfit(path, f"{name} is the state of a parameter that does not train") from error
     dtype = entry.properties.dtype
-    return torch.empty_like(like, dtype=dtype) if entry.size == like.shape else torch.empty(entry.size, dtype=dtype)
+    if isinstance(like, DTensor) and entry.size and entry.size[0] == like.shape[0]:
+        return empty(entry.size, dtype=dtype, device_mesh=like.device_mesh, placements=like.placements)
+    return torch.empty(entry.size, dtype=dtype)
 
 
 def _misfit(path: Path, why: str) -> CheckpointError:

@@ -90,89 +90,76 @@ def trace(
 
     Of more than `MOST_TRACED` dense blocks or mixtures only some are traced; the rest is a multiple of one more block.
     """
-    one_pass = partial(_trace_all, config, shapes, precision, prepare, device)
-    plain = one_pass(recompute=False)
+    plain_pass = _Pass(shapes, precision, prepare, device)
+    plain = plain_pass.of(config)
     if not recompute:
         return plain
-    again = one_pass(recompute=True)
-    block = _largest_block(config, partial(_trace, shapes=shapes, precision=precision, prepare=prepare, device=device))
+    again = replace(plain_pass, recompute=True).of(config)
+    block = plain_pass.largest_block(config)
     return replace(plain, saved=again.saved, recompute=again.backward - plain.backward, block=block)
 
 
-def _largest_block(config: Mapping[str, Any], traced: Callable[[Mapping[str, Any]], Traced]) -> int:
-    """Bytes that one block keeps for its own backward, the larger of a dense one and a mixture."""
+@dataclass(frozen=True)
+class _Pass:
+    """A forward and a backward pass, as `trace` describes it, of transformers of any config."""
 
-    def saved(dense: int, mixtures: int) -> int:
-        return traced({**config, "num_layers": dense + mixtures, "num_moe_blocks": mixtures}).saved
+    shapes: Shapes
+    precision: str
+    prepare: Callable[[Any], None]
+    device: str
+    recompute: bool = False
 
-    if not config.get("num_moe_blocks", 0):
-        return saved(1, 0)
-    mixture = saved(0, 1)
-    return max(mixture, saved(1, 1) - mixture)
+    def of(self, config: Mapping[str, Any]) -> Traced:
+        """Of a whole transformer. Few blocks are traced, the others are multiples of one more block."""
+        mixtures = config.get("num_moe_blocks", 0)
+        dense = config["num_layers"] - mixtures
+        few = min(dense, MOST_TRACED), min(mixtures, MOST_TRACED)
+        first = total = self.traced(config, *few)
+        if dense > few[0]:
+            total = total.plus(self.traced(config, few[0] + 1, few[1]), first, dense - few[0])
+        if mixtures > few[1]:
+            total = total.plus(self.traced(config, few[0], few[1] + 1), first, mixtures - few[1])
+        return total
 
+    def largest_block(self, config: Mapping[str, Any]) -> int:
+        """Bytes that one block keeps for its own backward, the larger of a dense one and a mixture."""
+        if not config.get("num_moe_blocks", 0):
+            return self.traced(config, 1, 0).saved
+        mixture = self.traced(config, 0, 1).saved
+        return max(mixture, self.traced(config, 1, 1).saved - mixture)
 
-def _trace_all(
-    config: Mapping[str, Any],
-    shapes: Shapes,
-    precision: str,
-    prepare: Callable[[Any], None],
-    device: str,
-    *,
-    recompute: bool,
-) -> Traced:
-    mixtures = config.get("num_moe_blocks", 0)
-    dense = config["num_layers"] - mixtures
-    few = min(dense, MOST_TRACED), min(mixtures, MOST_TRACED)
-
-    def of(dense_blocks: int, mixture_blocks: int) -> Traced:
-        layers = {"num_layers": dense_blocks + mixture_blocks, "num_moe_blocks": mixture_blocks}
-        return _trace({**config, **layers}, shapes, precision, prepare, device, recompute)
-
-    first = total = of(*few)
-    if dense > few[0]:
-        total = total.plus(of(few[0] + 1, few[1]), first, dense - few[0])
-    if mixtures > few[1]:
-        total = total.plus(of(few[0], few[1] + 1), first, mixtures - few[1])
-    return total
-
-
-def _trace(
-    config: Mapping[str, Any],
-    shapes: Shapes,
-    precision: str,
-    prepare: Callable[[Any], None],
-    device: str,
-    recompute: bool = False,
-) -> Traced:
-    transformer = meta_transformer(config).train()
-    if device == "cpu":
-        transformer.set_attn_processor(RealRoPEAttnProcessor())
-    prepare(transformer)
-    # The table of rotations is a plain attribute, which the meta device left without numbers.
-    transformer.pos_embed = QwenEmbedRope(10000, list(transformer.config.axes_dims_rope), scale_rope=True)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        _make_fake(transformer)
-        inputs = _inputs(transformer, shapes)
-        counter = FlopCounterMode(
-            display=False, custom_mapping={FUSED: _attention_flops, FUSED_BACKWARD: _attention_backward_flops}
-        )
-        with _Assumed(), saved_bytes(transformer) as saved, counter, autocast(precision):
-            if recompute:
-                transformer.enable_gradient_checkpointing(partial(_recomputed, saved))
-            output = transformer(**inputs)
-            kept, forward = saved(), counter.get_total_flops()
-            loss = output.sample.float().square().mean()
-            if output.routing is not None:
-                loss = loss + output.routing.mean_probs_LBN.sum()
-            if loss.requires_grad:
-                loss.backward()
-        return Traced(kept, forward, counter.get_total_flops() - forward)
+    def traced(self, config: Mapping[str, Any], dense: int, mixtures: int) -> Traced:
+        """Of a transformer of this config with so many dense blocks and mixtures."""
+        transformer = meta_transformer({**config, "num_layers": dense + mixtures, "num_moe_blocks": mixtures}).train()
+        if self.device == "cpu":
+            transformer.set_attn_processor(RealRoPEAttnProcessor())
+        self.prepare(transformer)
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            _make_fake(transformer)
+            inputs = _inputs(transformer, self.shapes)
+            counter = FlopCounterMode(
+                display=False, custom_mapping={FUSED: _attention_flops, FUSED_BACKWARD: _attention_backward_flops}
+            )
+            with _Assumed(), saved_bytes(transformer) as saved, counter, autocast(self.precision):
+                if self.recompute:
+                    transformer.enable_gradient_checkpointing(partial(_recomputed, saved))
+                output = transformer(**inputs)
+                kept, forward = saved(), counter.get_total_flops()
+                loss = output.sample.float().square().mean()
+                if output.routing is not None:
+                    loss = loss + output.routing.mean_probs_LBN.sum()
+                if loss.requires_grad:
+                    loss.backward()
+            return Traced(kept, forward, counter.get_total_flops() - forward)
 
 
 def meta_transformer(config: Mapping[str, Any]) -> Any:
-    """A transformer of this config without numbers, for counting."""
+    """A transformer of this config whose parameters have no numbers, to be counted, or filled later."""
     with torch.device("meta"), no_init_weights():
-        return TagMoETransformer2DModel.from_config(dict(config))
+        transformer = TagMoETransformer2DModel.from_config(dict(config))
+    # The table of rotations is a plain attribute, which would have no numbers either.
+    transformer.pos_embed = QwenEmbedRope(10000, list(transformer.config.axes_dims_rope), scale_rope=True)
+    return transformer
 
 
 def _make_fake(module: nn.Module) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -106,11 +107,31 @@ def _add_lora(transformer: Any, lora: LoraConfig, seed: int) -> None:
         for name in linears
         if ".gate." not in name and any(name == wanted or name.endswith(f".{wanted}") for wanted in lora.modules)
     ]
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _stand_ins(transformer):
         torch.manual_seed(seed)
         transformer.add_adapter(
             PeftConfig(r=lora.rank, lora_alpha=lora.alpha or lora.rank, target_modules=names), adapter_name=ADAPTER
         )
+
+
+@contextmanager
+def _stand_ins(module: nn.Module) -> Iterator[None]:
+    """Inside it, weights without numbers or in fewer bits are views of a single fp32 zero. PEFT gives a LoRA the device
+    and the dtype of its layer: the numbers that were drawn would be lost, or rounded."""
+    replaced = [
+        (part, name, parameter)
+        for part in module.modules()
+        for name, parameter in part._parameters.items()
+        if parameter is not None and (parameter.is_meta or parameter.dtype != torch.float32)
+    ]
+    for part, name, parameter in replaced:
+        zeros = torch.zeros(()).expand(parameter.shape)
+        part._parameters[name] = nn.Parameter(zeros, requires_grad=parameter.requires_grad)
+    try:
+        yield
+    finally:
+        for part, name, parameter in replaced:
+            part._parameters[name] = parameter
 
 
 def save_lora(transformer: nn.Module, folder: Path) -> None:
