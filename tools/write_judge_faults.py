@@ -100,7 +100,7 @@ def page(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
         f"{options.cases} cases of each task, seed {options.seed}; runs: {', '.join(RUNS)}. Written by",
         "`tools/write_judge_faults.py`.",
         "",
-        "| judge | what it does | self-test | order of two outputs, % | wrong called right | right called wrong | found |",
+        "| judge | what it does | self-test | right order, % | wrong called right, % | right called wrong, % | found |",
         "|---|---|---|---|---|---|---|",
     ]
     for one in rows:

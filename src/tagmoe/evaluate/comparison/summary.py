@@ -16,7 +16,7 @@ import numpy as np
 from tagmoe.errors import ResultError, UsageError
 from tagmoe.evaluate.benchmarks.cases import Case, Prepared
 from tagmoe.evaluate.metrics.metric import Measure
-from tagmoe.evaluate.metrics.registry import ALL, METRICS, kind_of
+from tagmoe.evaluate.metrics.registry import METRICS, kind_of, metric_names
 from tagmoe.evaluate.run_folder import Run
 from tagmoe.evaluate.scoring import Score, judges_of, read_basis, read_scores
 from tagmoe.intervals import Bootstrap, Interval, wilson
@@ -261,7 +261,7 @@ def _names(runs: Sequence[Run]) -> list[str]:
 def metrics_of(runs: Sequence[Run]) -> dict[str, tuple[int, tuple[Measure, ...]]]:
     """Every metric, and the judges of these runs, with version and measures."""
     judges = {name: (1, measures) for run in runs for name, measures in judges_of(run).items()}
-    return {**{name: kind_of(name) for name in ALL}, **judges}
+    return {**{name: kind_of(name) for name in metric_names()}, **judges}
 
 
 def _check_scores(

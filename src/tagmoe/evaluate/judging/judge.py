@@ -5,7 +5,9 @@ An answer that is no number of the scale, that is refused, or that never comes i
 
 from __future__ import annotations
 
+import asyncio
 import io
+import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -81,6 +83,7 @@ class Judge:
     def __init__(self, description: JudgeDescription, vlm: VLM, *, seed: int = 0) -> None:
         self.description, self.vlm, self.seed = description, vlm, seed
         self._encoded: OrderedDict[str, Attachment] = OrderedDict()
+        self._lock = threading.Lock()
 
     @property
     def name(self) -> str:
@@ -134,7 +137,8 @@ class Judge:
     async def ask(self, pair: Shows) -> list[Reply]:
         """The answers about a case, one question after the other; after one that failed no more are asked."""
         replies: list[Reply] = []
-        for asked, exchanged, question in self.questions(pair):
+        # Pictures are decoded, scaled and encoded in threads, beside the answers that are waited for.
+        for asked, exchanged, question in await asyncio.to_thread(self.questions, pair):
             reply = reply_of(asked, exchanged, await self.vlm.ask(question), self.description)
             replies.append(reply)
             if reply.status == "failed":
@@ -180,13 +184,16 @@ class Judge:
         return replace(question, schema=_schema(asked, self.description))
 
     def _attachment(self, picture: Image.Image, key: str | None) -> Attachment:
-        if key is not None and key in self._encoded:
-            return self._encoded[key]
+        with self._lock:
+            known = self._encoded.get(key) if key is not None else None
+        if known is not None:
+            return known
         attachment = Attachment(encoded(picture, self.description.least_pixels, self.description.most_pixels))
         if key is not None:
-            self._encoded[key] = attachment
-            while len(self._encoded) > KEPT_PICTURES:
-                self._encoded.popitem(last=False)
+            with self._lock:
+                self._encoded[key] = attachment
+                while len(self._encoded) > KEPT_PICTURES:
+                    self._encoded.popitem(last=False)
         return attachment
 
 

@@ -188,8 +188,9 @@ class _Work:
         self, case: Case, doubts: Doubts, keep: Callable[[Judgement], None], broken: list[tuple[str, str, str]]
     ) -> None:
         try:
-            pair = self._pair(case)
-            self._last = self._judge.questions(pair)[0][2] if self._last is None else self._last
+            pair = await asyncio.to_thread(self._pair, case)
+            if self._last is None:
+                self._last = self._judge.questions(pair)[0][2]
             before = doubts.count
             replies = await self._judge.ask(pair)
         except ImageError as error:

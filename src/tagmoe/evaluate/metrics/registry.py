@@ -29,7 +29,6 @@ METRICS: dict[str, Callable[[], Metric]] = {
     "copying": NearCopy,
 }
 LEARNED: dict[str, type[Learned]] = {kind.name: kind for kind in (Clip, Dino, Aesthetic)}
-ALL = (*METRICS, *LEARNED)
 
 
 @dataclass(frozen=True)
@@ -76,21 +75,26 @@ class LearnedSettings:
         return kind(backbone, choices, profile=self.profile, device=self.device, batch=self.batch)
 
 
+def metric_names() -> tuple[str, ...]:
+    """All metrics, those without weights first."""
+    return (*METRICS, *LEARNED)
+
+
 def make_metrics(names: Sequence[str] | None = None, settings: LearnedSettings = LearnedSettings()) -> list[Metric]:
     """These metrics, by default all without weights and those that weights are given for.
 
     Raises UsageError for an unknown name or none, for weights and choices of a metric that is not among them, and as
     `LearnedSettings.make` does.
     """
-    unknown = [name for name in (*(names or ()), *settings.weights, *settings.choices) if name not in ALL]
+    unknown = [name for name in (*(names or ()), *settings.weights, *settings.choices) if name not in metric_names()]
     if unknown or (names is not None and not names):
         raise UsageError(
-            f"There is no metric {unknown[0]!r}; give some of {', '.join(ALL)}."
+            f"There is no metric {unknown[0]!r}; give some of {', '.join(metric_names())}."
             if unknown
-            else f"The metrics name nothing; give some of {', '.join(ALL)}."
+            else f"The metrics name nothing; give some of {', '.join(metric_names())}."
         )
     chosen = [
-        name for name in ALL if (name in names if names is not None else name in METRICS or name in settings.weights)
+        name for name in metric_names() if (name in names if names is not None else name in METRICS or name in settings.weights)
     ]
     for option, given in (("--weights", settings.weights), ("--set", settings.choices)):
         unused = [name for name in given if name not in chosen or name in METRICS]
