@@ -42,7 +42,7 @@ class Aesthetic(Learned):
     choices = AestheticChoices
     chosen: AestheticChoices
     published = "google/siglip-so400m-patch14-384"
-    licence = "SigLIP Apache-2.0; the head AGPL-3.0, to be converted by yourself (docs/metrics.md)"
+    licence = "SigLIP Apache-2.0; the head AGPL-3.0, to be converted by yourself"
 
     def inputs(self, pair: Pair) -> Mapping[str, Input]:
         """The output alone."""
@@ -89,7 +89,7 @@ def read_head(file: Path, width: int) -> Any:
     from safetensors.torch import load_file
 
     if not file.is_file():
-        raise CheckpointError(f"The aesthetic head {file.name!r} is not in {str(file.parent)!r}; see docs/metrics.md.")
+        raise CheckpointError(f"The aesthetic head {file.name!r} is not in {str(file.parent)!r}; convert it.")
     try:
         tensors = load_file(file)
     except (OSError, SafetensorError) as error:

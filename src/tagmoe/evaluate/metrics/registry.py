@@ -93,9 +93,8 @@ def make_metrics(names: Sequence[str] | None = None, settings: LearnedSettings =
             if unknown
             else f"The metrics name nothing; give some of {', '.join(metric_names())}."
         )
-    chosen = [
-        name for name in metric_names() if (name in names if names is not None else name in METRICS or name in settings.weights)
-    ]
+    wanted = {*METRICS, *settings.weights} if names is None else set(names)
+    chosen = [name for name in metric_names() if name in wanted]
     for option, given in (("--weights", settings.weights), ("--set", settings.choices)):
         unused = [name for name in given if name not in chosen or name in METRICS]
         if unused:
