@@ -69,6 +69,8 @@ class PlainPainter:
             self.steps += 1
             on_step()
             for work in works:
+                if work.tell is not None:
+                    work.tell(step + 1)
                 if step + 1 in work.previews and work.show is not None:
                     work.show(picture_of(work.asked.prompt, step, work.asked.size))
         return [Drawn(picture_of(work.asked.prompt, work.seed, work.asked.size)) for work in works]

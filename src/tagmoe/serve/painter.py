@@ -227,6 +227,9 @@ class _Watch:
 
     def __call__(self, pipeline: Any, step: int, timestep: Any, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         self._on_step()
+        for work in self._works:
+            if work.tell is not None:
+                work.tell(step + 1)
         latents = tensors.get("latents")
         if latents is None:
             return {}
