@@ -18,6 +18,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "vlm": ("aiohttp", "jsonschema", "llguidance", "sklearn", "cleanlab"),
     "eval": ("openai",),
     "serve": ("fastapi", "starlette", "uvicorn", "python_multipart", "prometheus_client"),
+    "page": ("gradio",),
     "reports": ("matplotlib", "sklearn"),
 }
 """The modules that tagmoe imports from each extra of pyproject.toml; a test compares the two."""

@@ -24,6 +24,7 @@ from tagmoe.serve.fetch import fetch, is_public
 from tagmoe.serve.limits import Limits
 from tagmoe.serve.refusal import Refusal
 
+PRIVATE_HOSTS = ("localhost", "127.0.0.1", "127.1", "2130706433", "0x7f000001", "[::1]", "169.254.169.254", "10.1.1.1")
 PNG = png_of(Image.new("RGB", (20, 10), "teal"))
 
 
@@ -66,7 +67,7 @@ def test_a_server_that_fetches_reaches_no_private_address(monkeypatch: pytest.Mo
     connected: list[object] = []
     with serving(PlainPainter(), fetches=True) as server:
         monkeypatch.setattr(fetching.socket, "create_connection", lambda *given, **more: connected.append(given))
-        for host in "localhost 127.0.0.1 127.1 2130706433 0x7f000001 [::1] 169.254.169.254 10.1.1.1".split():
+        for host in PRIVATE_HOSTS:
             for scheme in ("http", "https"):
                 status, said = edit_url(server, f"{scheme}://{host}/x.png")
                 assert status == 400

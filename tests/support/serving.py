@@ -17,7 +17,7 @@ from PIL import Image
 from tagmoe.serve.api import make_app
 from tagmoe.serve.asked import Asked
 from tagmoe.serve.limits import Limits
-from tagmoe.serve.painter import Scene
+from tagmoe.serve.painter import Facts, Scene
 from tagmoe.serve.refusal import Refusal
 from tagmoe.serve.server import make_server
 from tagmoe.serve.work import Drawn, Work
@@ -39,6 +39,7 @@ class PlainPainter:
     scenes: list[Scene] = field(default_factory=list)
     steps: int = 0
     gate: threading.Event | None = None
+    facts: Facts = field(default_factory=lambda: Facts(steps=4, has_mixtures=True, is_world=True))
 
     def begin(self) -> None:
         return None

@@ -27,11 +27,11 @@ from tagmoe.serve.asked import Asked, read_fields
 from tagmoe.serve.body import Body, from_data_address, read_body
 from tagmoe.serve.fetch import fetch
 from tagmoe.serve.following import follow, preview_steps
-from tagmoe.serve.guard import Guard, Keys
+from tagmoe.serve.guard import Guard, Keys, Page
 from tagmoe.serve.limits import Limits
 from tagmoe.serve.metrics import Metrics
 from tagmoe.serve.openapi import EDIT, GENERATE, answers_of
-from tagmoe.serve.painter import Scene, check_pixels
+from tagmoe.serve.painter import Facts, Scene, check_pixels
 from tagmoe.serve.prompts import Prompts, with_reason
 from tagmoe.serve.refusal import Refusal, late
 from tagmoe.serve.work import Engine, Painter, Work
@@ -44,6 +44,12 @@ class ScenePainter(Painter, Protocol):
     """A painter that also checks requests: `tagmoe.serve.painter.PipelinePainter`."""
 
     name: str
+    loras: tuple[str, ...]
+
+    @property
+    def facts(self) -> Facts:
+        """What a page should know of the model."""
+        ...
 
     def check(self, asked: Asked, pictures: Sequence[Image], mask: Image | None, prompt: str) -> Scene:
         """The request as a scene. Raises Refusal."""
@@ -97,7 +103,7 @@ class Server:
         body = await read_body(request, self.limits, edits=edits)
         asked = read_fields(body.fields, self.limits, edits=edits)
         await self._fetch(body)
-        pictures, mask = await self.aside(self._decoded, body)
+        pictures, mask = await self.aside(self.decoded, body)
         rewriting = await self.prompts.rewritten(asked.prompt, pictures)
         prompt = asked.prompt if rewriting is None else rewriting.text
         try:
@@ -122,12 +128,14 @@ class Server:
         body.pictures = [await fetched(given, "image") for given in body.pictures]
         body.mask = None if body.mask is None else await fetched(body.mask, "mask")
 
-    def _decoded(self, body: Body) -> tuple[list[Image], Image | None]:
-        pictures = [self._picture(given, "image", load_image) for given in body.pictures]
-        mask = None if body.mask is None else self._picture(body.mask, "mask", load_hole_mask)
+    def decoded(self, body: Body) -> tuple[list[Image], Image | None]:
+        """The pictures and the mask of a body whose addresses are fetched. Raises Refusal."""
+        pictures = [self.picture(given, "image", load_image) for given in body.pictures]
+        mask = None if body.mask is None else self.picture(body.mask, "mask", load_hole_mask)
         return pictures, mask
 
-    def _picture(self, given: bytes | str, name: str, load: Callable[[bytes], Image]) -> Image:
+    def picture(self, given: bytes | str, name: str, load: Callable[[bytes], Image]) -> Image:
+        """A picture within the limits. name: the field that holds it. Raises Refusal."""
         if isinstance(given, str):
             if not given[:5].lower().startswith("data:"):
                 raise Refusal(f"{name} is a text and no picture; send a file or a data: address.", name)
@@ -235,19 +243,29 @@ def make_app(
     limits: Limits | None = None,
     keys: Sequence[str] = (),
     fetches: bool = False,
+    page: bool = False,
 ) -> FastAPI:
-    """The application. keys: bearer keys; none: it answers its own machine only."""
+    """The application. keys: bearer keys; none: it answers its own machine only. page: also the web page, by Gradio."""
     limits, prompts = limits or Limits(), prompts or Prompts()
     metrics = Metrics(lambda: engine.places)
     engine = Engine(painter, limits, on_batch=metrics.drawn)
     pool, fetching = ThreadPoolExecutor(2, "pictures"), ThreadPoolExecutor(8, "fetches")
     server = Server(painter, prompts, limits, engine, metrics, fetches, pool, fetching, int(time.time()))
 
+    beside: Page | None = None
+    if page:
+        from tagmoe.serve.page.page import make_page
+
+        beside = make_page(server)
+
     @contextlib.asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         engine.start()
         try:
-            yield
+            async with contextlib.AsyncExitStack() as stack:
+                if beside is not None:
+                    await stack.enter_async_context(beside.app.router.lifespan_context(beside.app))
+                yield
         finally:
             await asyncio.to_thread(engine.close)
             for threads in (server.pool, server.fetching):
@@ -264,7 +282,7 @@ def make_app(
         redirect_slashes=False,
     )
     app.state.server = server
-    app.add_middleware(Guard, keys=Keys(keys), metrics=metrics, model=painter.name)
+    app.add_middleware(Guard, keys=Keys(keys), metrics=metrics, model=painter.name, limits=limits, page=beside)
 
     @app.exception_handler(Refusal)
     async def refused(request: Request, refusal: Refusal) -> JSONResponse:
@@ -304,7 +322,7 @@ def make_app(
     async def models() -> dict[str, Any]:
         """The one model of this server, and its LoRAs in an extra field."""
         model = {"id": painter.name, "object": "model", "created": server.started, "owned_by": "tagmoe"}
-        return {"object": "list", "data": [model | {"loras": list(getattr(painter, "loras", ()))}]}
+        return {"object": "list", "data": [model | {"loras": list(painter.loras)}]}
 
     @app.get("/health", response_model=None, responses=answers_of("health"))
     async def health() -> dict[str, str]:
