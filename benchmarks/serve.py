@@ -125,22 +125,39 @@ class Bare:
         return time.perf_counter() - started
 
 
-async def saturate(server: Server, work: Work, batches: int) -> tuple[float, float]:
-    """(pictures a second in the steady state, CPU seconds of this client a picture) with three batches in flight."""
+@dataclass(frozen=True)
+class Steady:
+    """A server that is never idle. speed: pictures a second. ours, client: CPU seconds a picture of both processes."""
+
+    speed: float
+    ours: float
+    client: float
+
+
+def cpu_of(process: psutil.Process) -> float:
+    """CPU seconds of a process."""
+    times = process.cpu_times()
+    return times.user + times.system
+
+
+async def saturate(server: Server, work: Work, batches: int) -> Steady:
+    """Ask with three batches in flight; what comes between the ends of two batches counts."""
     client = AsyncOpenAI(base_url=server.url, api_key="none", max_retries=0, timeout=120)
     ended: list[float] = []
     seeds = iter(range(10**9))
     first, last = 2 * BATCH, (2 + batches) * BATCH
     enough = asyncio.Event()
+    used: dict[int, tuple[float, float]] = {}
 
     async def ask() -> None:
         while not enough.is_set():
             await client.images.edit(**work.options(next(seeds)))
             ended.append(time.perf_counter())
+            if len(ended) in (first, last):
+                used[len(ended)] = (cpu_of(server.process), time.process_time())
             if len(ended) >= last:
                 enough.set()
 
-    before = time.process_time()
     workers = [asyncio.create_task(ask()) for _ in range(3 * BATCH)]
     watch = asyncio.create_task(enough.wait())
     # A worker ends only by an error, which must not be waited for.
@@ -150,36 +167,46 @@ async def saturate(server: Server, work: Work, batches: int) -> tuple[float, flo
     ends = await asyncio.gather(*workers, return_exceptions=True)
     if errors := [end for end in ends if isinstance(end, Exception)]:
         raise errors[0]
-    cpu = (time.process_time() - before) / len(ended)
     await client.close()
+    pictures = last - first
+    ours, client_cpu = (used[last][place] - used[first][place] for place in (0, 1))
     # Answers of a batch come together, so the time is counted from the end of one batch to that of another.
-    return (last - first) / (ended[last - 1] - ended[first - 1]), cpu
+    return Steady(pictures / (ended[last - 1] - ended[first - 1]), ours / pictures, client_cpu / pictures)
 
 
 def throughput(server: Server, bare: Bare, work: Work, rounds: int, batches: int) -> list[Figure]:
     """Pictures a second of a server whose queue is never empty, beside the pipeline with the same batch, in turn."""
     asyncio.run(saturate(server, work, 1))
     bare(BATCH)
-    pairs = []
+    pictures = batches * BATCH
+    served: list[Steady] = []
+    plain: list[float] = []
+    plain_cpu: list[float] = []
+
+    def draw_bare() -> None:
+        before = time.process_time()
+        plain.append(pictures / sum(bare(BATCH) for _ in range(batches)))
+        plain_cpu.append((time.process_time() - before) / pictures)
+
+    turns: list[Callable[[], None]] = [draw_bare, lambda: served.append(asyncio.run(saturate(server, work, batches)))]
     for number in range(rounds):
-        served: list[tuple[float, float]] = []
-        plain: list[float] = []
-        turns: list[Callable[[], None]] = [
-            lambda served=served: served.append(asyncio.run(saturate(server, work, batches))),  # type: ignore[misc]
-            lambda plain=plain: plain.append(sum(bare(BATCH) for _ in range(batches))),  # type: ignore[misc]
-        ]
         for turn in turns if number % 2 else reversed(turns):
             turn()
-        pairs.append((served[0][0], batches * BATCH / plain[0], served[0][1]))
-    ratio = statistics.median(served / plain for served, plain, _ in pairs)
-    cpu = 1000 * statistics.median(cpu for *_, cpu in pairs)
-    spread = ", ".join(f"{served / plain:.3f}" for served, plain, _ in pairs)
+    ratios = [ours.speed / other for ours, other in zip(served, plain, strict=True)]
+    by_cpu = [other / ours.ours for ours, other in zip(served, plain_cpu, strict=True)]
+    note = f"batches of {BATCH}; {', '.join(f'{ratio:.3f}' for ratio in ratios)}"
+    client = 1000 * statistics.median(ours.client for ours in served)
     return [
+        Figure("throughput_by_bare", statistics.median(ratios), "times", 0.95, at_least=True, runs=rounds, note=note),
         Figure(
-            "throughput_by_bare", ratio, "times", 0.95, at_least=True, runs=rounds, note=f"batches of {BATCH}; {spread}"
+            "bare_cpu_by_server_cpu",
+            statistics.median(by_cpu),
+            "times",
+            runs=rounds,
+            note="CPU time a picture, without the client's; other work on the machine changes it less",
         ),
-        Figure("pictures_a_second", statistics.median(served for served, *_ in pairs), "1/s", runs=rounds),
-        Figure("client_cpu_ms", cpu, "ms/picture", runs=rounds, note="of this process; on one core it counts above"),
+        Figure("pictures_a_second", statistics.median(ours.speed for ours in served), "1/s", runs=rounds),
+        Figure("client_cpu", client, "ms/picture", runs=rounds, note="of this process; on one core it counts above"),
     ]
 
 
@@ -187,24 +214,40 @@ def latency(server: Server, bare: Bare, work: Work, pairs: int) -> list[Figure]:
     """How much longer a request takes than the pipeline where nothing else is asked. Pairs, in turn."""
     client = OpenAI(base_url=server.url, api_key="none", max_retries=0, timeout=120)
 
-    def served() -> float:
-        started = time.perf_counter()
+    def served() -> tuple[float, float]:
+        """Seconds, and CPU seconds of both processes."""
+        started, before = time.perf_counter(), time.process_time() + cpu_of(server.process)
         answer = client.images.edit(**work.options(0))
         base64.b64decode(answer.data[0].b64_json)
-        return time.perf_counter() - started
+        return time.perf_counter() - started, time.process_time() + cpu_of(server.process) - before
 
-    served(), bare(1)
+    def plain() -> tuple[float, float]:
+        before = time.process_time()
+        return bare(1), time.process_time() - before
+
+    served(), plain()
     measured = []
     for number in range(pairs):
         if number % 2:
-            ours, plain = served(), bare(1)
+            ours, other = served(), plain()
         else:
-            plain, ours = bare(1), served()
-        measured.append((ours, plain))
-    over = [1000 * (ours - plain) for ours, plain in measured]
+            other, ours = plain(), served()
+        measured.append((ours, other))
+    over = [1000 * (ours[0] - other[0]) for ours, other in measured]
+    cpu = [1000 * (ours[1] - other[1]) for ours, other in measured]
     low, _, high = statistics.quantiles(over, n=4)
-    note = f"paired median, quartiles {low:.1f} to {high:.1f}; bare {statistics.median(p for _, p in measured):.3f} s"
-    return [Figure("idle_latency_over_bare", statistics.median(over), "ms", 20, runs=pairs, note=note)]
+    seconds = statistics.median(other[0] for _, other in measured)
+    note = f"paired median, quartiles {low:.1f} to {high:.1f}; bare {seconds:.3f} s"
+    return [
+        Figure("idle_latency_over_bare", statistics.median(over), "ms", 20, runs=pairs, note=note),
+        Figure(
+            "idle_cpu_over_bare",
+            statistics.median(cpu),
+            "ms",
+            runs=pairs,
+            note="of server and client; the kernel counts in steps of 10, the wait for a batch is not in it",
+        ),
+    ]
 
 
 @dataclass
@@ -262,7 +305,7 @@ async def overloaded(server: Server, work: Work, rate: float, seconds: float) ->
 
 def overload(server: Server, work: Work, seconds: float) -> list[Figure]:
     """Ten times what the server can draw: statuses, time of a rejection, memory."""
-    rate = TIMES * asyncio.run(saturate(server, work, 2))[0]
+    rate = TIMES * asyncio.run(saturate(server, work, 2)).speed
     load = asyncio.run(overloaded(server, work, rate, seconds))
     drawn, rejected = load.statuses[200], load.statuses[429]
     others = {status: count for status, count in load.statuses.items() if status not in (200, 429)}

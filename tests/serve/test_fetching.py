@@ -108,6 +108,7 @@ def site(monkeypatch: pytest.MonkeyPatch, certificate: Path | None = None) -> It
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
         running.socket = context.wrap_socket(running.socket, server_side=True, do_handshake_on_connect=False)
+    running.daemon_threads = True
     running.handle_error = lambda *given: None  # type: ignore[method-assign]
     threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     resolved: list[str] = []

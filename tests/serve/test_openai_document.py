@@ -21,6 +21,8 @@ from tagmoe.serve.limits import Limits
 FACTS = yaml.safe_load(Path(__file__).with_name("openai_images.yaml").read_text())
 PNG = png_of(Image.new("RGB", (20, 10), "teal"))
 ADDRESS = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
+CLIENT = httpx2.Client(timeout=30)
+"""One for all: a new one reads the certificates of all authorities."""
 FIELDS = [
     (kind, name)
     for kind in FACTS["requests"]
@@ -31,7 +33,7 @@ FIELDS = [
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Running]:
-    with serving(PlainPainter(), limits=Limits(wait=0)) as running:
+    with serving(PlainPainter(), limits=Limits(wait=0)) as running, CLIENT:
         yield running
 
 
@@ -41,10 +43,10 @@ def ask(server: Running, kind: str, fields: dict[str, Any]) -> httpx2.Response:
     given = {"prompt": "x", **fields}
     if kind == "edit_form":
         form = {name: value if isinstance(value, str) else json.dumps(value) for name, value in given.items()}
-        return httpx2.post(server.url + route, data=form, files={"image": ("x", PNG)}, timeout=30)
+        return CLIENT.post(server.url + route, data=form, files={"image": ("x", PNG)})
     if kind == "edit_json":
         given["images"] = [{"image_url": ADDRESS}]
-    return httpx2.post(server.url + route, json=given, timeout=30)
+    return CLIENT.post(server.url + route, json=given)
 
 
 def fits(content: Any, answer: str) -> None:
@@ -87,7 +89,7 @@ def test_required_nulls_and_streams_are_as_in_the_document(server: Running, kind
         assert answer.status_code == 200
     route = FACTS["requests"][kind]["route"].removeprefix("/v1")
     content = {"data": {"n": "1"}, "files": {"image": ("x", PNG)}} if kind == "edit_form" else {"json": {"n": 1}}
-    missing = httpx2.post(server.url + route, timeout=30, **content).json()  # type: ignore[arg-type]
+    missing = CLIENT.post(server.url + route, **content).json()  # type: ignore[arg-type]
     fits(missing, "error")
     assert missing["error"]["param"] in FACTS["requests"][kind]["required"] + ["image"]
     streamed = ask(server, kind, {"stream": True, "partial_images": 3, "n": 2, "quality": "max"})
@@ -99,17 +101,17 @@ def test_required_nulls_and_streams_are_as_in_the_document(server: Running, kind
 
 
 def test_models_prompt_and_number_of_images_are_as_in_the_document(server: Running) -> None:
-    fits(httpx2.get(f"{server.url}/models").json(), "models")
+    fits(CLIENT.get(f"{server.url}/models").json(), "models")
     most = FACTS["prompt"]["most_characters"]
     assert ask(server, "generate", {"prompt": "a" * most}).status_code == 200
     assert ask(server, "generate", {"prompt": "a" * (most + 1)}).json()["error"]["param"] == "prompt"
     for number, status in ((FACTS["images"]["most"], 200), (FACTS["images"]["most"] + 1, 400)):
         body = {"prompt": "x", "images": [{"image_url": ADDRESS}] * number}
-        assert httpx2.post(f"{server.url}/images/edits", json=body, timeout=30).status_code == status
+        assert CLIENT.post(f"{server.url}/images/edits", json=body).status_code == status
 
 
 def test_our_document_names_the_routes_the_bodies_and_every_field(server: Running) -> None:
-    document = httpx2.get(server.url.removesuffix("v1") + "openapi.json").json()
+    document = CLIENT.get(server.url.removesuffix("v1") + "openapi.json").json()
     for kind, facts in FACTS["requests"].items():
         operation = document["paths"][facts["route"]]["post"]
         assert set(operation["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}

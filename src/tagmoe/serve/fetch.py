@@ -60,13 +60,14 @@ def _get(host: str, scheme: str, target: str, most: int, name: str) -> bytes:
     if not found or not all(is_public(address) for address in found):
         raise Refusal(f"The URL in {name} leads to an address that is not public; it is not fetched.", name)
     connection = http.client.HTTPConnection(host, port, timeout=SECONDS)
-    connection.sock = socket.create_connection((found[0], port), timeout=SECONDS)
+    # The connection drops its socket when an answer begins that ends with it, so it is held here.
+    plain = socket.create_connection((found[0], port), timeout=SECONDS)
     late = threading.Event()
 
     def cut() -> None:
         late.set()
         with contextlib.suppress(OSError):
-            connection.sock.shutdown(socket.SHUT_RDWR)
+            plain.shutdown(socket.SHUT_RDWR)
 
     # A timeout of the socket bounds each read. A site that sends a byte now and then would hold the thread for hours.
     timer = threading.Timer(SECONDS, cut)
@@ -74,9 +75,9 @@ def _get(host: str, scheme: str, target: str, most: int, name: str) -> bytes:
     timer.start()
     try:
         if scheme == "https":
-            context = ssl.create_default_context()
-            connection.sock = context.wrap_socket(connection.sock, server_hostname=host, do_handshake_on_connect=False)
-            connection.sock.do_handshake()
+            plain = ssl.create_default_context().wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False)
+            plain.do_handshake()
+        connection.sock = plain
         connection.request("GET", target, headers={"Accept": "image/*", "User-Agent": "tagmoe"})
         return _read(connection.getresponse(), most, name, late)
     except (OSError, http.client.HTTPException, ValueError):
@@ -86,6 +87,7 @@ def _get(host: str, scheme: str, target: str, most: int, name: str) -> bytes:
     finally:
         timer.cancel()
         connection.close()
+        plain.close()
 
 
 def _read(answer: http.client.HTTPResponse, most: int, name: str, late: threading.Event) -> bytes:

@@ -6,6 +6,7 @@ Every picture is drawn by `tagmoe.serve.page.drawing`, so the page has no limits
 from __future__ import annotations
 
 import html
+import logging
 import os
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ from gradio import processing_utils  # noqa: E402
 
 from tagmoe.serve.page.look import css, theme  # noqa: E402
 
+logger = logging.getLogger(__name__)
 STOP_KEY = """() => { document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") document.querySelector("#stop")?.click();
 }); }"""
@@ -120,8 +122,8 @@ class Controls:
         facts, limits = self._server.painter.facts, self._server.limits
         self.pictures = gr.Gallery(
             label="Pictures", format="png", type="filepath", file_types=["image"], interactive=True, columns=3,
-            height=230, object_fit="contain", sources=["upload", "clipboard"], buttons=[], elem_id="pictures",
-            elem_classes=_classes(facts.side),
+            height=230, object_fit="contain", fit_columns=False, sources=["upload", "clipboard"], buttons=[],
+            elem_id="pictures", elem_classes=_classes(facts.side),
         )  # fmt: skip
         self.instruction = gr.Textbox(
             label="Instruction", lines=1, max_lines=6, elem_id="instruction", max_length=limits.prompt,
@@ -173,7 +175,7 @@ class Controls:
         self.onward = gr.Button("Edit this result", visible=False, size="sm", elem_id="onward")
         self.history = gr.Gallery(
             label="History", format="png", interactive=False, columns=6, height="auto", allow_preview=False,
-            object_fit="contain", buttons=[], visible=False, elem_id="history", elem_classes=classes,
+            object_fit="contain", fit_columns=False, buttons=[], visible=False, elem_id="history", elem_classes=classes,
         )  # fmt: skip
         self.forget = gr.Button("Clear the history", visible=False, size="sm", elem_id="forget")
 
@@ -181,8 +183,8 @@ class Controls:
         gr.HTML("<p>One scene of TagWorld for each task. Choose one to begin with it.</p>", js_on_load=None)
         self.gallery = gr.Gallery(
             [(example.shown, example.caption) for example in self.examples], label="Examples", format="png",
-            interactive=False, columns=5, height="auto", allow_preview=False, object_fit="contain", buttons=[],
-            elem_id="gallery", elem_classes=["pixels"],
+            interactive=False, columns=5, height="auto", allow_preview=False, object_fit="contain", fit_columns=False,
+            buttons=[], elem_id="gallery", elem_classes=["pixels"],
         )  # fmt: skip
 
     def _connect(self) -> None:
@@ -212,11 +214,11 @@ class Controls:
     async def drawn(
         self,
         pictures: list[tuple[str, str | None]] | None,
-        instruction: str,
-        size: str,
+        instruction: str | None,
+        size: str | None,
         steps: int,
         cfg: float,
-        negative: str,
+        negative: str | None,
         seed: float | None,
         fresh: bool,
         number: int,
@@ -224,13 +226,13 @@ class Controls:
         explain: bool,
         shown: list[Entry],
     ) -> AsyncIterator[dict[Any, Any]]:
-        """Draw, and show how far it is."""
+        """Draw, and show how far it is. A field that nobody has touched may be None."""
         fields: dict[str, Any] = {
-            "prompt": instruction,
-            "size": size.strip() or "auto",
+            "prompt": instruction or "",
+            "size": (size or "").strip() or "auto",
             "steps": int(steps),
             "cfg": cfg,
-            "negative_prompt": negative.strip() or None,
+            "negative_prompt": (negative or "").strip() or None,
             "seed": None if fresh or seed is None else int(seed),
             "n": int(number),
             "lora": list(lora or []) or None,
@@ -253,6 +255,9 @@ class Controls:
             yield done | {self.status: _refused(str(refusal))}
         except OSError as error:
             yield done | {self.status: _refused(f"A picture is gone ({reason_of(error)}); drop it again.")}
+        except Exception:
+            logger.exception("A wish of the page could not be drawn.")
+            yield done | {self.status: _refused("The server failed; its log says why.")}
 
     def _pair(self, before: Image | None, after: Image) -> dict[Any, Any]:
         """Show a picture, beside the one that it was made from."""
