@@ -40,7 +40,7 @@ class Browser:
     def visitor(self, *, viewport: dict[str, int] = DESK, **options: Any) -> Any:
         """A new profile with one empty page."""
         page = self.chromium.new_context(viewport=viewport, **options).new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(45_000)
         page.on("request", lambda request: self.seen.asked.append(request.url))
         page.on("console", lambda said: said.type == "error" and self.seen.errors.append(said.text))
         page.on("pageerror", lambda error: self.seen.errors.append(str(error)))

@@ -64,6 +64,11 @@ def make_page(server: Server) -> Page:
     async def upload(request: Request) -> Response:
         return await files.upload(server, request, blocks.upload_file_set)
 
+    @app.get("/gradio_api/upload_progress")
+    async def progress() -> Response:
+        # The whole body is read before it is kept, so there is nothing between.
+        return Response('data: {"msg": "done"}\n\n', media_type="text/event-stream")
+
     gr.mount_gradio_app(
         app, blocks, "/", footer_links=[], run_history=False, show_error=False, ssr_mode=False, mcp_server=False,
         pwa=False, enable_monitoring=False, max_file_size=server.limits.body, theme=theme(), css=css(), js=STOP_KEY,
