@@ -101,4 +101,4 @@ def test_routing_is_of_the_picture_that_comes_back(server: Running) -> None:
         routing = entry.model_dump()["routing"]
         assert set(routing) == {"predicted_tags", "rule_tags", "signature", "expert_shares", "explanation"}
         assert np.allclose(np.sum(routing["expert_shares"], axis=1), 1, atol=1e-4)
-        assert routing["explanation"].lstrip().startswith("<!DOCTYPE html>")
+        assert routing["explanation"].lstrip().startswith("<!doctype html>")
