@@ -59,7 +59,7 @@ class Server:
 @contextmanager
 def serving() -> Iterator[Server]:
     """`tagmoe serve` with the packaged model, warm."""
-    words = ["serve", "--port", "0", "--threads", "1", "--batch", str(BATCH), "--queue", str(QUEUE)]
+    words = ["serve", "--port", "0", "--no-page", "--threads", "1", "--batch", str(BATCH), "--queue", str(QUEUE)]
     command = [sys.executable, "-c", "from tagmoe.cli import main; main()", *words]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:

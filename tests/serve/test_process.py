@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 @contextmanager
 def process(*words: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """(address, process) of `tagmoe serve` with the packaged model."""
-    command = [sys.executable, "-c", "from tagmoe.cli import main; main()", "serve", "--port", "0", *words]
+    command = [sys.executable, "-c", "from tagmoe.cli import main; main()", "serve", "--port", "0", "--no-page", *words]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert running.stderr is not None
