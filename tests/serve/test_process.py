@@ -24,6 +24,7 @@ def process(*words: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """(address, process) of `tagmoe serve` with the packaged model."""
     command = [sys.executable, "-c", "from tagmoe.cli import main; main()", "serve", "--port", "0", "--no-page", *words]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    rest = threading.Thread()
     try:
         assert running.stderr is not None
         said = ""
@@ -33,11 +34,17 @@ def process(*words: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
                 break
         else:
             pytest.fail(f"it ended: {said}")
-        threading.Thread(target=running.stderr.read, daemon=True).start()
+        rest = threading.Thread(target=running.stderr.read, daemon=True)
+        rest.start()
         yield found[1], running
     finally:
         running.kill()
         running.wait()
+        if rest.ident is not None:
+            rest.join(10)
+        for pipe in (running.stdout, running.stderr):
+            if pipe is not None:
+                pipe.close()
 
 
 def draw(address: str, steps: int) -> httpx2.Response:

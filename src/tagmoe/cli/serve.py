@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +20,7 @@ from tagmoe.cli.rewriting import (
 )
 from tagmoe.cli.vlm_options import VLMName
 from tagmoe.errors import MissingError, UsageError
-from tagmoe.extras import install_line, require
+from tagmoe.extras import install_line, is_installed, require
 from tagmoe.rewrite.rewriter import SECONDS
 
 PACKAGED_ID = "tagmoe-tagworld"
@@ -129,7 +128,7 @@ def serve(
         batch=batch,
         wait=batch_wait / 1000,
     )
-    has_page = page is not False and find_spec("gradio") is not None
+    has_page = page is not False and is_installed("page")
     if page is None and not has_page:
         log(f"There is no web page, because Gradio is not installed; run: {install_line('page')}.")
     if batch > 1 and not painter.batches:
