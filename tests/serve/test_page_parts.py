@@ -12,6 +12,7 @@ from PIL import Image
 from support.serving import PlainPainter, Running, picture_of, serving
 
 from tagmoe.pictures import load_image, png_of
+from tagmoe.serve.guard import bounded
 from tagmoe.serve.limits import Limits
 from tagmoe.serve.page import files
 from tagmoe.serve.page.drawing import Finished, Progress, draw
@@ -128,6 +129,23 @@ def test_only_what_the_page_needs_belongs_to_it() -> None:
         "/dev/reload",
     ):
         assert not files.belongs(path), path
+
+
+@pytest.mark.parametrize("parts", [[b"x" * 60, b"x" * 60], [b"x" * 60, None]])
+def test_a_body_of_the_page_is_bounded_in_bytes_and_seconds(parts: list[bytes | None]) -> None:
+    """A part that is None never comes."""
+    given = iter(parts)
+
+    async def receive() -> dict[str, Any]:
+        part = next(given)
+        await asyncio.sleep(0 if part else 30)
+        return {"type": "http.request", "body": part, "more_body": True}
+
+    async def read() -> list[str]:
+        message = bounded(receive, Limits(body=100, body_seconds=0.1))
+        return [(await message())["type"] for _ in range(2)]
+
+    assert asyncio.run(read()) == ["http.request", "http.disconnect"]
 
 
 def test_there_is_an_example_of_every_task() -> None:
