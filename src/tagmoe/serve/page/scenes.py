@@ -30,17 +30,6 @@ def examples(seed: int = 0) -> list[Example]:
     for task in TASKS:
         case = sample(seed, 0, split="test", task=task)
         pictures = tuple(Image.fromarray(source) for source in case.sources)
-        shown = _beside(pictures) if pictures else Image.fromarray(case.target)
+        shown = pictures[0] if pictures else Image.fromarray(case.target)
         found.append(Example(task, case.instruction, pictures, shown))
     return found
-
-
-def _beside(pictures: tuple[Image.Image, ...]) -> Image.Image:
-    """Several references in one row."""
-    height = max(picture.height for picture in pictures)
-    row = Image.new("RGB", (sum(picture.width for picture in pictures), height))
-    left = 0
-    for picture in pictures:
-        row.paste(picture, (left, 0))
-        left += picture.width
-    return row
