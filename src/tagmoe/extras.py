@@ -18,9 +18,13 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "vlm": ("aiohttp", "jsonschema", "llguidance", "sklearn", "cleanlab"),
     "eval": ("openai",),
     "serve": ("fastapi", "starlette", "uvicorn", "python_multipart", "prometheus_client"),
+    "page": ("gradio",),
     "reports": ("matplotlib", "sklearn"),
 }
 """The modules that tagmoe imports from each extra of pyproject.toml; a test compares the two."""
+
+APART = {"page": "Gradio 6.31 wants a Pillow below 13, and constraints.txt holds 13"}
+"""Extras that `all` leaves out, and why."""
 
 
 def install_line(extra: str) -> str:
@@ -39,6 +43,11 @@ def require(extra: str, *modules: str, purpose: str) -> None:
     for name in modules or EXTRAS[extra]:
         if find_spec(name) is None:
             raise MissingError(f"{purpose} needs {name}, which is not installed; run: {install_line(extra)}.")
+
+
+def is_installed(extra: str) -> bool:
+    """Whether all modules of an extra are there. Nothing is imported."""
+    return all(find_spec(name) is not None for name in EXTRAS[extra])
 
 
 def missing_package(package: str, purpose: str) -> MissingError:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import builtins
-import http.server
 import io
 import os
 import socket
-import threading
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +22,8 @@ from tagmoe import pictures
 from tagmoe.cli import run
 from tagmoe.errors import UsageError
 from tagmoe.pictures import png_of
-from tagmoe.serve import fetch as fetching
-from tagmoe.serve.fetch import fetch, is_public
 from tagmoe.serve.guard import Keys, is_local
 from tagmoe.serve.limits import Limits
-from tagmoe.serve.refusal import Refusal
 from tagmoe.serve.server import check_place, read_keys
 
 PNG = png_of(Image.new("RGB", (20, 10), "teal"))
@@ -150,106 +145,6 @@ def test_no_file_is_opened_for_a_request(server: Running, monkeypatch: pytest.Mo
         answer = edit(server, json={"prompt": "x", "image": path})
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, "image")
     assert opened == []
-
-
-def test_no_url_is_fetched_unless_told_so(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[object] = []
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *given, **more: asked.append(given) or [])
-    code = edit_url(server, "http://example.org/x.png")
-    assert (code, asked) == ("no_fetching", [])
-
-
-def edit_url(server: Running, url: str) -> str:
-    """The code of the refusal. The client connects to an address, so it resolves no name itself."""
-    body = b'{"prompt": "x", "image": "%s"}' % url.encode()
-    with socket.socket() as plain:
-        plain.connect(("127.0.0.1", server.port))
-        plain.sendall(
-            b"POST /v1/images/edits HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-            b"Connection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
-        )
-        said = b""
-        while part := plain.recv(4096):
-            said += part
-    return str(said.partition(b'"code":"')[2].partition(b'"')[0].decode())
-
-
-def test_addresses_that_are_not_public_are_known() -> None:
-    private = (
-        "127.0.0.1 10.1.2.3 172.16.0.1 192.168.1.1 169.254.169.254 100.64.0.1 0.0.0.0 224.0.0.1 255.255.255.255 "
-        "::1 :: fe80::1 fc00::1 ff02::1 ::ffff:127.0.0.1 ::ffff:10.0.0.1 64:ff9b::a00:1 2002:7f00:1::"
-    )
-    assert [address for address in private.split() if is_public(address)] == []
-    assert all(map(is_public, ("93.184.216.34", "2606:2800:220:1::1")))
-
-
-class Site(http.server.BaseHTTPRequestHandler):
-    """A picture, a redirect, and a page without an end."""
-
-    def do_GET(self) -> None:
-        self.send_response(302 if self.path == "/away" else 200)
-        self.send_header("Location", "http://169.254.169.254/")
-        self.end_headers()
-        try:
-            self.wfile.write(PNG if self.path == "/x.png" else b"x" * 50_000)
-        except OSError:
-            return
-
-    def log_message(self, *given: object) -> None:
-        return None
-
-
-@contextmanager
-def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """A site on loopback that counts as public; the names that were resolved."""
-    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Site)
-    threading.Thread(target=running.serve_forever, daemon=True).start()
-    resolved: list[str] = []
-    port = running.server_address[1]
-
-    def resolve(host: str, _: int, **options: object) -> list[Any]:
-        resolved.append(host)
-        return [(0, 0, 0, "", ("127.0.0.1" if len(resolved) == 1 else "10.0.0.1", 80))]
-
-    def connect(place: tuple[str, int], timeout: float) -> socket.socket:
-        plain = socket.socket()
-        plain.settimeout(timeout)
-        plain.connect((place[0], port))
-        return plain
-
-    monkeypatch.setattr(fetching.socket, "getaddrinfo", resolve)
-    monkeypatch.setattr(fetching, "is_public", lambda address: address == "127.0.0.1")
-    monkeypatch.setattr(fetching.socket, "create_connection", connect)
-    try:
-        yield resolved
-    finally:
-        running.shutdown()
-        running.server_close()
-
-
-def test_a_name_is_resolved_once_and_its_address_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    with site(monkeypatch) as resolved:
-        assert fetch("http://rebinding.example/x.png", 10_000, "image") == PNG
-        assert resolved == ["rebinding.example"]
-        with pytest.raises(Refusal, match="not public"):
-            fetch("http://rebinding.example/x.png", 10_000, "image")
-
-
-@pytest.mark.parametrize(
-    ("path", "said"), [("/away", "redirects are not followed"), ("/long", "more than 10,000 bytes")]
-)
-def test_fetching_follows_no_redirect_and_is_bounded(monkeypatch: pytest.MonkeyPatch, path: str, said: str) -> None:
-    with site(monkeypatch), pytest.raises(Refusal, match=said):
-        fetch(f"http://some.example{path}", 10_000, "image")
-
-
-@pytest.mark.parametrize(
-    "url", ["ftp://a/b", "http://a:22/b", "http://u:p@a/b", "http:///b", "http://[::1", "http://a/b c", "https://"]
-)
-def test_other_urls_are_refused_before_a_name_is_resolved(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    monkeypatch.setattr(fetching.socket, "getaddrinfo", lambda *given, **more: pytest.fail("it was resolved"))
-    with pytest.raises(Refusal):
-        fetch(url, 1000, "image")
 
 
 def test_a_lora_is_named_and_never_a_path() -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 from tagmoe.serve.api import make_app
 from tagmoe.serve.asked import Asked
 from tagmoe.serve.limits import Limits
-from tagmoe.serve.painter import Scene
+from tagmoe.serve.painter import Facts, Scene
 from tagmoe.serve.refusal import Refusal
 from tagmoe.serve.server import make_server
 from tagmoe.serve.work import Drawn, Work
@@ -39,6 +39,7 @@ class PlainPainter:
     scenes: list[Scene] = field(default_factory=list)
     steps: int = 0
     gate: threading.Event | None = None
+    facts: Facts = field(default_factory=lambda: Facts(steps=4, has_mixtures=True, is_world=True))
 
     def begin(self) -> None:
         return None
@@ -69,6 +70,8 @@ class PlainPainter:
             self.steps += 1
             on_step()
             for work in works:
+                if work.tell is not None:
+                    work.tell(step + 1)
                 if step + 1 in work.previews and work.show is not None:
                     work.show(picture_of(work.asked.prompt, step, work.asked.size))
         return [Drawn(picture_of(work.asked.prompt, work.seed, work.asked.size)) for work in works]

@@ -20,7 +20,7 @@ from tagmoe.cli.rewriting import (
 )
 from tagmoe.cli.vlm_options import VLMName
 from tagmoe.errors import MissingError, UsageError
-from tagmoe.extras import require
+from tagmoe.extras import install_line, is_installed, require
 from tagmoe.rewrite.rewriter import SECONDS
 
 PACKAGED_ID = "tagmoe-tagworld"
@@ -63,6 +63,10 @@ def serve(
     allow_url_fetch: Annotated[
         bool, typer.Option("--allow-url-fetch", help="Fetch pictures that requests name by a public URL.")
     ] = False,
+    page: Annotated[
+        bool | None,
+        typer.Option("--page/--no-page", help="Also serve the web page, at /; by default where Gradio is installed."),
+    ] = None,
     memory: MemoryChoice = "auto",
     threads: Threads = None,
     rewrite: Rewrite = AUTO,
@@ -75,6 +79,8 @@ def serve(
     Example: tagmoe serve --port 8000
     """
     require("serve", purpose="The images server")
+    if page:
+        require("page", purpose="The web page")
     from tagmoe.serve.limits import Limits
     from tagmoe.serve.server import check_place, listen, read_keys
     from tagmoe.serve.server import serve as run
@@ -122,12 +128,17 @@ def serve(
         batch=batch,
         wait=batch_wait / 1000,
     )
+    has_page = page is not False and is_installed("page")
+    if page is None and not has_page:
+        log(f"There is no web page, because Gradio is not installed; run: {install_line('page')}.")
     if batch > 1 and not painter.batches:
         log("Pictures are drawn one at a time, so that none depends on the others of its batch.")
-    app = make_app(painter, prompts=prompts, limits=limits, keys=keys, fetches=allow_url_fetch)
+    app = make_app(painter, prompts=prompts, limits=limits, keys=keys, fetches=allow_url_fetch, page=has_page)
     found_host, found_port = place.getsockname()[:2]
     shown = f"[{found_host}]" if ":" in found_host else found_host
-    run(app, place, drain=drain, started=lambda: log(f"{name} answers at http://{shown}:{found_port}/v1"))
+    address = f"http://{shown}:{found_port}"
+    said = f"{name} answers at {address}/v1" + (f", its page is at {address}/" if has_page else "")
+    run(app, place, drain=drain, started=lambda: log(said))
 
 
 def named_loras(given: list[str]) -> dict[str, Path]:

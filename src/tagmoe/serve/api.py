@@ -26,11 +26,12 @@ from tagmoe.serve.answers import QUALITIES, encoded, entry, event, settings, usa
 from tagmoe.serve.asked import Asked, read_fields
 from tagmoe.serve.body import Body, from_data_address, read_body
 from tagmoe.serve.fetch import fetch
-from tagmoe.serve.guard import Guard, Keys
+from tagmoe.serve.following import follow, preview_steps
+from tagmoe.serve.guard import Guard, Keys, Page
 from tagmoe.serve.limits import Limits
 from tagmoe.serve.metrics import Metrics
 from tagmoe.serve.openapi import EDIT, GENERATE, answers_of
-from tagmoe.serve.painter import Scene, check_pixels
+from tagmoe.serve.painter import Facts, Scene, check_pixels
 from tagmoe.serve.prompts import Prompts, with_reason
 from tagmoe.serve.refusal import Refusal, late
 from tagmoe.serve.work import Engine, Painter, Work
@@ -43,6 +44,12 @@ class ScenePainter(Painter, Protocol):
     """A painter that also checks requests: `tagmoe.serve.painter.PipelinePainter`."""
 
     name: str
+    loras: tuple[str, ...]
+
+    @property
+    def facts(self) -> Facts:
+        """What a page should know of the model."""
+        ...
 
     def check(self, asked: Asked, pictures: Sequence[Image], mask: Image | None, prompt: str) -> Scene:
         """The request as a scene. Raises Refusal."""
@@ -63,6 +70,7 @@ class Server:
     metrics: Metrics
     fetches: bool
     pool: ThreadPoolExecutor
+    fetching: ThreadPoolExecutor
     started: int
 
     async def aside(self, work: Callable[..., T], *arguments: Any) -> T:
@@ -94,7 +102,8 @@ class Server:
     async def _prepared(self, request: Request, *, edits: bool) -> tuple[Asked, Scene]:
         body = await read_body(request, self.limits, edits=edits)
         asked = read_fields(body.fields, self.limits, edits=edits)
-        pictures, mask = await self.aside(self._decoded, body)
+        await self._fetch(body)
+        pictures, mask = await self.aside(self.decoded, body)
         rewriting = await self.prompts.rewritten(asked.prompt, pictures)
         prompt = asked.prompt if rewriting is None else rewriting.text
         try:
@@ -102,24 +111,35 @@ class Server:
         except Refusal as refusal:
             raise with_reason(refusal, rewriting) from None
 
-    def _decoded(self, body: Body) -> tuple[list[Image], Image | None]:
-        pictures = [self._picture(given, "image", load_image) for given in body.pictures]
-        mask = None if body.mask is None else self._picture(body.mask, "mask", load_hole_mask)
-        return pictures, mask
+    async def _fetch(self, body: Body) -> None:
+        """Put the bytes of http and https addresses in their places. Raises Refusal."""
+        loop = asyncio.get_running_loop()
 
-    def _picture(self, given: bytes | str, name: str, load: Callable[[bytes], Image]) -> Image:
-        if isinstance(given, str):
-            scheme = given[:8].lower()
-            if scheme.startswith("data:"):
-                given = from_data_address(given, name)
-            elif scheme.startswith(("http://", "https://")) and self.fetches:
-                given = fetch(given, self.limits.body, name)
-            elif scheme.startswith(("http://", "https://")):
+        async def fetched(given: bytes | str, name: str) -> bytes | str:
+            if isinstance(given, bytes) or not given[:8].lower().startswith(("http://", "https://")):
+                return given
+            if not self.fetches:
                 raise Refusal(
                     f"{name} is a URL, and this server fetches none; send the picture itself.", name, code="no_fetching"
                 )
-            else:
+            # In threads of their own: a slow site must not keep others' pictures from being decoded.
+            return await loop.run_in_executor(self.fetching, fetch, given, self.limits.body, name)
+
+        body.pictures = [await fetched(given, "image") for given in body.pictures]
+        body.mask = None if body.mask is None else await fetched(body.mask, "mask")
+
+    def decoded(self, body: Body) -> tuple[list[Image], Image | None]:
+        """The pictures and the mask of a body whose addresses are fetched. Raises Refusal."""
+        pictures = [self.picture(given, "image", load_image) for given in body.pictures]
+        mask = None if body.mask is None else self.picture(body.mask, "mask", load_hole_mask)
+        return pictures, mask
+
+    def picture(self, given: bytes | str, name: str, load: Callable[[bytes], Image]) -> Image:
+        """A picture within the limits. name: the field that holds it. Raises Refusal."""
+        if isinstance(given, str):
+            if not given[:5].lower().startswith("data:"):
                 raise Refusal(f"{name} is a text and no picture; send a file or a data: address.", name)
+            given = from_data_address(given, name)
         try:
             header = read_header(given)
             check_pixels((header.width, header.height), self.limits.pixels, name)
@@ -178,25 +198,15 @@ class _Stream(StreamingResponse):
 
     async def _events(self) -> AsyncIterator[bytes]:
         server, asked, scene, works = self._server, self._asked, self._scene, self._works
-        loop = asyncio.get_running_loop()
-        came: asyncio.Queue[tuple[Work, Image | None]] = asyncio.Queue()
-        after = preview_steps(asked.previews, scene.steps)
-        for work in works:
-            work.previews = frozenset(after)
-            work.show = _handing(loop, came, work)
-            work.answer.add_done_callback(_finishing(loop, came, work))
-        server.engine.submit(works)
         shown = dict.fromkeys(works, 0)
-        left = len(works)
         quality = asked.quality if asked.quality in QUALITIES else "auto"
         try:
             async with asyncio.timeout(server.limits.seconds):
-                while left:
-                    work, image = await came.get()
-                    fields = {"created_at": int(time.time()), "quality": quality}
-                    if image is not None:
-                        fields |= settings(asked, image.size)
-                        fields |= {"b64_json": await server.aside(encoded, image, asked)}
+                async for came in follow(server.engine, works, preview_steps(asked.previews, scene.steps)):
+                    work, fields = came.work, {"created_at": int(time.time()), "quality": quality}
+                    if came.preview is not None:
+                        fields |= settings(asked, came.preview.size)
+                        fields |= {"b64_json": await server.aside(encoded, came.preview, asked)}
                         fields |= {"partial_image_index": shown[work]}
                         shown[work] += 1
                         yield event(f"{self._kind}.partial_image", fields)
@@ -205,7 +215,6 @@ class _Stream(StreamingResponse):
                     fields |= settings(asked, drawn.image.size)
                     fields |= await server.aside(entry, asked, scene, drawn, work.seed, server.painter.name)
                     fields |= {"usage": usage(scene, 1)}
-                    left -= 1
                     yield event(f"{self._kind}.completed", fields)
         except TimeoutError:
             yield event("error", late().body())
@@ -215,25 +224,6 @@ class _Stream(StreamingResponse):
             logger.exception("A stream could not be finished.")
             yield event("error", _internal().body())
         self._done = True
-
-
-def _handing(loop: asyncio.AbstractEventLoop, came: asyncio.Queue[Any], work: Work) -> Callable[[Image], None]:
-    return lambda image: _hand(loop, came, (work, image))
-
-
-def _finishing(loop: asyncio.AbstractEventLoop, came: asyncio.Queue[Any], work: Work) -> Callable[[Any], None]:
-    return lambda _: _hand(loop, came, (work, None))
-
-
-def _hand(loop: asyncio.AbstractEventLoop, came: asyncio.Queue[Any], what: Any) -> None:
-    # The loop may have ended while the last step was drawn.
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(came.put_nowait, what)
-
-
-def preview_steps(previews: int, steps: int) -> list[int]:
-    """After which steps to show a preview: evenly spaced, never after the last; fewer where there are few steps."""
-    return sorted({round(steps * (number + 1) / (previews + 1)) for number in range(previews)} - {0, steps})
 
 
 async def _left(request: Request) -> None:
@@ -253,23 +243,33 @@ def make_app(
     limits: Limits | None = None,
     keys: Sequence[str] = (),
     fetches: bool = False,
+    page: bool = False,
 ) -> FastAPI:
-    """The application. keys: bearer keys; none: it answers its own machine only."""
+    """The application. keys: bearer keys; none: it answers its own machine only. page: also the web page, by Gradio."""
     limits, prompts = limits or Limits(), prompts or Prompts()
     metrics = Metrics(lambda: engine.places)
     engine = Engine(painter, limits, on_batch=metrics.drawn)
-    server = Server(
-        painter, prompts, limits, engine, metrics, fetches, ThreadPoolExecutor(2, "pictures"), int(time.time())
-    )
+    pool, fetching = ThreadPoolExecutor(2, "pictures"), ThreadPoolExecutor(8, "fetches")
+    server = Server(painter, prompts, limits, engine, metrics, fetches, pool, fetching, int(time.time()))
+
+    beside: Page | None = None
+    if page:
+        from tagmoe.serve.page.page import make_page
+
+        beside = make_page(server)
 
     @contextlib.asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         engine.start()
         try:
-            yield
+            async with contextlib.AsyncExitStack() as stack:
+                if beside is not None:
+                    await stack.enter_async_context(beside.app.router.lifespan_context(beside.app))
+                yield
         finally:
             await asyncio.to_thread(engine.close)
-            server.pool.shutdown(wait=False, cancel_futures=True)
+            for threads in (server.pool, server.fetching):
+                threads.shutdown(wait=False, cancel_futures=True)
             await prompts.close()
 
     app = FastAPI(
@@ -282,7 +282,7 @@ def make_app(
         redirect_slashes=False,
     )
     app.state.server = server
-    app.add_middleware(Guard, keys=Keys(keys), metrics=metrics, model=painter.name)
+    app.add_middleware(Guard, keys=Keys(keys), metrics=metrics, model=painter.name, limits=limits, page=beside)
 
     @app.exception_handler(Refusal)
     async def refused(request: Request, refusal: Refusal) -> JSONResponse:
@@ -322,7 +322,7 @@ def make_app(
     async def models() -> dict[str, Any]:
         """The one model of this server, and its LoRAs in an extra field."""
         model = {"id": painter.name, "object": "model", "created": server.started, "owned_by": "tagmoe"}
-        return {"object": "list", "data": [model | {"loras": list(getattr(painter, "loras", ()))}]}
+        return {"object": "list", "data": [model | {"loras": list(painter.loras)}]}
 
     @app.get("/health", response_model=None, responses=answers_of("health"))
     async def health() -> dict[str, str]:

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any
 
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
@@ -106,13 +106,21 @@ def _address(value: Any, name: str) -> str:
     return value
 
 
-async def _from_form(request: Request, data: bytes, limits: Limits) -> Body:
+async def read_files(request: Request, limits: Limits) -> list[bytes]:
+    """The files of a form, whatever its fields are called. Raises Refusal."""
+    form = await _form(request, await _read(request, limits), limits)
+    try:
+        return [await value.read() for _, value in form.multi_items() if isinstance(value, UploadFile)]
+    finally:
+        await form.close()
+
+
+async def _form(request: Request, data: bytes, limits: Limits) -> FormData:
     async def stream() -> AsyncGenerator[bytes, None]:
         yield data
 
-    body = Body()
     try:
-        form = await _InMemory(
+        return await _InMemory(
             request.headers,
             stream(),
             max_files=limits.images + 8,
@@ -122,6 +130,10 @@ async def _from_form(request: Request, data: bytes, limits: Limits) -> Body:
     except (MultiPartException, ValueError, KeyError) as error:
         said = getattr(error, "message", "") or "it is no multipart form"
         raise Refusal(f"The form cannot be read ({said.rstrip('.')}); send a whole one.", code="invalid_form") from None
+
+
+async def _from_form(request: Request, data: bytes, limits: Limits) -> Body:
+    body, form = Body(), await _form(request, data, limits)
     try:
         for name, value in form.multi_items():
             content = await value.read() if isinstance(value, UploadFile) else value

@@ -6,11 +6,12 @@ send it elsewhere. Every address of the name must be public. Redirects are not f
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ipaddress
 import socket
 import ssl
-import time
+import threading
 from urllib.parse import urlsplit
 
 from tagmoe.sentences import reason_of
@@ -54,31 +55,54 @@ def fetch(url: str, most: int, name: str) -> bytes:
 
 def _get(host: str, scheme: str, target: str, most: int, name: str) -> bytes:
     port = PORTS[scheme]
-    found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+    entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    found = list(dict.fromkeys(str(entry[4][0]) for entry in entries))
     if not found or not all(is_public(address) for address in found):
         raise Refusal(f"The URL in {name} leads to an address that is not public; it is not fetched.", name)
-    end = time.monotonic() + SECONDS
-    plain = socket.create_connection((sorted(found)[0], port), timeout=SECONDS)
+    connection = http.client.HTTPConnection(host, port, timeout=SECONDS)
+    # The connection drops its socket when an answer begins that ends with it, so it is held here.
+    plain = socket.create_connection((found[0], port), timeout=SECONDS)
+    late = threading.Event()
+
+    def cut() -> None:
+        late.set()
+        with contextlib.suppress(OSError):
+            plain.shutdown(socket.SHUT_RDWR)
+
+    # A timeout of the socket bounds each read. A site that sends a byte now and then would hold the thread for hours.
+    timer = threading.Timer(SECONDS, cut)
+    timer.daemon = True
+    timer.start()
     try:
-        secure = ssl.create_default_context().wrap_socket(plain, server_hostname=host) if scheme == "https" else plain
-        connection = http.client.HTTPConnection(host, port, timeout=SECONDS)
-        connection.sock = secure
-        try:
-            connection.request("GET", target, headers={"Accept": "image/*", "User-Agent": "tagmoe"})
-            answer = connection.getresponse()
-            if answer.status != 200:
-                raise Refusal(
-                    f"The URL in {name} answered with status {answer.status}; redirects are not followed.", name
-                )
-            parts: list[bytes] = []
-            while part := answer.read1(65_536):
-                parts.append(part)
-                if sum(map(len, parts)) > most:
-                    raise Refusal(f"The URL in {name} holds more than {most:,} bytes.", name, code="too_large")
-                if time.monotonic() > end:
-                    raise Refusal(f"The URL in {name} did not arrive within {SECONDS:g} s.", name)
-            return b"".join(parts)
-        finally:
-            connection.close()
+        if scheme == "https":
+            plain = ssl.create_default_context().wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False)
+            plain.do_handshake()
+        connection.sock = plain
+        connection.request("GET", target, headers={"Accept": "image/*", "User-Agent": "tagmoe"})
+        return _read(connection.getresponse(), most, name, late)
+    except (OSError, http.client.HTTPException, ValueError):
+        if late.is_set():
+            raise _too_slow(name) from None
+        raise
     finally:
+        timer.cancel()
+        connection.close()
         plain.close()
+
+
+def _read(answer: http.client.HTTPResponse, most: int, name: str, late: threading.Event) -> bytes:
+    if answer.status != 200:
+        raise Refusal(f"The URL in {name} answered with status {answer.status}; redirects are not followed.", name)
+    parts, size = [], 0
+    while part := answer.read1(65_536):
+        parts.append(part)
+        size += len(part)
+        if size > most:
+            raise Refusal(f"The URL in {name} holds more than {most:,} bytes.", name, code="too_large")
+    if late.is_set():
+        raise _too_slow(name)
+    return b"".join(parts)
+
+
+def _too_slow(name: str) -> Refusal:
+    return Refusal(f"The URL in {name} did not arrive within {SECONDS:g} s.", name)

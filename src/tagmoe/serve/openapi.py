@@ -12,10 +12,12 @@ _COMMON: dict[str, Any] = {
     "n": _WHOLE | {"minimum": 1, "maximum": 10},
     "size": TEXT | {"pattern": r"^(auto|[1-9]\d{0,4}x[1-9]\d{0,4})$"},
     "quality": TEXT,
-    "user": TEXT,
-    "safety_identifier": TEXT,
+    "user": {},
+    "safety_identifier": {},
     "background": {"enum": ["auto", "opaque"]},
-    "complexity": {"enum": ["low", "medium", "high"]},
+    # What has no effect is accepted whatever it holds.
+    "complexity": {},
+    "moderation": {},
     "response_format": {"enum": ["b64_json"]},
     "output_format": {"enum": ["png", "jpeg", "webp"]},
     "output_compression": _WHOLE | {"minimum": 0, "maximum": 100},
@@ -43,7 +45,7 @@ def _fields(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
 GENERATE: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "content": {"application/json": _fields(_COMMON | {"moderation": {"enum": ["low", "auto"]}}, ["prompt"])},
+        "content": {"application/json": _fields(_COMMON, ["prompt"])},
     }
 }
 EDIT: dict[str, Any] = {

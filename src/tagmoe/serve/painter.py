@@ -53,6 +53,18 @@ class Scene:
     tokens: tuple[int, int, int]
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What a page should know of a model. side: pixels, by default. is_world: it knows the words of TagWorld alone."""
+
+    steps: int = 12
+    cfg: float = 1.0
+    side: int = 64
+    multiple: int = 16
+    has_mixtures: bool = False
+    is_world: bool = False
+
+
 class PipelinePainter:
     """A loaded pipeline. loras: {name: file} that requests may name. name: the model's, for clients.
 
@@ -79,6 +91,20 @@ class PipelinePainter:
         on_cpu = pipeline.device.type == "cpu"
         pipeline.samples_apart = SamplesApart() if on_cpu else None
         self.batches = keep_samples_apart(pipeline.part("transformer")) if on_cpu else True
+
+    @property
+    def facts(self) -> Facts:
+        """The model's own settings."""
+        config = self.pipeline.config
+        mixtures = bool(getattr(self.pipeline.part("transformer").config, "num_moe_blocks", 0))
+        return Facts(
+            config.default_steps,
+            config.default_cfg,
+            config.default_size,
+            self.pipeline.size_multiple,
+            mixtures,
+            config.known_words is not None,
+        )
 
     def begin(self) -> None:
         """Torch counts threads by thread, so the one that draws must be told its number."""
@@ -228,6 +254,9 @@ class _Watch:
 
     def __call__(self, pipeline: Any, step: int, timestep: Any, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         self._on_step()
+        for work in self._works:
+            if work.tell is not None:
+                work.tell(step + 1)
         latents = tensors.get("latents")
         if latents is None:
             return {}

@@ -42,7 +42,8 @@ class Drawn:
 class Work:
     """One picture to draw. key: works of one key may run together. asked: what the painter draws.
 
-    previews: after how many steps to show how far it is, to `show`. gone: the client has left.
+    tell: called after each step with the number of steps that are done. previews: after how many steps to show how far
+    it is, to `show`. gone: the client has left.
     """
 
     key: Hashable
@@ -50,6 +51,7 @@ class Work:
     seed: int
     previews: frozenset[int] = frozenset()
     show: Callable[[Image.Image], None] | None = None
+    tell: Callable[[int], None] | None = None
     gone: bool = False
     arrived: float = field(default_factory=time.monotonic)
     answer: Future[Drawn] = field(default_factory=Future)
