@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from support.failing_disk import small_files
 from support.rank_cases import forked, in_ranks
 from support.tiny_training import train_quietly
@@ -208,8 +209,6 @@ def test_one_save_at_a_time_of_the_state_as_it_was(tmp_path: Path, monkeypatch: 
         threading.Timer(0.2, hold.set).start()
         saver.start(2, tensors, tensors["modules"], {})
         assert [path.name for path in list_checkpoints(tmp_path)] == ["00000001"], "the first is whole by now"
-    from safetensors.torch import load_file
-
     saved = [load_file(path / "modules.safetensors")["m.v"].sum() for path in list_checkpoints(tmp_path)]
     assert (begun, saved) == ([1, 2], [3, 0])
 
@@ -276,7 +275,17 @@ def test_fifty_kills_at_random_points_change_no_bit(config: Make, tmp_path: Path
     assert weights(Path(run.output_dir) / "model") == weights(Path(undisturbed.output_dir) / "model")
     assert metrics(run) == metrics(undisturbed)
     last = [list_checkpoints(Path(one.output_dir) / "checkpoints" / "unified")[-1] for one in (run, undisturbed)]
-    assert load_state(last[0])[1] == load_state(last[1])[1], "the SHA-256 of weights, average and moments in fp32"
+    first, second = (numbers_of(checkpoint) for checkpoint in last)
+    assert len(first) > 100
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first), "weights, average and moments in fp32"
+
+
+def numbers_of(checkpoint: Path) -> dict[str, Tensor]:
+    """Every part of every rank. The files themselves differ: a resume gives the moments in another order to DCP, which
+    lists them in that order in the header."""
+    files = sorted(checkpoint.glob("*.safetensors"))
+    return {f"{file.name}/{name}": value for file in files for name, value in load_file(file).items()}
 
 
 def wait_for(condition: Callable[[], bool], limit: float = 120) -> None:
