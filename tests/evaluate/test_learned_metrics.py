@@ -179,9 +179,9 @@ def test_aesthetic_is_a_plain_call_of_the_model_and_its_head(folders: dict[str, 
                 x = x @ head[f"layers.{2 * number}.weight"].T + head[f"layers.{2 * number}.bias"]
             wanted[pair.case.id] = float(x)
         metric = made(folders, "aesthetic", height=height, dtype="float32")
-        assert numbers(metric, pairs, "aesthetic") == pytest.approx(wanted, abs=2e-6)
+        assert numbers(metric, pairs, "aes") == pytest.approx(wanted, abs=2e-6)
     # The default is half the digits, as ICE-Bench has it.
-    halved = numbers(made(folders, "aesthetic", height="own"), pairs, "aesthetic")
+    halved = numbers(made(folders, "aesthetic", height="own"), pairs, "aes")
     assert halved != wanted
     assert halved == pytest.approx(wanted, abs=0.02)
 

@@ -19,7 +19,7 @@ from tagmoe.evaluate.comparison.paper_tables import beside_the_paper, paper_tabl
 from tagmoe.evaluate.comparison.summary import Summary, summarise
 from tagmoe.evaluate.generation import generate
 from tagmoe.evaluate.metrics.metric import Measure, Pair, Value
-from tagmoe.evaluate.metrics.registry import METRICS, make_metrics
+from tagmoe.evaluate.metrics.registry import LEARNED, METRICS, make_metrics
 from tagmoe.evaluate.run_folder import Run, RunFacts, read_run
 from tagmoe.evaluate.scoring import score
 
@@ -86,6 +86,7 @@ def summary_of(root: Path, name: str, metrics: list[str], **facts: object) -> Su
 
 @pytest.fixture(autouse=True)
 def clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(LEARNED, "clip")
     monkeypatch.setitem(METRICS, "clip", Clip)
 
 

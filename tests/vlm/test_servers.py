@@ -108,7 +108,7 @@ def test_pictures_words_and_schema_reach_the_server_and_its_answer_is_checked(se
         ]
     )  # type: ignore[union-attr]
     [answer] = ask(server.url, asked)
-    assert answer == Answer("ok", '{"tags": ["b"], "sure": true}', {"tags": ["b"], "sure": True})
+    assert answer == Answer("ok", '{"tags": ["b"], "sure": true}', {"tags": ["b"], "sure": True}, tokens=(10, 5))
     counts = server.counts()
     assert (counts["requests"], counts["images"], counts["schemas"]) == (1, 2, 1)
 

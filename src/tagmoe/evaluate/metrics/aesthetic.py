@@ -38,7 +38,7 @@ class Aesthetic(Learned):
     """How beautiful a picture is found."""
 
     name = "aesthetic"
-    measures = (Measure("aesthetic", "higher", "Aes: aesthetic predictor v2.5, about 1 to 10"),)
+    measures = (Measure("aes", "higher", "Aes: aesthetic predictor v2.5, about 1 to 10"),)
     choices = AestheticChoices
     chosen: AestheticChoices
     published = "google/siglip-so400m-patch14-384"
@@ -50,7 +50,7 @@ class Aesthetic(Learned):
 
     def values(self, pair: Pair, features: Mapping[str, Any]) -> Mapping[str, Value]:
         """The score."""
-        return {"aesthetic": features["output"]}
+        return {"aes": features["output"]}
 
     def encode(self, kind: str, contents: Sequence[Any]) -> Sequence[Any]:
         """Scores (batch,)."""
