@@ -5,7 +5,9 @@ Every guard calls `require` right before it imports, so that a missing module is
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 from tagmoe.errors import MissingError
 
@@ -39,6 +41,16 @@ def require(extra: str, *modules: str, purpose: str) -> None:
     for name in modules or EXTRAS[extra]:
         if find_spec(name) is None:
             raise MissingError(f"{purpose} needs {name}, which is not installed; run: {install_line(extra)}.")
+
+
+def import_package(module: str, purpose: str, package: str | None = None) -> Any:
+    """A module of a package that no extra brings. package: its name on the index, by default the module's.
+
+    Raises MissingError where it is not installed.
+    """
+    if find_spec(module) is None:
+        raise missing_package(package or module, purpose)
+    return import_module(module)
 
 
 def missing_package(package: str, purpose: str) -> MissingError:

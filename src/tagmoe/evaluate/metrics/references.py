@@ -7,11 +7,16 @@ from typing import Any, Literal
 
 import numpy as np
 
+from PIL import Image
+
+from tagmoe.errors import ImageError
 from tagmoe.evaluate.benchmarks.cases import Case
 from tagmoe.evaluate.metrics.learned import Choices, Input
 from tagmoe.evaluate.metrics.metric import Pair
 
 Shows = Literal["face", "subject", "style"]
+LEAST_SIDE = 16
+"""A picture of fewer pixels in height or width shows no style and no subject: all networks see one colour. [ours]"""
 
 
 class ReferenceChoices(Choices):
@@ -31,6 +36,15 @@ def why_not(case: Case, shows: Shows, chosen: ReferenceChoices) -> str | None:
     if chosen.cases == "all" or shows in marked:
         return None
     return f"its reference shows a {marked[0]}" if marked else "the case does not say what its reference shows"
+
+
+def large_enough(picture: Image.Image) -> Image.Image:
+    """The picture. Raises ImageError for one of a few pixels, so that its case is listed and not scored."""
+    if min(picture.size) < LEAST_SIDE:
+        raise ImageError(
+            f"A picture of {picture.width}x{picture.height} pixels is too small; it needs {LEAST_SIDE} a side."
+        )
+    return picture
 
 
 def reference_inputs(pair: Pair, kind: str, content: Callable[[Any], Any], refs: str) -> dict[str, Input]:

@@ -16,9 +16,11 @@ from tagmoe.evaluate.metrics.control import Controllability
 from tagmoe.evaluate.metrics.copying import NearCopy
 from tagmoe.evaluate.metrics.differences import SourceDifference, TargetDifference
 from tagmoe.evaluate.metrics.dino import Dino
+from tagmoe.evaluate.metrics.face import Face
 from tagmoe.evaluate.metrics.learned import Backbone, Learned, Profile, check_device
 from tagmoe.evaluate.metrics.metric import Measure, Metric
 from tagmoe.evaluate.metrics.oracle import Oracle
+from tagmoe.evaluate.metrics.style import Style
 
 METRICS: dict[str, Callable[[], Metric]] = {
     "oracle": Oracle,
@@ -28,7 +30,7 @@ METRICS: dict[str, Callable[[], Metric]] = {
     "alignment": Alignment,
     "copying": NearCopy,
 }
-LEARNED: dict[str, type[Learned]] = {kind.name: kind for kind in (Clip, Dino, Aesthetic)}
+LEARNED: dict[str, type[Learned]] = {kind.name: kind for kind in (Clip, Dino, Aesthetic, Face, Style)}
 ALL = (*METRICS, *LEARNED)
 
 
@@ -54,10 +56,12 @@ class LearnedSettings:
         """
         kind = LEARNED[name]
         if name not in self.weights:
-            raise UsageError(
-                f"The metric {name!r} needs weights: give --weights {name}=FOLDER, or the repository "
-                f"{kind.published} ({kind.licence}), which is then downloaded."
+            given = (
+                f"a folder with {', '.join(kind.files)} of {kind.published} ({kind.licence}); see docs/metrics.md."
+                if kind.files
+                else f"or the repository {kind.published} ({kind.licence}), which is then downloaded."
             )
+            raise UsageError(f"The metric {name!r} needs weights: give --weights {name}=FOLDER, {given}")
         chosen: dict[str, str] = {}
         if self.profile == "official":
             if self.benchmark not in kind.official:
@@ -72,7 +76,7 @@ class LearnedSettings:
         except ValidationError as error:
             raise UsageError(f"--set for the metric {name!r}: {wrong_field(error, kind.choices)}.") from None
         check_device(self.device)
-        backbone = Backbone.find(self.weights[name])
+        backbone = Backbone.find(self.weights[name], kind.files)
         return kind(backbone, choices, profile=self.profile, device=self.device, batch=self.batch)
 
 
