@@ -128,7 +128,7 @@ def test_another_checkpoint_than_csd_is_refused(csd: Path, tmp_path: Path) -> No
             made("style", altered(change)).load()
     with pytest.raises(MissingError, match=r"has no file 'csd.safetensors'"):
         made("style", tmp_path)
-    with pytest.raises(UsageError, match="a folder with csd.safetensors of tomg-group-umd/CSD-ViT-L"):
+    with pytest.raises(UsageError, match=r"a folder with csd.safetensors of tomg-group-umd/CSD-ViT-L"):
         make_metrics(["style"], LearnedSettings())
 
 
@@ -226,7 +226,7 @@ def test_without_insightface_the_sentence_names_it(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("tagmoe.extras.find_spec", lambda name: None)
     for name in Face.files:
         (tmp_path / name).write_bytes(b"")
-    with pytest.raises(MissingError, match="The metric 'face' needs insightface, .* pip install insightface"):
+    with pytest.raises(MissingError, match=r"The metric 'face' needs insightface, .* pip install insightface"):
         made("face", tmp_path)(faces_in(tmp_path, 1, (1,)))
     with pytest.raises(UsageError, match=r"det_10g.onnx, w600k_r50.onnx of InsightFace's buffalo_l .*non-commercial"):
         make_metrics(["face"], LearnedSettings())

@@ -66,10 +66,10 @@ def list_(as_json: AsJson = False) -> None:
     for metric in make_metrics():
         lines.append(f"metric {metric.name}")
         lines += [f"  {one.name:<16}{one.about}; better: {one.better}" for one in metric.measures]
-    for name, kind in LEARNED.items():
-        lines.append(f"metric {name}: needs --weights {name}=FOLDER, as {kind.published} ({kind.licence})")
-        lines += [f"  {one.name:<16}{one.about}; better: {one.better}" for one in kind.measures]
-        lines += [f"  {'':<16}--set {name}.{choice}={values}" for choice, values in _choices(kind).items()]
+    for name, learned in LEARNED.items():
+        lines.append(f"metric {name}: needs --weights {name}=FOLDER, as {learned.published} ({learned.licence})")
+        lines += [f"  {one.name:<16}{one.about}; better: {one.better}" for one in learned.measures]
+        lines += [f"  {'':<16}--set {name}.{choice}={values}" for choice, values in _choices(learned).items()]
     print_result(data, "\n".join(lines), as_json=as_json)
 
 

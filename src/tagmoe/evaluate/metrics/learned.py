@@ -136,7 +136,7 @@ class Learned(ABC):
     files: ClassVar[tuple[str, ...]] = ()
     """Files that are read from a folder that is no repository of transformers. Nothing of it is downloaded."""
     is_batched: ClassVar[bool] = True
-    """Whether `encode` takes full batches. Where the library takes one picture after the other, nothing is filled up."""
+    """Whether `encode` takes full batches. A library that takes one picture after the other needs none."""
     packages: ClassVar[tuple[str, ...]] = ("torch", "transformers")
     """Libraries whose versions stand beside the values."""
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-
 from PIL import Image
 
 from tagmoe.errors import ImageError
 from tagmoe.evaluate.benchmarks.cases import Case
-from tagmoe.evaluate.metrics.learned import Choices, Input
-from tagmoe.evaluate.metrics.metric import Pair
+from tagmoe.evaluate.metrics.learned import Choices, Input, Learned
+from tagmoe.evaluate.metrics.metric import Measure, NoValue, Pair, Value
 
 Shows = Literal["face", "subject", "style"]
 LEAST_SIDE = 16
@@ -60,3 +60,32 @@ def similarity(features: Mapping[str, Any], refs: str) -> float:
     """The cosine of the output's unit vector with those of the references: of one, or mean or most of all."""
     values = [float(np.dot(features["output"], own)) for name, own in features.items() if name.startswith("reference ")]
     return float(np.mean(values)) if refs == "mean" else max(values)
+
+
+class ReferenceMetric(Learned):
+    """The cosine of an output with the reference that it should be like; of unit vectors that `encode` gives."""
+
+    shows: ClassVar[Shows]
+    measure: ClassVar[Measure]
+    choices = ReferenceChoices
+    chosen: ReferenceChoices
+
+    def inputs(self, pair: Pair) -> Mapping[str, Input]:
+        """Output and references, where these show it. Raises ImageError for pictures of a few pixels."""
+        if why_not(pair.case, self.shows, self.chosen) is not None:
+            return {}
+        found = reference_inputs(pair, "picture", self._prepared, self.chosen.refs)
+        return {"output": Input("picture", self._prepared(pair.output)), **found}
+
+    def values(self, pair: Pair, features: Mapping[str, Any]) -> Mapping[str, Value]:
+        """The cosine."""
+        reason = why_not(pair.case, self.shows, self.chosen)
+        value: Value = similarity(features, self.chosen.refs) if reason is None else NoValue("not_applicable", reason)
+        return {self.measure.name: value}
+
+    @abstractmethod
+    def prepare(self, picture: Image.Image) -> np.ndarray:
+        """A picture as the network takes it."""
+
+    def _prepared(self, picture: Image.Image) -> np.ndarray:
+        return self.prepare(large_enough(picture))

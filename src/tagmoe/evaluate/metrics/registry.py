@@ -11,15 +11,20 @@ from tagmoe.config.describe import wrong_field
 from tagmoe.errors import UsageError
 from tagmoe.evaluate.metrics.aesthetic import Aesthetic
 from tagmoe.evaluate.metrics.alignment import Alignment
+from tagmoe.evaluate.metrics.brisque import Brisque
 from tagmoe.evaluate.metrics.clip import Clip
+from tagmoe.evaluate.metrics.conse import Conse
 from tagmoe.evaluate.metrics.control import Controllability
 from tagmoe.evaluate.metrics.copying import NearCopy
 from tagmoe.evaluate.metrics.differences import SourceDifference, TargetDifference
 from tagmoe.evaluate.metrics.dino import Dino
 from tagmoe.evaluate.metrics.face import Face
+from tagmoe.evaluate.metrics.face_dlib import FaceDlib
 from tagmoe.evaluate.metrics.learned import Backbone, Learned, Profile, check_device
 from tagmoe.evaluate.metrics.metric import Measure, Metric
+from tagmoe.evaluate.metrics.ocr import Ocr
 from tagmoe.evaluate.metrics.oracle import Oracle
+from tagmoe.evaluate.metrics.reference_onnx import StyleLite, SubjectSscd
 from tagmoe.evaluate.metrics.style import Style
 
 METRICS: dict[str, Callable[[], Metric]] = {
@@ -30,7 +35,10 @@ METRICS: dict[str, Callable[[], Metric]] = {
     "alignment": Alignment,
     "copying": NearCopy,
 }
-LEARNED: dict[str, type[Learned]] = {kind.name: kind for kind in (Clip, Dino, Aesthetic, Face, Style)}
+PAPER = (Clip, Dino, Aesthetic, Face, Style)
+ALTERNATIVES = (FaceDlib, StyleLite, SubjectSscd, Conse, Ocr, Brisque)
+"""What packages bring trained weights for. A colon is in each name, and no value has the name of a paper's column."""
+LEARNED: dict[str, type[Learned]] = {kind.name: kind for kind in (*PAPER, *ALTERNATIVES)}
 ALL = (*METRICS, *LEARNED)
 
 

@@ -9,21 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from tagmoe.errors import CheckpointError
-from tagmoe.evaluate.metrics.learned import Input, Learned
-from tagmoe.evaluate.metrics.metric import Measure, NoValue, Pair, Value
-from tagmoe.evaluate.metrics.references import (
-    ReferenceChoices,
-    large_enough,
-    reference_inputs,
-    similarity,
-    why_not,
-)
+from tagmoe.evaluate.metrics.metric import Measure
+from tagmoe.evaluate.metrics.references import ReferenceMetric
 from tagmoe.sentences import reason_of
 
 FILE = "csd.safetensors"
@@ -49,38 +42,11 @@ PARTS = {
 """OpenAI's names of parts -> those of transformers. `in_proj` holds query, key and value one above the other."""
 
 
-class StyleMetric(Learned):
-    """Cosine of an output with the reference whose style it should have."""
-
-    measure: ClassVar[Measure]
-    choices = ReferenceChoices
-    chosen: ReferenceChoices
-
-    def inputs(self, pair: Pair) -> Mapping[str, Input]:
-        """Output and references, where these show a style. Raises ImageError for pictures too small to have one."""
-        if why_not(pair.case, "style", self.chosen) is not None:
-            return {}
-        found = reference_inputs(pair, "picture", self._prepare, self.chosen.refs)
-        return {"output": Input("picture", self._prepare(pair.output)), **found}
-
-    def values(self, pair: Pair, features: Mapping[str, Any]) -> Mapping[str, Value]:
-        """The cosine."""
-        reason = why_not(pair.case, "style", self.chosen)
-        value: Value = similarity(features, self.chosen.refs) if reason is None else NoValue("not_applicable", reason)
-        return {self.measure.name: value}
-
-    def _prepare(self, picture: Image.Image) -> np.ndarray:
-        return self.prepare(large_enough(picture))
-
-    def prepare(self, picture: Image.Image) -> np.ndarray:
-        """A picture as the network takes it."""
-        raise NotImplementedError
-
-
-class Style(StyleMetric):
+class Style(ReferenceMetric):
     """Similarity of style by CSD."""
 
     name = "style"
+    shows = "style"
     measure = Measure("style_ref", "higher", "Style-ref: similarity of the style of output and reference")
     measures = (measure,)
     published = "tomg-group-umd/CSD-ViT-L"
