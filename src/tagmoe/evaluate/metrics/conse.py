@@ -57,7 +57,9 @@ class Conse(Learned):
         tensors, names, read = self.load()
         with torch.inference_mode():
             if kind == "text":
-                found = read(list(contents))
+                # Each by itself: in a batch it would be padded, which changes the last bits.
+                by_text = {text: read([text]) for text in dict.fromkeys(contents)}
+                found = torch.cat([by_text[text] for text in contents])
             else:
                 pixels = torch.from_numpy(np.stack(contents)).to(self.device)
                 chance, place = classify(tensors, pixels).softmax(dim=-1).topk(LIKELIEST, dim=-1)
@@ -96,8 +98,7 @@ class Conse(Learned):
 
         def read(texts: list[str]) -> Any:
             """The mean of the tokens, of length 1. [MiniLM's card]"""
-            tokens = tokenizer(texts, padding="max_length", max_length=128, truncation=True, return_tensors="pt")
-            tokens = tokens.to(self.device)
+            tokens = tokenizer(texts, padding=True, max_length=128, truncation=True, return_tensors="pt").to(self.device)
             states, mask = model(**tokens).last_hidden_state, tokens["attention_mask"][..., None]
             return torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1)
 

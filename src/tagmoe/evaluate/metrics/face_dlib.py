@@ -13,8 +13,8 @@ from tagmoe.evaluate.metrics.metric import Measure
 from tagmoe.extras import import_package
 from tagmoe.sentences import reason_of
 
-UPSAMPLED = 1
-"""The detector finds faces of 80 pixels; the picture is doubled so often before. [face_recognition's default]"""
+DOUBLINGS = (0, 1)
+"""The detector finds faces of 80 pixels. Where there is none, the picture is doubled, as face_recognition does."""
 
 
 class FaceDlib(FaceMetric):
@@ -31,7 +31,7 @@ class FaceDlib(FaceMetric):
         """By dlib's frontal detector; embeddings have 128 numbers."""
         detector, landmarks, network = self.load()
         pixels = np.ascontiguousarray(picture)
-        boxes = list(detector(pixels, UPSAMPLED))
+        boxes = next(filter(None, (list(detector(pixels, times)) for times in DOUBLINGS)), [])
         found = [np.array(network.compute_face_descriptor(pixels, landmarks(pixels, box), 0)) for box in boxes]
         sides = [[box.left(), box.top(), box.right(), box.bottom()] for box in boxes]
         count = len(boxes)

@@ -24,6 +24,7 @@ from tagmoe.evaluate.metrics.learned import Backbone, Learned, Profile, check_de
 from tagmoe.evaluate.metrics.metric import Measure, Metric
 from tagmoe.evaluate.metrics.ocr import Ocr
 from tagmoe.evaluate.metrics.oracle import Oracle
+from tagmoe.evaluate.metrics.reference_copy import ReferenceCopy
 from tagmoe.evaluate.metrics.reference_onnx import StyleLite, SubjectSscd
 from tagmoe.evaluate.metrics.style import Style
 
@@ -34,6 +35,7 @@ METRICS: dict[str, Callable[[], Metric]] = {
     "control": Controllability,
     "alignment": Alignment,
     "copying": NearCopy,
+    "reference-copy": ReferenceCopy,
 }
 PAPER = (Clip, Dino, Aesthetic, Face, Style)
 ALTERNATIVES = (FaceDlib, StyleLite, SubjectSscd, Conse, Ocr, Brisque)
