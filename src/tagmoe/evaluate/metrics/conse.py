@@ -98,7 +98,9 @@ class Conse(Learned):
 
         def read(texts: list[str]) -> Any:
             """The mean of the tokens, of length 1. [MiniLM's card]"""
-            tokens = tokenizer(texts, padding=True, max_length=128, truncation=True, return_tensors="pt").to(self.device)
+            tokens = tokenizer(texts, padding=True, max_length=128, truncation=True, return_tensors="pt").to(
+                self.device
+            )
             states, mask = model(**tokens).last_hidden_state, tokens["attention_mask"][..., None]
             return torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1)
 

@@ -8,6 +8,7 @@ two pictures has no face, the value is 0.
 from __future__ import annotations
 
 import os
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -133,7 +134,10 @@ class Face(FaceMetric):
                 break
         found = []
         for own in points if points is not None else ():
-            embedding = recogniser.get(pixels, _Landmarks(own))
+            with warnings.catch_warnings():
+                # InsightFace calls what scikit-image will remove.
+                warnings.simplefilter("ignore", FutureWarning)
+                embedding = recogniser.get(pixels, _Landmarks(own))
             found.append(embedding / np.linalg.norm(embedding))
         width = recogniser.output_shape[-1]
         return Faces(boxes[:, :4], np.array(found, dtype=np.float32).reshape(len(found), width))

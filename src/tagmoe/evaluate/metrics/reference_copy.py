@@ -48,7 +48,9 @@ class ReferenceCopy:
     name = "reference-copy"
     version = 1
     measures = (
-        Measure("reference_copy", "lower", "share of the reference that reappears as it is in the output", kind="share"),
+        Measure(
+            "reference_copy", "lower", "share of the reference that reappears as it is in the output", kind="share"
+        ),
     )
 
     def __call__(self, pair: Pair) -> Mapping[str, Value]:
