@@ -1,7 +1,7 @@
 """Whether a picture is broken, by BRISQUE: statistics of neighbouring pixels and a regression on people's judgements.
 
-[Mittal, Moorthy, Bovik 2012] The features are those of the package `brisque`, whose regression is read: svm.txt, and the
-scale of the features out of normalize.pickle, of which names and numbers are read and nothing is run.
+[Mittal, Moorthy, Bovik 2012] The features are those of the package `brisque`, whose regression is read: svm.txt, and
+the scale of the features out of normalize.pickle, of which names and numbers are read and nothing is run.
 """
 
 from __future__ import annotations
