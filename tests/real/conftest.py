@@ -1,4 +1,4 @@
-"""The folder of trained weights: REAL, or .real beside the tests. Its packages can be imported after the installed ones."""
+"""The folder of trained weights: REAL, or .real of the checkout. Installed packages come before its own."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pickletools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import lgamma
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ import numpy as np
 from PIL import Image
 from scipy.optimize import brentq
 from scipy.signal import convolve2d
-from scipy.special import gammaln
 
 from tagmoe.errors import CheckpointError
 from tagmoe.evaluate.metrics.learned import Input, Learned
@@ -97,7 +97,7 @@ def halved(grey: np.ndarray) -> np.ndarray:
         length = grey.shape[axis]
         left = 2 * np.arange(round(length / 2))
         taps = ((-1, -0.09375), (0, 0.59375), (1, 0.59375), (2, -0.09375))
-        grey = sum(weight * np.take(grey, np.clip(left + step, 0, length - 1), axis=axis) for step, weight in taps)  # type: ignore[assignment]
+        grey = sum(weight * np.take(grey, np.clip(left + step, 0, length - 1), axis=axis) for step, weight in taps)
     return grey
 
 
@@ -128,12 +128,12 @@ def _fit(x: np.ndarray) -> tuple[float, float, float, float]:
     wanted = ratio * (share**3 + 1) * (share + 1) / (share**2 + 1) ** 2
 
     def excess(shape: float) -> float:
-        return float(np.exp(2 * gammaln(2 / shape) - gammaln(1 / shape) - gammaln(3 / shape)) - wanted)
+        return float(np.exp(2 * lgamma(2 / shape) - lgamma(1 / shape) - lgamma(3 / shape)) - wanted)
 
     if excess(SHAPES[0]) * excess(SHAPES[1]) > 0:
         return (np.nan,) * 4
     shape = float(brentq(excess, *SHAPES))
-    scale = np.exp((gammaln(1 / shape) - gammaln(3 / shape)) / 2 + gammaln(2 / shape) - gammaln(1 / shape))
+    scale = np.exp((lgamma(1 / shape) - lgamma(3 / shape)) / 2 + lgamma(2 / shape) - lgamma(1 / shape))
     return shape, float((right - left) * scale), left, right
 
 
@@ -171,6 +171,6 @@ def _numbers_of_pickle(data: bytes) -> dict[str, list[float]]:
     for code, value, _ in pickletools.genops(data):
         if code.name == "SHORT_BINUNICODE":
             name = str(value)
-        elif code.name in ("BINFLOAT", "BININT", "BININT1"):
+        elif code.name in ("BINFLOAT", "BININT", "BININT1") and value is not None:
             found.setdefault(name, []).append(float(value))
     return found

@@ -108,7 +108,7 @@ class Conse(Learned):
 
 
 def read_classifier(file: Path) -> dict[str, Any]:
-    """The tensors of EfficientNet-Lite0. Raises CheckpointError for a file that cannot be read or of another network."""
+    """The tensors of EfficientNet-Lite0. Raises CheckpointError for a damaged file and for another network."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

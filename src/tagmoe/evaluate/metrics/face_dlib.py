@@ -1,4 +1,4 @@
-"""Faces compared by dlib's network, where InsightFace's models are not at hand. Its values are no column of the paper."""
+"""Faces compared by dlib's network, where InsightFace's models are not at hand; no column of the paper."""
 
 from __future__ import annotations
 

@@ -48,9 +48,7 @@ class ReferenceCopy:
     name = "reference-copy"
     version = 1
     measures = (
-        Measure(
-            "reference_copy", "lower", "share of the reference that reappears as it is in the output", kind="share"
-        ),
+        Measure("reference_copy", "lower", "share of the reference that is in the output as it is", kind="share"),
     )
 
     def __call__(self, pair: Pair) -> Mapping[str, Value]:
