@@ -8,7 +8,7 @@ FITS   := -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)
 # the first interpreter that runs and is 3.11 or 3.12
 PYTHON ?= $(shell for p in python3 python3.11 python3.12; do $$p $(FITS) 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo test test-all test-peers lint check bench docs setup clean experiment experiment-pause experiment-status
+.PHONY: demo test test-all test-real test-peers lint check bench docs setup clean experiment experiment-pause experiment-status
 
 # The registered experiment (docs/results/registered/conflict.md): hours of one core at the lowest priority. It goes on
 # from where it was stopped; commit the finished runs in EXPERIMENT_RUNS.
@@ -34,6 +34,12 @@ test: $(READY)
 
 test-all: $(READY)
 	$(PY) -m pytest -m 'slow or not slow' --timeout=1800
+
+# with weights that somebody trained; tests/real.txt says how to get them. REAL: their folder
+REAL ?= .real
+test-real: $(READY)
+	@test -d "$(REAL)" || echo "skipped: there is no folder $(REAL); tests/real.txt says how to make it"
+	@test ! -d "$(REAL)" || REAL="$(abspath $(REAL))" $(PY) -m pytest -m real tests/real
 
 # diffusers' own tests against our classes, beside its own; they are in no package, so a checkout is needed
 test-peers: $(READY)

@@ -22,7 +22,7 @@ from support.tiny_model import build_pipeline
 def pytest_configure(config: pytest.Config) -> None:
     """Fewer examples where the slow tests are left out; a test that says how many takes those."""
     settings.register_profile("quick", max_examples=30)
-    if config.getoption("markexpr") == "not slow":
+    if config.getoption("markexpr") in ("not slow", "not slow and not real"):
         settings.load_profile("quick")
     # Imports make objects that stay. To go through them again and again would be a quarter of the collection's time.
     gc.disable()

@@ -5,7 +5,9 @@ Every guard calls `require` right before it imports, so that a missing module is
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 from tagmoe.errors import MissingError
 
@@ -48,6 +50,16 @@ def require(extra: str, *modules: str, purpose: str) -> None:
 def is_installed(extra: str) -> bool:
     """Whether all modules of an extra are there. Nothing is imported."""
     return all(find_spec(name) is not None for name in EXTRAS[extra])
+
+
+def import_package(module: str, purpose: str, package: str | None = None) -> Any:
+    """A module of a package that no extra brings. package: its name on the index, by default the module's.
+
+    Raises MissingError where it is not installed.
+    """
+    if find_spec(module) is None:
+        raise missing_package(package or module, purpose)
+    return import_module(module)
 
 
 def missing_package(package: str, purpose: str) -> MissingError:

@@ -86,3 +86,33 @@ def tiny_aesthetic(folder: Path) -> Path:
         tensors |= {f"layers.{2 * number}.weight": layer.weight.data, f"layers.{2 * number}.bias": layer.bias.data}
     save_file(tensors, folder / "aesthetic_head.safetensors")
     return folder
+
+
+def tiny_csd(folder: Path) -> Path:
+    """CSD with the names of its checkpoint: OpenAI's picture half of CLIP, two heads wide, and the matrix of styles."""
+    torch.manual_seed(3)
+    width, patch = 128, 8
+    shapes = {
+        "class_embedding": (width,),
+        "positional_embedding": ((SIDE // patch) ** 2 + 1, width),
+        "conv1.weight": (width, 3, patch, patch),
+        **{f"{norm}.{kind}": (width,) for norm in ("ln_pre", "ln_post") for kind in ("weight", "bias")},
+    }
+    for block in range(2):
+        own = {
+            **{f"{norm}.{kind}": (width,) for norm in ("ln_1", "ln_2") for kind in ("weight", "bias")},
+            "attn.in_proj_weight": (3 * width, width),
+            "attn.in_proj_bias": (3 * width,),
+            "attn.out_proj.weight": (width, width),
+            "attn.out_proj.bias": (width,),
+            "mlp.c_fc.weight": (4 * width, width),
+            "mlp.c_fc.bias": (4 * width,),
+            "mlp.c_proj.weight": (width, 4 * width),
+            "mlp.c_proj.bias": (width,),
+        }
+        shapes |= {f"transformer.resblocks.{block}.{name}": shape for name, shape in own.items()}
+    tensors = {f"module.backbone.{name}": 0.1 * torch.randn(shape) for name, shape in shapes.items()}
+    matrices = {f"module.last_layer_{what}": 0.1 * torch.randn(width, 24) for what in ("style", "content")}
+    folder.mkdir(parents=True)
+    save_file(tensors | matrices, folder / "csd.safetensors")
+    return folder

@@ -3,7 +3,7 @@
 RUN/run.json               `RunFacts`: the editor with the digest of its weights, settings, seed, digest of the cases
 RUN/outputs/CASE.png       an output under the key of its case; one that was ready is kept byte by byte
 RUN/answers*.jsonl         `Answer`: a line for each case that was asked; each shard has a file until they are merged
-RUN/scores/METRIC*.jsonl   `tagmoe.evaluate.scoring.Score`: a line for each output
+RUN/scores/METRIC*.jsonl   `tagmoe.evaluate.scoring.Score`: a line for each output; a colon in the name is a point
 """
 
 from __future__ import annotations
@@ -255,6 +255,11 @@ def shard_files(folder: Path, name: str) -> list[Path]:
     """The files NAME.jsonl and NAME-*.jsonl that are there."""
     pattern = re.compile(rf"{re.escape(name)}(-\d+-of-\d+)?\.jsonl")
     return [path for path in sorted(folder.glob(f"{name}*.jsonl")) if pattern.fullmatch(path.name)]
+
+
+def scores_name(metric: str) -> str:
+    """The name of the files of a metric's scores: not every file system takes a colon. No metric's name has a point."""
+    return metric.replace(":", ".")
 
 
 def shard_name(name: str, shard: tuple[int, int]) -> str:

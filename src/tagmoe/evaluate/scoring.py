@@ -29,6 +29,7 @@ from tagmoe.evaluate.run_folder import (
     in_order,
     merge_shards,
     read_rows,
+    scores_name,
     shard_name,
 )
 from tagmoe.files.atomic import write_whole
@@ -137,11 +138,12 @@ def score(
         kept: dict[str, dict[str, Score]] = {}
         own: dict[str, dict[str, Score]] = {}
         for metric in metrics:
-            file = shard_name(metric.name, shard)
+            name = scores_name(metric.name)
+            file = shard_name(name, shard)
             if shard == (1, 1):
-                merge_shards(folder, metric.name, Score, prepared, lambda row: _is_of(row, run))
+                merge_shards(folder, name, Score, prepared, lambda row: _is_of(row, run))
             files[metric.name] = Lines(folder / f"{file}.jsonl")
-            kept[metric.name] = by_case(_current(run, metric.name))
+            kept[metric.name] = by_case(_current(run, name))
             own[metric.name] = by_case(_current(run, file))
         at_once = max((metric.batch for metric in metrics if isinstance(metric, Learned)), default=1)
         for start in range(0, len(chosen), at_once):
@@ -185,7 +187,7 @@ def score(
         lines.finish(in_order(own[name], prepared))
     for metric in metrics:
         if isinstance(metric, Learned):
-            write_whole(folder / f"{metric.name}.json", json.dumps(metric.about(), indent=1) + "\n")
+            write_whole(folder / f"{scores_name(metric.name)}.json", json.dumps(metric.about(), indent=1) + "\n")
     found_scores = {name: tuple(rows[c.key] for c in chosen if c.key in rows) for name, rows in kept.items()}
     return Scored(found_scores, tuple(unscored), new)
 
@@ -195,7 +197,7 @@ def read_basis(run: Run, name: str) -> dict[str, Any]:
 
     Raises DataError for a file that cannot be read.
     """
-    file = run.folder / SCORES / f"{name}.json"
+    file = run.folder / SCORES / f"{scores_name(name)}.json"
     return read_object(file) if file.is_file() else {}
 
 
@@ -221,7 +223,7 @@ def read_scores(run: Run, names: Sequence[str]) -> dict[str, dict[str, Score]]:
     """The scores of a run by metric and by the key of the case, but for those of outputs that have changed since."""
     found: dict[str, dict[str, Score]] = {}
     for name in names:
-        current = by_case(_current(run, name))
+        current = by_case(_current(run, scores_name(name)))
         if current:
             found[name] = current
     return found

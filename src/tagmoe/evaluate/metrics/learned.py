@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from tagmoe.config.part import Part
-from tagmoe.errors import CheckpointError, UsageError
+from tagmoe.errors import CheckpointError, MissingError, UsageError
 from tagmoe.evaluate.answers.answer import RAISED, reason_raised
-from tagmoe.evaluate.answers.weights import digest_of_weights
+from tagmoe.evaluate.answers.weights import digest_of_files, digest_of_weights
 from tagmoe.evaluate.benchmarks.cases import digest_of
 from tagmoe.evaluate.metrics.metric import Measure, Pair, Value, lacking
 from tagmoe.files.hub import local_folder
@@ -46,11 +46,20 @@ class Backbone:
     revision: str | None = None
 
     @classmethod
-    def find(cls, source: str) -> Backbone:
+    def find(cls, source: str, files: Sequence[str] = ()) -> Backbone:
         """A folder, or a repository of the hub as owner/name or owner/name@revision, which is downloaded where needed.
 
+        files: that a folder must hold, as paths in it; then there is nothing to download, and the digest is theirs.
         Raises MissingError where there is none.
         """
+        if files:
+            folder = Path(source)
+            missing = [name for name in files if not (folder / name).is_file()]
+            if missing:
+                raise MissingError(
+                    f"The folder {source!r} has no file {missing[0]!r}; give one with {', '.join(files)}."
+                )
+            return cls(folder.resolve().name, folder, digest_of_files({name: folder / name for name in files}))
         name, _, revision = source.partition("@")
         if Path(source).is_dir():
             folder, name, revision = Path(source), Path(source).resolve().name, ""
@@ -124,6 +133,10 @@ class Learned(ABC):
     published: ClassVar[str]
     """The repository of the backbone that the paper's columns rest on."""
     licence: ClassVar[str]
+    files: ClassVar[tuple[str, ...]] = ()
+    """Files that are read from a folder that is no repository of transformers. Nothing of it is downloaded."""
+    is_batched: ClassVar[bool] = True
+    """Whether `encode` takes full batches. A library that takes one picture after the other needs none."""
     packages: ClassVar[tuple[str, ...]] = ("torch", "transformers")
     """Libraries whose versions stand beside the values."""
 
@@ -159,8 +172,11 @@ class Learned(ABC):
 
     def about(self) -> dict[str, Any]:
         """The basis, and what hardly changes a value: versions of libraries, device and batch."""
-        versions = {name: metadata.version(name) for name in self.packages}
-        return {**self.basis, "versions": versions, "device": self.device, "batch": self.batch}
+        return {**self.basis, "versions": self.versions(), "device": self.device, "batch": self.batch}
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the libraries."""
+        return {name: metadata.version(name) for name in self.packages}
 
     @abstractmethod
     def read(self) -> Any:
@@ -178,7 +194,7 @@ class Learned(ABC):
 
     @abstractmethod
     def encode(self, kind: str, contents: Sequence[Any]) -> Sequence[Any]:
-        """The features of `batch` contents of one kind."""
+        """The features of `batch` contents of one kind; of any number where `is_batched` is false."""
 
     @abstractmethod
     def values(self, pair: Pair, features: Mapping[str, Any]) -> Mapping[str, Value]:
@@ -231,6 +247,8 @@ class Learned(ABC):
         return found
 
     def _in_full_batches(self, kind: str, contents: Sequence[Any]) -> list[Any]:
+        if not self.is_batched:
+            return list(self.encode(kind, contents))
         found: list[Any] = []
         for start in range(0, len(contents), self.batch):
             part = list(contents[start : start + self.batch])

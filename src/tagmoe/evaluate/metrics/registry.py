@@ -11,14 +11,22 @@ from tagmoe.config.describe import wrong_field
 from tagmoe.errors import UsageError
 from tagmoe.evaluate.metrics.aesthetic import Aesthetic
 from tagmoe.evaluate.metrics.alignment import Alignment
+from tagmoe.evaluate.metrics.brisque import Brisque
 from tagmoe.evaluate.metrics.clip import Clip
+from tagmoe.evaluate.metrics.conse import Conse
 from tagmoe.evaluate.metrics.control import Controllability
 from tagmoe.evaluate.metrics.copying import NearCopy
 from tagmoe.evaluate.metrics.differences import SourceDifference, TargetDifference
 from tagmoe.evaluate.metrics.dino import Dino
+from tagmoe.evaluate.metrics.face import Face
+from tagmoe.evaluate.metrics.face_dlib import FaceDlib
 from tagmoe.evaluate.metrics.learned import Backbone, Learned, Profile, check_device
 from tagmoe.evaluate.metrics.metric import Measure, Metric
+from tagmoe.evaluate.metrics.ocr import Ocr
 from tagmoe.evaluate.metrics.oracle import Oracle
+from tagmoe.evaluate.metrics.reference_copy import ReferenceCopy
+from tagmoe.evaluate.metrics.reference_onnx import StyleLite, SubjectSscd
+from tagmoe.evaluate.metrics.style import Style
 
 METRICS: dict[str, Callable[[], Metric]] = {
     "oracle": Oracle,
@@ -27,8 +35,12 @@ METRICS: dict[str, Callable[[], Metric]] = {
     "control": Controllability,
     "alignment": Alignment,
     "copying": NearCopy,
+    "reference-copy": ReferenceCopy,
 }
-LEARNED: dict[str, type[Learned]] = {kind.name: kind for kind in (Clip, Dino, Aesthetic)}
+PAPER = (Clip, Dino, Aesthetic, Face, Style)
+ALTERNATIVES = (FaceDlib, StyleLite, SubjectSscd, Conse, Ocr, Brisque)
+"""What packages bring trained weights for. A colon is in each name, and no value has the name of a paper's column."""
+LEARNED: dict[str, type[Learned]] = {kind.name: kind for kind in (*PAPER, *ALTERNATIVES)}
 
 
 @dataclass(frozen=True)
@@ -53,10 +65,12 @@ class LearnedSettings:
         """
         kind = LEARNED[name]
         if name not in self.weights:
-            raise UsageError(
-                f"The metric {name!r} needs weights: give --weights {name}=FOLDER, or the repository "
-                f"{kind.published} ({kind.licence}), which is then downloaded."
+            given = (
+                f"a folder with {', '.join(kind.files)} of {kind.published} ({kind.licence}); see docs/metrics.md."
+                if kind.files
+                else f"or the repository {kind.published} ({kind.licence}), which is then downloaded."
             )
+            raise UsageError(f"The metric {name!r} needs weights: give --weights {name}=FOLDER, {given}")
         chosen: dict[str, str] = {}
         if self.profile == "official":
             if self.benchmark not in kind.official:
@@ -71,7 +85,7 @@ class LearnedSettings:
         except ValidationError as error:
             raise UsageError(f"--set for the metric {name!r}: {wrong_field(error, kind.choices)}.") from None
         check_device(self.device)
-        backbone = Backbone.find(self.weights[name])
+        backbone = Backbone.find(self.weights[name], kind.files)
         return kind(backbone, choices, profile=self.profile, device=self.device, batch=self.batch)
 
 
