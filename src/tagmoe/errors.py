@@ -71,3 +71,11 @@ class DivergedError(TrainingError):
 
 class ResultError(TagMoEError):
     """A result or recording file is damaged, of another version, or does not belong with the others."""
+
+
+def first_error(group: BaseExceptionGroup) -> BaseException:
+    """The error that stopped a group of tasks; an error with a sentence for the user comes before any other."""
+    error: BaseException = group.subgroup(TagMoEError) or group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -13,18 +13,20 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from support.prepared_benchmarks import anchor_run, tagworld_bench
+from support.reference_pairs import pairs_of
 from support.tiny_backbones import tiny_aesthetic, tiny_clip, tiny_dino
 from transformers import AutoImageProcessor as Processor
 from transformers import AutoTokenizer, CLIPModel, Dinov2Model, SiglipVisionModel
 
 from tagmoe.errors import CheckpointError, ResultError, TagMoEError, UsageError
-from tagmoe.evaluate.benchmarks.cases import Case, Manifest, Prepared, digest_of_cases
+from tagmoe.evaluate.benchmarks.cases import Case
 from tagmoe.evaluate.comparison.pairs import compare
 from tagmoe.evaluate.metrics.learned import Learned
 from tagmoe.evaluate.metrics.metric import NoValue, Pair
 from tagmoe.evaluate.metrics.registry import LearnedSettings, make_metrics
 from tagmoe.evaluate.run_folder import read_run
 from tagmoe.evaluate.scoring import read_scores, score
+from tagmoe.pictures import load_image
 
 MAKERS = {"clip": tiny_clip, "dino": tiny_dino, "aesthetic": tiny_aesthetic}
 
@@ -65,18 +67,8 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> list[Pair]:
         ),
         Case(bench="x", id="faces", task="r", instruction="x", refs=("7.png",), meta={"reference": ["face"]}),
     ]
-    tasks = {task: sum(case.task == task for case in cases) for task in "acr"}
-    manifest = Manifest(
-        benchmark="x",
-        licence="",
-        made_from="",
-        settings={},
-        cases=len(cases),
-        tasks=tasks,
-        digest=digest_of_cases(cases),
-    )
-    prepared = Prepared(folder, manifest, tuple(cases))
-    return [Pair(case, prepared.picture(f"{number + 5}.png"), prepared) for number, case in enumerate(cases)]
+    outputs = [load_image(folder / f"{number + 5}.png") for number in range(len(cases))]
+    return pairs_of(folder, cases, outputs)
 
 
 def made(folders: dict[str, Path], name: str, batch: int = 4, **choices: str) -> Learned:

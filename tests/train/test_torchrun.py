@@ -170,7 +170,11 @@ def _half_deleted(config: Make, tmp_path: Path, **_: Any) -> RunConfig:
 
 FAULTS: dict[str, tuple[Callable[..., RunConfig], str, list[str]]] = {
     "taken": (_taken, "exists and is not empty", []),
-    "typo": (lambda config, **_: config("typo", **RUN), "Unknown setting 'unified.bacth'", ["--set", "unified.bacth=4"]),
+    "typo": (
+        lambda config, **_: config("typo", **RUN),
+        "Unknown setting 'unified.bacth'",
+        ["--set", "unified.bacth=4"],
+    ),
     "size": (_other_size, "whose in_channels is 16, but this run needs 64", []),
     "batch": (lambda config, **_: config("batch", **(RUN | {"unified": {"batch": 3}})), "cannot share", []),
     "deleted": (_half_deleted, "is damaged or missing; delete the folder", ["--resume"]),

@@ -24,7 +24,7 @@ from tagmoe.annotation.ask.ledger import Ledger
 from tagmoe.annotation.ask.plan import AskPlan
 from tagmoe.data.store.record import Record
 from tagmoe.data.store.store import Filling, Store
-from tagmoe.errors import DataError, TagMoEError
+from tagmoe.errors import DataError, first_error
 
 READ_ROWS = 16
 """Records whose pictures are read at a time."""
@@ -130,7 +130,7 @@ class Asking:
                         task.add_done_callback(lambda _: slots.release())
             await self._doubts.settle()
         except BaseExceptionGroup as error:
-            raise _first(error) from None
+            raise first_error(error) from None
         finally:
             for fragment in self._at_work:
                 fragment.close()
@@ -269,11 +269,3 @@ def ledger_folder(store: Store, plan: AskPlan[Any]) -> Path:
         return Path(store.uri) / LEDGERS / name
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "tagmoe" / LEDGERS / hashlib.sha256(store.uri.encode()).hexdigest()[:16] / name
-
-
-def _first(group: BaseExceptionGroup) -> BaseException:
-    """The error that stopped a group of tasks; an error with a sentence for the user comes before any other."""
-    error: BaseException = group.subgroup(TagMoEError) or group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

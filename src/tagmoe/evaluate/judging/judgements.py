@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image
 
 from tagmoe.annotation.ask.doubts import Doubts
-from tagmoe.errors import DataError, ImageError, UsageError
+from tagmoe.errors import DataError, ImageError, UsageError, first_error
 from tagmoe.evaluate.benchmarks.cases import Case, Prepared, digest_of
 from tagmoe.evaluate.judging.judge import Compared, Judge, Reply
 from tagmoe.evaluate.metrics.metric import NoValue, Pair, Value, lacking
@@ -182,7 +182,7 @@ class _Work:
                     task.add_done_callback(lambda _: slots.release())
             await doubts.settle()
         except BaseExceptionGroup as error:
-            raise _first(error) from None
+            raise first_error(error) from None
 
     async def _ask(
         self, case: Case, doubts: Doubts, keep: Callable[[Judgement], None], broken: list[tuple[str, str, str]]
@@ -285,9 +285,3 @@ def _faults(chosen: Sequence[Case], scores: Mapping[str, Score]) -> Iterator[tup
         reasons = [] if score is None else [one for one in score.lacking.values() if one.status != "not_applicable"]
         if reasons:
             yield case.id, reasons[0].status, reasons[0].reason
-
-
-def _first(group: BaseExceptionGroup) -> BaseException:
-    """The first error that tasks raised."""
-    first = group.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
