@@ -226,7 +226,7 @@ def measure_shape(
         at, started = number % len(names), time.monotonic()
         taken = turn(names[at:] + names[:at])
         if pace is not None:
-            # The first round pays for kernels that are made once; by its pace later cases would be left out for nothing.
+            # The first round pays for kernels that are made once: by its pace later cases would be left out.
             pace[backward] = min(pace[backward], (time.monotonic() - started) / size)
         if number >= WARM_UP:
             for name, value in taken.items():
