@@ -262,12 +262,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None = 
 
 def gelu_(h: Tensor) -> Tensor:
     """The tanh-GELU in the place of h, which must be contiguous and in fp32; see `gelu_and_slope_`."""
-    size = min(GELU_BLOCK, h.numel())
-    buffer = h.new_empty(size)
+    c, buffer = h.new_tensor(C0), h.new_empty(min(GELU_BLOCK, h.numel()))
     for block in h.view(-1).split(GELU_BLOCK):
-        s = buffer[: len(block)]
-        torch.mul(block, block, out=s)
-        block.mul_(s.mul_(C1).add_(C0).mul_(block).sigmoid_())
+        s = torch.addcmul(c, block, block, value=C1, out=buffer[: len(block)])
+        block.mul_(s.mul_(block).sigmoid_())
     return h
 
 
