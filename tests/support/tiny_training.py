@@ -36,10 +36,10 @@ SETTINGS: dict[str, Any] = {
 
 def tiny_config(folder: Path, components: str, latents: str, /, **changes: Any) -> RunConfig:
     """A checked config of a run in `folder`. changes: replace whole blocks."""
-    merged = {
-        key: {**value, **changes.get(key, {})} if isinstance(value, dict) else value for key, value in SETTINGS.items()
-    }
-    merged |= {key: value for key, value in changes.items() if key not in merged or not isinstance(value, dict)}
+    merged = SETTINGS | changes
+    for key, value in changes.items():
+        if isinstance(value, dict):
+            merged[key] = {**SETTINGS.get(key, {}), **value}
     return check_config({"components": components, "cache_dir": latents, "output_dir": str(folder), **merged})
 
 

@@ -31,7 +31,7 @@ def test_nan_stops_with_the_step_and_the_last_good_checkpoint(
         return original(self, prediction * float("nan") if calls[0] == 3 else prediction, *rest, **named)
 
     monkeypatch.setattr(Objective, "forward", poisoned)
-    with pytest.raises(TrainingError, match=r"unified: .*step 3; .*checkpoints/unified/00000002"):
+    with pytest.raises(TrainingError, match=r"unified: .*step 3, .*checkpoints/unified/00000002"):
         run_training(run)
     monkeypatch.undo()
     assert run_training(run, resume=True).is_dir()

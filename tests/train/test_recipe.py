@@ -290,4 +290,5 @@ def test_a_finished_run_leaves_the_model_alone_in_its_folder(config: Make, run_t
     model = run_training(run)
     assert (model / "alignment.safetensors").is_file()
     left = {path.name for path in Path(run.output_dir).iterdir()}
-    assert left == {".lock", RECORD, "metrics.jsonl", "checkpoints", "model"}
+    files = {"metrics.jsonl", "routing.jsonl", "about.json", "index.html"}
+    assert left == {".lock", RECORD, "checkpoints", "model", *files}

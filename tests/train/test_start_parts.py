@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -202,7 +203,7 @@ STARTS: dict[str, dict[str, Any]] = {
     "dense": {},
     "run": {},
     "moe": {"parameters": "moe"},
-    "lora": {"parameters": "lora", "lora": {"rank": 2}, "moe": None},
+    "lora": {"parameters": "lora", "lora": {"rank": 2}},
 }
 
 
@@ -233,7 +234,8 @@ WIDE = {"num_layers": 4, "num_attention_heads": 8, "attention_head_dim": 64, "ax
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_rank_needs_memory_for_its_part_alone(tmp_path: Path) -> None:
-    """Of a model of 170 MB in fp32. Pages of the file that are mapped count too."""
+    """Of a model of 155 MB in fp32. Pages of the file that are mapped count at the peak; the system takes them back when
+    others need memory, and maps whole groups of them."""
     from tagmoe.model.transformer import TagMoETransformer2DModel
 
     model = TagMoETransformer2DModel(**WIDE, joint_attention_dim=64)
@@ -250,16 +252,18 @@ def test_a_rank_needs_memory_for_its_part_alone(tmp_path: Path) -> None:
             start = dense_parts(str(tmp_path), config, None, SEED)
             shard(start.transformer, nn.Linear(2, 2), ranks, precision="fp32", replicate=1)
             Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-            before = memory("VmRSS")
+            before, kept = memory("VmRSS"), memory("RssAnon")
             fill_parts(start, ranks)
-            (tmp_path / f"{ranks.rank}.bytes").write_text(str(memory("VmHWM") - before))
+            found = memory("VmHWM") - before, memory("RssAnon") - kept
+            (tmp_path / f"{ranks.rank}.bytes").write_text(json.dumps(found))
 
     in_ranks(tmp_path / "ranks", fill, 2)
     for rank in range(2):
-        used = int((tmp_path / f"{rank}.bytes").read_text())
-        print(f"rank {rank}: {used / 1e6:.0f} MB of {size / 1e6:.0f}")
-        # Its half of the numbers, the pages that they were read from, and one more tensor.
-        assert used < 1.2 * size
+        used, kept = json.loads((tmp_path / f"{rank}.bytes").read_text())
+        print(f"rank {rank}: at most {used / 1e6:.0f} MB, in the end {kept / 1e6:.0f} of {size / 1e6:.0f}")
+        # Its half of the numbers, and besides at most the file: a rank that reads all needs the file and the numbers.
+        assert kept < 0.6 * size
+        assert used < 1.5 * size
 
 
 def memory(name: str) -> int:

@@ -98,10 +98,10 @@ def test_components_train_end_to_end_and_are_not_trained_twice(
         text_encoder={"hidden_size": 32, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1, "steps": 2, "batch": 4},
     )
     run = Run(settings, tmp_path, {}, {}, Console(quiet=True))
-    first = train_components(run)
+    first = train_components(run, torch.device("cpu"))
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert {json.loads(line)["stage"] for line in lines} == {"autoencoder", "decoder", "text_encoder"}
-    again = train_components(run)
+    again = train_components(run, torch.device("cpu"))
     assert not any(p.requires_grad for p in first.vae.parameters())
     for one, two in zip(first.text_encoder.parameters(), again.text_encoder.parameters(), strict=True):
         assert torch.equal(one, two)

@@ -20,7 +20,7 @@ from tagmoe.errors import UsageError
 
 MOST_REFERENCES = 64
 MOST_RANKS = 2**16
-PATIENCE = 5.0
+PATIENCE = 15.0
 """Seconds that a process of torchrun waits for rank 0 to say what is wrong. torchrun looks ten times a second."""
 
 
@@ -98,6 +98,8 @@ def _rank_0_speaks_first() -> Iterator[None]:
         raise
     except Exception:
         if _rank():
+            # Training may have left a handler that saves after the next step; sleep would go on after it.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(PATIENCE)
             log(f"Process {_rank()} of {os.environ.get('WORLD_SIZE')} failed:")
         raise
