@@ -234,8 +234,8 @@ WIDE = {"num_layers": 4, "num_attention_heads": 8, "attention_head_dim": 64, "ax
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_rank_needs_memory_for_its_part_alone(tmp_path: Path) -> None:
-    """Of a model of 155 MB in fp32. Pages of the file that are mapped count at the peak; the system takes them back when
-    others need memory, and maps whole groups of them."""
+    """Of a model of 155 MB in fp32. Pages of the file that are mapped count at the peak; the system takes them back
+    when others need memory, and maps whole groups of them."""
     from tagmoe.model.transformer import TagMoETransformer2DModel
 
     model = TagMoETransformer2DModel(**WIDE, joint_attention_dim=64)
