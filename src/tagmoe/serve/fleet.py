@@ -91,12 +91,12 @@ class Replica:
 def app(fleet: Fleet) -> Any:
     """The application, as `serve run` wants it. Raises UsageError for no model and for keys that cannot be read."""
     require("fleet", purpose="A fleet of image servers")
-    from ray import serve
-    from ray.serve.config import BackpressureConfig
-
     if fleet.model is not None and not fleet.model.is_dir():
         raise UsageError(f"There is no model folder {str(fleet.model)!r}; give one that every machine can read.")
     keys = [] if fleet.api_keys is None else read_keys(fleet.api_keys)
+    from ray import serve
+    from ray.serve.config import BackpressureConfig
+
     deployment = serve.deployment(
         serve.ingress()(Replica),
         name="images",
