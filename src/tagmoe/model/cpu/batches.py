@@ -9,7 +9,7 @@ every row gets the same numbers in any batch. What stays: text of another length
 from __future__ import annotations
 
 import re
-from typing import Any
+from functools import cache
 
 import torch
 from torch import nn
@@ -17,27 +17,26 @@ from torch import nn
 from tagmoe.model.cpu.experts import DTYPES, LEAST_ROWS, weights_of
 from tagmoe.model.moe import MoE
 
-# The layers that see one row a sample, and the gates, which see one row a token.
-_FEW_ROWS = re.compile(r"^(time_text_embed|norm_out)\.|\.(img_mod|txt_mod)\.|\.img_mlp\.gate\.")
+# The layers that see one row a sample. A gate sees one a token, but for its projection of the pooled text.
+_FEW_ROWS = re.compile(r"^(time_text_embed|norm_out)\.|\.(img_mod|txt_mod)\.|\.img_mlp\.gate\.proj_text$")
 
 
-class _Padding:
-    """Hooks of one linear layer: pad few rows before it, and drop the padding after it."""
+class _Padded(nn.Linear):
+    """A linear layer that pads few rows for its product. A class costs less than hooks, which every step would call."""
 
-    def __init__(self, layer: nn.Linear) -> None:
-        self.rows = 0
-        layer.register_forward_pre_hook(self.before)
-        layer.register_forward_hook(self.after)
+    def forward(self, x_RD: torch.Tensor) -> torch.Tensor:
+        rows = len(x_RD)
+        if x_RD.ndim != 2 or not 0 < rows < LEAST_ROWS:
+            return super().forward(x_RD)
+        # Repeating takes one operation, and zeros would take two: on a small model operations are what costs.
+        padded: torch.Tensor = super().forward(x_RD.repeat(-(-LEAST_ROWS // rows), 1))
+        return padded[:rows]
 
-    def before(self, layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        x_RD = args[0]
-        self.rows = len(x_RD)
-        if x_RD.ndim != 2 or self.rows >= LEAST_ROWS:
-            return None
-        return (torch.cat([x_RD, x_RD.new_zeros(LEAST_ROWS - self.rows, x_RD.shape[1])]),)
 
-    def after(self, layer: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
-        return output[: self.rows]
+@cache
+def _padded(kind: type[nn.Linear]) -> type[nn.Linear]:
+    """The class of a layer, with padding before its own forward."""
+    return _Padded if kind is nn.Linear else type(f"Padded{kind.__name__}", (_Padded, kind), {})
 
 
 def keep_samples_apart(model: nn.Module) -> bool:
@@ -58,5 +57,5 @@ def keep_samples_apart(model: nn.Module) -> bool:
         mixture.rows_apart = True
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and _FEW_ROWS.search(name):
-            _Padding(module)
+            module.__class__ = _padded(type(module))
     return True

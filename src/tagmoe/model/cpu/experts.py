@@ -145,7 +145,7 @@ def sort_by_expert(x_SD: Tensor, ids_S: Tensor, num_experts: int, least_rows: in
     ids_sorted, order_S = ids_S.sort(stable=True)
     counts = torch.bincount(ids_sorted, minlength=num_experts)
     rows_S = torch.arange(len(ids_S), device=ids_S.device)
-    if block == 1 and least_rows == 1:
+    if block == 1 and (least_rows == 1 or not any(0 < count < least_rows for count in counts.tolist())):
         sizes_N, slots_P = counts, order_S
     else:
         sizes_N = (counts + block - 1) // block * block
