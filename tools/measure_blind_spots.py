@@ -395,6 +395,13 @@ def reading(found: Sequence[Found]) -> list[str]:
             f"; {percent(share(copied))} of {copied[1]} copies get at least the right answer's value" if copied else ""
         )
         lines.append(f"- `{name}`, {words}: correlation {with_interval(*one.correlation)}{of_copies}.")
+    nearest = by_name.get("l1_target")
+    if nearest is not None and nearest.order[0] is not None:
+        lines.append(
+            "- A value that compares with the right answer itself cannot be deceived about it. It errs on right outputs "
+            f"that lie a pixel aside or have a little noise: right order {with_interval(*nearest.order)}."
+        )
+    lines.append("- `near_copy` and `reference_copy` are there to see copies, and see nothing else.")
     same = [one for one in found if one.n and (one.correlation[0] is None or not isfinite(one.correlation[0]))]
     lines += [f"- `{one.measure.name}` has one value for all {one.n} outputs: here it sees nothing." for one in same]
     return lines
