@@ -398,7 +398,7 @@ def reading(found: Sequence[Found]) -> list[str]:
     nearest = by_name.get("l1_target")
     if nearest is not None and nearest.order[0] is not None:
         lines.append(
-            "- A value that compares with the right answer itself cannot be deceived about it. It errs on right outputs "
+            "- A value that compares with the right answer itself is not deceived about it. It errs on right outputs "
             f"that lie a pixel aside or have a little noise: right order {with_interval(*nearest.order)}."
         )
     lines.append("- `near_copy` and `reference_copy` are there to see copies, and see nothing else.")
