@@ -79,7 +79,7 @@ def rates(prepared: Prepared, run: Run, server: Server, folder: Path, latency: f
     bodies = []
     for case in chosen:
         pair = Compared(Pair(case, run.picture(run.answers[case.key]), prepared))
-        question = judge.questions(pair)[0][2]
+        question = judge.questions(pair)[0].question
         bodies.append(body_of(fields_of(MODEL, question), messages_of(question), question))
     ours, bare, cpu = [], [], []
     for number in range(ROUNDS):

@@ -123,7 +123,7 @@ def test_raw_answers_are_kept_and_nothing_is_asked_twice(bench: Prepared, runs: 
         assert (run.folder / file).read_bytes() == (whole.folder / file).read_bytes()
     row = json.loads((run.folder / "judged" / "vllmq.jsonl").read_text().splitlines()[0])
     assert row["replies"][0] | {"tokens": 0} == {
-        "question": "right", "exchanged": False, "status": "ok", "text": "1", "reason": "", "numbers": [1.0],
+        "question": "right", "exchanged": False, "turn": 0, "status": "ok", "text": "1", "reason": "", "numbers": [1.0],
         "attempts": 1, "notes": [], "tokens": 0,
     }  # fmt: skip
 
@@ -235,7 +235,7 @@ def test_descriptions_that_cannot_be_are_refused(tmp_path: Path, bench: Prepared
         file.write_text(yaml.safe_dump(data))
         with pytest.raises(UsageError, match=sentence):
             read_judge(str(file))
-    with pytest.raises(UsageError, match=r"no judge 'x'; give one of preference, viescore, vllmq"):
+    with pytest.raises(UsageError, match=r"no judge 'x'; give one of editreward, .*, vllmq"):
         read_judge("x")
     with pytest.raises(UsageError, match="cannot be read"):
         read_judge(str(tmp_path / "none.yaml"))

@@ -259,6 +259,11 @@ def test_settings_are_honoured_or_refused(folders: dict[str, Path]) -> None:
     )
     assert isinstance(metric, Learned)
     assert metric.chosen.model_dump()["pooling"] == "class-token"
+    for name in both:
+        official = LearnedSettings({name: both[name]}, profile="official", benchmark="ice-bench")
+        (metric,) = make_metrics([name], official)
+        (faithful,) = make_metrics([name], LearnedSettings({name: both[name]}))
+        assert metric.chosen == faithful.chosen, "faithful is ICE-Bench's own"  # type: ignore[attr-defined]
     assert {one.name for one in make_metrics(None, LearnedSettings(both))} > {"clip", "dino", "source"}
 
 

@@ -20,7 +20,10 @@ from tagmoe.evaluate.benchmarks.gedit_bench import GEditBench
 from tagmoe.evaluate.benchmarks.gedit_bench_v2 import GEditBenchV2
 from tagmoe.evaluate.benchmarks.magicbrush import MagicBrushDev
 from tagmoe.evaluate.benchmarks.omnicontext import TASKS, OmniContext
+from tagmoe.evaluate.comparison.labels import labelled
+from tagmoe.evaluate.comparison.tables import unit
 from tagmoe.evaluate.generation import generate
+from tagmoe.evaluate.metrics.registry import kind_of
 from tagmoe.evaluate.run_folder import RunFacts
 
 CELL = base64.b64encode(png()).decode()
@@ -172,6 +175,27 @@ def test_gedit_bench_takes_language_subset_and_picture(tmp_path: Path) -> None:
     assert sorted(case.id[-4:] for case in shared.cases) == ["cn/a", "cn/c", "en/a", "en/c"]
     with pytest.raises(UsageError, match="The option language is 'zh'; choose one of en, cn, all"):
         GEditBench(path, language="zh")
+
+
+def test_captions_that_a_model_wrote_are_said_to_be_so(tmp_path: Path) -> None:
+    file = tmp_path / "captions.jsonl"
+    file.write_text(json.dumps({"id": "subject-add/en/a", "caption": "a cup"}) + "\n")
+    path = dataset_dict(tmp_path / "in", GEDIT)
+    found = prepared(GEditBench(path, captions=str(file)), tmp_path / "bench")
+    assert [(case.target_caption, case.caption_origin) for case in found.cases] == [
+        ("a cup", "generated"), (None, None), (None, None),
+    ]  # fmt: skip
+    assert len(found.manifest.settings["captions"]) == 64
+    clip = next(measure for measure in kind_of("clip")[1] if measure.name == "clip_cap")
+    assert unit(labelled(found, clip)) == "clip_cap@generated (up)"
+    plain = prepared(GEditBench(path), tmp_path / "plain")
+    assert labelled(plain, clip) == clip
+    other = next(measure for measure in kind_of("clip")[1] if measure.name == "clip_src")
+    assert labelled(found, other) == other
+    for bad in ("", "{", "[1]\n", '{"id": "a"}\n', '{"id": "a", "caption": 3}\n', '{"id": "a", "caption": " "}\n'):
+        file.write_text(bad)
+        with pytest.raises(UsageError, match=r"captions '.*' (are no JSON lines|cannot be read)"):
+            GEditBench(path, captions=str(file))
 
 
 def test_outputs_of_gedit_bench_are_found_where_its_scripts_keep_them(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from support.prepared_benchmarks import anchor_run, tagworld_bench
+from support.tiny_backbones import tiny_clip
 
 from tagmoe.evaluate.answers.ready import ReadyFolder
 from tagmoe.evaluate.benchmarks.cases import Prepared
@@ -164,13 +166,42 @@ def test_ten_thousand_ready_outputs_survive_ten_kills_in_flat_memory(tmp_path: P
     assert peaks["all"] - peaks["few"] < MORE_MEMORY, peaks
 
 
-def memory(bench: Prepared, ready: Path, folder: Path, few: int) -> dict[str, int]:
+def survive_scoring(bench: Prepared, ready: Path, folder: Path, metrics: Sequence[object], kills: int) -> None:
+    """Score whole, and with kills; the results must be equal, also of what is scored again after the kills."""
+    runs = [folder / name for name in ("whole", "killed")]
+    assert command("eval", "generate", bench.folder, "--outputs", ready, "--out", runs[0])[0] == 0
+    shutil.copytree(runs[0], runs[1])
+    whole, killed = (["eval", "score", bench.folder, run, *metrics, "--json"] for run in runs)
+    assert command(*whole)[0] == 0
+    assert kill_command(killed, runs[1], len(bench.cases), kills, random.Random(2)) >= kills // 2
+    assert command(*killed)[0] == 0
+    digests = [next(iter(json.loads(command(*words)[2])["runs"].values()))["digest"] for words in (whole, killed)]
+    assert digests[0] == digests[1]
+    assert contents(runs[0]) == contents(runs[1])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_ten_thousand_learned_scores_survive_ten_kills_in_flat_memory(tmp_path: Path) -> None:
+    bench = tagworld_bench(tmp_path / "bench", 400)
+    ready = link_targets(bench, tmp_path / "ready")
+    metrics = ["--metrics", "clip", "--weights", f"clip={tiny_clip(tmp_path / 'clip')}"]
+    survive_scoring(bench, ready, tmp_path, metrics, 10)
+    # Features of 4,096 pictures are kept, so that the memory grows until then.
+    peaks = memory(bench, ready, tmp_path, few=100, metrics=metrics)
+    print(f"peak memory in bytes: {peaks}")
+    assert peaks["all"] - peaks["few"] < MORE_MEMORY, peaks
+
+
+def memory(
+    bench: Prepared, ready: Path, folder: Path, few: int, metrics: Sequence[object] = ("--metrics", "oracle,target")
+) -> dict[str, int]:
     """Peak memory of generate and score together, of `few` cases a task and of all."""
     found = {}
     for name, limit in (("few", ["--limit", few]), ("all", [])):
         run = folder / f"memory {name}"
         made = command("eval", "generate", bench.folder, "--outputs", ready, "--out", run, *limit)
-        scored = command("eval", "score", bench.folder, run, "--metrics", "oracle,target", *limit)
+        scored = command("eval", "score", bench.folder, run, *metrics, *limit)
         assert (made[0], scored[0]) == (0, 0)
         found[name] = max(made[1], scored[1])
     return found

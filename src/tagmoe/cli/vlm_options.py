@@ -52,10 +52,17 @@ def need_vlm_extra(*further: str) -> None:
 
 
 def open_vlm(
-    endpoints: Sequence[str], model: str | None, *, concurrency: int, timeout: float, attempts: int = 5
+    endpoints: Sequence[str],
+    model: str | None,
+    *,
+    concurrency: int,
+    timeout: float,
+    attempts: int = 5,
+    rewards: bool = False,
 ) -> VLM:
     """Open the VLM: the servers at these addresses, or the local model in one folder.
 
+    rewards: whether the numbers of its heads are asked for, and no text; then it is a folder, for no server gives them.
     Servers are checked first: one must be reachable, accept the key and have the model. Raises UsageError otherwise,
     and MissingError without the extra. It must not be called inside an event loop.
     """
@@ -67,7 +74,12 @@ def open_vlm(
         )
     folders = [endpoint for endpoint in endpoints if "://" not in endpoint]
     if folders:
-        return _local(folders[0], alone=len(endpoints) == 1)
+        return _local(folders[0], alone=len(endpoints) == 1, rewards=rewards)
+    if rewards:
+        raise UsageError(
+            "This judge is a head on a model's last layer, and a server of chat completions gives text alone; give the "
+            "folder of its weights in place of the URL."
+        )
     need_vlm_extra()
     if not model:
         raise UsageError("The model on the server is not named; give its name, as the server lists it at /v1/models.")
@@ -80,7 +92,7 @@ def open_vlm(
     return servers
 
 
-def _local(folder: str, *, alone: bool) -> VLM:
+def _local(folder: str, *, alone: bool, rewards: bool) -> VLM:
     if not Path(folder).expanduser().is_dir():
         raise UsageError(
             f"The endpoint {folder!r} is neither a URL, as http://127.0.0.1:8000/v1, nor the folder of a model; "
@@ -88,6 +100,10 @@ def _local(folder: str, *, alone: bool) -> VLM:
         )
     if not alone:
         raise UsageError(f"The folder {folder!r} is given beside other endpoints; give one folder, or servers only.")
+    if rewards:
+        from tagmoe.vlm.reward import RewardVLM
+
+        return RewardVLM.load(folder)
     need_vlm_extra("llguidance")
     from tagmoe.vlm.local import LocalVLM
 

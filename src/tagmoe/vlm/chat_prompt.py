@@ -45,8 +45,8 @@ class ChatPrompts:
         self._name = name
         self._image_processor = image_processor
 
-    def make(self, question: Question) -> Prompt:
-        """The prompt of a question.
+    def make(self, question: Question, insert: Sequence[int] = ()) -> Prompt:
+        """The prompt of a question. insert: ids that stand after its parts, as they are.
 
         Raises Refused for a question that this model cannot take, UsageError for a tokenizer without chat template and,
         when the question has pictures, for a model or tokenizer that takes none.
@@ -63,7 +63,7 @@ class ChatPrompts:
                 tokens += self.plain("".join(map(str, parts)))
             else:
                 tokens += [token for _ in parts for token in next(places)]
-        ids = [*before, *tokens, *after]
+        ids = [*before, *tokens, *insert, *after]
         limit = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
         if limit is not None and len(ids) + question.max_tokens > limit:
             raise Refused(

@@ -59,7 +59,8 @@ def calibrate(
     if len({run.folder.name for run in opened}) < len(opened):
         raise UsageError("Two of the runs have folders of one name; rename one, because labels and answers go by it.")
     truth = truths(prepared, opened, None if labels is None else read_labels(labels))
-    vlm = open_vlm(endpoints or [], model, concurrency=concurrency, timeout=timeout)
+    rewards = description.answers == "head"
+    vlm = open_vlm(endpoints or [], model, concurrency=concurrency, timeout=timeout, rewards=rewards)
     judge = Judge(description, vlm, seed=seed)
     proof = asyncio.run(proved(judge, self_test(judge, in_flight=min(concurrency, 8))))
     log_test(judge, proof)

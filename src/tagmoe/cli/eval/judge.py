@@ -30,7 +30,7 @@ def judge(
     bench: Bench,
     runs: Runs,
     by: Annotated[
-        str, typer.Option("--judge", help="vllmq, viescore, preference, or a YAML file that describes a judge.")
+        str, typer.Option("--judge", help="A judge by name (docs/judges.md), or a YAML file that describes one.")
     ] = "vllmq",
     endpoints: Endpoints = None,
     model: ServedModel = None,
@@ -63,7 +63,8 @@ def judge(
     prepared = read_prepared(bench)
     opened = [read_run(folder, prepared) for folder in runs]
     other = None if against is None else read_run(against, prepared)
-    vlm = open_vlm(endpoints or [], model, concurrency=concurrency, timeout=timeout)
+    rewards = description.answers == "head"
+    vlm = open_vlm(endpoints or [], model, concurrency=concurrency, timeout=timeout, rewards=rewards)
     made = Judge(description, vlm, seed=seed)
     proof = asyncio.run(proved(made, self_test(made, in_flight=min(concurrency, 8))))
     log_test(made, proof)

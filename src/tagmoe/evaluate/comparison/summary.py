@@ -15,6 +15,7 @@ import numpy as np
 
 from tagmoe.errors import ResultError, UsageError
 from tagmoe.evaluate.benchmarks.cases import Case, Prepared
+from tagmoe.evaluate.comparison.labels import labelled
 from tagmoe.evaluate.metrics.metric import Measure
 from tagmoe.evaluate.metrics.registry import METRICS, kind_of, metric_names
 from tagmoe.evaluate.run_folder import Run
@@ -163,7 +164,7 @@ def summarise(
         )
     return Summary(
         prepared=prepared,
-        measures=measures,
+        measures={name: labelled(prepared, measure) for name, measure in measures.items()},
         metrics={measure.name: name for name, (_, own) in kinds.items() for measure in own},
         editors=tuple(editors),
         names=tuple(names),

@@ -80,14 +80,17 @@ class Calibration:
         }
 
 
-def calibrate(observed: Sequence[Observed], middle: float, *, draws: int = 2000, seed: int = 0) -> Calibration:
-    """The figures of a judge that gives a value to each output. middle: of its scale."""
+def calibrate(observed: Sequence[Observed], middle: float | None, *, draws: int = 2000, seed: int = 0) -> Calibration:
+    """The figures of a judge that gives a value to each output. middle: of its scale; None where it has none, so that
+    nobody can say what it calls right."""
     known = [one for one in observed if one.value is not None]
     bootstrap = Bootstrap(draws, seed)
     pairs = _pairs(known)
-    is_binary = {one.truth for one in observed} <= {0.0, 1.0}
+    is_binary = middle is not None and {one.truth for one in observed} <= {0.0, 1.0}
     calls = {
-        truth: [one.value is not None and one.value >= middle for one in known if one.truth == truth]
+        truth: [
+            one.value is not None and middle is not None and one.value >= middle for one in known if one.truth == truth
+        ]
         for truth in (0.0, 1.0)
     }
     wrong_as_right = wilson(sum(calls[0.0]), len(calls[0.0])) if is_binary else None

@@ -12,30 +12,35 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from statistics import fmean
 from typing import Any, Protocol
 
 from PIL import Image
 
 from tagmoe.config.part import Part
 from tagmoe.evaluate.benchmarks.cases import Case, digest_of
-from tagmoe.evaluate.judging.description import Asked, JudgeDescription
+from tagmoe.evaluate.judging.description import INSTRUCTION, Asked, JudgeDescription
 from tagmoe.evaluate.metrics.metric import Lack, Measure, NoValue, Pair, Value, lacking
 from tagmoe.vlm.question import VLM, Answer, Attachment, Question, Status, object_schema
 
 VERSION = 1
 KEPT_PICTURES = 256
 """Encoded sources and references that are kept: several editors are judged on the same ones."""
+RUNS = 3
+"""zlib's strategy Z_RLE."""
 CHOICES = ("0", "1")
 PREFERENCES = {"A": 1.0, "B": 0.0, "T": 0.5}
 MISSING: dict[Status, Lack] = {"invalid": "parse_error", "refused": "refused", "failed": "failed"}
 
 
 class Reply(Part):
-    """The answer to one question, as it came. exchanged: the outputs were shown in the other order. numbers: of the
-    answer; empty unless ok. tokens: of question and answer, where the server counts them."""
+    """The answer to one question, as it came. exchanged: the outputs were shown in the other order. turn: which of
+    several passes, from 0. numbers: of the answer; empty unless ok. tokens: of question and answer, where the server
+    counts them."""
 
     question: str
     exchanged: bool = False
+    turn: int = 0
     status: Status
     text: str
     reason: str = ""
@@ -43,6 +48,16 @@ class Reply(Part):
     attempts: int = 1
     notes: tuple[str, ...] = ()
     tokens: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Posed:
+    """A question of a judge about a pair. exchanged: the outputs are in the other order. turn: which pass, from 0."""
+
+    asked: Asked
+    exchanged: bool
+    turn: int
+    question: Question
 
 
 class Shows(Protocol):
@@ -109,7 +124,7 @@ class Judge:
             "origin": self.description.origin,
             "description": digest_of(self.description.model_dump()),
             "model": self.vlm.model,
-            "temperature": 0,
+            "temperature": self.description.temperature,
             "seed": self.seed,
             **({"against": against} if against is not None else {}),
         }
@@ -125,21 +140,27 @@ class Judge:
         lacks = [name for name, given in has.items() if name in needed and not given]
         return f"the case has no {lacks[0]}" if lacks else None
 
-    def questions(self, pair: Shows) -> list[tuple[Asked, bool, Question]]:
-        """(what is asked, whether the outputs are exchanged, question) of a case. Raises ImageError."""
+    def questions(self, pair: Shows) -> list[Posed]:
+        """What is asked about a case. Raises ImageError."""
         orders = (False, True) if self.description.compares else (False,)
-        return [
-            (asked, exchanged, self._question(asked, pair, exchanged=exchanged))
+        own = _Encoded(self, pair)
+        posed = [
+            Posed(asked, exchanged, 0, self._question(asked, own, exchanged=exchanged))
             for asked in self._asked(pair.case)
             for exchanged in orders
+        ]
+        return [
+            replace(one, turn=turn, question=replace(one.question, seed=self.seed + turn))
+            for turn in range(self.description.passes)
+            for one in posed
         ]
 
     async def ask(self, pair: Shows) -> list[Reply]:
         """The answers about a case, one question after the other; after one that failed no more are asked."""
         replies: list[Reply] = []
         # Pictures are decoded, scaled and encoded in threads, beside the answers that are waited for.
-        for asked, exchanged, question in await asyncio.to_thread(self.questions, pair):
-            reply = reply_of(asked, exchanged, await self.vlm.ask(question), self.description)
+        for posed in await asyncio.to_thread(self.questions, pair):
+            reply = reply_of(posed, await self.vlm.ask(posed.question), self.description)
             replies.append(reply)
             if reply.status == "failed":
                 break
@@ -154,36 +175,47 @@ class Judge:
         if description.compares:
             found = [1 - reply.numbers[0] if reply.exchanged else reply.numbers[0] for reply in replies]
             return {self.name: sum(found) / len(found), f"{self.name}_agrees": float(len(set(found)) == 1)}
-        reduces = {one.name: one.reduce for one in description.questions}
-        parts = {
-            reply.question: min(reply.numbers)
-            if reduces[reply.question] == "min"
-            else sum(reply.numbers) / len(reply.numbers)
-            for reply in replies
-        }
-        each = list(parts.values())
-        is_root = description.overall == "geometric-mean"
-        own = prod(each) ** (1 / len(each)) if is_root else sum(each) / len(each)
-        values: dict[str, Value] = {self.name: own}
+        turns: dict[int, dict[str, float]] = {}
+        for reply in replies:
+            turns.setdefault(reply.turn, {})[reply.question] = self._part(reply)
+        overall = [self._overall(list(parts.values())) for parts in turns.values()]
+        values: dict[str, Value] = {self.name: description.factor * fmean(overall)}
         for part in description.parts if len(description.parts) > 1 else ():
-            values[f"{self.name}_{part}"] = parts.get(part, NoValue("not_applicable", "the case is not asked this"))
+            each = [parts[part] for parts in turns.values() if part in parts]
+            missing = NoValue("not_applicable", "the case is not asked this")
+            values[f"{self.name}_{part}"] = description.factor * fmean(each) if each else missing
         return values
+
+    def _part(self, reply: Reply) -> float:
+        """The number of a question, of those in its answer."""
+        reduces = {one.name: one.reduce for one in self.description.questions}
+        return min(reply.numbers) if reduces[reply.question] == "min" else fmean(reply.numbers)
+
+    def _overall(self, parts: Sequence[float]) -> float:
+        """The number of one pass, of those of its questions."""
+        return prod(parts) ** (1 / len(parts)) if self.description.overall == "geometric-mean" else fmean(parts)
 
     def _asked(self, case: Case) -> Iterable[Asked]:
         return [one for one in self.description.questions if one.fits(case)]
 
-    def _question(self, asked: Asked, pair: Shows, *, exchanged: bool) -> Question:
+    def _question(self, asked: Asked, pictures: _Encoded, *, exchanged: bool) -> Question:
         turned = {"output": "other", "other": "output"} if exchanged else {}
-        pictures = [self._attachment(*pair.shown(turned.get(name, name))) for name in asked.shows]
-        words = asked.words.replace("{instruction}", pair.case.instruction)
-        question = Question((*pictures, words), seed=self.seed, max_tokens=self.description.max_tokens)
+        shown = [pictures.attachment(turned.get(name, name)) for name in asked.shows]
+        words = asked.words.replace(INSTRUCTION, pictures.pair.case.instruction)
+        question = Question(
+            (*shown, words),
+            temperature=self.description.temperature,
+            seed=self.seed,
+            max_tokens=self.description.max_tokens,
+        )
         if self.description.compares:
             return replace(question, choices=tuple(PREFERENCES))
         if not asked.scores:
             return replace(question, choices=CHOICES)
         return replace(question, schema=_schema(asked, self.description))
 
-    def _attachment(self, picture: Image.Image, key: str | None) -> Attachment:
+    def attachment(self, picture: Image.Image, key: str | None) -> Attachment:
+        """A picture as it is sent; one that has a key is encoded once for all editors."""
         with self._lock:
             known = self._encoded.get(key) if key is not None else None
         if known is not None:
@@ -197,8 +229,22 @@ class Judge:
         return attachment
 
 
-def reply_of(asked: Asked, exchanged: bool, answer: Answer, description: JudgeDescription) -> Reply:
+class _Encoded:
+    """The pictures of one pair, each encoded once: several questions and both orders show the same ones."""
+
+    def __init__(self, judge: Judge, pair: Shows) -> None:
+        self.pair, self._judge = pair, judge
+        self._known: dict[str, Attachment] = {}
+
+    def attachment(self, name: str) -> Attachment:
+        if name not in self._known:
+            self._known[name] = self._judge.attachment(*self.pair.shown(name))
+        return self._known[name]
+
+
+def reply_of(posed: Posed, answer: Answer, description: JudgeDescription) -> Reply:
     """The reply that an answer is."""
+    asked = posed.asked
     numbers: tuple[float, ...] = ()
     if answer.status == "ok":
         if description.compares:
@@ -210,7 +256,8 @@ def reply_of(asked: Asked, exchanged: bool, answer: Answer, description: JudgeDe
             numbers = tuple(map(float, given))
     return Reply(
         question=asked.name,
-        exchanged=exchanged,
+        exchanged=posed.exchanged,
+        turn=posed.turn,
         status=answer.status,
         text=answer.text,
         reason=answer.reason,
@@ -222,6 +269,8 @@ def reply_of(asked: Asked, exchanged: bool, answer: Answer, description: JudgeDe
 
 
 def _schema(asked: Asked, description: JudgeDescription) -> Mapping[str, Any]:
+    if description.answers == "head":
+        return object_schema({asked.scores[0]: {"type": "number"}})
     number = {"type": "number", "minimum": description.least, "maximum": description.most}
     reasoning = {"reasoning": {"type": "string", "maxLength": 2000}}
     if asked.as_list:
@@ -239,5 +288,6 @@ def encoded(picture: Image.Image, least: int, most: int) -> bytes:
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         picture = picture.resize(size, Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=1)
+    # Runs of equal bytes alone: after PNG's filters a fifth faster than level 1, and no larger.
+    picture.save(buffer, "PNG", compress_level=1, compress_type=RUNS)
     return buffer.getvalue()

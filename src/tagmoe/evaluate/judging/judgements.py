@@ -190,7 +190,7 @@ class _Work:
         try:
             pair = await asyncio.to_thread(self._pair, case)
             if self._last is None:
-                self._last = self._judge.questions(pair)[0][2]
+                self._last = self._judge.questions(pair)[0].question
             before = doubts.count
             replies = await self._judge.ask(pair)
         except ImageError as error:

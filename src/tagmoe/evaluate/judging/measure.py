@@ -109,8 +109,7 @@ def measure(
         raise ResultError("No output has both an answer of the judge and a truth; nothing can be said.")
     if compares:
         return calibrate_comparing(pairs, draws=draws, seed=seed)
-    middle = (judge.description.least + judge.description.most) / 2
-    return calibrate(outputs, middle, draws=draws, seed=seed)
+    return calibrate(outputs, judge.description.middle, draws=draws, seed=seed)
 
 
 def _observed(run: Run, case: Case, value: float | None, truth: float) -> Observed:

@@ -30,7 +30,8 @@ TASKS = (
 SEED = 77
 WRONG = ("copy", "shuffled", "black")
 MARGIN = 0.25
-"""The right answer must be so much of the scale above each wrong one, in the mean over the cases. [ours]"""
+"""The right answer must be so much of the scale above each wrong one, in the mean over the cases. A head has no scale:
+for it the range of its values on these cases stands there. [ours]"""
 REPEATS = 0.1
 """Asked again in another order, answers may differ by so much of the scale in the mean. [ours]"""
 AGREE = 0.75
@@ -150,7 +151,6 @@ def _result(
     seconds: float,
 ) -> SelfTest:
     compares = judge.description.compares
-    width = judge.description.most - judge.description.least
     values: dict[str, dict[int, float]] = {}
     agreeing: list[float] = []
     for (kind, place), replies in first.items():
@@ -159,6 +159,9 @@ def _result(
             values.setdefault(kind, {})[place] = own
             if compares and not isinstance(same := found[f"{judge.name}_agrees"], NoValue):
                 agreeing.append(same)
+    numbers = [one for own in values.values() for one in own.values()]
+    known = judge.description.width
+    width = known if known is not None else max(numbers, default=0.0) - min(numbers, default=0.0)
     kinds = WRONG if compares else ("right", *WRONG)
     means = {kind: fmean(values[kind].values()) if values.get(kind) else None for kind in kinds}
     repeated = [
@@ -184,7 +187,7 @@ def _result(
         if right is None or wrong is None:
             continue
         above = wrong - right if compares else right - wrong
-        if above < MARGIN * width:
+        if above < MARGIN * width or not width:
             faults.append(_too_near(kind, right, wrong, MARGIN * width, compares=compares))
     if apart is not None and apart > REPEATS * width:
         faults.append(f"asked again, its answers differ by {apart:.2f}, and {REPEATS * width:g} is allowed")

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from tagmoe.evaluate.metrics.learned import Input, Learned
+from tagmoe.evaluate.metrics.learned import AS_FAITHFUL, Input, Learned
 from tagmoe.evaluate.metrics.metric import Measure, NoValue, Pair, Value
 from tagmoe.evaluate.metrics.references import ReferenceChoices, reference_inputs, similarity
 
@@ -32,7 +32,7 @@ class Clip(Learned):
         Measure("clip_ref", "higher", "CLIP-ref: similarity of output and reference"),
         Measure("clip_target", "higher", "similarity of output and target (CLIP-I of MagicBrush)"),
     )
-    official: ClassVar[Mapping[str, Mapping[str, str]]] = {"magicbrush": {}, "dreambench-plus": {}}
+    official: ClassVar[Mapping[str, Mapping[str, str]]] = {**AS_FAITHFUL, "magicbrush": {}, "dreambench-plus": {}}
     choices = ClipChoices
     chosen: ClipChoices
     published = "openai/clip-vit-large-patch14-336"

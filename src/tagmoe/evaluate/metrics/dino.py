@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from PIL import Image
 
-from tagmoe.evaluate.metrics.learned import Input, Learned
+from tagmoe.evaluate.metrics.learned import AS_FAITHFUL, Input, Learned
 from tagmoe.evaluate.metrics.metric import Measure, NoValue, Pair, Value
 from tagmoe.evaluate.metrics.references import ReferenceChoices, reference_inputs, similarity, why_not
 
@@ -34,6 +34,7 @@ class Dino(Learned):
         Measure("dino_target", "higher", "similarity of output and target (DINO-I of MagicBrush)"),
     )
     official: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        **AS_FAITHFUL,
         "magicbrush": {"pooling": "class-token"},
         "dreambench-plus": {"pooling": "class-token"},
     }

@@ -31,6 +31,10 @@ CACHED = 4096
 """Features of sources, references and texts that are kept: each editor is scored on the same ones."""
 
 
+AS_FAITHFUL: Mapping[str, Mapping[str, str]] = {"ice-bench": {}}
+"""`official` for ICE-Bench, whose evaluators `faithful` follows."""
+
+
 class Choices(Part):
     """What the paper leaves open about a metric, each with the default of the profile `faithful`."""
 
@@ -128,7 +132,7 @@ class Learned(ABC):
     version: ClassVar[int] = 1
     measures: ClassVar[tuple[Measure, ...]]
     choices: ClassVar[type[Choices]] = Choices
-    official: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    official: ClassVar[Mapping[str, Mapping[str, str]]] = AS_FAITHFUL
     """Benchmark -> the choices of its own protocol, where it has one for this metric."""
     published: ClassVar[str]
     """The repository of the backbone that the paper's columns rest on."""

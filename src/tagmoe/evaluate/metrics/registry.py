@@ -73,7 +73,7 @@ class LearnedSettings:
             raise UsageError(f"The metric {name!r} needs weights: give --weights {name}=FOLDER, {given}")
         chosen: dict[str, str] = {}
         if self.profile == "official":
-            if self.benchmark not in kind.official:
+            if self.benchmark not in kind.official or kind in ALTERNATIVES:
                 raise UsageError(
                     f"{self.benchmark} has no protocol of its own for the metric {name!r}; leave out --profile, or "
                     "the metric."
