@@ -56,6 +56,16 @@ def _die(picture: Image.Image) -> Image.Image:
     os._exit(9)
 
 
+class Load:
+    """Gives an editor of this module by its name, in the process that runs it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self) -> Callable[..., list]:
+        return globals()[self.name]
+
+
 SHARE = 0.1
 failing = _wrong(SHARE, _raise)
 hanging = _wrong(SHARE, _hang)
@@ -64,3 +74,38 @@ blank = _wrong(SHARE, lambda picture: Image.new("RGB", picture.size, "grey"))
 copying = _wrong(SHARE, lambda picture: picture)
 shifting = _wrong(SHARE, lambda picture: moved(picture, 3, -4))
 no_picture = _wrong(SHARE, lambda picture: "no picture")  # type: ignore[arg-type, return-value]
+
+
+FAULTS = {
+    "out of memory": _raise,
+    "blank": lambda picture: Image.new("RGB", picture.size, "grey"),
+    "copied": lambda picture: picture,
+    "shifted": lambda picture: moved(picture, 3, -4),
+    "picture": lambda picture: "no picture",
+}
+"""What goes wrong, by a word of the reason that must be given."""
+
+
+def fault_of(instruction: str, seed: int) -> str | None:
+    """What goes wrong with a row: each fault in a tenth of the rows, nothing in the others."""
+    number = int(drawn(instruction, seed) * 10)
+    return list(FAULTS)[number] if number < len(FAULTS) else None
+
+
+def stopping(instructions: Sequence[str], images: Sequence[Sequence[Image.Image]], seeds: Sequence[int]) -> list:
+    """A tenth of the rows hang, and the process dies of another tenth."""
+    for words, seed, pictures in zip(instructions, seeds, images, strict=True):
+        number = int(drawn(words, seed) * 10)
+        if number < 2:
+            (_hang, _die)[number](pictures[0])
+    return inverted(instructions, images, seeds)
+
+
+def unreliable(instructions: Sequence[str], images: Sequence[Sequence[Image.Image]], seeds: Sequence[int]) -> list:
+    """All faults in one editor."""
+    right = inverted(instructions, images, seeds)
+    faults = [fault_of(words, seed) for words, seed in zip(instructions, seeds, strict=True)]
+    return [
+        picture if fault is None else FAULTS[fault](pictures[0])  # type: ignore[operator]
+        for picture, pictures, fault in zip(right, images, faults, strict=True)
+    ]

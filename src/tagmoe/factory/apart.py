@@ -11,22 +11,18 @@ import pickle
 import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from tagmoe.editor import Editor, Picture, as_array
+from tagmoe.editor import Editor, Picture
 from tagmoe.errors import TagMoEError
-from tagmoe.evaluate.answers.answer import RAISED, NoMoreAnswers, reason_raised
+from tagmoe.evaluate.answers.answer import NoMoreAnswers
 
 START_SECONDS = 600.0
 """The most seconds for loading a model."""
-WATCH_SECONDS = 0.5
 
 
 class EditorApart:
@@ -74,7 +70,12 @@ class EditorApart:
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
         # Not multiprocessing: the workers of an engine are daemons, which may start no process of its kind.
-        command = [sys.executable, "-c", "from tagmoe.factory.apart import serve; serve()", str(theirs.fileno())]
+        command = [
+            sys.executable,
+            "-c",
+            "from tagmoe.factory.editor_process import serve; serve()",
+            str(theirs.fileno()),
+        ]
         self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=2)
         theirs.close()
         self._pipe = Connection(ours.detach())
@@ -89,37 +90,3 @@ class EditorApart:
         if not is_done:
             self.close()
             raise NoMoreAnswers(f"The editor cannot be started: {said.rstrip('.')}.")
-
-
-def serve() -> None:
-    """The process: make the editor, then answer calls until the parent is gone."""
-    pipe = Connection(int(sys.argv[-1]))
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
-    try:
-        sys.path[:], folder = pipe.recv()
-        os.chdir(folder)
-        try:
-            editor = pickle.loads(pipe.recv_bytes())()
-        except RAISED as error:
-            pipe.send((False, reason_raised(error)))
-            return
-        pipe.send((True, None))
-        while True:
-            instructions, shown, seeds = pipe.recv()
-            pipe.send(_answer(editor, instructions, shown, seeds))
-    except (EOFError, OSError, KeyboardInterrupt):
-        return
-
-
-def _answer(editor: Editor, instructions: Any, shown: Any, seeds: Any) -> tuple[bool, Any]:
-    images = [[Image.fromarray(array) for array in arrays] for arrays in shown]
-    try:
-        return True, [as_array(picture) for picture in editor(instructions, images, seeds)]
-    except RAISED as error:
-        return False, reason_raised(error)
-
-
-def _end_with_parent(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(WATCH_SECONDS)
-    os._exit(1)

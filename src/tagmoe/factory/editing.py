@@ -21,7 +21,7 @@ from tagmoe.data.store.engine import Engine, run
 from tagmoe.data.store.record import Picture, Record
 from tagmoe.data.store.store import Store
 from tagmoe.editor import Editor, in_batches
-from tagmoe.errors import DataError, ImageError, TagMoEError, UsageError
+from tagmoe.errors import DataError, ImageError, TagMoEError
 from tagmoe.evaluate.answers.answer import RAISED, NoMoreAnswers, reason_raised
 from tagmoe.factory.apart import EditorApart
 from tagmoe.factory.folder import Folder, with_lineage
@@ -88,7 +88,7 @@ class EditWork:
     wishes: Mapping[int, Sequence[Wish]]
     make: Callable[[], Editor]
     on_rows: Callable[[int], None] | None = None
-    _open: tuple[Store, EditorApart] | None = field(default=None, repr=False)
+    _open: tuple[Store, Editor] | None = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         # What shows progress belongs to the process that shows it.
@@ -116,7 +116,9 @@ class EditWork:
 
     def __call__(self, unit: int) -> tuple[int, float]:
         if self._open is None:
-            self._open = Store.open(self.uri), EditorApart(self.make, self.step.timeout)
+            timeout = self.step.timeout
+            editor = self.make() if timeout is None else EditorApart(self.make, timeout)
+            self._open = Store.open(self.uri), editor
         store, editor = self._open
         asked = self.requests(store, unit)
         ledger = self.ledger(unit)
@@ -145,9 +147,9 @@ class EditWork:
 
     def close(self) -> None:
         """End the editor's process."""
-        if self._open is not None:
+        if self._open is not None and isinstance(self._open[1], EditorApart):
             self._open[1].close()
-            self._open = None
+        self._open = None
 
 
 def edit(
@@ -241,7 +243,7 @@ def _edited(editor: Editor, asked: Sequence[Request]) -> list[Edited]:
         if len(outputs) != len(asked):
             raise TagMoEError(f"The editor gave {counted(outputs, 'picture')} for {counted(asked, 'row')}.")
         made = [png_of(load_image(output)) for output in outputs]
-    except (NoMoreAnswers, UsageError):
+    except NoMoreAnswers:
         raise
     except RAISED as error:
         if len(asked) > 1:

@@ -73,8 +73,8 @@ class Folder:
         changed = [name for name in facts["fixed"] if before.get("fixed", {}).get(name) != facts["fixed"][name]]
         if changed:
             raise UsageError(
-                f"The folder {str(self.path)!r} was begun with other {' and '.join(changed)}; choose another folder, or "
-                "delete this one."
+                f"The folder {str(self.path)!r} was begun with other {' and '.join(changed)}; choose another folder, "
+                "or delete this one."
             )
         if before != facts:
             self.write(FACTS, facts)

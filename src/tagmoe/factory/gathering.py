@@ -188,9 +188,16 @@ class Gathering:
                 yield maker.model_copy(update={"asked": row["instruction"]}) if wrote else maker
 
     def _losers(self, group: Sequence[dict[str, Any]], winner: dict[str, Any]) -> list[dict[str, Any]]:
-        """The best of the other pictures of the words; blank ones teach nothing."""
+        """The best of the worse pictures of the words; equal ones are no preference, and blank ones teach nothing."""
         most = 0 if self._pick is None else self._plan.steps[self._pick.place].losers  # type: ignore[union-attr]
-        others = [row for row in group if row is not winner and not _is_blank(row, self._looked)]
+        best = score_of(winner, self._looked)
+        others = [
+            row
+            for row in group
+            if (fate_of(row, self._looked) is not None or score_of(row, self._looked) < best)
+            and row is not winner
+            and not _is_blank(row, self._looked)
+        ]
         return sorted(others, key=lambda row: (-score_of(row, self._looked), row["id"]))[:most]
 
     def _dropped(

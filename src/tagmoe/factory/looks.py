@@ -48,16 +48,16 @@ WORDS: dict[Look, str] = {
 
 DEFAULT: dict[Look, float] = {"blank": 0.01, "copied": 2.5, "shifted": 0.4}
 THRESHOLDS: dict[Edit, dict[Look, float | None]] = {
-    "add": {"copied": 4.5, "shifted": 0.05},
+    "add": {"copied": 4.5, "shifted": 0.12},
     "remove": {"copied": 4.5, "shifted": 0.25},
     "replace": {"copied": 4.5, "shifted": 0.35},
-    "background": {"copied": 2.8, "shifted": 0.05},
-    "light": {"copied": 25.0, "shifted": 0.05},
+    "background": {"copied": 2.8, "shifted": 0.12},
+    "light": {"copied": 25.0, "shifted": 0.12},
     "style": {"copied": 14.0, "shifted": 0.25},
-    "pose": {"copied": 3.9, "shifted": 0.05},
+    "pose": {"copied": 3.9, "shifted": 0.12},
     "viewpoint": {"copied": 20.0, "shifted": 0.25},
     "move": {"copied": 8.0, "shifted": 0.15},
-    "control map": {"copied": 40.0, "shifted": 0.05},
+    "control map": {"copied": 40.0, "shifted": 0.12},
     "subject": {"copied": 30.0, "shifted": 0.15},
     "style reference": {"copied": 14.0, "shifted": 0.25},
 }

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
+from pydantic import Field
 
 from tagmoe.config.part import Part
 from tagmoe.data.sources.source import NO_TRAINING, Licence
@@ -31,7 +32,7 @@ class Maker(Part):
     weights: str | None = None
     licence: str
     may_train: bool
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
     seed: int | None = None
     asked: str | None = None
 

@@ -133,7 +133,8 @@ class Edit(Step):
     """A generalist makes `seeds` pictures of each instruction.
 
     editor: as `tagmoe eval generate --editor` takes it, or the images server at `endpoint`. timeout: seconds for one
-    call, after which the editor's process is ended and its rows are asked one by one. licence: of its pictures (SPDX;
+    call, after which the editor's process is ended and its rows are asked one by one; null: the editor works in the
+    process of the run, where nothing can end a call. licence: of its pictures (SPDX;
     "none": unknown). may_train: whether its terms allow training on them; null: as the licence says.
     """
 
@@ -147,7 +148,7 @@ class Edit(Step):
     options: dict[str, Any] = Field(default_factory=dict)
     seeds: int = Field(1, ge=1, le=64)
     batch: int = Field(32, ge=1, le=4096)
-    timeout: float = Field(600.0, gt=0, le=86_400)
+    timeout: float | None = Field(600.0, gt=0, le=86_400)
     licence: str = "none"
     may_train: bool | None = None
 

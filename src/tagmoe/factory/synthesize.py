@@ -64,7 +64,7 @@ class EditorMade:
 
 @dataclass(frozen=True)
 class Means:
-    """What a plan is run with. editor, vlm: open what a step names. bar: yields a callback (rows done, all), or None."""
+    """What a plan is run with. editor, vlm: open what a step names. bar: yields a callback (rows done, all)."""
 
     editor: Callable[[Edit], EditorMade]
     vlm: Callable[[ServedVLM], Callable[[], VLM]]
@@ -127,10 +127,7 @@ class Run:
             refused = admission.refused(unit, units.of(unit))
             wanted += [row for row in units.of(unit) if row not in refused]
         proposing = self.plan.of_kind(Propose)
-        if proposing:
-            wishes = propose(self, roots, proposing[0][0], wanted, met)
-        else:
-            wishes = own_wishes(roots, wanted)
+        wishes = propose(self, roots, proposing[0][0], wanted, met) if proposing else own_wishes(roots, wanted)
         wishes = {row: [one for one in some if not self._is_met(one, met)] for row, some in wishes.items()}
         for place, _ in self.plan.of_kind(Edit):
             self._edit(roots, place, units, numbers, wishes)
@@ -192,7 +189,7 @@ class Run:
         return None if given is None else task_names(str(given))
 
     def _met(self, number: int) -> set[str]:
-        """The tasks or tags whose quota was met before a round. It is kept, so that a run after a kill does the same."""
+        """The tasks or tags whose quota was met before a round. It is kept, for a run after a kill."""
         if self.plan.quotas is None:
             return set()
         name = f"rounds/{number:05}.json"
