@@ -70,7 +70,7 @@ VERBS = {
     "data": Verb(
         "data",
         "app",
-        "Fill, look at, check, enlarge, annotate, rewrite, encode, export and clean a store of training data.",
+        "Fill, look at, check, enlarge, make, annotate, rewrite, encode, export and clean a store of training data.",
     ),
 }
 

@@ -7,9 +7,11 @@ from tagmoe.config.load import (
     apply_overrides,
     check_config,
     find_arms,
+    find_plan,
     find_recipe,
     load_config,
     packaged_arms,
+    packaged_plans,
     packaged_recipes,
 )
 from tagmoe.config.schema import (
@@ -46,9 +48,11 @@ __all__ = [
     "apply_overrides",
     "check_config",
     "find_arms",
+    "find_plan",
     "find_recipe",
     "load_config",
     "packaged_arms",
+    "packaged_plans",
     "packaged_recipes",
     "setting_names",
     "settings",

@@ -20,6 +20,8 @@ from tagmoe.sentences import cut, reason_of
 RECIPES = Path(__file__).parents[1] / "recipes"
 COMMON = "common.yaml"
 """The settings that all arms of an ablation share. A folder with this file is a folder of arms."""
+PLANS = "plans"
+"""The folders of plans of `tagmoe data synthesize`, which are no recipes of training."""
 MOST_NAMED = 20
 """Wrong settings that one message names."""
 
@@ -29,8 +31,14 @@ def packaged_recipes() -> dict[str, Path]:
     return {
         path.relative_to(RECIPES).with_suffix("").as_posix(): path
         for path in sorted(RECIPES.rglob("*.yaml"))
-        if not (path.parent / COMMON).is_file()
+        if not (path.parent / COMMON).is_file() and path.parent.name != PLANS
     }
+
+
+def packaged_plans() -> dict[str, Path]:
+    """The plans of synthesis of the package by name, such as "tagworld/plans/quick"."""
+    found = sorted(RECIPES.rglob(f"{PLANS}/*.yaml"))
+    return {path.relative_to(RECIPES).with_suffix("").as_posix(): path for path in found}
 
 
 def packaged_arms() -> dict[str, Path]:
@@ -47,6 +55,18 @@ def find_recipe(given: Path) -> Path:
         return given
     hint = 'give the path of a YAML file, or a name that "tagmoe train --list" prints.'
     return _packaged(given, packaged_recipes(), f"There is no recipe {str(given)!r}", hint)
+
+
+def find_plan(given: Path) -> Path:
+    """The file of a plan of synthesis, given by its path or by the name of a packaged one.
+
+    Raises ConfigError if it is neither; the message names the nearest plan.
+    """
+    if given.exists() and not given.is_dir():
+        return given
+    known = packaged_plans()
+    hint = f"give the path of a YAML file, or the name {' or '.join(known)}."
+    return _packaged(given, known, f"There is no plan {str(given)!r}", hint)
 
 
 def find_arms(given: Path) -> Path:

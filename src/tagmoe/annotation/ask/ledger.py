@@ -19,14 +19,14 @@ class Ledger:
     read or written."""
 
     def __init__(self, folder: Path, fragment: int, read: Callable[[Mapping[str, Any]], RowAnswer]) -> None:
-        self._path = folder / f"fragment-{fragment}.jsonl"
+        self.path = folder / f"fragment-{fragment}.jsonl"
         self._read = read
         self._file: IO[bytes] | None = None
 
     def answers(self) -> dict[int, RowAnswer]:
         """The answers in the file, by row."""
         try:
-            return self._lines() if self._path.exists() else {}
+            return self._lines() if self.path.exists() else {}
         except OSError as error:
             raise self._lost(error) from error
 
@@ -35,9 +35,9 @@ class Ledger:
         try:
             if self._file is None:
                 # End the half line that a kill left, so that the next answer begins a new line.
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                torn = self._path.exists() and not self._path.read_bytes().endswith(b"\n")
-                self._file = self._path.open("ab", buffering=0)
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                torn = self.path.exists() and not self.path.read_bytes().endswith(b"\n")
+                self._file = self.path.open("ab", buffering=0)
                 if torn:
                     self._file.write(b"\n")
             self._file.write(json.dumps([row, found.to_row()]).encode() + b"\n")
@@ -53,19 +53,19 @@ class Ledger:
     def remove(self) -> None:
         """Delete the file, after its fragment was committed, and the folder if it is empty then."""
         self.close()
-        self._path.unlink(missing_ok=True)
-        for folder in (self._path.parent, self._path.parent.parent):
+        self.path.unlink(missing_ok=True)
+        for folder in (self.path.parent, self.path.parent.parent):
             try:
                 folder.rmdir()
             except OSError:
                 return
 
     def _lost(self, error: OSError) -> DataError:
-        return DataError(f"Answers cannot be saved in {str(self._path)!r} ({error.strerror or error}).")
+        return DataError(f"Answers cannot be saved in {str(self.path)!r} ({error.strerror or error}).")
 
     def _lines(self) -> dict[int, RowAnswer]:
         found: dict[int, RowAnswer] = {}
-        for line in self._path.read_bytes().splitlines():
+        for line in self.path.read_bytes().splitlines():
             try:
                 row, values = json.loads(line)
                 if isinstance(row, int) and isinstance(values, Mapping):

@@ -18,6 +18,7 @@ from tagmoe.cli.data.invert import invert
 from tagmoe.cli.data.refine import refine
 from tagmoe.cli.data.rewrite import rewrite
 from tagmoe.cli.data.stats import stats
+from tagmoe.cli.data.synthesize import synthesize
 from tagmoe.cli.data.validate import validate
 from tagmoe.cli.data.view import view
 from tagmoe.cli.verbs import PlainGroup
@@ -28,7 +29,7 @@ app = typer.Typer(cls=PlainGroup, rich_markup_mode=None)
 
 @app.callback(invoke_without_command=True)
 def data(ctx: typer.Context) -> None:
-    """Fill, look at, check, enlarge, annotate, rewrite, encode, export and clean a store of training data."""
+    """Fill, look at, check, enlarge, make, annotate, rewrite, encode, export and clean a store of training data."""
     if ctx.invoked_subcommand is None:
         typer.echo(ctx.get_help())
 
@@ -45,5 +46,5 @@ def _of_store(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 app.command("import")(_of_store(import_))
-for _verb in (export, stats, view, validate, invert, annotate, rewrite, agree, refine, encode, clean):
+for _verb in (export, stats, view, validate, invert, annotate, rewrite, agree, refine, synthesize, encode, clean):
     app.command()(_of_store(_verb))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, fields
 from importlib.metadata import version
@@ -15,6 +16,7 @@ from tagmoe import __version__
 from tagmoe.cli.models import check_model, load_model, model_name, plan_memory, quiet_libraries
 from tagmoe.cli.options import Cfg, FixedSeed, MemoryChoice, Steps, Threads
 from tagmoe.errors import UsageError
+from tagmoe.weights.presets import RELEASE
 
 if TYPE_CHECKING:
     from tagmoe.evaluate.answers.answer import Answers
@@ -180,27 +182,52 @@ class EditorOptions:
         if kind == "ready":
             assert self.outputs is not None
             return ReadyFolder(self.outputs, self.name)
-        editor, facts = {
-            "model": self._model, "diffusers": self._diffusers, "server": self._server, "function": self._function,
-        }[kind]()  # fmt: skip
+        editor, facts = self.open_editor()
         return AskedEditor(editor, prepared, facts, Asking(marks=self.marks, mask=self.mask))
+
+    def open_editor(self) -> tuple[Any, dict[str, Any]]:
+        """An editor that is asked, and what is known of it: name, digest of the weights, settings.
+
+        Raises UsageError for an anchor or a folder of ready outputs, which know the cases of a benchmark alone.
+        """
+        openers = {
+            "model": self._model, "diffusers": self._diffusers, "server": self._server, "function": self._function,
+        }  # fmt: skip
+        if self.kind not in openers:
+            raise UsageError(f"{self.editor!r} answers the cases of a benchmark alone; name an editor.")
+        return openers[self.kind]()
 
     def _model(self) -> Any:
         """A pipeline of tagmoe."""
-        folder = check_model(self.model)
         pipeline = load_model(self.model, threads=self.threads, plan=plan_memory(self.model, self.memory))
-        from tagmoe.evaluate.answers.weights import digest_of_weights
         from tagmoe.pipeline.editor import pipeline_editor
 
-        named = {
+        return pipeline_editor(pipeline, steps=self.steps, cfg=self.cfg), self._model_facts()
+
+    def _model_facts(self) -> dict[str, Any]:
+        """What the pictures of a pipeline depend on. No model is loaded."""
+        from tagmoe.evaluate.answers.weights import digest_of_weights
+
+        folder = check_model(self.model)
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        return {
             "name": model_name(self.model) if self.name is None else self.name,
             "weights": digest_of_weights(folder),
             "settings": {
-                "steps": pipeline.config.default_steps if self.steps is None else self.steps,
-                "cfg": pipeline.config.default_cfg if self.cfg is None else self.cfg,
+                "steps": index.get("default_steps", RELEASE.steps) if self.steps is None else self.steps,
+                "cfg": index.get("default_cfg", RELEASE.cfg) if self.cfg is None else self.cfg,
             },
         }
-        return pipeline_editor(pipeline, steps=self.steps, cfg=self.cfg), named
+
+    def editor_facts(self) -> dict[str, Any]:
+        """What is known of an editor that another process is to open. A pipeline is not loaded for it."""
+        if self.kind == "model":
+            return self._model_facts()
+        if self.kind == "diffusers":
+            place = self.editor.removeprefix(DIFFUSERS)
+            settings = {"steps": self.steps, "cfg": self.cfg, **self.further()}
+            return {"name": self.name or place.rstrip("/").split("/")[-1], "weights": None, "settings": settings}
+        return self.open_editor()[1]
 
     def _diffusers(self) -> Any:
         from tagmoe.evaluate.answers.diffusers_editor import load_diffusers_editor

@@ -72,11 +72,16 @@ class BenchmarkPictures:
         """Whether a picture looks like one of them. A picture that cannot be decoded does not."""
         if not self.distance or not len(self.hashes):
             return False
-        found = _hash(_small(picture.data))
+        found = look_of(picture)
         if found is None:
             return False
         bits = np.bitwise_count(self.hashes ^ found).sum(axis=1, dtype=np.int32)
         return bool(bits.min() <= self.distance * HASH_SIDE**2)
+
+
+def look_of(picture: Picture) -> np.ndarray | None:
+    """(bytes,) uint8: the packed bits of a picture's perceptual hash; None where it is flat or cannot be decoded."""
+    return _hash(_small(picture.data))
 
 
 def benchmark_pictures(path: Path, *, looks: bool = True) -> BenchmarkPictures:

@@ -10,32 +10,41 @@ from typing import Any, Protocol
 
 from tagmoe.data.store.record import Record
 
+NO_TRAINING = "LicenseRef-no-training"
+"""The name of terms that forbid training on what a model makes; SPDX has none for them."""
+
 
 @dataclass(frozen=True)
 class Licence:
-    """Licence of a dataset. name: SPDX identifier, or "none" if the authors state no licence."""
+    """Licence of a dataset. name: SPDX identifier, several joined by AND, or "none" if the authors state no licence."""
 
     name: str
     commercial: bool = True
     derivatives: bool = True
+    training: bool = True
 
     @property
     def restricted(self) -> bool:
-        """Whether a user must accept the licence by name: no commercial use, no derivatives, or no licence stated."""
-        return self.name == "none" or not (self.commercial and self.derivatives)
+        """Whether a user must accept the licence by name: it forbids some use, or no licence is stated."""
+        return self.name == "none" or not (self.commercial and self.derivatives and self.training)
 
     @classmethod
     def named(cls, name: str) -> Licence:
         """The licence of this name. NC in it forbids commercial use, ND forbids derivatives (CC-BY-NC-4.0)."""
         parts = re.split(r"[^A-Z]+", name.upper())
-        return cls(name, commercial="NC" not in parts, derivatives="ND" not in parts)
+        forbidden = NO_TRAINING.upper() in name.upper()
+        return cls(name, commercial="NC" not in parts, derivatives="ND" not in parts, training=not forbidden)
 
     @property
     def limits(self) -> str:
         """What the licence forbids, in words; empty when it is not restricted."""
         if self.name == "none":
             return "its authors state no licence"
-        found = (("no commercial use", self.commercial), ("no derivatives", self.derivatives))
+        found = (
+            ("no commercial use", self.commercial),
+            ("no derivatives", self.derivatives),
+            ("no training", self.training),
+        )
         return " and ".join(text for text, allowed in found if not allowed)
 
 

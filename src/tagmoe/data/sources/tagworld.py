@@ -42,7 +42,7 @@ class TagWorldSource:
                 f"TagWorld cannot give {counted(count, 'sample')} of seed {seed}; give 1 or more, and a seed from 0."
             )
         self._count, self._seed = count, seed
-        self._tasks = None if tasks is None else _names(tasks)
+        self._tasks = None if tasks is None else task_names(tasks)
 
     def identity(self) -> Mapping[str, Any]:
         """As the fingerprint: samples have no files."""
@@ -77,7 +77,8 @@ class TagWorldSource:
         )
 
 
-def _names(tasks: str) -> tuple[str, ...]:
+def task_names(tasks: str) -> tuple[str, ...]:
+    """The tasks of the option `tasks`. Raises UsageError for an unknown one."""
     if tasks == EDITING:
         return tuple(name for name in TASKS if name != "generate")
     names = tuple(tasks.split(","))

@@ -39,19 +39,26 @@ class Done:
 
 
 def run(
-    fragments: Sequence[int], work: Work, *, engine: Engine = "local", workers: int = 1, address: str | None = None
+    fragments: Sequence[int],
+    work: Work,
+    *,
+    engine: Engine = "local",
+    workers: int = 1,
+    address: str | None = None,
+    gpus: bool = True,
 ) -> Generator[Done, None, None]:
     """Map `work` over the fragments and yield one result for each, in the order in which they finish.
 
     engine: "local" runs in this process, or in `workers` processes if that is above 1; "ray" runs in `workers` actors,
     of the cluster at `address` or of a Ray that is started here and stopped at the end. An exception of `work` becomes
-    the error of that fragment. A fragment whose worker dies is tried again, ATTEMPTS times in all.
+    the error of that fragment. A fragment whose worker dies is tried again, ATTEMPTS times in all. gpus: actors share
+    the GPUs of the cluster; without it they take none, so that they run beside others that do.
 
     Raises UsageError for settings that cannot work, and MissingError if Ray is not installed.
     """
     check_engine(engine, workers, address)
     if engine == "ray":
-        return _on_ray(fragments, work, workers, address)
+        return _on_ray(fragments, work, workers, address, gpus)
     if workers == 1:
         return (_do(work, fragment) for fragment in fragments)
     return _in_processes(fragments, work, min(workers, len(fragments)))
@@ -166,7 +173,9 @@ class _Worker:
         return _do(self.work, fragment)
 
 
-def _on_ray(fragments: Sequence[int], work: Work, workers: int, address: str | None) -> Generator[Done, None, None]:
+def _on_ray(
+    fragments: Sequence[int], work: Work, workers: int, address: str | None, gpus: bool
+) -> Generator[Done, None, None]:
     ray, ours = _connect(workers, address)
     queue = _Queue(fragments)
     running: dict[Any, tuple[Any, int]] = {}
@@ -174,7 +183,8 @@ def _on_ray(fragments: Sequence[int], work: Work, workers: int, address: str | N
     try:
         resources = ray.cluster_resources()
         count = min(workers, len(fragments), max(1, int(resources.get("CPU", 1))))
-        actor = ray.remote(num_cpus=1, num_gpus=min(1.0, resources.get("GPU", 0) / max(1, count)))(_Worker)
+        share = min(1.0, resources.get("GPU", 0) / max(1, count)) if gpus else 0
+        actor = ray.remote(num_cpus=1, num_gpus=share)(_Worker)
         shared = ray.put(work)
         while queue.waiting or running:
             while queue.waiting and len(running) < count:
