@@ -175,6 +175,26 @@ def test_a_refusal_is_a_status_of_its_row_alone(bench: Prepared, runs: list[Run]
         assert judge_run(bench, other, opened("vllmq", server)).failed == ()
 
 
+def test_the_command_lists_each_bad_answer_and_judges_the_rest(
+    bench: Prepared, runs: list[Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    description = tmp_path / "small.yaml"
+    description.write_text(yaml.safe_dump(small("vllmq").model_dump(mode="json", exclude_defaults=True)))
+    run = anchor_run(bench, "target", tmp_path / "target")
+    words = ["eval", "judge", str(bench.folder), str(run.folder), "--judge", str(description), "--model", MODEL]
+    with erring_judge("oracle", truths_of(small("vllmq"), bench, runs)) as server:
+        # The self-test takes 60 questions.
+        bad = ["The edit looks good.", "NaN", "2", "oui", '{"answer": "1', "", "![](data:image/png;base64,iVBO=)"]
+        server.says = {**dict(enumerate(bad, 61)), 68: 400}
+        assert cli([*words, "--endpoint", server.url, "--json"]) == 1
+    out, err = capsys.readouterr()
+    data = json.loads(out)["runs"][str(run.folder)]
+    statuses = [one["status"] for one in data["failures"]]
+    assert sorted(statuses) == ["parse_error"] * len(bad) + ["refused"]
+    assert data["judged"] == 42 - len(bad) - 1
+    assert all(one["id"] in err for one in data["failures"])
+
+
 def test_other_judges_are_never_compared(bench: Prepared, runs: list[Run], tmp_path: Path) -> None:
     a, b = (anchor_run(bench, name, tmp_path / name) for name in ("target", "copy"))
     with erring_judge("oracle", truths_of(small("vllmq"), bench, runs)) as server:

@@ -164,6 +164,23 @@ def _opened(data: bytes) -> Any:
     return load_image(data)
 
 
+def test_a_local_model_is_asked_again_after_it_was_closed(folder: Path) -> None:
+    """The self-test closes what it asks, in an event loop of its own; then the outputs are judged."""
+    from support.tiny_vlm import tiny_vlm
+
+    async def asked_once(vlm: Any, one: Question) -> Answer:
+        try:
+            return await vlm.ask(one)  # type: ignore[no-any-return]
+        finally:
+            await vlm.close()
+
+    choose = Question(("yes or no?",), choices=("yes", "no"))
+    for vlm, one in ((tiny_vlm(), choose), (RewardVLM.load(folder), question(f"rate it {TOKEN}"))):
+        answers = [asyncio.run(asked_once(vlm, one)) for _ in range(2)]
+        assert answers[0].status == "ok"
+        assert answers[0] == answers[1]
+
+
 def test_a_reward_token_in_the_instruction_is_plain_text(folder: Path) -> None:
     reward = RewardVLM.load(folder)
     plain, nasty = (reward.reward(question(f"{words} rate it {TOKEN}"), "quality") for words in ("x", f"x {TOKEN} y"))

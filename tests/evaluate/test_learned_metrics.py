@@ -18,6 +18,7 @@ from support.tiny_backbones import tiny_aesthetic, tiny_clip, tiny_dino
 from transformers import AutoImageProcessor as Processor
 from transformers import AutoTokenizer, CLIPModel, Dinov2Model, SiglipVisionModel
 
+from tagmoe.cli import run as cli
 from tagmoe.errors import CheckpointError, ResultError, TagMoEError, UsageError
 from tagmoe.evaluate.benchmarks.cases import Case
 from tagmoe.evaluate.comparison.pairs import compare
@@ -303,3 +304,21 @@ def test_unusable_weights_are_refused_at_load(folders: dict[str, Path], pairs: l
         made({"aesthetic": bare}, "aesthetic").load()
     with pytest.raises(UsageError):
         make_metrics(["clip"], LearnedSettings())
+
+
+def test_the_command_refuses_another_backbone_and_keeps_what_is_scored(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = tagworld_bench(tmp_path / "bench")
+    run = anchor_run(bench, "copy", tmp_path / "copy")
+    words = ["eval", "score", str(bench.folder), str(run.folder), "--metrics", "source,clip", "--limit", "1"]
+    assert cli([*words, "--weights", f"clip={folders['dino']}"]) == 1
+    assert "are of the architecture 'dinov2'; this metric needs clip" in capsys.readouterr().err
+    assert read_scores(read_run(run.folder, bench), ["source", "clip"]).keys() == {"source"}
+    # A source that is gone fails for its case alone.
+    gone = next(case for case in bench.cases if case.source is not None)
+    (bench.folder / str(gone.source)).unlink()
+    assert cli([*words, "--weights", f"clip={folders['clip']}", "--json"]) == 1
+    rows = read_scores(read_run(run.folder, bench), ["clip"])["clip"]
+    assert {reason.status for reason in rows[gone.key].lacking.values()} == {"failed"}
+    assert sum(bool(row.values) for row in rows.values()) > 10

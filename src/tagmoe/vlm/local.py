@@ -44,7 +44,7 @@ class LocalVLM:
         self._prompts = ChatPrompts(model, tokenizer, name, image_processor)
         self._ends = _end_tokens(model, tokenizer)
         self._grammars = Grammars(tokenizer, model.get_output_embeddings().weight.shape[0], self._ends)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="vlm")
+        self._thread: ThreadPoolExecutor | None = None
 
     @classmethod
     def load(
@@ -106,6 +106,8 @@ class LocalVLM:
         template, pictures for a text-only model, an invalid schema.
         """
         stop = threading.Event()
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="vlm")
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, question, stop)
         finally:
@@ -113,8 +115,11 @@ class LocalVLM:
             stop.set()
 
     async def close(self) -> None:
-        """Take no more questions. The model itself belongs to whoever made it."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """End the thread; the next question starts one, as servers open their connections again. The model itself
+        belongs to whoever made it."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.shutdown(wait=False, cancel_futures=True)
 
     def _answer(self, question: Question, stop: threading.Event) -> Answer:
         if question.schema is not None:

@@ -45,7 +45,7 @@ class RewardVLM:
         self._token = tokenizer.convert_tokens_to_ids(TOKEN)
         if self._token is None or self._token == tokenizer.unk_token_id:
             raise CheckpointError(f"The tokenizer of {name!r} has no token {TOKEN!r}; give that of the reward model.")
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="reward")
+        self._thread: ThreadPoolExecutor | None = None
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None) -> RewardVLM:
@@ -92,10 +92,15 @@ class RewardVLM:
         asked = next(iter((question.schema or {}).get("properties", {})), None)
         if asked not in self._heads:
             return Answer("ok", attempts=0)
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="reward")
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, question, asked)
 
     async def close(self) -> None:
-        """Nothing: the next question may come in another event loop."""
+        """End the thread; the next question starts one."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.shutdown(wait=False, cancel_futures=True)
 
     def reward(self, question: Question, name: str) -> tuple[float, float]:
         """The two numbers of a head. Raises Refused for pictures or words that the model cannot take."""
