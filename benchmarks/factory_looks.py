@@ -69,9 +69,7 @@ def measure(cases: int = 5000) -> Sequence[Figure]:
     return figures
 
 
-def _share(
-    name: str, count: int, of: int, wanted: float | None, note: str = "", *, at_least: bool = True
-) -> Figure:
+def _share(name: str, count: int, of: int, wanted: float | None, note: str = "", *, at_least: bool = True) -> Figure:
     interval = wilson(count, of)
     said = f"{count} of {of}; 95 % from {interval.low:.4f} to {interval.high:.4f}"
     return Figure(name, count / of, "share", wanted, at_least, note=f"{note}: {said}" if note else said)
