@@ -145,8 +145,10 @@ class JudgeMaker:
     def test(self) -> SelfTest:
         """The self-test of `tagmoe eval judge`."""
 
+        # Opening a server checks it in an event loop of its own.
+        judge = self.judge()
+
         async def ask() -> SelfTest:
-            judge = self.judge()
             try:
                 return await self_test(judge)
             finally:

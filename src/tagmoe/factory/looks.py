@@ -51,9 +51,9 @@ THRESHOLDS: dict[Edit, dict[Look, float | None]] = {
     "add": {"copied": 4.5, "shifted": 0.12},
     "remove": {"copied": 4.5, "shifted": 0.25},
     "replace": {"copied": 4.5, "shifted": 0.35},
-    "background": {"copied": 2.8, "shifted": 0.12},
+    "background": {"copied": 2.8, "shifted": 0.2},
     "light": {"copied": 25.0, "shifted": 0.12},
-    "style": {"copied": 14.0, "shifted": 0.25},
+    "style": {"copied": 14.0, "shifted": 0.45},
     "pose": {"copied": 3.9, "shifted": 0.12},
     "viewpoint": {"copied": 20.0, "shifted": 0.25},
     "move": {"copied": 8.0, "shifted": 0.15},
@@ -134,9 +134,10 @@ def _moved(source: np.ndarray, output: np.ndarray) -> float:
     if min(height, width) < 4 * REACH:
         return 0.0
     still, structured = _alike(source, output, 0, 0)
+    is_other = _differ(source, output, 0, 0) >= SAME
     best = 0.0
     for down, right in _likely(source, output):
-        if _differ(source, output, down, right) < SAME <= _differ(source, output, 0, 0):
+        if is_other and _differ(source, output, down, right) < SAME:
             return 1.0
         alike, there = _alike(source, output, down, right)
         if there:

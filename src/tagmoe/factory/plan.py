@@ -31,6 +31,7 @@ from tagmoe.config.describe import wrong_field
 from tagmoe.config.part import Part
 from tagmoe.data.sources.native_tasks import EDITS
 from tagmoe.errors import ConfigError
+from tagmoe.factory.looks import LOOKS
 from tagmoe.files.yaml_text import read_yaml
 from tagmoe.sentences import cut, reason_of
 
@@ -160,6 +161,17 @@ class Check(Step):
     step: Literal["check"] = "check"
     thresholds: dict[str, dict[str, float | None]] = Field(default_factory=dict)
 
+    @field_validator("thresholds")
+    @classmethod
+    def _known(cls, value: dict[str, dict[str, float | None]]) -> dict[str, dict[str, float | None]]:
+        for task, changes in value.items():
+            if task not in ("all", *EDITS):
+                raise ValueError(f"there is no task {task!r}; choose all, or among {', '.join(EDITS)}")
+            for look in changes:
+                if look not in LOOKS:
+                    raise ValueError(f"there is no check {look!r}; choose among {', '.join(LOOKS)}")
+        return value
+
 
 class Judge(_AskStep):
     """A judge: TagWorld's oracle, or a judge of `tagmoe eval judge` (a name or a YAML file) and a model.
@@ -270,7 +282,7 @@ class Plan(Part):
         """(position, step) of the steps of this kind."""
         return [(place, step) for place, step in enumerate(self.steps) if isinstance(step, kind)]
 
-    def vlm_of(self, step: _AskStep) -> ServedVLM:
+    def vlm_of(self, step: Any) -> ServedVLM:
         """The model that a step asks. Raises ConfigError where none is named."""
         found = step.vlm or self.vlm
         if found is None:

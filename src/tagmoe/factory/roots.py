@@ -42,6 +42,13 @@ def open_roots(folder: Folder, plan: Plan, progress: Progress = None) -> Store:
     return Store.open(folder.path / ROOTS)
 
 
+def kept_roots(folder: Folder, plan: Plan) -> Store | None:
+    """The store of roots as it is; None before they were imported."""
+    if plan.roots.store is not None:
+        return Store.open(plan.roots.store)
+    return Store.open(folder.path / ROOTS) if folder.has(ROOTS) else None
+
+
 def limits_of(plan: Plan) -> Limits:
     """What roots must not be. Raises UsageError for a benchmark that cannot be read."""
     pictures = BenchmarkPictures.union([benchmark_pictures(Path(place)) for place in plan.benchmarks])

@@ -19,7 +19,7 @@ from tagmoe.factory.finishing import FINISHED
 from tagmoe.factory.folder import SPENT, SURVIVAL, Folder
 from tagmoe.factory.gathering import NOTE, STORE
 from tagmoe.factory.plan import Dedupe, Edit, Judge, Pick, Plan, Propose, Recaption
-from tagmoe.factory.roots import REFUSED, tag_names
+from tagmoe.factory.roots import REFUSED, kept_roots, tag_names
 from tagmoe.factory.words import wishes_of
 
 ASSUMED = {"propose": 0.9, "edit": 0.98, "check": 0.9, "judge": 0.5, "recaption": 1.0, "pick": 1.0, "dedupe": 0.98}
@@ -91,10 +91,10 @@ class Survival:
         }
 
 
-def survival(folder: Folder, plan: Plan, roots: Store | None = None) -> Survival:
+def survival(folder: Folder, plan: Plan) -> Survival:
     """Read the table from what the folder holds; of a run that was stopped, of what it had."""
     spent = folder.read(SPENT, {})
-    steps = [_roots(folder), *_proposals(plan, roots)]
+    steps = [_roots(folder), *_proposals(folder, plan)]
     looked = columns(plan)
     has = folder.has(CANDIDATES)
     edits = _edits(folder, plan) if has else []
@@ -132,7 +132,8 @@ def _roots(folder: Folder) -> StepRows:
     return found
 
 
-def _proposals(plan: Plan, roots: Store | None) -> Iterator[StepRows]:
+def _proposals(folder: Folder, plan: Plan) -> Iterator[StepRows]:
+    roots = kept_roots(folder, plan)
     for place, step in plan.of_kind(Propose):
         found = StepRows(f"{place + 1} propose", makes=True)
         column = proposals_column(plan.name)

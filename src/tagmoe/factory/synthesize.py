@@ -18,6 +18,7 @@ from tagmoe.data.store.engine import Engine
 from tagmoe.data.store.store import Store
 from tagmoe.editor import Editor
 from tagmoe.errors import DataError, UsageError
+from tagmoe.evaluate.judging.description import read_judge
 from tagmoe.factory.asking import ask_candidates, propose
 from tagmoe.factory.columns import Column, columns
 from tagmoe.factory.editing import CANDIDATES, EditWork, Units, edit
@@ -92,6 +93,12 @@ class Run:
 
     def __post_init__(self) -> None:
         self._check_oracle()
+        for step in self.plan.steps:
+            # A judge or a model that is not there is said before anything is spent.
+            if isinstance(step, Judge) and step.by != "oracle":
+                read_judge(step.by)
+            if needs_vlm(step):
+                self.plan.vlm_of(step)
         for place, step in self.plan.of_kind(Edit):
             self.editors[place] = self.means.editor(step)
         self.makers = dict(_makers(self.plan, self.editors))
@@ -308,6 +315,15 @@ def counting(progress: Callable[[int, int], None] | None, total: int) -> Callabl
     return count
 
 
+def needs_vlm(step: Any) -> bool:
+    """Whether a step asks a model."""
+    if isinstance(step, Judge):
+        return step.by != "oracle"
+    if isinstance(step, Annotate):
+        return step.by == "vlm"
+    return isinstance(step, Propose | Recaption) or (isinstance(step, Invert) and step.ask)
+
+
 def _makers(plan: Plan, editors: Mapping[int, EditorMade]) -> Iterator[tuple[int, Maker]]:
     """The maker of each step that has one."""
     for place, step in enumerate(plan.steps):
@@ -327,9 +343,7 @@ def _makers(plan: Plan, editors: Mapping[int, EditorMade]) -> Iterator[tuple[int
             )
         elif isinstance(step, Judge) and step.by == "oracle":
             yield place, Maker(step=title, model="oracle", licence="Apache-2.0", may_train=True)
-        elif isinstance(step, Propose | Judge | Recaption) or (
-            (isinstance(step, Annotate) and step.by == "vlm") or (isinstance(step, Invert) and step.ask)
-        ):
+        elif needs_vlm(step):
             vlm = plan.vlm_of(step)
             yield (
                 place,

@@ -56,7 +56,6 @@ def synthesize(
         return
     from tagmoe.data.store.engine import check_engine
     from tagmoe.factory.page import write_survival
-    from tagmoe.factory.roots import open_roots
     from tagmoe.factory.survival import survival
     from tagmoe.factory.synthesize import Means, Run
 
@@ -65,7 +64,7 @@ def synthesize(
     run = Run(read, folder, means)
     started = time.perf_counter()
     run.run()
-    found = survival(folder, read, open_roots(folder, read))
+    found = survival(folder, read)
     write_survival(folder, read, found)
     seconds = time.perf_counter() - started
     data = {"folder": str(folder.path), "store": str(folder.path / "store"), **found.as_data()}
