@@ -225,7 +225,7 @@ def two_way(values: np.ndarray, first_N: np.ndarray, second_N: np.ndarray) -> In
 
 
 def sign_flip(differences_G: np.ndarray, draws: int = 10_000, seed: int = 0) -> float:
-    """p of paired differences with mean zero: how often random signs give a mean as far from zero, the data included."""
+    """p of paired differences with mean zero: how often random signs give one as far from zero."""
     signs_DG = np.random.default_rng(seed).choice(np.array([-1.0, 1.0]), (draws, len(differences_G)))
     # Sums of the same numbers in another order differ in their last digits; that must not decide.
     least = abs(differences_G.sum()) - 1e-9

@@ -22,7 +22,7 @@ REGULARIZATION = 0.01
 @dataclass(frozen=True)
 class Rate:
     """How often a method was chosen. chosen: answers. two_way: the main interval. by_case: case-clustered bootstrap.
-    naive: Wilson, as if answers were independent. strength: Bradley-Terry, as a share. everybody: without exclusions."""
+    naive: Wilson, as if answers were independent. strength: Bradley-Terry, a share. everybody: without exclusions."""
 
     method: str
     chosen: int

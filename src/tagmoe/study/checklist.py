@@ -60,9 +60,7 @@ def checklist(analysis: Analysis, reframed: Mapping[str, int]) -> list[Item]:
         Item("Shapes that could tell a method", named(shapes) + " outputs had to be fitted" if shapes else "none"),
         Item("Cases where two outputs are pixel for pixel the same", f"{twins} of {len(m.cases)}"),
         Item("Attention checks", f"{kinds['check']} pages: one output of the case, the others of other cases"),
-        Item(
-            "Rule of exclusion", f"who fails {m.failed_checks:.0%} of the attention checks or more; fixed in the plan"
-        ),
+        Item("Rule of exclusion", f"who fails {m.failed_checks:.0%} or more of the checks; fixed in the plan"),
         Item("Excluded", "; ".join(f"person {e.person}: {e.reason}" for e in collected.excluded) or "nobody"),
         Item("Repeated pages", f"{kinds['repeat']}, in another order; never counted in the rates"),
         Item("Tests fixed in the plan", m.tests),

@@ -37,7 +37,7 @@ FILES = {
     f"/{SCRIPT}": (SCRIPT, "text/javascript; charset=utf-8"),
     f"/{TEXTS}": (TEXTS, "application/json"),
 }
-CONTENT_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+CONTENT_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
 CONTENT_POLICY += "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),

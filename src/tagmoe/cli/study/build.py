@@ -19,9 +19,7 @@ from tagmoe.sentences import counted, reason_of
 
 def build(
     study: Study,
-    side: Annotated[
-        int, typer.Option(min=64, max=4096, help="Longest side of a picture on the page, in pixels.")
-    ] = 768,
+    side: Annotated[int, typer.Option(min=64, max=4096, help="Longest side of a picture, in pixels.")] = 768,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:

@@ -19,7 +19,7 @@ def plan(
         list[str],
         typer.Argument(
             metavar="METHOD...",
-            help="Runs of `tagmoe eval generate`, or folders with a picture for each id: NAME=FOLDER.",
+            help="Runs of `tagmoe eval generate`, or folders of pictures by id: NAME=FOLDER.",
         ),
     ],
     cases: Annotated[

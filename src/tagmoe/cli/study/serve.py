@@ -20,7 +20,7 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen at; 0: any that is free.")] = 8000,
     simulated: Annotated[
         bool,
-        typer.Option("--simulated", help="Keep the answers apart and mark them as simulated, to try the page out."),
+        typer.Option("--simulated", help="Try it out: keep the answers apart, marked as simulated."),
     ] = False,
     drain: Annotated[
         float, typer.Option(min=1, max=86_400, help="Seconds to finish what runs, after SIGTERM or Ctrl-C.")
