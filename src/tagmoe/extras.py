@@ -22,6 +22,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "eval": ("openai",),
     "serve": ("fastapi", "starlette", "uvicorn", "python_multipart", "prometheus_client"),
     "page": ("gradio",),
+    "study": ("choix", "krippendorff"),
     "reports": ("matplotlib", "sklearn"),
 }
 """The modules that tagmoe imports from each extra of pyproject.toml; a test compares the two."""

@@ -4,6 +4,9 @@
 - A mean over a few seeds, for new seeds: `t_interval`, Student's t. A bootstrap of 3 seeds is far too sure of itself:
   simulated, it covers 0.77 to 0.84 where seeds matter; t covers 0.92 to 0.99.
 - A share of independent successes: `wilson`.
+- A mean of answers that hang together in two ways, by who gave them and what they are about: `two_way`.
+
+Tests that go with them: `sign_flip` for paired differences, `holm` for several at once, `uniform` for counts.
 """
 
 from __future__ import annotations
@@ -191,6 +194,61 @@ def wilson(successes: int, n: int) -> Interval[float]:
 
     low, high = binomtest(successes, n).proportion_ci(LEVEL, method="wilson")
     return Interval(n, successes / n, float(low), float(high))
+
+
+def two_way(values: np.ndarray, first_N: np.ndarray, second_N: np.ndarray) -> Interval[Any]:
+    """The mean of answers (N, ...) for new groups of both kinds, as cases and people; without bounds below 5 of either.
+
+    first_N, second_N: the number of the group of each answer. The variance is that of Cameron, Gelbach and Miller
+    (2011, J. Bus. Econ. Stat. 29:238): between the first groups, plus between the second, less between answers, which
+    are in both; never less than the larger of the two. Student's t with the smaller number of groups less one.
+    """
+    count = len(values)
+    unknown = np.full(values.shape[1:], np.nan)[()]
+    if count == 0:
+        return Interval(0, unknown, unknown, unknown)
+    mean = values.mean(axis=0)
+    rest = (values - mean).reshape(count, -1)
+    between, groups = [], []
+    for number_N in (first_N, second_N, np.arange(count)):
+        _, place_N = np.unique(number_N, return_inverse=True)
+        sums = np.zeros((place_N.max() + 1, rest.shape[1]))
+        np.add.at(sums, place_N, rest)
+        groups.append(len(sums))
+        between.append((sums**2).sum(axis=0) * len(sums) / max(1, len(sums) - 1) / count**2)
+    fewest = min(groups[:2])
+    if fewest < MIN_GROUPS:
+        return Interval(count, mean, unknown, unknown)
+    variance = np.maximum(between[0] + between[1] - between[2], np.maximum(between[0], between[1]))
+    reach = (_student(fewest - 1) * np.sqrt(variance)).reshape(mean.shape)[()]
+    return Interval(count, mean, mean - reach, mean + reach)
+
+
+def sign_flip(differences_G: np.ndarray, draws: int = 10_000, seed: int = 0) -> float:
+    """p of paired differences with mean zero: how often random signs give one as far from zero."""
+    signs_DG = np.random.default_rng(seed).choice(np.array([-1.0, 1.0]), (draws, len(differences_G)))
+    # Sums of the same numbers in another order differ in their last digits; that must not decide.
+    least = abs(differences_G.sum()) - 1e-9
+    return float((1 + (np.abs(signs_DG @ differences_G) >= least).sum()) / (1 + draws))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values of several tests, adjusted after Holm: together they err with at most the level of one."""
+    adjusted, so_far = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
+        so_far = max(so_far, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = so_far
+    return adjusted
+
+
+def uniform(counts: Sequence[int]) -> tuple[float, float] | None:
+    """Chi-squared and p of equal chances for all of several outcomes; None without counts."""
+    if not sum(counts):
+        return None
+    from scipy.stats import chisquare
+
+    found = chisquare(np.array(counts))
+    return float(found.statistic), float(found.pvalue)
 
 
 @dataclass(frozen=True)

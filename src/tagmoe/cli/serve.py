@@ -82,7 +82,7 @@ def serve(
     if page:
         require("page", purpose="The web page")
     from tagmoe.serve.limits import Limits
-    from tagmoe.serve.server import check_place, listen, read_keys
+    from tagmoe.serve.server import address_of, check_place, listen, read_keys
     from tagmoe.serve.server import serve as run
 
     keys = [] if api_keys is None else read_keys(api_keys)
@@ -134,9 +134,7 @@ def serve(
     if batch > 1 and not painter.batches:
         log("Pictures are drawn one at a time, so that none depends on the others of its batch.")
     app = make_app(painter, prompts=prompts, limits=limits, keys=keys, fetches=allow_url_fetch, page=has_page)
-    found_host, found_port = place.getsockname()[:2]
-    shown = f"[{found_host}]" if ":" in found_host else found_host
-    address = f"http://{shown}:{found_port}"
+    address = address_of(place)
     said = f"{name} answers at {address}/v1" + (f", its page is at {address}/" if has_page else "")
     run(app, place, drain=drain, started=lambda: log(said))
 

@@ -67,6 +67,11 @@ VERBS = {
     "eval": Verb(
         "eval", "app", "Score any editor on a benchmark: prepare cases, generate outputs, score, report, compare."
     ),
+    "study": Verb(
+        "study",
+        "app",
+        "Ask people which picture is best (paper 4.6): plan, build the page, serve it, analyze the answers.",
+    ),
     "data": Verb(
         "data",
         "app",

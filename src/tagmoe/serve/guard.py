@@ -136,26 +136,32 @@ class Guard:
             if self._keys.accept(headers.get("authorization")):
                 return None
             return _no_key("Bearer", "send Authorization: Bearer KEY")
-        host = headers.get("host", "")
         if self._keys:
             given = headers.get("authorization")
             if not self._keys.accept(given) and not self._keys.accept_password(given):
                 return _no_key('Basic realm="tagmoe: any name, and a key as the password"', "give it as the password")
-        else:
-            try:
-                name = urlsplit(f"//{host}").hostname or ""
-            except ValueError:
-                name = ""
-            if not is_local(name):
-                return Refusal(
-                    "This server answers its own machine only; ask 127.0.0.1.", status=403, code="foreign_host"
-                )
-        origin = headers.get("origin")
-        # A proxy that adds TLS changes the scheme of the server's own pages.
-        own = (f"http://{host}", f"https://{host}") if self._keys else (f"http://{host}",)
-        if origin is not None and origin not in own:
-            return Refusal("Pages of other sites may not use this server.", status=403, code="foreign_origin")
-        return None
+        return foreign(headers, is_public=bool(self._keys))
+
+
+def foreign(headers: Headers, *, is_public: bool) -> Refusal | None:
+    """Why a request may not be answered, if it is of a page of another site, or of another machine than this one.
+
+    is_public: other machines may ask, so that only the Origin counts.
+    """
+    host = headers.get("host", "")
+    if not is_public:
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            name = ""
+        if not is_local(name):
+            return Refusal("This server answers its own machine only; ask 127.0.0.1.", status=403, code="foreign_host")
+    origin = headers.get("origin")
+    # A proxy that adds TLS changes the scheme of the server's own pages.
+    own = (f"http://{host}", f"https://{host}") if is_public else (f"http://{host}",)
+    if origin is not None and origin not in own:
+        return Refusal("Pages of other sites may not use this server.", status=403, code="foreign_origin")
+    return None
 
 
 def _no_key(challenge: str, how: str) -> Refusal:

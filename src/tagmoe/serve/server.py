@@ -50,6 +50,12 @@ def listen(host: str, port: int) -> socket.socket:
         raise UsageError(f"The server cannot listen at {host}:{port} ({reason_of(error)}); choose another.") from None
 
 
+def address_of(place: socket.socket) -> str:
+    """Where a socket listens, as http://HOST:PORT."""
+    host, port = place.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def make_server(app: Any, *, drain: float) -> uvicorn.Server:
     """uvicorn around an application. drain: seconds that requests get to finish after the first SIGTERM or Ctrl-C."""
     config = uvicorn.Config(
