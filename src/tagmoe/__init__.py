@@ -9,6 +9,7 @@ __version__ = "0.2.0"
 
 _HOMES = {
     "ModelMixin": "diffusers",  # diffusers looks for its base class in the module that model_index.json names
+    "PatchAutoencoder": "tagmoe.pipeline.patch_autoencoder",  # named in the model_index.json of its models
     "TagMoEPipeline": "tagmoe.pipeline.pipeline",
     "TagMoEPipelineOutput": "tagmoe.pipeline.pipeline",
     "TagMoETransformer2DModel": "tagmoe.model.transformer",

@@ -17,7 +17,7 @@ LEVELS = (
     ("config", "editor", "files", "intervals", "pictures", "report"),
     ("tags",),
     ("weights",),
-    ("losses", "model", "vlm", "world"),
+    ("losses", "model", "photoworld", "vlm", "world"),
     ("data", "rewrite"),
     ("annotation", "pipeline"),
     ("routing",),

@@ -1,4 +1,4 @@
-"""`tagmoe data`: import, look at, check, enlarge, annotate, rewrite, encode, export and clean a store of records."""
+"""`tagmoe data`: import, compose, look at, check, enlarge, annotate, rewrite, encode, export and clean a store."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 from tagmoe.cli.data.agree import agree
 from tagmoe.cli.data.annotate import annotate
 from tagmoe.cli.data.clean import clean
+from tagmoe.cli.data.compose import compose
 from tagmoe.cli.data.encode import encode
 from tagmoe.cli.data.export import export
 from tagmoe.cli.data.importing import import_
@@ -29,7 +30,7 @@ app = typer.Typer(cls=PlainGroup, rich_markup_mode=None)
 
 @app.callback(invoke_without_command=True)
 def data(ctx: typer.Context) -> None:
-    """Fill, look at, check, enlarge, make, annotate, rewrite, encode, export and clean a store of training data."""
+    """Fill, compose, look at, check, enlarge, make, annotate, rewrite, encode, export and clean a store."""
     if ctx.invoked_subcommand is None:
         typer.echo(ctx.get_help())
 
@@ -46,5 +47,7 @@ def _of_store(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 app.command("import")(_of_store(import_))
-for _verb in (export, stats, view, validate, invert, annotate, rewrite, agree, refine, synthesize, encode, clean):
+for _verb in (
+    compose, export, stats, view, validate, invert, annotate, rewrite, agree, refine, synthesize, encode, clean,
+):  # fmt: skip
     app.command()(_of_store(_verb))
