@@ -402,7 +402,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"seed": -1}, "seed is -1"),
     ({"seed": 1.5}, r"seed is 1\.5"),
     ({"seed": [1, 2]}, "2 entries for 1 image;"),
-    ({"seed": 1, "generator": torch.Generator()}, "Both seed and generator"),
+    ({"seed": 1, "generator": torch.Generator().manual_seed(2)}, "Both seed and generator"),
     ({"generator": [torch.Generator()] * 2}, "2 entries for 1 image;"),
     ({"num_images_per_prompt": 0}, "num_images_per_prompt is 0"),
     ({"latents": torch.zeros(1, 63, 16)}, r"\(1, 64, 16\)"),

@@ -155,6 +155,60 @@ def test_a_picture_is_dropped_edited_and_compared(visit: Any, painter: PlainPain
     assert scene.routing
 
 
+def test_the_packaged_model_edits_a_picture_on_the_page(visit: Any) -> None:
+    """Its pixels are those that the API gives for the same seed."""
+    from tagmoe.pipeline.packaged import load_packaged
+    from tagmoe.world import sample
+
+    case = sample(0, 0, split="test", task="recolour")
+    picture = png_of(Image.fromarray(case.sources[0]))
+    with serving(PipelinePainter(load_packaged(), "tagworld", threads=1), page=True) as running:
+        page = visit(running)
+        drop(page, picture)
+        page.get_by_text("Advanced").click()
+        page.get_by_label("A new seed each time").uncheck()
+        page.get_by_label("Seed", exact=True).fill("7")
+        draw(page, case.instruction)
+        page.get_by_text("1 picture in").wait_for(timeout=120_000)
+        shot(page, "packaged")
+        with running.client() as client:
+            answer = client.images.edit(
+                model="m", image=("x.png", picture), prompt=case.instruction, extra_body={"seed": 7}
+            )
+        assert answer.data is not None
+        found = np.asarray(load_image(base64.b64decode(answer.data[0].b64_json or "")))
+        assert (pixels(page, "#slider") == found).all()
+        assert (found != case.sources[0]).any()
+
+
+def test_the_slider_is_dragged_and_shows_more_of_one_picture_and_less_of_the_other(visit: Any) -> None:
+    """The colours on the screen: left of the handle the picture before, right of it the one after."""
+    page = visit()
+    drop(page, png_of(Image.new("RGB", (64, 64), "white")))
+    draw(page, "drag me")
+    page.get_by_text("1 picture in").wait_for()
+    frame = page.locator("#slider img").last.bounding_box()
+    handle = page.locator("#slider .outer").first
+
+    def white() -> float:
+        """The share of the columns that show the picture before, in the middle row of pictures."""
+        seen = np.asarray(load_image(page.screenshot(clip=frame)).convert("RGB")).astype(int)
+        row = seen[len(seen) // 4]
+        return float((np.abs(row - 255).max(axis=1) < 3).mean())
+
+    shares = []
+    for part in (0.5, 0.2, 0.8):
+        box = handle.bounding_box()
+        page.mouse.move(box["x"] + box["width"] / 2, frame["y"] + frame["height"] / 2)
+        page.mouse.down()
+        page.mouse.move(frame["x"] + part * frame["width"], frame["y"] + frame["height"] / 2, steps=8)
+        page.mouse.up()
+        until(page, lambda part=part: abs(white() - part) < 0.06)
+        shares.append(white())
+        shot(page, f"slider-{part}")
+    assert shares[1] < shares[0] < shares[2]
+
+
 def test_text_alone_draws_a_picture_and_enter_is_enough(visit: Any) -> None:
     page = visit()
     page.get_by_label("Instruction").fill("a blue star")

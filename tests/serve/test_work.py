@@ -67,6 +67,27 @@ def test_a_full_queue_answers_429_with_a_time_and_the_client_comes_again() -> No
         assert server.engine.places == 0
 
 
+def test_a_full_queue_rejects_before_the_body_comes_and_before_a_picture_is_decoded() -> None:
+    painter = PlainPainter(gate=threading.Event())
+    with serving(painter, limits=Limits(queue=2, batch=1, wait=0)) as server, ThreadPoolExecutor(3) as pool:
+        held = [pool.submit(ask, server, "held") for _ in range(2)]
+        wait_for(lambda: server.engine.places == 2)
+        # There is one place, and it asks for two; its picture, which is none, would be refused with 400.
+        with pytest.raises(openai.RateLimitError):
+            server.client().images.edit(model="m", image=("x.png", b"no picture"), prompt="two", n=2)
+        assert server.engine.places == 2
+        held.append(pool.submit(ask, server, "held"))
+        wait_for(lambda: server.engine.places == 3)
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as plain:
+            plain.sendall(
+                b"POST /v1/images/edits HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                b"Content-Length: 30000000\r\n\r\n"
+            )
+            assert plain.recv(100).startswith(b"HTTP/1.1 429 ")
+        painter.gate.set()
+        assert all(job.result() for job in held)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_leaves_ends_the_work_at_the_next_step(stream: bool) -> None:
     painter = PlainPainter(seconds=0.05)

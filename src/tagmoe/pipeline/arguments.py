@@ -182,15 +182,17 @@ def split_words(text: str) -> list[str]:
 def make_generators(seed: Any, generator: Any, batch: int) -> tuple[list[torch.Generator], list[int]]:
     """One generator and its seed for each image. Raises UsageError for a bad seed, or too many or too few of them."""
     if generator is not None:
-        if seed is not None:
-            raise UsageError("Both seed and generator are given; give one of them.")
         generators = list(generator) if isinstance(generator, list | tuple) else [generator] * batch
         if len(generators) != batch or not all(isinstance(one, torch.Generator) for one in generators):
             raise UsageError(
                 f"generator has {counted(generators, 'entry', 'entries')} for {counted(batch, 'image')}; give one, "
                 "or one for each image."
             )
-        return generators, [one.initial_seed() for one in generators]
+        own = [one.initial_seed() for one in generators]
+        # vLLM-Omni's adapter gives a seed and the generator that it made of it.
+        if seed is not None and any(one != seed for one in own):
+            raise UsageError("Both seed and generator are given, and they differ; give one of them.")
+        return generators, own
     if seed is None:
         seeds = [secrets.randbelow(2**31) for _ in range(batch)]
     elif isinstance(seed, list | tuple):

@@ -83,10 +83,12 @@ class Server:
         held = 1
         try:
             async with asyncio.timeout(self.limits.seconds):
-                asked, scene = await self._prepared(request, edits=edits)
-                if asked.n > 1:
-                    self.engine.take(asked.n - 1)
-                    held = asked.n
+                body = await read_body(request, self.limits, edits=edits)
+                asked = read_fields(body.fields, self.limits, edits=edits)
+                # Before anything is fetched, decoded or rewritten.
+                self.engine.take(asked.n - 1)
+                held = asked.n
+                scene = await self._prepared(body, asked)
                 first = secrets.randbelow(2**31) if asked.seed is None else asked.seed
                 works = [Work(scene.key, scene, first + number) for number in range(asked.n)]
                 if asked.stream:
@@ -99,15 +101,13 @@ class Server:
         finally:
             self.engine.leave(held)
 
-    async def _prepared(self, request: Request, *, edits: bool) -> tuple[Asked, Scene]:
-        body = await read_body(request, self.limits, edits=edits)
-        asked = read_fields(body.fields, self.limits, edits=edits)
+    async def _prepared(self, body: Body, asked: Asked) -> Scene:
         await self._fetch(body)
         pictures, mask = await self.aside(self.decoded, body)
         rewriting = await self.prompts.rewritten(asked.prompt, pictures)
         prompt = asked.prompt if rewriting is None else rewriting.text
         try:
-            return asked, await self.aside(self.painter.check, asked, pictures, mask, prompt)
+            return await self.aside(self.painter.check, asked, pictures, mask, prompt)
         except Refusal as refusal:
             raise with_reason(refusal, rewriting) from None
 

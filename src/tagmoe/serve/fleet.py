@@ -2,10 +2,10 @@
 
     serve run tagmoe.serve.fleet:app model=FOLDER replicas=2
 
-Each replica is the server of `tagmoe serve` with a model of its own. The proxy of Ray Serve shares requests out, and its
-back-pressure answers 429 with Retry-After when every replica has its requests and the proxy's queue is full. A request
-whose replica dies is answered 500 by the proxy, which repeats none; clients of OpenAI's protocol ask again by themselves.
-Give a seed, so that the second asking draws the same picture.
+Each replica is the server of `tagmoe serve` with a model of its own. The proxy of Ray Serve shares requests out. When
+every replica has its requests and the proxy's queue is full, its back-pressure answers 429 with Retry-After. Requests
+of a replica that dies are answered 500: the proxy repeats none, clients of OpenAI's protocol ask again by themselves.
+Give a seed, so that asking again draws the same picture.
 """
 
 # Not `from __future__ import annotations`: Ray Serve reads the class of the settings from the signature of `app`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from tagmoe.sentences import counted, reason_of
 from tagmoe.serve.guard import is_local
 
 SHORTEST_KEY = 16
+SWITCH_SECONDS = 0.0005
+"""How long the thread that draws keeps Python from the one that answers. Python's 5 ms pass several times a request."""
 
 
 def read_keys(path: Path) -> list[str]:
@@ -62,6 +65,8 @@ def make_server(app: Any, *, drain: float) -> uvicorn.Server:
         app,
         log_level="warning",
         access_log=False,
+        # The bounds of headers are those of h11. uvicorn would take httptools where that is installed, as by Ray Serve.
+        http="h11",
         server_header=False,
         # Headers of a proxy would let a client choose its address and scheme.
         proxy_headers=False,
@@ -88,8 +93,11 @@ def serve(app: Any, place: socket.socket, *, drain: float, started: Callable[[],
     server = Running(make_server(app, drain=drain).config)
     # uvicorn raises the signal again when it has finished. SIGTERM was obeyed by then.
     before = signal.signal(signal.SIGTERM, lambda *_: None)
+    switching = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_SECONDS)
     try:
         server.run(sockets=[place])
     finally:
+        sys.setswitchinterval(switching)
         signal.signal(signal.SIGTERM, before)
         place.close()

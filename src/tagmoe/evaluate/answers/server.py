@@ -133,5 +133,14 @@ def _words(error: Any) -> str:
     """What the server says about a request, on one line."""
     body = error.body
     inner = body.get("error", body) if isinstance(body, dict) else body
-    said = inner.get("message") or inner.get("code") if isinstance(inner, dict) else inner
+    said = inner.get("message") or inner.get("code") or _detail(inner) if isinstance(inner, dict) else inner
     return " ".join(str(said or error.message).split())
+
+
+def _detail(body: dict[str, Any]) -> Any:
+    """What FastAPI's own errors say, as SGLang answers them: a text, or one entry for each field that is wrong."""
+    detail = body.get("detail")
+    if not isinstance(detail, list):
+        return detail
+    wrong = [one for one in detail if isinstance(one, dict)]
+    return "; ".join(f"{'.'.join(map(str, one.get('loc', ())))}: {one.get('msg')}" for one in wrong)
