@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 from support.bad_editors import drawn, fault_of
+from support.stored_content import content_hash
 from support.syntheses import a_plan, synthesize
 
 from tagmoe.data.store.store import Store
@@ -141,3 +144,17 @@ def test_an_editor_that_hangs_or_dies_is_started_again_and_its_rows_are_named(tm
     }
     for row in failed:
         assert int(drawn(row["instruction"], row["seed"]) * 10) == ("died" in row["reason"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("engine", "workers"), [("local", 2), ("ray", 2)])
+def test_every_engine_makes_the_same_samples_each_once(tmp_path, engine, workers, monkeypatch) -> None:
+    # Ray's workers import the editors of the tests.
+    paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    plan = a_plan({**EDIT, "editor": "unreliable"}, {"step": "check"}, {"step": "pick"}, count=20)
+    one = synthesize(tmp_path / "one", plan)
+    other = synthesize(tmp_path / "other", plan, engine=engine, workers=workers)
+    assert (other.kept, other.steps[1].dropped) == (one.kept, one.steps[1].dropped)
+    for name in ("store", "negatives"):
+        assert content_hash(Store.open(tmp_path / "other" / name)) == content_hash(Store.open(tmp_path / "one" / name))
