@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from tagmoe.annotation.ask.ledger import Ledger
 from tagmoe.data.store.engine import Engine, run
@@ -197,7 +197,7 @@ def _append(store: Store, work: EditWork, makers: Sequence[Maker], unit: int) ->
     """The candidates of a whole unit in one commit with its note; rows without a picture go into a file before it."""
     asked = work.requests(Store.open(work.uri), unit)
     ledger = work.ledger(unit)
-    answers = {one.id: one for one in ledger.answers().values()}  # type: ignore[attr-defined]
+    answers = {one.id: one for one in cast(dict[str, Edited], ledger.answers()).values()}
     records: list[Record] = []
     values: list[str] = []
     failures = []

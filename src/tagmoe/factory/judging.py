@@ -105,7 +105,7 @@ class JudgeAsker:
         bad = next((reply for reply in replies if reply.status != "ok"), None)
         if bad is not None:
             if bad.status == "refused":
-                self._refused = self._judge.questions(shown)[len(replies) - 1][2]
+                self._refused = self._judge.questions(shown)[len(replies) - 1].question
             return VerdictAnswer(bad.status, False, reason=bad.reason, raw=raw, by_server=bad.attempts > 0)
         values = self._judge.values(replies)
         score = values[self._judge.name]

@@ -266,7 +266,7 @@ class Plan(Part):
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
-        names = [step.step for step in self.steps]
+        names: list[str] = [step.step for step in self.steps]
         stages = [next(number for number, stage in enumerate(STAGES) if name in stage) for name in names]
         for name, before, after in zip(names[1:], stages, stages[1:], strict=False):
             if after < before:

@@ -72,9 +72,9 @@ def build(
     names, reframed = [], dict.fromkeys(manifest.names, 0)
     for place, case in enumerate(manifest.cases, 1):
         frame = frame_of(case, side)
-        given = [None if case.source is None else load_picture(case.source, study)]
-        given += [load_picture(output, study) for output in case.outputs]
-        for name, image in zip(manifest.names, given[1:], strict=True):
+        outputs = [load_picture(output, study) for output in case.outputs]
+        given = [None if case.source is None else load_picture(case.source, study), *outputs]
+        for name, image in zip(manifest.names, outputs, strict=True):
             reframed[name] += not _same_shape(image.size, frame)
         files_ = [None if image is None else png_of(framed(image, frame)) for image in given]
         length = max(len(data) for data in files_ if data is not None) + 12

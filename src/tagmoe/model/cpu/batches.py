@@ -57,5 +57,5 @@ def keep_samples_apart(model: nn.Module) -> bool:
         mixture.rows_apart = True
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and _FEW_ROWS.search(name):
-            module.__class__ = _padded(type(module))
+            module.__class__ = _padded(type(module))  # type: ignore[arg-type]
     return True
