@@ -69,9 +69,10 @@ class Draw:
         return next(one for one in self.roots.grounds if one.digest == stage.root).group
 
     def cutout(self, but: Sequence[Placed] = ()) -> Cutout:
-        """A cut-out of another group than those."""
-        taken = {one.cutout.group for one in but}
-        return self.pick([one for one in self.roots.cutouts if one.group not in taken])
+        """A cut-out of another group than those, and of another name if there is one."""
+        groups, nouns = ({getattr(one.cutout, name) for one in but} for name in ("group", "noun"))
+        others = [one for one in self.roots.cutouts if one.group not in groups]
+        return self.pick([one for one in others if one.noun not in nouns] or others)
 
     def placed(self, scene: Scene, cutout: Cutout | None = None) -> Placed:
         """A thing for a free column of the scene."""

@@ -1,6 +1,7 @@
 """The pictures that PhotoWorld is composed of: cut-outs with alpha and captions, and grounds.
 
-They are read from two folders. A caption stands in NAME.txt beside NAME.png (its first line), or is the file's name.
+They are read from two folders. A caption is the first line of NAME.txt beside NAME.png; without one a thing is called
+as its file is.
 Held-out roots: pictures that look alike, or have the same caption, form one group, and a group is in one split only.
 """
 
@@ -29,8 +30,10 @@ LEAST_THING = 0.01
 """Least share of opaque pixels in a cut-out."""
 MOST_OPAQUE = 0.97
 """Most share of opaque pixels in a cut-out: with more it is a photograph in a frame, and not cut out."""
-ALIKE_BITS = 4
+ALIKE_BITS = 6
 """Of the 64 bits of two difference hashes, how many may differ in pictures that look alike."""
+EVEN = 5
+"""Grey levels by which a square must be brighter than its neighbour to set a bit of the hash."""
 FEWEST = 2
 """Fewest groups of cut-outs, and of grounds, in each split: to replace one by another there must be two."""
 CAPTION_BYTES = 4096
@@ -46,8 +49,9 @@ T = TypeVar("T", "Cutout", "Ground")
 class Cutout:
     """A thing without its ground.
 
-    noun: what it is, without an article ("red apple"). article: "a", "an" or "". pixels: (h, w, 4) uint8, its bounding
-    box at most as large as the composed picture; colour is not multiplied by alpha. group: names its look-alikes.
+    noun: what it is, without an article ("red apple"). article: "a", "an", "the" or "". pixels: (h, w, 4) uint8, its
+    bounding box at most as large as the composed picture; colour is not multiplied by alpha. has_caption: whether the
+    noun is of a caption; else it is of the file's name. group: names its look-alikes.
     """
 
     name: str
@@ -55,7 +59,8 @@ class Cutout:
     article: str
     digest: str
     pixels: np.ndarray = field(repr=False)
-    look: int
+    look: tuple[int, int]
+    has_caption: bool
     group: str = ""
 
     @property
@@ -72,7 +77,7 @@ class Ground:
     digest: str
     pixels: np.ndarray = field(repr=False)
     horizon: int
-    look: int
+    look: tuple[int, int]
     group: str = ""
 
 
@@ -109,7 +114,9 @@ def read_roots(
             things.append(_cutout(file, cutouts, size))
         if progress is not None:
             progress(number, count)
-    seen_things, kept_things = _divided(_grouped(things, lambda one: one.noun), held_out, "cut-outs", cutouts)
+    seen_things, kept_things = _divided(
+        _grouped(things, lambda one: one.noun if one.has_caption else one.digest), held_out, "cut-outs", cutouts
+    )
     seen_grounds, kept_grounds = _divided(_grouped(found, lambda one: one.digest), held_out, "grounds", grounds)
     return Roots(seen_things, seen_grounds), Roots(kept_things, kept_grounds)
 
@@ -191,10 +198,12 @@ def _cutout(file: Path, folder: Path, size: int) -> Cutout:
     rows, columns = np.flatnonzero(opaque.any(axis=1)), np.flatnonzero(opaque.any(axis=0))
     whole = whole.crop((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
     whole.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=3.0)
-    article, noun = _noun(_caption(file))
+    caption = _caption(file)
+    article, noun = _noun(caption or _NO_WORD.sub(" ", file.stem).strip() or "thing")
     grey = Image.alpha_composite(Image.new("RGBA", whole.size, (128, 128, 128, 255)), whole)
     digest = hashlib.sha256(data).hexdigest()
-    return Cutout(file.relative_to(folder).as_posix(), noun, article, digest, np.asarray(whole), _look(grey))
+    name = file.relative_to(folder).as_posix()
+    return Cutout(name, noun, article, digest, np.asarray(whole), _look(grey), bool(caption))
 
 
 def _bytes(file: Path) -> bytes:
@@ -209,6 +218,7 @@ def _unreadable(file: Path, error: ImageError) -> DataError:
 
 
 def _caption(file: Path) -> str:
+    """The first line of the text beside a cut-out; empty where there is none."""
     text = caption_file(file)
     if text.is_file():
         try:
@@ -218,7 +228,7 @@ def _caption(file: Path) -> str:
             raise DataError(f"The caption {str(text)!r} cannot be read ({reason_of(error)}).") from None
         if _NO_WORD.sub("", first):
             return first
-    return _NO_WORD.sub(" ", file.stem).strip() or "thing"
+    return ""
 
 
 def _noun(caption: str) -> tuple[str, str]:
@@ -238,14 +248,13 @@ def _indefinite(noun: str) -> str:
     return "an" if noun[0].lower() in "aeiou" else "a"
 
 
-def _look(image: Image.Image) -> int:
-    """The difference hash of a picture, and of its mirror image: the smaller of the two, 64 bits."""
+def _look(image: Image.Image) -> tuple[int, int]:
+    """The difference hashes of a picture and of its mirror image, 64 bits each."""
     small = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX, reducing_gap=2.0), dtype=np.int16)
-    hashes = []
-    for pixels in (small, small[:, ::-1]):
-        bits = (pixels[:, 1:] > pixels[:, :-1]).flatten()
-        hashes.append(int.from_bytes(np.packbits(bits).tobytes(), "big"))
-    return min(hashes)
+    # A margin, so that noise decides nothing where a picture is even.
+    hashes = [(one[:, 1:] > one[:, :-1] + EVEN).flatten() for one in (small, small[:, ::-1])]
+    first, second = (int.from_bytes(np.packbits(bits).tobytes(), "big") for bits in hashes)
+    return first, second
 
 
 def _grouped(roots: Sequence[T], same: Callable[[T], str]) -> list[T]:
@@ -259,11 +268,12 @@ def _grouped(roots: Sequence[T], same: Callable[[T], str]) -> list[T]:
         return place
 
     first: dict[str, int] = {}
-    looks = np.array([root.look for root in roots], dtype=np.uint64)
+    looks, mirrored = np.array([root.look for root in roots], dtype=np.uint64).reshape(-1, 2).T
     for place, root in enumerate(roots):
         for key in (same(root), root.digest):
             parent[top(place)] = top(first.setdefault(key, place))
-        for other in np.flatnonzero(np.bitwise_count(looks[:place] ^ looks[place]) <= ALIKE_BITS):
+        bits = [np.bitwise_count(looks[:place] ^ one[place]) for one in (looks, mirrored)]
+        for other in np.flatnonzero(np.minimum(*bits) <= ALIKE_BITS):
             parent[top(place)] = top(int(other))
     names: dict[int, str] = {}
     for place, root in enumerate(roots):

@@ -13,7 +13,7 @@ from tagmoe.cli.output import print_result
 from tagmoe.cli.progress import count_bar
 from tagmoe.files.resumable import size_text
 from tagmoe.photoworld import HELD_OUT, TASKS, PhotoWorld, task_names
-from tagmoe.photoworld.sample import LARGEST_SIDE, SMALLEST_SIDE
+from tagmoe.photoworld.sample import LARGEST_SIDE, SMALLEST_SIDE, Split
 from tagmoe.sentences import counted
 
 
@@ -41,7 +41,7 @@ def compose(
         float, typer.Option(min=0.0, max=0.5, help="Share of objects and grounds that training never sees.")
     ] = HELD_OUT,
     split: Annotated[
-        str,
+        Split,
         typer.Option(
             help="train: pairs to train on, every hundredth of held-out objects and grounds, as validation. test: "
             "held-out ones alone."
@@ -73,7 +73,7 @@ def compose(
         count,
         seed=seed,
         tasks=names,
-        split=split,  # type: ignore[arg-type]
+        split=split,
         inverses=inverses,
         licence=licence,
     )
