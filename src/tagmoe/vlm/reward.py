@@ -89,7 +89,7 @@ class RewardVLM:
     async def ask(self, question: Question) -> Answer:
         """The number of the head that the schema names. A question for none, such as a harmless one, is answered with
         nothing. Raises UsageError for words without the token of the reward."""
-        asked = next(iter((question.schema or {}).get("properties", {})), None)
+        asked = next(map(str, (question.schema or {}).get("properties", {})), "")
         if asked not in self._heads:
             return Answer("ok", attempts=0)
         if self._thread is None:
