@@ -13,7 +13,6 @@ import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +89,12 @@ class RewardVLM:
     async def ask(self, question: Question) -> Answer:
         """The number of the head that the schema names. A question for none, such as a harmless one, is answered with
         nothing. Raises UsageError for words without the token of the reward."""
-        asked = next(iter((question.schema or {}).get("properties", {})), None)
-        if asked is None or asked not in self._heads:
+        asked = next(map(str, (question.schema or {}).get("properties", {})), "")
+        if asked not in self._heads:
             return Answer("ok", attempts=0)
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="reward")
-        return await asyncio.get_running_loop().run_in_executor(self._thread, partial(self._answer, question, asked))
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, question, asked)
 
     async def close(self) -> None:
         """End the thread; the next question starts one."""
