@@ -17,10 +17,10 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "memory": ("bitsandbytes",),
     "data": ("lance", "pyarrow", "webdataset", "imagehash"),
     "ray": ("ray",),
-    "fleet": ("ray",),
     "vlm": ("aiohttp", "jsonschema", "llguidance", "sklearn", "cleanlab"),
     "eval": ("openai",),
     "serve": ("fastapi", "starlette", "uvicorn", "python_multipart", "prometheus_client"),
+    "fleet": ("ray",),
     "page": ("gradio",),
     "reports": ("matplotlib", "sklearn"),
 }
