@@ -112,7 +112,7 @@ def test_options_reach_the_pairs(tagmoe, made, tmp_path) -> None:
         (("--size", "70"), "The size is 70; give a multiple of 8"),
         (("--tasks", "fly"), "Unknown PhotoWorld task fly"),
         (("--split", "test", "--held-out", "0"), "no held-out pairs without held-out roots"),
-        (("--split", "other"), "'other'"),
+        (("--split", "other"), "--split is other; give train or test"),
         (("--licence", "CC-BY-NC-4.0"), "--accept-licence CC-BY-NC-4.0"),
         (("--count", "0"), "--count"),
     ],
