@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import nan
 from typing import Any
 
@@ -292,6 +293,12 @@ def _checked(value: Value, measure: Measure) -> Value:
     return number if measure.holds(number) else NoValue("failed", f"the value is {number:g}, not {measure.range}")
 
 
+@lru_cache(maxsize=1024)
+def _lacking(status: Lack, reason: str) -> Lacking:
+    """One object for the many cases that lack a value for one reason: all rows of a run stay in memory."""
+    return Lacking(status=status, reason=reason)
+
+
 def _row(metric: Metric, one: _Waiting, given: Mapping[str, Value]) -> Score:
     try:
         wrong = sorted(given.keys() ^ {measure.name for measure in metric.measures})
@@ -308,9 +315,7 @@ def _row(metric: Metric, one: _Waiting, given: Mapping[str, Value]) -> Score:
         basis=basis_key(metric),
         values={name: value for name, value in values.items() if not isinstance(value, NoValue)},
         lacking={
-            name: Lacking(status=value.status, reason=value.reason)
-            for name, value in values.items()
-            if isinstance(value, NoValue)
+            name: _lacking(value.status, value.reason) for name, value in values.items() if isinstance(value, NoValue)
         },
         resized=tuple(sorted(one.pair.resized)),
     )
