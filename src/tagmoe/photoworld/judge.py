@@ -29,6 +29,8 @@ CHANGED_BLOCK = 26.0
 LEAST_UNCHANGED = 0.95
 MOST_OUTSIDE = 12.0
 """Most root mean square error of all that is outside the mask. An autoencoder of 28 dB makes 10."""
+MOST_OF_SMALL = 18.0
+"""As MOST_OUTSIDE, where what must stay is small and full of edges, of which an autoencoder loses more."""
 SHIFTED = 2
 """A shift of so many pixels is damage; one pixel is forgiven."""
 MARGIN = 2
@@ -135,10 +137,10 @@ def judge(case: Sample, image: np.ndarray | Image.Image) -> Verdict:
 
 def _outside(case: Sample, output: np.ndarray, before: np.ndarray) -> tuple[float | None, list[str]]:
     """(share of unchanged blocks, what is damaged) outside the mask and its margin."""
-    free = ~grown(case.mask, MARGIN)
+    free, most = ~grown(case.mask, MARGIN), MOST_OUTSIDE
     if free.sum() < LEAST_FREE * (~case.mask).sum():
         # What must stay is small, as the one thing that keeps its colours: it counts up to its rim.
-        free = ~case.mask
+        free, most = ~case.mask, MOST_OF_SMALL
     if not free.any():
         return None, []
     errors = np.square(output - before).mean(axis=2) * free
@@ -149,7 +151,7 @@ def _outside(case: Sample, output: np.ndarray, before: np.ndarray) -> tuple[floa
     error = float(np.sqrt(errors.sum() / free.sum()))
     if unchanged < LEAST_UNCHANGED:
         damages.append(f"{1 - unchanged:.0%} of the rest is changed")
-    if error > MOST_OUTSIDE:
+    if error > most:
         damages.append(f"the rest is off by {error:.0f} grey levels")
     if not damages and (moved := shift(output, before, free)) is not None:
         damages.append(f"the rest is shifted by {moved[1]}, {moved[0]} pixels")
