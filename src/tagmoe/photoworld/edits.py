@@ -36,6 +36,7 @@ class Edit:
     roots: tuple[str, ...]
     back: tuple[str, str, Pictures, tuple[str, ...]] | None = None
     variant: str = ""
+    kept: np.ndarray | None = None
 
 
 class Draw:
@@ -227,7 +228,7 @@ def background(dice: Draw) -> Edit | None:
         return None
     back = ("background", dice.say("background"), (target, scene.stage.pixels), ("source", "reference"))
     roles = ("source", "reference")[: len(sources)]
-    return Edit(text, sources, roles, before, target, mask, _roots(scene, more=more), back, variant)
+    return Edit(text, sources, roles, before, target, mask, _roots(scene, more=more), back, variant, matte(scene) > 0.5)
 
 
 def grey(dice: Draw) -> Edit | None:

@@ -126,6 +126,11 @@ def judge(case: Sample, image: np.ndarray | Image.Image) -> Verdict:
         reasons.append(f"{rest:.0%} of the change is missing or wrong, of at most {limits.rest:.0%}")
     if limits.detail is not None and (missing := lost_detail(output, target)) > limits.detail:
         reasons.append(f"{missing:.0%} of the detail is missing or wrong, of at most {limits.detail:.0%}")
+    if case.kept is not None and case.kept.any():
+        # A new ground alone is most of the change; what stands on it must still be there.
+        lost = float(np.sqrt(np.square((output - target)[case.kept]).mean()))
+        if lost > CHANGED_BLOCK:
+            reasons.append(f"the things that stay are off by {lost:.0f} grey levels")
     if case.task == "structure" and (found := structure(output, target)) < LEAST_STRUCTURE:
         reasons.append(f"the structure is followed to {found:.2f}, of at least {LEAST_STRUCTURE}")
     edit_done = not reasons
