@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .edits import LEAST_CHANGE
 from .looks import edges, grey, night
 from .sample import Sample
 
@@ -11,7 +12,7 @@ from .sample import Sample
 def attacks(case: Sample, other: Sample) -> dict[str, np.ndarray]:
     """Wrong outputs for a case, (S, S, 3) uint8, by name. other: another case of the same task.
 
-    Those that would be right for the case's task are left out.
+    Those that would be right for the case's task, or that hardly differ from its target, are left out.
     """
     mean = case.target.mean(axis=(0, 1)).astype(np.uint8)
     found = {
@@ -23,7 +24,6 @@ def attacks(case: Sample, other: Sample) -> dict[str, np.ndarray]:
         "target shifted by 2": np.roll(case.target, 2, 1),
         "target shifted by 3, 3": np.roll(case.target, (3, 3), (0, 1)),
         "target mirrored": case.target[:, ::-1].copy(),
-        "negative of the target": 255 - case.target,
         "another pair's target": other.target,
         "edges of the picture": edges(case.before),
     }
@@ -34,8 +34,16 @@ def attacks(case: Sample, other: Sample) -> dict[str, np.ndarray]:
     if case.task not in ("restore", "enlarge", "structure"):
         # Of lost detail every step back counts, so half of it is no attack.
         found["half done"] = ((case.before.astype(np.float32) + case.target) / 2).astype(np.uint8)
+    if case.task != "structure":
+        # A structure map leaves the colours free.
+        found["negative of the target"] = 255 - case.target
     if not case.mask.all():
         damaged = case.target.copy()
         damaged[~case.mask] = 255 - damaged[~case.mask]
         found["target, the rest in negative"] = damaged
-    return found
+    return {name: output for name, output in found.items() if _differs(output, case)}
+
+
+def _differs(output: np.ndarray, case: Sample) -> bool:
+    step = (output.astype(np.float32) - case.target) ** 2
+    return float(step.mean()) >= LEAST_CHANGE**2 or float(step[case.mask].mean()) >= LEAST_CHANGE**2

@@ -102,6 +102,13 @@ def changed(before: np.ndarray, target: np.ndarray, *covers: np.ndarray) -> np.n
     return mask if float(step.mean()) >= LEAST_CHANGE**2 else None
 
 
+def _is_seen(picture: np.ndarray, ground: np.ndarray, cover: np.ndarray) -> bool:
+    """Whether a thing stands out from the ground behind it."""
+    inside = cover > 0.5
+    step = (picture[inside].astype(np.float32) - ground[inside]) ** 2
+    return bool(inside.any() and float(step.mean()) >= LEAST_CHANGE**2)
+
+
 def _whole(picture: np.ndarray, other: np.ndarray) -> np.ndarray | None:
     """As `changed`, but all pixels may change."""
     step = (picture.astype(np.float32) - other) ** 2
@@ -224,7 +231,7 @@ def background(dice: Draw) -> Edit | None:
         sources = (before, other.pixels)
     target = draw(replace(scene, stage=stage))
     mask = _whole(before, target)
-    if mask is None:
+    if mask is None or not all(_is_seen(target, stage.pixels, matte(scene, (one,))) for one in scene.things):
         return None
     back = ("background", dice.say("background"), (target, scene.stage.pixels), ("source", "reference"))
     roles = ("source", "reference")[: len(sources)]

@@ -189,8 +189,8 @@ def _cutout(file: Path, folder: Path, size: int) -> Cutout:
         raise _unreadable(file, error) from None
     if not is_cut:
         raise DataError(
-            f"The cut-out {str(file)!r} has no alpha channel, so it is not cut out; give PNG or WebP files whose ground "
-            "is transparent."
+            f"The cut-out {str(file)!r} has no alpha channel, so it is not cut out; give PNG or WebP files whose "
+            "ground is transparent."
         )
     opaque = np.asarray(whole.getchannel("A")) > 127
     if opaque.mean() < LEAST_THING or opaque.mean() > MOST_OPAQUE:
