@@ -8,41 +8,13 @@ from PIL import Image
 from support.cut_outs import folders
 
 from tagmoe.errors import ImageError
-from tagmoe.photoworld import TASKS, PhotoWorld, Sample, judge
-from tagmoe.photoworld.looks import edges, grey, night
+from tagmoe.photoworld import TASKS, PhotoWorld, judge
+from tagmoe.photoworld.attacks import attacks
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> PhotoWorld:
     return PhotoWorld(*folders(tmp_path_factory.mktemp("roots")), size=64)
-
-
-def attacks(case: Sample, other: Sample) -> dict[str, np.ndarray]:
-    """Outputs that no judge may believe, by name."""
-    found = {
-        "copy": case.sources[0],
-        "last input": case.sources[-1],
-        "before": case.before,
-        "black": np.zeros_like(case.target),
-        "mean colour": np.broadcast_to(case.target.mean(axis=(0, 1)).astype(np.uint8), case.target.shape).copy(),
-        "shifted by 3": np.roll(case.target, (3, 3), (0, 1)),
-        "shifted by 2": np.roll(case.target, 2, 1),
-        "another pair's target": other.target,
-        "negative": 255 - case.target,
-        "edges": edges(case.before),
-        "mirrored": case.target[:, ::-1].copy(),
-    }
-    if case.task != "night":
-        found["night"] = night(case.before)
-    if case.task != "style":
-        found["grey"] = grey(case.before)
-    if case.task not in ("restore", "enlarge", "structure"):
-        found["half done"] = ((case.before.astype(np.float32) + case.target) / 2).astype(np.uint8)
-    if not case.mask.all():
-        damaged = case.target.copy()
-        damaged[~case.mask] = 255 - damaged[~case.mask]
-        found["target, but the rest changed"] = damaged
-    return found
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from support.made_pictures import scene
 
 from tagmoe.errors import UsageError
 from tagmoe.pipeline.encoding import EncodingMixin
+from tagmoe.pipeline.folder import LIBRARIES
 from tagmoe.pipeline.patch_autoencoder import PatchAutoencoder, fit_patches
 
 
@@ -54,6 +57,8 @@ def test_a_folder_keeps_it_and_it_stands_for_the_real_class(vae, tmp_path) -> No
     vae.save_pretrained(tmp_path)
     loaded = PatchAutoencoder.from_pretrained(tmp_path)
     assert isinstance(loaded, AutoencoderKLQwenImage)
+    assert importlib.import_module(PatchAutoencoder.__module__).PatchAutoencoder is PatchAutoencoder
+    assert PatchAutoencoder.__module__ in LIBRARIES, "the index of a pipeline folder names it so"
     assert psnr(loaded, scene(64, 64, 5)) == pytest.approx(psnr(vae, scene(64, 64, 5)), abs=1e-4)
     holder = EncodingMixin()
     holder.vae = loaded

@@ -29,6 +29,8 @@ CHANGED_BLOCK = 26.0
 LEAST_UNCHANGED = 0.95
 MOST_OUTSIDE = 12.0
 """Most root mean square error of all that is outside the mask. An autoencoder of 28 dB makes 10."""
+MOST_OF_SMALL = 18.0
+"""As MOST_OUTSIDE, where what must stay is small and full of edges, of which an autoencoder loses more."""
 SHIFTED = 2
 """A shift of so many pixels is damage; one pixel is forgiven."""
 MARGIN = 2
@@ -124,6 +126,11 @@ def judge(case: Sample, image: np.ndarray | Image.Image) -> Verdict:
         reasons.append(f"{rest:.0%} of the change is missing or wrong, of at most {limits.rest:.0%}")
     if limits.detail is not None and (missing := lost_detail(output, target)) > limits.detail:
         reasons.append(f"{missing:.0%} of the detail is missing or wrong, of at most {limits.detail:.0%}")
+    if case.kept is not None and case.kept.any():
+        # A new ground alone is most of the change; what stands on it must still be there.
+        lost = float(np.sqrt(np.square((output - target)[case.kept]).mean()))
+        if lost > CHANGED_BLOCK:
+            reasons.append(f"the things that stay are off by {lost:.0f} grey levels")
     if case.task == "structure" and (found := structure(output, target)) < LEAST_STRUCTURE:
         reasons.append(f"the structure is followed to {found:.2f}, of at least {LEAST_STRUCTURE}")
     edit_done = not reasons
@@ -135,10 +142,10 @@ def judge(case: Sample, image: np.ndarray | Image.Image) -> Verdict:
 
 def _outside(case: Sample, output: np.ndarray, before: np.ndarray) -> tuple[float | None, list[str]]:
     """(share of unchanged blocks, what is damaged) outside the mask and its margin."""
-    free = ~grown(case.mask, MARGIN)
+    free, most = ~grown(case.mask, MARGIN), MOST_OUTSIDE
     if free.sum() < LEAST_FREE * (~case.mask).sum():
         # What must stay is small, as the one thing that keeps its colours: it counts up to its rim.
-        free = ~case.mask
+        free, most = ~case.mask, MOST_OF_SMALL
     if not free.any():
         return None, []
     errors = np.square(output - before).mean(axis=2) * free
@@ -149,7 +156,7 @@ def _outside(case: Sample, output: np.ndarray, before: np.ndarray) -> tuple[floa
     error = float(np.sqrt(errors.sum() / free.sum()))
     if unchanged < LEAST_UNCHANGED:
         damages.append(f"{1 - unchanged:.0%} of the rest is changed")
-    if error > MOST_OUTSIDE:
+    if error > most:
         damages.append(f"the rest is off by {error:.0f} grey levels")
     if not damages and (moved := shift(output, before, free)) is not None:
         damages.append(f"the rest is shifted by {moved[1]}, {moved[0]} pixels")

@@ -183,14 +183,15 @@ def _cutout(file: Path, folder: Path, size: int) -> Cutout:
     data = _bytes(file)
     try:
         with open_picture(data) as image:
-            if not image.has_transparency_data:
-                raise DataError(
-                    f"The cut-out {str(file)!r} has no alpha channel, so it is not cut out; give PNG or WebP files "
-                    "whose ground is transparent."
-                )
+            is_cut = image.has_transparency_data
             whole = upright_picture(image).convert("RGBA")
     except ImageError as error:
         raise _unreadable(file, error) from None
+    if not is_cut:
+        raise DataError(
+            f"The cut-out {str(file)!r} has no alpha channel, so it is not cut out; give PNG or WebP files whose "
+            "ground is transparent."
+        )
     opaque = np.asarray(whole.getchannel("A")) > 127
     if opaque.mean() < LEAST_THING or opaque.mean() > MOST_OPAQUE:
         what = "hardly any opaque pixel" if opaque.mean() < LEAST_THING else "hardly any transparent pixel"

@@ -41,7 +41,8 @@ class Sample:
 
     Pictures are (S, S, 3) uint8. roles: of each source, "source", "reference" or "control". mask: (S, S) bool, true
     where the edit may change pixels of `before`. before: the picture that the target is compared with; the structure
-    map where there is no other. roots: digests of the files that the pair is made of. inverse: the edit back, None
+    map where there is no other. kept: (S, S) bool, pixels within the mask that show things which stay, where all else
+    changes; None elsewhere. roots: digests of the files that the pair is made of. inverse: the edit back, None
     where many pictures would fit it.
     """
 
@@ -59,6 +60,7 @@ class Sample:
     index: int
     split: Split
     held_out_wording: bool
+    kept: np.ndarray | None = field(default=None, repr=False)
     inverse: Inverse | None = field(default=None, repr=False)
 
 
@@ -137,6 +139,7 @@ class PhotoWorld:
             index=index,
             split=split,
             held_out_wording=held_out,
+            kept=edit.kept,
             inverse=inverse,
         )
 

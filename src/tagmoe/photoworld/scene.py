@@ -7,7 +7,7 @@ shadow and what it hides do not touch.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from PIL import Image
@@ -38,6 +38,12 @@ class Stage:
     @property
     def size(self) -> int:
         return len(self.pixels)
+
+    @cached_property
+    def mean(self) -> np.ndarray:
+        """(3,) float32: its mean colour."""
+        mean: np.ndarray = self.pixels.mean(axis=(0, 1), dtype=np.float32)
+        return mean
 
 
 @dataclass(frozen=True)
@@ -152,7 +158,7 @@ def _mean(cutout: Cutout) -> np.ndarray:
 
 def _harmony(stage: Stage, cutout: Cutout) -> np.ndarray:
     """(3,) float32: gains that bring the thing's brightness and tint a part of the way to those of the stage."""
-    around = stage.pixels.mean(axis=(0, 1), dtype=np.float32) + 8.0
+    around = stage.mean + 8.0
     own = _mean(cutout) + 8.0
     light = np.clip((around @ LUMA / (own @ LUMA)) ** 0.22, 0.78, 1.2)
     tint = np.clip((around / (around @ LUMA)) ** 0.3, 0.85, 1.18)

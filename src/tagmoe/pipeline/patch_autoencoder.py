@@ -29,6 +29,9 @@ class PatchAutoencoder(AutoencoderKLQwenImage):
     common with it and does not use (base_dim, dim_mult) tell the sizes of its levels.
     """
 
+    # model_index.json names the class by this module, and a folder may only name classes of `tagmoe` itself.
+    __module__ = "tagmoe"
+
     @register_to_config
     def __init__(
         self,
