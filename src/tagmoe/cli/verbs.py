@@ -75,7 +75,7 @@ VERBS = {
     "data": Verb(
         "data",
         "app",
-        "Fill, look at, check, enlarge, make, annotate, rewrite, encode, export and clean a store of training data.",
+        "Fill, compose, look at, check, enlarge, make, annotate, rewrite, encode, export and clean a store.",
     ),
 }
 
