@@ -64,7 +64,7 @@ def editor_of(name: str) -> Any:
     from tagmoe.train.recipe import assemble, dense_transformer, unified_transformer
 
     run = Path(name.removeprefix("checkpoint:"))
-    config = load_config(run / "config.resolved.yaml")
+    config = load_config(run / "config.resolved.yaml").model_copy(update={"compile": False})
     parts = read_components(str(config.components))
     transformer = unified_transformer(dense_transformer(config, parts), config)
     newest = list_checkpoints(run / "checkpoints" / "unified")[-1]
