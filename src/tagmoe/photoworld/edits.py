@@ -221,7 +221,8 @@ def background(dice: Draw) -> Edit | None:
     if dice.chance(0.5):
         colour = dice.pick(tuple(COLOURS))
         stage = replace(scene.stage, pixels=np.broadcast_to(np.array(COLOURS[colour], np.uint8), before.shape).copy())
-        text, variant, more = dice.say("background.plain", colour=colour), "plain", ()
+        more: tuple[str, ...] = ()
+        text, variant = dice.say("background.plain", colour=colour), "plain"
         sources: Pictures = (before,)
     else:
         other = dice.stage(but=dice.group_of(scene.stage))

@@ -65,7 +65,9 @@ class PhotoWorldSource:
         self._world, self._folders, self._pairs, self._seed, self._split = world, folders, pairs, seed, split
         self._tasks, self._inverses = None if tasks is None else task_names(tuple(tasks)), inverses
         digests = sorted(
-            f"{name} {one.digest}" for name, part in world.roots.items() for one in (*part.cutouts, *part.grounds)
+            f"{name} {digest}"
+            for name, part in world.roots.items()
+            for digest in [*(one.digest for one in part.cutouts), *(one.digest for one in part.grounds)]
         )
         self._content = hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
