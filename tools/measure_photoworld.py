@@ -54,7 +54,7 @@ def gallery(
     sheet.save(file)
 
 
-def editor_of(name: str) -> Any:
+def editor_of(name: str, weights: str) -> Any:
     """The pipeline that a name stands for."""
     if not name.startswith("checkpoint:"):
         return TagMoEPipeline.from_pretrained(model_folder(Path(name)), dtype=torch.float32)
@@ -64,12 +64,12 @@ def editor_of(name: str) -> Any:
     from tagmoe.train.recipe import assemble, dense_transformer, unified_transformer
 
     run = Path(name.removeprefix("checkpoint:"))
-    config = load_config(run / "config.resolved.yaml")
+    config = load_config(run / "config.resolved.yaml").model_copy(update={"compile": False})
     parts = read_components(str(config.components))
     transformer = unified_transformer(dense_transformer(config, parts), config)
     newest = list_checkpoints(run / "checkpoints" / "unified")[-1]
-    ema = load_tensors(newest, load_state(newest)[1])["ema"]
-    transformer.load_state_dict(of_module(ema, "transformer"))
+    found = load_tensors(newest, load_state(newest)[1])[weights]
+    transformer.load_state_dict(of_module(found, "transformer"))
     print(f"checkpoint {newest.name}", file=sys.stderr)
     return assemble(transformer.eval(), parts)
 
@@ -84,6 +84,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--per-task", type=int, default=30)
     parser.add_argument("--shown", type=int, default=3, help="cases of each task in the gallery")
+    parser.add_argument("--weights", default="ema", choices=("ema", "modules"), help="of a checkpoint; early: modules")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--cfg", type=float)
     parser.add_argument("--seed", type=int, default=20)
@@ -101,7 +102,7 @@ def main() -> None:
             back = pipeline.decode(pipeline.encode_images(pixels))[0].clamp(-1, 1)
             images.append(((back.permute(1, 2, 0) + 1) * 127.5).round().byte().numpy())
     else:
-        editor = pipeline_editor(editor_of(given.editor), steps=given.steps, cfg=given.cfg)
+        editor = pipeline_editor(editor_of(given.editor, given.weights), steps=given.steps, cfg=given.cfg)
         images = run_cases(editor, samples)
     found = score(samples, images)
     given.out.mkdir(parents=True, exist_ok=True)

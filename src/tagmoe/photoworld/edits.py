@@ -221,9 +221,9 @@ def background(dice: Draw) -> Edit | None:
     if dice.chance(0.5):
         colour = dice.pick(tuple(COLOURS))
         stage = replace(scene.stage, pixels=np.broadcast_to(np.array(COLOURS[colour], np.uint8), before.shape).copy())
+        more: tuple[str, ...] = ()
         text, variant = dice.say("background.plain", colour=colour), "plain"
         sources: Pictures = (before,)
-        more: tuple[str, ...] = ()
     else:
         other = dice.stage(but=dice.group_of(scene.stage))
         # Things stay where they are, so they keep the horizon that they were placed by.

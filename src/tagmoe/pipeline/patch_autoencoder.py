@@ -101,10 +101,12 @@ def fit_patches(pictures: Iterable[np.ndarray], *, z_dim: int = 16, side: int = 
     weight = torch.from_numpy(vectors[:, order].T.copy()).float().reshape(z_dim, 3, side, side)
     with torch.no_grad():
         made.to_latents.weight.copy_(weight)
-        made.to_latents.bias.copy_(-torch.from_numpy(vectors[:, order].T @ mean).float())
         made.to_pixels.weight.copy_(weight)
-        # Whole patches have their mean back; the bias of a transposed convolution is one value a colour.
-        made.to_pixels.bias.copy_(torch.from_numpy(mean.reshape(3, -1).mean(axis=1)).float())
+        # The bias of a transposed convolution is one value a colour, so the same values are subtracted before.
+        colours = mean.reshape(3, -1).mean(axis=1)
+        centre = vectors[:, order].T @ colours.repeat(side * side)
+        made.to_latents.bias.copy_(-torch.from_numpy(centre).float())
+        made.to_pixels.bias.copy_(torch.from_numpy(colours).float())
     return made.eval()
 
 
