@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from tagmoe.evaluate.photoworld import PhotoWorldScores, cases, run_cases, score
+from tagmoe.editor import run_cases
+from tagmoe.evaluate.photoworld import PhotoWorldScores, cases, score
 from tagmoe.photoworld import PhotoWorld, Sample
 from tagmoe.pipeline.editor import pipeline_editor
 from tagmoe.pipeline.model_folder import model_folder
@@ -103,7 +104,7 @@ def main() -> None:
             images.append(((back.permute(1, 2, 0) + 1) * 127.5).round().byte().numpy())
     else:
         editor = pipeline_editor(editor_of(given.editor, given.weights), steps=given.steps, cfg=given.cfg)
-        images = run_cases(editor, samples)
+        images = run_cases(editor, samples, batch=16)
     found = score(samples, images)
     given.out.mkdir(parents=True, exist_ok=True)
     shown = [place for place in range(len(samples)) if place % given.per_task < given.shown]

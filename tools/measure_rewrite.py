@@ -26,8 +26,9 @@ import numpy as np
 from PIL import Image
 
 from tagmoe.cli.models import load_model, model_name
+from tagmoe.editor import run_cases
 from tagmoe.errors import UsageError
-from tagmoe.evaluate.tagworld import cases, run_cases
+from tagmoe.evaluate.tagworld import cases
 from tagmoe.intervals import wilson
 from tagmoe.pipeline.arguments import check_words
 from tagmoe.pipeline.editor import pipeline_editor

@@ -27,6 +27,15 @@ class Editor(Protocol):
         ...
 
 
+class Case(Protocol):
+    """What an editor is asked for: an instruction, and its reference pictures as (H, W, 3) uint8."""
+
+    @property
+    def instruction(self) -> str: ...
+    @property
+    def sources(self) -> Sequence[np.ndarray]: ...
+
+
 def in_batches(
     references: Sequence[int], ask: Callable[[list[int]], Sequence[T]], *, batch: int, threads: int = 1
 ) -> Iterator[tuple[list[int], Sequence[T]]]:
@@ -57,3 +66,30 @@ def in_batches(
 def as_array(picture: Picture) -> np.ndarray:
     """The picture as (H, W, 3) uint8."""
     return picture if isinstance(picture, np.ndarray) else np.asarray(picture.convert("RGB"))
+
+
+def run_cases(
+    editor: Editor,
+    cases: Sequence[Case],
+    *,
+    batch: int = 32,
+    seed: int = 0,
+    on_batch: Callable[[int], None] | None = None,
+) -> list[np.ndarray]:
+    """The pictures of all cases by any editor, (H, W, 3) uint8; case i gets the seed `seed` + i whatever the batch.
+
+    on_batch: called with the number of finished cases.
+    """
+
+    def ask(places: list[int]) -> list[np.ndarray]:
+        asked = [cases[i] for i in places]
+        sources = [[Image.fromarray(source) for source in case.sources] for case in asked]
+        outputs = editor([case.instruction for case in asked], sources, [seed + i for i in places])
+        return [as_array(output) for output in outputs]
+
+    images: dict[int, np.ndarray] = {}
+    for places, pictures in in_batches([len(case.sources) for case in cases], ask, batch=batch):
+        images |= zip(places, pictures, strict=True)
+        if on_batch is not None:
+            on_batch(len(images))
+    return [images[i] for i in range(len(cases))]

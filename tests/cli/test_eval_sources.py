@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +86,6 @@ def test_a_benchmark_takes_its_own_options_and_no_others(tmp_path: Path) -> None
             with pytest.raises(UsageError, match=r"The licence of .* Add --accept-licence"):
                 open_benchmark(name, folder)
     for kind in BENCHMARKS.values():
-        assert all(re.search("default|folder|file", str(values)) for values in kind.options.values())
+        assert all("default" in values or "folder" in values for values in kind.options.values())
     free = {name for name, kind in BENCHMARKS.items() if not kind.needs_acceptance}
     assert free == {"tagworld", "gedit-bench", "dreambench-plus", "magicbrush"}

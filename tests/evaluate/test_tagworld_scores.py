@@ -12,13 +12,14 @@ import pytest
 from PIL import Image
 from support.prepared_benchmarks import tagworld_bench
 
+from tagmoe.editor import run_cases
 from tagmoe.errors import UsageError
 from tagmoe.evaluate.answers.answer import AskedEditor
 from tagmoe.evaluate.generation import generate
 from tagmoe.evaluate.metrics.oracle import Oracle
 from tagmoe.evaluate.run_folder import RunFacts, read_run
 from tagmoe.evaluate.scoring import score as score_run
-from tagmoe.evaluate.tagworld import cases, run_cases, score
+from tagmoe.evaluate.tagworld import cases, score
 from tagmoe.evaluate.tagworld_pipeline import edit, validator
 from tagmoe.pipeline.editor import pipeline_editor
 from tagmoe.routing.case_routing import record

@@ -45,6 +45,26 @@ def test_all_components_restore_everything_and_fewer_the_most(vae) -> None:
     assert float(latents.std.max()) < 1e-5, "it is no random encoder"
 
 
+def test_it_is_the_projection_on_the_first_components_and_no_other_of_their_number_loses_less(vae) -> None:
+    """By NumPy's singular values, and with directions by chance instead of the components."""
+
+    def patches(picture: np.ndarray) -> np.ndarray:
+        parts = (picture.astype(np.float64) / 127.5 - 1).reshape(16, 4, 16, 4, 3).transpose(0, 2, 4, 1, 3)
+        return parts.reshape(256, 48)
+
+    fitted, held_out = np.concatenate([patches(scene(64, 64, seed)) for seed in range(12)]), patches(scene(64, 64, 99))
+    centre = np.repeat(fitted.mean(axis=0).reshape(3, 16).mean(axis=1), 16)
+    components = np.linalg.svd(fitted - fitted.mean(axis=0), full_matrices=False)[2][:16]
+    chance = np.linalg.qr(np.random.default_rng(0).normal(size=(48, 16)))[0].T
+
+    def loss(directions: np.ndarray) -> float:
+        back = ((held_out - centre) @ directions.T @ directions + centre).clip(-1, 1)
+        return float(-10 * np.log10(np.mean((back - held_out) ** 2) / 4))
+
+    assert psnr(vae, scene(64, 64, 99)) == pytest.approx(loss(components), abs=0.01)
+    assert loss(components) > loss(chance) + 6
+
+
 def test_latents_are_scaled_by_the_largest_and_their_own_deviation(vae) -> None:
     with torch.no_grad():
         latents = torch.cat([vae.encode(pixels_of(scene(64, 64, seed))).latent_dist.mode() for seed in range(12)])

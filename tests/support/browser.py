@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,6 +45,26 @@ class Browser:
         page.on("console", lambda said: said.type == "error" and self.seen.errors.append(said.text))
         page.on("pageerror", lambda error: self.seen.errors.append(str(error)))
         return page
+
+    @contextmanager
+    def visits(self, *, harmless: str | None = None) -> Iterator[Callable[..., Any]]:
+        """`visitor`, whose pages are closed at the end. Nobody may have asked another machine, or met an error.
+
+        harmless: words of an error that counts for nothing.
+        """
+        pages: list[Any] = []
+
+        def visit(**options: Any) -> Any:
+            pages.append(self.visitor(**options))
+            return pages[-1]
+
+        self.seen.asked.clear()
+        self.seen.errors.clear()
+        yield visit
+        for page in pages:
+            page.context.close()
+        assert self.seen.foreign == [], "no request leaves the machine"
+        assert [error for error in self.seen.errors if harmless is None or harmless not in error] == []
 
 
 @contextmanager

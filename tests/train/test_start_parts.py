@@ -234,8 +234,7 @@ WIDE = {"num_layers": 4, "num_attention_heads": 8, "attention_head_dim": 64, "ax
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_rank_needs_memory_for_its_part_alone(tmp_path: Path) -> None:
-    """Of a model of 155 MB in fp32. Pages of the file that are mapped count at the peak; the system takes them back
-    when others need memory, and maps whole groups of them."""
+    """Of a model of 155 MB in fp32. Pages of the file that are mapped count too."""
     from tagmoe.model.transformer import TagMoETransformer2DModel
 
     model = TagMoETransformer2DModel(**WIDE, joint_attention_dim=64)
@@ -261,9 +260,9 @@ def test_a_rank_needs_memory_for_its_part_alone(tmp_path: Path) -> None:
     for rank in range(2):
         used, kept = json.loads((tmp_path / f"{rank}.bytes").read_text())
         print(f"rank {rank}: at most {used / 1e6:.0f} MB, in the end {kept / 1e6:.0f} of {size / 1e6:.0f}")
-        # Its half of the numbers, and besides at most the file: a rank that reads all needs the file and the numbers.
+        # Its half of the numbers, one more tensor, and the pages that this is read from.
         assert kept < 0.6 * size
-        assert used < 1.5 * size
+        assert used < 0.7 * size
 
 
 def memory(name: str) -> int:

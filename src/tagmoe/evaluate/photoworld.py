@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from tagmoe.editor import Editor, as_array, in_batches
 from tagmoe.errors import UsageError
 from tagmoe.intervals import Interval, wilson
 from tagmoe.photoworld import TASKS, PhotoWorld, Sample, Verdict, judge
@@ -60,34 +58,6 @@ def cases(
         for task in (TASKS if tasks is None else tasks)
         for i in range(per_task)
     ]
-
-
-def run_cases(
-    editor: Editor,
-    samples: Sequence[Sample],
-    *,
-    batch: int = 16,
-    seed: int = 0,
-    on_batch: Callable[[int], None] | None = None,
-) -> list[np.ndarray]:
-    """The pictures of all cases by any editor, (H, W, 3) uint8; case i gets the seed `seed` + i whatever the batch.
-
-    on_batch: called with the number of finished cases.
-    """
-
-    def ask(places: list[int]) -> list[np.ndarray]:
-        asked = [samples[i] for i in places]
-        sources = [[Image.fromarray(source) for source in case.sources] for case in asked]
-        return [
-            as_array(one) for one in editor([case.instruction for case in asked], sources, [seed + i for i in places])
-        ]
-
-    images: dict[int, np.ndarray] = {}
-    for places, pictures in in_batches([len(case.sources) for case in samples], ask, batch=batch):
-        images |= zip(places, pictures, strict=True)
-        if on_batch is not None:
-            on_batch(len(images))
-    return [images[i] for i in range(len(samples))]
 
 
 def score(samples: Sequence[Sample], images: Sequence[np.ndarray]) -> PhotoWorldScores:

@@ -6,14 +6,11 @@ There is one way to score: `tagmoe demo`, the validation of a training, the labo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-import numpy as np
-from PIL import Image
-
-from tagmoe.editor import Editor, Picture, as_array, in_batches
+from tagmoe.editor import Picture
 from tagmoe.errors import UsageError
 from tagmoe.intervals import Interval, wilson
 from tagmoe.world import TASKS, Sample, Verdict, judge, sample
@@ -80,33 +77,6 @@ def cases(per_task: int, seed: int, tasks: Sequence[str] | None = None) -> list[
         for task in (TASKS if tasks is None else tasks)
         for i in range(per_task)
     ]
-
-
-def run_cases(
-    editor: Editor,
-    samples: Sequence[Sample],
-    *,
-    batch: int = 32,
-    seed: int = 0,
-    on_batch: Callable[[int], None] | None = None,
-) -> list[np.ndarray]:
-    """The pictures of all cases by any editor, (H, W, 3) uint8; case i gets the seed `seed` + i whatever the batch.
-
-    on_batch: called with the number of finished cases.
-    """
-
-    def ask(places: list[int]) -> list[np.ndarray]:
-        asked = [samples[i] for i in places]
-        sources = [[Image.fromarray(source) for source in case.sources] for case in asked]
-        outputs = editor([case.instruction for case in asked], sources, [seed + i for i in places])
-        return [as_array(output) for output in outputs]
-
-    images: dict[int, np.ndarray] = {}
-    for places, pictures in in_batches([len(case.sources) for case in samples], ask, batch=batch):
-        images |= zip(places, pictures, strict=True)
-        if on_batch is not None:
-            on_batch(len(images))
-    return [images[i] for i in range(len(samples))]
 
 
 def judged(case: Sample, verdict: Verdict) -> Judged:

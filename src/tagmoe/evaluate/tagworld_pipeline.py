@@ -9,8 +9,9 @@ from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 
+from tagmoe.editor import run_cases
 from tagmoe.evaluate.sheet import contact_sheet
-from tagmoe.evaluate.tagworld import cases, run_cases, score
+from tagmoe.evaluate.tagworld import cases, score
 from tagmoe.pipeline.editor import pipeline_editor
 from tagmoe.pipeline.pipeline import TagMoEPipeline
 from tagmoe.world import Sample

@@ -123,8 +123,9 @@ def read_parts(start: StartParts, device: torch.device) -> dict[str, Tensor]:
         by_file.setdefault(entries[source].file, []).append(source)
     for file, sources in by_file.items():
         try:
-            with safe_open(file, framework="pt") as opened:
-                for source in sources:
+            for source in sources:
+                # Opened for each tensor: a file stays mapped, and its pages count, for as long as it is open.
+                with safe_open(file, framework="pt") as opened:
                     like = wanted[targets[source][0]]
                     if entries[source].shape != tuple(like.shape):
                         raise CheckpointError(
@@ -141,6 +142,7 @@ def read_parts(start: StartParts, device: torch.device) -> dict[str, Tensor]:
                         factor = start.factors.get(name.replace(ADAPTED, "."), 1.0)
                         scaled = part if factor == 1 else part.float() * factor
                         found[name] = _sharded(scaled.to(device, wanted[name].dtype, copy=True), wanted[name])
+                del part, scaled
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
                 f"The weight file {str(file)!r} cannot be read ({reason_of(error)}); copy or download it again."

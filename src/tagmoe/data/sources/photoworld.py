@@ -65,14 +65,9 @@ class PhotoWorldSource:
         self._world, self._folders, self._pairs, self._seed, self._split = world, folders, pairs, seed, split
         self._tasks, self._inverses = None if tasks is None else task_names(tuple(tasks)), inverses
         digests = sorted(
-<<<<<<< HEAD
-            [f"{name} {one.digest}" for name, part in world.roots.items() for one in part.cutouts]
-            + [f"{name} {one.digest}" for name, part in world.roots.items() for one in part.grounds]
-=======
             f"{name} {digest}"
             for name, part in world.roots.items()
             for digest in [*(one.digest for one in part.cutouts), *(one.digest for one in part.grounds)]
->>>>>>> d7d5c3550d2d879fcefea2b984c50575ccf89a32
         )
         self._content = hashlib.sha256("\n".join(digests).encode()).hexdigest()
 

@@ -40,7 +40,7 @@ class GEditBench(TableBenchmark):
         "language": "en (default), cn, all",
         "subset": "full (default), intersection",
         "picture": "input_image (default), input_image_raw",
-        "captions": "a file of JSON lines with id and caption",
+        "captions": "a file of JSON lines with id and caption; none by default",
     }
 
     def __init__(

@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tagmoe.editor import Editor
-from tagmoe.evaluate.tagworld import cases, run_cases, score
+from tagmoe.editor import Editor, run_cases
+from tagmoe.evaluate.tagworld import cases, score
 from tagmoe.laboratory.ablation.results import Cases, FlowByTimestep, Routing, Verdicts
 from tagmoe.losses.flow import flow_loss, interpolate
 from tagmoe.model.intervention import given_experts
