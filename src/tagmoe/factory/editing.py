@@ -168,6 +168,9 @@ def edit(
     store = work.folder.store(CANDIDATES)
     noted = store.notes(_note(work.place))
     waiting = [unit for unit in units if _note(work.place, unit) not in noted]
+    for unit in set(units) - set(waiting):
+        # A kill right after the commit of a unit leaves its file.
+        work.ledger(unit).remove()
     if not waiting:
         return
     # The store is locked from here on: two commands never make the same pictures at once.
@@ -197,7 +200,7 @@ def _append(store: Store, work: EditWork, makers: Sequence[Maker], unit: int) ->
     """The candidates of a whole unit in one commit with its note; rows without a picture go into a file before it."""
     asked = work.requests(Store.open(work.uri), unit)
     ledger = work.ledger(unit)
-    answers = {one.id: one for one in ledger.answers().values()}  # type: ignore[attr-defined]
+    answers: dict[str, Edited] = {one.id: one for one in ledger.answers().values()}  # type: ignore[attr-defined, misc]
     records: list[Record] = []
     values: list[str] = []
     failures = []

@@ -12,7 +12,7 @@ import typer
 
 from tagmoe.cli.eval.editors import EditorOptions
 from tagmoe.cli.options import MOST_PROCESSES, AsJson, Engine, EngineName, RayAddress
-from tagmoe.cli.output import log, print_result
+from tagmoe.cli.output import log, print_result, stdout_to_stderr
 from tagmoe.cli.progress import count_bar
 from tagmoe.cli.vlm_options import need_vlm_extra, open_vlm
 from tagmoe.config import find_plan
@@ -61,9 +61,10 @@ def synthesize(
 
     check_engine(engine.value, workers, address)
     means = Means(_editor, _vlm, count_bar, log, engine.value, workers, address)
-    run = Run(read, folder, means)
     started = time.perf_counter()
-    run.run()
+    # An editor is code of others, and may print: stdout is for the result.
+    with stdout_to_stderr():
+        Run(read, folder, means).run()
     found = survival(folder, read)
     write_survival(folder, read, found)
     seconds = time.perf_counter() - started
