@@ -129,7 +129,7 @@ def _print_estimate(plan: Plan, folder: Any, *, as_json: bool) -> None:
             "left": round(step.left),
             "share": round(step.share, 4),
             "of": step.of,
-            "hours": None if step.seconds is None else round(step.rows * step.seconds / 3600, 4),
+            "seconds": None if step.seconds is None else round(step.rows * step.seconds, 3),
         }
         for step in steps
     ]
@@ -137,7 +137,7 @@ def _print_estimate(plan: Plan, folder: Any, *, as_json: bool) -> None:
         "roots": roots,
         "steps": rows,
         "kept": round(kept),
-        "hours": round(sum(seconds) / 3600, 4),
+        "seconds": round(sum(seconds), 3),
         "without_seconds": unknown,
         "cost": round(cost, 4),
         "cost_a_sample": round(cost / kept, 6) if kept else None,
