@@ -24,7 +24,9 @@ import tagmoe
 from tagmoe import errors
 from tagmoe.cli import app, run
 from tagmoe.config import COMMON, RunConfig, load_config
+from tagmoe.config.load import PLANS
 from tagmoe.data.store.store import Store
+from tagmoe.factory.plan import read_plan
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "recipes"
@@ -88,6 +90,8 @@ def settings_of(recipe: Path) -> str:
     """A digest of all settings of a recipe; of an arm, of its own file, as it is no whole recipe."""
     if (recipe.parent / COMMON).is_file():
         return digest(recipe.read_bytes())
+    if recipe.parent.name == PLANS:
+        return digest(json.dumps(read_plan(recipe).model_dump(mode="json"), sort_keys=True).encode())
     return digest(json.dumps(load_config(recipe).model_dump(mode="json"), sort_keys=True).encode())
 
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 from support.fault_server import fault_server
 from support.syntheses import a_plan, synthesize
 
+from tagmoe.data.store.record import Picture, Record, record_id
 from tagmoe.data.store.store import Store
 from tagmoe.errors import DataError, UsageError
 from tagmoe.factory.folder import Folder
+from tagmoe.factory.plan import plan_of
 from tagmoe.factory.synthesize import Run
 from tagmoe.factory.words import wishes_of
+from tagmoe.pictures import png_of
 
 EDIT = {"step": "edit", "editor": "inverted", "licence": "MIT", "timeout": None}
 PROPOSE = {"step": "propose", "tasks": ["add", "light"], "count": 3}
@@ -119,3 +124,25 @@ def test_proposals_alike_in_most_words_are_one() -> None:
     kept, left_out = wishes_of(json.dumps(PROPOSED), 0.8)
     assert ([wish.task for wish in kept], left_out) == (["light", "add"], 1)
     assert wishes_of(json.dumps(PROPOSED), 1.0)[1] == 0
+
+
+def test_photographs_that_look_alike_are_one_root_before_a_model_is_asked(tmp_path, server) -> None:
+    dice = np.random.default_rng(0)
+    photographs = [dice.integers(0, 256, (9, 12, 3), dtype=np.uint8) for _ in range(2)]
+    records = []
+    for number, (array, side) in enumerate(((photographs[0], 240), (photographs[0], 180), (photographs[1], 240))):
+        image = Image.fromarray(array).resize((side, side * 3 // 4), Image.Resampling.BICUBIC)
+        picture = Picture.of(png_of(image))
+        name = record_id("photographs", str(number))
+        records.append(Record(name, "photographs", picture, "a photograph", licence="CC0-1.0"))
+    store = Store.create(tmp_path / "roots")
+    with store.writing():
+        store.append(records)
+    server.set(rules=[{"content": {"instructions": PROPOSED[:1]}}])
+    server.clear()
+    plan = {"name": "p", "roots": {"store": str(tmp_path / "roots")}, "vlm": vlm(server)}
+    found = synthesize(tmp_path / "a", plan_of({**plan, "steps": [PROPOSE, EDIT, {"step": "dedupe"}]}))
+    assert found.steps[0].dropped == {"picture like an earlier root's": 1}
+    assert (server.counts()["requests"], found.kept) == (2, 2)
+    made = Store.open(tmp_path / "a" / "store").records([0])[0]
+    assert (made.inputs[0].digest, made.root) == (records[0].target.digest, records[0].root)

@@ -43,16 +43,17 @@ class Stopped(BaseException):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made") / "whole"
-    synthesize(folder, a_plan(*STEPS))
+    synthesize(folder, a_plan(*STEPS, count=8))
     return content(folder)
 
 
+@pytest.mark.slow_but_first
 @pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
 def test_a_run_that_is_stopped_at_any_write_goes_on(tmp_path, monkeypatch, undisturbed, late) -> None:
-    plan, stops = a_plan(*STEPS), 0
+    plan, stops = a_plan(*STEPS, count=8), 0
     for owner, name, numbers in (
-        (Ledger, "add", (2, 9)),
-        (Store, "append", (2, 3)),
+        (Ledger, "add", (2, 6)),
+        (Store, "append", (2,)),
         (Store, "commit", (1, 2)),
         (Folder, "write", (6,)),
     ):
@@ -64,7 +65,7 @@ def test_a_run_that_is_stopped_at_any_write_goes_on(tmp_path, monkeypatch, undis
                 except Stopped:
                     stops += 1
     synthesize(tmp_path / "a", plan)
-    assert stops >= 5, "the stops came too late to say anything"
+    assert stops >= 4, "the stops came too late to say anything"
     assert content(tmp_path / "a") == undisturbed
 
 

@@ -15,6 +15,8 @@ from support.syntheses import a_plan, synthesize
 
 from tagmoe.data.store.store import Store
 from tagmoe.errors import UsageError
+from tagmoe.evaluate.answers import answer
+from tagmoe.factory import editor_process
 from tagmoe.factory.folder import Folder
 from tagmoe.pictures import load_image
 
@@ -98,11 +100,11 @@ def test_another_editor_needs_another_folder_and_another_check_does_not(tmp_path
 
 def test_quotas_are_met_by_survivors_and_no_more_roots_are_tried(tmp_path) -> None:
     quotas = {"least": {"light": 2, "add": 1}, "round": 4}
-    found = synthesize(tmp_path / "a", a_plan(*STEPS, count=60, unit=4, quotas=quotas))
+    found = synthesize(tmp_path / "a", a_plan(*STEPS, count=40, unit=4, quotas=quotas))
     assert all(have >= wanted for have, wanted in found.quotas.values())
     tried = found.steps[0].before
-    assert tried < 40
-    assert synthesize(tmp_path / "a", a_plan(*STEPS, count=60, unit=4, quotas=quotas)).steps[0].before == tried
+    assert tried < 30
+    assert synthesize(tmp_path / "a", a_plan(*STEPS, count=40, unit=4, quotas=quotas)).steps[0].before == tried
 
 
 def test_of_several_seeds_the_best_is_kept_and_the_worse_are_its_rejected_pictures(tmp_path) -> None:
@@ -130,6 +132,10 @@ def test_roots_on_a_benchmark_are_refused_before_they_are_edited(tmp_path) -> No
     found = synthesize(tmp_path / "a", a_plan(EDIT, count=4, benchmarks=[str(tmp_path / "bench")]))
     assert found.steps[0].dropped == {"benchmark picture": 1}
     assert found.steps[1].before == found.kept == 3
+
+
+def test_the_process_of_an_editor_catches_what_answers_catch() -> None:
+    assert editor_process.RAISED == answer.RAISED
 
 
 @pytest.mark.slow

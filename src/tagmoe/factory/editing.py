@@ -168,6 +168,9 @@ def edit(
     store = work.folder.store(CANDIDATES)
     noted = store.notes(_note(work.place))
     waiting = [unit for unit in units if _note(work.place, unit) not in noted]
+    for unit in set(units) - set(waiting):
+        # A kill right after the commit of a unit leaves its file.
+        work.ledger(unit).remove()
     if not waiting:
         return
     # The store is locked from here on: two commands never make the same pictures at once.

@@ -8,7 +8,7 @@ candidates; the stores follow from them, a fragment at a time, each in one commi
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -34,6 +34,7 @@ BLANK = "blank"
 LOST = "another picture of the same words is better"
 SAME_WORDS = "the root has a sample with these words"
 SAME_PICTURE = "the root has a sample with this picture"
+READ_ROWS = 32
 LIGHT = ("id", "parent", "root", "instruction", "native_task", "tags", "origin", "licence")
 """What is read of a candidate without its pictures."""
 
@@ -116,13 +117,13 @@ class Gathering:
         words = {number: f"{rows[number]['root']}\0{self._words(rows[number])[0]}" for number in taken}
         there = known.among(list(words.values()))
         pictures: dict[str, list[np.ndarray]] = defaultdict(list)
-        roots = [rows[number]["root"] for number in taken]
+        roots = Counter(rows[number]["root"] for number in taken)
         for number, row in enumerate(rows):
             reason = ""
             if number in words:
                 reason = SAME_WORDS if words[number] in there else ""
                 there.add(words[number])
-                if not reason and roots.count(row["root"]) > 1:
+                if not reason and roots[row["root"]] > 1:
                     (record,) = candidates.records([first + number])
                     picture = np.asarray(load_image(record.target.data))
                     if any(numbers(one, picture)["copied"] < DEFAULT["copied"] for one in pictures[row["root"]]):
@@ -151,13 +152,13 @@ class Gathering:
     ) -> Iterator[tuple[Record, list[Maker]]]:
         numbers_of = {row["id"]: first + number for number, row in enumerate(rows)}
         groups = self._groups(rows)
-        for row in rows:
-            if not self._stands(row):
-                continue
-            group = groups[row["parent"], row["instruction"], _place_of(row)]
-            losers = self._losers(group, row)
-            chosen = candidates.records([numbers_of[one["id"]] for one in (row, *losers)])
-            record, rejected = chosen[0], [replace(one.target, role="rejected") for one in chosen[1:]]
+        standing = [row for row in rows if self._stands(row)]
+        chosen = [
+            (row, *self._losers(groups[row["parent"], row["instruction"], _place_of(row)], row)) for row in standing
+        ]
+        wanted = [[numbers_of[one["id"]] for one in some] for some in chosen]
+        for row, read in zip(standing, _read(candidates, wanted), strict=True):
+            record, rejected = read[0], [replace(one.target, role="rejected") for one in read[1:]]
             instruction, further, salvaged = self._words(row)
             makers = [*_makers(row), *self._later_makers(row, salvaged)]
             scores = {} if not self._has_judge else {"judge": score_of(row, self._looked)}
@@ -204,11 +205,20 @@ class Gathering:
         self, candidates: Store, first: int, rows: Sequence[dict[str, Any]]
     ) -> Iterator[tuple[Record, list[Maker], str]]:
         """The candidates that a step found wanting; one that only lost the choice is no failure."""
-        for number, row in enumerate(rows):
-            fate = fate_of(row, self._looked)
-            if fate is not None:
-                (record,) = candidates.records([first + number])
-                yield record, _makers(row), f"step {fate.place + 1}: {fate.reason}"
+        fates = [fate_of(row, self._looked) for row in rows]
+        wanted = [number for number, fate in enumerate(fates) if fate is not None]
+        for number, (record,) in zip(wanted, _read(candidates, [[first + one] for one in wanted]), strict=True):
+            fate = fates[number]
+            assert fate is not None
+            yield record, _makers(rows[number]), f"step {fate.place + 1}: {fate.reason}"
+
+
+def _read(store: Store, wanted: Sequence[Sequence[int]]) -> Iterator[list[Record]]:
+    """The records of these rows, READ_ROWS groups of them at a time."""
+    for start in range(0, len(wanted), READ_ROWS):
+        some = wanted[start : start + READ_ROWS]
+        records = iter(store.records([number for numbers in some for number in numbers]))
+        yield from ([next(records) for _ in numbers] for numbers in some)
 
 
 def _column(plan: Plan, kind: type[Pick | Dedupe]) -> Column | None:

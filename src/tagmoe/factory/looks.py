@@ -7,7 +7,7 @@ blocks, an expression changes two. The thresholds were set on TagWorld's true ta
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -35,6 +35,8 @@ ALIKE = 0.8
 """Correlation from which a block counts as equal in both pictures."""
 SAME = 3.0
 """Most grey levels by which the means of two blocks differ in a picture that was only moved."""
+LEAST_MOVED = 0.1
+"""Below the thresholds of all tasks: a lower number is told as 0, which spares most pictures the search."""
 LEAST_SHIFT = 2
 """Shorter shifts are no fault: styles draw outlines that lie a pixel beside the edge."""
 STRUCTURE = 16.0
@@ -133,16 +135,13 @@ def _moved(source: np.ndarray, output: np.ndarray) -> float:
         return 0.0 if shift is None or np.hypot(*shift) < 1 else 1.0
     if min(height, width) < 4 * REACH:
         return 0.0
-    still, structured = _alike(source, output, 0, 0)
-    is_other = _differ(source, output, 0, 0) >= SAME
-    best = 0.0
-    for down, right in _likely(source, output):
-        if is_other and _differ(source, output, down, right) < SAME:
-            return 1.0
-        alike, there = _alike(source, output, down, right)
-        if there:
-            best = max(best, alike / there - (still / structured if structured else 0.0))
-    return best
+    (still,), (differs,) = _compared(source, output, [(0, 0)])
+    if still >= 1 - LEAST_MOVED:
+        return 0.0  # a shift could win no more blocks than are left
+    alike, others = _compared(source, output, _likely(source, output))
+    if differs >= SAME > others.min():
+        return 1.0
+    return max(0.0, float(alike.max() - max(still, 0.0)))
 
 
 def _likely(source: np.ndarray, output: np.ndarray) -> list[tuple[int, int]]:
@@ -162,33 +161,28 @@ def _edges(grey: np.ndarray) -> np.ndarray:
     return np.asarray(edges - edges.mean(), np.float32)
 
 
-def _inner(source: np.ndarray, output: np.ndarray, down: int, right: int) -> tuple[np.ndarray, np.ndarray]:
-    """The blocks of both pictures with the shift undone; (blocks, 64) each.
+def _compared(
+    source: np.ndarray, output: np.ndarray, shifts: Sequence[tuple[int, int]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of each shift, undone: (shifts,) the share of equal blocks among those with structure in either picture, -1 where
+    none has any, and (shifts,) how far the means of two blocks are apart where they are farthest.
 
     The border came into view with a shift, so it is left out of every comparison, whatever the shift.
     """
-    height, width = output.shape
-    rows, columns = slice(REACH, height - REACH), slice(REACH, width - REACH)
-    before = source[rows.start - down : rows.stop - down, columns.start - right : columns.stop - right]
-    return _blocks(before), _blocks(output[rows, columns])
-
-
-def _differ(source: np.ndarray, output: np.ndarray, down: int, right: int) -> float:
-    first, second = _inner(source, output, down, right)
-    return float(np.abs(first.mean(axis=1) - second.mean(axis=1)).max())
-
-
-def _alike(source: np.ndarray, output: np.ndarray, down: int, right: int) -> tuple[int, int]:
-    """(blocks with structure in both that are equal, blocks with structure in either) with the shift undone."""
-    first, second = _inner(source, output, down, right)
-    spread, other = first.var(axis=1), second.var(axis=1)
-    together = ((first - first.mean(axis=1, keepdims=True)) * (second - second.mean(axis=1, keepdims=True))).mean(
-        axis=1
-    )
-    correlation = together / np.sqrt(np.maximum(spread * other, 1e-6))
-    both = np.minimum(spread, other) > STRUCTURE
-    either = np.maximum(spread, other) > STRUCTURE
-    return int((both & (correlation > ALIKE)).sum()), int(either.sum())
+    rows, columns = (slice(REACH, side - REACH) for side in output.shape)
+    moved = [
+        source[rows.start - down : rows.stop - down, columns.start - right : columns.stop - right]
+        for down, right in shifts
+    ]
+    first, second = np.stack([_blocks(one) for one in moved]), _blocks(output[rows, columns])
+    means, mean = first.mean(axis=2), second.mean(axis=1)
+    first, second = first - means[..., None], second - mean[:, None]
+    spread, other = np.square(first).mean(axis=2), np.square(second).mean(axis=1)
+    correlation = np.einsum("sbp,bp->sb", first, second) / BLOCK**2 / np.sqrt(np.maximum(spread * other, 1e-6))
+    alike = (np.minimum(spread, other) > STRUCTURE) & (correlation > ALIKE)
+    either = (np.maximum(spread, other) > STRUCTURE).sum(axis=1)
+    shares = np.where(either > 0, alike.sum(axis=1) / np.maximum(either, 1), -1.0)
+    return shares, np.abs(means - mean).max(axis=1)
 
 
 def _blocks(grey: np.ndarray) -> np.ndarray:

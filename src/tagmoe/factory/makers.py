@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import pyarrow as pa
@@ -75,8 +75,3 @@ def check_makers(makers: Iterable[Maker], *, refuse: bool) -> list[str]:
 def lineage(makers: Iterable[Maker]) -> str:
     """The value of LINEAGE."""
     return json.dumps([maker.model_dump(exclude_defaults=True) for maker in makers], sort_keys=True)
-
-
-def makers_of(value: str) -> list[Mapping[str, Any]]:
-    """The makers of a value of LINEAGE, as plain data."""
-    return list(json.loads(value))

@@ -271,7 +271,7 @@ class Plan(Part):
         for name, before, after in zip(names[1:], stages, stages[1:], strict=False):
             if after < before:
                 raise ValueError(f"the step {name} comes too late; the order is {', '.join(sum(STAGES, ()))}")
-        twice = [name for name in MADE_ONCE if names.count(name) > 1]
+        twice = [name for name in MADE_ONCE if sum(name == one for one in names) > 1]
         if twice:
             raise ValueError(f"the step {twice[0]} stands twice")
         if "edit" not in names:

@@ -7,7 +7,6 @@ an earlier root's. The rules of the first two are those of `tagmoe data import`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,10 @@ import numpy as np
 from tagmoe.data.sources.benchmark_pictures import BenchmarkPictures, benchmark_pictures, look_of
 from tagmoe.data.sources.importing import Limits, import_source
 from tagmoe.data.sources.registry import open_source
-from tagmoe.data.store.record import Picture, Record
+from tagmoe.data.store.record import Record
 from tagmoe.data.store.store import Store
 from tagmoe.factory.folder import Folder
-from tagmoe.factory.plan import Dedupe, Plan
+from tagmoe.factory.plan import Dedupe, Plan, Propose
 from tagmoe.factory.requests import Wish
 from tagmoe.tags import TAGS
 
@@ -61,7 +60,8 @@ class Admission:
     def __init__(self, folder: Folder, plan: Plan, store: Store, limits: Limits) -> None:
         self._folder, self._store, self._limits = folder, store, limits
         step = next((step for _, step in plan.of_kind(Dedupe)), None)
-        self._distance = None if step is None else step.distance
+        # Roots that bring their own words may share a picture: then the words tell them apart.
+        self._distance = None if step is None or not plan.of_kind(Propose) else step.distance
         self._known = BenchmarkPictures(distance=self._distance or 0.0)
 
     def refused(self, unit: int, rows: Sequence[int]) -> dict[int, str]:
@@ -79,6 +79,8 @@ class Admission:
         digests: list[str] = []
         looks: list[str] = []
         before = self._known
+        if self._distance is None and not self._limits.refused_pictures.digests:
+            return {"rows": len(rows), "refused": self._by_licence(rows), "digests": [], "looks": []}
         for start in range(0, len(rows), READ_ROWS):
             some = rows[start : start + READ_ROWS]
             for row, record in zip(some, self._store.records(some), strict=True):
@@ -90,15 +92,17 @@ class Admission:
         self._known = before
         return {"rows": len(rows), "refused": refused, "digests": digests, "looks": looks}
 
+    def _by_licence(self, rows: Sequence[int]) -> dict[str, str]:
+        """What is refused where no picture needs to be looked at."""
+        licences = self._store.take(list(rows), ["licence"])["licence"].to_pylist()
+        found = zip(rows, map(self._limits.licence_refusal, licences), strict=True)
+        return {str(row): reason for row, reason in found if reason is not None}
+
     def _alike(self, record: Record, digests: list[str], looks: list[str]) -> str | None:
         """Why a root is like an earlier one with the same words; else it is known from now on."""
         assert self._distance is not None
         picture = next(iter(record.inputs), record.target)
-        # Roots that bring their own words may share a picture: then the words tell them apart.
-        named = replace(picture, role="source")
-        if record.inputs:
-            return None
-        if self._known.has(named) or self._known.has_like(named):
+        if self._known.has(picture) or self._known.has_like(picture):
             return LIKE_ANOTHER
         found = look_of(picture) if self._distance else None
         digests.append(picture.digest)
@@ -134,8 +138,3 @@ def own_wishes(store: Store, rows: Sequence[int]) -> dict[int, list[Wish]]:
 def tag_names(tags: Sequence[int] | None) -> list[str]:
     """The names of tags; empty where they are not known."""
     return [TAGS[index].name for index in tags or ()]
-
-
-def picture_of(root: Record) -> Picture:
-    """The picture of a root that is shown and edited."""
-    return next(iter(root.inputs), root.target)

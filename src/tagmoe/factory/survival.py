@@ -288,7 +288,8 @@ def estimate(plan: Plan, roots: int, measured: Mapping[str, Any] | None = None) 
     said are None.
     """
     known = {step["title"]: step for step in (measured or {}).get("steps", ())}
-    rows, found = float(roots), list[Estimate]()
+    rows = float(roots)
+    found: list[Estimate] = []
     for place, step in enumerate(plan.steps):
         title = f"{place + 1} {step.step}"
         if isinstance(step, Propose):

@@ -33,6 +33,7 @@ from tagmoe.factory.makers import Maker, check_makers, family_of, may_train
 from tagmoe.factory.plan import (
     Annotate,
     Check,
+    Dedupe,
     Edit,
     Invert,
     Judge,
@@ -241,6 +242,8 @@ class Run:
             "seed": plan.seed,
             "name": [plan.name, plan.dataset],
             "benchmarks": list(plan.benchmarks),
+            "accepted licences": sorted(plan.accept_licences),
+            "distance of roots": [step.distance for _, step in plan.of_kind(Dedupe) if plan.of_kind(Propose)],
         }
         return {"fixed": fixed, "plan": plan.model_dump(mode="json"), "version": __version__}
 

@@ -12,7 +12,7 @@ import typer
 
 from tagmoe.cli.eval.editors import EditorOptions
 from tagmoe.cli.options import MOST_PROCESSES, AsJson, Engine, EngineName, RayAddress
-from tagmoe.cli.output import log, print_result
+from tagmoe.cli.output import log, print_result, stdout_to_stderr
 from tagmoe.cli.progress import count_bar
 from tagmoe.cli.vlm_options import need_vlm_extra, open_vlm
 from tagmoe.config import find_plan
@@ -61,9 +61,10 @@ def synthesize(
 
     check_engine(engine.value, workers, address)
     means = Means(_editor, _vlm, count_bar, log, engine.value, workers, address)
-    run = Run(read, folder, means)
     started = time.perf_counter()
-    run.run()
+    # An editor is code of others, and may print: stdout is for the result.
+    with stdout_to_stderr():
+        Run(read, folder, means).run()
     found = survival(folder, read)
     write_survival(folder, read, found)
     seconds = time.perf_counter() - started
@@ -128,7 +129,7 @@ def _print_estimate(plan: Plan, folder: Any, *, as_json: bool) -> None:
             "left": round(step.left),
             "share": round(step.share, 4),
             "of": step.of,
-            "hours": None if step.seconds is None else float(f"{step.rows * step.seconds / 3600:.4g}"),
+            "seconds": None if step.seconds is None else round(step.rows * step.seconds, 3),
         }
         for step in steps
     ]
@@ -136,7 +137,7 @@ def _print_estimate(plan: Plan, folder: Any, *, as_json: bool) -> None:
         "roots": roots,
         "steps": rows,
         "kept": round(kept),
-        "hours": float(f"{sum(seconds) / 3600:.4g}"),
+        "seconds": round(sum(seconds), 3),
         "without_seconds": unknown,
         "cost": round(cost, 4),
         "cost_a_sample": round(cost / kept, 6) if kept else None,

@@ -102,11 +102,17 @@ class Limits:
     batch_rows: int = BATCH_ROWS
     batch_bytes: int = BATCH_BYTES
 
+    def licence_refusal(self, licence: str) -> str | None:
+        """Why records of this licence must not come in."""
+        if licence not in self.accepted_licences and is_restricted(licence):
+            return f"licence {licence} not accepted"
+        return None
+
     def refusal(self, record: Record) -> str | None:
         """Why a record must not come in."""
-        accepted, refused = self.accepted_licences, self.refused_pictures
-        if record.licence not in accepted and is_restricted(record.licence):
-            return f"licence {record.licence} not accepted"
+        refused = self.refused_pictures
+        if (reason := self.licence_refusal(record.licence)) is not None:
+            return reason
         if not refused.digests:
             return None
         if any(map(refused.has, (*record.images, record.target))):

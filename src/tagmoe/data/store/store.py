@@ -153,7 +153,8 @@ class Store:
     @property
     def record_columns(self) -> tuple[str, ...]:
         """The columns of SCHEMA that the store has; a store of an older version gets the others when it is written."""
-        return tuple(name for name in SCHEMA.names if name in self.columns)
+        there = set(self.columns)  # asked once: Lance makes the schema anew each time
+        return tuple(name for name in SCHEMA.names if name in there)
 
     @property
     def schema(self) -> pa.Schema:
