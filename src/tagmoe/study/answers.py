@@ -103,7 +103,7 @@ def collect_answers(manifest: Manifest, path: Path) -> Collected:
         for person, (wrong, seen) in failed.items()
         if wrong >= manifest.failed_checks * seen
     )
-    count = defaultdict(int)
+    count: dict[int, int] = defaultdict(int)
     for page in pages:
         count[page.person] += 1
     consented = [number for number, person in kept.people.items() if person["consented"] is not None]

@@ -75,6 +75,7 @@ def build(
         given = [None if case.source is None else load_picture(case.source, study)]
         given += [load_picture(output, study) for output in case.outputs]
         for name, image in zip(manifest.names, given[1:], strict=True):
+            assert image is not None
             reframed[name] += not _same_shape(image.size, frame)
         files_ = [None if image is None else png_of(framed(image, frame)) for image in given]
         length = max(len(data) for data in files_ if data is not None) + 12

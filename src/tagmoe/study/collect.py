@@ -163,11 +163,11 @@ def collect(
     while len(found) < wanted and any(strata.values()):
         for stratum in sorted(strata):
             while len(found) < wanted and strata[stratum]:
-                case = _with_outputs(strata[stratum].pop(), material, study)
-                if isinstance(case, StudyCase):
-                    found.append(case)
+                made = _with_outputs(strata[stratum].pop(), material, study)
+                if isinstance(made, StudyCase):
+                    found.append(made)
                     break
-                left_out.append(case)
+                left_out.append(made)
     if count is not None and len(found) < count:
         why = f"; {left_out[0].id!r} is left out because {left_out[0].reason}" if left_out else ""
         raise UsageError(f"Only {len(found)} of {count} cases have an output of every method{why}.")
