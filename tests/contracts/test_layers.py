@@ -56,6 +56,8 @@ LIGHT = (
     "tagmoe.pipeline.memory.plans",
     "tagmoe.report.pages",
     "tagmoe.rewrite.rewriter",
+    "tagmoe.study.analysis",
+    "tagmoe.study.store",
     "tagmoe.tags",
     "tagmoe.weights.convert_release",
     "tagmoe.weights.presets",

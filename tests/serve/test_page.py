@@ -208,6 +208,7 @@ def test_text_alone_draws_a_picture_and_enter_is_enough(visit: Any) -> None:
     page.keyboard.press("Enter")
     page.locator("#picture img").wait_for()
     page.get_by_text("1 picture in").wait_for()
+    assert page.locator("#picture img").is_visible()
     shot(page, "generated")
 
 

@@ -107,10 +107,10 @@ class Visitor:
     def consent(self) -> Any:
         return self.ask("/api/consent", {"language": "en", "expertise": "", "screen": "large"}).json()
 
-    def answer(self, number: int, position: int = 0, **other: Any) -> httpx2.Response:
+    def answer(self, page: int, position: int = 0, **other: Any) -> httpx2.Response:
         body = {
-            "number": number,
-            "attempt": f"attempt{number:04}",
+            "number": page,
+            "attempt": f"attempt{page:04}",
             "choices": dict.fromkeys(("reference", "prompt", "overall"), position),
             "shown_ms": 1000,
             "zooms": 0,

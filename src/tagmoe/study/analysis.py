@@ -81,7 +81,7 @@ class Analysis:
 
 
 def analyze(manifest: Manifest, collected: Collected, *, draws: int = DRAWS, seed: int = 0) -> Analysis:
-    """Analyze the answers after the plan. Raises MissingError without choix and krippendorff."""
+    """Analyze the answers of the user study (paper sec. 4.6). Raises MissingError without choix, krippendorff."""
     require("study", purpose="The analysis of a study")
     table, everybody = collected.table(manifest), collected.table(manifest, everybody=True)
     bootstrap = Bootstrap(draws, seed)

@@ -47,7 +47,7 @@ def plan(
     languages: Sequence[str] = ("en",),
     ours: str | None = None,
 ) -> Manifest:
-    """The frozen manifest of a study that will lie in the folder `study`; nothing is written.
+    """The frozen manifest of the user study (paper sec. 4.6) that will lie in the folder `study`; nothing is written.
 
     cases, methods: as `tagmoe.study.collect.read_material` takes them. ours: by default the first method. Raises
     UsageError.

@@ -29,10 +29,12 @@ PAGE = "report.html"
 FILES = (PAGE, "report.json", "rates.csv", "differences.csv", "answers.csv", "figure.svg")
 SIMULATED = "SIMULATED: no person gave these answers. They show that the tools work, and say nothing about the methods."
 COVERAGE = (
-    "In simulations with people who differ and cases that differ, the two-way interval held the truth in {sparse} of "
-    "350 answer sets (5 or 6 pages a person) and in {crossed} of 3,250 (every person, every case); the case-clustered "
-    "one in {sparse_case} and {crossed_case}, Wilson's in {sparse_naive} and {crossed_naive}."
+    "By simulation (65 people, 50 cases, 7 methods, four strengths of differences between cases and people), the "
+    "two-way interval held the true rate in 0.93 to 0.96 of 350 answer sets (0.928 where it did worst, so just below "
+    "0.93) and in 0.94 to 0.95 of 3,250; the case-clustered one in 0.86 to 0.95 and 0.69 to 0.93, Wilson's in 0.79 to "
+    "0.94 and 0.35 to 0.73."
 )
+"""Measured by tests/study/test_coverage.py; 2,000 and 1,000 intervals, two standard errors about 0.01."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +229,7 @@ def render(analysis: Analysis, figure: str | NotDrawn, *, about: Mapping[str, st
         checklist=checklist(analysis, reframed),
         checks=(sum(a for a, _ in analysis.collected.failed.values()), _seen(analysis)),
         seconds=_seconds(analysis),
-        coverage="",
+        coverage=COVERAGE,
         about=about,
     )
 

@@ -194,7 +194,7 @@ def _refused(error: Exception) -> NoReturn:
 
 
 def make_app(manifest: Manifest, key: Key, store: Store, study: Path, *, is_public: bool = False) -> FastAPI:
-    """The application. is_public: it listens where other machines reach it."""
+    """The application of the user study (paper sec. 4.6). is_public: it listens where other machines reach it."""
     server = StudyServer(manifest, key, store, study / PUBLIC)
     app = FastAPI(
         title="tagmoe study",

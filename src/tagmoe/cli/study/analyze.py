@@ -12,6 +12,7 @@ import typer
 from tagmoe.cli.options import AsJson, FixedSeed, Force
 from tagmoe.cli.output import check_output_folder, log, print_result, typed_command, write_folder
 from tagmoe.cli.study.options import Study
+from tagmoe.extras import require
 from tagmoe.report.numbers import percent
 
 
@@ -30,6 +31,7 @@ def analyze(
 
     Example: tagmoe study analyze study --out report
     """
+    require("study", purpose="The analysis of a study")
     from tagmoe.study.analysis import analyze as make
     from tagmoe.study.answers import collect_answers
     from tagmoe.study.build import read_key
