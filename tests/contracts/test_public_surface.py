@@ -103,11 +103,7 @@ def surface(store: Path) -> dict[str, Any]:
         "exit codes": exit_codes(),
         "commands": commands(typer.main.get_command(app)),
         "settings": without_words(RunConfig.model_json_schema()),
-        "recipes": {
-            str(path.relative_to(RECIPES)): settings_of(path)
-            for path in sorted(RECIPES.rglob("*.yaml"))
-            if "plans" not in path.parts
-        },
+        "recipes": {str(path.relative_to(RECIPES)): settings_of(path) for path in sorted(RECIPES.rglob("*.yaml"))},
         "store": {field.name: str(field.type) for field in schema},
         "packaged model": {
             str(path.relative_to(MODEL)): digest(path.read_bytes())
