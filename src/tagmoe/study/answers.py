@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,14 +63,14 @@ class Collected:
         rows = [page for page in self.pages if page.trial.kind == "trial" and page.person not in out]
         criteria = manifest.criteria
 
-        def column(of: Callable[[Answered], Sequence[int]]) -> np.ndarray:
-            return np.array([of(page) for page in rows], dtype=np.int64).reshape(len(rows), -1)
+        def table_of(values: list[list[int]]) -> np.ndarray:
+            return np.array(values, dtype=np.int64).reshape(len(rows), len(criteria))
 
         return Table(
-            column(lambda page: [page.person])[:, 0] if rows else np.zeros(0, np.int64),
-            column(lambda page: [page.trial.case])[:, 0] if rows else np.zeros(0, np.int64),
-            column(lambda page: [page.methods[name] for name in criteria]).reshape(len(rows), len(criteria)),
-            column(lambda page: [page.given.choices[name] for name in criteria]).reshape(len(rows), len(criteria)),
+            np.array([page.person for page in rows], dtype=np.int64),
+            np.array([page.trial.case for page in rows], dtype=np.int64),
+            table_of([[page.methods[name] for name in criteria] for page in rows]),
+            table_of([[page.given.choices[name] for name in criteria] for page in rows]),
         )
 
 
@@ -104,7 +103,7 @@ def collect_answers(manifest: Manifest, path: Path) -> Collected:
         for person, (wrong, seen) in failed.items()
         if wrong >= manifest.failed_checks * seen
     )
-    count: defaultdict[int, int] = defaultdict(int)
+    count: dict[int, int] = defaultdict(int)
     for page in pages:
         count[page.person] += 1
     consented = [number for number, person in kept.people.items() if person["consented"] is not None]

@@ -203,7 +203,8 @@ def _picture(path: Path, study: Path) -> Picture:
 def load_picture(picture: Picture, study: Path) -> Any:
     """A picture of the manifest, upright RGB. Raises DataError where it is gone or another one than was planned."""
     try:
-        image = load_image(study / picture.path)
+        # The path was made between resolved folders; the study's own need not be there yet.
+        image = load_image(Path(os.path.normpath(study.resolve() / picture.path)))
     except ImageError as error:
         raise DataError(f"A picture of the study is gone: {str(error).rstrip('.')}.") from None
     if digest_of_pixels(image) != picture.pixels:
