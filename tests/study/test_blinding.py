@@ -17,6 +17,8 @@ from tagmoe.study.build import PICTURES, TIME, frame_of, framed, padded
 from tagmoe.study.manifest import PUBLIC, StudyCase
 
 LENGTH = "content-length"
+OF_FILES = ("length", "headers", "chunks", "size", "first", "rank")
+"""What is the same whenever a picture is seen."""
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +40,7 @@ def seen_by_clients(study: Study) -> list[tuple[int, dict[str, Any]]]:
     """(method, what is seen of the picture but its pixels) for every picture of every person, over HTTP."""
     found = []
     method_of = {name: m for case in study.key.names for m, name in enumerate(case[1:])}
+    case_of = {name: number for number, case in enumerate(study.key.names) for name in case}
     with serving_study(study) as server:
         fetched = {name: server.client.get(f"{server.url}/pictures/{name}.png") for name in method_of}
         for number in range(study.manifest.people):
@@ -50,6 +53,8 @@ def seen_by_clients(study: Study) -> list[tuple[int, dict[str, Any]]]:
                     answer = fetched[name]
                     headers = {key: value for key, value in answer.headers.items() if key not in ("date", LENGTH)}
                     facts = {
+                        "name": name,
+                        "case": case_of[name],
                         "position": position,
                         "length": len(answer.content) - longest,
                         "headers": tuple(headers.items()),
@@ -64,12 +69,24 @@ def seen_by_clients(study: Study) -> list[tuple[int, dict[str, Any]]]:
     return found
 
 
+def halves(seen: list[tuple[int, dict[str, Any]]], feature: str) -> tuple[list[Any], list[Any]]:
+    """Of what each person sees anew, every second sighting. What a file keeps counts once, and a case is in one half:
+    names are drawn once a case, so that more sightings of it say nothing more."""
+    if feature not in OF_FILES:
+        return seen[::2], seen[1::2]
+    once = {facts["name"]: (method, facts) for method, facts in seen}
+    cases = sorted({facts["case"] for _, facts in once.values()})
+    learnt = set(cases[::2])
+    found = [[one for one in once.values() if (one[1]["case"] in learnt) is half] for half in (True, False)]
+    return found[0], found[1]
+
+
 def guessed(seen: list[tuple[int, dict[str, Any]]], feature: str) -> float:
     """The share of pictures whose method the best rule of this feature names, found on one half, tried on the other."""
+    known, rest = halves(seen, feature)
     learned: dict[Any, Counter[int]] = defaultdict(Counter)
-    for method, facts in seen[::2]:
+    for method, facts in known:
         learned[facts[feature]][method] += 1
-    rest = seen[1::2]
     hits = sum(bool(learned[facts[feature]]) and learned[facts[feature]].most_common(1)[0][0] == m for m, facts in rest)
     return hits / len(rest)
 
@@ -77,15 +94,18 @@ def guessed(seen: list[tuple[int, dict[str, Any]]], feature: str) -> float:
 def test_the_method_cannot_be_guessed_from_anything_but_pixels(study: Study) -> None:
     seen = seen_by_clients(study)
     assert len(seen) > 140
-    for feature in seen[0][1]:
-        # 4.5 standard errors above chance for about 75 pictures
-        assert guessed(seen, feature) < 1 / 3 + 4.5 * (2 / 9 / (len(seen) / 2)) ** 0.5, feature
+    for feature in (*OF_FILES, "position", "keys"):
+        # 4.5 standard errors above chance: for about 84 sightings, or 24 pictures of 8 cases
+        tried = len(halves(seen, feature)[1])
+        assert guessed(seen, feature) < 1 / 3 + 4.5 * (2 / 9 / tried) ** 0.5, feature
     same = ("length", "headers", "chunks", "size")
     assert [feature for feature in same if len({facts[feature] for _, facts in seen}) != 1] == []
 
 
 def test_the_guesser_finds_what_leaks() -> None:
-    leaky = [(n % 3, {"length": 100 + n % 3, "position": (n * 7) % 5}) for n in range(300)]
+    leaky = [
+        (n % 3, {"length": 100 + n % 3, "position": (n * 7) % 5, "name": str(n), "case": n // 3}) for n in range(300)
+    ]
     assert guessed(leaky, "length") == 1.0
     assert guessed(leaky, "position") < 0.6
 
