@@ -1,6 +1,7 @@
 # make demo   set up, edit test cases with the packaged model, write demo/report.html
 # make test   set up, run the default tests (all but the slow ones)
 # make check  set up, run ruff, mypy and the default tests
+# make path   set up, go the whole way from a pile of pictures to an editor
 VENV   := .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
@@ -8,7 +9,7 @@ FITS   := -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)
 # the first interpreter that runs and is 3.11 or 3.12
 PYTHON ?= $(shell for p in python3 python3.11 python3.12; do $$p $(FITS) 2>/dev/null && echo $$p && break; done)
 
-.PHONY: demo test test-all test-real test-peers lint check bench docs setup clean experiment experiment-pause experiment-status
+.PHONY: demo path test test-all test-real test-peers lint check bench docs setup clean experiment experiment-pause experiment-status
 
 # The registered experiment (docs/results/registered/conflict.md): hours of one core at the lowest priority. It goes on
 # from where it was stopped; commit the finished runs in EXPERIMENT_RUNS.
@@ -28,6 +29,12 @@ experiment-status: $(READY)
 
 demo: $(READY)
 	$(VENV)/bin/tagmoe demo --out demo --force
+
+# from a pile of pictures to an editor, at the size of a toy (docs/full_path.md)
+PATH_OUT ?= runs/full-path
+path: $(READY)
+	rm -rf $(PATH_OUT)
+	PATH="$(abspath $(VENV))/bin:$$PATH" bash recipes/full_path.sh $(PATH_OUT)
 
 test: $(READY)
 	$(PY) -m pytest

@@ -25,7 +25,7 @@ LEVELS = (
     ("serve", "train"),
     ("factory", "laboratory", "study"),
     ("cli",),
-    ("__main__",),
+    ("__main__", "recipes"),
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 # Within a level no room imports another, but these two of the ground floor serve the others on it.
