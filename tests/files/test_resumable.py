@@ -208,16 +208,39 @@ def test_a_second_process_is_refused_and_disturbs_nothing(plan, tmp_path) -> Non
 SLOW = """
 import sys, time
 from pathlib import Path
-from tagmoe.files.resumable import Made, PlannedFile, write_folder
+from tagmoe.files.resumable import Made, PlannedFile, partial_folder, write_folder
+
+target = Path(sys.argv[1])
 
 def chunks():
     yield b"x" * 1000
+    # the first file gets its name once it is on the disk, while this one is written
+    while not (partial_folder(target) / "one").exists():
+        time.sleep(0.01)
     print("in the middle", flush=True)
     time.sleep(60)
 
 files = [PlannedFile("one", (b"1" * 1000,)), PlannedFile("two", (Made(2000, chunks),))]
-write_folder(Path(sys.argv[1]), files, fingerprint={"a": 1})
+write_folder(target, files, fingerprint={"a": 1})
 """
+
+
+def test_a_disk_that_is_full_at_a_sync_leaves_nothing_half_written(tmp_path, monkeypatch) -> None:
+    """Some file systems say so only then, and by then the next file is being written."""
+    plan = [PlannedFile(name, (name.encode() * 1000,)) for name in ("one", "two", "three")]
+    sync, failed = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith("two.tmp") and not failed:
+            failed.append(descriptor)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(TagMoEError, match=r"0\.0 MB more are needed; 1 of 3 files are finished and kept"):
+        write_folder(tmp_path / "out", plan, fingerprint={})
+    assert sorted(content(partial_folder(tmp_path / "out"))) == ["one", NOTE]
+    assert write_folder(tmp_path / "out", plan, fingerprint={}).kept == ("one",)
 
 
 def test_a_kill_in_the_middle_leaves_finished_files_and_frees_the_lock(tmp_path) -> None:

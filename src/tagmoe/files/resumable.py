@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -217,18 +218,17 @@ def _fill(partial: Path, target: Path, files: Sequence[PlannedFile], progress: P
             progress(done, total)
 
     count(0)
-    for number, file in enumerate(missing):
-        try:
-            _write_file(partial / file.name, file, count)
-        except OSError as error:
-            if error.errno not in FULL:
-                raise
-            left = sum(file.nbytes for file in missing[number:])
-            finished = len(kept) + number
-            raise TagMoEError(
-                f"The disk of {str(target)!r} is full: {size_text(left)} more are needed; {finished} of {len(files)} "
-                "files are finished and kept, so free some space and run the same command again."
-            ) from error
+    try:
+        _write_all_files(partial, missing, count)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        left = sum(file.nbytes for file in missing if not (partial / file.name).exists())
+        finished = sum((partial / file.name).exists() for file in files)
+        raise TagMoEError(
+            f"The disk of {str(target)!r} is full: {size_text(left)} more are needed; {finished} of {len(files)} "
+            "files are finished and kept, so free some space and run the same command again."
+        ) from error
     for folder in {partial, *((partial / file.name).parent for file in files)}:
         _sync_folder(folder)
     put_in_place(partial, target)
@@ -245,24 +245,59 @@ def _is_finished(path: Path, planned: PlannedFile) -> bool:
         return handle.read(len(head)) == head
 
 
-def _write_file(path: Path, planned: PlannedFile, count: Callable[[int], None]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.tmp")
-    try:
-        with unfinished.open("wb", buffering=0) as handle:
-            for piece in planned.pieces:
-                if isinstance(piece, ByteRange):
-                    _copy_range(piece, handle.fileno(), count)
-                    continue
-                for chunk in (piece,) if isinstance(piece, bytes) else piece.chunks():
-                    _write_all(handle.fileno(), chunk)
-                    count(len(chunk))
-            os.fsync(handle.fileno())
-        if unfinished.stat().st_size != planned.nbytes:
-            raise OSError(errno.EIO, f"{path.name} has {unfinished.stat().st_size} bytes, not {planned.nbytes}")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+def _write_all_files(partial: Path, files: Sequence[PlannedFile], count: Callable[[int], None]) -> None:
+    """Write the files in their order. While one goes to the disk, the next is written already."""
+    with ThreadPoolExecutor(1, "sync") as behind:
+        syncing: Future[None] | None = None
+        for planned in files:
+            file = _Unfinished(partial / planned.name, planned)
+            try:
+                file.write(count)
+                if syncing is not None:
+                    syncing.result()
+                syncing = behind.submit(file.finish)
+            except BaseException:
+                file.discard()
+                raise
+        if syncing is not None:
+            syncing.result()
+
+
+class _Unfinished:
+    """A file under the name FILE.tmp, until all of it is on the disk."""
+
+    def __init__(self, path: Path, planned: PlannedFile) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path, self._planned = path, planned
+        self._own = path.with_name(f"{path.name}.tmp")
+        self._handle = self._own.open("wb", buffering=0)
+
+    def write(self, count: Callable[[int], None]) -> None:
+        """Hand all bytes to the system."""
+        for piece in self._planned.pieces:
+            if isinstance(piece, ByteRange):
+                _copy_range(piece, self._handle.fileno(), count)
+                continue
+            for chunk in (piece,) if isinstance(piece, bytes) else piece.chunks():
+                _write_all(self._handle.fileno(), chunk)
+                count(len(chunk))
+
+    def finish(self) -> None:
+        """Wait until the bytes are on the disk, then give the file its name."""
+        try:
+            os.fsync(self._handle.fileno())
+            self._handle.close()
+            size = self._own.stat().st_size
+            if size != self._planned.nbytes:
+                raise OSError(errno.EIO, f"{self._path.name} has {size} bytes, not {self._planned.nbytes}")
+            os.replace(self._own, self._path)
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Close and remove what has not been finished."""
+        self._handle.close()
+        self._own.unlink(missing_ok=True)
 
 
 def _copy_range(piece: ByteRange, output: int, count: Callable[[int], None]) -> None:

@@ -1,0 +1,215 @@
+"""The real geometry on this machine: 60 blocks of width 3072, 22.7 B parameters, synthetic weights. By hand.
+
+    python benchmarks/full_size.py --parts upcycle,convert,released [--quick] [--dir DISK]
+
+upcycle, convert: a sparse checkpoint in the published layout through `tagmoe upcycle` and `tagmoe convert-release`,
+beside a plain copy of its bytes; each needs 50 GB of the disk for a while, one at a time. released: an edit at the full
+width, few blocks and random weights, from the authors' layout and from its conversion. --quick: one block.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from figures import Figure, report
+from sparse_checkpoints import CONFIG, dense, released, taken, write_sparse
+from upcycle import COMMAND
+
+from tagmoe.weights.shards import read_entries, tensor_bytes
+
+BLOCKS, MIXTURES = 60, 10
+RELEASED_BLOCKS, RELEASED_MIXTURES = 4, 2
+SIDE, STEPS = 256, 2
+RATIO, BEYOND = 1.5, 300e6
+"""Most time of a plain copy, and bytes of memory beyond the largest tensor."""
+
+
+def timed(words: Sequence[str]) -> tuple[float, str]:
+    """Wall seconds of a command with a sync after it, and what it said on stderr."""
+    started = time.perf_counter()
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    os.sync()
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(words[:6])} failed: {done.stderr[-2000:]}")
+    return time.perf_counter() - started, done.stderr
+
+
+def copied(source: Path, target: Path) -> float:
+    """Seconds to copy a folder with all its zeros written."""
+    seconds, _ = timed(["cp", "-r", "--sparse=never", "--reflink=never", str(source), str(target)])
+    shutil.rmtree(target)
+    os.sync()
+    return seconds
+
+
+def streamed(
+    place: Path, name: str, shapes: dict[str, tuple[int, ...]], command: Callable[[Path, Path], list[str]]
+) -> list[Figure]:
+    """A sparse checkpoint of these tensors through a command that streams, beside a copy of the same bytes."""
+    source, target = place / "source", place / "made"
+    total = write_sparse(source / "transformer", shapes)
+    (source / "transformer" / "config.json").write_text(json.dumps(CONFIG | {"num_layers": _blocks(shapes)}))
+    plain = copied(source, place / "copy")
+    seconds, said = timed([sys.executable, "-c", COMMAND, *command(source, target)])
+    peak = int(said.split()[-1]) * 1024
+    entries = read_entries(target / "transformer")
+    written = sum(entry.nbytes for entry in entries.values())
+    largest = max(tensor_bytes("BF16", shape) for shape in shapes.values())
+    shutil.rmtree(target)
+    on_disk = taken(source)
+    shutil.rmtree(source)
+    ratio = (seconds / written) / (plain / total)
+    parameters = sum(int(np.prod(entry.shape)) for entry in entries.values())
+    return [
+        Figure(f"{name}_source", total / 1e9, "GB", note=f"{len(shapes)} tensors; {on_disk / 1e6:.0f} MB of the disk"),
+        Figure(f"{name}_written", written / 1e9, "GB", note=f"{parameters:,} parameters"),
+        Figure(f"{name}_seconds", seconds, "s", note=f"whole process and sync, {written / seconds / 1e6:.0f} MB/s"),
+        Figure(f"{name}_copy_seconds", plain, "s", note=f"cp of the source and sync, {total / plain / 1e6:.0f} MB/s"),
+        Figure(f"{name}_to_copy", ratio, "x", RATIO, note="time a byte written"),
+        Figure(
+            f"{name}_peak", peak / 1e6, "MB", (largest + BEYOND) / 1e6, note=f"largest tensor {largest / 1e6:.0f} MB"
+        ),
+    ]
+
+
+def _blocks(shapes: dict[str, tuple[int, ...]]) -> int:
+    return 1 + max(int(name.split(".")[1]) for name in shapes if name.startswith("transformer_blocks."))
+
+
+def base_pipeline(folder: Path, blocks: int, *, real_autoencoder: bool = False) -> Path:
+    """A base's folder: config of the full width, a text encoder of the full width with one layer and few words.
+
+    real_autoencoder: of Qwen-Image's shape with random weights, else the packaged one's shape.
+    """
+    import torch
+    from diffusers import AutoencoderKLQwenImage
+
+    from tagmoe.pipeline.components import make_autoencoder, make_scheduler, make_text_encoder, train_tokenizer
+
+    tokenizer = train_tokenizer(["make the star blue"], 320)
+    encoder = make_text_encoder(
+        tokenizer, hidden_size=CONFIG["joint_attention_dim"], num_layers=1, num_heads=28, num_kv_heads=4,
+        intermediate_size=256,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    vae = AutoencoderKLQwenImage() if real_autoencoder else make_autoencoder(base_dim=8, z_dim=16)
+    parts: dict[str, Any] = {
+        "text_encoder": encoder, "tokenizer": tokenizer, "vae": vae, "scheduler": make_scheduler()
+    }  # fmt: skip
+    for name, part in parts.items():
+        part.save_pretrained(folder / name)
+    (folder / "transformer").mkdir(exist_ok=True)
+    (folder / "transformer" / "config.json").write_text(json.dumps(CONFIG | {"num_layers": blocks}))
+    index = {
+        "_class_name": "QwenImagePipeline",
+        "transformer": ["diffusers", "QwenImageTransformer2DModel"],
+        "vae": ["diffusers", "AutoencoderKLQwenImage"],
+        "text_encoder": ["transformers", "Qwen2_5_VLForConditionalGeneration"],
+        "tokenizer": ["transformers", "Qwen2Tokenizer"],
+        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+def upcycle(place: Path, blocks: int, mixtures: int) -> list[Figure]:
+    """Qwen-Image's transformer to a mixture."""
+
+    def command(source: Path, target: Path) -> list[str]:
+        # a folder with a config alone is a model's own; with model_index.json it is a pipeline's
+        words = ["upcycle", str(source / "transformer"), str(target / "transformer"), "--no-drift"]
+        target.mkdir()
+        return [*words, "--num-moe-blocks", str(mixtures)]
+
+    return streamed(place, "upcycle", dense(blocks), command)
+
+
+def convert(place: Path, blocks: int, mixtures: int) -> list[Figure]:
+    """The authors' release to a folder of ours; the base's other parts are small here."""
+    base = base_pipeline(place / "base", blocks)
+
+    def command(source: Path, target: Path) -> list[str]:
+        return ["convert-release", str(source / "transformer"), str(base), str(target)]
+
+    return streamed(place, "convert", released(blocks, mixtures), command)
+
+
+def same_edit(place: Path, blocks: int, mixtures: int) -> list[Figure]:
+    """An edit at the full width with random weights: from the authors' layout, and from its conversion."""
+    import torch
+    from PIL import Image
+    from safetensors.torch import save_file
+
+    from tagmoe import TagMoEPipeline
+
+    base, source, target = (
+        base_pipeline(place / "base", blocks, real_autoencoder=True),
+        place / "released",
+        place / "made",
+    )
+    source.mkdir()
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        name: torch.empty(shape, dtype=torch.bfloat16).normal_(0, 0.02, generator=generator) + (len(shape) == 1)
+        for name, shape in released(blocks, mixtures).items()
+    }
+    save_file(weights, source / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+    del weights
+    timed([sys.executable, "-m", "tagmoe", "convert-release", str(source), str(base), str(target)])
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8))
+
+    def drawn(*where: Path, **options: Any) -> tuple[np.ndarray, float]:
+        pipeline = TagMoEPipeline.from_pretrained(*where, dtype=torch.bfloat16, **options)
+        started = time.perf_counter()
+        made = pipeline(
+            "make the star blue", image=photo, height=SIDE, width=SIDE, num_inference_steps=STEPS, true_cfg_scale=1.0,
+            seed=0,
+        )  # fmt: skip
+        return np.asarray(made.images[0]), time.perf_counter() - started
+
+    first, seconds = drawn(source, base=base)
+    second, _ = drawn(target)
+    note = f"{blocks} blocks of width 3072, {mixtures} of them mixtures, {SIDE}x{SIDE}, {STEPS} steps, bf16"
+    return [
+        Figure("released_equal", float(np.array_equal(first, second)), "yes", 1, at_least=True, note=note),
+        Figure("released_spread", float(first.std()), "levels", 5, at_least=True, note="of the picture's pixels"),
+        Figure("released_seconds", seconds, "s", note="an edit"),
+    ]
+
+
+PARTS: dict[str, Callable[[Path, int, int], list[Figure]]] = {
+    "upcycle": upcycle, "convert": convert, "released": same_edit
+}  # fmt: skip
+
+
+def measure(parts: str, dir: Path, quick: bool) -> Sequence[Figure]:
+    """The real geometry, with synthetic weights."""
+    found: list[Figure] = []
+    for name in parts.split(","):
+        blocks, mixtures = (RELEASED_BLOCKS, RELEASED_MIXTURES) if name == "released" else (BLOCKS, MIXTURES)
+        if quick:
+            blocks = mixtures = 1
+        with tempfile.TemporaryDirectory(prefix="tagmoe-full-size-", dir=dir) as place:
+            found += PARTS[name](Path(place), blocks, mixtures)
+    return found
+
+
+if __name__ == "__main__":
+    report(
+        measure,
+        {
+            "parts": {"default": ",".join(PARTS), "help": "separated by commas"},
+            "dir": {"type": Path, "default": Path(__file__).parents[1], "help": "disk to use"},
+            "quick": {"action": "store_true", "help": "one block at full width"},
+        },
+    )
