@@ -62,6 +62,13 @@ class Make(Step):
     seeds: int = Field(1, ge=1, le=64)
     side: int = Field(1024, ge=64, le=8192)
 
+    @model_validator(mode="after")
+    def _once(self) -> Self:
+        twice = next((name for name in self.variants if self.variants.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{twice!r} stands twice")
+        return self
+
     @property
     def variants(self) -> tuple[str, ...]:
         """What it makes of each root."""
