@@ -27,8 +27,8 @@ from tagmoe.data.sources.tagworld import TagWorldSource
 from tagmoe.data.store.store import Store
 from tagmoe.editor import Editor, in_batches
 from tagmoe.factory.apart import EditorApart
-from tagmoe.factory.editing import Units
 from tagmoe.factory.folder import Folder
+from tagmoe.factory.making import Units
 from tagmoe.factory.plan import Edit, Plan, plan_of
 from tagmoe.factory.requests import Request, requests_of
 from tagmoe.factory.roots import own_wishes

@@ -24,6 +24,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "page": ("gradio",),
     "study": ("choix", "krippendorff"),
     "reports": ("matplotlib", "sklearn"),
+    "specialists": ("cv2", "onnxruntime"),
 }
 """The modules that tagmoe imports from each extra of pyproject.toml; a test compares the two."""
 

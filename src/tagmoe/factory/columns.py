@@ -1,4 +1,4 @@
-"""The columns of the candidates: what each step that looks at them said, and so what became of a row."""
+"""The columns of the candidates: what each step said of them, and so what became of a row."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tagmoe.factory.plan import Check, Judge, Plan, Recaption, Step
+from tagmoe.factory.plan import Check, Judge, Measure, Plan, Recaption
+from tagmoe.factory.specialists.settings import Make
+from tagmoe.factory.step import Step
 
-FILTERS = (Check, Judge, Recaption)
+FILTERS = (Check, Measure, Judge, Recaption)
 SALVAGED = "salvaged"
 
 
@@ -22,12 +24,12 @@ class Column:
     @property
     def name(self) -> str:
         """Its name in the store."""
-        return f"step_{self.place + 1}_{getattr(self.step, 'step')}"  # noqa: B009
+        return f"step_{self.place + 1}_{kind_of(self.step)}"
 
     @property
     def title(self) -> str:
         """The step as it is called in tables."""
-        return f"{self.place + 1} {getattr(self.step, 'step')}"  # noqa: B009
+        return title_of(self.place, self.step)
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,20 @@ class Fate:
     reason: str
 
 
+def kind_of(step: Step) -> str:
+    """What a step does in a word; of a specialist, its name."""
+    return step.by if isinstance(step, Make) else step.step
+
+
+def title_of(place: int, step: Step) -> str:
+    """A step as it is called in tables and in lineages, as "2 edit"."""
+    return f"{place + 1} {kind_of(step)}"
+
+
 def columns(plan: Plan) -> list[Column]:
-    """The columns of a plan, in the order of its steps."""
-    return [Column(place, step) for place, step in enumerate(plan.steps) if isinstance(step, FILTERS)]
+    """The columns of a plan, in the order of its steps. A specialist's holds what it says of its own pairs; it is empty
+    in the rows of other makers."""
+    return [Column(place, step) for place, step in enumerate(plan.steps) if isinstance(step, (Make, *FILTERS))]
 
 
 def fate_of(row: Mapping[str, Any], looked: Sequence[Column]) -> Fate | None:
@@ -54,6 +67,8 @@ def fate_of(row: Mapping[str, Any], looked: Sequence[Column]) -> Fate | None:
         if isinstance(column.step, Recaption):
             if is_salvageable(fate, looked) and column.step.salvage and said is not None and said["passed"]:
                 fate = None
+        elif said is None and isinstance(column.step, Make):
+            continue
         elif fate is None and (said is None or not said["passed"]):
             fate = Fate(column.place, "not looked at yet" if said is None else said["reason"])
     return fate

@@ -21,11 +21,12 @@ from tagmoe.data.store.known_ids import KnownIds
 from tagmoe.data.store.record import Record
 from tagmoe.data.store.store import Store
 from tagmoe.factory.columns import Column, fate_of, is_salvageable, score_of
-from tagmoe.factory.editing import CANDIDATES
 from tagmoe.factory.folder import VERDICT, Folder, verdict, with_lineage
 from tagmoe.factory.looks import DEFAULT, numbers
-from tagmoe.factory.makers import LINEAGE, Maker, licence_of, lineage
+from tagmoe.factory.makers import LINEAGE, Maker, licence_of, lineage, makers_of, place_of
+from tagmoe.factory.making import CANDIDATES
 from tagmoe.factory.plan import Dedupe, Judge, Pick, Plan, Recaption
+from tagmoe.factory.specialists.settings import Make
 from tagmoe.pictures import load_image
 
 STORE, NEGATIVES = "store", "negatives"
@@ -35,6 +36,9 @@ LOST = "another picture of the same words is better"
 SAME_WORDS = "the root has a sample with these words"
 SAME_PICTURE = "the root has a sample with this picture"
 READ_ROWS = 32
+Group = tuple[str, str, int, str]
+Shown = list[tuple[str, np.ndarray]]
+"""The target and all pictures that an editor is given, with their digests."""
 LIGHT = ("id", "parent", "root", "instruction", "native_task", "tags", "origin", "licence")
 """What is read of a candidate without its pictures."""
 
@@ -100,12 +104,21 @@ class Gathering:
             self._drop_duplicates(candidates, first, rows, known)
             _fill(candidates, fragment, self._dedupe, rows)
 
-    def _groups(self, rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str, int], list[dict[str, Any]]]:
-        """The rows of each instruction for a root by one step."""
-        groups: dict[tuple[str, str, int], list[dict[str, Any]]] = defaultdict(list)
+    def _groups(self, rows: Sequence[dict[str, Any]]) -> dict[Group, list[dict[str, Any]]]:
+        """The rows among which one is picked."""
+        groups: dict[Group, list[dict[str, Any]]] = defaultdict(list)
         for row in rows:
-            groups[row["parent"], row["instruction"], _place_of(row)].append(row)
+            groups[self._group(row)].append(row)
         return groups
+
+    def _group(self, row: Mapping[str, Any]) -> Group:
+        """An editor's pictures of one instruction for a root are alternatives. A specialist's pairs are none: their
+        sources differ."""
+        own = row["id"] if self._by_specialist(row) else ""
+        return row["parent"], row["instruction"], place_of(row[LINEAGE.name]), own
+
+    def _by_specialist(self, row: Mapping[str, Any]) -> bool:
+        return isinstance(self._plan.steps[place_of(row[LINEAGE.name])], Make)
 
     def _picked(self, row: Mapping[str, Any]) -> bool:
         stands = fate_of(row, self._looked) is None
@@ -116,8 +129,9 @@ class Gathering:
         taken = [number for number, row in enumerate(rows) if self._picked(row)]
         words = {number: f"{rows[number]['root']}\0{self._words(rows[number])[0]}" for number in taken}
         there = known.among(list(words.values()))
-        pictures: dict[str, list[np.ndarray]] = defaultdict(list)
+        pictures: dict[str, dict[str, list[Shown]]] = defaultdict(lambda: defaultdict(list))
         roots = Counter(rows[number]["root"] for number in taken)
+        left = roots.copy()
         for number, row in enumerate(rows):
             reason = ""
             if number in words:
@@ -125,10 +139,16 @@ class Gathering:
                 there.add(words[number])
                 if not reason and roots[row["root"]] > 1:
                     (record,) = candidates.records([first + number])
-                    picture = np.asarray(load_image(record.target.data))
-                    if any(numbers(one, picture)["copied"] < DEFAULT["copied"] for one in pictures[row["root"]]):
+                    shown = _shown(record)
+                    # A specialist's tasks share the photograph as their target; only pairs of one task can be one.
+                    others = pictures[row["root"]][row["native_task"] if self._by_specialist(row) else ""]
+                    if any(_alike(one, shown) for one in others):
                         reason = SAME_PICTURE
-                    pictures[row["root"]].append(picture)
+                    others.append(shown)
+                left[row["root"]] -= 1
+                if not left[row["root"]]:
+                    # Decoded pictures are large; those of a root are of no use to another.
+                    pictures.pop(row["root"], None)
             row[self._dedupe.name] = verdict(number in words and not reason, reason)
 
     def _stands(self, row: Mapping[str, Any]) -> bool:
@@ -153,14 +173,12 @@ class Gathering:
         numbers_of = {row["id"]: first + number for number, row in enumerate(rows)}
         groups = self._groups(rows)
         standing = [row for row in rows if self._stands(row)]
-        chosen = [
-            (row, *self._losers(groups[row["parent"], row["instruction"], _place_of(row)], row)) for row in standing
-        ]
+        chosen = [(row, *self._losers(groups[self._group(row)], row)) for row in standing]
         wanted = [[numbers_of[one["id"]] for one in some] for some in chosen]
         for row, read in zip(standing, _read(candidates, wanted), strict=True):
             record, rejected = read[0], [replace(one.target, role="rejected") for one in read[1:]]
             instruction, further, salvaged = self._words(row)
-            makers = [*_makers(row), *self._later_makers(row, salvaged)]
+            makers = [*makers_of(row[LINEAGE.name]), *self._later_makers(row, salvaged)]
             scores = {} if not self._has_judge else {"judge": score_of(row, self._looked)}
             made = replace(
                 record,
@@ -190,7 +208,7 @@ class Gathering:
 
     def _losers(self, group: Sequence[dict[str, Any]], winner: dict[str, Any]) -> list[dict[str, Any]]:
         """The best of the worse pictures of the words; equal ones are no preference, and blank ones teach nothing."""
-        most = 0 if self._pick is None else self._plan.steps[self._pick.place].losers  # type: ignore[union-attr]
+        most = 0 if self._pick is None else self._pick.step.losers  # type: ignore[attr-defined]
         best = score_of(winner, self._looked)
         others = [
             row
@@ -210,7 +228,7 @@ class Gathering:
         for number, (record,) in zip(wanted, _read(candidates, [[first + one] for one in wanted]), strict=True):
             fate = fates[number]
             assert fate is not None
-            yield record, _makers(rows[number]), f"step {fate.place + 1}: {fate.reason}"
+            yield record, makers_of(rows[number][LINEAGE.name]), f"step {fate.place + 1}: {fate.reason}"
 
 
 def _read(store: Store, wanted: Sequence[Sequence[int]]) -> Iterator[list[Record]]:
@@ -234,13 +252,16 @@ def _is_blank(row: Mapping[str, Any], looked: Sequence[Column]) -> bool:
     return any((said := row.get(column.name)) and said["reason"].startswith(BLANK) for column in looked)
 
 
-def _place_of(row: Mapping[str, Any]) -> int:
-    """The step that made a candidate."""
-    return int(_makers(row)[-1].step.split()[0]) - 1
+def _shown(record: Record) -> Shown:
+    return [(one.digest, np.asarray(load_image(one.data))) for one in (record.target, *record.inputs)]
 
 
-def _makers(row: Mapping[str, Any]) -> list[Maker]:
-    return [Maker.model_validate(one) for one in json.loads(row[LINEAGE.name])]
+def _alike(one: Shown, other: Shown) -> bool:
+    """Whether two pairs show nearly the same, target and inputs."""
+    return len(one) == len(other) and all(
+        first == second or numbers(before, after)["copied"] < DEFAULT["copied"]
+        for (first, before), (second, after) in zip(one, other, strict=True)
+    )
 
 
 def _fill(store: Store, fragment: int, column: Column, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -75,3 +75,13 @@ def check_makers(makers: Iterable[Maker], *, refuse: bool) -> list[str]:
 def lineage(makers: Iterable[Maker]) -> str:
     """The value of LINEAGE."""
     return json.dumps([maker.model_dump(exclude_defaults=True) for maker in makers], sort_keys=True)
+
+
+def makers_of(value: str) -> list[Maker]:
+    """The makers of a value of LINEAGE; the last made the picture."""
+    return [Maker.model_validate(one) for one in json.loads(value)]
+
+
+def place_of(value: str) -> int:
+    """The place of the step that made a candidate, from 0, by its value of LINEAGE."""
+    return int(json.loads(value)[-1]["step"].split()[0]) - 1

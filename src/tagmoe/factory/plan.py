@@ -23,21 +23,21 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
 from tagmoe.config.describe import wrong_field
 from tagmoe.config.part import Part
 from tagmoe.data.sources.native_tasks import EDITS
 from tagmoe.errors import ConfigError
 from tagmoe.factory.looks import LOOKS
+from tagmoe.factory.specialists.settings import SPECIALISTS, Make
+from tagmoe.factory.step import Share, Step
 from tagmoe.files.yaml_text import read_yaml
 from tagmoe.sentences import cut, reason_of
 
 MOST = 10**9
-Share = Annotated[float, Field(ge=0, le=1)]
-Seconds = Annotated[float, Field(ge=0, le=10**6)]
 
 
 class ServedVLM(Part):
@@ -94,14 +94,6 @@ class Prices(Part):
 
     hour: float = Field(0.0, ge=0, le=10**6)
     question: float = Field(0.0, ge=0, le=10**6)
-
-
-class Step(Part):
-    """What every step has. survive: share of rows that is thought to pass; seconds: thought to be spent on a row. Both
-    are for the estimate before a run, until there are measured ones."""
-
-    survive: Share | None = None
-    seconds: Seconds | None = None
 
 
 class _AskStep(Step):
@@ -173,6 +165,39 @@ class Check(Step):
         return value
 
 
+class Measure(Step):
+    """A value of a metric of `tagmoe eval score`, between the target that was made and another picture of the sample.
+
+    by: the metric. weights: folder of its network, where it has one. value: which of its values; by default the first.
+    beside: the picture that stands for the metric's source and reference. tasks: native tasks that are measured; others
+    pass. A sample that the metric has no value for passes, as one without a face does.
+    """
+
+    step: Literal["measure"] = "measure"
+    by: str = Field(min_length=1)
+    weights: str | None = None
+    value: str | None = None
+    beside: Literal["source", "reference", "control"] = "source"
+    least: float | None = Field(None, ge=-1e6, le=1e6)
+    most: float | None = Field(None, ge=-1e6, le=1e6)
+    choices: dict[str, str] = Field(default_factory=dict)
+    tasks: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.least is None and self.most is None:
+            raise ValueError("give least, or most, or both")
+        return self
+
+
+class Copies(Part):
+    """SSCD finds crops and copies that differ much. weights: the folder of the metric subject-ref:sscd. alike: the
+    similarity from which two roots count as one picture."""
+
+    weights: str = Field(min_length=1)
+    alike: float = Field(0.75, ge=0, le=1)
+
+
 class Judge(_AskStep):
     """A judge: TagWorld's oracle, or a judge of `tagmoe eval judge` (a name or a YAML file) and a model.
 
@@ -202,11 +227,13 @@ class Pick(Step):
 class Dedupe(Step):
     """One sample of a root and its words, and one of pictures that look the same.
 
-    distance: share of hash bits by which roots may differ and count as one picture; 0 compares bytes.
+    distance: share of hash bits by which roots may differ and count as one picture; 0 compares bytes. copies: a network
+    that looks at the roots as well.
     """
 
     step: Literal["dedupe"] = "dedupe"
     distance: float = Field(0.1, ge=0, le=0.5)
+    copies: Copies | None = None
 
 
 class Annotate(_AskStep):
@@ -231,15 +258,14 @@ class Split(Step):
     step: Literal["split"] = "split"
 
 
-AnyStep = Propose | Edit | Check | Judge | Recaption | Pick | Dedupe | Annotate | Invert | Split
 KINDS: dict[str, type[Step]] = {
     kind.model_fields["step"].default: kind
-    for kind in (Propose, Edit, Check, Judge, Recaption, Pick, Dedupe, Annotate, Invert, Split)
+    for kind in (Propose, Edit, Make, Check, Measure, Judge, Recaption, Pick, Dedupe, Annotate, Invert, Split)
 }
 STAGES: tuple[tuple[str, ...], ...] = (
     ("propose",),
-    ("edit",),
-    ("check", "judge", "recaption"),
+    ("edit", "make"),
+    ("check", "measure", "judge", "recaption"),
     ("pick",),
     ("dedupe",),
     ("annotate", "invert", "split"),
@@ -262,11 +288,11 @@ class Plan(Part):
     vlm: ServedVLM | None = None
     quotas: Quotas | None = None
     prices: Prices = Prices()
-    steps: tuple[AnyStep, ...] = Field(min_length=1)
+    steps: tuple[SerializeAsAny[Step], ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
-        names: list[str] = [step.step for step in self.steps]
+        names = [step.step for step in self.steps]
         stages = [next(number for number, stage in enumerate(STAGES) if name in stage) for name in names]
         for name, before, after in zip(names[1:], stages, stages[1:], strict=False):
             if after < before:
@@ -274,9 +300,20 @@ class Plan(Part):
         twice = [name for name in MADE_ONCE if sum(name == one for one in names) > 1]
         if twice:
             raise ValueError(f"the step {twice[0]} stands twice")
-        if "edit" not in names:
-            raise ValueError("no step makes pictures; give the step edit")
+        if not self.makes():
+            raise ValueError("no step makes pictures; give the step edit, or make")
+        if "propose" in names and "edit" not in names:
+            raise ValueError("the step propose writes words for the step edit, which is not there")
         return self
+
+    def makes(self) -> list[tuple[int, Edit | Make]]:
+        """(position, step) of the steps that make pictures."""
+        return [(place, step) for place, step in enumerate(self.steps) if isinstance(step, Edit | Make)]
+
+    @property
+    def roots_by_picture(self) -> bool:
+        """Whether roots that look alike count as one. Roots that bring their own words may share a picture."""
+        return bool(self.of_kind(Propose)) or not self.of_kind(Edit)
 
     def of_kind(self, kind: type[Step]) -> list[tuple[int, Any]]:
         """(position, step) of the steps of this kind."""
@@ -326,8 +363,14 @@ def _step(given: Any, number: int, title: str) -> Step:
         raise ConfigError(
             f"Step {number} of {title[0].lower()}{title[1:]} is {told!r}; choose one of {', '.join(KINDS)}."
         )
+    kind, where = KINDS[name], f"Step {number} ({name}) of {title[0].lower()}{title[1:]}"
+    if kind is Make:
+        by = given.get("by")
+        if not isinstance(by, str) or by not in SPECIALISTS:
+            told = "names no specialist in by" if by is None else f"is by {cut(str(by))!r}"
+            raise ConfigError(f"{where} {told}; choose one of {', '.join(SPECIALISTS)}.")
+        kind = SPECIALISTS[by]
     try:
-        return KINDS[name].model_validate(given)
+        return kind.model_validate(given)
     except ValidationError as error:
-        where = f"Step {number} ({name}) of {title[0].lower()}{title[1:]}"
-        raise ConfigError(f"{where} is wrong: {wrong_field(error, KINDS[name])}.") from error
+        raise ConfigError(f"{where} is wrong: {wrong_field(error, kind)}.") from error

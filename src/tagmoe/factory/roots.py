@@ -17,13 +17,15 @@ from tagmoe.data.sources.importing import Limits, import_source
 from tagmoe.data.sources.registry import open_source
 from tagmoe.data.store.record import Record
 from tagmoe.data.store.store import Store
+from tagmoe.factory.copies import KnownCopies, text_of
 from tagmoe.factory.folder import Folder
-from tagmoe.factory.plan import Dedupe, Plan, Propose
+from tagmoe.factory.plan import Dedupe, Plan
 from tagmoe.factory.requests import Wish
 from tagmoe.tags import TAGS
 
 ROOTS, REFUSED = "roots", "refused"
 LIKE_ANOTHER = "picture like an earlier root's"
+COPY_OF_ANOTHER = "crop or copy of an earlier root's picture"
 READ_ROWS = 16
 Progress = Callable[[int, int], None] | None
 
@@ -61,7 +63,9 @@ class Admission:
         self._folder, self._store, self._limits = folder, store, limits
         step = next((step for _, step in plan.of_kind(Dedupe)), None)
         # Roots that bring their own words may share a picture: then the words tell them apart.
-        self._distance = None if step is None or not plan.of_kind(Propose) else step.distance
+        self._distance = None if step is None or not plan.roots_by_picture else step.distance
+        copies = None if step is None or self._distance is None else step.copies
+        self._copies = None if copies is None else KnownCopies(copies)
         self._known = BenchmarkPictures(distance=self._distance or 0.0)
 
     def refused(self, unit: int, rows: Sequence[int]) -> dict[int, str]:
@@ -78,6 +82,7 @@ class Admission:
         refused: dict[str, str] = {}
         digests: list[str] = []
         looks: list[str] = []
+        copies: list[str] = []
         before = self._known
         if self._distance is None and not self._limits.refused_pictures.digests:
             return {"rows": len(rows), "refused": self._by_licence(rows), "digests": [], "looks": []}
@@ -86,11 +91,15 @@ class Admission:
             for row, record in zip(some, self._store.records(some), strict=True):
                 reason = self._limits.refusal(record)
                 if reason is None and self._distance is not None:
-                    reason = self._alike(record, digests, looks)
+                    reason = self._alike(record, digests, looks) or self._copied(record, copies)
                 if reason is not None:
                     refused[str(row)] = reason
         self._known = before
-        return {"rows": len(rows), "refused": refused, "digests": digests, "looks": looks}
+        found = {"rows": len(rows), "refused": refused, "digests": digests, "looks": looks}
+        if self._copies is not None:
+            self._copies.drop(len(copies))
+            found["copies"] = copies
+        return found
 
     def _by_licence(self, rows: Sequence[int]) -> dict[str, str]:
         """What is refused where no picture needs to be looked at."""
@@ -110,7 +119,22 @@ class Admission:
         self._remember({"digests": digests[-1:], "looks": looks[-1:] if found is not None else []})
         return None
 
+    def _copied(self, record: Record, copies: list[str]) -> str | None:
+        """Why a root is a copy of an earlier one by the network of the step `dedupe`."""
+        if self._copies is None:
+            return None
+        vector = self._copies.vector(next(iter(record.inputs), record.target))
+        if vector is None:
+            return None
+        if self._copies.has_like(vector):
+            return COPY_OF_ANOTHER
+        copies.append(text_of(vector))
+        self._copies.add(copies[-1:])
+        return None
+
     def _remember(self, kept: Mapping[str, Any]) -> None:
+        if self._copies is not None:
+            self._copies.add(kept.get("copies", []))
         if not kept["digests"]:
             return
         hashes = [np.frombuffer(bytes.fromhex(look), np.uint8)[None] for look in kept["looks"]]

@@ -13,16 +13,28 @@ from typing import Any
 
 from tagmoe.data.store.store import Store
 from tagmoe.factory.asking import proposals_column
-from tagmoe.factory.columns import Column, columns, fate_of, is_salvageable
-from tagmoe.factory.editing import CANDIDATES, UNIT_NOTE, unit_of
+from tagmoe.factory.columns import Column, columns, fate_of, is_salvageable, title_of
 from tagmoe.factory.finishing import FINISHED
 from tagmoe.factory.folder import SPENT, SURVIVAL, Folder
 from tagmoe.factory.gathering import NOTE, STORE
+from tagmoe.factory.makers import place_of
+from tagmoe.factory.making import CANDIDATES, UNIT_NOTE, failed_files, unit_of
 from tagmoe.factory.plan import Dedupe, Edit, Judge, Pick, Plan, Propose, Recaption
 from tagmoe.factory.roots import REFUSED, kept_roots, tag_names
+from tagmoe.factory.specialists.settings import Make
 from tagmoe.factory.words import wishes_of
 
-ASSUMED = {"propose": 0.9, "edit": 0.98, "check": 0.9, "judge": 0.5, "recaption": 1.0, "pick": 1.0, "dedupe": 0.98}
+ASSUMED = {
+    "propose": 0.9,
+    "edit": 0.98,
+    "make": 0.98,
+    "check": 0.9,
+    "measure": 0.9,
+    "judge": 0.5,
+    "recaption": 1.0,
+    "pick": 1.0,
+    "dedupe": 0.98,
+}
 """Shares that pass a step, where neither the plan says one nor an earlier run of the folder has measured one. [ours]"""
 
 
@@ -97,16 +109,18 @@ def survival(folder: Folder, plan: Plan) -> Survival:
     steps = [_roots(folder), *_proposals(folder, plan)]
     looked = columns(plan)
     has = folder.has(CANDIDATES)
-    edits = _edits(folder, plan) if has else []
-    later = [StepRows(column.title) for column in looked]
+    makes = _makes(folder, plan) if has else {}
+    later = [StepRows(column.title) for column in looked if not isinstance(column.step, Make)]
     chosen = [
         (Column(place, step), StepRows(f"{place + 1} {step.step}"))
         for kind in (Pick, Dedupe)
         for place, step in plan.of_kind(kind)
     ]
     if has:
-        _count(folder, edits, list(zip(looked, later, strict=True)), chosen)
-    steps += [*edits, *later, *(rows for _, rows in chosen)]
+        seen = iter(later)
+        told = [(one, makes[one.place] if isinstance(one.step, Make) else next(seen)) for one in looked]
+        _count(folder, makes, told, chosen)
+    steps += [*makes.values(), *later, *(rows for _, rows in chosen)]
     for step in steps:
         step.seconds = spent.get(step.title)
     seconds = sum(spent.values())
@@ -157,45 +171,39 @@ def _proposals(folder: Folder, plan: Plan) -> Iterator[StepRows]:
         yield found
 
 
-def _edits(folder: Folder, plan: Plan) -> list[StepRows]:
+def _makes(folder: Folder, plan: Plan) -> dict[int, StepRows]:
+    """The steps that make pictures, by place. What a specialist finds wrong with its own pairs is counted later."""
     notes = folder.store(CANDIDATES).notes(UNIT_NOTE)
-    found = []
-    for place, _ in plan.of_kind(Edit):
-        rows = StepRows(f"{place + 1} edit", makes=True)
+    found = {}
+    for place, step in plan.makes():
+        rows = StepRows(title_of(place, step), makes=True)
         rows.before = sum(note["rows"] for name, note in notes.items() if unit_of(name)[0] == place)
-        for row in folder.failed(f"{place + 1}-edit"):
+        for row in folder.failed(failed_files(place, step)):
             rows.dropped[row["reason"]] += 1
             for table, names in ((rows.by_task, [row["task"] or "(none)"]), (rows.by_tag, tag_names(row["tags"]))):
                 for name in names:
                     table.setdefault(name, [0, 0])[0] += 1
         rows.after = rows.before - rows.dropped.total()
-        found.append(rows)
+        found[place] = rows
     return found
 
 
 def _count(
     folder: Folder,
-    edits: Sequence[StepRows],
+    makes: Mapping[int, StepRows],
     looked: Sequence[tuple[Column, StepRows]],
     chosen: Sequence[tuple[Column, StepRows]],
 ) -> None:
     store = folder.store(CANDIDATES)
     there = [one for one in (*looked, *chosen) if one[0].name in store.columns]
-    made = {step.title: step for step in edits}
-    names = ["origin", "native_task", "tags", *(column.name for column, _ in there)]
+    names = ["made_by", "native_task", "tags", *(column.name for column, _ in there)]
     all_columns = [column for column, _ in looked]
     for batch in store.scan(names, rows=8192):
         for row in batch.to_pylist():
             task, tags = row["native_task"], tag_names(row["tags"])
-            step = made.get(f"{row['origin'].rpartition(' step ')[2].partition(',')[0]} edit")
-            if step is not None:
-                for table, keys in ((step.by_task, [task or "(none)"]), (step.by_tag, tags)):
-                    for key in keys:
-                        both = table.setdefault(key, [0, 0])
-                        both[0] += 1
-                        both[1] += 1
+            _count_made(row, makes[place_of(row["made_by"])], all_columns, task, tags)
             for number, (column, rows) in enumerate(looked):
-                if (column, rows) in there:
+                if (column, rows) in there and not isinstance(column.step, Make):
                     _count_one(row, all_columns[: number + 1], column, rows, task, tags)
             stands = fate_of(row, all_columns) is None
             for column, rows in chosen:
@@ -203,6 +211,21 @@ def _count(
                 if stands and said is not None:
                     stands = said["passed"]
                     rows.count(task, tags, passed=stands, reason=said["reason"])
+
+
+def _count_made(
+    row: Mapping[str, Any], step: StepRows, looked: Sequence[Column], task: str, tags: Sequence[str]
+) -> None:
+    """Count a picture in the step that made it, which may find fault with it."""
+    fate = fate_of(row, [column for column in looked if isinstance(column.step, Make)])
+    for table, keys in ((step.by_task, [task or "(none)"]), (step.by_tag, tags)):
+        for key in keys:
+            both = table.setdefault(key, [0, 0])
+            both[0] += 1
+            both[1] += fate is None
+    if fate is not None:
+        step.after -= 1
+        step.dropped[fate.reason] += 1
 
 
 def _count_one(
@@ -288,31 +311,41 @@ def estimate(plan: Plan, roots: int, measured: Mapping[str, Any] | None = None) 
     said are None.
     """
     known = {step["title"]: step for step in (measured or {}).get("steps", ())}
-    rows = float(roots)
+    rows = words = float(roots)
+    made = 0.0
     found: list[Estimate] = []
     for place, step in enumerate(plan.steps):
-        title = f"{place + 1} {step.step}"
         if isinstance(step, Propose):
             rows *= step.count
         elif isinstance(step, Edit):
-            # Several steps that make pictures are all given the same instructions.
-            made = [one for one in found if one.title.endswith(" edit")]
-            rows = (made[0].rows / plan.steps[plan.of_kind(Edit)[0][0]].seeds if made else rows) * step.seeds  # type: ignore[union-attr]
+            rows = words * step.seeds
+        elif isinstance(step, Make):
+            rows = float(roots * step.pairs)
         share, of = step.survive, "plan"
         if share is None:
             share, of = ASSUMED.get(step.step, 1.0), "assumed"
             if isinstance(step, Pick):
-                share = 1 / max(1, sum(one.seeds for _, one in plan.of_kind(Edit)))
+                share = _picked(plan, roots, words)
         seconds = step.seconds
-        was = known.get(title)
+        was = known.get(title_of(place, step))
         if was is not None and was["before"]:
             share, of = was["after"] / was["before"], "measured"
             seconds = None if was["seconds"] is None else was["seconds"] / was["before"]
-        found.append(Estimate(title, rows, share, seconds, of))
-        if isinstance(step, Edit) and place + 1 < len(plan.steps) and isinstance(plan.steps[place + 1], Edit):
-            continue
-        rows = sum(one.left for one in found if one.title.endswith(" edit")) if isinstance(step, Edit) else rows * share
+        found.append(Estimate(title_of(place, step), rows, share, seconds, of))
+        rows *= share
+        if isinstance(step, Propose):
+            words = rows
+        elif isinstance(step, Edit | Make):
+            made += rows
+            rows = made
     return found
+
+
+def _picked(plan: Plan, roots: int, words: float) -> float:
+    """The share of rows that are picked: one of each editor's seeds, and all of specialists. words: instructions."""
+    edits = [step.seeds for _, step in plan.of_kind(Edit)]
+    pairs = float(roots * sum(step.pairs for _, step in plan.of_kind(Make)))
+    return (words * len(edits) + pairs) / max(1.0, words * sum(edits) + pairs)
 
 
 def measured_before(folder: Folder) -> Mapping[str, Any] | None:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from tagmoe import __version__
@@ -20,16 +21,18 @@ from tagmoe.editor import Editor
 from tagmoe.errors import DataError, UsageError
 from tagmoe.evaluate.judging.description import read_judge
 from tagmoe.factory.asking import ask_candidates, propose
-from tagmoe.factory.columns import Column, columns
-from tagmoe.factory.editing import CANDIDATES, EditWork, Units, edit
+from tagmoe.factory.columns import Column, columns, title_of
+from tagmoe.factory.editing import OpenEditing
 from tagmoe.factory.finishing import finish
 from tagmoe.factory.folder import SPENT, Folder
 from tagmoe.factory.gathering import NEGATIVES, STORE, Gathering
 from tagmoe.factory.judging import JudgeMaker
-from tagmoe.factory.looking import CheckLooks, OracleLooks, is_tagworld, look
+from tagmoe.factory.looking import CheckLooks, LookAt, OracleLooks, is_tagworld, look
 from tagmoe.factory.looks import VERSION as LOOKS_VERSION
 from tagmoe.factory.looks import Limits as LookLimits
 from tagmoe.factory.makers import Maker, check_makers, family_of, may_train
+from tagmoe.factory.making import CANDIDATES, MakeWork, Units, make_pictures
+from tagmoe.factory.measuring import MeasureLooks
 from tagmoe.factory.plan import (
     Annotate,
     Check,
@@ -37,15 +40,18 @@ from tagmoe.factory.plan import (
     Edit,
     Invert,
     Judge,
+    Measure,
     Plan,
     Propose,
     Recaption,
     ServedVLM,
-    Step,
     digest_of_settings,
 )
-from tagmoe.factory.requests import Wish
+from tagmoe.factory.requests import Request, Wish
 from tagmoe.factory.roots import Admission, limits_of, open_roots, own_wishes, tag_names
+from tagmoe.factory.specialists.settings import Make
+from tagmoe.factory.specialists.specialist import OpenSpecialist, Specialist, open_specialist
+from tagmoe.factory.step import Step
 from tagmoe.vlm.question import VLM
 
 ROUND = 65_536
@@ -91,6 +97,7 @@ class Run:
     means: Means
     editors: dict[int, EditorMade] = field(default_factory=dict)
     makers: dict[int, Maker] = field(default_factory=dict)
+    specialists: dict[int, Specialist[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._check_oracle()
@@ -102,8 +109,12 @@ class Run:
                 self.plan.vlm_of(step)
         for place, step in self.plan.of_kind(Edit):
             self.editors[place] = self.means.editor(step)
+        for _, step in self.plan.of_kind(Measure):
+            MeasureLooks(step).metric()
+        for place, step in self.plan.of_kind(Make):
+            self.specialists[place] = open_specialist(step)
         self.makers = dict(_makers(self.plan, self.editors))
-        for line in check_makers(self.makers.values(), refuse=self.plan.untrainable == "refuse"):
+        for line in check_makers(self._all_makers(), refuse=self.plan.untrainable == "refuse"):
             self.means.log(line)
         self._check_families()
 
@@ -134,48 +145,80 @@ class Run:
         for unit in numbers:
             refused = admission.refused(unit, units.of(unit))
             wanted += [row for row in units.of(unit) if row not in refused]
-        proposing = self.plan.of_kind(Propose)
-        wishes = propose(self, roots, proposing[0][0], wanted, met) if proposing else own_wishes(roots, wanted)
-        wishes = {row: [one for one in some if not self._is_met(one, met)] for row, some in wishes.items()}
-        for place, _ in self.plan.of_kind(Edit):
-            self._edit(roots, place, units, numbers, wishes)
+        words: Mapping[int, Sequence[Wish]] = {}
+        if self.plan.of_kind(Edit):
+            proposing = self.plan.of_kind(Propose)
+            words = propose(self, roots, proposing[0][0], wanted, met) if proposing else own_wishes(roots, wanted)
+        for place, step in self.plan.makes():
+            wishes = words if isinstance(step, Edit) else self._wishes(roots, place, wanted)
+            left = {row: [one for one in some if not self._is_met(one, met)] for row, some in wishes.items()}
+            self._make(roots, place, units, numbers, left)
         self._look()
         with self.spending("pick"), self.means.bar("choosing") as progress:
             Gathering(self.folder, self.plan, columns(self.plan), self.makers).run(counting(progress, 0))
 
-    def _edit(
+    def _wishes(self, roots: Store, place: int, rows: Sequence[int]) -> dict[int, list[Wish]]:
+        """What a specialist makes of these roots."""
+        names = roots.take(list(rows), ["id"])["id"].to_pylist() if rows else []
+        return {row: self.specialists[place].wishes(name) for row, name in zip(rows, names, strict=True)}
+
+    def _make(
         self, roots: Store, place: int, units: Units, numbers: range, wishes: Mapping[int, Sequence[Wish]]
     ) -> None:
-        step, made = self.plan.steps[place], self.editors[place]
-        assert isinstance(step, Edit)
+        step = self.plan.steps[place]
+        assert isinstance(step, Edit | Make)
         total = sum(len(some) for some in wishes.values()) * step.seeds
-        before = [self.makers[one] for one, _ in self.plan.of_kind(Propose)]
-        with self.spending(f"{place + 1} edit"), self.means.bar(f"{place + 1} edit") as progress:
+        title = title_of(place, step)
+        opener = OpenSpecialist(step) if isinstance(step, Make) else OpenEditing(self.editors[place].make, step.timeout)
+        with self.spending(title), self.means.bar(title) as progress:
             here = self.means.engine == "local" and self.means.workers == 1
             count = counting(progress, total)
-            work = EditWork(roots.uri, self.folder, self.plan, place, units, wishes, made.make, count if here else None)
-            for rows, _ in edit(work, [*before, self.makers[place]], numbers, **self.means.where):
+            work = MakeWork(roots.uri, self.folder, self.plan, place, units, wishes, opener, count if here else None)
+            for rows, _ in make_pictures(work, partial(self._makers_of, place), numbers, **self.means.where):
                 if not here:
                     count(rows)
+
+    def _makers_of(self, place: int, request: Request) -> list[Maker]:
+        """Who makes what is requested; the last is at work on the pictures."""
+        step = self.plan.steps[place]
+        if isinstance(step, Make):
+            return self.specialists[place].makers(title_of(place, step), request.wish.variant)
+        return [*(self.makers[one] for one, _ in self.plan.of_kind(Propose)), self.makers[place]]
+
+    def _all_makers(self) -> list[Maker]:
+        """All makers of the plan, those of specialists among them."""
+        return [*self.makers.values(), *(maker for _, maker in self._special_makers())]
+
+    def _special_makers(self) -> Iterator[tuple[int, Maker]]:
+        for place, specialist in self.specialists.items():
+            for maker in specialist.all_makers(title_of(place, specialist.step)):
+                yield place, maker
 
     def _look(self) -> None:
         """Every step that looks at the candidates."""
         looked: list[Column] = []
         for column in columns(self.plan):
             step, store = column.step, self.folder.store(CANDIDATES)
+            if isinstance(step, Make):
+                looked.append(column)
+                continue
             with self.spending(column.title), self.means.bar(column.title) as progress:
                 count = counting(progress, len(store))
-                if isinstance(step, Check):
-                    at = CheckLooks(LookLimits(step.thresholds))
-                    for rows, _ in look(store, column, looked, at, **self.means.where):
-                        count(rows)
-                elif isinstance(step, Judge) and step.by == "oracle":
-                    oracle = OracleLooks(self._tasks, step.least)
-                    for rows, _ in look(store, column, looked, oracle, **self.means.where):
+                look_at = self._look_of(step)
+                if look_at is not None:
+                    for rows, _ in look(store, column, looked, look_at, **self.means.where):
                         count(rows)
                 else:
                     ask_candidates(self, store, column, looked, progress)
             looked.append(column)
+
+    def _look_of(self, step: Step) -> LookAt | None:
+        """How a step looks at one candidate by itself; None for a step that asks a model."""
+        if isinstance(step, Check):
+            return CheckLooks(LookLimits(step.thresholds))
+        if isinstance(step, Measure):
+            return MeasureLooks(step)
+        return OracleLooks(self._tasks, step.least) if isinstance(step, Judge) and step.by == "oracle" else None
 
     @contextmanager
     def spending(self, title: str) -> Iterator[None]:
@@ -232,7 +275,7 @@ class Run:
 
     def _facts(self) -> dict[str, Any]:
         plan = self.plan
-        made = {f"{place + 1}": _without_seed(self.makers[place]) for place, _ in plan.of_kind(Edit)}
+        made: dict[str, Any] = {f"{place + 1}": _without_seed(self.makers[place]) for place, _ in plan.of_kind(Edit)}
         edits = [step.model_dump(exclude={"survive", "seconds", "batch", "timeout"}) for _, step in plan.of_kind(Edit)]
         proposals = [step.model_dump(exclude={"survive", "seconds"}) for _, step in plan.of_kind(Propose)]
         fixed = {
@@ -243,13 +286,19 @@ class Run:
             "name": [plan.name, plan.dataset],
             "benchmarks": list(plan.benchmarks),
             "accepted licences": sorted(plan.accept_licences),
-            "distance of roots": [step.distance for _, step in plan.of_kind(Dedupe) if plan.of_kind(Propose)],
+            "distance of roots": [_likeness(step) for _, step in plan.of_kind(Dedupe) if plan.roots_by_picture],
         }
+        if self.specialists:
+            special = [[place, _without_seed(maker)] for place, maker in self._special_makers()]
+            steps = [_without_files(step.model_dump(exclude={"survive", "seconds"})) for _, step in plan.of_kind(Make)]
+            fixed["specialists"] = digest_of_settings({"makers": special, "steps": steps})
         return {"fixed": fixed, "plan": plan.model_dump(mode="json"), "version": __version__}
 
     def _rewind(self) -> None:
         """Drop what later steps said under other settings, and the stores that follow from it."""
-        now = [[place, _settings(step)] for place, step in enumerate(self.plan.steps) if not isinstance(step, Edit)]
+        now = [
+            [place, _settings(step)] for place, step in enumerate(self.plan.steps) if not isinstance(step, Edit | Make)
+        ]
         before = self.folder.read("steps.json", None)
         if before is not None and before != now:
             same = next((i for i, (a, b) in enumerate(zip(before, now, strict=False)) if a != b), None)
@@ -272,11 +321,15 @@ class Run:
         for _, step in self.plan.of_kind(Judge):
             if step.by == "oracle" and not is_tagworld(self.plan.roots.kind):
                 raise UsageError("The oracle judges roots of the kind tagworld alone; name another judge.")
-            if step.by == "oracle" and self.plan.of_kind(Propose):
-                raise UsageError("The oracle knows the words that TagWorld's roots bring; leave the step propose out.")
+            other = next(iter((*self.plan.of_kind(Propose), *self.plan.of_kind(Make))), None)
+            if step.by == "oracle" and other is not None:
+                raise UsageError(
+                    f"The oracle knows the words that TagWorld's roots bring; leave the step {other[1].step} out."
+                )
 
     def _check_families(self) -> None:
         editors = {family_of(self.makers[place].model) for place, _ in self.plan.of_kind(Edit)}
+        editors |= {family_of(maker.model) for _, maker in self._special_makers() if maker.weights is not None}
         for place, step in self.plan.of_kind(Judge):
             if step.by == "oracle" or step.same_family:
                 continue
@@ -330,7 +383,7 @@ def needs_vlm(step: Any) -> bool:
 def _makers(plan: Plan, editors: Mapping[int, EditorMade]) -> Iterator[tuple[int, Maker]]:
     """The maker of each step that has one."""
     for place, step in enumerate(plan.steps):
-        title = f"{place + 1} {step.step}"
+        title = title_of(place, step)
         if isinstance(step, Edit):
             made = editors[place]
             yield (
@@ -360,9 +413,22 @@ def _without_seed(maker: Maker) -> dict[str, Any]:
     return maker.model_dump(exclude={"seed", "asked"})
 
 
+def _likeness(step: Dedupe) -> Any:
+    return step.distance if step.copies is None else [step.distance, _without_files(step.copies.model_dump())]
+
+
+def _without_files(values: Any) -> Any:
+    """Settings without the names of files, which may move; the digests of networks stand in the lineage."""
+    if not isinstance(values, dict):
+        return values
+    return {name: _without_files(one) for name, one in values.items() if name not in ("file", "cutouts", "weights")}
+
+
 def _settings(step: Step) -> str:
     """A digest of what a step's answers depend on; its server may move, and estimates may change."""
     given = step.model_dump(mode="json", exclude={"survive", "seconds"})
     if given.get("vlm"):
         given["vlm"] = {name: given["vlm"][name] for name in ("model", "pixels")}
+    if isinstance(step, Measure):
+        given["weights"] = MeasureLooks(step).key
     return digest_of_settings({**given, "looks": LOOKS_VERSION})

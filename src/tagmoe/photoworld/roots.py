@@ -114,11 +114,14 @@ def read_roots(
             things.append(_cutout(file, cutouts, size))
         if progress is not None:
             progress(number, count)
-    seen_things, kept_things = _divided(
-        _grouped(things, lambda one: one.noun if one.has_caption else one.digest), held_out, "cut-outs", cutouts
-    )
+    seen_things, kept_things = _divided_cutouts(things, held_out, cutouts)
     seen_grounds, kept_grounds = _divided(_grouped(found, lambda one: one.digest), held_out, "grounds", grounds)
     return Roots(seen_things, seen_grounds), Roots(kept_things, kept_grounds)
+
+
+def read_cutouts(folder: Path, size: int, held_out: float) -> tuple[tuple[Cutout, ...], tuple[Cutout, ...]]:
+    """(cut-outs of training, held-out ones) of a folder; the arguments and errors are those of `read_roots`."""
+    return _divided_cutouts([_cutout(file, folder, size) for file in _files(folder, "cut-outs")], held_out, folder)
 
 
 def picture_files(folder: Path) -> list[Path]:
@@ -154,6 +157,12 @@ def _ground(file: Path, folder: Path, size: int) -> Ground:
             f"The ground {str(file)!r} is {image.width}x{image.height} pixels, smaller than the pictures of {size}; "
             "leave it out or choose a smaller --size."
         )
+    return ground_of(image, hashlib.sha256(data).hexdigest(), size, file.relative_to(folder).as_posix())
+
+
+def ground_of(image: Image.Image, digest: str, size: int, name: str = "") -> Ground:
+    """A photograph as a ground. image: RGB, both sides at least `size`. digest: of the photograph. name: its file."""
+    shorter = round(SPARE * size)
     scale = shorter / min(image.size)
     width, height = (max(shorter, round(side * scale)) for side in image.size)
     image = image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
@@ -161,8 +170,7 @@ def _ground(file: Path, folder: Path, size: int) -> Ground:
     left, top = (max(0, (side - longest) // 2) for side in image.size)
     image = image.crop((left, top, left + min(width, longest), top + min(height, longest)))
     pixels = np.asarray(image)
-    name = file.relative_to(folder).as_posix()
-    return Ground(name, hashlib.sha256(data).hexdigest(), pixels, horizon_of(pixels), _look(image))
+    return Ground(name, digest, pixels, horizon_of(pixels), _look(image), digest)
 
 
 def horizon_of(pixels: np.ndarray) -> int:
@@ -200,7 +208,7 @@ def _cutout(file: Path, folder: Path, size: int) -> Cutout:
     whole = whole.crop((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
     whole.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=3.0)
     caption = _caption(file)
-    article, noun = _noun(caption or _NO_WORD.sub(" ", file.stem).strip() or "thing")
+    article, noun = named(caption or _NO_WORD.sub(" ", file.stem).strip() or "thing")
     grey = Image.alpha_composite(Image.new("RGBA", whole.size, (128, 128, 128, 255)), whole)
     digest = hashlib.sha256(data).hexdigest()
     name = file.relative_to(folder).as_posix()
@@ -232,7 +240,7 @@ def _caption(file: Path) -> str:
     return ""
 
 
-def _noun(caption: str) -> tuple[str, str]:
+def named(caption: str) -> tuple[str, str]:
     """(article, noun) of a caption: its first words, without the clauses that say more."""
     words = " ".join(caption.split())
     start = _END.split(words)[0].strip() or words
@@ -280,6 +288,13 @@ def _grouped(roots: Sequence[T], same: Callable[[T], str]) -> list[T]:
     for place, root in enumerate(roots):
         names[top(place)] = min(names.get(top(place), root.digest), root.digest)
     return [replace(root, group=names[top(place)]) for place, root in enumerate(roots)]
+
+
+def _divided_cutouts(
+    things: Sequence[Cutout], held_out: float, folder: Path
+) -> tuple[tuple[Cutout, ...], tuple[Cutout, ...]]:
+    grouped = _grouped(things, lambda one: one.noun if one.has_caption else one.digest)
+    return _divided(grouped, held_out, "cut-outs", folder)
 
 
 def _divided(roots: Sequence[T], held_out: float, kind: str, folder: Path) -> tuple[tuple[T, ...], tuple[T, ...]]:

@@ -92,9 +92,26 @@ _ANY: dict[str, Edit] = {
     "denoise": "restore",
     "colorization": "restore",
     "old photo restore": "restore",
+    "enlarge": "restore",
+    "super resolution": "restore",
+    "artifact removal": "restore",
     **{
         f"{kind}{joint}image": "control map"
-        for kind in ("depth", "canny", "edge", "edges", "pose", "segmentation", "scribble", "hed", "sketch")
+        for kind in (
+            "depth",
+            "canny",
+            "edge",
+            "edges",
+            "pose",
+            "segmentation",
+            "scribble",
+            "hed",
+            "sketch",
+            "line",
+            "colour",
+            "blur",
+            "mask",
+        )
         for joint in (" to ", "2")
     },
 }
