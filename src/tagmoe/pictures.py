@@ -15,6 +15,7 @@ import math
 import os
 import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -283,6 +284,31 @@ def png_of(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
+
+
+def quick_png(image: Image.Image) -> bytes:
+    """An RGB or grey picture as a lossless PNG in half the time of `png_of`, for one that is sent and forgotten.
+
+    Every row is kept as its difference from the one above (PNG's filter 2), where Pillow tries five filters for each.
+    Enlarged pictures become as small; photographs become about a tenth larger. Raises ValueError for another mode.
+    """
+    if image.mode not in ("RGB", "L"):
+        raise ValueError(f"The mode is {image.mode}; give RGB or L.")
+    values = np.asarray(image).reshape(image.height, -1)
+    rows = np.empty((image.height, 1 + values.shape[1]), np.uint8)
+    rows[:, 0] = 2
+    rows[0, 1:] = values[0]
+    np.subtract(values[1:], values[:-1], out=rows[1:, 1:])
+    head = struct.pack(">IIBBBBB", *image.size, 8, 2 if image.mode == "RGB" else 0, 0, 0, 0)
+    pieces = [b"\x89PNG\r\n\x1a\n"]
+    for kind, content in ((b"IHDR", head), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b"")):
+        pieces += [
+            struct.pack(">I", len(content)),
+            kind,
+            content,
+            struct.pack(">I", zlib.crc32(content, zlib.crc32(kind))),
+        ]
+    return b"".join(pieces)
 
 
 def data_address(image: Image.Image, *, kind: str = "PNG", **options: Any) -> str:

@@ -125,6 +125,15 @@ def test_files_tell_neither_names_nor_dates_nor_order(study: Study) -> None:
     assert all(len(lengths) == 1 for lengths in by_case)
 
 
+def test_files_are_made_in_no_order_of_methods(study: Study) -> None:
+    places = [
+        [(study.folder / PUBLIC / PICTURES / f"{name}.png").stat().st_ino for name in case[1:]]
+        for case in study.key.names
+    ]
+    orders = {tuple(sorted(range(len(case)), key=case.__getitem__)) for case in places}
+    assert len(orders) > 1, "16 cases of three methods come in one order by chance in one of 10^11 builds"
+
+
 def test_two_builds_have_no_name_in_common(tmp_path: Path) -> None:
     one, other = made_study(tmp_path / "a", cases=3), made_study(tmp_path / "b", cases=3)
     assert not {*sum(one.key.names, ())} & {*sum(other.key.names, ())}

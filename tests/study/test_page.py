@@ -97,6 +97,64 @@ def test_a_person_answers_all_by_the_keyboard_and_withdraws(visit: Any, server: 
     page.get_by_text("You have withdrawn").wait_for()
 
 
+def goes_on(page: Any, held: str) -> bool:
+    """Whether Enter is for the next page while this element has the focus."""
+    return bool(
+        page.evaluate(
+            """(held) => !document.querySelector(held).dispatchEvent(
+                 new KeyboardEvent("keydown", {key: "Enter", bubbles: true, cancelable: true}))""",
+            held,
+        )
+    )
+
+
+def test_no_key_is_taken_by_what_is_hidden(visit: Any, server: Serving) -> None:
+    page = visit()
+    page.get_by_role("button", name="I agree").wait_for()
+    # Until the browser paints again, the hidden button would still have the focus.
+    holds = page.evaluate(
+        """async () => { get("agree").focus();
+             await act("api/consent", {language, expertise: "", screen: "large"});
+             return document.activeElement.tagName; }"""
+    )
+    assert holds == "BODY"
+    at(page, 1)
+    for key in "123":
+        page.keyboard.press(key)
+    assert goes_on(page, "#agree"), "a key that meets the hidden button all the same is the page's"
+    at(page, 2)
+    assert kept(server) == [(0, 0)]
+
+
+def test_enter_goes_on_after_a_number_and_after_a_click(visit: Any, server: Serving) -> None:
+    page = visit()
+    page.get_by_role("button", name="I agree").focus()
+    page.keyboard.press("Enter")
+    at(page, 1)
+    page.get_by_role("button", name="Enlarge").nth(1).click()
+    page.keyboard.press("Escape")
+    for key in "123":
+        page.keyboard.press(key)
+    page.keyboard.press("Enter")
+    at(page, 2)
+    for _ in range(3):
+        page.locator(".choice .pick").first.click()
+    page.keyboard.press("Enter")
+    at(page, 3)
+    assert kept(server) == [(0, 0), (0, 1)]
+    assert not goes_on(page, "#withdraw"), "a button that is seen keeps its key"
+
+
+def test_a_second_click_on_agree_sends_nothing_more(visit: Any) -> None:
+    page = visit()
+    page.get_by_role("button", name="I agree").wait_for()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.evaluate("() => { get('agree').click(); get('agree').click(); }")
+    at(page, 1)
+    assert sum(url.endswith("api/consent") for url in asked) == 1
+
+
 def test_a_reload_keeps_place_and_open_choices(visit: Any, server: Serving) -> None:
     page = visit()
     agree(page)

@@ -72,7 +72,7 @@ class Study:
 
 def planned(folder: Path, *, cases: int = 6, methods: Sequence[str] = METHODS, **design: Any) -> Manifest:
     """The frozen plan in FOLDER/study, of folders beside it."""
-    file = write_folders(folder / "outputs", cases, methods)
+    file = write_folders(folder / "outputs", cases, methods, design.pop("side", 24))
     languages = design.pop("languages", ("en", "de"))
     study = folder / "study"
     study.mkdir()

@@ -78,7 +78,13 @@ def build(
             reframed[name] += not _same_shape(image.size, frame)
         files_ = [None if image is None else png_of(framed(image, frame)) for image in given]
         length = max(len(data) for data in files_ if data is not None) + 12
-        names.append(tuple("" if data is None else _keep(padded(data, length), public, taken) for data in files_))
+        kept = [""] * len(files_)
+        # In a random order: where a file lies on the disk then says nothing of its method.
+        for number in secrets.SystemRandom().sample(range(len(files_)), len(files_)):
+            data = files_[number]
+            if data is not None:
+                kept[number] = _keep(padded(data, length), public, taken)
+        names.append(tuple(kept))
         done(place)
     _write_page(public, manifest)
     for path in public.rglob("*"):

@@ -6,7 +6,6 @@ An answer that is no number of the scale, that is refused, or that never comes i
 from __future__ import annotations
 
 import asyncio
-import io
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,13 +20,12 @@ from tagmoe.config.part import Part
 from tagmoe.evaluate.benchmarks.cases import Case, digest_of
 from tagmoe.evaluate.judging.description import INSTRUCTION, Asked, JudgeDescription
 from tagmoe.evaluate.metrics.metric import Lack, Measure, NoValue, Pair, Value, lacking
+from tagmoe.pictures import quick_png
 from tagmoe.vlm.question import VLM, Answer, Attachment, Question, Status, object_schema
 
 VERSION = 1
 KEPT_PICTURES = 256
 """Encoded sources and references that are kept: several editors are judged on the same ones."""
-RUNS = 3
-"""zlib's strategy Z_RLE."""
 CHOICES = ("0", "1")
 PREFERENCES = {"A": 1.0, "B": 0.0, "T": 0.5}
 MISSING: dict[Status, Lack] = {"invalid": "parse_error", "refused": "refused", "failed": "failed"}
@@ -287,7 +285,4 @@ def encoded(picture: Image.Image, least: int, most: int) -> bytes:
     if scale != 1:
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         picture = picture.resize(size, Image.Resampling.BICUBIC)
-    buffer = io.BytesIO()
-    # Runs of equal bytes alone: after PNG's filters they are found in less time, and no less is saved.
-    picture.save(buffer, "PNG", compress_level=1, compress_type=RUNS)
-    return buffer.getvalue()
+    return quick_png(picture)

@@ -3,7 +3,7 @@
 const get = (id) => document.getElementById(id);
 const LETTERS = "ABCDEFGHIJKL";
 const KEPT = "tagmoe-study";
-let texts = {}, language = "", state = null, draft = null, active = 0, since = 0, sending = false;
+let texts = {}, language = "", state = null, draft = null, active = 0, since = 0, sending = false, acting = false;
 
 const token = () => decodeURIComponent(location.hash.slice(1));
 const criteria = () => Object.keys(texts[language].criteria);
@@ -55,6 +55,8 @@ function problem(code) {
   if (code) get("problem").scrollIntoView({ block: "nearest" });
 }
 
+const isSeen = (element) => element.getClientRects().length > 0;
+
 function show() {
   document.documentElement.lang = language;
   document.title = get("title").textContent = texts[language].title;
@@ -72,6 +74,8 @@ function show() {
   get("withdrawn").querySelector("p").textContent = words("withdrawn");
   if (now === "consent") showConsent();
   if (now === "page") showPage();
+  // A browser takes the focus from what is hidden only when it paints next; a key may come before that.
+  if (document.activeElement && !isSeen(document.activeElement)) document.activeElement.blur();
 }
 
 function showConsent() {
@@ -235,13 +239,19 @@ async function load() {
 }
 
 async function act(path, body) {
+  // A late answer to a second click would show again what has been left meanwhile.
+  if (acting) return;
+  acting = true;
   problem("");
+  let code = "";
   try {
     state = await ask(path, body);
-    show();
   } catch (error) {
-    problem(error.code);
+    code = error.code;
   }
+  acting = false;
+  if (code) problem(code);
+  else show();
 }
 
 get("questions").addEventListener("submit", send);
@@ -271,11 +281,17 @@ document.addEventListener("keydown", (event) => {
     if (event.key === "z" || event.key === "Z") get("large").close();
     return;
   }
-  if (event.target.tagName === "SELECT") return;
+  // Keys are of the page, unless a control has the focus that is seen and works. A picture keeps no key from the page:
+  // it has the focus because it was clicked.
+  const control = event.target.closest("button, select");
+  const isUsed = control !== null && isSeen(control) && !control.disabled && control.className !== "pick";
+  if (isUsed && control.tagName === "SELECT") return;
   const position = "123456789".indexOf(event.key);
   if (position >= 0 && event.key.length === 1) {
+    // After a number, Enter is for the next page, also where a button was clicked before.
+    if (isUsed) control.blur();
     choose(position);
-  } else if (event.key === "Enter" && event.target.tagName !== "BUTTON") {
+  } else if (event.key === "Enter" && !isUsed) {
     event.preventDefault();
     get("questions").requestSubmit();
   } else if (event.key === "z" || event.key === "Z") {
