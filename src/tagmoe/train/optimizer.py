@@ -20,7 +20,7 @@ from tagmoe.train.adamw import (
     keep_gradients_in,
     takes_8bit,
 )
-from tagmoe.train.precision import has_bf16
+from tagmoe.model.cpu.bf16 import has_bf16
 
 
 class MuonFp32(torch.optim.Muon):
