@@ -135,5 +135,5 @@ def test_a_block_that_is_not_finite_is_refused_when_it_is_read(tmp_path: Path, d
     name = next(name for name in weights if name.startswith("transformer_blocks.1.") and name.endswith(".weight"))
     weights[name] = torch.full_like(weights[name], float("nan"))
     save_file(weights, file, metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match="not finite|NaN"):
+    with pytest.raises(CheckpointError, match="not finite"):
         draw(load_pipeline(folder, PLANS["blocks-from-disk"], "cpu"), count=1)

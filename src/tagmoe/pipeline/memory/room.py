@@ -36,9 +36,10 @@ class Room:
 
 
 def memory_room(memory: str = "auto", *, on_gpu: bool | None = None) -> Room:
-    """The memory of this machine: for "auto" what is free now, else that of a card of this size ("24gb" to "80gb").
+    """The memory of this machine: for "auto" what is free now, else that of a card of this size ("8gb" to "80gb").
 
-    on_gpu: whether its GPU is used; None: if there is one. Without a GPU the CPU's memory is the device. Raises UsageError for a word that is not in `CHOICES`.
+    on_gpu: whether its GPU is used; None: if there is one. Without a GPU the CPU's memory is the device. Raises
+    UsageError for a word that is not in `CHOICES`.
     """
     import torch
 
