@@ -74,7 +74,7 @@ def test_every_number_has_both_bounds(name: str) -> None:
         (("--threads", "100000"), "--threads is 100000; give a whole number from 1 to 1024"),
         (("--cfg", "1e9"), "--cfg is 1e9; give a number from 0 to 100"),
         (("--cfg", "nan"), "give a finite number from 0 to 100"),
-        (("--memory", "3gb"), "--memory is 3gb; give auto, 24gb, 48gb or 80gb"),
+        (("--memory", "3gb"), "--memory is 3gb; give auto, 8gb, 16gb, 24gb, 48gb or 80gb"),
         (("--memory", ""), "--memory is ''; give auto"),
         (("--lora-scale", "x y"), "--lora-scale is 'x y'; give a number from -100 to 100"),
         (("--seed", "1", "--seed", "2"), "--seed is given twice; give it once."),

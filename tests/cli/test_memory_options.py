@@ -94,24 +94,26 @@ def test_info_prints_the_plans_and_their_arithmetic(tagmoe, model) -> None:
     data = json.loads(tagmoe("info", "--memory", "--model", model, "--json").out)
     sizes = read_sizes(model, value_bytes=4)
     assert data["model"] == "random"
-    assert [row["name"] for row in data["plans"]] == [plan.name for plan in PLANS]
-    for row, plan in zip(data["plans"], PLANS, strict=True):
+    assert [row["name"] for row in data["plans"]] == [plan.name for plan in CPU_PLANS]
+    for row, plan in zip(data["plans"], CPU_PLANS, strict=True):
         estimate = plan.estimate(sizes)
         assert (row["device_bytes"], row["host_bytes"]) == (estimate.device, estimate.host)
         assert row["device_bytes"] == max(row["moments"].values())
         assert all(line["how"] for line in row["arithmetic"])
-        assert ("auto" in row["fits"]) == (plan in CPU_PLANS)
+        assert "auto" in row["fits"]
     assert data["chosen"] == dict.fromkeys(CHOICES, "resident")
     text = tagmoe("info", "--memory", "--model", model).out
-    assert all(plan.name in text for plan in PLANS)
+    assert all(plan.name in text for plan in CPU_PLANS)
     assert f"{sizes.transformer.parameters:,} parameters at 4 bytes" in text
-    assert "auto* 24gb* 48gb* 80gb*" in text
+    assert "auto* 8gb* 16gb* 24gb* 48gb* 80gb*" in text
 
 
 @pytest.mark.slow
 def test_info_of_the_full_size_model_needs_no_files(tagmoe) -> None:
     data = json.loads(tagmoe("info", "--memory", "--full-size", "--json").out)
-    assert data["chosen"] == {"24gb": "4-bit", "48gb": "8-bit", "80gb": "resident"}
+    assert data["chosen"] == {
+        "8gb": "group-offload", "16gb": "group-offload", "24gb": "4-bit", "48gb": "8-bit", "80gb": "resident"
+    }  # fmt: skip
     assert data["budget_bytes"] == {name: int(size - RESERVE) for name, size in BUDGETS.items()}
     text = tagmoe("info", "--memory", "--full-size").out
     assert "22,695,294,528 parameters at 2 bytes" in text
@@ -121,8 +123,9 @@ def test_info_of_the_full_size_model_needs_no_files(tagmoe) -> None:
 def test_info_marks_what_auto_would_take_in_less_memory(tagmoe, room_for) -> None:
     room_for("4-bit")
     data = json.loads(tagmoe("info", "--memory", "--json").out)
-    assert data["chosen"] == {"auto": "4-bit", "24gb": "resident", "48gb": "resident", "80gb": "resident"}
-    assert [row["name"] for row in data["plans"] if "auto" in row["fits"]] == ["4-bit"]
+    assert data["chosen"] == {"auto": "4-bit"} | dict.fromkeys(BUDGETS, "resident")
+    fitting = [row["name"] for row in data["plans"] if "auto" in row["fits"]]
+    assert fitting == ["4-bit", "4-bit-in-turns", "blocks-from-disk"]
     room_for("4-bit", 0.5)
     data = json.loads(tagmoe("info", "--memory", "--json").out)
     assert data["chosen"]["auto"] is None

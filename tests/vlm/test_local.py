@@ -15,9 +15,10 @@ import pytest
 import torch
 from PIL import Image
 from support.tiny_model import build_pipeline
-from support.tiny_vlm import TEMPLATE, png, save_tiny_vlm, tiny_model, tiny_tokenizer, tiny_vlm
+from support.tiny_vlm import png, save_tiny_vlm, tiny_model, tiny_tokenizer, tiny_vlm
 
 from tagmoe.errors import CheckpointError, MissingError, TagMoEError, UsageError
+from tagmoe.recipes.full_path.tiny_vlm import TEMPLATE
 from tagmoe.vlm.decoding import Sampling
 from tagmoe.vlm.local import LocalVLM
 from tagmoe.vlm.question import Answer, Attachment, Question

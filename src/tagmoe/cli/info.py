@@ -19,7 +19,7 @@ from tagmoe.cli.options import AsJson, Model
 from tagmoe.cli.output import print_result
 from tagmoe.errors import MissingError, TagMoEError, UsageError
 from tagmoe.files.json_files import read_object
-from tagmoe.pipeline.memory.plans import BUDGETS, PLANS, RESERVE, MemoryPlan, choose_plan, fits
+from tagmoe.pipeline.memory.plans import BUDGETS, CPU_RESERVE, PLANS, RESERVE, MemoryPlan, choose_plan, fits
 from tagmoe.pipeline.memory.room import Room, memory_room
 from tagmoe.pipeline.memory.sizes import GB, ModelSizes, full_size, read_sizes
 from tagmoe.pipeline.packaged import packaged_folder
@@ -161,9 +161,12 @@ def _memory(model: Path | None, of_full_size: bool, as_json: bool) -> None:
         # The full-size model needs a GPU. Without one here, the question is about a card in another machine.
         card = here if here.device == "cuda" else Room("cuda", 0.0, math.inf, PLANS)
     else:
-        sizes = read_sizes(check_model(model), value_bytes=here.value_bytes)
+        sizes = read_sizes(
+            check_model(model), value_bytes=here.value_bytes, quantised_value_bytes=here.quantised_value_bytes
+        )
         card = here
-    rooms = {name: replace(card, budget=size - RESERVE) for name, size in BUDGETS.items()}
+    reserve = RESERVE if card.device == "cuda" else CPU_RESERVE
+    rooms = {name: replace(card, budget=size - reserve) for name, size in BUDGETS.items()}
     if card is here:
         rooms = {"auto": here} | rooms
     facts = {
@@ -171,9 +174,9 @@ def _memory(model: Path | None, of_full_size: bool, as_json: bool) -> None:
         "device": card.device,
         "budget_bytes": {name: int(room.budget) for name, room in rooms.items()},
         "host_bytes": None if math.isinf(card.host) else int(card.host),
-        "reserve_bytes": int(RESERVE),
+        "reserve_bytes": int(reserve),
         "chosen": {name: _choice(sizes, room) for name, room in rooms.items()},
-        "plans": [_plan_facts(plan, sizes, rooms) for plan in PLANS],
+        "plans": [_plan_facts(plan, sizes, rooms) for plan in card.plans],
     }
     print_result(facts, "\n".join(_memory_lines(facts)), as_json=as_json)
 

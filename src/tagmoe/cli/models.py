@@ -18,7 +18,7 @@ from tagmoe.errors import CheckpointError, UsageError
 from tagmoe.files.hub import REPOSITORY
 from tagmoe.pipeline.memory.plans import PLANS, MemoryPlan, choose_plan
 from tagmoe.pipeline.memory.room import memory_room
-from tagmoe.pipeline.memory.sizes import GB, read_sizes
+from tagmoe.pipeline.memory.sizes import GB, ModelSizes, read_sizes
 from tagmoe.pipeline.model_folder import model_folder
 from tagmoe.pipeline.packaged import packaged_folder
 
@@ -112,7 +112,7 @@ def plan_memory(model: Path | None, memory: str = "auto") -> MemoryPlan:
     room = memory_room(memory)
     folder = check_model(model)
     try:
-        sizes = read_sizes(folder, value_bytes=room.value_bytes)
+        sizes = read_sizes(folder, value_bytes=room.value_bytes, quantised_value_bytes=room.quantised_value_bytes)
     except CheckpointError as error:
         from tagmoe.pipeline.release import explain_release
 
@@ -123,9 +123,15 @@ def plan_memory(model: Path | None, memory: str = "auto") -> MemoryPlan:
         picture = f"within {plan.tolerance:g} of 255" if plan.tolerance else "the same"
         log(
             f"memory plan {plan.name}: about {estimate.device / GB:.1f} of {room.budget / GB:.1f} GB on the device and "
-            f"{estimate.host / GB:.1f} GB of the host; pictures: {picture} beside plan {PLANS[0].name}."
+            f"{estimate.host / GB:.1f} GB of the host; pictures: {picture} beside plan {PLANS[0].name}; computed in "
+            f"{'bf16' if _values(plan, sizes) == 2 else 'fp32'}."
         )
     return plan
+
+
+def _values(plan: MemoryPlan, sizes: ModelSizes) -> int:
+    """Bytes of a value that is not quantised."""
+    return sizes.quantised_value_bytes if plan.is_quantised else sizes.value_bytes
 
 
 @collector_paused()

@@ -16,7 +16,7 @@ MOST_PROCESSES = 1024
 """Upper bound of processes and threads: beyond it a machine stands still. Every number has one, to catch slips."""
 MOST_CASES = 10_000
 MOST_ROWS = 10**12
-Memory = Literal["auto", "24gb", "48gb", "80gb"]
+Memory = Literal["auto", "8gb", "16gb", "24gb", "48gb", "80gb"]
 """Values of --memory: those of `tagmoe.pipeline.memory.plans.CHOICES`."""
 
 

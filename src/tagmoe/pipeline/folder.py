@@ -157,6 +157,12 @@ def read_alignment(folder: Path) -> dict[str, torch.Tensor] | None:
         raise CheckpointError(f"{str(file)!r} is damaged ({first_line(error)}); copy or download it again.") from None
 
 
+def class_of_part(folder: Path, name: str) -> Any:
+    """The class of a component of a checked folder. Raises CheckpointError when it is none of the allowed libraries."""
+    index = folder / "model_index.json"
+    return _class_of(index, name, read_object(index).get(name), PARTS[name])
+
+
 def _class_of(index: Path, name: str, entry: Any, kind: type) -> type:
     """The class that model_index.json names for a component. Only the allowed libraries are imported."""
     allowed = f"it must be [library, class] with a {kind.__name__} of {', '.join(LIBRARIES)}"

@@ -65,6 +65,11 @@ class LoraLoaderMixin(QwenImageLoraLoaderMixin):
         option that does not apply. Raises CheckpointError for a damaged file, another kind than LoRA, numbers that are
         not finite, layers of other sizes, or when no layer fits.
         """
+        if self.reads_parts_again:
+            raise UsageError(
+                "A LoRA would be lost: this memory plan reads the weights again in each call; give --memory more, or "
+                "use a model into which the LoRA is merged."
+            )
         transformer = self.part("transformer")
         layers, report = read_and_fit(
             pretrained_model_name_or_path_or_dict, transformer, adapter_name, hotswap=hotswap,

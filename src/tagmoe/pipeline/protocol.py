@@ -54,6 +54,8 @@ class PipelineProtocol(DiffusionPipeline):
 
     # W_tag and H_pred that were trained with this model, by their names in `Objective`. Inference does not need them.
     alignment: Mapping[str, torch.Tensor] | None = None
+    reads_parts_again: bool = False
+    """Whether parts are read from their folder when they are called (`tagmoe.pipeline.memory.turns`)."""
     _num_timesteps: int = 0
     _current_timestep: torch.Tensor | None = None
     _guidance_scale: float | None = None

@@ -75,7 +75,7 @@ class Replica:
         torch.set_num_threads(fleet.threads)
         folder = packaged_folder() if fleet.model is None else model_folder(fleet.model)
         room = memory_room(on_gpu=fleet.gpus > 0)
-        sizes = read_sizes(folder, value_bytes=room.value_bytes)
+        sizes = read_sizes(folder, value_bytes=room.value_bytes, quantised_value_bytes=room.quantised_value_bytes)
         pipeline = load_pipeline(folder, choose_plan(sizes, room.budget, room.host, room.plans), room.device)
         try:
             alignment = Alignment.load(folder)

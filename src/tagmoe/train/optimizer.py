@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim._muon import _adjust_lr
 
 from tagmoe.config import OptimizerConfig
+from tagmoe.model.cpu.bf16 import has_bf16
 from tagmoe.sentences import counted
 from tagmoe.train.adamw import (
     BETAS,
@@ -20,7 +21,6 @@ from tagmoe.train.adamw import (
     keep_gradients_in,
     takes_8bit,
 )
-from tagmoe.train.precision import has_bf16
 
 
 class MuonFp32(torch.optim.Muon):

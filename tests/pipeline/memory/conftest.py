@@ -66,11 +66,11 @@ def kept() -> Callable[..., Any]:
     import torch
 
     from tagmoe.pipeline.memory.placing import load_pipeline
-    from tagmoe.pipeline.memory.plans import PLANS
+    from tagmoe.pipeline.memory.plans import CPU_PLANS, PLANS
     from tagmoe.pipeline.packaged import packaged_folder
 
     torch.set_num_threads(1)
-    plans = {plan.name: plan for plan in PLANS}
+    plans = {plan.name: plan for plan in (*PLANS, *CPU_PLANS)}
 
     def load(name: str, **options: Any) -> Any:
         return load_pipeline(packaged_folder(), plans[name], "cpu", **options)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tagmoe.errors import CheckpointError, MissingError, TagMoEError, UsageError
 from tagmoe.model.transformer import TagMoETransformer2DModel
 from tagmoe.pipeline.memory import room as room_module
-from tagmoe.pipeline.memory.plans import BUDGETS, CPU_PLANS, PLANS, RESERVE, choose_plan, fits
+from tagmoe.pipeline.memory.plans import BUDGETS, CPU_PLANS, CPU_RESERVE, PLANS, RESERVE, choose_plan, fits
 from tagmoe.pipeline.memory.room import memory_room
 from tagmoe.pipeline.memory.sizes import GB, ModelSizes, PartSize, full_size, read_sizes
 from tagmoe.pipeline.packaged import packaged_folder
@@ -71,6 +71,28 @@ def test_the_full_size_model_is_counted_exactly(full: ModelSizes) -> None:
 )
 def test_what_a_card_gets(full: ModelSizes, budget: float, host: float, name: str) -> None:
     assert choose_plan(full, budget, host).name == name
+
+
+@pytest.mark.parametrize(
+    ("memory", "value", "name"),
+    [
+        ("24gb", 2, "4-bit"),
+        ("16gb", 2, "4-bit-in-turns"),
+        ("8gb", 2, "blocks-from-disk"),
+        # without units for bf16 all that is not packed is fp32
+        ("24gb", 4, "4-bit-in-turns"),
+        ("16gb", 4, "blocks-from-disk"),
+        ("8gb", 4, None),
+    ],
+)
+def test_what_a_processor_gets(full: ModelSizes, memory: str, value: int, name: str | None) -> None:
+    sizes = replace(full, value_bytes=4, quantised_value_bytes=value)
+    budget = BUDGETS[memory] - CPU_RESERVE
+    if name is None:
+        with pytest.raises(TagMoEError, match="the smallest needs"):
+            choose_plan(sizes, budget, math.inf, CPU_PLANS)
+    else:
+        assert choose_plan(sizes, budget, math.inf, CPU_PLANS).name == name
 
 
 @pytest.mark.parametrize(("budget", "host"), [(8 * GB, 32 * GB), (2 * GB, HOST)])
@@ -204,7 +226,7 @@ def test_the_room_is_that_of_the_gpu_where_there_is_one(monkeypatch: pytest.Monk
     assert (gpu.device, gpu.budget, gpu.host, gpu.plans) == ("cuda", 20 * GB - RESERVE, 7 * GB, PLANS)
     assert gpu.value_bytes == 2
     assert memory_room("80gb").budget == 80 * GB - RESERVE
-    with pytest.raises(UsageError, match="24gb, 48gb, 80gb"):
+    with pytest.raises(UsageError, match="8gb, 16gb, 24gb, 48gb, 80gb"):
         memory_room("32gb")
 
 

@@ -164,6 +164,8 @@ def _forward(
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
     """(y_SD, x_PD, activations and slopes of every expert); without `trains` the lists are empty."""
     per = len(weights) // len(order.sizes)
+    # A slice that has a round number of rows by chance must not go to oneDNN: its rows would round otherwise.
+    fuses = fuses and _row_block(x_SD) > 1
     x_PD = x_SD.index_select(0, order.slots_P)
     activations, slopes = [], []
     # without gradients an expert's inputs are not needed after its hidden layer: its outputs overwrite them
@@ -172,7 +174,7 @@ def _forward(
         w1, w2 = weights[per * e : per * e + 2]
         b1, b2 = weights[per * e + 2 : per * e + 4] if per == 4 else (None, None)
         if trains:
-            slope = linear(x, w1, b1)
+            slope = linear(x, w1, b1, fuses=fuses)
             hidden = gelu_and_slope_(slope)
             activations.append(hidden)
             slopes.append(slope)

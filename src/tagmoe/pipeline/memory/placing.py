@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import torch
 
 from tagmoe.errors import UsageError
 from tagmoe.extras import require
+from tagmoe.model.cpu.bf16 import has_bf16
 from tagmoe.pipeline.memory.plans import MemoryPlan
 from tagmoe.pipeline.memory.sizes import UNQUANTISED
 
@@ -28,7 +29,8 @@ def load_pipeline(
 ) -> TagMoEPipeline:
     """The pipeline in `folder`, kept as `plan` says and running on `device`.
 
-    Full precision is bf16 on a GPU and fp32 on a CPU; beside quantised weights it is always bf16.
+    Full precision is bf16 on a GPU and fp32 on a CPU; beside quantised weights it is bf16, but fp32 on a processor
+    without units for bf16, where products in it take ten times as long.
     offload_folder: a new or empty folder for the weights that group offload would keep in host memory. Every step then
     reads them from there. On a CPU this is the only way to take weights out of memory.
     Raises MissingError when the folder or the quantisation library is not there, CheckpointError for a bad folder.
@@ -39,10 +41,14 @@ def load_pipeline(
     if offload_folder is not None and plan.offload != "group":
         raise UsageError(f"The plan {plan.name!r} offloads nothing to a folder; leave offload_folder out.")
     on_cpu = device.type == "cpu"
-    options: dict[str, Any] = {"dtype": torch.float32 if on_cpu and not plan.is_quantised else torch.bfloat16}
+    if plan.offload in ("turns", "disk"):
+        if not on_cpu:
+            raise UsageError(f"The plan {plan.name!r} is for a CPU; on a GPU parts and blocks are moved to the host.")
+        return _in_turns(Path(folder), plan)
+    options: dict[str, Any] = {"dtype": compute_dtype(plan, on_cpu=on_cpu)}
     if plan.is_quantised:
         check_library()
-        options["quantization_config"] = quantisation(plan)
+        options["quantization_config"] = quantisation(plan, options["dtype"])
     # bitsandbytes quantises on the current GPU. Weights in full precision are moved to the device afterwards.
     with _quantising_on_cpu() if on_cpu else torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         pipeline = TagMoEPipeline.from_pretrained(folder, **options)
@@ -60,6 +66,52 @@ def load_pipeline(
     return pipeline
 
 
+def compute_dtype(plan: MemoryPlan, *, on_cpu: bool) -> torch.dtype:
+    """What is computed in, and kept where it is not quantised."""
+    if not on_cpu or (plan.is_quantised and has_bf16()):
+        return torch.bfloat16
+    return torch.float32
+
+
+def _in_turns(folder: Path, plan: MemoryPlan) -> TagMoEPipeline:
+    """A pipeline whose text encoder and transformer are read when they are called."""
+    from tagmoe.pipeline.folder import check_model_folder
+    from tagmoe.pipeline.memory.turns import Turns, blocks_from_disk, shell_of, take_turns
+    from tagmoe.pipeline.pipeline import TagMoEPipeline
+
+    dtype = compute_dtype(plan, on_cpu=True)
+    if plan.is_quantised:
+        check_library()
+    # Found now, and not when the parts are read.
+    check_model_folder(folder, given=())
+    forms = {"text_encoder": plan.text_encoder, "transformer": plan.transformer}
+    shells = {name: shell_of(folder, name, dtype) for name in forms}
+
+    def reader(name: str) -> Callable[[], torch.nn.Module]:
+        def read() -> torch.nn.Module:
+            options: dict[str, Any] = dict.fromkeys({"text_encoder", "transformer", "vae", "tokenizer"} - {name})
+            if forms[name] == "full":
+                return TagMoEPipeline.from_pretrained(folder, dtype=dtype, **options).part(name)
+            with _quantising_on_cpu():
+                options["quantization_config"] = quantisation(plan, dtype, parts=(name,))
+                part = TagMoEPipeline.from_pretrained(folder, dtype=dtype, **options).part(name)
+            without_packed_kernel(part)
+            return part
+
+        return read
+
+    pipeline = TagMoEPipeline.from_pretrained(folder, dtype=dtype, **shells)
+    turns = Turns()
+    reads = {name: reader(name) for name in forms}
+    if plan.offload == "disk":
+        del reads["transformer"]
+        blocks_from_disk(pipeline.transformer, folder / "transformer", turns, dtype)
+    take_turns(pipeline, turns, reads)
+    if plan.vae_tiling:
+        pipeline.vae.enable_tiling()
+    return pipeline
+
+
 def check_library() -> None:
     """Raises MissingError, naming the install line, when the quantisation library is not installed."""
     require("memory", purpose="A model with 8-bit or 4-bit weights")
@@ -67,17 +119,22 @@ def check_library() -> None:
     logging.getLogger(LIBRARY).setLevel(logging.ERROR)
 
 
-def quantisation(plan: MemoryPlan) -> PipelineQuantizationConfig:
-    """The quantisation settings of a plan for diffusers and transformers: the bits of each component's layers."""
+def quantisation(
+    plan: MemoryPlan, dtype: torch.dtype = torch.bfloat16, *, parts: Collection[str] = ("transformer", "text_encoder")
+) -> PipelineQuantizationConfig:
+    """The quantisation settings of a plan for diffusers and transformers: the bits of each component's layers.
+
+    dtype: what 4-bit layers compute in. parts: the components that are meant.
+    """
     import diffusers
     import transformers
     from diffusers.quantizers import PipelineQuantizationConfig
 
-    parts = (("transformer", plan.transformer, diffusers), ("text_encoder", plan.text_encoder, transformers))
+    forms = (("transformer", plan.transformer, diffusers), ("text_encoder", plan.text_encoder, transformers))
     mapping = {
-        part: library.BitsAndBytesConfig(llm_int8_skip_modules=list(UNQUANTISED[part]), **_bits(form))
-        for part, form, library in parts
-        if form != "full"
+        part: library.BitsAndBytesConfig(llm_int8_skip_modules=list(UNQUANTISED[part]), **_bits(form, dtype))
+        for part, form, library in forms
+        if form != "full" and part in parts
     }
     return PipelineQuantizationConfig(quant_mapping=mapping)
 
@@ -121,10 +178,10 @@ def _offload_groups(pipeline: TagMoEPipeline, device: torch.device, folder: str 
     pipeline.vae.to(device)
 
 
-def _bits(form: str) -> dict[str, Any]:
+def _bits(form: str, dtype: torch.dtype) -> dict[str, Any]:
     if form == "8-bit":
         return {"load_in_8bit": True}
-    return {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16}
+    return {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
 
 
 def without_packed_kernel(model: torch.nn.Module) -> None:

@@ -37,7 +37,9 @@ TILING_TOLERANCE = 3.0
 
 # Device memory that plans leave free for the CUDA context, library workspaces and gaps between tensors.
 RESERVE = 1.5e9
-BUDGETS: Mapping[str, float] = {"24gb": 24e9, "48gb": 48e9, "80gb": 80e9}
+# On a CPU: for the process itself, with its libraries.
+CPU_RESERVE = 1e9
+BUDGETS: Mapping[str, float] = {"8gb": 8e9, "16gb": 16e9, "24gb": 24e9, "48gb": 48e9, "80gb": 80e9}
 CHOICES = ("auto", *BUDGETS)
 
 
@@ -65,7 +67,9 @@ class Estimate:
 @dataclass(frozen=True)
 class MemoryPlan:
     """How a model is kept in memory. transformer, text_encoder: "full", "8-bit" or "4-bit" weights. offload: "none",
-    "component" (one component on the device at a time) or "group" (one transformer block and the next).
+    "component" (one component on the device at a time) or "group" (one transformer block and the next). On a CPU also
+    "turns" (one component in memory at a time, read from its folder in each call) or "disk" (the same, and the blocks
+    of the transformer are read one by one in each step).
     """
 
     name: str
@@ -77,7 +81,8 @@ class MemoryPlan:
     @property
     def tolerance(self) -> float:
         """Allowed mean difference of a pixel, out of 255, from the picture of the first plan. 0: the same picture."""
-        return WEIGHT_TOLERANCE[self.transformer] + (TILING_TOLERANCE if self.vae_tiling else 0.0)
+        weights = max(WEIGHT_TOLERANCE[self.transformer], WEIGHT_TOLERANCE[self.text_encoder])
+        return weights + (TILING_TOLERANCE if self.vae_tiling else 0.0)
 
     @property
     def is_quantised(self) -> bool:
@@ -86,8 +91,7 @@ class MemoryPlan:
 
     def estimate(self, sizes: ModelSizes) -> Estimate:
         """The memory that this plan needs for a model, to edit one reference into one picture of the default size."""
-        # With quantised weights, everything else is bf16 on any device.
-        value = 2 if self.is_quantised else sizes.value_bytes
+        value = sizes.quantised_value_bytes if self.is_quantised else sizes.value_bytes
         weights = [
             _weights("transformer", sizes.transformer, self.transformer, value),
             _weights("text encoder", sizes.text_encoder, self.text_encoder, value),
@@ -103,6 +107,16 @@ class MemoryPlan:
         elif self.offload == "component":
             # The autoencoder encodes references while the text encoder is still on the device, and then stays.
             moments = {"text": text, "encode": text + vae, "denoise": transformer + vae, "decode": vae}
+        elif self.offload == "turns":
+            moments = {"text": text + vae, "encode": vae, "denoise": transformer + vae, "decode": vae}
+        elif self.offload == "disk":
+            block = Line(
+                "transformer, a block",
+                (sizes.transformer.largest_group + sizes.transformer.ungrouped) * value,
+                "the largest block and all outside the blocks",
+            )
+            lines.append(block)
+            moments = {"text": text + vae, "encode": vae, "denoise": block.bytes + vae, "decode": vae}
         else:
             block = Line(
                 "transformer, on the device",
@@ -126,6 +140,9 @@ class MemoryPlan:
         if self.is_quantised and self.offload == "none":
             # Weights are read one by one and quantised on the device.
             host = max(sizes.transformer.largest_weight, sizes.text_encoder.largest_weight) * value + vae
+        elif self.offload in ("turns", "disk"):
+            # On a CPU the device is the host.
+            host = 0
         elif self.offload == "group":
             host = sizes.transformer.pinned * value + text + vae
         else:
@@ -141,8 +158,14 @@ PLANS: tuple[MemoryPlan, ...] = (
     MemoryPlan("4-bit-component-offload", "4-bit", "4-bit", "component", vae_tiling=True),
     MemoryPlan("group-offload", "full", "full", "group", vae_tiling=False),
 )
-# On a CPU, host and device memory are the same, so offloading gains nothing.
-CPU_PLANS = tuple(plan for plan in PLANS if plan.offload == "none")
+# On a CPU, host and device memory are the same, so what is not in use can only be read again.
+CPU_PLANS = (
+    PLANS[0],
+    MemoryPlan("in-turns", "full", "full", "turns", vae_tiling=False),
+    *(plan for plan in PLANS[1:] if plan.offload == "none"),
+    MemoryPlan("4-bit-in-turns", "4-bit", "4-bit", "turns", vae_tiling=True),
+    MemoryPlan("blocks-from-disk", "full", "4-bit", "disk", vae_tiling=True),
+)
 
 
 def choose_plan(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tagmoe.errors import UsageError
-from tagmoe.pipeline.memory.plans import BUDGETS, CHOICES, CPU_PLANS, PLANS, RESERVE, MemoryPlan
+from tagmoe.pipeline.memory.plans import BUDGETS, CHOICES, CPU_PLANS, CPU_RESERVE, PLANS, RESERVE, MemoryPlan
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,19 @@ class Room:
         """Bytes of a value in full precision: bf16 on a GPU, fp32 on a CPU."""
         return 2 if self.device == "cuda" else 4
 
+    @property
+    def quantised_value_bytes(self) -> int:
+        """Bytes of a value beside quantised weights: bf16, but fp32 on a processor without units for bf16."""
+        from tagmoe.model.cpu.bf16 import has_bf16
+
+        return 2 if self.device == "cuda" or has_bf16() else 4
+
 
 def memory_room(memory: str = "auto", *, on_gpu: bool | None = None) -> Room:
-    """The memory of this machine: for "auto" what is free now, else that of a card of this size ("24gb" to "80gb").
+    """The memory of this machine: for "auto" what is free now, else that of a card of this size ("8gb" to "80gb").
 
-    on_gpu: whether its GPU is used; None: if there is one. Without a GPU the CPU's memory is the device, and nothing
-    can be moved out of it. Raises UsageError for a word that is not in `CHOICES`.
+    on_gpu: whether its GPU is used; None: if there is one. Without a GPU the CPU's memory is the device. Raises
+    UsageError for a word that is not in `CHOICES`.
     """
     import torch
 
@@ -40,7 +47,7 @@ def memory_room(memory: str = "auto", *, on_gpu: bool | None = None) -> Room:
         raise UsageError(f"The memory is {memory!r}; give one of {', '.join(CHOICES)}.")
     on_gpu = torch.cuda.is_available() if on_gpu is None else on_gpu
     if memory != "auto":
-        budget = BUDGETS[memory] - RESERVE
+        budget = BUDGETS[memory] - (RESERVE if on_gpu else CPU_RESERVE)
     elif on_gpu:
         budget = torch.cuda.mem_get_info()[0] - RESERVE
     else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,8 @@ class PartSize:
 class ModelSizes:
     """The sizes of a model's components, and the sizes that its activations depend on.
 
-    value_bytes: bytes of a value where nothing is quantised. width, text_width, vae_width: channels of the transformer,
+    value_bytes: bytes of a value where nothing is quantised; quantised_value_bytes: of the others where something is.
+    width, text_width, vae_width: channels of the transformer,
     the text encoder, and the autoencoder at full resolution. text_layers: layers of the text encoder. side: pixels of a
     side of the picture. image_tokens: tokens of the target and one reference. text_tokens: tokens of the prompt.
     batch: samples of a forward, 2 with guidance.
@@ -83,9 +84,10 @@ class ModelSizes:
     image_tokens: int
     text_tokens: int
     batch: int
+    quantised_value_bytes: int = 2
 
 
-def read_sizes(folder: Path, *, value_bytes: int = 2) -> ModelSizes:
+def read_sizes(folder: Path, *, value_bytes: int = 2, quantised_value_bytes: int = 2) -> ModelSizes:
     """The sizes of the pipeline in `folder`, from its JSON files and the headers of its weights.
 
     Raises MissingError when the folder does not exist, and CheckpointError naming a file that is damaged or missing.
@@ -103,7 +105,8 @@ def read_sizes(folder: Path, *, value_bytes: int = 2) -> ModelSizes:
         else:
             parts[part] = part_size(part, {name: list(entry.shape) for name, entry in tensors.items()})
     try:
-        return _sizes(folder.resolve().name, parts, configs, index, value_bytes)
+        sizes = _sizes(folder.resolve().name, parts, configs, index, value_bytes)
+        return replace(sizes, quantised_value_bytes=quantised_value_bytes)
     except (TypeError, AttributeError) as error:
         raise CheckpointError(f"A config in the model folder {str(folder)!r} is wrong: {error}.") from error
 
