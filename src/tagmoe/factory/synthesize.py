@@ -421,7 +421,9 @@ def _without_files(values: Any) -> Any:
     """Settings without the names of files, which may move; the digests of networks stand in the lineage."""
     if not isinstance(values, dict):
         return values
-    return {name: _without_files(one) for name, one in values.items() if name not in ("file", "cutouts", "weights")}
+    return {
+        name: _without_files(one) for name, one in values.items() if name not in ("file", "cutouts", "weights", "model")
+    }
 
 
 def _settings(step: Step) -> str:
