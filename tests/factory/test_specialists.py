@@ -27,6 +27,7 @@ from tagmoe.factory.plan import Plan, plan_of
 from tagmoe.factory.specialists import remove
 from tagmoe.factory.specialists.networks import MapNetwork
 from tagmoe.factory.specialists.settings import Network
+from tagmoe.files.yaml_text import read_yaml
 from tagmoe.pictures import load_image, load_mask
 from tagmoe.tags import TAGS, TaskDescriptor
 
@@ -358,3 +359,11 @@ def test_pipelines_of_diffusers_draw_from_a_map_and_fill_a_hole(tmp_path) -> Non
     fill["paint"] = {"model": str(tmp_path / "controlnet"), **given}
     with pytest.raises(UsageError, match="StableDiffusionControlNetPipeline; give one of the kind Inpaint"):
         synthesize(tmp_path / "c", a_plan(roots, {"step": "make", **fill}))
+
+
+def test_the_plans_of_the_documentation_can_be_read() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "factory.md").read_text(encoding="utf-8")
+    plans = [block.split("```")[0] for block in text.split("```yaml")[1:]]
+    assert len(plans) == 2
+    names = [plan_of(read_yaml(plan, "the plan")).name for plan in plans]
+    assert names == ["my-edits", "my-pairs"]

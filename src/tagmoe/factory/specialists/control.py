@@ -53,8 +53,10 @@ class Controller(Specialist[Control]):
         self._drawers = {name: Drawer(given, "ControlNet") for name, given in step.controlnet.items()}
 
     def open(self) -> None:
-        for network in (*self._networks.values(), *self._drawers.values()):
+        for network in self._networks.values():
             network.open()
+        for drawer in self._drawers.values():
+            drawer.open()
 
     def task(self, variant: str) -> str:
         # The names that data sets publish: "canny to image". A drawn map is called by its words.

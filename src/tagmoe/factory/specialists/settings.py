@@ -5,6 +5,7 @@ A specialist has one or more variants of a root ("noise", "canny to image"). Eac
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -82,9 +83,9 @@ class Make(Step):
         return self
 
     @property
+    @abstractmethod
     def variants(self) -> tuple[str, ...]:
         """What it makes of each root."""
-        raise NotImplementedError
 
     @property
     def pairs(self) -> int:
