@@ -24,12 +24,14 @@ from PIL import Image, ImageDraw, ImageFont
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 
-from packaged_photographs import FREE, Photo, outlined, photographs  # noqa: E402
+from draw_photoworld import cut_outs  # noqa: E402
+from packaged_photographs import FREE, HELMET, Photo, outlined, photographs  # noqa: E402
 from support.trained_networks import hed_network, isnet_network, style_network  # noqa: E402
 
 from tagmoe.data.store.record import Record  # noqa: E402
 from tagmoe.data.store.store import Store  # noqa: E402
 from tagmoe.factory.folder import Folder  # noqa: E402
+from tagmoe.factory.makers import place_of  # noqa: E402
 from tagmoe.factory.page import write_survival  # noqa: E402
 from tagmoe.factory.plan import Plan, plan_of  # noqa: E402
 from tagmoe.factory.specialists.networks import MapNetwork  # noqa: E402
@@ -130,7 +132,7 @@ def summary(found: Survival, made: Path) -> dict[str, Any]:
 
 
 def draw_sheet(store: Path, file: Path, *, each: int) -> None:
-    """A sheet of the first pairs of each task: source, target, words."""
+    """A sheet of some pairs of each task: source, target, words."""
     shown = list(_shown(Store.open(store), each))
     columns = 3
     width, height = 2 * THUMB + 3 * GAP, THUMB + 2 * LINE + GAP
@@ -149,19 +151,18 @@ def draw_sheet(store: Path, file: Path, *, each: int) -> None:
 
 
 def _shown(store: Store, each: int) -> Iterator[Record]:
-    """Pairs by task, of other roots as far as there are any."""
-    seen: dict[str, list[int]] = {}
+    """Pairs of each task by each specialist, of other roots as far as there are any."""
     used: Counter[str] = Counter()
-    rows = [row for batch in store.scan(["native_task", "root"]) for row in batch.to_pylist()]
-    for task in dict.fromkeys(row["native_task"] for row in rows):
-        places = [place for place, row in enumerate(rows) if row["native_task"] == task]
+    kinds: dict[tuple[str, int], list[int]] = {}
+    rows = [row for batch in store.scan(["native_task", "root", "made_by"]) for row in batch.to_pylist()]
+    for place, row in enumerate(rows):
+        kinds.setdefault((row["native_task"], place_of(row["made_by"])), []).append(place)
+    for places in kinds.values():
         for _ in range(min(each, len(places))):
             place = min(places, key=lambda one: (used[rows[one]["root"]], one))
             places.remove(place)
             used[rows[place]["root"]] += 1
-            seen.setdefault(task, []).append(place)
-    for places in seen.values():
-        yield from store.records(places)
+            yield from store.records([place])
 
 
 def _filters(real: Path) -> list[dict[str, Any]]:
@@ -211,19 +212,25 @@ def _write_once(file: Path, image: Image.Image) -> None:
 def _write_cutouts(folder: Path, photos: list[Photo], isnet: dict[str, Any] | None) -> None:
     """Things of the photographs, by the network or by hand."""
     folder.mkdir(exist_ok=True)
-    network = None if isnet is None else MapNetwork(Network.model_validate(isnet))
-    for photo in photos:
-        file = folder / f"{Path(photo.name.split()[-1]).stem}.png"
-        if network is not None and photo.name.split()[-1] in CUT and not file.exists():
-            alpha = Image.fromarray((network(photo.image) * 255).astype(np.uint8))
-        elif network is None and outlined(photo) is not None:
-            alpha = outlined(photo)
-        else:
-            continue
-        cut = photo.image.copy()
-        cut.putalpha(alpha)
-        cut.save(file)
-        file.with_suffix(".txt").write_text(photo.caption + "\n")
+    things: dict[str, Image.Image] = {}
+    if isnet is None:
+        things = cut_outs()
+        (astronaut,) = (photo for photo in photos if photo.name.endswith("astronaut.png"))
+        things["a helmet"] = _cut(astronaut.image, outlined(astronaut, HELMET))
+    else:
+        network = MapNetwork(Network.model_validate(isnet))
+        for photo in photos:
+            if photo.name.split()[-1] in CUT and not (folder / f"{photo.caption}.png").exists():
+                alpha = Image.fromarray((network(photo.image) * 255).astype(np.uint8))
+                things[photo.caption] = _cut(photo.image, alpha)
+    for caption, thing in things.items():
+        _write_once(folder / f"{caption}.png", thing)
+
+
+def _cut(image: Image.Image, alpha: Image.Image | None) -> Image.Image:
+    cut = image.copy()
+    cut.putalpha(alpha)  # type: ignore[arg-type]
+    return cut
 
 
 if __name__ == "__main__":

@@ -9,12 +9,14 @@ import pytest
 from PIL import Image
 from support.fault_server import fault_server
 from support.syntheses import a_plan, synthesize
+from support.tiny_sentences import sentence_encoder_folder
 
 from tagmoe.data.store.record import Picture, Record, record_id
 from tagmoe.data.store.store import Store
-from tagmoe.errors import DataError, UsageError
+from tagmoe.errors import DataError, MissingError, UsageError
 from tagmoe.factory.folder import Folder
-from tagmoe.factory.plan import plan_of
+from tagmoe.factory.meanings import meanings_of
+from tagmoe.factory.plan import Sentences, plan_of
 from tagmoe.factory.synthesize import Run
 from tagmoe.factory.words import wishes_of
 from tagmoe.pictures import png_of
@@ -124,6 +126,20 @@ def test_proposals_alike_in_most_words_are_one() -> None:
     kept, left_out = wishes_of(json.dumps(PROPOSED), 0.8)
     assert ([wish.task for wish in kept], left_out) == (["light", "add"], 1)
     assert wishes_of(json.dumps(PROPOSED), 1.0)[1] == 0
+
+
+def test_proposals_that_a_sentence_encoder_finds_alike_are_one(tmp_path) -> None:
+    """A tiny random encoder: the same words are alike, whatever their case, and at 0 all are."""
+    folder = sentence_encoder_folder(tmp_path / "sentences")
+    told = json.dumps([{"task": "add", "instruction": text} for text in ("Add a dog", "make it night", "ADD a DOG")])
+
+    def left_out(alike: float) -> int:
+        return wishes_of(told, 1.1, meanings_of(Sentences(weights=str(folder), alike=alike)))[1]
+
+    assert wishes_of(told, 1.1)[1] == 0, "words alone find none at this threshold"
+    assert (left_out(1.0 - 1e-6), left_out(0.0)) == (1, 2)
+    with pytest.raises(MissingError, match="no folder"):
+        meanings_of(Sentences(weights=str(tmp_path / "none")))
 
 
 def test_photographs_that_look_alike_are_one_root_before_a_model_is_asked(tmp_path, server) -> None:

@@ -70,6 +70,8 @@ def test_a_sample_has_the_licence_of_all_who_made_it() -> None:
         return Maker(step="1 edit", model="m", licence=licence, may_train=may_train)
 
     assert licence_of("CC0-1.0", [maker("MIT"), maker("MIT")]) == "CC0-1.0 AND MIT"
+    assert licence_of("CC-BY-4.0", [maker("CC0-1.0"), maker("MIT")]) == "CC-BY-4.0 AND MIT"
+    assert licence_of("CC0-1.0", [maker("CC0-1.0")]) == "CC0-1.0"
     assert licence_of("CC0-1.0", [maker("none")]) == "none"
     joint = licence_of("CC-BY-NC-4.0", [maker("MIT", may_train=False)])
     assert joint == "CC-BY-NC-4.0 AND MIT AND LicenseRef-no-training"

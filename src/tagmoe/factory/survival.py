@@ -19,6 +19,7 @@ from tagmoe.factory.folder import SPENT, SURVIVAL, Folder
 from tagmoe.factory.gathering import NOTE, STORE
 from tagmoe.factory.makers import place_of
 from tagmoe.factory.making import CANDIDATES, UNIT_NOTE, failed_files, unit_of
+from tagmoe.factory.meanings import meanings_of
 from tagmoe.factory.plan import Dedupe, Edit, Judge, Pick, Plan, Propose, Recaption
 from tagmoe.factory.roots import REFUSED, kept_roots, tag_names
 from tagmoe.factory.specialists.settings import Make
@@ -150,7 +151,7 @@ def _proposals(folder: Folder, plan: Plan) -> Iterator[StepRows]:
     roots = kept_roots(folder, plan)
     for place, step in plan.of_kind(Propose):
         found = StepRows(f"{place + 1} propose", makes=True)
-        column = proposals_column(plan.name)
+        column, meanings = proposals_column(plan.name), meanings_of(step.sentences)
         if roots is not None and column in roots.columns:
             for batch in roots.scan([column], rows=8192):
                 for row in batch.to_pylist():
@@ -161,7 +162,7 @@ def _proposals(folder: Folder, plan: Plan) -> Iterator[StepRows]:
                     if said["status"] != "ok":
                         found.dropped[f"no proposals: {said['reason']}"] += 1
                         continue
-                    wishes, alike = wishes_of(said["text"], step.alike)
+                    wishes, alike = wishes_of(said["text"], step.alike, meanings)
                     found.before += len(wishes) + alike
                     found.after += len(wishes)
                     found.dropped["like another proposal for the root"] += alike

@@ -32,6 +32,7 @@ from tagmoe.factory.looks import VERSION as LOOKS_VERSION
 from tagmoe.factory.looks import Limits as LookLimits
 from tagmoe.factory.makers import Maker, check_makers, family_of, may_train
 from tagmoe.factory.making import CANDIDATES, MakeWork, Units, make_pictures
+from tagmoe.factory.meanings import meanings_of
 from tagmoe.factory.measuring import MeasureLooks
 from tagmoe.factory.plan import (
     Annotate,
@@ -109,6 +110,8 @@ class Run:
                 self.plan.vlm_of(step)
         for place, step in self.plan.of_kind(Edit):
             self.editors[place] = self.means.editor(step)
+        for _, step in self.plan.of_kind(Propose):
+            meanings_of(step.sentences)
         for _, step in self.plan.of_kind(Measure):
             MeasureLooks(step).metric()
         for place, step in self.plan.of_kind(Make):
@@ -277,7 +280,7 @@ class Run:
         plan = self.plan
         made: dict[str, Any] = {f"{place + 1}": _without_seed(self.makers[place]) for place, _ in plan.of_kind(Edit)}
         edits = [step.model_dump(exclude={"survive", "seconds", "batch", "timeout"}) for _, step in plan.of_kind(Edit)]
-        proposals = [step.model_dump(exclude={"survive", "seconds"}) for _, step in plan.of_kind(Propose)]
+        proposals = [_proposal(step) for _, step in plan.of_kind(Propose)]
         fixed = {
             "roots": plan.roots.model_dump(mode="json"),
             "editors": made,
@@ -417,11 +420,18 @@ def _likeness(step: Dedupe) -> Any:
     return step.distance if step.copies is None else [step.distance, _without_files(step.copies.model_dump())]
 
 
+def _proposal(step: Propose) -> dict[str, Any]:
+    without = {"survive", "seconds"} if step.sentences is not None else {"survive", "seconds", "sentences"}
+    return dict(_without_files(step.model_dump(exclude=without)))
+
+
 def _without_files(values: Any) -> Any:
     """Settings without the names of files, which may move; the digests of networks stand in the lineage."""
     if not isinstance(values, dict):
         return values
-    return {name: _without_files(one) for name, one in values.items() if name not in ("file", "cutouts", "weights")}
+    return {
+        name: _without_files(one) for name, one in values.items() if name not in ("file", "cutouts", "weights", "model")
+    }
 
 
 def _settings(step: Step) -> str:

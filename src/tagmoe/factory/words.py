@@ -13,6 +13,7 @@ from typing import Any
 
 from tagmoe.annotation.ask.texts import TextAnswer, TextAsker
 from tagmoe.data.store.record import Record
+from tagmoe.factory.meanings import Meanings
 from tagmoe.factory.requests import Wish
 from tagmoe.factory.verdicts import VerdictAnswer
 from tagmoe.rewrite import checks
@@ -154,16 +155,19 @@ class RecaptionVerdict:
         )
 
 
-def wishes_of(text: str, alike: float) -> tuple[list[Wish], int]:
+def wishes_of(text: str, alike: float, meanings: Meanings | None = None) -> tuple[list[Wish], int]:
     """(the instructions of an answer of `ProposeAsker`, how many were left out as like an earlier one).
 
-    alike: share of common words, of all words of two, from which they are alike.
+    alike: share of common words, of all words of two, from which they are alike. meanings: compares them as well.
     """
     kept: list[tuple[set[str], Wish]] = []
     left_out = 0
     for one in json.loads(text):
         words = set(re.findall(r"\w+", one["instruction"].casefold()))
-        if any(len(words & other) >= alike * len(words | other) for other, _ in kept):
+        before = [wish.instruction for _, wish in kept]
+        if any(len(words & other) >= alike * len(words | other) for other, _ in kept) or (
+            meanings is not None and meanings.has_like(one["instruction"], before)
+        ):
             left_out += 1
         else:
             kept.append((words, Wish(one["instruction"], one["task"])))

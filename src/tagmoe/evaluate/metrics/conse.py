@@ -6,7 +6,7 @@ it knows a thousand things and no relation. It stands where CLIP's weights are n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from tagmoe.errors import CheckpointError
-from tagmoe.evaluate.metrics.learned import Input, Learned
+from tagmoe.evaluate.metrics.learned import Backbone, Input, Learned
 from tagmoe.evaluate.metrics.metric import Measure, NoValue, Pair, Value
 from tagmoe.sentences import reason_of
 
@@ -81,30 +81,33 @@ class Conse(Learned):
         labels = (folder / LABELS).read_text(encoding="utf-8").splitlines()
         if len(labels) != CLASSES:
             raise CheckpointError(f"{LABELS} in {str(folder)!r} has {len(labels):,} lines, not {CLASSES:,}.")
-        encoder = self._sentence_encoder(folder / SENTENCES)
+        part = Backbone(f"{self.backbone.name}/{SENTENCES}", folder / SENTENCES, self.backbone.digest)
+        encoder = sentence_encoder(part, self.device)
         import torch
 
         with torch.inference_mode():
             names = torch.cat([encoder(labels[start : start + 100]) for start in range(0, CLASSES, 100)])
         return {name: tensor.to(self.device) for name, tensor in tensors.items()}, names, encoder
 
-    def _sentence_encoder(self, folder: Path) -> Any:
-        import torch
-        from transformers import AutoModel, AutoTokenizer
 
-        part = type(self.backbone)(f"{self.backbone.name}/{SENTENCES}", folder, self.backbone.digest)
-        model = part.load(AutoModel, ["bert"], dtype="float32").to(self.device)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+def sentence_encoder(backbone: Backbone, device: str = "cpu") -> Callable[[list[str]], Any]:
+    """A function from texts to unit vectors (n, d), by a sentence encoder of BERT's kind in the backbone's folder.
 
-        def read(texts: list[str]) -> Any:
-            """The mean of the tokens, of length 1. [MiniLM's card]"""
-            tokens = tokenizer(texts, padding=True, max_length=128, truncation=True, return_tensors="pt").to(
-                self.device
-            )
-            states, mask = model(**tokens).last_hidden_state, tokens["attention_mask"][..., None]
-            return torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1)
+    Raises CheckpointError for another network.
+    """
+    import torch
+    from transformers import AutoModel, AutoTokenizer
 
-        return read
+    model = backbone.load(AutoModel, ["bert"], dtype="float32").to(device)
+    tokenizer = AutoTokenizer.from_pretrained(backbone.folder, local_files_only=True)
+
+    def read(texts: list[str]) -> Any:
+        """The mean of the tokens, of length 1. [MiniLM's card]"""
+        tokens = tokenizer(texts, padding=True, max_length=128, truncation=True, return_tensors="pt").to(device)
+        states, mask = model(**tokens).last_hidden_state, tokens["attention_mask"][..., None]
+        return torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1)
+
+    return read
 
 
 def read_classifier(file: Path) -> dict[str, Any]:

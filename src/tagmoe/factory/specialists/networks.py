@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import OrderedDict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,9 @@ from tagmoe.sentences import reason_of
 
 MULTIPLE = 32
 """Of which the sides are that a network sees, where its settings name none."""
+
+KEPT = 4
+"""Maps that are kept."""
 
 
 class OnnxFile:
@@ -59,6 +64,7 @@ class MapNetwork:
 
     def __init__(self, settings: Network) -> None:
         self._settings, self._file = settings, OnnxFile(settings)
+        self._kept: OrderedDict[tuple[Any, bytes], np.ndarray] = OrderedDict()
 
     @property
     def model(self) -> Model:
@@ -70,7 +76,16 @@ class MapNetwork:
         assert self._file.session
 
     def __call__(self, image: Image.Image) -> np.ndarray:
-        """(H, W) float32 of 0 to 1, at the size of the picture."""
+        """(H, W) float32 of 0 to 1, at the size of the picture. Both directions of a pair ask for one map: the last few
+        are kept."""
+        key = (image.size, hashlib.sha256(image.tobytes()).digest())
+        if key not in self._kept:
+            self._kept[key] = self._found(image)
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        return self._kept[key]
+
+    def _found(self, image: Image.Image) -> np.ndarray:
         given = self._settings
         seen = image.resize(self._size(image), Image.Resampling.BILINEAR)
         pixels = np.asarray(seen, dtype=np.float32) / 255

@@ -15,7 +15,8 @@ from PIL import Image, ImageFilter
 from tagmoe.extras import require
 from tagmoe.factory.requests import Pair, Request
 from tagmoe.factory.specialists.networks import MapNetwork
-from tagmoe.factory.specialists.settings import Remove
+from tagmoe.factory.specialists.pipelines import Drawer
+from tagmoe.factory.specialists.settings import Pipeline, Remove
 from tagmoe.factory.specialists.specialist import Model, Photograph, Specialist, Unfit, encoded, said
 from tagmoe.photoworld.roots import named
 from tagmoe.photoworld.tasks import TASKS
@@ -36,13 +37,16 @@ class Remover(Specialist[Remove]):
     """Pairs of a photograph and the same without its main thing."""
 
     def __init__(self, step: Remove) -> None:
-        require("specialists", "cv2", purpose="Painting things over")
         super().__init__(step)
+        self._drawer = Drawer(step.paint, "Inpaint") if isinstance(step.paint, Pipeline) else None
+        if self._drawer is None:
+            require("specialists", "cv2", purpose="Painting things over")
         self._network = None if step.mask is None else MapNetwork(step.mask)
 
     def open(self) -> None:
-        if self._network is not None:
-            self._network.open()
+        for one in (self._network, self._drawer):
+            if one is not None:
+                one.open()
 
     def task(self, variant: str) -> str:
         return variant
@@ -52,7 +56,8 @@ class Remover(Specialist[Remove]):
 
     def models(self, variant: str) -> Sequence[Model]:
         masks = () if self._network is None else (self._network.model,)
-        return (*masks, Model(f"opencv inpaint {self.step.paint}"))
+        painter = Model(f"opencv inpaint {self.step.paint}") if self._drawer is None else self._drawer.model
+        return (*masks, painter)
 
     def make(self, photograph: Photograph, request: Request, dice: np.random.Generator) -> Pair:
         if not photograph.caption:
@@ -65,7 +70,7 @@ class Remover(Specialist[Remove]):
         if share > self.step.most:
             raise Unfit("the thing covers too much of the picture")
         hole = _widened(found, self.step.grow)
-        painted = self._painted(photograph.pixels, hole)
+        painted = self._painted(photograph.pixels, hole, request.seed)
         with_, without = photograph.picture, encoded(painted)
         text = said(dice, WORDINGS[request.wish.variant], phrase=f"{article} {noun}".strip(), noun=noun)
         before, after = (without, with_) if request.wish.variant == "add" else (with_, without)
@@ -82,10 +87,14 @@ class Remover(Specialist[Remove]):
         mask = load_mask(own.data).resize(photograph.image.size, Image.Resampling.NEAREST)
         return np.asarray(mask) > 128
 
-    def _painted(self, pixels: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    def _painted(self, pixels: np.ndarray, hole: np.ndarray, seed: int) -> np.ndarray:
+        if self._drawer is not None:
+            mask = Image.fromarray(hole.astype(np.uint8) * 255)
+            drawn = self._drawer(self.step.words, seed, image=Image.fromarray(pixels), mask_image=mask)
+            return np.where(hole[..., None], drawn, pixels)
         import cv2
 
-        how: Any = {"telea": cv2.INPAINT_TELEA, "ns": cv2.INPAINT_NS}[self.step.paint]
+        how: Any = cv2.INPAINT_NS if self.step.paint == "ns" else cv2.INPAINT_TELEA
         return np.asarray(cv2.inpaint(np.ascontiguousarray(pixels), hole.astype(np.uint8), RADIUS, how))
 
     def _fault(self, painted: np.ndarray, found: np.ndarray) -> str:

@@ -5,6 +5,7 @@ A specialist has one or more variants of a root ("noise", "canny to image"). Eac
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -54,6 +55,18 @@ class Network(Part):
         return value
 
 
+class Pipeline(Part):
+    """A pipeline of diffusers in a folder. steps, cfg: by default the class's own. licence, may_train, name: as of a
+    `Network`."""
+
+    model: str = Field(min_length=1)
+    licence: str = Field(min_length=1)
+    may_train: bool | None = None
+    name: str | None = None
+    steps: int | None = Field(None, ge=1, le=1000)
+    cfg: float | None = Field(None, ge=0, le=100)
+
+
 class Make(Step):
     """A specialist. side: longest side of its pictures in pixels; larger photographs are made smaller."""
 
@@ -70,9 +83,9 @@ class Make(Step):
         return self
 
     @property
+    @abstractmethod
     def variants(self) -> tuple[str, ...]:
         """What it makes of each root."""
-        raise NotImplementedError
 
     @property
     def pairs(self) -> int:
@@ -111,14 +124,16 @@ class Restore(Make):
 class Control(Make):
     """Maps of a photograph, by annotators. to: from the map to the photograph; from: from the photograph to its map.
 
-    networks: of the maps that need one. colour: squares of one colour along the shorter side. blur: standard deviation
-    as a share of the shorter side.
+    networks: of the maps that need one. controlnet: pipelines by map; such a map also gets a picture that is drawn anew
+    from it and the caption. colour: squares of one colour along the shorter side. blur: standard deviation as a share
+    of the shorter side.
     """
 
     by: Literal["control"] = "control"
     maps: tuple[str, ...] = Field(BUILT_IN, min_length=1)
     directions: tuple[Direction, ...] = Field(BOTH, min_length=1)
     networks: dict[str, Network] = Field(default_factory=dict)
+    controlnet: dict[str, Pipeline] = Field(default_factory=dict)
     colour: int = Field(12, ge=2, le=256)
     blur: float = Field(0.03, ge=0.002, le=0.3)
 
@@ -130,13 +145,17 @@ class Control(Make):
         for name in self.maps:
             if name not in BUILT_IN and name not in self.networks:
                 raise ValueError(f"the map {name} needs a network; name its file and licence in networks: {name}")
+        for name in self.controlnet:
+            if name not in self.maps:
+                raise ValueError(f"controlnet names the map {name!r}, which is not among maps")
         return self
 
     @property
     def variants(self) -> tuple[str, ...]:
-        return tuple(
+        both = [
             f"{name} to image" if way == "to" else f"image to {name}" for name in self.maps for way in self.directions
-        )
+        ]
+        return (*both, *(f"{name} to new image" for name in self.controlnet))
 
 
 class Remove(Make):
@@ -144,7 +163,8 @@ class Remove(Make):
     is real; remove: the other way, whose target is painted.
 
     mask: the network that finds the thing; null: the mask that a root brings. grow: by how much of the shorter side the
-    mask is widened before. least, most: share of the picture that it may cover. paint: OpenCV's Telea or Navier-Stokes.
+    mask is widened before. least, most: share of the picture that it may cover. paint: OpenCV's Telea or Navier-Stokes,
+    or a pipeline of diffusers that is drawn by `words`; the photograph around the hole stays as it is.
     """
 
     by: Literal["remove"] = "remove"
@@ -153,7 +173,8 @@ class Remove(Make):
     grow: float = Field(0.015, ge=0, le=0.2)
     least: Share = 0.01
     most: Share = 0.5
-    paint: Literal["telea", "ns"] = "telea"
+    paint: Literal["telea", "ns"] | Pipeline = "telea"
+    words: str = "empty background"
 
     @property
     def variants(self) -> tuple[str, ...]:

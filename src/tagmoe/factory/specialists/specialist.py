@@ -20,7 +20,7 @@ from PIL import Image
 from tagmoe.data.store.record import Picture, Record, Role
 from tagmoe.errors import CheckpointError, ImageError, MissingError, UsageError
 from tagmoe.evaluate.answers.answer import RAISED, reason_raised
-from tagmoe.factory.makers import Maker, may_train
+from tagmoe.factory.makers import FREE, Maker, may_train
 from tagmoe.factory.making import Made
 from tagmoe.factory.requests import Pair, Request, Wish
 from tagmoe.factory.specialists.settings import Make
@@ -28,7 +28,7 @@ from tagmoe.pictures import is_plain, load_image, png_of
 from tagmoe.report.printable import printable
 from tagmoe.tags import TaskDescriptor
 
-OWN_LICENCE = "CC0-1.0"
+OWN_LICENCE = FREE
 """Of what functions of tagmoe and of libraries make: nothing that belongs to anybody goes into it."""
 MODULES = {
     "restore": ("restore", "Restorer"),
