@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tagmoe.cli.eval.calibrate import calibrate
+from tagmoe.cli.eval.caption import caption
 from tagmoe.cli.eval.compare import compare
 from tagmoe.cli.eval.generate import generate
 from tagmoe.cli.eval.judge import judge
@@ -14,5 +15,5 @@ from tagmoe.cli.verbs import make_group
 
 app = make_group("Score any editor on a benchmark: prepare cases, generate outputs, score, report, compare.")
 app.command("list")(list_)
-for _verb in (prepare, generate, score, judge, report, compare, calibrate):
+for _verb in (prepare, caption, generate, score, judge, report, compare, calibrate):
     app.command()(_verb)

@@ -4,6 +4,7 @@ FOLDER/manifest.json    `Manifest`: which benchmark, how many cases, their diges
 FOLDER/cases.jsonl      one `Case` a line
 FOLDER/pictures/ab/...  each picture once, as it was published; its name is the SHA-256 of its bytes
 FOLDER/outputs/NAME/    outputs of an editor, where the data set has them; `generate --outputs` takes such a folder
+FOLDER/captions.json    `Captions` that a model wrote; its raw answers are in captioned.jsonl
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from tagmoe.pictures import load_image, open_picture, upright_rgb
 from tagmoe.sentences import cut, reason_of
 
 MANIFEST, CASES, PICTURES, OUTPUTS = "manifest.json", "cases.jsonl", "pictures", "outputs"
-FILES = (MANIFEST, CASES, PICTURES, OUTPUTS)
+CAPTIONS = "captions.json"
+FILES = (MANIFEST, CASES, PICTURES, OUTPUTS, CAPTIONS, "captioned.jsonl")
 OUTPUT_TABLE = "gen_info.json"
 """The table of a folder of ready outputs, as ICE-Bench has it: {id: path of the picture}."""
 FORMAT = 1
@@ -87,6 +89,17 @@ class LeftOut(Part):
     row: int
     id: str
     reason: str
+
+
+class Captions(Part):
+    """Captions that a model wrote. cases: digest of the cases that it was asked about. basis: digest of the model and
+    of how it was asked. captions: by the id of the case."""
+
+    format: Literal[1] = 1
+    cases: str
+    model: str
+    basis: str
+    captions: dict[str, str]
 
 
 class Manifest(Part):
@@ -165,8 +178,8 @@ def digest_of_cases(cases: Iterable[Case]) -> str:
     return digest_of([case.key for case in cases])
 
 
-def read_prepared(folder: Path) -> Prepared:
-    """A folder that `tagmoe eval prepare` wrote.
+def read_prepared(folder: Path, *, captions: bool = True) -> Prepared:
+    """A folder that `tagmoe eval prepare` wrote. captions: cases without a caption get the one that a model wrote.
 
     Raises UsageError where it is none. Raises DataError where it is damaged, of another version, or has an id twice.
     """
@@ -198,7 +211,26 @@ def read_prepared(folder: Path) -> Prepared:
         raise DataError(
             f"The cases in {str(folder / CASES)!r} are not those of its {MANIFEST}; run tagmoe eval prepare again."
         )
-    return Prepared(folder, manifest, cases)
+    prepared = Prepared(folder, manifest, cases)
+    return _captioned(prepared) if captions and (folder / CAPTIONS).is_file() else prepared
+
+
+def _captioned(prepared: Prepared) -> Prepared:
+    """The benchmark with the captions that a model wrote. Raises DataError where they are of other cases."""
+    file = prepared.folder / CAPTIONS
+    found = read_part(file, Captions, "delete it, and run tagmoe eval caption again")
+    manifest = prepared.manifest
+    if found.cases != manifest.digest:
+        raise DataError(f"{str(file)!r} is of other cases; delete it, and run tagmoe eval caption again.")
+    cases = tuple(
+        case.model_copy(update={"target_caption": found.captions[case.id], "caption_origin": "generated"})
+        if case.target_caption is None and case.id in found.captions
+        else case
+        for case in prepared.cases
+    )
+    settings = {**manifest.settings, "captions_by": {"model": found.model, "basis": found.basis}}
+    update = {"digest": digest_of_cases(cases), "settings": settings}
+    return Prepared(prepared.folder, manifest.model_copy(update=update), cases)
 
 
 def read_part(file: Path, kind: type[P], advice: str) -> P:

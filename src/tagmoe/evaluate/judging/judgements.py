@@ -12,24 +12,20 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
-from tagmoe.annotation.ask.doubts import Doubts
-from tagmoe.errors import DataError, ImageError, UsageError, first_error
+from tagmoe.errors import ImageError, UsageError
+from tagmoe.evaluate.asking import CaseAsker
 from tagmoe.evaluate.benchmarks.cases import Case, Prepared, digest_of
 from tagmoe.evaluate.judging.judge import Compared, Judge, Reply
 from tagmoe.evaluate.metrics.metric import NoValue, Pair, Value, lacking
 from tagmoe.evaluate.run_folder import SCORES, Kept, Lines, Run, by_case, in_order, read_rows
 from tagmoe.evaluate.scoring import Lacking, Score
 from tagmoe.files.atomic import write_whole
-from tagmoe.vlm.control import control_question
-from tagmoe.vlm.question import Question, Status
+from tagmoe.vlm.question import Status
 
 JUDGED = "judged"
-GIVE_UP_AFTER = 20
-"""So many cases in a row without an answer end the command; what was answered is kept."""
 AGAIN: tuple[Status, ...] = ("failed",)
 """Cases of such an answer are asked again by the next command."""
 
@@ -67,20 +63,6 @@ class Judged:
     notes: Mapping[str, int]
     rows: Mapping[str, Judgement]
     failed: tuple[tuple[str, str, str], ...]
-
-
-@dataclass(frozen=True)
-class _Verdict:
-    """The outcome of a case, as `Doubts` weighs it."""
-
-    status: Status
-    reason: str
-    key: str = ""
-    by_server: bool = True
-    notes: tuple[str, ...] = ()
-
-    def to_row(self) -> dict[str, Any]:
-        return {}
 
 
 def judge_run(
@@ -121,8 +103,7 @@ class _Work:
         self._out = out
         self._about = judge.basis(None if against is None else against.facts.key)
         self._basis = digest_of(self._about)[:16]
-        self._last: Question | None = None
-        self._failed_in_a_row = 0
+        self._asker = CaseAsker(judge.vlm)
 
     async def run(self, chosen: Sequence[Case], in_flight: int, on_cases: Callable[[int], None]) -> Judged:
         """All of it."""
@@ -146,7 +127,7 @@ class _Work:
                 on_cases(done)
 
             try:
-                await self._ask_all(waiting, in_flight, keep, broken)
+                await self._asker.each(waiting, in_flight, lambda case: self._ask(case, keep, broken))
             finally:
                 await judge.vlm.close()
         except BaseException:
@@ -165,33 +146,10 @@ class _Work:
             failed=(*broken, *_faults(chosen, scores)),
         )
 
-    async def _ask_all(
-        self,
-        waiting: Sequence[Case],
-        in_flight: int,
-        keep: Callable[[Judgement], None],
-        broken: list[tuple[str, str, str]],
-    ) -> None:
-        slots = asyncio.Semaphore(in_flight)
-        doubts = Doubts(self._control)
-        try:
-            async with asyncio.TaskGroup() as group:
-                for case in waiting:
-                    await slots.acquire()
-                    task = group.create_task(self._ask(case, doubts, keep, broken))
-                    task.add_done_callback(lambda _: slots.release())
-            await doubts.settle()
-        except BaseExceptionGroup as error:
-            raise first_error(error) from None
-
-    async def _ask(
-        self, case: Case, doubts: Doubts, keep: Callable[[Judgement], None], broken: list[tuple[str, str, str]]
-    ) -> None:
+    async def _ask(self, case: Case, keep: Callable[[Judgement], None], broken: list[tuple[str, str, str]]) -> None:
         try:
             pair = await asyncio.to_thread(self._pair, case)
-            if self._last is None:
-                self._last = self._judge.questions(pair)[0].question
-            before = doubts.count
+            begun = self._asker.begin(lambda: self._judge.questions(pair)[0].question)
             replies = await self._judge.ask(pair)
         except ImageError as error:
             broken.append((case.id, "unreadable", str(error)))
@@ -202,17 +160,7 @@ class _Work:
             id=case.id, case=case.key, pixels=pixels, other=other, basis=self._basis, replies=tuple(replies)
         )
         reason = next((reply.reason for reply in replies if reply.status != "ok"), "")
-        await doubts.weigh(_Verdict(row.status, reason), before, lambda: keep(row))
-        self._failed_in_a_row = self._failed_in_a_row + 1 if row.status == "failed" else 0
-        if self._failed_in_a_row >= GIVE_UP_AFTER:
-            raise DataError(
-                f"{GIVE_UP_AFTER} cases in a row got no answer, the last with this reason: {reason.rstrip('.')}. The "
-                "answers so far are kept; run the same command again when the server answers."
-            )
-
-    async def _control(self) -> Any:
-        assert self._last is not None
-        return await self._judge.vlm.ask(control_question(self._last))
+        await self._asker.weigh(row.status, reason, begun, lambda: keep(row))
 
     def _pair(self, case: Case) -> Compared:
         output = self._run.picture(self._run.answers[case.key])
