@@ -25,6 +25,8 @@ from tagmoe.world.sprites import sprite
 
 WIDTH, HEIGHT = 320, 192
 FPS = 12
+MIRROR = cv2.BORDER_REFLECT_101
+"""A ground has no end: beyond its border it is mirrored."""
 DIAGONAL = float(np.hypot(WIDTH, HEIGHT))
 CameraMove = Literal["still", "shake", "pan", "zoom", "turn", "all"]
 SubjectMove = Literal["none", "still", "swing", "away", "replaced", "gone"]
@@ -35,7 +37,8 @@ class Truth:
     """What happened between two frames. Lengths are shares of the diagonal, areas shares of the picture.
 
     camera: as `tagmoe.factory.video.motion.Motion` has it. subject: way of the thing on the ground, as the camera sees
-    it. area: of the thing. overlap: of both views. other: the thing is another one, or gone.
+    it. area: of the thing. overlap: of both views. other: the thing is another one, or gone. inside: the whole thing is
+    in the picture, both times.
     """
 
     camera: float
@@ -43,6 +46,7 @@ class Truth:
     area: float
     overlap: float
     other: bool
+    inside: bool
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Clip:
     def frame(self, number: int) -> np.ndarray:
         """One frame."""
         camera = self._camera(number)
-        picture = cv2.warpAffine(self._canvas, camera[:2], (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR)
+        picture = cv2.warpAffine(self._canvas, camera[:2], (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR, borderMode=MIRROR)
         placed = self._thing(number)
         if placed is None:
             return np.asarray(picture)
@@ -93,7 +97,12 @@ class Clip:
             corners = np.stack(np.meshgrid([6.0, 16, 26], [6.0, 16, 26]), axis=-1).reshape(-1, 2)
             before, after = (_carried(two @ matrix, corners) for matrix, _ in placed)  # type: ignore[misc]
             subject = float(np.median(np.hypot(*(after - before).T)))
-        return Truth(camera / DIAGONAL, subject / DIAGONAL, float(area), float(whole.mean()), other)
+        inside = all(
+            _is_inside(_carried(view @ there[0], np.array([[4.0, 4], [28, 4], [28, 28], [4, 28]])))
+            for view, there in zip((one, two), placed, strict=True)
+            if there is not None
+        )
+        return Truth(camera / DIAGONAL, subject / DIAGONAL, float(area), float(whole.mean()), other, inside)
 
     @cached_property
     def _dice(self) -> dict[str, Any]:
@@ -202,7 +211,7 @@ def blurred(frame: np.ndarray, width: float, angle: float | None = None) -> np.n
     kernel = np.zeros((side, side), np.float32)
     middle = side // 2
     reach = 2 * width * np.array([np.cos(angle), np.sin(angle)])
-    start, end = (tuple(int(round(v)) for v in middle + sign * reach) for sign in (-1, 1))
+    start, end = (tuple(round(v) for v in middle + sign * reach) for sign in (-1, 1))
     cv2.line(kernel, start, end, 1.0, 1)
     return np.asarray(cv2.filter2D(frame, -1, kernel / kernel.sum()))
 
@@ -241,6 +250,10 @@ def _sprite(thing: Thing) -> tuple[np.ndarray, np.ndarray]:
 
 def _carried(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     return np.asarray(points @ matrix[:2, :2].T + matrix[:2, 2])
+
+
+def _is_inside(points: np.ndarray) -> bool:
+    return bool((points >= 0).all() and (points <= (WIDTH, HEIGHT)).all())
 
 
 def _corner(camera: np.ndarray) -> np.ndarray:

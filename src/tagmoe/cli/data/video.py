@@ -15,7 +15,7 @@ from tagmoe.cli.assigned import assigned
 from tagmoe.cli.data.asking import AskOptions, asked_data, asked_lines
 from tagmoe.cli.options import AsJson, FixedSeed, Force, takes
 from tagmoe.cli.output import check_output_file, log, print_result, write_text
-from tagmoe.cli.progress import byte_bar, count_bar
+from tagmoe.cli.progress import byte_bar
 from tagmoe.errors import UsageError
 from tagmoe.extras import require
 from tagmoe.report.printable import one_line

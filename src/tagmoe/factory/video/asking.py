@@ -17,7 +17,8 @@ import pyarrow as pa
 
 from tagmoe.annotation.ask.plan import AskPlan
 from tagmoe.annotation.ask.texts import TEXT, TextAnswer, TextAsker
-from tagmoe.data.store.record import SCHEMA, Record
+from tagmoe.data.check.validate import QUARANTINE
+from tagmoe.data.store.record import Record
 from tagmoe.data.store.store import Store
 from tagmoe.factory.video.records import TASK
 from tagmoe.rewrite import checks
@@ -39,7 +40,7 @@ Picture 1 and picture 2 are two frames of one video, in this order.
 - "same_scene": whether both show one scene. "same_subject": whether the main subject is the same one in both.
 - "change": "camera" if only the camera moved (place, direction, distance), "subject" if only the subject moved (pose, \
 gesture, expression, place), "both", "other" if something else changed (a thing, light, text), or "nothing".
-- "forward": the instruction that turns picture 1 into picture 2. "backward": the one that turns picture 2 into picture 1.
+- "forward": the instruction that turns picture 1 into picture 2. "backward": that which turns picture 2 into picture 1.
   Each says what moves and how it looks after the edit. One sentence or two. Speak of "the picture", never of picture \
 1 or 2, nor of a video, and never of the other instruction.
 - "certain" is false if the pictures do not show what the instructions must say.
@@ -158,8 +159,9 @@ def take_words(store: Store) -> Counter[str]:
     """
     counts: Counter[str] = Counter()
     asked = COLUMN in store.columns
-    names = ["id", "parent", "operation", "instruction", *([COLUMN] if asked else [])]
+    names = ["id", "parent", "operation", "instruction", QUARANTINE.name, *([COLUMN] if asked else [])]
     with store.writing():
+        store.declare([QUARANTINE])
         for number in store.fragments():
             rows = [row for batch in store.fragment(number, names, rows=8192) for row in batch.to_pylist()]
             words: dict[str, dict[str, str]] = {}
@@ -178,8 +180,13 @@ def take_words(store: Store) -> Counter[str]:
                 continue
             said = [_words_of(row, words) for row in rows]
             if said != [row["instruction"] for row in rows]:
-                field = SCHEMA.field("instruction")
-                store.fill(number, pa.table([pa.array(said, field.type)], schema=pa.schema([field])))
+                # A pair that has words waits no more; it is to be checked as a whole.
+                held = [
+                    row[QUARANTINE.name] if text == row["instruction"] else None
+                    for row, text in zip(rows, said, strict=True)
+                ]
+                table = {"instruction": pa.array(said, pa.string()), QUARANTINE.name: pa.array(held, QUARANTINE.type)}
+                store.fill(number, pa.table(table))
     return counts
 
 

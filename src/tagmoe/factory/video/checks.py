@@ -21,9 +21,11 @@ CUTS = "cuts"
 """The one filter of frames, which comes before there are pairs."""
 VIEW = 0.03
 """Least way of the camera, as a share of the diagonal, that gives another view."""
+DEPTH = 0.5
+"""Share of the matches beside the camera's homography from which what changed is depth, not things that moved."""
 LEAST_CHANGED = 0.004
 """Share of the picture from which something besides the camera has moved."""
-ACTION = 0.6
+ACTION = 0.5
 """Way of the subject, in sides of a square as large as what changed, from which it has left its place."""
 
 
@@ -51,7 +53,7 @@ FILTERS: dict[str, Filter] = {
         "camera", "above", 0.01, "the subject moved, and so did the camera (share of the diagonal)", _SUBJECT
     ),
     "moving": Filter(
-        "changed", "above", 0.15, "the camera moved, and so did other things (share of the picture)", ("view",)
+        "others", "above", 0.02, "the camera moved, and so did other things (share of the picture)", ("view",)
     ),
     "size": Filter("changed", "above", 0.4, "the moving thing is too large (share of the picture)", _SUBJECT),
     "unexplained": Filter("unexplained", "above", 0.1, "no motion explains what changed (share of the picture)"),
@@ -102,6 +104,7 @@ def figures_of(pair: Pair) -> dict[str, float]:
         **{name: float(value) for name, value in asdict(measure(pair.first.pixels, pair.second.pixels)).items()},
     }
     found["moved"] = _moved(found)
+    found["others"] = 0.0 if found["depth"] >= DEPTH else found["changed"]
     return {name: round(value, 4) for name, value in found.items()}
 
 

@@ -17,7 +17,7 @@ THUMB = 16
 ALIKE_BITS = 10
 """Bits of the 64 of a perceptual hash in which the frames of a repeat may differ, before their copies are compared."""
 FAR_SHARE = 0.98
-"""Of the differences of two copies the one at this share counts: a repeat differs nowhere, a moved subject somewhere."""
+"""Of the differences of two copies the one at this share counts: a repeat differs nowhere, a moved thing somewhere."""
 
 
 def deviation(picture: np.ndarray) -> float:

@@ -4,8 +4,8 @@
    the second. Matches of a large subject may outnumber those of the ground, so a second one is fitted to what the first
    leaves, and "no motion" is tried, too. The one that explains most of the picture is the camera's.
 2. The subject: what has changed once the camera's motion is undone.
-3. How far the subject moved: the matches within what has changed, and dense flow (DIS, Kroeger et al. 2016) where there
-   are too few. What no flow explains came into view, went out of it, or is another thing.
+3. How far the subject moved: by matches within what has changed, and by dense flow (DIS, Kroeger et al. 2016) where
+   there are too few. What no flow explains came into view, went out of it, or is another thing.
 """
 
 from __future__ import annotations
@@ -38,8 +38,10 @@ CHANGED = 24.0
 """Levels by which a pixel lies outside the range of its neighbourhood in the other frame once it has changed."""
 SMALLEST = 0.0015
 """Share of the picture below which a changed region is noise."""
-LEAST_TRACKS = 6
+LEAST_TRACKS = 5
 """Matches that tell how far the subject moved."""
+SPREAD = 0.25
+"""Share of the picture that matches must span to tell of depth."""
 BINS = 6
 """Levels of each channel of the colours that are compared."""
 
@@ -53,7 +55,9 @@ class Motion:
     once the camera's motion is undone. overlap: area that both frames show. changed: area that changed
     then. subject: how far the subject moved. travel: the same over the side of a square as large
     as a changed region. unexplained: area whose look no motion explains. same: share of the colours of the changed area
-    that both have. regions: number of those that changed.
+    that both have. regions: number of those that changed. depth: share of the matches that the camera's homography does
+    not fit and one motion in depth (a fundamental matrix) does; 0 unless they lie all over the picture. Near and far
+    things of a scene at rest move apart so.
     """
 
     camera: float
@@ -68,6 +72,7 @@ class Motion:
     unexplained: float
     same: float
     regions: int
+    depth: float
 
 
 def measure(first: np.ndarray, second: np.ndarray) -> Motion:
@@ -90,7 +95,7 @@ def measure(first: np.ndarray, second: np.ndarray) -> Motion:
     warped, _ = _warped(one, best)
     mask, sizes = _regions(_beyond(warped, two) > CHANGED, inside)
     changed = float(mask.mean())
-    far, unexplained = _subject(warped, two, mask, here, there, best)
+    far, unexplained = _subject(warped, two, mask)
     zoom = float(np.sqrt(abs(np.linalg.det(best[:2, :2] / best[2, 2]))))
     return Motion(
         camera=_reach(best, width, height) / diagonal,
@@ -103,6 +108,7 @@ def measure(first: np.ndarray, second: np.ndarray) -> Motion:
         subject=far / diagonal,
         travel=far / float(np.sqrt((sizes**2).sum() / sizes.sum())) if changed else 0.0,
         regions=len(sizes),
+        depth=_depth(here, there, best, one.shape[:2]),
         unexplained=unexplained,
         same=_same_colours(warped, two, mask) if changed else 1.0,
     )
@@ -120,12 +126,12 @@ def work_copy(picture: np.ndarray) -> np.ndarray:
     return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
 
 
-def _matches(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Places (n, 2) of points that look alike in both pictures, and only there."""
+def _matches(first: np.ndarray, second: np.ndarray, mask: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Places (n, 2) of points that look alike in both grey pictures, and only there. mask: where to look for them."""
     import cv2
 
     sift = cv2.SIFT_create(nfeatures=FEATURES, contrastThreshold=0.02)
-    (points, looks), (others, other_looks) = (sift.detectAndCompute(grey, None) for grey in (first, second))
+    (points, looks), (others, other_looks) = (sift.detectAndCompute(grey, mask) for grey in (first, second))
     if looks is None or other_looks is None or min(len(looks), len(other_looks)) < 2:
         return np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32)
     found = cv2.BFMatcher(cv2.NORM_L2).knnMatch(looks, other_looks, k=2)
@@ -256,9 +262,7 @@ def _regions(changed: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.nd
     return np.asarray(large[labels] & inside), areas[large]
 
 
-def _subject(
-    warped: np.ndarray, second: np.ndarray, mask: np.ndarray, here: np.ndarray, there: np.ndarray, matrix: np.ndarray
-) -> tuple[float, float]:
+def _subject(warped: np.ndarray, second: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
     """(how far the subject moved in pixels, the share of the picture that no motion explains)."""
     import cv2
 
@@ -272,26 +276,49 @@ def _subject(
         warped, columns + back[..., 0], rows + back[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
     left = (_beyond(moved, second) > CHANGED) & mask
+    tracks = _tracks(one, two, mask)
+    if len(tracks) >= LEAST_TRACKS:
+        return float(np.median(tracks)), float(left.mean())
     lengths = np.hypot(back[..., 0], back[..., 1])[mask & ~left]
     moving = lengths[lengths > 1.0]
-    far = float(np.median(moving)) if moving.size else 0.0
-    tracks = _tracks(mask, here, there, matrix)
-    return (float(np.median(tracks)) if len(tracks) >= LEAST_TRACKS else far), float(left.mean())
+    return (float(np.median(moving)) if moving.size else 0.0), float(left.mean())
 
 
-def _tracks(mask: np.ndarray, here: np.ndarray, there: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """How far the matches went that lie on the subject in both pictures, beyond the camera's motion."""
-    if not len(here):
+def _tracks(first: np.ndarray, second: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """How far the points of the subject went, by the most of them that moved as one.
+
+    Only what changed is matched, so that a look that comes again elsewhere in the picture does not matter.
+    """
+    import cv2
+
+    here, there = _matches(first, second, cv2.dilate(mask.astype(np.uint8), np.ones((7, 7), np.uint8)))
+    on = np.hypot(*(here - there).T) > NEAR if len(here) else np.zeros(0, bool)
+    here, there = here[on], there[on]
+    if len(here) < LEAST_TRACKS:
         return np.zeros(0)
-    carried = _carried(matrix, here)
-    lengths = np.hypot(*(carried - there).T)
-    on = np.ones(len(here), bool)
-    for places in (carried, there):
-        x, y = np.nan_to_num(places, nan=-1.0).round().astype(int).T
-        within = (x >= 0) & (y >= 0) & (x < mask.shape[1]) & (y < mask.shape[0])
-        on &= within
-        on[within] &= mask[y[within], x[within]]
-    return np.asarray(lengths[on & (lengths > 2 * NEAR)])
+    _, fits = cv2.estimateAffinePartial2D(here, there, method=cv2.RANSAC, ransacReprojThreshold=2 * NEAR)
+    if fits is None:
+        return np.zeros(0)
+    return np.asarray(np.hypot(*(here - there).T)[fits.ravel().astype(bool)])
+
+
+def _depth(here: np.ndarray, there: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...]) -> float:
+    """The figure `depth` of Motion."""
+    import cv2
+
+    if len(here) < 2 * LEAST_MATCHES:
+        return 0.0
+    others = ~_fits(here, there, matrix)
+    if others.sum() < LEAST_MATCHES:
+        return 0.0
+    # On one thing that moves over a plain ground a fundamental matrix fits, too: it says nothing.
+    spread = cv2.contourArea(cv2.convexHull(there[others])) / (shape[0] * shape[1])
+    if spread < SPREAD:
+        return 0.0
+    found, fits = cv2.findFundamentalMat(here, there, cv2.USAC_MAGSAC, NEAR, 0.999, 3000)
+    if found is None or fits is None:
+        return 0.0
+    return float(fits.ravel()[others].mean())
 
 
 def _same_colours(first: np.ndarray, second: np.ndarray, mask: np.ndarray) -> float:

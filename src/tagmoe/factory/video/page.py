@@ -17,7 +17,7 @@ FIGURES = ("camera", "zoom", "turn", "subject", "changed", "aligned", "same", "b
 
 def render(outcome: Outcome, checks: Limits, words: Mapping[str, int]) -> str:
     """The HTML page. All text is escaped: names of files come from outside. words: pairs by what `take_words` says."""
-    digests = {one.digest: one.name for one in outcome.files if one.digest and not one.reason or one.pairs}
+    digests = {one.digest: one.name for one in outcome.files if one.digest}
     shown: dict[str | None, list[dict[str, Any]]] = {}
     alone: Counter[str] = Counter()
     for name, seen in seen_of(outcome.folder, digests):

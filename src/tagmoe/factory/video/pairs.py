@@ -106,6 +106,9 @@ class _Shot:
     def end(self) -> Iterator[Pair]:
         """The pairs that are left at the end of the shot."""
         until = self._last - MARGIN
+        if not self._count and self._anchor + self._sampling.shortest > until:
+            # A short shot has a pair, too, if one fits.
+            self._anchor = self._start
         while self._anchor + self._sampling.shortest <= until:
             yield from self._draw(until)
         self._held.clear()

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ FORMATS = (
 )
 """The formats that are opened, by FFmpeg's names."""
 SUFFIXES = frozenset(
-    ".3gp .asf .avi .flv .gif .h264 .hevc .ivf .m2ts .m4v .mjpeg .mkv .mov .mp4 .mpeg .mpg .mts .mxf .nut .ogg .ogv "
-    ".rm .ts .vob .webm .wmv .y4m".split()
-)
+    (".3gp", ".asf", ".avi", ".flv", ".gif", ".h264", ".hevc", ".ivf", ".m2ts", ".m4v", ".mjpeg", ".mkv", ".mov",
+     ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".nut", ".ogg", ".ogv", ".rm", ".ts", ".vob", ".webm", ".wmv", ".y4m")
+)  # fmt: skip
 """The files of a folder that are taken for videos."""
 HIGH_RANGE = {16: "PQ", 18: "HLG"}
 """Transfer curves of high dynamic range, by their numbers in ITU-T H.273."""
@@ -40,7 +41,7 @@ IO_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class ReadLimits:
-    """What is read of one video. pixels: of a kept frame, larger ones are scaled down. minutes: the rest is not read."""
+    """What is read of one video. pixels: most of a kept frame, which is scaled down. minutes: the rest is not read."""
 
     pixels: int = 1024 * 1024
     minutes: float = 240.0
@@ -49,7 +50,7 @@ class ReadLimits:
 @dataclass(frozen=True)
 class Frame:
     """A decoded frame. number: from 0. time: seconds after the first frame. tiny: (27, 48, 3) uint8. size: width and
-    height in pixels. pixels: makes the upright RGB picture, (H, W, 3) uint8; it may be called until the next frame."""
+    height in pixels. pixels: makes the upright RGB picture, (H, W, 3) uint8."""
 
     number: int
     time: float
@@ -112,7 +113,8 @@ class Video:
                 if time > 60 * self._limits.minutes:
                     self.is_whole = False
                     return
-                yield Frame(number, time, scale.tiny(frame), scale.size_of(frame), lambda: scale.picture(frame))
+                pixels = partial(scale.picture, frame)
+                yield Frame(number, time, scale.tiny(frame), scale.size_of(frame), pixels)
                 number, before = number + 1, time
         except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
             raise DataError(

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 
+from tagmoe.data.check.validate import QUARANTINE
 from tagmoe.data.sources.source import Licence
 from tagmoe.data.store.known_ids import KnownIds
-from tagmoe.data.store.record import Record
+from tagmoe.data.store.record import Record, as_table
 from tagmoe.data.store.store import Store
 from tagmoe.errors import DataError, UsageError
 from tagmoe.factory.video.checks import VERSION, Limits, figures_of, kind_of
@@ -31,9 +33,11 @@ BATCH_RECORDS = 256
 BATCH_BYTES = 64 << 20
 """Records, or bytes of their pictures, after which they are written. A kill loses what was not written, no more."""
 BATCH_LINES = 2048
-KEPT_SHOWN = 24
-DROPPED_SHOWN = 8
-"""Most pairs of a reason whose small copies are kept for the page."""
+KEPT_SHOWN, KEPT_OF_ONE = 24, 6
+DROPPED_SHOWN, DROPPED_OF_ONE = 9, 3
+"""Most pairs of a reason whose small copies are kept for the page: of all videos, and of one."""
+WAITS = "empty instruction"
+"""The check of `tagmoe data validate` that keeps a pair without words from being trained on."""
 THUMB_SIDE = 200
 Progress = Callable[[int, int], None] | None
 
@@ -153,6 +157,7 @@ def read_videos(
     if not settings.licence.derivatives:
         raise UsageError(f"The licence {settings.licence_name!r} allows no derivatives, and a frame of a video is one.")
     with store.writing():
+        store.declare([QUARANTINE])
         return _Run(store, settings, files, progress, log).run()
 
 
@@ -179,7 +184,8 @@ class _Batch:
         known = self._known.among(list(self._records))
         new = [record for name, record in self._records.items() if name not in known]
         if new:
-            self._store.append(new)
+            waits = pa.array([[WAITS]] * len(new), QUARANTINE.type)
+            self._store.append(as_table(new).append_column(QUARANTINE, waits))
             self._known.add([record.id for record in new])
             self.added += len(new)
         for ledger, line in self._lines:
@@ -199,6 +205,7 @@ class _Run:
         self._batch = _Batch(store)
         self._known = Known()
         self._shown: Counter[str | None] = Counter()
+        self._shown_here: Counter[str | None] = Counter()
         self._sizes = [_size_of(path) for path in files]
         self._done = 0
         for ledger in self._ledgers.all():
@@ -238,6 +245,7 @@ class _Run:
         settings = self._settings
         origin = Origin(found.name, found.digest, settings.dataset, settings.licence_name)
         known = ledger.keys
+        self._shown_here = Counter(one.reason for one in ledger.seen if one.thumbs)
         with open_video(path, settings.reading) as video:
             reading = _Reading(video.frames(), lambda seconds: self._move(size, seconds / (video.duration or 1e9)))
             for pair in draw_pairs(reading.shots(cuts=settings.checks.cuts), found.digest, settings.sampling):
@@ -253,7 +261,8 @@ class _Run:
         kind = kind_of(figures)
         broken = self._settings.checks.broken(figures, kind)
         reason = broken[0] if broken else None
-        most = KEPT_SHOWN if reason is None else DROPPED_SHOWN
+        most, of_one = (KEPT_SHOWN, KEPT_OF_ONE) if reason is None else (DROPPED_SHOWN, DROPPED_OF_ONE)
+        is_shown = self._shown[reason] < most and self._shown_here[reason] < of_one
         stills = (pair.first, pair.second)
         seen = Seen(
             pair.shot,
@@ -265,13 +274,14 @@ class _Run:
             reason,
             figures,
             signature.text() if reason is None else None,
-            tuple(_thumb(still.pixels) for still in stills) if self._shown[reason] < most else (),
+            tuple(_thumb(still.pixels) for still in stills) if is_shown else (),
         )
         self._remember(seen)
         self._batch.add(ledger, seen, () if reason is not None else records_of(pair, kind, figures, origin))
 
     def _remember(self, seen: Seen) -> None:
         self._shown[seen.reason] += bool(seen.thumbs)
+        self._shown_here[seen.reason] += bool(seen.thumbs)
         if seen.signature is not None:
             self._known.add(Signature.from_text(seen.signature))
 

@@ -24,7 +24,7 @@ RATIO = 3.0
 HISTOGRAM = 0.12
 """Least share of the pixels that have other colours after a cut."""
 BACK = 0.5
-"""A flash is over when the frame after it differs from that before it by less than this share of the change."""
+"""After a flash the colours differ from those before it by less than this share of the change."""
 BINS = 16
 BLACK = 18.0
 """Levels below which all pixels of a black frame lie, but one in a hundred."""
@@ -75,9 +75,15 @@ def _is_cut(seen: _Seen, past: deque[_Seen], ahead: deque[_Seen]) -> bool:
     around = [one.change for one in (*past, *ahead)]
     if around and seen.change < RATIO * float(np.median(around)):
         return False
-    # A flash: soon after it all is as before.
-    again = [_difference(past[-1].frame.tiny, one.frame.tiny) for one in ahead]
-    return not again or min(again) >= BACK * seen.change
+    # A flash begins or ends: a frame before and one after it have the same colours.
+    before, after = ([_histograms(one.frame.tiny) for one in some] for some in (past, (seen, *ahead)))
+    apart = [
+        float(np.abs(one - other).sum() / 2)
+        for place, one in enumerate(before)
+        for number, other in enumerate(after)
+        if number or place < len(before) - 1
+    ]
+    return not apart or min(apart) >= BACK * seen.colours
 
 
 def _changes(before: Frame | None, frame: Frame) -> tuple[float, float]:
