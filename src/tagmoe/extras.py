@@ -16,6 +16,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "lora": ("peft",),
     "memory": ("bitsandbytes",),
     "data": ("lance", "pyarrow", "webdataset", "imagehash"),
+    "video": ("av", "cv2"),
     "ray": ("ray",),
     "vlm": ("aiohttp", "jsonschema", "llguidance", "sklearn", "cleanlab"),
     "eval": ("openai",),

@@ -21,6 +21,7 @@ from tagmoe.cli.data.rewrite import rewrite
 from tagmoe.cli.data.stats import stats
 from tagmoe.cli.data.synthesize import synthesize
 from tagmoe.cli.data.validate import validate
+from tagmoe.cli.data.video import video
 from tagmoe.cli.data.view import view
 from tagmoe.cli.verbs import PlainGroup
 from tagmoe.extras import require
@@ -48,6 +49,6 @@ def _of_store(verb: Callable[..., None]) -> Callable[..., None]:
 
 app.command("import")(_of_store(import_))
 for _verb in (
-    compose, export, stats, view, validate, invert, annotate, rewrite, agree, refine, synthesize, encode, clean,
+    compose, export, stats, view, validate, invert, annotate, rewrite, agree, refine, synthesize, video, encode, clean,
 ):  # fmt: skip
     app.command()(_of_store(_verb))

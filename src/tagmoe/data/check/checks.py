@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from tagmoe.data.check.limits import limits_of
 from tagmoe.data.check.shift import measure_shift
 from tagmoe.data.store.record import PARTIAL
-from tagmoe.errors import ImageError, UsageError
+from tagmoe.errors import ImageError
 from tagmoe.pictures import TOO_LARGE, load_image, load_mask, open_picture, upright_rgb, upright_size
 from tagmoe.sentences import counted
 from tagmoe.tags import TAGS, TaskDescriptor
@@ -49,7 +50,6 @@ CHECKS: dict[str, str] = {
 
 TEXT_CHECKS = ("empty instruction", "long instruction", "unknown tag", "tag rules")
 """Checks that read no picture. They are made again with every validation, as annotators set tags later."""
-OFF = "off"
 DEFAULTS: dict[str, float | None] = {
     **dict.fromkeys(CHECKS),
     "tiny": 64,
@@ -118,17 +118,7 @@ class Policy:
     @classmethod
     def of(cls, settings: Mapping[str, str] | None = None) -> Policy:
         """The defaults with these settings: a check's limit, `on` or `off`. Raises UsageError for any other."""
-        limits = {name: limit for name, limit in DEFAULTS.items() if name not in OFF_BY_DEFAULT}
-        for name, value in (settings or {}).items():
-            if name not in CHECKS:
-                raise UsageError(f"There is no check {name!r}; choose among {', '.join(CHECKS)}.")
-            if value == OFF:
-                limits.pop(name, None)
-            elif value == "on":
-                limits[name] = DEFAULTS[name]
-            else:
-                limits[name] = _limit(name, value)
-        return cls(limits)
+        return cls(limits_of(settings, DEFAULTS, OFF_BY_DEFAULT))
 
     def limit(self, check: str, otherwise: float = math.inf) -> float:
         """The limit of a check, or `otherwise` where it is off."""
@@ -138,18 +128,6 @@ class Policy:
     def kept(self, findings: Sequence[Finding]) -> list[Finding]:
         """The findings of the checks that are made."""
         return [finding for finding in findings if finding.check in self.limits]
-
-
-def _limit(name: str, value: str) -> float:
-    default = DEFAULTS[name]
-    try:
-        found = float(value)
-    except ValueError:
-        found = math.nan
-    if default is None or not 0 <= found < math.inf:
-        given = "on or off" if default is None else f"on, off or a limit from 0 (by default {default:g})"
-        raise UsageError(f"The check {name!r} is set to {value!r}; give {given}.")
-    return found
 
 
 DEFAULT = Policy.of()

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 from tagmoe.data.sources.benchmark_pictures import BenchmarkPictures
 from tagmoe.data.sources.import_ledger import Ledger, Skipped
@@ -66,6 +66,15 @@ class Imported:
     changed: tuple[str, ...] = ()
     skipped_rows: tuple[Skipped, ...] = field(default=(), repr=False)
     skipped_file: str | None = None
+
+
+class Licensed(Protocol):
+    """What has a name and a licence, as a source has."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def licence(self) -> Licence: ...
 
 
 @dataclass
@@ -208,7 +217,7 @@ def result(state: State, ledger: Ledger, **more: Any) -> Imported:
     return replace(found, skipped_rows=tuple(ledger.skipped), **more)
 
 
-def check_licence(source: Source, accepted: Collection[str]) -> None:
+def check_licence(source: Licensed, accepted: Collection[str]) -> None:
     """Raise UsageError when the source has a restricted licence that is not accepted."""
     licence = source.licence
     if licence.restricted and licence.name not in accepted:

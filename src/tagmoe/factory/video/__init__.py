@@ -1,0 +1,1 @@
+"""Pairs of frames from real videos: the camera moved, or the subject did, and nothing else."""
