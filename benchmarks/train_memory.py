@@ -25,6 +25,7 @@ from tagmoe.model.transformer import TagMoETransformer2DModel
 from tagmoe.pipeline.memory.plans import CPU_PLANS
 from tagmoe.pipeline.memory.room import Room
 from tagmoe.train.engine import prepare_blocks
+from tagmoe.train.heap import map_large_blocks
 from tagmoe.train.loop import Run, run_stage
 from tagmoe.train.plan import objective, plan_training, transformer_config
 from tagmoe.train.ranks import Ranks
@@ -94,6 +95,7 @@ class _Ending:
 
 def peak(_: Ranks, config: RunConfig) -> int:
     """Bytes at the peak of a run above those before it. A tiny run before it loads the libraries."""
+    map_large_blocks()  # as `tagmoe train` does on a CPU
     with tempfile.TemporaryDirectory(prefix="tagmoe-memory-") as folder:
         tiny = settings(TINY, config.activation_checkpointing, config.model_dump(include={"parameters"}))
         train(tiny, Shapes(1, ((4, 4),) * 2, 8), Path(folder) / "tiny")

@@ -21,7 +21,8 @@ from tagmoe.world import SIZE
 
 
 def check(*overrides: str) -> RunConfig:
-    data: dict[str, Any] = {"output_dir": "unused", "base": {"steps": 1}, "unified": {"steps": 1}}
+    # Components that are not there yet have settings of their own.
+    data: dict[str, Any] = {"output_dir": "unused", "base": {"steps": 1}, "unified": {"steps": 1}, "components": None}
     return check_config(data, apply_overrides(data, overrides))
 
 

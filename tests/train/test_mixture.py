@@ -71,13 +71,16 @@ def test_settings_are_read_from_it(finished: Path) -> None:
     assert (config.moe.num_experts, config.moe.gate, config.transformer.num_layers) == (3, "linear", 2)
     assert (config.loss.semantic_dim, config.loss.head_hidden, config.loss.head_layers) == (20, 12, 3)
     assert config.components == str(finished / "model")
-    agreeing = going_on(finished, moe={"num_experts": 3, "mode": "plain"}, components="elsewhere")
+    agreeing = going_on(finished, moe={"num_experts": 3, "gate_input": "modulated"}, components="elsewhere")
     assert with_mixture(agreeing).components == "elsewhere"
 
 
 def test_what_contradicts_it_is_refused_by_name(finished: Path) -> None:
     wrong = going_on(
-        finished, moe={"num_experts": 4, "top_k": 1}, loss={"head_hidden": 99}, transformer={"num_layers": 5}
+        finished,
+        moe={"num_experts": 4, "top_k": 1, "mode": "plain", "gate_input": "normed"},
+        loss={"head_hidden": 99, "signature": "by-layer"},
+        transformer={"num_layers": 5},
     )
     with pytest.raises(ConfigError) as refused:
         with_mixture(wrong)
@@ -85,7 +88,10 @@ def test_what_contradicts_it_is_refused_by_name(finished: Path) -> None:
         "'moe.num_experts' is 4",
         "has 3",
         "'moe.top_k'",
+        "'moe.mode' is plain",
+        "'moe.gate_input' is",
         "'loss.head_hidden' is 99",
+        "'loss.signature' is",
         "'transformer.num_layers'",
     ):
         assert part in str(refused.value)
@@ -94,6 +100,9 @@ def test_what_contradicts_it_is_refused_by_name(finished: Path) -> None:
         ({"dense": "other"}, "'dense' names a base, 'other'"),
         ({"base": {"steps": 3}}, "'base.steps' is 3"),
         ({"components": None}, "'components' is null"),
+        ({"moe": {"noise": 0.1}}, "'moe.noise' is 0.1"),
+        ({"moe": {"drop": 0.5}}, "'moe.drop' is 0.5"),
+        ({"moe": None, "wide": {"num_blocks": 1}}, "'moe' is null"),
     ):
         with pytest.raises(ConfigError, match=part):
             going_on(finished, **changes)

@@ -276,6 +276,16 @@ def test_a_start_that_is_none_is_refused(tmp_path: Path) -> None:
         ({"optimizer": {"schedule": "cosine", "decay_share": 0.5}}, "'optimizer.decay_share'"),
         ({"loss": {"resolution_shift": True, "timestep_shift": 3.0}}, "'loss.timestep_shift' is 3"),
         ({"base": {"steps": 1, "reference_dropout": 0.1}}, "'base.reference_dropout' is 0.1"),
+        ({"base": {"steps": 1, "edit_tasks": ["recolour"]}}, "'base.edit_tasks' is given"),
+        ({"base": {"steps": 1, "text_to_image_every": 4}}, "leave 'base.text_to_image_every' out"),
+        ({"unified": {"steps": 1, "edit_tasks": ["recolour"], "text_to_image_every": 1}}, "'unified.edit_tasks'"),
+        ({"unified": {"steps": 1, "keep_texts": True}, "data": {"store": "a"}}, "'unified.keep_texts' keeps"),
+        ({"optimizer": {"name": "adamw", "muon_lr": 0.1}}, "'optimizer.muon_lr' is 0.1"),
+        ({"parameters": "lora", "optimizer": {"gate_rate": 2.0}}, "no gate trains"),
+        ({"loss": {"timestep_density": "uniform", "timestep_mean": 0.5}}, "'loss.timestep_mean' is 0.5"),
+        ({"loss": {"timestep_density": "uniform", "timestep_std": 2.0}}, "'loss.timestep_std' is 2"),
+        ({"autoencoder": {"base_dim": 16}}, "'autoencoder' is given"),
+        ({"text_encoder": {"num_layers": 3}}, "'text_encoder' is given"),
     ],
 )
 def test_contradictions_are_refused(changes: dict[str, Any], part: str) -> None:

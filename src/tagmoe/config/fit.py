@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tagmoe.config.block import Settings
     from tagmoe.config.schema import RunConfig
 
 # Copies of constants of tags and world, which this layer may not import. A test keeps them equal.
@@ -151,6 +152,15 @@ def _misfits_of_mixture(config: RunConfig) -> list[tuple[bool, str]]:
         (config.moe is None, f"{given} 'moe' is null, which makes a dense model; leave 'moe' out."),
         (config.components is None, f"{given} 'components' is null, which trains others; leave 'components' out."),
     ]
+    if config.moe is not None:
+        checks += [
+            (
+                value > 0,
+                f"{given} 'moe.{name}' is {value:g}, which changes experts when a dense model is upcycled; leave it "
+                "out.",
+            )
+            for name, value in (("noise", config.moe.noise), ("drop", config.moe.drop))
+        ]
     return [(config.mixture is not None and misfit, sentence) for misfit, sentence in checks]
 
 
@@ -194,11 +204,6 @@ def _misfits_of_training(config: RunConfig) -> list[tuple[bool, str]]:
             f"The setting 'loss.resolution_shift' is true, but 'loss.timestep_shift' is {loss.timestep_shift:g}; leave "
             "one of them out.",
         ),
-        (
-            optimizer.schedule != "wsd" and "decay_share" in optimizer.model_fields_set,
-            f"The setting 'optimizer.decay_share' is for the schedule 'wsd', but 'optimizer.schedule' is "
-            f"{optimizer.schedule!r}; leave 'decay_share' out.",
-        ),
     ]
     checks += [
         (
@@ -216,11 +221,69 @@ def _misfits_of_training(config: RunConfig) -> list[tuple[bool, str]]:
             (bool(none), "The setting 'data.reference_weights' has only zeros, which leaves no row; raise one."),
         ]
     for name, stage in (("base", config.base), ("unified", config.unified)):
-        checks.append(
+        has_edits = name == "unified" and stage.text_to_image_every != 1
+        checks += [
             (
-                stage.reference_dropout > 0 and (stage.text_to_image_every == 1 or name == "base"),
+                stage.reference_dropout > 0 and not has_edits,
                 f"The setting '{name}.reference_dropout' is {stage.reference_dropout:g}, but the stage has no "
                 "editing batches; leave it out.",
-            )
+            ),
+            (
+                stage.edit_tasks is not None and not has_edits,
+                f"The setting '{name}.edit_tasks' is given, but the stage has no editing batches; leave it out.",
+            ),
+            (
+                stage.keep_texts and data is not None,
+                f"The setting '{name}.keep_texts' keeps instructions of TagWorld's stream, but 'data.store' is given; "
+                "leave it out, or encode the store.",
+            ),
+        ]
+    return checks + _misfits_without_effect(config)
+
+
+def _misfits_without_effect(config: RunConfig) -> list[tuple[bool, str]]:
+    """Settings that another one leaves without effect."""
+    optimizer, loss = config.optimizer, config.loss
+    checks = [
+        (
+            optimizer.schedule != "wsd" and _is_changed(optimizer, "decay_share"),
+            f"The setting 'optimizer.decay_share' is for the schedule 'wsd', but 'optimizer.schedule' is "
+            f"{optimizer.schedule!r}; leave 'decay_share' out.",
+        ),
+        (
+            optimizer.name != "muon" and _is_changed(optimizer, "muon_lr"),
+            f"The setting 'optimizer.muon_lr' is {optimizer.muon_lr:g}, but 'optimizer.name' is {optimizer.name!r}; "
+            "set 'optimizer.lr', or leave 'muon_lr' out.",
+        ),
+        (
+            config.parameters == "lora" and optimizer.gate_rate != 1,
+            f"The setting 'optimizer.gate_rate' is {optimizer.gate_rate:g}, but with 'parameters' lora no gate trains; "
+            "leave it out.",
+        ),
+        (
+            config.base.text_to_image_every != 1 and _is_changed(config.base, "text_to_image_every"),
+            "The stage base takes text-to-image batches alone; leave 'base.text_to_image_every' out.",
+        ),
+    ]
+    checks += [
+        (
+            loss.timestep_density == "uniform" and _is_changed(loss, name),
+            f"The setting 'loss.{name}' is {getattr(loss, name):g}, of the density 'logit-normal', but "
+            f"'loss.timestep_density' is 'uniform'; leave '{name}' out.",
         )
+        for name in ("timestep_mean", "timestep_std")
+    ]
+    checks += [
+        (
+            config.components is not None and getattr(config, name) != type(getattr(config, name))(),
+            f"The setting '{name}' is given, but 'components' names trained ones, {config.components!r}; set "
+            f"'components' to null to train them, or leave '{name}' out.",
+        )
+        for name in ("autoencoder", "text_encoder")
+    ]
     return checks
+
+
+def _is_changed(block: Settings, name: str) -> bool:
+    """Whether a setting differs from its default. Settings that were written out hold their defaults too."""
+    return bool(getattr(block, name) != type(block).model_fields[name].default)

@@ -25,7 +25,7 @@ from transformers.utils import logging as transformers_logging
 from tagmoe.errors import CheckpointError, MissingError
 from tagmoe.files.hub import local_folder
 from tagmoe.files.json_files import read_object
-from tagmoe.model.loading import first_line
+from tagmoe.model.loading import check_finite, first_line
 from tagmoe.pipeline.arguments import check_variant, is_whole
 from tagmoe.pipeline.seen_pictures import PAD
 from tagmoe.sentences import cut, reason_of
@@ -161,6 +161,25 @@ def class_of_part(folder: Path, name: str) -> Any:
     """The class of a component of a checked folder. Raises CheckpointError when it is none of the allowed libraries."""
     index = folder / "model_index.json"
     return _class_of(index, name, read_object(index).get(name), PARTS[name])
+
+
+def read_part(folder: Path, name: str, *, dtype: torch.dtype, device: torch.device) -> Any:
+    """A component of a folder that `check_model_folder` has passed, put on the device one tensor at a time.
+
+    On the device "meta" it has its settings alone, and no weights are read. Raises CheckpointError for weights that are
+    not finite.
+    """
+    part_class = class_of_part(folder, name)
+    options: dict[str, Any] = {"device_map": {"": str(device)}, "use_safetensors": True}
+    if issubclass(part_class, PreTrainedModel):
+        part = part_class.from_pretrained(folder / name, dtype=dtype, **options)
+    elif device.type == "meta":
+        with device, no_init_weights():
+            part = part_class.from_config(read_object(folder / name / "config.json")).to(dtype)
+    else:
+        part = part_class.from_pretrained(folder / name, torch_dtype=dtype, **options)
+    check_finite(part, str(folder / name))
+    return part
 
 
 def _class_of(index: Path, name: str, entry: Any, kind: type) -> type:

@@ -72,6 +72,12 @@ def with_mixture(config: RunConfig) -> RunConfig:
         given = getattr(config, block)
         changes[block] = given.model_copy(update=values)
         problems += _contradictions(block, given, values, config.mixture)
+    assert config.moe is not None
+    if config.moe.mode == "plain" and _is_scaled(folder):
+        problems.append(
+            f"The setting 'moe.mode' is plain, but the experts of the mixture {config.mixture!r} began as exact; "
+            "leave it out."
+        )
     if problems:
         raise ConfigError(" ".join(problems))
     if "routing_tokens" not in config.loss.model_fields_set:
@@ -134,8 +140,7 @@ def _settings(folder: Path, source: str) -> dict[str, dict[str, Any]]:
     if not saved.get("num_moe_blocks"):
         raise ConfigError(f"The setting 'mixture' names {source!r}, a dense model; name it by the setting 'dense'.")
     found = {"transformer": {name: saved[name] for name in TRANSFORMER}, "moe": {name: saved[name] for name in MOE}}
-    if saved.get("gate_input", "modulated") != "modulated":
-        found["moe"]["gate_input"] = saved["gate_input"]
+    found["moe"]["gate_input"] = saved.get("gate_input", "modulated")
     found["transformer"]["axes_dims_rope"] = tuple(saved["axes_dims_rope"])
     if (folder / ALIGNMENT).is_file():
         shapes = {name: entry.shape for name, entry in read_file(folder / ALIGNMENT).items()}
@@ -144,7 +149,16 @@ def _settings(folder: Path, source: str) -> dict[str, dict[str, Any]]:
             "head_hidden": shapes["router_head.net.0.weight"][0],
             "head_layers": 3 if "router_head.net.4.weight" in shapes else 2,
         }
+        if saved["num_moe_blocks"] > 1:
+            # With one mixture both signatures are as wide.
+            of_layers = shapes["router_head.net.0.weight"][1] > saved["num_experts"]
+            found["loss"]["signature"] = "by-layer" if of_layers else "mean"
     return found
+
+
+def _is_scaled(folder: Path) -> bool:
+    """Whether a mixture was upcycled by the mode "exact": its experts carry a factor then."""
+    return bool(read_object(folder / "transformer" / "config.json").get("expert_scale", 1.0) != 1)
 
 
 def _contradictions(block: str, given: BaseModel, values: dict[str, Any], source: str) -> list[str]:

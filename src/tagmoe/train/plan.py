@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tagmoe.config import OptimizerConfig, RunConfig
@@ -22,11 +23,12 @@ from tagmoe.losses.objective import Objective
 from tagmoe.model.gate import Float32Linear
 from tagmoe.pipeline.memory.plans import TRANSFORMER_VALUES
 from tagmoe.pipeline.memory.room import Room
-from tagmoe.pipeline.memory.sizes import GB, read_sizes
-from tagmoe.train.components_folder import components_path
+from tagmoe.pipeline.memory.sizes import GB
+from tagmoe.train.components_folder import components_dtype, components_path
 from tagmoe.train.frozen import frozen_linears, kept_bytes
 from tagmoe.train.mixture import named_folder, with_start
 from tagmoe.train.optimizer import state_bytes
+from tagmoe.train.plan_components import SAVED_BYTES, Encoders, encoders_of
 from tagmoe.train.precision import resolve_precision
 from tagmoe.train.start_parts import is_read_by_parts
 from tagmoe.train.trace import Shapes, Traced, meta_transformer, trace
@@ -38,8 +40,6 @@ QWEN_IMAGE = ("in_channels", "out_channels", "joint_attention_dim")
 COPIES = "copies of trained weights to compute with"
 TRAINED, GRADIENTS, STATES, AVERAGE = "trained weights", "gradients", "states of", "moving average"
 REPLACED = "activations whose place gradients take"
-CHECKPOINT_BYTES = 4
-"""Bytes of a number in a checkpoint's weights and average."""
 
 
 @dataclass(frozen=True)
@@ -156,8 +156,10 @@ def plan_training(config: RunConfig, room: Room, shapes: Shapes, ranks: int = 1)
     counted = whole = counts(transformer, heads, config, precision)
     if ranks > 1:
         counted = sharded(counted, transformer, config, precision, ranks // config.replicate)
-    counted = _with_passing(counted, whole, config, room.device, ranks)
-    counted = _with_components(counted, _components_bytes(config))
+    encoders = encoders_of(config)
+    counted = _with_passing(counted, whole, config, room.device, ranks, encoders)
+    counted = _with_components(counted, encoders, components_dtype(precision, room.device), room.device)
+    notes += [] if encoders.note is None else [encoders.note]
     # The bits of nf4 are no torch dtype. What is kept for backward beside the weights is that of bf16.
     traced_config = config.model_copy(update={"frozen_dtype": "bf16"} if config.frozen_dtype == "nf4" else {})
     traced = trace(
@@ -262,7 +264,9 @@ def sharded(counted: Counts, transformer: nn.Module, config: RunConfig, precisio
     return replace(kept, parts=(*kept.parts, gathered, *([gradients] if trained else [])))
 
 
-def _with_passing(counted: Counts, whole: Counts, config: RunConfig, device: str, ranks: int) -> Counts:
+def _with_passing(
+    counted: Counts, whole: Counts, config: RunConfig, device: str, ranks: int, encoders: Encoders
+) -> Counts:
     """With the most that the host holds for a while: when the model is read, when it is saved, or at the end.
 
     whole: the counts of one process. A model that is read by parts passes through the host a tensor at a time. On a CPU
@@ -271,9 +275,12 @@ def _with_passing(counted: Counts, whole: Counts, config: RunConfig, device: str
     weights = sum(part.bytes for part in whole.parts if part.what.startswith("frozen") or part.what == TRAINED)
     state = [part for part in counted.parts if part.what in (TRAINED, AVERAGE) or part.what.startswith(STATES)]
     moments = {"copy of the state while it is saved": sum(part.bytes for part in state)}
+    unread = 0 if encoders.used or config.parameters == "lora" else SAVED_BYTES * encoders.numbers
+    if unread:
+        moments["autoencoder and text encoder when the model is saved"] = unread
     if ranks > 1:
         average = sum(part.bytes for part in whole.parts if part.what == AVERAGE)
-        moments["whole model at the end (rank 0)"] = weights + average
+        moments["whole model at the end (rank 0)"] = weights + average + unread
     if device != "cpu" and (ranks == 1 or not is_read_by_parts(config)):
         # As `load_mixture` reads it. A dense model is upcycled beside itself, both in fp32.
         in_fp32 = config.parameters == "all" or config.frozen_dtype == "fp32"
@@ -285,11 +292,12 @@ def _with_passing(counted: Counts, whole: Counts, config: RunConfig, device: str
     return replace(counted, parts=(*counted.parts, Part(f"at most: {what}", HOST, "mixed", 0, size)))
 
 
-def _with_components(counted: Counts, size: int) -> Counts:
-    """With the frozen autoencoder and text encoder, which every process holds for itself."""
-    if not size:
+def _with_components(counted: Counts, encoders: Encoders, dtype: torch.dtype, device: str) -> Counts:
+    """With the frozen autoencoder and text encoder where they are used: every process has its own."""
+    if not encoders.numbers or not encoders.used:
         return counted
-    part = Part("autoencoder and text encoder", HOST, "fp32", size // CHECKPOINT_BYTES, size)
+    place, kind = DEVICE if device == "cuda" else HOST, "bf16" if dtype == torch.bfloat16 else "fp32"
+    part = Part("autoencoder and text encoder", place, kind, encoders.numbers, dtype.itemsize * encoders.numbers)
     return replace(counted, parts=(*counted.parts, part))
 
 
@@ -406,11 +414,3 @@ def _known(config: RunConfig) -> tuple[RunConfig, list[str]]:
         for name, folder in missing
     ]
     return config.model_copy(update=changes), notes
-
-
-def _components_bytes(config: RunConfig) -> int:
-    """Bytes of the frozen autoencoder and text encoder in fp32; 0 where their folder is not there."""
-    if config.components is None or not (folder := components_path(config.components)).is_dir():
-        return 0
-    sizes = read_sizes(folder)
-    return CHECKPOINT_BYTES * (sizes.vae.parameters + sizes.text_encoder.parameters)

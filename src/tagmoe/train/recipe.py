@@ -37,12 +37,23 @@ from tagmoe.pipeline.training_range import WORLD as TAGWORLD_NAME
 from tagmoe.pipeline.training_range import is_divided_by_content
 from tagmoe.sentences import counted, reason_of
 from tagmoe.train.checkpoint import file_hash, fill, of_module
-from tagmoe.train.components_folder import Components, components_path, read_components, train_components
+from tagmoe.train.components_folder import (
+    ENCODERS,
+    Components,
+    are_used,
+    components_dtype,
+    components_folder,
+    components_path,
+    read_components,
+    train_components,
+)
 from tagmoe.train.engine import check_ranks, prepare_blocks, scratch_folder, train_sharded
 from tagmoe.train.frozen import restore_frozen
+from tagmoe.train.heap import map_large_blocks
 from tagmoe.train.loop import Run, run_stage
 from tagmoe.train.mixture import check_components, load_mixture, named_folder, restore_alignment, with_start
 from tagmoe.train.plan import check_fits, counts_of, transformer_config
+from tagmoe.train.precision import resolve_precision
 from tagmoe.train.prompts import check_prompts, with_words
 from tagmoe.train.ranks import ALONE, Ranks, processes, ranks_of
 from tagmoe.train.run_folder import check_new, check_resumable, open_run_folder, recorded_settings
@@ -78,6 +89,8 @@ def train(config: RunConfig, *, validator: Validator, resume: bool = False, cons
         config = ranks.from_first(partial(_checked, config, ranks, resume=resume))
         if config.threads is not None:
             torch.set_num_threads(config.threads)
+        if ranks.device.type == "cpu":
+            map_large_blocks()
         return _train_together(config, ranks, validator, resume, console or Console(stderr=True, soft_wrap=True))
 
 
@@ -98,10 +111,10 @@ def _checked(config: RunConfig, ranks: Ranks, *, resume: bool) -> RunConfig:
 def _train_together(config: RunConfig, ranks: Ranks, validator: Validator, resume: bool, console: Console) -> Path:
     folder, settings = Path(config.output_dir), config.model_dump(mode="json")
     # Checked before the folder is made, so that a recipe that names missing components can simply be run again.
-    parts = None if config.components is None else read_components(config.components)
     # Components that this run trains itself cannot have encoded the store.
-    encoder = None if config.components is None else components_path(config.components)
+    encoder = None if config.components is None else components_folder(config.components)
     stored = None if config.data is None else StoredRows.open(config.data, encoder)
+    parts = None if config.components is None else _read_components(config, stored, ranks)
     check_tasks(config)
     with open_run_folder(folder, settings, resume) if ranks.is_first else scratch_folder() as scratch:
         if scratch is None:
@@ -137,11 +150,10 @@ def _pinned(config: RunConfig, recorded: Mapping[str, Any]) -> RunConfig:
 def _train(run: Run, parts: Components, validator: Validator, stored: StoredRows | None, ranks: Ranks = ALONE) -> Path:
     config = run.config
     parts = with_words(parts, stored, run.console)
-    if stored is not None and TAGWORLD not in stored.used:
+    if not _is_judged(stored):
         run.console.print("The store has no pictures of TagWorld, so its oracle does not judge the model.")
         validator = _no_judge
-    if stored is None or stored.encoded is None or validator is not _no_judge:
-        # What encodes, or draws for the judge. Else they are not used, and stay in host memory.
+    if parts.unread is None:
         parts.to(ranks.device)
     start = _start_by_parts(config, parts) if not ranks.is_alone and is_read_by_parts(config) else None
     if start is not None:
@@ -199,10 +211,27 @@ def _train(run: Run, parts: Components, validator: Validator, stored: StoredRows
             save_lora(trained, target)
         else:
             restore_frozen(trained, torch.bfloat16)
+            pipeline_of = partial(pipeline_of, parts=parts.complete())
             # A dense model has no heads.
             save_model(pipeline_of(trained), target, alignment=of_module(ema, "objective") or None)
         shutil.rmtree(own_cache, ignore_errors=True)
     return Path(config.output_dir) / target.name
+
+
+def _is_judged(stored: StoredRows | None) -> bool:
+    """Whether TagWorld's oracle can judge the model: it has learned from pictures of that world."""
+    return stored is None or TAGWORLD in stored.used
+
+
+def _read_components(config: RunConfig, stored: StoredRows | None, ranks: Ranks) -> Components:
+    assert config.components is not None
+    precision = resolve_precision(config.precision, ranks.device.type)
+    return read_components(
+        config.components,
+        dtype=components_dtype(precision, ranks.device.type),
+        device=ranks.device,
+        used=are_used(config, encoded=stored is not None and stored.encoded is not None, judged=_is_judged(stored)),
+    )
 
 
 def _print_all(sentences: Sequence[str], run: Run) -> None:
@@ -275,12 +304,13 @@ def save_model(pipeline: TagMoEPipeline, folder: Path, *, alignment: Mapping[str
     """
     new = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(new, ignore_errors=True)
+    before = {name: pipeline.part(name).dtype for name in ENCODERS}
     pipeline.to(torch.bfloat16)
     try:
         pipeline.save_pretrained(new)
     finally:
-        for name in ("vae", "text_encoder"):
-            pipeline.part(name).to(torch.float32)
+        for name, dtype in before.items():
+            pipeline.part(name).to(dtype)
     if alignment is not None:
         weights = {name: value.to(torch.bfloat16).contiguous() for name, value in alignment.items()}
         save_file(weights, new / "alignment.safetensors")

@@ -271,7 +271,7 @@ class StoredSamples:
             samples=[record.id for record in records],
             target_BTC=latents[0],
             reference_BTC=torch.cat(latents[1:], dim=1) if latents[1:] else None,
-            text_BSD=text_BSD,
+            text_BSD=text_BSD.float(),
             mask_BS=mask_BS,
             tags_BK=_multi_hot([record.tags for record in records]),
             edited_BT=torch.stack([sample.edited_T for sample in samples]),

@@ -147,7 +147,7 @@ class EncodedSamples:
             samples=samples,
             target_BTC=latents[:, 0],
             reference_BTC=latents[:, 1] if self.pictures == 2 else None,
-            text_BSD=text_BSD,
+            text_BSD=text_BSD.float(),
             mask_BS=mask_BS,
             tags_BK=torch.tensor([drawn.tags.multi_hot() for drawn in samples], dtype=torch.float32),
             edited_BT=torch.tensor([drawn.edited for drawn in samples]),
@@ -230,8 +230,11 @@ def _memmap(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
 
 def _fingerprint(pipeline: TagMoEPipeline, tasks: Sequence[str], seed: int, divide: Divide) -> str:
     """A digest of everything the latents depend on, so that every encoder has its own cache file."""
-    drawn = (tuple(tasks), seed, sorted(pipeline.vae.config.items(), key=str), divide)
+    drawn: tuple[object, ...] = (tuple(tasks), seed, sorted(pipeline.vae.config.items(), key=str), divide)
+    if pipeline.vae.dtype != torch.float32:
+        # Left out of older names, which are of fp32.
+        drawn += (str(pipeline.vae.dtype),)
     digest = hashlib.sha256(repr(drawn).encode())
     for name, value in sorted(pipeline.vae.state_dict().items()):
-        digest.update(name.encode() + value.detach().float().numpy().tobytes())
+        digest.update(name.encode() + value.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:12]

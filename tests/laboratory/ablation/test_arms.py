@@ -124,3 +124,21 @@ def test_the_registered_plan_is_the_one_of_the_registration() -> None:
     assert experiment.plan.cases.per_task * len(EDITING) == 6000
     assert {(run.arm.config.unified.steps, run.arm.config.unified.batch) for run in experiment.runs} == {(3200, 128)}
     assert {run.arm.config.precision for run in experiment.runs} == {"fp32"}
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("start=a", "'start' names 'a', but every arm starts from the dense base of its seed"),
+        ("mixture=a", "'mixture' names 'a', but every arm"),
+        ("parameters=lora", "'parameters' is 'lora', but the arms of an ablation train whole models"),
+    ],
+)
+def test_what_takes_their_base_from_the_arms_is_refused(override: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_arms(ARMS, ["align"], [override, "base.steps=0"])
+
+
+def test_arms_may_start_from_a_dense_model_that_is_named() -> None:
+    [arm] = load_arms(ARMS, ["align"], ["dense=a", "base.steps=0"])
+    assert arm.config.dense == "a"

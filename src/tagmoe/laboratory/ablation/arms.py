@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tagmoe.config import COMMON, RunConfig, apply_overrides, check_config
+from tagmoe.config.fit import SCRATCH
 from tagmoe.errors import ConfigError, UsageError
 from tagmoe.files.yaml_text import read_yaml
 from tagmoe.sentences import reason_of
@@ -113,7 +114,24 @@ def _load(path: Path, common: dict[str, Any]) -> Arm:
             raise ConfigError(
                 f"The arm {str(path)!r} changes {shared[0]!r}, which all arms must share; change it in {COMMON}."
             )
-    return Arm(path.stem, about, check_config(_merged(common, settings)))
+    config = check_config(_merged(common, settings))
+    _check_beginning(config)
+    return Arm(path.stem, about, config)
+
+
+def _check_beginning(config: RunConfig) -> None:
+    """Raise ConfigError for settings that take from arms the base that all of them start from."""
+    for name, value in (("start", config.start), ("mixture", config.mixture)):
+        if value not in (None, SCRATCH):
+            raise ConfigError(
+                f"The setting {name!r} names {value!r}, but every arm starts from the dense base of its seed; leave it "
+                "out, or name a dense model by the setting 'dense' and set 'base.steps' to 0."
+            )
+    if config.parameters != "all":
+        raise ConfigError(
+            f"The setting 'parameters' is {config.parameters!r}, but the arms of an ablation train whole models; leave "
+            "it out."
+        )
 
 
 def _mapping(path: Path) -> dict[str, Any]:

@@ -46,12 +46,12 @@ class _OneTime(nn.Module):
     def forward(self, timestep: torch.Tensor, *rest: Any) -> torch.Tensor:
         times_KB = timestep.view(self.times, -1)
         is_one = times_KB.shape[1] > 1 and bool((times_KB == times_KB[:, :1]).all())
-        embedded: torch.Tensor = super().forward(times_KB[:, 0] if is_one else timestep, *rest)  # type: ignore[misc]
+        embedded: torch.Tensor = super().forward(times_KB[:, 0] if is_one else timestep, *rest)
         return embedded
 
 
 @cache
-def _with(before: type[nn.Module], kind: type[nn.Module]) -> type[nn.Module]:
+def _with(before: Any, kind: Any) -> Any:
     """The class of a module, with `before` in front of its own forward."""
     return before if kind is nn.Linear else type(f"{before.__name__.strip('_')}{kind.__name__}", (before, kind), {})
 
