@@ -1,10 +1,11 @@
 """The real geometry on this machine: 60 blocks of width 3072, 22.7 B parameters, synthetic weights. By hand.
 
-    python benchmarks/full_size.py --parts upcycle,convert,released [--quick] [--dir DISK]
+    python benchmarks/full_size.py --parts upcycle,convert,released,edit [--quick] [--dir DISK] [--memory 8gb,16gb]
 
 upcycle, convert: a sparse checkpoint in the published layout through `tagmoe upcycle` and `tagmoe convert-release`,
 beside a plain copy of its bytes; each needs 50 GB of the disk for a while, one at a time. released: an edit at the full
-width, few blocks and random weights, from the authors' layout and from its conversion. --quick: one block.
+width, few blocks and random weights, from the authors' layout and from its conversion. edit: `tagmoe edit` of the whole
+model with weights of zeros, in each budget of memory, its peak beside the plan that it prints. --quick: one block.
 """
 
 from __future__ import annotations
@@ -17,15 +18,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from figures import Figure, report
+from PIL import Image
 from sparse_checkpoints import CONFIG, dense, released, taken, write_sparse
 from upcycle import COMMAND
 
-from tagmoe.weights.shards import read_entries, tensor_bytes
+from tagmoe.weights.shards import STEM, read_entries, tensor_bytes
 
 BLOCKS, MIXTURES = 60, 10
 RELEASED_BLOCKS, RELEASED_MIXTURES = 4, 2
@@ -147,7 +151,6 @@ def convert(place: Path, blocks: int, mixtures: int) -> list[Figure]:
 def same_edit(place: Path, blocks: int, mixtures: int) -> list[Figure]:
     """An edit at the full width with random weights: from the authors' layout, and from its conversion."""
     import torch
-    from PIL import Image
     from safetensors.torch import save_file
 
     from tagmoe import TagMoEPipeline
@@ -187,12 +190,110 @@ def same_edit(place: Path, blocks: int, mixtures: int) -> list[Figure]:
     ]
 
 
+def whole_pipeline(folder: Path, blocks: int, mixtures: int, layers: int) -> Path:
+    """A pipeline folder of the released model's shapes; transformer and text encoder are sparse files of zeros."""
+    import torch
+    from diffusers import AutoencoderKLQwenImage
+    from diffusers.models.modeling_utils import no_init_weights
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    from tagmoe.model.transformer import TagMoETransformer2DModel
+    from tagmoe.pipeline.components import make_scheduler, train_tokenizer
+    from tagmoe.pipeline.memory.sizes import text_encoder_config
+
+    torch.manual_seed(0)
+    AutoencoderKLQwenImage().to(torch.bfloat16).save_pretrained(folder / "vae")
+    train_tokenizer(["make the star blue"], 320).save_pretrained(folder / "tokenizer")
+    make_scheduler().save_pretrained(folder / "scheduler")
+    with torch.device("meta"), no_init_weights():
+        transformer = TagMoETransformer2DModel(
+            num_layers=blocks, num_moe_blocks=mixtures, gate="linear", expert_bias=False
+        )
+        encoder = Qwen2_5_VLForConditionalGeneration(text_encoder_config(layers))
+    for name, part, stem in (("transformer", transformer, STEM), ("text_encoder", encoder, "model")):
+        part.config.save_pretrained(folder / name) if name == "text_encoder" else part.save_config(folder / name)
+        shapes = {key: tuple(value.shape) for key, value in part.state_dict().items()}
+        write_sparse(folder / name, shapes, stem=stem)
+    index = {
+        "_class_name": "TagMoEPipeline",
+        "transformer": ["tagmoe", "TagMoETransformer2DModel"],
+        "vae": ["diffusers", "AutoencoderKLQwenImage"],
+        "text_encoder": ["transformers", "Qwen2_5_VLForConditionalGeneration"],
+        "tokenizer": ["transformers", "Qwen2Tokenizer"],
+        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+        "default_size": SIDE,
+    }
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+@dataclass
+class Peak:
+    """Most bytes of a process while it ran. own: its anonymous memory. resident: with the files that it had mapped."""
+
+    own: int = 0
+    resident: int = 0
+    seconds: float = 0.0
+    said: str = ""
+
+
+def watched(words: Sequence[str]) -> Peak:
+    """Run a command and look at its memory every 20 ms."""
+    found, started = Peak(), time.perf_counter()
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(words, stdout=said, stderr=subprocess.STDOUT)
+        while process.poll() is None:
+            with suppress(OSError):
+                status = Path(f"/proc/{process.pid}/status").read_text()
+                values = {line.split(":")[0]: line.split()[1] for line in status.splitlines() if line.endswith("kB")}
+                found.own = max(found.own, 1024 * int(values.get("RssAnon", 0)))
+                found.resident = max(found.resident, 1024 * int(values.get("VmRSS", 0)))
+            time.sleep(0.02)
+        found.seconds = time.perf_counter() - started
+        said.seek(0)
+        found.said = said.read()
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(words[:6])} failed: {found.said[-2000:]}")
+    return found
+
+
+def edits(place: Path, blocks: int, mixtures: int, memory: str) -> list[Figure]:
+    """`tagmoe edit` of the whole model in each budget."""
+    folder = whole_pipeline(place / "model", blocks, mixtures, 1 if blocks == 1 else 28)
+    photo = place / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)).save(photo)
+    tagmoe = [sys.executable, "-m", "tagmoe"]
+    base = watched([*tagmoe, "edit", "example:scene", "-p", "make the star blue", "-o", str(place / "base.png")])
+    plans = json.loads(
+        subprocess.run(
+            [*tagmoe, "info", "--memory", "--model", str(folder), "--json"], capture_output=True, text=True, check=True
+        ).stdout
+    )
+    by_name = {row["name"]: row for row in plans["plans"]}
+    found = [Figure("edit_base", base.own / 1e6, "MB", note="`tagmoe edit` of the packaged model, 26 MB of weights")]
+    for size in memory.split(","):
+        plan = by_name[plans["chosen"][size]]
+        steps = STEPS if size == "24gb" else 1
+        out = place / f"{size}.png"
+        words = ["edit", str(photo), "-p", "make the star blue", "-m", str(folder), "-o", str(out), "--seed", "0"]
+        peak = watched([*tagmoe, *words, "--memory", size, "--steps", str(steps), "--cfg", "1", "--size", f"{SIDE}x{SIDE}"])
+        planned = plan["device_bytes"]
+        off = (peak.own - base.own) / planned - 1
+        note = f"{plan['name']}: {(peak.own - base.own) / 1e9:.2f} GB, {planned / 1e9:.2f} planned; {steps} step(s)"
+        found += [
+            Figure(f"edit_{size}_off_the_plan", abs(off), "of the plan", 0.1, note=note),
+            Figure(f"edit_{size}_resident", peak.resident / 1e9, "GB", note="with the files that were mapped"),
+            Figure(f"edit_{size}_seconds", peak.seconds, "s", note="the whole command"),
+        ]
+    return found
+
+
 PARTS: dict[str, Callable[[Path, int, int], list[Figure]]] = {
     "upcycle": upcycle, "convert": convert, "released": same_edit
 }  # fmt: skip
 
 
-def measure(parts: str, dir: Path, quick: bool) -> Sequence[Figure]:
+def measure(parts: str, memory: str, dir: Path, quick: bool) -> Sequence[Figure]:
     """The real geometry, with synthetic weights."""
     found: list[Figure] = []
     for name in parts.split(","):
@@ -200,7 +301,10 @@ def measure(parts: str, dir: Path, quick: bool) -> Sequence[Figure]:
         if quick:
             blocks = mixtures = 1
         with tempfile.TemporaryDirectory(prefix="tagmoe-full-size-", dir=dir) as place:
-            found += PARTS[name](Path(place), blocks, mixtures)
+            if name == "edit":
+                found += edits(Path(place), blocks, mixtures, memory)
+            else:
+                found += PARTS[name](Path(place), blocks, mixtures)
     return found
 
 
@@ -208,7 +312,8 @@ if __name__ == "__main__":
     report(
         measure,
         {
-            "parts": {"default": ",".join(PARTS), "help": "separated by commas"},
+            "parts": {"default": ",".join([*PARTS, "edit"]), "help": "separated by commas"},
+            "memory": {"default": "24gb,16gb,8gb", "help": "budgets of the part edit"},
             "dir": {"type": Path, "default": Path(__file__).parents[1], "help": "disk to use"},
             "quick": {"action": "store_true", "help": "one block at full width"},
         },

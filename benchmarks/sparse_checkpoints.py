@@ -55,9 +55,9 @@ def released(blocks: int, mixtures: int, experts: int = 4) -> dict[str, tuple[in
     return shapes | alignment_shapes(experts)
 
 
-def write_sparse(folder: Path, shapes: Mapping[str, tuple[int, ...]], *, seed: int = 0) -> int:
-    """Write the tensors in bf16 into sparse files, with their index; returns their bytes."""
-    folder.mkdir(parents=True)
+def write_sparse(folder: Path, shapes: Mapping[str, tuple[int, ...]], *, stem: str = STEM, seed: int = 0) -> int:
+    """Write the tensors in bf16 into sparse files, with their index; returns their bytes. stem: of their names."""
+    folder.mkdir(parents=True, exist_ok=True)
     draw = np.random.default_rng(seed)
     shards: list[list[str]] = [[]]
     filled = 0
@@ -70,11 +70,11 @@ def write_sparse(folder: Path, shapes: Mapping[str, tuple[int, ...]], *, seed: i
         filled += size
     weight_map, total = {}, 0
     for number, names in enumerate(shards, 1):
-        file = folder / f"{STEM}-{number:05d}-of-{len(shards):05d}.safetensors"
+        file = folder / f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
         total += _write_file(file, {name: shapes[name] for name in names}, draw)
         weight_map |= dict.fromkeys(names, file.name)
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (folder / f"{STEM}.safetensors.index.json").write_text(json.dumps(index))
+    (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index))
     return total
 
 

@@ -120,32 +120,39 @@ def full_size() -> ModelSizes:
     import torch
     from diffusers import AutoencoderKLQwenImage
     from diffusers.models.modeling_utils import no_init_weights
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+    from transformers import Qwen2_5_VLForConditionalGeneration
 
     from tagmoe.model.transformer import TagMoETransformer2DModel
 
-    text: dict[str, Any] = {
-        "vocab_size": 152064,
-        "hidden_size": 3584,
-        "intermediate_size": 18944,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 28,
-        "num_key_value_heads": 4,
-    }
-    vision = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 3584}
+    encoder = text_encoder_config()
     with torch.device("meta"), no_init_weights():
         models = {
             "transformer": TagMoETransformer2DModel(num_moe_blocks=10, gate="linear", expert_bias=False),
-            "text_encoder": Qwen2_5_VLForConditionalGeneration(
-                Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False)
-            ),
+            "text_encoder": Qwen2_5_VLForConditionalGeneration(encoder),
             "vae": AutoencoderKLQwenImage(),
         }
     parts = {
         name: part_size(name, {key: list(value.shape) for key, value in model.named_parameters()})
         for name, model in models.items()
     }
-    return _sizes("the full-size model", parts, {"transformer": {}, "text_encoder": text, "vae": {}}, {}, 2)
+    configs = {"transformer": {}, "text_encoder": encoder.to_dict(), "vae": {}}
+    return _sizes("the full-size model", parts, configs, {}, 2)
+
+
+def text_encoder_config(layers: int = 28) -> Any:
+    """The settings of Qwen2.5-VL-7B, with so many layers of its language model."""
+    from transformers import Qwen2_5_VLConfig
+
+    text: dict[str, Any] = {
+        "vocab_size": 152064,
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+    }
+    vision = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 3584}
+    return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False)
 
 
 def part_size(part: str, shapes: Mapping[str, list[int]]) -> PartSize:
