@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 from support.fault_server import Server, fault_server
 from support.scripted_vlm import reply
-from support.tiny_vlm import TEMPLATE
 
 from tagmoe.cli import rewriting
+from tagmoe.recipes.full_path.tiny_vlm import TEMPLATE
 from tagmoe.rewrite import prompt as rewrite_prompt
 from tagmoe.rewrite.rewriter import InstructionRewriter
 from tagmoe.vlm.local import LocalVLM
