@@ -26,7 +26,7 @@ CODE = {
 }
 PROLOGUE = """
 import sys
-from tagmoe.data import invert as inverting
+from tagmoe.data.inverse import invert as inverting
 from tagmoe.data.inverse.invert import Rules, invert
 from tagmoe.data.store.store import Store
 from tagmoe.data.check.validate import validate

@@ -298,7 +298,9 @@ class Deadly:
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["local", "ray"])
 def test_a_worker_that_is_killed_changes_nothing(tmp_path, packaged, engine, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # Ray's workers import this file
+    # Ray's workers import this file
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
     load, fingerprint = encoder_of(packaged_folder(), threads=1)
     undisturbed = make_store(tmp_path / "a", (2, 1, 2))
     encode_store(undisturbed, *packaged)

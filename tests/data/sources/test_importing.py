@@ -308,8 +308,13 @@ from tagmoe.data.sources.importing import import_source
 from tagmoe.data.sources.jsonl import JsonlSource
 from tagmoe.data.store.store import Store
 store = Store.open_or_create(sys.argv[2])
-import_source(store, JsonlSource(Path(sys.argv[1]), licence="MIT"), batch_rows=7,
-              progress=lambda done, total: print(done, flush=True))
+
+def progress(done, total):
+    print(done, flush=True)
+    # in step with the test: on a fast machine all rows would be in before it has read a few lines
+    sys.stdin.readline()
+
+import_source(store, JsonlSource(Path(sys.argv[1]), licence="MIT"), batch_rows=7, progress=progress)
 """
 
 
@@ -324,17 +329,20 @@ def test_twenty_kills_at_random_points(tmp_path):
     partly = 0
     while kills < 20:
         command = [sys.executable, "-c", KILLED, str(edits), str(store)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        assert process.stdin is not None
         assert process.stdout is not None
         # lines begin behind the rows that earlier runs left
         for _ in range(dice.randint(1, 60)):
             if not process.stdout.readline():
                 break
+            process.stdin.write("go on\n")
         try:
             # now in the middle of writing a batch, or of its note, or of reading on
             process.wait(dice.random() * 0.02)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
+        process.stdin.close()
         process.stdout.close()
         if process.wait() == -signal.SIGKILL:
             kills += 1
