@@ -141,6 +141,14 @@ def test_a_thing_is_painted_over_and_the_photograph_is_the_target(tmp_path) -> N
     assert "grass" not in words
 
 
+def test_a_thing_of_unsure_outlines_is_left_alone(tmp_path) -> None:
+    roots, network = photographs(tmp_path / "roots", 2), bright_map(tmp_path / "bright.onnx", steepness=4)
+    step = {"step": "make", "by": "remove", "mask": {"file": str(network), "licence": "MIT"}}
+    found = synthesize(tmp_path / "a", a_plan(roots, step))
+    assert (found.kept, found.steps[1].dropped) == (0, {"the network is not sure where the thing is": 2})
+    assert synthesize(tmp_path / "b", a_plan(roots, {**step, "unsure": 100})).kept == 2
+
+
 def test_what_a_specialist_finds_wrong_with_its_pair_goes_to_the_negatives(tmp_path, monkeypatch) -> None:
     roots, network = photographs(tmp_path / "roots", 3), bright_map(tmp_path / "bright.onnx")
     given = {"step": "make", "by": "remove", "grow": 0.02, "mask": {"file": str(network), "licence": "MIT"}}
