@@ -217,6 +217,19 @@ def test_things_are_composed_on_the_photograph(tmp_path) -> None:
     assert maker["weights"], "the cut-outs are named by their digest"
 
 
+def test_no_thing_is_composed_on_a_photograph_of_its_kind(tmp_path) -> None:
+    (_, cutouts) = folders(tmp_path / "things")
+    roots = photographs(tmp_path / "roots", 6)
+    step = {"step": "make", "by": "compose", "cutouts": str(cutouts), "licence": "MIT", "size": 64, "tasks": ["remove"]}
+    found = synthesize(tmp_path / "a", a_plan(roots, {**step, "seeds": 6}, unit=6))
+    captions = {root.id: root.instruction for root in roots.records(range(6))}
+    assert found.kept == 36
+    for record in made(tmp_path / "a"):
+        noun = record.instruction.lower().removesuffix(".").removesuffix(" away").partition(" the ")[2]
+        assert noun, record.instruction
+        assert noun not in captions[record.parent], record.instruction
+
+
 STEPS = (
     {"step": "make", "by": "restore", "seeds": 2},
     {"step": "make", "by": "control", "maps": ["canny", "blur"]},
