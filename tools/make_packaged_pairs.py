@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -25,7 +26,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 
 from draw_photoworld import cut_outs  # noqa: E402
-from packaged_photographs import FREE, HELMET, Photo, outlined, photographs  # noqa: E402
+from packaged_photographs import COIN, FREE, Photo, outlined, photographs  # noqa: E402
 from support.trained_networks import hed_network, isnet_network, style_network  # noqa: E402
 
 from tagmoe.data.store.record import Record  # noqa: E402
@@ -45,8 +46,10 @@ SIDE = 384
 """Longest side of the pictures."""
 CUT = ("coffee.png", "astronaut.png", "motorcycle_left.png", "flower.jpg", "grace_hopper.jpg", "rocket.jpg")
 """Photographs whose thing becomes a cut-out of `compose`."""
-THUMB, GAP, LINE, EACH = 120, 4, 15, 3
-"""Of the sheet, in pixels; and pairs of each task."""
+THUMB, GAP, LINE = 112, 4, 13
+"""Of the sheet, in pixels."""
+LINES, WIDE, EACH = 2, 42, 3
+"""Lines of words, letters of a line, and pairs of each task."""
 
 
 def main() -> None:
@@ -135,9 +138,9 @@ def draw_sheet(store: Path, file: Path, *, each: int) -> None:
     """A sheet of some pairs of each task: source, target, words."""
     shown = list(_shown(Store.open(store), each))
     columns = 3
-    width, height = 2 * THUMB + 3 * GAP, THUMB + 2 * LINE + GAP
+    width, height = 2 * THUMB + 3 * GAP, THUMB + (1 + LINES) * LINE + GAP
     sheet = Image.new("RGB", (columns * width, -(-len(shown) // columns) * height), LIGHT["card"])
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=10)
     for number, record in enumerate(shown):
         left, top = number % columns * width, number // columns * height
         for place, picture in enumerate((record.inputs[0], record.target)):
@@ -146,8 +149,10 @@ def draw_sheet(store: Path, file: Path, *, each: int) -> None:
             at = (left + place * (THUMB + GAP) + (THUMB - image.width) // 2, top + (THUMB - image.height) // 2)
             sheet.paste(image, at)
         draw.text((left, top + THUMB + 1), record.native_task, fill=LIGHT["ink"], font=font)
-        draw.text((left, top + THUMB + LINE), record.instruction[:44], fill=LIGHT["ink"], font=font)
-    sheet.save(file, quality=80)
+        words = textwrap.wrap(record.instruction, WIDE, max_lines=LINES, placeholder=" ...")
+        for line, text in enumerate(words, 1):
+            draw.text((left, top + THUMB + line * LINE), text, fill=LIGHT["ink"], font=font)
+    sheet.save(file, quality=76)
 
 
 def _shown(store: Store, each: int) -> Iterator[Record]:
@@ -215,8 +220,8 @@ def _write_cutouts(folder: Path, photos: list[Photo], isnet: dict[str, Any] | No
     things: dict[str, Image.Image] = {}
     if isnet is None:
         things = cut_outs()
-        (astronaut,) = (photo for photo in photos if photo.name.endswith("astronaut.png"))
-        things["a helmet"] = _cut(astronaut.image, outlined(astronaut, HELMET))
+        (coins,) = (photo for photo in photos if photo.name.endswith("coins.png"))
+        things["a coin"] = _cut(coins.image, outlined(coins, COIN))
     else:
         network = MapNetwork(Network.model_validate(isnet))
         for photo in photos:

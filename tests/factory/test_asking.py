@@ -16,8 +16,8 @@ from tagmoe.data.store.store import Store
 from tagmoe.errors import DataError, MissingError, UsageError
 from tagmoe.factory.folder import Folder
 from tagmoe.factory.meanings import meanings_of
-from tagmoe.factory.plan import Sentences, plan_of
-from tagmoe.factory.synthesize import Run
+from tagmoe.factory.plan import Propose, Sentences, plan_of
+from tagmoe.factory.synthesize import Run, _proposal
 from tagmoe.factory.words import wishes_of
 from tagmoe.pictures import png_of
 
@@ -140,6 +140,14 @@ def test_proposals_that_a_sentence_encoder_finds_alike_are_one(tmp_path) -> None
     assert (left_out(1.0 - 1e-6), left_out(0.0)) == (1, 2)
     with pytest.raises(MissingError, match="no folder"):
         meanings_of(Sentences(weights=str(tmp_path / "none")))
+
+
+def test_a_folder_belongs_to_the_model_that_proposes_and_not_to_a_place(tmp_path) -> None:
+    def facts(model: str, place: str) -> dict:
+        given = {"endpoint": "http://127.0.0.1:1/v1", "model": model}
+        return _proposal(Propose(tasks=("add",), vlm=given, sentences={"weights": place}))  # type: ignore[arg-type]
+
+    assert facts("tiny", "here") == facts("tiny", "there") != facts("other", "here")
 
 
 def test_photographs_that_look_alike_are_one_root_before_a_model_is_asked(tmp_path, server) -> None:

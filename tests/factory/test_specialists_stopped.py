@@ -25,7 +25,6 @@ STEPS = (
     # Wrong for some roots: they have no mask.
     {"step": "make", "by": "remove", "directions": ["add", "remove"]},
     {"step": "make", "by": "restore", "damage": ["noise", "blur"], "seeds": 2},
-    {"step": "make", "by": "control", "maps": ["canny", "line"]},
     {"step": "check"},
     {"step": "pick"},
     {"step": "dedupe"},

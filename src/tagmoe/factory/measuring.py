@@ -9,7 +9,7 @@ from typing import Any, cast
 from PIL import Image
 
 from tagmoe.data.store.record import Picture, Record
-from tagmoe.errors import ImageError, UsageError
+from tagmoe.errors import CheckpointError, ImageError, MissingError, UsageError
 from tagmoe.evaluate.answers.answer import RAISED, reason_raised
 from tagmoe.evaluate.benchmarks.cases import Case, Prepared
 from tagmoe.evaluate.metrics.learned import Learned
@@ -66,6 +66,9 @@ class MeasureLooks:
             value = self._value(record, other)
         except ImageError as error:
             return verdict(False, f"unreadable: {error}")
+        except (CheckpointError, MissingError, UsageError):
+            # What is wrong with the network is no fault of the sample.
+            raise
         except RAISED as error:
             return verdict(False, reason_raised(error), status="failed")
         if isinstance(value, NoValue):

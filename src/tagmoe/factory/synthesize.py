@@ -421,8 +421,10 @@ def _likeness(step: Dedupe) -> Any:
 
 
 def _proposal(step: Propose) -> dict[str, Any]:
-    without = {"survive", "seconds"} if step.sentences is not None else {"survive", "seconds", "sentences"}
-    return dict(_without_files(step.model_dump(exclude=without)))
+    values = step.model_dump(exclude={"survive", "seconds", "sentences"})
+    if step.sentences is not None:
+        values["sentences"] = _without_files(step.sentences.model_dump())
+    return values
 
 
 def _without_files(values: Any) -> Any:

@@ -16,7 +16,7 @@ from tagmoe.factory.specialists.settings import Compose
 from tagmoe.factory.specialists.specialist import Model, Photograph, Specialist, Unfit, encoded
 from tagmoe.photoworld import HELD_OUT
 from tagmoe.photoworld.edits import Draw, Edit
-from tagmoe.photoworld.roots import Cutout, Roots, ground_of, picture_files, read_cutouts
+from tagmoe.photoworld.roots import FEWEST, Cutout, Roots, ground_of, picture_files, read_cutouts
 from tagmoe.photoworld.tasks import TASKS
 from tagmoe.tags import TaskDescriptor
 
@@ -49,6 +49,10 @@ class Composer(Specialist[Compose]):
             raise Unfit("the photograph is smaller than the pictures that are composed")
         train, validation = self._cutouts
         things = train if split_of(request.root.root) == "train" else validation
+        # "Remove the rocket" would be two things on a photograph of a rocket.
+        things = tuple(one for one in things if one.noun.lower() not in photograph.caption.lower())
+        if len({one.group for one in things}) < FEWEST:
+            raise Unfit("too few cut-outs are of other things than the photograph")
         roots = Roots(things, (ground_of(photograph.image, request.root.root, self.step.size),))
         edit = self._edit(request.wish.variant, Draw(dice, roots, self.step.size, False))
         images = [encoded(one, role) for one, role in zip(edit.sources, edit.roles, strict=True)]  # type: ignore[arg-type]

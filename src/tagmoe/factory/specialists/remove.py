@@ -25,6 +25,8 @@ from tagmoe.tags import TaskDescriptor
 
 RADIUS = 4
 """Of the neighbourhood that OpenCV paints from, in pixels."""
+UNSURE = (0.1, 0.9)
+"""Values of a mask network that are neither the thing nor the ground. [ours]"""
 STILL = 0.5
 """Share of the thing that the network still finds in the painted picture, from which the pair is dropped. [ours]"""
 WORDINGS = {
@@ -80,7 +82,12 @@ class Remover(Specialist[Remove]):
     def _found(self, photograph: Photograph, request: Request) -> np.ndarray:
         """(H, W) bool: the thing."""
         if self._network is not None:
-            return self._network(photograph.image) > 0.5
+            seen = self._network(photograph.image)
+            found = seen > 0.5
+            between = (seen > UNSURE[0]) & (seen < UNSURE[1])
+            if between.sum() > self.step.unsure * max(1, found.sum()):
+                raise Unfit("the network is not sure where the thing is")
+            return np.asarray(found)
         own = next((one for one in request.root.images if one.role == "mask"), None)
         if own is None:
             raise Unfit("the root has no mask, and the plan names no network that finds one")

@@ -163,8 +163,9 @@ class Remove(Make):
     is real; remove: the other way, whose target is painted.
 
     mask: the network that finds the thing; null: the mask that a root brings. grow: by how much of the shorter side the
-    mask is widened before. least, most: share of the picture that it may cover. paint: OpenCV's Telea or Navier-Stokes,
-    or a pipeline of diffusers that is drawn by `words`; the photograph around the hole stays as it is.
+    mask is widened before. least, most: share of the picture that it may cover. unsure: the most pixels of values of
+    0.1 to 0.9 in the network's map, as a share of the thing. paint: OpenCV's Telea or Navier-Stokes, or a pipeline of
+    diffusers that is drawn by `words`; the photograph around the hole stays as it is.
     """
 
     by: Literal["remove"] = "remove"
@@ -173,6 +174,7 @@ class Remove(Make):
     grow: float = Field(0.015, ge=0, le=0.2)
     least: Share = 0.01
     most: Share = 0.5
+    unsure: float = Field(0.5, ge=0, le=100)
     paint: Literal["telea", "ns"] | Pipeline = "telea"
     words: str = "empty background"
 

@@ -139,6 +139,7 @@ class Specialists:
     def __init__(self, specialist: Specialist[Any]) -> None:
         specialist.open()
         self._specialist = specialist
+        self._last: tuple[str, Photograph] | None = None
 
     def __call__(self, asked: Sequence[Request]) -> list[Made]:
         """The pairs. Raises CheckpointError, MissingError and UsageError for what concerns all of them."""
@@ -150,7 +151,7 @@ class Specialists:
     def _made(self, request: Request) -> Made:
         started = time.perf_counter()
         try:
-            photograph = photograph_of(request.root, self._specialist.step.side)
+            photograph = self._photograph(request.root)
             dice = np.random.default_rng([request.seed, *_number_of(request.id)])
             pair = self._specialist.make(photograph, request, dice)
         except Unfit as why:
@@ -161,6 +162,12 @@ class Specialists:
             why_not = str(error) if isinstance(error, ImageError) else reason_raised(error)
             return Made(request.id, "failed", printable(why_not), seconds=time.perf_counter() - started)
         return Made.of(request, pair, time.perf_counter() - started)
+
+    def _photograph(self, root: Record) -> Photograph:
+        """The photograph of a root, decoded once for all its pairs."""
+        if self._last is None or self._last[0] != root.id:
+            self._last = root.id, photograph_of(root, self._specialist.step.side)
+        return self._last[1]
 
 
 def open_specialist(step: Make) -> Specialist[Any]:
