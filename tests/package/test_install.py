@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from support.fault_server import fault_server
 
@@ -55,6 +56,7 @@ COMMANDS = {
         f"{TINY} --set data.store={{folder}}/store",
         "data clean {folder}/store",
     ],
+    "video": ["data video {folder}/clip.gif {folder}/pairs"],
     "ray": [IMPORT, "data annotate {folder}/store --engine ray --workers 1"],
     "vlm": ["rewrite {scene} -p sunglasses --backend {url} --vlm-model tiny-vlm"],
     "reports": [
@@ -159,8 +161,8 @@ def test_without_extras_each_command_names_its_install_line(bare: Environment) -
     for extra, commands in COMMANDS.items():
         done = bare.tagmoe(commands[0], url="http://127.0.0.1:9/v1")
         assert done.returncode == 3, f"{commands[0]}: {done.stderr}"
-        # Ray works on a store of data, which is asked for first
-        assert install_line("data" if extra == "ray" else extra) in done.stderr.splitlines()[-1]
+        # Ray and videos work on a store of data, which is asked for first
+        assert install_line("data" if extra in ("ray", "video") else extra) in done.stderr.splitlines()[-1]
 
 
 # What is apart cannot be installed in the versions of constraints.txt.
@@ -173,6 +175,8 @@ def test_an_extra_alone_is_enough_for_its_commands(bare: Environment, wheel: Pat
         assert done.returncode == 0, done.stderr[-2000:]
         return
     lora_file(environment.work / "lora.safetensors")
+    pictures = [Image.new("RGB", (64, 64), (8 * number, 90, 40)) for number in range(20)]
+    pictures[0].save(environment.work / "clip.gif", save_all=True, append_images=pictures[1:], duration=100)
     with fault_server() as server:
         succeed(environment, COMMANDS[extra], url=server.url)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from support.made_videos import DIAGONAL, FPS, HEIGHT, WIDTH, CameraMove, Clip, SubjectMove, blurred, write_video
+from support.made_videos import DIAGONAL, FPS, HEIGHT, WIDTH, CameraMove, Clip, SubjectMove, blurred
 from tagmoe.factory.video.checks import Kind, figures_of, kind_of
 from tagmoe.factory.video.looks import Known, Signature
 from tagmoe.factory.video.pairs import Sampling, draw_pairs
@@ -20,6 +20,8 @@ from tagmoe.factory.video.shots import shots
 
 SAMPLING = Sampling(every=1.5, longest=4.0)
 Label = bool | None
+FAULTS = ("scene", "blur", "blank", "overlap", "still", "chaos", "unexplained", "same", "size", "steady", "moving")
+"""The labels of filters; a pair is good that has none of these faults."""
 
 
 @dataclass
@@ -52,7 +54,7 @@ class Labelled:
         blank = bool({first, second} & self.blanks)
         found: dict[str, Label] = {"scene": (None if slow else start != other), "blur": blur, "blank": blank}
         if start != other or slow:
-            return found
+            return found | {"good": None if slow and not (blur or blank) else False}
         truth = clip.truth(first - start, second - start)
         far = max(truth.camera, truth.subject)
         light = 1.0 if self.light is None else float(self.light[second] / self.light[first])
@@ -66,18 +68,27 @@ class Labelled:
             "still": _both(_not(has_view), _not(has_subject), None if truth.other else True),
             "chaos": _between(far, 0.26, 0.34),
             "unexplained": lit,
-            "other": truth.other if truth.inside else None,
+            "same": truth.other if truth.inside else None,
             "view": has_view,
             "subject": has_subject,
             "shakes": shakes,
             "away": _between(length, 0.45, 0.8) if truth.inside else None,
         }
-        found["mixed"] = _both(shakes, has_subject)
+        found["size"] = _both(_between(truth.subject, 0.006, 0.015), _between(truth.swept, 0.33, 0.47))
+        # Which filter should see it depends on how far the camera went.
+        found["steady"] = _both(shakes, has_subject, _not(has_view))
+        found["moving"] = _both(has_view, has_subject)
+        faults = [found[name] for name in FAULTS]
+        found["good"] = _both(*map(_not, faults), _either(has_view, has_subject))
         return found
 
 
 def _between(value: float, low: float, high: float) -> Label:
     return False if value <= low else True if value >= high else None
+
+
+def _either(*labels: Label) -> Label:
+    return _not(_both(*map(_not, labels)))
 
 
 def _not(label: Label) -> Label:
@@ -109,8 +120,11 @@ def videos(seed: int, grounds: Sequence[np.ndarray | None]) -> Iterator[Labelled
     """One video of every family, of this seed."""
     dice = np.random.default_rng([seed, 5])
 
+    first = int(dice.integers(len(grounds)))
+
     def clip(number: int, camera: CameraMove, subject: SubjectMove, **more: float) -> Clip:
-        ground = grounds[int(dice.integers(len(grounds)))]
+        # Neighbours in number, which may be shots of one video, have other grounds.
+        ground = grounds[(first + number) % len(grounds)]
         return Clip(1000 * seed + number, camera, subject, ground=ground, **more)  # type: ignore[arg-type]
 
     def plain(name: str, one: Clip) -> Labelled:
@@ -138,6 +152,8 @@ def videos(seed: int, grounds: Sequence[np.ndarray | None]) -> Iterator[Labelled
     yield _flashes(plain("flash", clip(27, "pan", "away")), dice)
     yield plain("camera, very fast", clip(28, "pan", "none", speed=12.0))
     yield _faded(clip(29, "still", "swing"))
+    yield plain("turn, fast", clip(30, "turn", "none", speed=5.0))
+    yield plain("very large", clip(31, "still", "away", size=260.0, speed=0.6))
 
 
 def _lit(made: Labelled, dice: np.random.Generator) -> Labelled:
@@ -206,25 +222,24 @@ def _faded(clip: Clip) -> Labelled:
     return made
 
 
-def rows_of(made: Labelled, folder: Path, known: Known | None = None, *, cuts: bool = True) -> Iterator[Row]:
-    """The pairs of a video after it was encoded and read again. known: pairs before it, to which its own are added.
+def rows_of(made: Labelled, path: Path, known: Known | None = None, *, cuts: bool = True) -> Iterator[Row]:
+    """The pairs of a video that was encoded at this path. known: pairs of other videos, to which its own are added.
 
     cuts: without it pairs may cross cuts.
     """
-    path = write_video(folder / f"{made.name}.mp4", made.frames)
-    before = Known() if known is None else known
+    before, own = Known() if known is None else known, []
     with open_video(path, ReadLimits()) as video:
         for pair in draw_pairs(shots(video.frames(), cuts=cuts), made.name, SAMPLING):
             figures = figures_of(pair)
-            signature = Signature.of(pair)
-            figures["repeat"] = before.nearest(signature)
-            before.add(signature)
+            own.append(Signature.of(pair))
+            figures["repeat"] = before.nearest(own[-1])
             labels = made.labels(pair.first.number, pair.second.number)
             yield Row(made.name, pair.first.number, pair.second.number, kind_of(figures), figures, labels)
+    for signature in own:
+        before.add(signature)
 
 
-def begins_of(made: Labelled, folder: Path) -> list[int]:
-    """The first frames of the shots that are found in a video after it was encoded."""
-    path = write_video(folder / f"{made.name}.mp4", made.frames)
+def begins_of(path: Path) -> list[int]:
+    """The first frames of the shots that are found in a video."""
     with open_video(path, ReadLimits()) as video:
         return [frame.number for frame, begins in shots(video.frames()) if begins]

@@ -38,7 +38,7 @@ class Truth:
 
     camera: as `tagmoe.factory.video.motion.Motion` has it. subject: way of the thing on the ground, as the camera sees
     it. area: of the thing. overlap: of both views. other: the thing is another one, or gone. inside: the whole thing is
-    in the picture, both times.
+    in the picture, both times. swept: area of its old and its new place together.
     """
 
     camera: float
@@ -47,6 +47,7 @@ class Truth:
     overlap: float
     other: bool
     inside: bool
+    swept: float
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,13 @@ class Clip:
             for view, there in zip((one, two), placed, strict=True)
             if there is not None
         )
-        return Truth(camera / DIAGONAL, subject / DIAGONAL, float(area), float(whole.mean()), other, inside)
+        covers = np.zeros((HEIGHT, WIDTH), np.float32)
+        for there in placed:
+            if there is not None:
+                cover = np.ascontiguousarray(_sprite(there[1])[1][..., 0])
+                covers = np.maximum(covers, cv2.warpAffine(cover, (two @ there[0])[:2], (WIDTH, HEIGHT)))
+        swept = float((covers > 0.5).mean())
+        return Truth(camera / DIAGONAL, subject / DIAGONAL, float(area), float(whole.mean()), other, inside, swept)
 
     @cached_property
     def _dice(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from tagmoe.data.check import checks
 from tagmoe.data.check.checks import CHECKS, DEFAULT, Policy, examine
 from tagmoe.data.store.record import PARTIAL, Picture, Record, TagProvenance, record_id, to_row
 from tagmoe.errors import UsageError
+from tagmoe.tags import TaskDescriptor
 from tagmoe.world import TASKS, sample
 
 
@@ -160,6 +161,8 @@ def test_a_shifted_pair(right):
     assert found(sound(1, images=(picture(source),), target=picture(target))) == {"shifted"}
     (finding,) = examine(to_row(sound(1, images=(picture(source),), target=picture(target))))
     assert abs(float(finding.detail.split("lies ")[1].split()[0]) - right) < 0.5
+    view = TaskDescriptor.from_tags(["viewpoint editing", "identity preservation"]).indices
+    assert found(sound(1, images=(picture(source),), target=picture(target), tags=view)) == set()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from support.made_videos import Clip, write_video
 
 from tagmoe.errors import DataError
@@ -70,14 +71,8 @@ def test_minutes_are_a_limit_that_is_said(clip) -> None:
 
 
 def test_pixels_that_are_not_square_are_made_square(tmp_path) -> None:
-    path = tmp_path / "wide.mkv"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("ffv1", rate=12)
-        stream.width, stream.height, stream.pix_fmt = 160, 192, "yuv420p"
-        stream.sample_aspect_ratio = 2
-        for frame in CLIP.frames():
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame[:, ::2]), "rgb24")))
-        container.mux(stream.encode(None))
+    narrow = (frame[:, ::2] for frame in CLIP.frames())
+    path = write_video(tmp_path / "wide.mp4", narrow, **{"x264-params": "sar=2/1"})
     shown = read(path)[3].pixels()
     assert shown.shape == (192, 320, 3)
     assert np.abs(shown.astype(int) - CLIP.frame(3)).mean() < 12
@@ -120,6 +115,16 @@ def test_what_is_no_video_is_one_sentence(tmp_path, clip) -> None:
         container.mux([*stream.encode(frame), *stream.encode(None)])
     with pytest.raises(DataError, match="has sound and no pictures"):
         read(tmp_path / "sound.mp4")
+    cover = write_video(tmp_path / "cover.mp4", [CLIP.frame(0)], codec="mjpeg", pixels="yuvj420p")
+    with av.open(str(cover)) as given, av.open(str(tmp_path / "song.mp4"), "w") as container:
+        picture = container.add_stream_from_template(given.streams.video[0])
+        picture.disposition = Disposition.attached_pic
+        for packet in given.demux(given.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = picture
+                container.mux(packet)
+    with pytest.raises(DataError, match="has sound and no pictures"):
+        read(tmp_path / "song.mp4")
 
 
 def test_a_damaged_video_gives_what_came_before_the_damage(tmp_path, clip) -> None:

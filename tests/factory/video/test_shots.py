@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 import cv2
 import numpy as np
@@ -16,7 +17,7 @@ from tagmoe.factory.video.shots import AROUND, shots
 def frames_of(pictures: Iterable[np.ndarray]) -> Iterator[Frame]:
     for number, picture in enumerate(pictures):
         tiny = cv2.resize(picture, (48, 27), interpolation=cv2.INTER_AREA)
-        yield Frame(number, number / 12, tiny, (picture.shape[1], picture.shape[0]), lambda: picture)
+        yield Frame(number, number / 12, tiny, (picture.shape[1], picture.shape[0]), partial(np.copy, picture))
 
 
 def begins(pictures: Iterable[np.ndarray], **given: bool) -> list[int]:

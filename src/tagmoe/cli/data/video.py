@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -78,6 +79,9 @@ def video(
         check_output_file(out, force=force, extensions=(".html",), kind="page")
     require("video", "av", "cv2", purpose="Reading videos")
     ask = options.vlm() if asks else None
+    if ask is not None and not Path((options.endpoint or [options.model or ""])[0]).expanduser().is_dir():
+        # A server that does not answer is said before hours of videos are read.
+        asyncio.run(ask().close())
     from tagmoe.data.sources.importing import check_licence
     from tagmoe.data.store.store import Store
     from tagmoe.factory.video.asking import take_words

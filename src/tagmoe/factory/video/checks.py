@@ -23,6 +23,8 @@ VIEW = 0.03
 """Least way of the camera, as a share of the diagonal, that gives another view."""
 DEPTH = 0.5
 """Share of the matches beside the camera's homography from which what changed is depth, not things that moved."""
+WIDE = 0.15
+"""Share of the picture that changes at least where near and far move apart; one thing that moves changes less."""
 LEAST_CHANGED = 0.004
 """Share of the picture from which something besides the camera has moved."""
 ACTION = 0.5
@@ -47,7 +49,7 @@ FILTERS: dict[str, Filter] = {
         "aligned", "below", 0.4, "the frames show other scenes (share of the structure that is found again)"
     ),
     "overlap": Filter("overlap", "below", 0.5, "the frames share too little of the view"),
-    "still": Filter("moved", "below", 0.01, "nothing moved (share of the diagonal)"),
+    "still": Filter("moved", "below", 0.007, "nothing moved (share of the diagonal)"),
     "chaos": Filter("moved", "above", 0.3, "something moved too far (share of the diagonal)"),
     "steady": Filter(
         "camera", "above", 0.01, "the subject moved, and so did the camera (share of the diagonal)", _SUBJECT
@@ -57,7 +59,7 @@ FILTERS: dict[str, Filter] = {
     ),
     "size": Filter("changed", "above", 0.4, "the moving thing is too large (share of the picture)", _SUBJECT),
     "unexplained": Filter("unexplained", "above", 0.1, "no motion explains what changed (share of the picture)"),
-    "same": Filter("same", "below", 0.6, "the moving thing is another one (share of common colours)", _SUBJECT),
+    "same": Filter("same", "below", 0.55, "the moving thing is another one (share of common colours)", _SUBJECT),
     "repeat": Filter("repeat", "below", 12.0, "a pair like it was kept before (grey levels)"),
 }
 """In the order in which they are tried; the first that finds something is the reason. How well each works is measured
@@ -104,7 +106,8 @@ def figures_of(pair: Pair) -> dict[str, float]:
         **{name: float(value) for name, value in asdict(measure(pair.first.pixels, pair.second.pixels)).items()},
     }
     found["moved"] = _moved(found)
-    found["others"] = 0.0 if found["depth"] >= DEPTH else found["changed"]
+    is_depth = found["depth"] >= DEPTH and found["changed"] >= WIDE
+    found["others"] = 0.0 if is_depth else found["changed"]
     return {name: round(value, 4) for name, value in found.items()}
 
 

@@ -80,9 +80,13 @@ class Video:
 
     def __init__(self, path: Path, limits: ReadLimits, container: Any) -> None:
         self._name, self._limits, self._container = str(path), limits, container
-        if not container.streams.video:
+        from av.stream import Disposition
+
+        # The cover of a song is a stream of one picture.
+        streams = [one for one in container.streams.video if not one.disposition & Disposition.attached_pic]
+        if not streams:
             raise DataError(f"{self._name!r} has sound and no pictures; give a video.")
-        self._stream = container.streams.video[0]
+        self._stream = streams[0]
         self._stream.thread_type = "AUTO"
         self._check_size(self._stream.codec_context.width, self._stream.codec_context.height)
         self.duration = float(container.duration or 0) / 1e6
@@ -100,6 +104,9 @@ class Video:
         try:
             for frame in self._container.decode(self._stream):
                 self._check_size(frame.width, frame.height)
+                if frame.is_corrupt and first is None:
+                    # A recording that was cut begins with frames that lack the one they build on.
+                    continue
                 if frame.is_corrupt:
                     raise DataError(f"{self._name!r} is damaged after {max(before, 0):.1f} s; get it again.")
                 curve = HIGH_RANGE.get(int(frame.color_trc))
