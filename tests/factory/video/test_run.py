@@ -23,7 +23,7 @@ from tagmoe.factory.video.run import Outcome, Settings, files_of, read_videos
 from tagmoe.pictures import load_image
 
 CLIPS = [Clip(2, "pan", "none", seconds=6.0), Clip(704, "still", "away", seconds=6.0), Clip(5, "still", "still")]
-SETTINGS = Settings(Sampling(every=1.0, longest=2.0))
+SETTINGS = Settings(Sampling(every=2.0, longest=2.0))
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def content(folder: Path) -> list[tuple]:
 
 def test_pairs_are_records_in_both_directions_with_their_lineage(clips, tmp_path) -> None:
     found = read(tmp_path, clips)
-    assert found.added == len(records(tmp_path)) == 2 * found.kept.total() > 8
+    assert found.added == len(records(tmp_path)) == 2 * found.kept.total() > 6
     assert found.kept["view"] > 1
     assert found.kept["pose"] + found.kept["action"] > 1
     assert [one.kept.total() for one in found.files][2] == 0, "nothing moves in the third"

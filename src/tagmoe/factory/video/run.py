@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -31,8 +32,10 @@ from tagmoe.factory.video.shots import shots
 
 BATCH_RECORDS = 256
 BATCH_BYTES = 64 << 20
-"""Records, or bytes of their pictures, after which they are written. A kill loses what was not written, no more."""
 BATCH_LINES = 2048
+BATCH_SECONDS = 60.0
+"""Records, bytes of their pictures, pairs that were measured, or seconds, after which they are written. A kill loses
+what was not written, no more."""
 KEPT_SHOWN, KEPT_OF_ONE = 24, 6
 DROPPED_SHOWN, DROPPED_OF_ONE = 9, 3
 """Most pairs of a reason whose small copies are kept for the page: of all videos, and of one."""
@@ -169,6 +172,7 @@ class _Batch:
         self._lines: list[tuple[VideoLedger, Seen | Ended]] = []
         self._records: dict[str, Record] = {}
         self._bytes = 0
+        self._written = time.monotonic()
         self.added = 0
 
     def add(self, ledger: VideoLedger, line: Seen | Ended, records: Sequence[Record] = ()) -> None:
@@ -176,7 +180,8 @@ class _Batch:
         self._lines.append((ledger, line))
         self._records.update({record.id: record for record in records})
         self._bytes += sum(record.nbytes for record in records)
-        if self._bytes >= BATCH_BYTES or len(self._records) >= BATCH_RECORDS or len(self._lines) >= BATCH_LINES:
+        is_large = self._bytes >= BATCH_BYTES or len(self._records) >= BATCH_RECORDS or len(self._lines) >= BATCH_LINES
+        if is_large or time.monotonic() - self._written >= BATCH_SECONDS:
             self.write()
 
     def write(self) -> None:
@@ -194,6 +199,7 @@ class _Batch:
             else:
                 ledger.end(line)
         self._lines, self._records, self._bytes = [], {}, 0
+        self._written = time.monotonic()
 
 
 class _Run:
