@@ -301,7 +301,7 @@ def quick_png(image: Image.Image) -> bytes:
     np.subtract(values[1:], values[:-1], out=rows[1:, 1:])
     head = struct.pack(">IIBBBBB", *image.size, 8, 2 if image.mode == "RGB" else 0, 0, 0, 0)
     pieces = [b"\x89PNG\r\n\x1a\n"]
-    for kind, content in ((b"IHDR", head), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b"")):
+    for kind, content in ((b"IHDR", head), (b"IDAT", zlib.compress(rows.data, 1)), (b"IEND", b"")):
         pieces += [
             struct.pack(">I", len(content)),
             kind,

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +23,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from support.fault_server import fault_server
+from support.images_server import images_server
 
 import tagmoe
 from tagmoe.extras import APART, EXTRAS, install_line
@@ -58,6 +62,10 @@ COMMANDS = {
     ],
     "video": ["data video {folder}/clip.gif {folder}/pairs"],
     "ray": [IMPORT, "data annotate {folder}/store --engine ray --workers 1"],
+    "eval": [
+        "eval generate {folder}/bench --endpoint {images} --model tiny-editor --tasks recolour --out {folder}/served"
+    ],
+    "study": ["study analyze {folder}/study --simulated --draws 100 --out {folder}/rates"],
     "vlm": ["rewrite {scene} -p sunglasses --backend {url} --vlm-model tiny-vlm"],
     "reports": [
         f"{EDIT} --explain {{folder}}/edited.html",
@@ -65,7 +73,28 @@ COMMANDS = {
         "routing report {folder}/recording --out {folder}/report",
     ],
 }
-"""What each extra is for; `memory` is a call in Python, as the command line chooses its plan by the machine."""
+"""What each extra is for."""
+PREPARED = "eval prepare tagworld --cases 1 --out {folder}/bench"
+BEFORE = {
+    "eval": [PREPARED],
+    "study": [
+        PREPARED,
+        "eval generate {folder}/bench --editor target --out {folder}/target",
+        "eval generate {folder}/bench --editor copy --out {folder}/copy",
+        "study plan {folder}/target {folder}/copy --cases {folder}/bench --people 5 --ratings 2 --out {folder}/study",
+        "study build {folder}/study --side 64",
+        "study simulate {folder}/study --taste target=3 --taste copy=1",
+    ],
+}
+"""What comes before the commands of an extra and needs none."""
+SERVERS = {
+    "serve": ("serve --port 0 --no-page", "/v1/models", "tagmoe-tagworld"),
+    "page": ("serve --port 0 --page", "/", "gradio"),
+    "study": ("study serve {folder}/study --port 0", "/", "study.js"),
+}
+"""Servers that an extra is for: a command, an address, and a word of what is there."""
+CALLS = {"memory": QUANTISED, "fleet": "from tagmoe.serve.fleet import Fleet, app; app(Fleet())"}
+"""Extras that are tried in Python. The plan of `memory` depends on the machine, and Ray Serve has its own command."""
 
 
 @dataclass(frozen=True)
@@ -77,21 +106,50 @@ class Environment:
 
     def python(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run its Python, with nothing of the environment that this test runs in."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-        settings = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HOME": str(self.work)}
         command = [str(self.folder / "bin" / "python"), *words]
-        return subprocess.run(command, cwd=self.work, env={**kept, **settings}, capture_output=True, text=True)
+        return subprocess.run(command, cwd=self.work, env=self.variables, capture_output=True, text=True)
 
-    def install(self, *requirements: str) -> None:
-        """Install in the versions that this project is tested with."""
-        options = ["--quiet", "--disable-pip-version-check", "--constraint", str(ROOT / "constraints.txt")]
+    @property
+    def variables(self) -> dict[str, str]:
+        """Of its processes."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        return {**kept, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HOME": str(self.work)}
+
+    def install(self, *requirements: str, but: Sequence[str] = ()) -> None:
+        """Install in the versions that this project is tested with. but: packages of which any version will do."""
+        lines = (ROOT / "constraints.txt").read_text().splitlines(keepends=True)
+        held = self.work / "constraints.txt"
+        held.write_text("".join(line for line in lines if line.partition("==")[0].lower() not in but))
+        options = ["--quiet", "--disable-pip-version-check", "--constraint", str(held)]
         done = self.python("-m", "pip", "install", *options, *requirements)
         assert done.returncode == 0, done.stderr[-2000:]
 
     def tagmoe(self, command: str, **places: str) -> subprocess.CompletedProcess[str]:
         """Run one command line, with paths in place of the names in braces."""
-        places = {"folder": str(self.work), "scene": str(example("scene.png")), **places}
+        places = {"folder": str(self.work), "scene": str(example("scene")), **places}
         return self.python("-m", "tagmoe", *(word.format(**places) for word in shlex.split(command)))
+
+    def serves(self, command: str, path: str, word: str) -> None:
+        """Start a server, ask it, and end it by SIGTERM."""
+        words = [part.format(folder=str(self.work)) for part in shlex.split(command)]
+        with subprocess.Popen(
+            [str(self.folder / "bin" / "python"), "-m", "tagmoe", *words],
+            cwd=self.work,
+            env=self.variables,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stderr is not None
+            said = ""
+            for line in process.stderr:
+                said += line
+                if found := re.search(r"http://127\.0\.0\.1:\d+", line):
+                    with urllib.request.urlopen(found[0] + path, timeout=60) as answer:
+                        assert word in answer.read().decode()
+                    break
+            process.send_signal(signal.SIGTERM)
+            said += process.stderr.read()
+            assert process.wait(120) == 0, said[-2000:]
 
     def copy(self, folder: Path) -> Environment:
         """The same packages in another environment."""
@@ -142,9 +200,7 @@ def succeed(environment: Environment, commands: Sequence[str], **places: str) ->
 def test_without_extras_the_package_works_from_anywhere(bare: Environment) -> None:
     script = subprocess.run([bare.folder / "bin" / "tagmoe", "-V"], cwd=bare.work, capture_output=True, text=True)
     assert (script.returncode, script.stdout) == (0, f"{tagmoe.__version__}\n")
-    place = bare.python(
-        "-c", "from tagmoe.pipeline.packaged import example; print(example('scene.png'))"
-    ).stdout.strip()
+    place = bare.python("-c", "from tagmoe.pipeline.packaged import example; print(example('scene'))").stdout.strip()
     assert place.startswith(str(bare.folder))
     succeed(
         bare,
@@ -158,27 +214,41 @@ def test_without_extras_the_package_works_from_anywhere(bare: Environment) -> No
 
 def test_without_extras_each_command_names_its_install_line(bare: Environment) -> None:
     lora_file(bare.work / "lora.safetensors")
-    for extra, commands in COMMANDS.items():
-        done = bare.tagmoe(commands[0], url="http://127.0.0.1:9/v1")
-        assert done.returncode == 3, f"{commands[0]}: {done.stderr}"
-        # Ray and videos work on a store of data, which is asked for first
-        assert install_line("data" if extra in ("ray", "video") else extra) in done.stderr.splitlines()[-1]
+    succeed(bare, BEFORE["study"])
+    first = {**{extra: command for extra, (command, _, _) in SERVERS.items()}, **{e: c[0] for e, c in COMMANDS.items()}}
+    for extra, command in first.items():
+        done = bare.tagmoe(command, url="http://127.0.0.1:9/v1", images="http://127.0.0.1:9/v1")
+        assert done.returncode == 3, f"{command}: {done.stderr}"
+        # Ray and videos work on a store of data, and the page is one of the server: these are asked for first.
+        needs = {"ray": "data", "video": "data", "page": "serve"}
+        assert install_line(needs.get(extra, extra)) in done.stderr.splitlines()[-1]
 
 
-# What is apart cannot be installed in the versions of constraints.txt.
-@pytest.mark.parametrize("extra", [extra for extra in EXTRAS if extra not in APART])
+@pytest.mark.parametrize("extra", EXTRAS)
 def test_an_extra_alone_is_enough_for_its_commands(bare: Environment, wheel: Path, tmp_path: Path, extra: str) -> None:
     environment = bare.copy(tmp_path)
-    environment.install(f"tagmoe[{extra}] @ {wheel.as_uri()}")
-    if extra == "memory":
-        done = environment.python("-c", QUANTISED)
+    # What is apart cannot be installed in all versions of constraints.txt.
+    environment.install(f"tagmoe[{extra}] @ {wheel.as_uri()}", but=["pillow"] if extra in APART else [])
+    if extra in CALLS:
+        done = environment.python("-c", CALLS[extra])
         assert done.returncode == 0, done.stderr[-2000:]
         return
     lora_file(environment.work / "lora.safetensors")
+<<<<<<< HEAD
     pictures = [Image.new("RGB", (64, 64), (8 * number, 90, 40)) for number in range(20)]
     pictures[0].save(environment.work / "clip.gif", save_all=True, append_images=pictures[1:], duration=100)
     with fault_server() as server:
         succeed(environment, COMMANDS[extra], url=server.url)
+=======
+    with fault_server() as server, images_server() as images:
+        succeed(environment, [*BEFORE.get(extra, []), *COMMANDS.get(extra, [])], url=server.url, images=images.url)
+    if extra in SERVERS:
+        environment.serves(*SERVERS[extra])
+
+
+def test_every_extra_is_tried() -> None:
+    assert {*COMMANDS, *SERVERS, *CALLS} == {*EXTRAS}
+>>>>>>> 0c91dcce257cd81fc2c45f9e3785b82c5b2a2464
 
 
 def test_uninstalling_leaves_nothing(bare: Environment, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, TypeVar
@@ -26,6 +26,7 @@ from tagmoe.config.part import Part
 from tagmoe.errors import DataError, ImageError, UsageError
 from tagmoe.evaluate.answers.answer import Answers, Status
 from tagmoe.evaluate.benchmarks.cases import Prepared, digest_of, read_part
+from tagmoe.evaluate.packed_rows import PackedRows
 from tagmoe.files.atomic import write_whole
 from tagmoe.files.json_lines import as_line
 from tagmoe.pictures import load_image
@@ -170,7 +171,7 @@ class Lines:
 
     def finish(self, rows: Iterable[Part]) -> None:
         """Replace what is in the file by these rows in their order, so that the way there leaves no trace."""
-        write_whole(self._path, b"".join(map(_line, rows)))
+        write_whole(self._path, map(_line, rows))
         self.close()
 
     def remove(self) -> None:
@@ -200,11 +201,7 @@ def read_rows(folder: Path, name: str, kind: type[R]) -> Iterator[R]:
     Raises DataError for a line that is not of this kind.
     """
     for path in shard_files(folder, name):
-        try:
-            lines = path.read_bytes().split(b"\n")[:-1]
-        except OSError as error:
-            raise DataError(f"{str(path)!r} cannot be read ({reason_of(error)}).") from None
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(_whole_lines(path), 1):
             try:
                 yield kind.model_validate_json(line)
             except ValidationError as error:
@@ -214,23 +211,44 @@ def read_rows(folder: Path, name: str, kind: type[R]) -> Iterator[R]:
                 ) from None
 
 
+def _whole_lines(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                if line.endswith(b"\n"):
+                    yield line[:-1]
+    except OSError as error:
+        raise DataError(f"{str(path)!r} cannot be read ({reason_of(error)}).") from None
+
+
 def by_case(rows: Iterable[K]) -> dict[str, K]:
     """The row of each case: the one of the highest rank, and the last of equal ones."""
     found: dict[str, K] = {}
-    for row in rows:
-        if row.case not in found or row.rank >= found[row.case].rank:
-            found[row.case] = row
+    _fill(found, rows)
     return found
 
 
-def in_order(rows: Mapping[str, K], prepared: Prepared) -> list[K]:
+def packed_by_case(kind: type[K], rows: Iterable[K]) -> PackedRows[K]:
+    """The same, packed, for rows that are looked at once or twice. kind: their class."""
+    found = PackedRows(kind)
+    _fill(found, rows)
+    return found
+
+
+def _fill(found: MutableMapping[str, K], rows: Iterable[K]) -> None:
+    for row in rows:
+        if row.case not in found or row.rank >= found[row.case].rank:
+            found[row.case] = row
+
+
+def in_order(rows: Mapping[str, K], prepared: Prepared) -> Iterator[K]:
     """The rows in the order of the cases, however they came about."""
-    return [rows[case.key] for case in prepared.cases if case.key in rows]
+    return (rows[case.key] for case in prepared.cases if case.key in rows)
 
 
 def merge_shards(
     folder: Path, name: str, kind: type[K], prepared: Prepared, is_current: Callable[[K], bool] = lambda row: True
-) -> dict[str, K]:
+) -> PackedRows[K]:
     """Make one file NAME.jsonl of it and of those of shards, NAME-*.jsonl; returns its rows by the key of the case.
 
     is_current: rows for which it is false are left out. Raises UsageError while another command writes one of them.
@@ -240,7 +258,7 @@ def merge_shards(
         for path in shard_files(folder, name):
             if path.stem != name:
                 shards.append(Lines(path))
-        rows = by_case(row for row in read_rows(folder, name, kind) if is_current(row))
+        rows = packed_by_case(kind, (row for row in read_rows(folder, name, kind) if is_current(row)))
         if shards:
             Lines(folder / f"{name}.jsonl").finish(in_order(rows, prepared))
             for lines in shards:
@@ -309,7 +327,7 @@ class Run:
 
     folder: Path
     facts: RunFacts
-    answers: dict[str, Answer]
+    answers: Mapping[str, Answer]
 
     @property
     def name(self) -> str:
@@ -335,7 +353,7 @@ def read_run(folder: Path, prepared: Prepared | None = None) -> Run:
             f"The run {str(folder)!r} is of other cases than {str(prepared.folder)!r} ({facts.benchmark}, digest "
             f"{facts.cases[:12]}, not {prepared.manifest.digest[:12]}); give the benchmark that it was made for."
         )
-    return Run(folder, facts, by_case(read_rows(folder, ANSWERS, Answer)))
+    return Run(folder, facts, packed_by_case(Answer, read_rows(folder, ANSWERS, Answer)))
 
 
 def digest_of_pixels(picture: Image.Image) -> str:

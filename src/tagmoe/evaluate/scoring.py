@@ -6,20 +6,22 @@ scored again. A case without an output has no line: `tagmoe.evaluate.comparison`
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import nan
 from typing import Any
 
 from tagmoe.config.part import Part
 from tagmoe.errors import DataError, ImageError, ResultError
 from tagmoe.evaluate.answers.answer import FAILURES, RAISED, reason_raised
-from tagmoe.evaluate.benchmarks.cases import Case, Prepared, digest_of
+from tagmoe.evaluate.benchmarks.cases import Case, Prepared
 from tagmoe.evaluate.metrics.learned import Learned
 from tagmoe.evaluate.metrics.metric import FAULTS, Lack, Measure, Metric, NoValue, Pair, Value, lacking
+from tagmoe.evaluate.packed_rows import PackedRows, RowsInOrder
 from tagmoe.evaluate.run_folder import (
     SCORES,
     Answer,
@@ -29,6 +31,7 @@ from tagmoe.evaluate.run_folder import (
     by_case,
     in_order,
     merge_shards,
+    packed_by_case,
     read_rows,
     scores_name,
     shard_name,
@@ -84,7 +87,7 @@ class Unscored:
 class Scored:
     """What a command scored. scores: by metric, in the order of the cases. new: how many lines it wrote."""
 
-    scores: Mapping[str, tuple[Score, ...]]
+    scores: Mapping[str, Sequence[Score]]
     unscored: tuple[Unscored, ...]
     new: int
 
@@ -93,7 +96,7 @@ class Scored:
         """Cases without a score by status."""
         return dict(Counter(one.status for one in self.unscored))
 
-    @property
+    @cached_property
     def failed(self) -> list[Unscored]:
         """What makes the command exit with 1: unscored cases but for inapplicable ones, and metrics that failed."""
         broken = [
@@ -105,15 +108,22 @@ class Scored:
         ]
         return [one for one in self.unscored if one.status != "inapplicable"] + list(dict.fromkeys(broken))
 
-    @property
+    @cached_property
     def resized(self) -> int:
         """Outputs that were resized to be compared."""
         return len({score.case for scores in self.scores.values() for score in scores if score.resized})
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """A digest of all values."""
-        return digest_of({name: [score.model_dump() for score in scores] for name, scores in self.scores.items()})
+        """A digest of all values: `digest_of` of {name: [row]}, a row at a time."""
+        found = hashlib.sha256(b"{")
+        for place, name in enumerate(sorted(self.scores)):
+            found.update(f"{', ' if place else ''}{_plain(name)}: [".encode())
+            for number, row in enumerate(self.scores[name]):
+                found.update((", " if number else "").encode() + _plain(row.model_dump()).encode())
+            found.update(b"]")
+        found.update(b"}")
+        return found.hexdigest()
 
 
 def score(
@@ -136,16 +146,16 @@ def score(
     unscored: list[Unscored] = []
     new = 0
     try:
-        kept: dict[str, dict[str, Score]] = {}
-        own: dict[str, dict[str, Score]] = {}
+        kept: dict[str, PackedRows[Score]] = {}
+        own: dict[str, PackedRows[Score]] = {}
         for metric in metrics:
             name = scores_name(metric.name)
             file = shard_name(name, shard)
             if shard == (1, 1):
                 merge_shards(folder, name, Score, prepared, lambda row: _is_of(row, run))
             files[metric.name] = Lines(folder / f"{file}.jsonl")
-            kept[metric.name] = by_case(_current(run, name))
-            own[metric.name] = by_case(_current(run, file))
+            kept[metric.name] = packed_by_case(Score, _current(run, name))
+            own[metric.name] = kept[metric.name] if file == name else packed_by_case(Score, _current(run, file))
         at_once = max((metric.batch for metric in metrics if isinstance(metric, Learned)), default=1)
         for start in range(0, len(chosen), at_once):
             waiting: list[_Waiting] = []
@@ -189,8 +199,13 @@ def score(
     for metric in metrics:
         if isinstance(metric, Learned):
             write_whole(folder / f"{scores_name(metric.name)}.json", json.dumps(metric.about(), indent=1) + "\n")
-    found_scores = {name: tuple(rows[c.key] for c in chosen if c.key in rows) for name, rows in kept.items()}
+    found_scores = {name: RowsInOrder(rows, [c.key for c in chosen if c.key in rows]) for name, rows in kept.items()}
     return Scored(found_scores, tuple(unscored), new)
+
+
+def _plain(value: Any) -> str:
+    """As `digest_of` writes it."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
 def read_basis(run: Run, name: str) -> dict[str, Any]:
@@ -295,7 +310,7 @@ def _checked(value: Value, measure: Measure) -> Value:
 
 @lru_cache(maxsize=1024)
 def _lacking(status: Lack, reason: str) -> Lacking:
-    """One object for the many cases that lack a value for one reason: all rows of a run stay in memory."""
+    """One object for the many cases that lack a value for one reason."""
     return Lacking(status=status, reason=reason)
 
 

@@ -5,14 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file, a text as UTF-8, beside its place, then move it there: whole or not at all. Raises OSError."""
+def write_whole(path: Path, content: str | bytes | Iterable[bytes]) -> None:
+    """Write a file, a text as UTF-8, beside its place, then move it there: whole or not at all. Raises OSError.
+
+    content: also as parts, which are written one by one.
+    """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+        parts = [content.encode()] if isinstance(content, str) else [content] if isinstance(content, bytes) else content
+        with unfinished.open("wb") as file:
+            file.writelines(parts)
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
