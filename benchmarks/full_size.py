@@ -276,7 +276,8 @@ def edits(place: Path, blocks: int, mixtures: int, memory: str) -> list[Figure]:
         steps = STEPS if size == "24gb" else 1
         out = place / f"{size}.png"
         words = ["edit", str(photo), "-p", "make the star blue", "-m", str(folder), "-o", str(out), "--seed", "0"]
-        peak = watched([*tagmoe, *words, "--memory", size, "--steps", str(steps), "--cfg", "1", "--size", f"{SIDE}x{SIDE}"])
+        words += ["--memory", size, "--steps", str(steps), "--cfg", "1", "--size", f"{SIDE}x{SIDE}"]
+        peak = watched([*tagmoe, *words])
         planned = plan["device_bytes"]
         off = (peak.own - base.own) / planned - 1
         note = f"{plan['name']}: {(peak.own - base.own) / 1e9:.2f} GB, {planned / 1e9:.2f} planned; {steps} step(s)"

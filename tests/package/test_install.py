@@ -234,12 +234,8 @@ def test_an_extra_alone_is_enough_for_its_commands(bare: Environment, wheel: Pat
         assert done.returncode == 0, done.stderr[-2000:]
         return
     lora_file(environment.work / "lora.safetensors")
-<<<<<<< HEAD
     pictures = [Image.new("RGB", (64, 64), (8 * number, 90, 40)) for number in range(20)]
     pictures[0].save(environment.work / "clip.gif", save_all=True, append_images=pictures[1:], duration=100)
-    with fault_server() as server:
-        succeed(environment, COMMANDS[extra], url=server.url)
-=======
     with fault_server() as server, images_server() as images:
         succeed(environment, [*BEFORE.get(extra, []), *COMMANDS.get(extra, [])], url=server.url, images=images.url)
     if extra in SERVERS:
@@ -248,7 +244,6 @@ def test_an_extra_alone_is_enough_for_its_commands(bare: Environment, wheel: Pat
 
 def test_every_extra_is_tried() -> None:
     assert {*COMMANDS, *SERVERS, *CALLS} == {*EXTRAS}
->>>>>>> 0c91dcce257cd81fc2c45f9e3785b82c5b2a2464
 
 
 def test_uninstalling_leaves_nothing(bare: Environment, tmp_path: Path) -> None:
