@@ -15,7 +15,7 @@ def test_every_packaged_recipe_is_listed_with_its_minutes_and_one_line(tagmoe) -
     rows = json.loads(tagmoe("train", "--list", "--json").out)["recipes"]
     tagworld = ["tagworld/components", "tagworld/quick", "tagworld/release"]
     full = [f"qwen-image/{name}" for name in ("full-64gpu", "full-8gpu", "lora-1gpu-24gb", "moe-1gpu")]
-    path = ["full_path/base", "full_path/unified"]
+    path = ["full_path/dense", "full_path/unified"]
     assert [row["name"] for row in rows] == [*path, "photoworld/editor", *full, *tagworld]
     assert all(len(row["about"]) > 20 and "\n" not in row["about"] for row in rows)
     # Nobody has run those of the full size.

@@ -244,7 +244,7 @@ def test_the_number_that_is_not_finite_is_named(
 
 
 # ---- what a recipe can contradict ---------------------------------------------------------------------------------
-@pytest.mark.parametrize("stage", ["base", "unified"])
+@pytest.mark.parametrize("stage", ["unified"])
 @pytest.mark.parametrize(
     ("tasks", "said"),
     [

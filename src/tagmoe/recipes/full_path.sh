@@ -57,7 +57,7 @@ expect() {
 passed() { "$PYTHON" "$HERE/checks.py" "$STAGE" "$OUT" "$STARTED"; }
 
 begin base            # a dense text-to-image model of Qwen-Image's classes
-run tagmoe train "$HERE/base.yaml" --output-dir "$OUT/base"
+run tagmoe train "$HERE/dense.yaml" --output-dir "$OUT/base"
 passed
 
 begin upcycle         # its last two FFNs become four experts each
@@ -119,7 +119,7 @@ wait "$LAUNCHER" 2>/dev/null || true
 passed
 
 begin resume          # on one process, from the newest checkpoint
-run tagmoe train "$HERE/unified.yaml" "${SETTINGS[@]}" --resume
+run tagmoe train "$HERE/unified.yaml" --output-dir "$OUT/run" --set "data.store=$OUT/store" --set "start=$OUT/upcycled" --set "components=$OUT/upcycled" --resume
 passed
 
 begin export
