@@ -62,7 +62,7 @@ class Photograph:
 
 
 class Specialist(ABC, Generic[S]):
-    """A specialist with its settings. Networks are read when the first picture is made."""
+    """A specialist with its settings (sec. 3.4). Networks are read when the first picture is made."""
 
     def __init__(self, step: S) -> None:
         """Raises MissingError and UsageError for files that are not there."""
