@@ -11,7 +11,6 @@ shifts tokens.
 from __future__ import annotations
 
 import re
-from functools import cache
 from typing import Any
 
 import torch
@@ -50,10 +49,16 @@ class _OneTime(nn.Module):
         return embedded
 
 
-@cache
+_MADE: dict[tuple[Any, Any], Any] = {}
+
+
 def _with(before: Any, kind: Any) -> Any:
-    """The class of a module, with `before` in front of its own forward."""
-    return before if kind is nn.Linear else type(f"{before.__name__.strip('_')}{kind.__name__}", (before, kind), {})
+    """The class of a module, with `before` in front of its own forward; made once."""
+    if kind is nn.Linear:
+        return before
+    if (before, kind) not in _MADE:
+        _MADE[before, kind] = type(f"{before.__name__.strip('_')}{kind.__name__}", (before, kind), {})
+    return _MADE[before, kind]
 
 
 def keep_samples_apart(model: nn.Module) -> bool:
