@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole path, from a pile of pictures to an editor, at the size of a toy: about 6 minutes on 2 cores.
+# The whole path, from a pile of pictures to an editor, at the size of a toy: about 5 minutes on 2 cores.
 #   bash recipes/full_path.sh [FOLDER]            by default runs/full-path; docs/full_path.md is its tutorial
 #   SCALE=full bash recipes/full_path.sh          what each stage costs for Qwen-Image and 11 million rows; runs nothing
 # Each stage is what a lab would type. After each, checks.py looks at what it left: a stage that did nothing fails.
