@@ -109,3 +109,17 @@ def test_it_imports_no_module_that_it_asks_for() -> None:
     code = f"import sys; from tagmoe.extras import require; {asking}print(set({modules!r}) & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_what_needs_no_extra_imports_none() -> None:
+    """Training, editing and the recording of routing, in a process where no module of an extra can be imported."""
+    modules = ["tagmoe.train.recipe", "tagmoe.train.loop", "tagmoe.laboratory.routing.recorder", "tagmoe.study.plan"]
+    modules += ["tagmoe.cli.routing", "tagmoe.cli.train", "tagmoe.cli.edit", "tagmoe.evaluate.generation"]
+    code = (
+        "import sys, importlib\n"
+        f"sys.modules.update(dict.fromkeys({sorted({name for names in EXTRAS.values() for name in names})!r}))\n"
+        "for module in sys.argv[1:]:\n"
+        "    importlib.import_module(module)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *modules], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr[-1000:]) == (0, "")

@@ -68,8 +68,6 @@ COMMANDS = {
     "study": ["study analyze {folder}/study --simulated --draws 100 --out {folder}/rates"],
     "vlm": ["rewrite {scene} -p sunglasses --backend {url} --vlm-model tiny-vlm"],
     "reports": [
-        f"{EDIT} --explain {{folder}}/edited.html",
-        "routing record --cases 1 --tasks recolour,wear --controls 0 --seed 0 --steps 1 --out {folder}/recording",
         "routing report {folder}/recording --out {folder}/report",
     ],
 }
@@ -77,6 +75,10 @@ COMMANDS = {
 PREPARED = "eval prepare tagworld --cases 1 --out {folder}/bench"
 BEFORE = {
     "eval": [PREPARED],
+    "reports": [
+        f"{EDIT} --explain {{folder}}/edited.html",
+        "routing record --cases 1 --tasks recolour,wear --controls 0 --seed 0 --steps 1 --out {folder}/recording",
+    ],
     "study": [
         PREPARED,
         "eval generate {folder}/bench --editor target --out {folder}/target",
@@ -214,7 +216,7 @@ def test_without_extras_the_package_works_from_anywhere(bare: Environment) -> No
 
 def test_without_extras_each_command_names_its_install_line(bare: Environment) -> None:
     lora_file(bare.work / "lora.safetensors")
-    succeed(bare, BEFORE["study"])
+    succeed(bare, [*BEFORE["study"], *BEFORE["reports"]])
     first = {**{extra: command for extra, (command, _, _) in SERVERS.items()}, **{e: c[0] for e, c in COMMANDS.items()}}
     for extra, command in first.items():
         done = bare.tagmoe(command, url="http://127.0.0.1:9/v1", images="http://127.0.0.1:9/v1")

@@ -23,7 +23,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tagmoe.config import RunConfig
-from tagmoe.data.order.rows import bucket_sizes
 from tagmoe.errors import ConfigError, TrainingError
 from tagmoe.files.atomic import put_in_place
 from tagmoe.files.json_files import read_object
@@ -264,6 +263,9 @@ def _range(config: RunConfig, stored: StoredRows | None) -> dict[str, Any]:
     """What the model learns from, for its folder: the names of the data sets, and the sizes of their targets."""
     if stored is None:
         return {"pictures": TAGWORLD_NAME, "sizes": [[SIZE, SIZE]], "divide": _divide(config)}
+    # Imported here: TagWorld is trained on without the extra `data`.
+    from tagmoe.data.order.rows import bucket_sizes
+
     kinds = batch_kinds(config.unified.text_to_image_every) if config.unified.steps else ["generate"]
     sources = {name: rows for kind in kinds for name, rows in stored.of_kind(kind).items()}
     names = sorted(TAGWORLD_NAME if name == TAGWORLD else name for name in sources)
