@@ -90,6 +90,20 @@ def _blocks(shapes: dict[str, tuple[int, ...]]) -> int:
     return 1 + max(int(name.split(".")[1]) for name in shapes if name.startswith("transformer_blocks."))
 
 
+def write_index(folder: Path, pipeline: str, transformer: tuple[str, str], **settings: Any) -> None:
+    """model_index.json of a pipeline of Qwen-Image's parts."""
+    index = {
+        "_class_name": pipeline,
+        "transformer": transformer,
+        "vae": ["diffusers", "AutoencoderKLQwenImage"],
+        "text_encoder": ["transformers", "Qwen2_5_VLForConditionalGeneration"],
+        "tokenizer": ["transformers", "Qwen2Tokenizer"],
+        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+        **settings,
+    }
+    (folder / "model_index.json").write_text(json.dumps(index))
+
+
 def base_pipeline(folder: Path, blocks: int, *, real_autoencoder: bool = False) -> Path:
     """A base's folder: config of the full width, a text encoder of the full width with one layer and few words.
 
@@ -114,15 +128,7 @@ def base_pipeline(folder: Path, blocks: int, *, real_autoencoder: bool = False) 
         part.save_pretrained(folder / name)
     (folder / "transformer").mkdir(exist_ok=True)
     (folder / "transformer" / "config.json").write_text(json.dumps(CONFIG | {"num_layers": blocks}))
-    index = {
-        "_class_name": "QwenImagePipeline",
-        "transformer": ["diffusers", "QwenImageTransformer2DModel"],
-        "vae": ["diffusers", "AutoencoderKLQwenImage"],
-        "text_encoder": ["transformers", "Qwen2_5_VLForConditionalGeneration"],
-        "tokenizer": ["transformers", "Qwen2Tokenizer"],
-        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
-    }
-    (folder / "model_index.json").write_text(json.dumps(index))
+    write_index(folder, "QwenImagePipeline", ("diffusers", "QwenImageTransformer2DModel"))
     return folder
 
 
@@ -214,16 +220,7 @@ def whole_pipeline(folder: Path, blocks: int, mixtures: int, layers: int) -> Pat
         part.config.save_pretrained(folder / name) if name == "text_encoder" else part.save_config(folder / name)
         shapes = {key: tuple(value.shape) for key, value in part.state_dict().items()}
         write_sparse(folder / name, shapes, stem=stem)
-    index = {
-        "_class_name": "TagMoEPipeline",
-        "transformer": ["tagmoe", "TagMoETransformer2DModel"],
-        "vae": ["diffusers", "AutoencoderKLQwenImage"],
-        "text_encoder": ["transformers", "Qwen2_5_VLForConditionalGeneration"],
-        "tokenizer": ["transformers", "Qwen2Tokenizer"],
-        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
-        "default_size": SIDE,
-    }
-    (folder / "model_index.json").write_text(json.dumps(index))
+    write_index(folder, "TagMoEPipeline", ("tagmoe", "TagMoETransformer2DModel"), default_size=SIDE)
     return folder
 
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from support.stored_content import content_hash
-from support.syntheses import a_plan, synthesize
+from support.syntheses import a_plan, killed_at_random, synthesize
 
 from tagmoe.annotation.ask.ledger import Ledger
 from tagmoe.data.store.store import Store
@@ -108,23 +105,7 @@ def test_twenty_kills_at_random_points(tmp_path) -> None:
         return subprocess.Popen([sys.executable, "-c", COMMAND, str(folder)], env=environment, start_new_session=True)
 
     assert start(tmp_path / "whole").wait() == 0
-    chance, progress = random.Random(0), []
-    for _ in range(KILLS):
-        before = _written(tmp_path / "killed")
-        running = start(tmp_path / "killed")
-        deadline = time.monotonic() + 120
-        # Wait until this run has written something, so that the kills fall into the work and not into the imports.
-        while running.poll() is None and time.monotonic() < deadline and _written(tmp_path / "killed") == before:
-            time.sleep(0.01)
-        time.sleep(chance.uniform(0, 0.4))
-        if running.poll() is None:
-            os.killpg(running.pid, signal.SIGKILL)
-        running.wait()
-        progress.append((tmp_path / "killed" / "survival.json").exists() or running.returncode == 0)
+    ended = killed_at_random(start, tmp_path / "killed", KILLS, 0.4)
     assert start(tmp_path / "killed").wait() == 0
-    assert not progress[4], "the kills came too late to say anything"
+    assert not ended, "the kills came too late to say anything"
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
-
-
-def _written(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0

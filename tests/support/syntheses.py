@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -29,6 +35,33 @@ def synthesize(folder: Path, plan: Plan, *, engine: Engine = "local", workers: i
     made = Folder(folder)
     Run(plan, made, _means(engine, workers)).run()
     return survival(made, plan)
+
+
+def killed_at_random(
+    start: Callable[[Path], subprocess.Popen[bytes]], folder: Path, kills: int, longest: float
+) -> bool:
+    """Start a run in the folder so many times, and kill it at most `longest` seconds after it has written something.
+
+    Waiting for that lets the kills fall into the work and not into the imports. Returns whether the run had come to its
+    end by the fifth kill: then the kills came too late to say anything.
+    """
+    chance, ended = random.Random(0), []
+    for _ in range(kills):
+        before = _written(folder)
+        running = start(folder)
+        deadline = time.monotonic() + 120
+        while running.poll() is None and time.monotonic() < deadline and _written(folder) == before:
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, longest))
+        if running.poll() is None:
+            os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+        ended.append((folder / "survival.json").exists() or running.returncode == 0)
+    return ended[4]
+
+
+def _written(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0
 
 
 def _means(engine: Engine, workers: int) -> Means:

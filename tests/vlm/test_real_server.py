@@ -9,13 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +17,7 @@ import pytest
 from support.tiny_vlm import plain_picture, png, save_tiny_vlm, teach, tiny_vlm
 
 from tagmoe.errors import UsageError
+from tagmoe.recipes.full_path.serve_model import start
 from tagmoe.vlm.local import LocalVLM
 from tagmoe.vlm.question import Answer, Attachment, Question
 from tagmoe.vlm.servers import ChatServers
@@ -48,9 +42,8 @@ GARBAGE = Question(("Describe it.", Attachment(png(60, 40))), schema=COLOUR, tem
 class Serving:
     """The process, and the folders that it serves."""
 
-    def __init__(self, root: Path, port: int) -> None:
-        self.root = root
-        self.url = f"http://127.0.0.1:{port}/v1"
+    def __init__(self, root: Path, url: str) -> None:
+        self.root, self.url = root, url
 
     def ask(self, *questions: Question, model: str | None = None, attempts: int = 2) -> list[Answer]:
         """Answers of the server, asked for together."""
@@ -77,44 +70,26 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     vlm._model.generation_config.update(do_sample=True, top_k=0)
     save_tiny_vlm(root / "tiny", vlm=vlm, without_videos=True)
     save_tiny_vlm(root / "stock", vlm=vlm)
-    # it lists what is in its cache, and fails when there is none
-    (root / "home" / "hub").mkdir(parents=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-c", "from transformers.cli.transformers import main; main()", "serve"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
-    environment = os.environ | {"HF_HOME": str(root / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    environment.pop("HF_HUB_CACHE", None)
-    log = root / "log"
-    with log.open("w") as output:
-        process = subprocess.Popen(command, cwd=root, env=environment, stdout=output, stderr=output)
+    with (root / "log").open("w") as output:
+        process, url = start(root, output)
     try:
-        wait_for(f"http://127.0.0.1:{port}/health", process, log)
-        yield Serving(root, port)
+        yield Serving(root, url)
     finally:
         process.terminate()
         process.wait(timeout=60)
 
 
-def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(600):
-        assert process.poll() is None, log.read_text()
-        try:
-            with urllib.request.urlopen(url, timeout=5) as response:
-                assert response.status == 200
-                return
-        except (urllib.error.URLError, ConnectionError):
-            time.sleep(0.2)
-    raise AssertionError(log.read_text())
-
-
 def test_text_and_pictures_are_answered(serving: Serving) -> None:
     white, black, day = serving.ask(WHITE, BLACK, DAY)
-    assert white == Answer("ok", '{"colour": "white"}', {"colour": "white"})
-    assert black == Answer("ok", '{"colour": "black"}', {"colour": "black"})
+    assert white == Answer("ok", '{"colour": "white"}', {"colour": "white"}, tokens=white.tokens)
+    assert black == Answer("ok", '{"colour": "black"}', {"colour": "black"}, tokens=black.tokens)
     # there are no log-probabilities to be had from this server
-    assert day == Answer("ok", "yes", "yes")
+    assert day == Answer("ok", "yes", "yes", tokens=day.tokens)
+    # it counts tokens: pictures take some of the question, and a word takes fewer than an object
+    assert white.tokens is not None
+    assert day.tokens is not None
+    assert white.tokens[0] > day.tokens[0] > 0
+    assert white.tokens[1] > day.tokens[1] > 0
 
 
 def test_the_local_backend_of_the_same_folder_says_the_same(serving: Serving) -> None:

@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import count
+from typing import Any, TypeVar
 
 from tagmoe.annotation.ask.doubts import Doubts
 from tagmoe.errors import DataError, first_error
 from tagmoe.evaluate.benchmarks.cases import Case
+from tagmoe.evaluate.run_folder import Kept, Lines
 from tagmoe.vlm.control import control_question
 from tagmoe.vlm.question import VLM, Answer, Question, Status
 
+R = TypeVar("R", bound=Kept)
+
 GIVE_UP_AFTER = 20
 """So many cases in a row without an answer end the command; what was answered is kept."""
+
+
+def counting(done: int, on_cases: Callable[[int], None]) -> Callable[[], None]:
+    """Says `done` now, and one more at each call."""
+    numbers = count(done)
+
+    def one_more() -> None:
+        on_cases(next(numbers))
+
+    one_more()
+    return one_more
 
 
 @dataclass(frozen=True)
@@ -58,6 +74,33 @@ class CaseAsker:
             await self._doubts.settle()
         except BaseExceptionGroup as error:
             raise first_error(error) from None
+
+    async def keep_each(
+        self,
+        cases: Sequence[Case],
+        in_flight: int,
+        ask: Callable[[Case, Callable[[R, Status], None]], Awaitable[None]],
+        file: Lines,
+        rows: dict[str, R],
+        on_kept: Callable[[], None],
+    ) -> Counter[str]:
+        """Ask about every case; each row that `ask` hands on, with its status, goes into the file and `rows` at once.
+
+        Returns how many there are of each status. Closes the connection to the model. Raises as `each` does.
+        """
+        asked: Counter[str] = Counter()
+
+        def keep(row: R, status: Status) -> None:
+            file.add(row)
+            rows[row.case] = row
+            asked[status] += 1
+            on_kept()
+
+        try:
+            await self.each(cases, in_flight, lambda case: ask(case, keep))
+        finally:
+            await self._vlm.close()
+        return asked
 
     def begin(self, question: Callable[[], Question]) -> int:
         """Before a case is asked: a number for `weigh`. question: one of its questions, made where none is known."""

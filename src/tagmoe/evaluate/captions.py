@@ -7,7 +7,6 @@ BENCH/captions.json    `tagmoe.evaluate.benchmarks.cases.Captions`: what `read_p
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from tagmoe.errors import ImageError
-from tagmoe.evaluate.asking import CaseAsker
+from tagmoe.evaluate.asking import CaseAsker, counting
 from tagmoe.evaluate.benchmarks.cases import CAPTIONS, Captions, Case, Prepared, digest_of, read_prepared
 from tagmoe.evaluate.run_folder import Kept, Lines, by_case, in_order, read_rows
 from tagmoe.files.atomic import write_whole
@@ -129,22 +128,8 @@ class _Work:
             rows = by_case(row for row in read_rows(folder, CAPTIONED, Captioned) if row.basis == self._basis)
             asked_for = [case for case in chosen if why_not(case) is None]
             waiting = [case for case in asked_for if case.key not in rows or rows[case.key].status in AGAIN]
-            asked: Counter[str] = Counter()
-            done = len(chosen) - len(waiting)
-            on_cases(done)
-
-            def keep(row: Captioned) -> None:
-                nonlocal done
-                file.add(row)
-                rows[row.case] = row
-                asked[row.status] += 1
-                done += 1
-                on_cases(done)
-
-            try:
-                await self._asker.each(waiting, in_flight, lambda case: self._ask(case, keep))
-            finally:
-                await self._vlm.close()
+            progress = counting(len(chosen) - len(waiting), on_cases)
+            asked = await self._asker.keep_each(waiting, in_flight, self._ask, file, rows, progress)
         except BaseException:
             file.close()
             raise
@@ -161,7 +146,7 @@ class _Work:
             digest=read_prepared(folder).manifest.digest,
         )
 
-    async def _ask(self, case: Case, keep: Callable[[Captioned], None]) -> None:
+    async def _ask(self, case: Case, keep: Callable[[Captioned, Status], None]) -> None:
         try:
             question = await asyncio.to_thread(question_of, case, self._prepared, self._pixels)
         except ImageError as error:
@@ -184,7 +169,7 @@ class _Work:
             attempts=answer.attempts,
             notes=answer.notes,
         )
-        await self._asker.weigh(status, reason, begun, lambda: keep(row))
+        await self._asker.weigh(status, reason, begun, lambda: keep(row, status))
 
     def _write(self, rows: Mapping[str, Captioned]) -> None:
         """Give the captions to the benchmark, all at once."""

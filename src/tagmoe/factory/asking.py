@@ -5,16 +5,15 @@ Answers are columns: of proposals in the store of roots, of verdicts in that of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
 from tagmoe.annotation.ask.plan import AskPlan
 from tagmoe.annotation.ask.store import annotate_store
-from tagmoe.annotation.ask.texts import TEXT, TextAnswer
+from tagmoe.annotation.ask.texts import TextPlan
 from tagmoe.data.store.store import Store
 from tagmoe.errors import DataError
 from tagmoe.factory.columns import Column, fate_of, is_salvageable
@@ -34,7 +33,7 @@ Progress = Callable[[int, int], None] | None
 
 
 @dataclass(frozen=True)
-class ProposalPlan(AskPlan[TextAnswer]):
+class ProposalPlan(TextPlan):
     """Proposals, in a column of the roots. name: of the plan, as several plans may share roots."""
 
     name: str
@@ -42,20 +41,6 @@ class ProposalPlan(AskPlan[TextAnswer]):
     @property
     def column(self) -> str:
         return proposals_column(self.name)
-
-    @property
-    def kind(self) -> pa.DataType:
-        return TEXT
-
-    @property
-    def beside(self) -> Mapping[str, pa.DataType]:
-        return {}
-
-    def read(self, row: Mapping[str, Any]) -> TextAnswer:
-        return TextAnswer.from_row(row)
-
-    def take(self, values: dict[str, Any], found: TextAnswer, seed: int) -> bool:
-        return False
 
 
 @dataclass(frozen=True)

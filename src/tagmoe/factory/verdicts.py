@@ -56,12 +56,5 @@ class VerdictPlan(AskPlan[VerdictAnswer]):
     def kind(self) -> pa.DataType:
         return VERDICT
 
-    @property
-    def beside(self) -> Mapping[str, pa.DataType]:
-        return {}
-
     def read(self, row: Mapping[str, Any]) -> VerdictAnswer:
         return VerdictAnswer.from_row(row)
-
-    def take(self, values: dict[str, Any], found: VerdictAnswer, seed: int) -> bool:
-        return False

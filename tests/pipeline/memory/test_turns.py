@@ -51,12 +51,9 @@ def test_blocks_from_disk_draw_within_the_tolerance_of_the_text_encoder(
 ) -> None:
     pipeline = kept("blocks-from-disk")
     drawn = draw(pipeline)
-    assert 0 < np.abs(drawn - resident_pictures).mean() <= WEIGHT_TOLERANCE["4-bit"] <= pipeline_tolerance()
+    tolerance = PLANS["blocks-from-disk"].tolerance
+    assert 0 < np.abs(drawn - resident_pictures).mean() <= WEIGHT_TOLERANCE["4-bit"] <= tolerance
     assert np.array_equal(draw(pipeline), drawn)
-
-
-def pipeline_tolerance() -> float:
-    return PLANS["blocks-from-disk"].tolerance
 
 
 @contextmanager

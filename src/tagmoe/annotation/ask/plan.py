@@ -54,9 +54,9 @@ class AskPlan(Protocol[Found]):
         """The type of that column."""
 
     @property
-    @abstractmethod
     def beside(self) -> Mapping[str, pa.DataType]:
-        """Columns that `take` sets, with their types."""
+        """Columns that `take` sets, with their types; none where answers stay in their own column."""
+        return {}
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -67,10 +67,10 @@ class AskPlan(Protocol[Found]):
     def read(self, row: Mapping[str, Any]) -> Found:
         """The answer of a value of the column."""
 
-    @abstractmethod
     def take(self, values: dict[str, Any], found: Any, seed: int) -> bool:
         """Set the columns of `beside` from an answer; returns whether they were set. values: the row, in whose column
         the earlier answer still is. seed: of the asker."""
+        return False
 
 
 @dataclass(frozen=True)

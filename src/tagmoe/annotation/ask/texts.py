@@ -188,7 +188,7 @@ class InverseAsker(TextAsker):
 
 
 @dataclass(frozen=True)
-class _TextPlan(AskPlan[TextAnswer]):
+class TextPlan(AskPlan[TextAnswer]):
     """A plan whose answers are texts."""
 
     @property
@@ -200,7 +200,7 @@ class _TextPlan(AskPlan[TextAnswer]):
 
 
 @dataclass(frozen=True)
-class RewritePlan(_TextPlan):
+class RewritePlan(TextPlan):
     """Better wordings, for `instruction_rewritten`. The rows of `rows_to_rewrite` are asked."""
 
     @property
@@ -226,19 +226,12 @@ class RewritePlan(_TextPlan):
 
 
 @dataclass(frozen=True)
-class InversePlan(_TextPlan):
+class InversePlan(TextPlan):
     """Texts of inverse edits, which `invert` reads. The rows of `waiting_rows` are asked."""
 
     @property
     def column(self) -> str:
         return TEXTS
-
-    @property
-    def beside(self) -> Mapping[str, pa.DataType]:
-        return {}
-
-    def take(self, values: dict[str, Any], found: TextAnswer, seed: int) -> bool:
-        return False
 
 
 def rows_to_rewrite(store: Store, *, replace_given: bool = False) -> np.ndarray:

@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from tagmoe.errors import ImageError, UsageError
-from tagmoe.evaluate.asking import CaseAsker
+from tagmoe.evaluate.asking import CaseAsker, counting
 from tagmoe.evaluate.benchmarks.cases import Case, Prepared, digest_of
 from tagmoe.evaluate.judging.judge import Compared, Judge, Reply
 from tagmoe.evaluate.metrics.metric import NoValue, Pair, Value, lacking
@@ -104,6 +104,7 @@ class _Work:
         self._about = judge.basis(None if against is None else against.facts.key)
         self._basis = digest_of(self._about)[:16]
         self._asker = CaseAsker(judge.vlm)
+        self._broken: list[tuple[str, str, str]] = []
 
     async def run(self, chosen: Sequence[Case], in_flight: int, on_cases: Callable[[int], None]) -> Judged:
         """All of it."""
@@ -113,23 +114,8 @@ class _Work:
             rows = by_case(row for row in read_rows(folder, judge.name, Judgement) if self._is_current(row))
             waiting = [case for case in chosen if self._wants(case) and not _is_answered(rows.get(case.key))]
             known = sum(case.key in rows for case in chosen) - sum(case.key in rows for case in waiting)
-            asked: Counter[str] = Counter()
-            done = len(chosen) - len(waiting)
-            on_cases(done)
-            broken: list[tuple[str, str, str]] = []
-
-            def keep(row: Judgement) -> None:
-                nonlocal done
-                file.add(row)
-                rows[row.case] = row
-                asked[row.status] += 1
-                done += 1
-                on_cases(done)
-
-            try:
-                await self._asker.each(waiting, in_flight, lambda case: self._ask(case, keep, broken))
-            finally:
-                await judge.vlm.close()
+            progress = counting(len(chosen) - len(waiting), on_cases)
+            asked = await self._asker.keep_each(waiting, in_flight, self._ask, file, rows, progress)
         except BaseException:
             file.close()
             raise
@@ -143,16 +129,16 @@ class _Work:
             without_output=sum(self._picture_of(run, case) is None for case in chosen),
             notes=Counter(note for row in rows.values() for reply in row.replies for note in reply.notes),
             rows=rows,
-            failed=(*broken, *_faults(chosen, scores)),
+            failed=(*self._broken, *_faults(chosen, scores)),
         )
 
-    async def _ask(self, case: Case, keep: Callable[[Judgement], None], broken: list[tuple[str, str, str]]) -> None:
+    async def _ask(self, case: Case, keep: Callable[[Judgement, Status], None]) -> None:
         try:
             pair = await asyncio.to_thread(self._pair, case)
             begun = self._asker.begin(lambda: self._judge.questions(pair)[0].question)
             replies = await self._judge.ask(pair)
         except ImageError as error:
-            broken.append((case.id, "unreadable", str(error)))
+            self._broken.append((case.id, "unreadable", str(error)))
             return
         answers = [self._run.answers[case.key], *([self._against.answers[case.key]] if self._against else [])]
         pixels, other = [*(answer.pixels or "" for answer in answers), ""][:2]
@@ -160,7 +146,7 @@ class _Work:
             id=case.id, case=case.key, pixels=pixels, other=other, basis=self._basis, replies=tuple(replies)
         )
         reason = next((reply.reason for reply in replies if reply.status != "ok"), "")
-        await self._asker.weigh(row.status, reason, begun, lambda: keep(row))
+        await self._asker.weigh(row.status, reason, begun, lambda: keep(row, row.status))
 
     def _pair(self, case: Case) -> Compared:
         output = self._run.picture(self._run.answers[case.key])

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tagmoe.annotation.ask.plan import AskPlan
-from tagmoe.annotation.ask.texts import TEXT, TextAnswer, TextAsker
+from tagmoe.annotation.ask.texts import TextAnswer, TextAsker, TextPlan
 from tagmoe.data.check.validate import QUARANTINE
 from tagmoe.data.store.record import Record
 from tagmoe.data.store.store import Store
@@ -119,26 +118,12 @@ def _refusal(record: Record, value: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class WordsPlan(AskPlan[TextAnswer]):
+class WordsPlan(TextPlan):
     """Words of pairs, in the column COLUMN. The rows of `rows_to_ask` are asked."""
 
     @property
     def column(self) -> str:
         return COLUMN
-
-    @property
-    def kind(self) -> pa.DataType:
-        return TEXT
-
-    @property
-    def beside(self) -> Mapping[str, pa.DataType]:
-        return {}
-
-    def read(self, row: Mapping[str, Any]) -> TextAnswer:
-        return TextAnswer.from_row(row)
-
-    def take(self, values: dict[str, Any], found: TextAnswer, seed: int) -> bool:
-        return False
 
 
 def rows_to_ask(store: Store) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -67,21 +67,13 @@ def records_of(pair: Pair, kind: Kind, figures: Mapping[str, float], origin: Ori
         tags=tags,
         tag_provenance=given,
     )
-    backward = Record(
+    backward = replace(
+        forward,
         id=inverse_id(origin.dataset, own),
-        dataset=origin.dataset,
         target=first,
-        instruction="",
-        licence=origin.licence,
         images=(second,),
-        native_task=TASK[kind],
-        quality={**figures, **times},
-        origin=place,
-        root=root,
         parent=own,
         operation="inverse",
-        tags=tags,
-        tag_provenance=given,
     )
     return forward, backward
 

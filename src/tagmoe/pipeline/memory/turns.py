@@ -7,8 +7,7 @@ its own. The blocks of a transformer can take turns in the same way, in each ste
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +123,7 @@ def blocks_from_disk(transformer: nn.Module, folder: Path, turns: Turns, dtype: 
 def shell_of(folder: Path, name: str, dtype: torch.dtype) -> nn.Module:
     """A part of the pipeline in `folder` without numbers; what it computes at its start and does not save, it has."""
     part_class = class_of_part(folder, name)
-    with init_empty_weights(include_buffers=False), _dtype(torch.float32):
+    with init_empty_weights(include_buffers=False):
         if hasattr(part_class, "from_config"):
             shell = part_class.from_config(read_object(folder / name / "config.json"))
         else:
@@ -133,16 +132,6 @@ def shell_of(folder: Path, name: str, dtype: torch.dtype) -> nn.Module:
     for parameter in shell.parameters():
         parameter.data = parameter.data.to(dtype)
     return shell
-
-
-@contextmanager
-def _dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def _inside(module: nn.Module) -> dict[str, Any]:

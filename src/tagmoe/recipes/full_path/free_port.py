@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import socket
 
-if __name__ == "__main__":
+
+def free_port() -> int:
+    """A port on which nobody listens now."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        print(free.getsockname()[1])
+        port: int = free.getsockname()[1]
+        return port
+
+
+if __name__ == "__main__":
+    print(free_port())

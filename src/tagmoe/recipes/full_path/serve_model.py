@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,10 +19,12 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from types import FrameType
+from typing import IO
 
 from tagmoe.annotation.ask.prompt import task_question
 from tagmoe.annotation.rules.rule_set import packaged_rules
 from tagmoe.data.store.store import Store
+from tagmoe.recipes.full_path.free_port import free_port
 from tagmoe.recipes.full_path.tiny_vlm import save_tiny_vlm, teach, tiny_model, tiny_tokenizer
 from tagmoe.vlm.local import LocalVLM
 
@@ -47,41 +48,44 @@ def make_model(folder: Path, store: Store) -> None:
     save_tiny_vlm(folder, vlm, without_videos=True)
 
 
-def serve(folder: Path) -> None:
-    """Run `transformers serve`, and write where it is once it answers. Raises RuntimeError if it does not."""
+def start(folder: Path, output: IO[str] | None = None) -> tuple[subprocess.Popen[bytes], str]:
+    """Start `transformers serve` in a folder; returns the process and its address once it answers.
+
+    output: where it writes, by default where this process does. Raises RuntimeError if it does not answer.
+    """
     # It lists what is in its cache, and fails when there is none.
     (folder / "home" / "hub").mkdir(parents=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-c", "from transformers.cli.transformers import main; main()", "serve"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
-    environment = os.environ | {"HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {"HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     environment.pop("HF_HUB_CACHE", None)
-    process = subprocess.Popen(command, cwd=folder, env=environment)
+    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
+    end = time.monotonic() + WAIT
+    while process.poll() is None and time.monotonic() < end:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+                return process, f"http://127.0.0.1:{port}/v1"
+        except (urllib.error.URLError, ConnectionError):
+            time.sleep(0.2)
+    process.kill()
+    raise RuntimeError(f"transformers serve does not answer on port {port}.")
+
+
+def serve(folder: Path) -> None:
+    """Run the server until this process is ended, and write where it is."""
+    process, url = start(folder)
 
     def end(number: int, frame: FrameType | None) -> None:
         process.terminate()
 
     signal.signal(signal.SIGTERM, end)
     try:
-        _wait(f"http://127.0.0.1:{port}/health", process)
         (folder / "name").write_text(str(folder / "model"))
-        (folder / "url").write_text(f"http://127.0.0.1:{port}/v1")
+        (folder / "url").write_text(url)
         process.wait()
     finally:
         process.kill()
-
-
-def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + WAIT
-    while process.poll() is None and time.monotonic() < end:
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except (urllib.error.URLError, ConnectionError):
-            time.sleep(0.2)
-    raise RuntimeError(f"transformers serve did not answer at {url}.")
 
 
 if __name__ == "__main__":
