@@ -95,18 +95,22 @@ def test_the_command_imports_nothing_heavy(dense, tmp_path) -> None:
 
 
 KILLED = """
-import os, signal, sys
+import os, signal, sys, time
+from pathlib import Path
 from tagmoe.files import resumable
 write = resumable._write_all
 
 def kill(output, data):
     write(output, data[: len(data) // 2])
-    if sys.argv[1] in os.readlink(f"/proc/self/fd/{output}"):
+    path = Path(os.readlink(f"/proc/self/fd/{output}"))
+    if sys.argv[1] in path.name:
+        # The file before gets its name once it is on the disk, while this one is written.
+        while len(list(path.parent.glob("*.safetensors"))) < int(sys.argv[1][1:6]) - 1:
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
     write(output, data[len(data) // 2 :])
 
 resumable._write_all = kill
-from pathlib import Path
 from tagmoe.weights.upcycle import Upcycling, upcycle_folder
 upcycle_folder(Path(sys.argv[2]), Path(sys.argv[3]), Upcycling(2), max_shard_bytes=int(sys.argv[4]))
 """
