@@ -23,7 +23,8 @@ fi
 mkdir -p "$OUT"
 LOG=$OUT/path.log
 MODEL_SERVER=
-trap '[ -z "$MODEL_SERVER" ] || kill "$MODEL_SERVER" 2>/dev/null || true' EXIT
+LAUNCHER=
+trap 'kill $MODEL_SERVER $LAUNCHER 2>/dev/null || true' EXIT
 
 # begin STAGE: what the next commands are for
 begin() { STAGE=$1; STARTED=$(date +%s.%N); echo; echo "== $STAGE"; }
@@ -116,6 +117,7 @@ LAUNCHER=$!
 printf '%s\t%s\n' "$STAGE" "kill -9 (the launcher and both ranks)" >> "$OUT/commands.tsv"
 kill -9 $(pgrep -P "$LAUNCHER") "$LAUNCHER"
 wait "$LAUNCHER" 2>/dev/null || true
+LAUNCHER=
 passed
 
 begin resume          # on one process, from the newest checkpoint

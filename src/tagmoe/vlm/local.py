@@ -125,6 +125,7 @@ class LocalVLM:
         if question.schema is not None:
             validator_of(question.schema)
         try:
+            _bring(self._model)
             with torch.no_grad(), _as_found(self._model):
                 prompt = self._prompts.make(question)
                 if question.choices:
@@ -204,6 +205,13 @@ class _Stopped(StoppingCriteria):
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         return torch.full((input_ids.shape[0],), self._stop.is_set(), device=input_ids.device)
+
+
+def _bring(model: Any) -> None:
+    """Let a model that a memory plan keeps elsewhere come back now, as its device is asked for before it is called."""
+    hook = getattr(model, "_hf_hook", None)
+    if hook is not None:
+        hook.pre_forward(model)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ from tagmoe.pipeline.memory.placing import load_pipeline
 from tagmoe.pipeline.memory.plans import CPU_PLANS, WEIGHT_TOLERANCE
 from tagmoe.pipeline.memory.turns import FromDisk
 from tagmoe.pipeline.packaged import packaged_folder
+from tagmoe.recipes.full_path.tiny_vlm import TEMPLATE
+from tagmoe.vlm.local import LocalVLM
+from tagmoe.vlm.question import Answer, Question
 
 PLANS = {plan.name: plan for plan in CPU_PLANS}
 AGAIN = [plan.name for plan in CPU_PLANS if plan.offload in ("turns", "disk")]
@@ -99,6 +103,21 @@ def test_while_the_transformer_computes_the_text_encoder_has_no_numbers(kept: An
     assert {found for found in seen if found[0]} == {(whole[0], 0)}
     assert {found for found in seen if found[1]} == {(0, whole[1])}
     assert numbers(pipeline.vae) == all_of(pipeline.vae)
+
+
+def test_a_text_encoder_in_turns_answers_questions_as_one_that_stays(kept: Any) -> None:
+    """As `--rewrite self` asks it: its device is looked at before it is called."""
+    questions = [Question(("Is it day?",), choices=("yes", "no")), Question(("Is it day?",), schema={"const": "day"})]
+
+    def answers(name: str) -> list[Answer]:
+        pipeline = kept(name)
+        pipeline.tokenizer.chat_template = TEMPLATE
+        vlm = LocalVLM(pipeline.text_encoder, pipeline.tokenizer, name="own")
+        return [asyncio.run(vlm.ask(question)) for question in questions]
+
+    found = answers("in-turns")
+    assert [answer.status for answer in found] == ["ok", "ok"]
+    assert found == answers("resident")
 
 
 @pytest.mark.parametrize("name", AGAIN)
