@@ -66,7 +66,9 @@ def test_without_use_only_settings_are_read_until_the_weights_are_saved(componen
     assert read.unread is None
     for name in ("vae", "text_encoder"):
         unread, filled, wanted = (getattr(one, name) for one in (parts, read, whole))
-        assert unread.config.to_dict() == wanted.config.to_dict() if name == "text_encoder" else True
+        if name == "text_encoder":
+            # Equal folders are read once for all tests: the path may be that of another copy.
+            assert unread.config.to_dict() | {"_name_or_path": ""} == wanted.config.to_dict() | {"_name_or_path": ""}
         assert all(value.is_meta for value in unread.parameters())
         assert type(unread) is type(wanted)
         state = wanted.state_dict()
